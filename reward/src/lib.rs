@@ -2,3 +2,5 @@
 
 pub mod normalization;
 pub mod ranking;
+pub mod ranking_trainer;
+pub mod reward_model;
