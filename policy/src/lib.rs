@@ -1,13 +1,18 @@
 //! What acts: the vocabulary of the field, the transformer, checkpoints, and the engine that serves.
 
+pub mod chat_template;
+pub mod engine;
 pub mod log_prob;
 pub mod rollout;
 pub mod sampling;
 pub mod token;
 pub mod version;
+pub mod vocabulary;
 
+pub use chat_template::Message;
 pub use log_prob::LogProb;
 pub use rollout::{FinishReason, Rollout, RolloutId, SampledToken};
 pub use sampling::SamplingParams;
 pub use token::TokenId;
 pub use version::PolicyVersion;
+pub use vocabulary::Vocabulary;
