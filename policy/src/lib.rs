@@ -1,6 +1,7 @@
 //! What acts: the vocabulary of the field, the transformer, checkpoints, and the engine that serves.
 
 pub mod log_prob;
+pub mod priority;
 pub mod rollout;
 pub mod sampling;
 pub mod token;
