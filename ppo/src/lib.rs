@@ -5,12 +5,15 @@
 //! against numbers made by another program, and fed to whatever differentiates the model.
 
 pub mod averaging;
+pub mod error;
+pub mod experience;
 pub mod gae;
 pub mod group;
 pub mod kl;
 pub mod loss;
 pub mod masked;
 pub mod metrics;
+pub mod models;
 pub mod off_policy;
 pub mod optimum;
 pub mod rollout_log;
@@ -18,5 +21,10 @@ pub mod schedule;
 pub mod staleness;
 pub mod stats;
 pub mod token_rewards;
+pub mod update;
+pub mod value_model;
 
+pub use error::PpoError;
+pub use models::Models;
 pub use rollout_log::RolloutLog;
+pub use update::{Fate, Round, RoundOutcome, RoundStats};

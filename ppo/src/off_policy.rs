@@ -46,7 +46,7 @@ pub enum ImportanceMode {
 }
 
 /// Weights and what they say about the gap between the engine and the trainer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ImportanceWeights {
     /// w, `[n]`; 0 where filtered or masked.
     pub weights: Vec<f64>,
