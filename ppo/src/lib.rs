@@ -13,10 +13,12 @@ pub mod masked;
 pub mod metrics;
 pub mod off_policy;
 pub mod optimum;
+pub mod registry;
 pub mod rollout_log;
 pub mod schedule;
 pub mod staleness;
 pub mod stats;
 pub mod token_rewards;
 
+pub use registry::Registry;
 pub use rollout_log::RolloutLog;
