@@ -2,7 +2,9 @@
 
 pub mod architecture;
 pub mod causal_lm;
+pub mod chat_template;
 pub mod checkpoint;
+pub mod engine;
 pub mod kernels;
 pub mod log_prob;
 pub mod model_error;
@@ -16,9 +18,12 @@ pub mod threads;
 pub mod token;
 pub mod transformer;
 pub mod version;
+pub mod vocabulary;
 
+pub use chat_template::Message;
 pub use log_prob::LogProb;
 pub use rollout::{FinishReason, Rollout, RolloutId, SampledToken};
 pub use sampling::SamplingParams;
 pub use token::TokenId;
 pub use version::PolicyVersion;
+pub use vocabulary::Vocabulary;
