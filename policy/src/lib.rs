@@ -1,6 +1,7 @@
 //! What acts: the vocabulary of the field, the transformer, checkpoints, and the engine that serves.
 
 pub mod architecture;
+pub mod byte_pair;
 pub mod causal_lm;
 pub mod chat_template;
 pub mod checkpoint;
@@ -14,6 +15,7 @@ pub mod rollout;
 pub mod sampling;
 pub mod scalar_model;
 pub mod sequence_batch;
+pub mod sft;
 pub mod threads;
 pub mod token;
 pub mod transformer;
