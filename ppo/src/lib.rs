@@ -16,6 +16,7 @@ pub mod optimum;
 pub mod registry;
 pub mod rollout_log;
 pub mod schedule;
+pub mod scoring;
 pub mod staleness;
 pub mod stats;
 pub mod token_rewards;

@@ -2,6 +2,8 @@
 
 mod histogram;
 mod log;
+mod scoring;
 
 pub use histogram::{Histogram, HistogramSnapshot};
 pub use log::{DropCounters, LogCounters, LogCountersSnapshot};
+pub use scoring::ScoringCounters;
