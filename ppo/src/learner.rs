@@ -24,6 +24,7 @@ mod share;
 mod status;
 #[cfg(test)]
 mod tests;
+mod trainer;
 
 use std::{
     sync::{
@@ -211,12 +212,17 @@ impl Learner {
         expected_live: Option<PolicyVersion>,
     ) -> Result<(), LearnerError> {
         let (reply, answer) = bounded(1);
-        self.send(Command::Activate {
+        // Before the command, so that an update cannot begin between the two; whoever obeys it takes the flag down.
+        self.shared.interrupt.store(true, Ordering::Release);
+        let sent = self.send(Command::Activate {
             version,
             expected_live,
             reply,
-        })?;
-        self.shared.interrupt.store(true, Ordering::Release);
+        });
+        if let Err(error) = sent {
+            self.shared.interrupt.store(false, Ordering::Release);
+            return Err(error);
+        }
         answer.recv().map_err(|_| LearnerError::Closed)?
     }
 

@@ -30,7 +30,10 @@ pub mod token_rewards;
 pub mod update;
 pub mod value_model;
 
+pub use error::PpoError;
 pub use learner::Learner;
+pub use models::Models;
 pub use registry::Registry;
 pub use rollout_log::RolloutLog;
 pub use scoring::ScoringPump;
+pub use update::{Fate, Round, RoundOutcome, RoundStats};

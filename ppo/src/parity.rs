@@ -123,6 +123,12 @@ fn compare(
     let pairs = served.iter().zip(&trained);
     Ok(pairs
         .map(|(served, trained)| (f64::from(served.0) - f64::from(*trained)).abs())
-        .map(|difference| if difference.is_nan() { f64::INFINITY } else { difference })
+        .map(|difference| {
+            if difference.is_nan() {
+                f64::INFINITY
+            } else {
+                difference
+            }
+        })
         .collect())
 }

@@ -15,6 +15,8 @@
 //!
 //! All of it runs on the learner's thread. Whatever fails before the commit leaves the live version live.
 
+mod loader;
+
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
@@ -22,11 +24,13 @@ use std::{
 
 use policy::{
     PolicyVersion,
-    checkpoint::{Checkpoint, WeightType},
+    checkpoint::{Checkpoint, Digest, WeightType},
     engine::{Engine, EngineError, ResidentState},
     model_error::ModelError,
     sequence_batch::Sequence,
 };
+
+pub use loader::Loader;
 
 use crate::{
     gate::{self, Evidence, Verdict},
@@ -67,6 +71,8 @@ pub enum PublishError {
 pub struct Publisher<'a> {
     /// Where versions serve.
     pub engine: &'a Engine,
+    /// Who loads them.
+    pub loader: &'a Loader,
     /// Where versions are kept.
     pub registry: &'a Registry,
     /// Limits of the gate, type of weights.
@@ -112,12 +118,12 @@ impl Publisher<'_> {
         &self,
         proposal: &Proposal<'_>,
         outcomes: impl Fn(PolicyVersion, &Verdict) -> Vec<(Seq, Outcome)>,
-        before_commit: impl FnOnce(PolicyVersion),
+        before_commit: impl FnOnce(PolicyVersion, Digest),
         go_on: impl Fn() -> bool,
     ) -> Result<Published, PublishError> {
         self.wait_for_room(go_on)?;
         let version = self.registry.next_version()?;
-        let limits = self.write(version, proposal)?;
+        let (digest, limits) = self.write(version, proposal)?;
         let started = Instant::now();
         let result = self.examine(version, proposal, limits);
         let verdict = match result {
@@ -136,12 +142,15 @@ impl Publisher<'_> {
                 .reject(version, &verdict.refusals.join("; "), settled, numbers)?;
             return Ok(Published { version, verdict });
         }
-        before_commit(version);
+        before_commit(version, digest);
         if let Err(error) = self.registry.publish(version, settled, numbers) {
             self.abandon(version, &error.to_string());
             return Err(error.into());
         }
-        self.promote(version)?;
+        // The row says live, and a restart would serve it: from here on there is no way back, only loud words.
+        if let Err(error) = self.promote(version) {
+            tracing::error!(%version, %error, "published, but not in service yet");
+        }
         self.counters.swaps.record(started.elapsed());
         Ok(Published { version, verdict })
     }
@@ -171,7 +180,7 @@ impl Publisher<'_> {
         };
         if !self.engine.residents().iter().any(ready) {
             let started = Instant::now();
-            self.engine.load(version, &self.registry.path(version))?;
+            self.loader.load(version, self.registry.path(version))?;
             self.counters.loads.record(started.elapsed());
         }
         Ok(())
@@ -179,7 +188,14 @@ impl Publisher<'_> {
 
     fn wait_for_room(&self, go_on: impl Fn() -> bool) -> Result<(), PublishError> {
         let draining = |r: &policy::engine::ResidentStatus| r.state == ResidentState::Draining;
-        while self.engine.residents().iter().filter(|r| draining(r)).count() > N_DRAINING_MAX {
+        while self
+            .engine
+            .residents()
+            .iter()
+            .filter(|r| draining(r))
+            .count()
+            > N_DRAINING_MAX
+        {
             if !go_on() {
                 return Err(PublishError::Interrupted);
             }
@@ -192,7 +208,7 @@ impl Publisher<'_> {
         &self,
         version: PolicyVersion,
         proposal: &Proposal<'_>,
-    ) -> Result<ParityLimits, PublishError> {
+    ) -> Result<(Digest, ParityLimits), PublishError> {
         let weight_type = WeightType::parse(&self.config.weight_type)
             .expect("config has checked the words of ppo.weight_type");
         let policy = &proposal.models.policy;
@@ -208,7 +224,7 @@ impl Publisher<'_> {
             self.registry.discard(version);
             return Err(error.into());
         }
-        Ok(ParityLimits::of(&checkpoint))
+        Ok((digest, ParityLimits::of(&checkpoint)))
     }
 
     fn examine(
@@ -261,7 +277,9 @@ impl Publisher<'_> {
 fn n_broken_tensors(models: &Models) -> Result<usize, PublishError> {
     let mut n_broken = 0;
     for parameter in models.policy.parameters().values() {
-        let sum = parameter.abs().and_then(|x| x.sum_all()?.to_scalar::<f32>());
+        let sum = parameter
+            .abs()
+            .and_then(|x| x.sum_all()?.to_scalar::<f32>());
         // Weights so large that their sum overflows are as broken as infinite ones.
         n_broken += usize::from(!sum.map_err(ModelError::from)?.is_finite());
     }

@@ -25,7 +25,9 @@ use reward::{
 
 use crate::{
     registry::now_ms,
-    rollout_log::{DropReason, Feedback, LogError, LoggedRollout, RolloutLog, ScoreRecord, Seq, Verdict},
+    rollout_log::{
+        DropReason, Feedback, LogError, LoggedRollout, RolloutLog, ScoreRecord, Seq, Verdict,
+    },
     stats::ScoringCounters,
 };
 
@@ -164,7 +166,10 @@ impl Pump {
                 true => now.saturating_sub(self.feedback_wait_ms),
                 false => u64::MAX,
             };
-            let rows = self.log.reader().unscored(after, self.batch, waited_since)?;
+            let rows = self
+                .log
+                .reader()
+                .unscored(after, self.batch, waited_since)?;
             let Some(last) = rows.last() else {
                 return Ok(sweep);
             };
@@ -183,11 +188,15 @@ impl Pump {
             verdicts.extend(judged);
             if !verdicts.is_empty() {
                 let n_moved = self.log.score(verdicts)?;
-                self.counters.stored.fetch_add(n_moved as u64, Ordering::Relaxed);
+                self.counters
+                    .stored
+                    .fetch_add(n_moved as u64, Ordering::Relaxed);
                 sweep = Sweep::Moved;
             }
             if n_deferred > 0 {
-                self.counters.deferred.fetch_add(n_deferred as u64, Ordering::Relaxed);
+                self.counters
+                    .deferred
+                    .fetch_add(n_deferred as u64, Ordering::Relaxed);
                 return Ok(Sweep::Unreachable);
             }
         }

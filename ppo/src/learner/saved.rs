@@ -31,12 +31,20 @@ const POLICY_STEP: &str = "learner.policy_step";
 const VALUE_STEP: &str = "learner.value_step";
 
 /// Writes the file, whole or not at all. `digest` is that of the version's weights.
-pub(super) fn save(path: &Path, models: &Models, update: u64, digest: &str) -> Result<(), ModelError> {
+pub(super) fn save(
+    path: &Path,
+    models: &Models,
+    update: u64,
+    digest: &str,
+) -> Result<(), ModelError> {
     let mut file = Checkpoint::default();
     file.metadata.set(DIGEST, Value::String(digest.to_string()));
     file.metadata.set(UPDATE, Value::U64(update));
     file.metadata.set(KL_COEF, Value::F64(models.kl_coef));
-    let (policy, value) = (models.policy_optimizer.state(), models.value_optimizer.state());
+    let (policy, value) = (
+        models.policy_optimizer.state(),
+        models.value_optimizer.state(),
+    );
     file.metadata.set(POLICY_STEP, Value::U64(policy.step));
     file.metadata.set(VALUE_STEP, Value::U64(value.step));
     put_weights(&mut file, "policy", models.policy.parameters());

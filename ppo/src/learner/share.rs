@@ -63,7 +63,11 @@ impl ShareKeeper {
 impl Drop for ShareKeeper {
     fn drop(&mut self) {
         self.stop = None;
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+        if self
+            .thread
+            .take()
+            .is_some_and(|thread| thread.join().is_err())
+        {
             tracing::error!("the keeper of ppo.cpu_share panicked");
         }
     }
@@ -124,7 +128,12 @@ impl Debt {
 fn read_all() -> Option<HashMap<i32, Use>> {
     let mut threads = HashMap::new();
     for entry in fs::read_dir("/proc/self/task").ok()? {
-        let Some(id) = entry.ok()?.file_name().to_str().and_then(|name| name.parse().ok()) else {
+        let Some(id) = entry
+            .ok()?
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
             continue;
         };
         // A thread may end between the listing and this line; it is then no longer of interest.
@@ -169,7 +178,10 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn ms(ran: u32, waited: u32) -> Use {
-        Use { ran: MS * ran, waited: MS * waited }
+        Use {
+            ran: MS * ran,
+            waited: MS * waited,
+        }
     }
 
     #[test]
