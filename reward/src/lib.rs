@@ -13,3 +13,5 @@ pub use score::{Score, ScoreError, Scored};
 pub use scored_rollout::ScoredRollout;
 pub use scorer::{Lane, NamedJudge, ScoreRequest, Scorer, ScorerError, ScorerStats};
 pub use sources::{Formula, Label, Opinion, Rules, Ruling};
+pub mod ranking_trainer;
+pub mod reward_model;
