@@ -3,6 +3,8 @@
 pub mod normalization;
 pub mod preference;
 pub mod ranking;
+pub mod ranking_trainer;
+pub mod reward_model;
 pub mod score;
 pub mod scored_rollout;
 pub mod scorer;
@@ -13,5 +15,3 @@ pub use score::{Score, ScoreError, Scored};
 pub use scored_rollout::ScoredRollout;
 pub use scorer::{Lane, NamedJudge, ScoreRequest, Scorer, ScorerError, ScorerStats};
 pub use sources::{Formula, Label, Opinion, Rules, Ruling};
-pub mod ranking_trainer;
-pub mod reward_model;
