@@ -1,0 +1,15 @@
+//! `honed serve`.
+
+use super::{ConfigArgs, Outcome};
+use crate::{app::App, shutdown, telemetry};
+
+pub(super) fn run(args: &ConfigArgs) -> Outcome {
+    let config = args.load()?;
+    telemetry::init_logging(&config.daemon.log_format);
+    let runtime = crate::app::runtime()?;
+    runtime.block_on(async {
+        let app = App::bind(config).await?;
+        app.run(shutdown::requested()).await
+    })?;
+    Ok(())
+}
