@@ -1,21 +1,46 @@
 //! Every knob of honed: the only crate that reads TOML, the environment, or knows a default.
+//!
+//! A value is decided by the last of four layers that names its key: the embedded `honed.toml`, the file given to
+//! `--config`, the environment (`HONED__PPO__LOG__COMMIT_MS`), and `--set ppo.log.commit_ms=20`. What leaves
+//! [`Config::load`] is within its ranges and agrees with itself, so nothing above checks a knob again.
 
+mod agreement;
 mod daemon;
+mod error;
+mod layers;
+mod origin;
 mod policy;
 mod ppo;
+mod print;
 mod reward;
+mod rule;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
 
 pub use daemon::Daemon;
+pub use error::ConfigError;
+pub use origin::{Origin, Origins};
 pub use policy::Policy;
 pub use ppo::{Ppo, PpoLog};
 pub use reward::Reward;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// `honed.toml`: the defaults, each with unit, range and source.
 pub const DEFAULTS: &str = include_str!("../honed.toml");
 
+/// The tables of the file in its order.
+const SECTIONS: [rule::Section; 5] = [
+    Policy::SECTION,
+    Reward::SECTION,
+    Ppo::SECTION,
+    PpoLog::SECTION,
+    Daemon::SECTION,
+];
+
 /// All sections.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// What acts.
@@ -26,10 +51,60 @@ pub struct Config {
     pub ppo: Ppo,
     /// The process.
     pub daemon: Daemon,
+    /// Who decided each value.
+    #[serde(skip)]
+    pub origins: Origins,
+}
+
+/// What may override the embedded defaults.
+pub struct Sources<E> {
+    /// A TOML file.
+    pub file: Option<PathBuf>,
+    /// The environment; only names that begin with `HONED__` are read.
+    pub env: E,
+    /// `section.key=value`, later ones over earlier ones.
+    pub sets: Vec<String>,
+}
+
+impl Sources<Vec<(String, String)>> {
+    /// The environment of this process, beside a file and assignments of the command line.
+    pub fn of_process(file: Option<PathBuf>, sets: Vec<String>) -> Self {
+        // `std::env::vars` panics on the first variable that is not UTF-8, whoever it belongs to.
+        let env = std::env::vars_os()
+            .map(|(name, value)| {
+                (
+                    name.to_string_lossy().into_owned(),
+                    value.to_string_lossy().into_owned(),
+                )
+            })
+            .collect();
+        Sources { file, env, sets }
+    }
+}
+
+impl Config {
+    /// Stacks the layers and checks every value and the agreement between values.
+    pub fn load<E>(sources: Sources<E>) -> Result<Config, ConfigError>
+    where
+        E: IntoIterator<Item = (String, String)>,
+    {
+        let (root, origins) = layers::Layers::stack(sources)?.split();
+        let mut config: Config = root
+            .try_into()
+            .expect("every key is present, and its rule admits only its own type");
+        config.origins = origins;
+        config.check_agreement()?;
+        Ok(config)
+    }
 }
 
 impl Default for Config {
     fn default() -> Self {
-        toml::from_str(DEFAULTS).expect("the embedded honed.toml is checked by a test")
+        let nothing = Sources {
+            file: None,
+            env: Vec::new(),
+            sets: Vec::new(),
+        };
+        Config::load(nothing).expect("the embedded honed.toml is checked by a test")
     }
 }

@@ -1,27 +1,27 @@
 //! The `[policy]` section.
 
-use serde::Deserialize;
+use crate::rule::{SERVED_NAME, TEXT, section, whole};
 
-/// What acts: the model that serves.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Policy {
-    /// GGUF file to serve; empty: the small model that is built into the binary.
-    pub model: String,
-    /// Name under which clients address the live policy.
-    pub served_name: String,
-    /// Sequences decoded at once. 1..=256
-    pub parallel: usize,
-    /// Tokens of prompt and response together, per sequence; 0: what the model was trained for, at most 4096. 0..=1048576
-    pub context_tokens: u32,
-    /// Threads of llama.cpp; 0: one per processor core. 0..=512
-    pub threads: usize,
-    /// Tokens in one forward pass; longer prompts are prefilled in chunks of this size between decode steps. 32..=8192
-    pub batch_tokens: u32,
-    /// Requests that may wait for a slot before newcomers get 429. 0..=100000
-    pub max_queue: usize,
-    /// Layers of the model on the GPU; 0: none. Needs the `cuda` feature. 0..=1000
-    pub gpu_layers: u32,
-    /// Seed of the stream from which requests without a seed draw theirs. 0..=18446744073709551615 (as i64 here)
-    pub seed: u64,
+section! {
+    /// What acts: the model that serves.
+    Policy, "policy" {
+        /// GGUF file to serve; empty: the small model that is built into the binary.
+        model: String => TEXT;
+        /// Name under which clients address the live policy.
+        served_name: String => SERVED_NAME;
+        /// Sequences decoded at once.
+        parallel: usize => whole(1, 256);
+        /// Tokens of prompt and response together, per sequence; 0: what the model was trained for, at most 4096.
+        context_tokens: u32 => whole(0, 1_048_576);
+        /// Threads of llama.cpp; 0: one per processor core.
+        threads: usize => whole(0, 512);
+        /// Tokens in one forward pass; longer prompts are prefilled in chunks of this size between decode steps.
+        batch_tokens: u32 => whole(32, 8192);
+        /// Requests that may wait for a slot before newcomers get 429.
+        max_queue: usize => whole(0, 100_000);
+        /// Layers of the model on the GPU; 0: none. Needs the `cuda` feature.
+        gpu_layers: u32 => whole(0, 1000);
+        /// Seed of the stream from which requests without a seed draw theirs.
+        seed: u64 => whole(0, i64::MAX);
+    }
 }

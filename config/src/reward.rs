@@ -1,31 +1,31 @@
 //! The `[reward]` section.
 
-use serde::Deserialize;
+use crate::rule::{REMOTE_URL, TEXT, one_of, real, section, whole};
 
-/// What judges.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Reward {
-    /// Where scores come from: "model", "remote", "feedback" or "mix".
-    pub source: String,
-    /// Reward model file; empty: the one that is built into the binary, which fits the built-in policy only.
-    pub model: String,
-    /// URL of a reward server that speaks OpenRLHF's shape: {"query","prompts","labels"} -> {"rewards"}.
-    pub remote_url: String,
-    /// Milliseconds before one call to the reward server is given up. 1..=600000
-    pub remote_timeout_ms: u64,
-    /// Calls after the first before a batch stays unscored and is tried again later. 0..=100
-    pub remote_retries: u32,
-    /// Rollouts in one scoring batch. 1..=4096
-    pub batch: usize,
-    /// Seconds that a rollout waits for feedback before the fallback judges it. 0..=604800
-    pub feedback_wait_s: u64,
-    /// What judges a rollout that got no feedback in time: "model", "remote" or "drop".
-    pub feedback_fallback: String,
-    /// Weights of the sources when source = "mix"; a source with weight 0 is not asked. -1000.0..=1000.0
-    pub mix_model: f64,
-    /// Weights of the sources when source = "mix"; a source with weight 0 is not asked. -1000.0..=1000.0
-    pub mix_remote: f64,
-    /// Weights of the sources when source = "mix"; a source with weight 0 is not asked. -1000.0..=1000.0
-    pub mix_feedback: f64,
+section! {
+    /// What judges.
+    Reward, "reward" {
+        /// Where scores come from.
+        source: String => one_of(&["model", "remote", "feedback", "mix"]);
+        /// Reward model file; empty: the one that is built into the binary, which fits the built-in policy only.
+        model: String => TEXT;
+        /// URL of a reward server that speaks OpenRLHF's shape: {"query","prompts","labels"} -> {"rewards"}.
+        remote_url: String => REMOTE_URL;
+        /// Milliseconds before one call to the reward server is given up.
+        remote_timeout_ms: u64 => whole(1, 600_000);
+        /// Calls after the first before a batch stays unscored and is tried again later.
+        remote_retries: u32 => whole(0, 100);
+        /// Rollouts in one scoring batch.
+        batch: usize => whole(1, 4096);
+        /// Seconds that a rollout waits for feedback before the fallback judges it.
+        feedback_wait_s: u64 => whole(0, 604_800);
+        /// What judges a rollout that got no feedback in time.
+        feedback_fallback: String => one_of(&["model", "remote", "drop"]);
+        /// Weight of each source when source = "mix"; one with weight 0 is not asked.
+        mix_model: f64 => real(-1000.0, 1000.0);
+        /// Weight of each source when source = "mix"; one with weight 0 is not asked.
+        mix_remote: f64 => real(-1000.0, 1000.0);
+        /// Weight of each source when source = "mix"; one with weight 0 is not asked.
+        mix_feedback: f64 => real(-1000.0, 1000.0);
+    }
 }

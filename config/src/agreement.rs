@@ -1,0 +1,72 @@
+//! Rules that hold between keys.
+
+use crate::{Config, ConfigError};
+
+impl Config {
+    /// Whether the keys agree with each other; single values were judged when they arrived.
+    pub(crate) fn check_agreement(&self) -> Result<(), ConfigError> {
+        let ppo = &self.ppo;
+        if !ppo.rollouts_per_update.is_multiple_of(ppo.minibatch) {
+            let expected = format!(
+                "a divisor of {}",
+                self.cite("ppo.rollouts_per_update", ppo.rollouts_per_update)
+            );
+            return Err(self.disagreement("ppo.minibatch", expected, ppo.minibatch));
+        }
+        if ppo.is_geo_low > ppo.is_geo_high {
+            let expected = format!("at most {}", self.cite("ppo.is_geo_high", ppo.is_geo_high));
+            return Err(self.disagreement("ppo.is_geo_low", expected, ppo.is_geo_low));
+        }
+        self.check_reward_sources()
+    }
+
+    fn check_reward_sources(&self) -> Result<(), ConfigError> {
+        let reward = &self.reward;
+        let mixes = reward.source == "mix";
+        if mixes
+            && reward.mix_model == 0.0
+            && reward.mix_remote == 0.0
+            && reward.mix_feedback == 0.0
+        {
+            let expected = "a weight other than 0 in mix_model, mix_remote or mix_feedback";
+            return Err(self.disagreement("reward.source", expected.to_owned(), &reward.source));
+        }
+        let asks_feedback = reward.source == "feedback" || (mixes && reward.mix_feedback != 0.0);
+        let asker = if reward.source == "remote" {
+            Some(self.cite("reward.source", &reward.source))
+        } else if mixes && reward.mix_remote != 0.0 {
+            Some(self.cite("reward.mix_remote", reward.mix_remote))
+        } else if asks_feedback && reward.feedback_fallback == "remote" {
+            Some(self.cite("reward.feedback_fallback", &reward.feedback_fallback))
+        } else {
+            None
+        };
+        match asker {
+            Some(asker) if reward.remote_url.is_empty() => {
+                let expected = format!("the URL of a reward server, because of {asker}");
+                Err(self.disagreement("reward.remote_url", expected, &reward.remote_url))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Another key as an error quotes it: `ppo.minibatch = 32 (from default)`.
+    fn cite(&self, key: &str, value: impl std::fmt::Debug) -> String {
+        format!("`{key}` = {value:?} (from {})", self.origins.of(key))
+    }
+
+    fn disagreement(
+        &self,
+        key: &str,
+        expected: String,
+        value: impl std::fmt::Debug,
+    ) -> ConfigError {
+        let origin = self.origins.of(key);
+        ConfigError::Value {
+            key: key.to_owned(),
+            expected,
+            value: format!("{value:?}"),
+            origin,
+        }
+    }
+}
