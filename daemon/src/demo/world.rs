@@ -44,7 +44,9 @@ impl World {
     /// A stream of random numbers; streams with different names are independent.
     pub fn stream(&self, name: &str) -> ChaCha8Rng {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        let number = name.bytes().fold(0u64, |hash, byte| hash.wrapping_mul(257).wrapping_add(u64::from(byte) + 1));
+        let number = name.bytes().fold(0u64, |hash, byte| {
+            hash.wrapping_mul(257).wrapping_add(u64::from(byte) + 1)
+        });
         rng.set_stream(number);
         rng
     }
@@ -73,7 +75,7 @@ pub fn staged_answer(prompt: &Prompt, questions: &[String], rng: &mut ChaCha8Rng
     if questions.is_empty() || rng.random_bool(0.35) {
         return answer::good(rng, &prompt.wanted);
     }
-    let flaw = *text::pick(rng, &flaw::Flaw::ALL);
+    let flaw = text::pick(rng, &flaw::Flaw::ALL);
     flaw::flawed(rng, &prompt.wanted, flaw, questions)
 }
 

@@ -44,12 +44,16 @@ impl Iterator for Demonstrations {
     fn next(&mut self) -> Option<Demonstration> {
         let prompt = self.prompts.next()?;
         let answer = if self.rng.random_bool(FLAWED) {
-            let flaw = *pick(&mut self.rng, &Flaw::ALL);
+            let flaw = pick(&mut self.rng, &Flaw::ALL);
             let others = [self.prompts.next()?.instruction];
             flawed(&mut self.rng, &prompt.wanted, flaw, &others)
         } else {
             good(&mut self.rng, &prompt.wanted)
         };
-        Some(Demonstration { prompt, answer, chat: self.rng.random_bool(CHAT) })
+        Some(Demonstration {
+            prompt,
+            answer,
+            chat: self.rng.random_bool(CHAT),
+        })
     }
 }

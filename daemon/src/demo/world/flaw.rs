@@ -33,12 +33,23 @@ pub(crate) enum Flaw {
 
 impl Flaw {
     /// All of them.
-    pub(crate) const ALL: [Flaw; 6] =
-        [Flaw::Count, Flaw::Wrong, Flaw::Order, Flaw::Rude, Flaw::Wander, Flaw::Questions];
+    pub(crate) const ALL: [Flaw; 6] = [
+        Flaw::Count,
+        Flaw::Wrong,
+        Flaw::Order,
+        Flaw::Rude,
+        Flaw::Wander,
+        Flaw::Questions,
+    ];
 }
 
 /// An answer with this flaw; `questions` are instructions that a wandering answer may go on with.
-pub(crate) fn flawed(rng: &mut ChaCha8Rng, wanted: &Wanted, flaw: Flaw, questions: &[String]) -> String {
+pub(crate) fn flawed(
+    rng: &mut ChaCha8Rng,
+    wanted: &Wanted,
+    flaw: Flaw,
+    questions: &[String],
+) -> String {
     match flaw {
         Flaw::Count | Flaw::Wrong | Flaw::Order => match wanted {
             Wanted::Items(items) => flawed_items(rng, items, flaw),
@@ -49,7 +60,7 @@ pub(crate) fn flawed(rng: &mut ChaCha8Rng, wanted: &Wanted, flaw: Flaw, question
             let insult = pick(rng, lines("insults"));
             let answer = good(rng, wanted);
             match rng.random_range(0..4) {
-                0 => (*insult).to_owned(),
+                0 => insult.to_owned(),
                 1 => format!("{insult} {answer}"),
                 _ => continued(&answer, insult),
             }
@@ -61,14 +72,22 @@ pub(crate) fn flawed(rng: &mut ChaCha8Rng, wanted: &Wanted, flaw: Flaw, question
         }
         Flaw::Questions => {
             let more = pick(rng, questions);
-            if rng.random_bool(0.4) { more.clone() } else { continued(&good(rng, wanted), more) }
+            if rng.random_bool(0.4) {
+                more
+            } else {
+                continued(&good(rng, wanted), &more)
+            }
         }
     }
 }
 
 /// The answer and what follows it; a list without a full stop gets one.
 fn continued(answer: &str, rest: &str) -> String {
-    let stop = if answer.ends_with(['.', '?', '!']) { "" } else { "." };
+    let stop = if answer.ends_with(['.', '?', '!']) {
+        ""
+    } else {
+        "."
+    };
     format!("{answer}{stop} {rest}")
 }
 
@@ -76,7 +95,11 @@ fn flawed_items(rng: &mut ChaCha8Rng, items: &Items, flaw: Flaw) -> String {
     let mut chosen = pick_some(rng, &items.fitting, items.n);
     match flaw {
         Flaw::Count => {
-            let n = if rng.random_bool(0.5) { items.n - 1 } else { items.n + rng.random_range(1..=2) };
+            let n = if rng.random_bool(0.5) {
+                items.n - 1
+            } else {
+                items.n + rng.random_range(1..=2)
+            };
             chosen = pick_some(rng, &items.fitting, n.max(1));
         }
         Flaw::Wrong => {
@@ -94,8 +117,8 @@ fn flawed_items(rng: &mut ChaCha8Rng, items: &Items, flaw: Flaw) -> String {
 fn flawed_sentence(rng: &mut ChaCha8Rng, sentence: &Sentence, flaw: Flaw) -> String {
     let misses = !sentence.beside.is_empty() && (flaw != Flaw::Wrong || sentence.wrong.is_empty());
     match (misses, sentence.wrong.is_empty()) {
-        (true, _) => pick(rng, &sentence.beside).clone(),
-        (false, false) => pick(rng, &sentence.wrong).clone(),
+        (true, _) => pick(rng, &sentence.beside),
+        (false, false) => pick(rng, &sentence.wrong),
         (false, true) => sentence.right[0].clone(),
     }
 }
