@@ -1,1 +1,3 @@
-//! Placeholder during bring-up.
+//! The process: HTTP, command line, demo, and the composition of everything below.
+
+pub mod demo;
