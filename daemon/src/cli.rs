@@ -3,7 +3,6 @@
 
 mod config_args;
 mod config_command;
-mod doctor;
 mod policies;
 pub(crate) mod progress;
 mod rollouts;
@@ -14,7 +13,6 @@ use std::{error::Error, process::ExitCode};
 use clap::{Parser, Subcommand};
 
 pub use self::config_args::ConfigArgs;
-use crate::{bench, demo};
 
 /// What every command returns.
 pub(crate) type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
@@ -31,34 +29,24 @@ struct Cli {
 enum Command {
     /// Serve over HTTP; without arguments the built-in model, on 127.0.0.1:8080.
     Serve(ConfigArgs),
-    /// Watch a small model get better under live traffic; ends with a table and report.html.
-    Demo(demo::Args),
     /// Look at the rollout log, also beside a running daemon.
     #[command(subcommand)]
     Rollouts(rollouts::Command),
     /// Look at the versions of the policy.
     #[command(subcommand)]
     Policies(policies::Command),
-    /// Measure; one line of JSON each.
-    #[command(subcommand)]
-    Bench(bench::Command),
     /// Check or print the configuration.
     #[command(subcommand)]
     Config(config_command::Command),
-    /// Say what this machine and this installation can do.
-    Doctor(ConfigArgs),
 }
 
 /// Runs the command that the process was called with.
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::run(&args),
-        Command::Demo(args) => demo::run(args).map_err(Into::into),
         Command::Rollouts(command) => rollouts::run(command),
         Command::Policies(command) => policies::run(command),
-        Command::Bench(command) => bench::run(command),
         Command::Config(command) => config_command::run(command),
-        Command::Doctor(args) => doctor::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -9,8 +9,6 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// How often draining looks whether everything has ended.
-pub(crate) const POLL: Duration = Duration::from_millis(20);
 /// How long connections get to write out what was ended, and owner threads to end.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
 

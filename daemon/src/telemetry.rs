@@ -11,6 +11,8 @@ use prometheus::{Encoder, IntGauge, Registry, TextEncoder};
 pub use serving::ServingMetrics;
 use tracing_subscriber::EnvFilter;
 
+use crate::http::Services;
+
 /// Sends log lines to standard error, so that standard output stays for answers. `RUST_LOG` chooses what is logged.
 ///
 /// Only the first call of a process has an effect: the demo and tests start several daemons in one process.
@@ -50,6 +52,19 @@ impl Metrics {
         build.set(1);
         registry.register(Box::new(build)).expect("the name is new");
         Metrics { registry, serving, learning }
+    }
+
+    /// Takes over what the crates below count themselves.
+    pub(crate) fn refresh(&self, services: &Services) {
+        let stats = services.engine.stats();
+        self.serving.running.set(stats.running as i64);
+        self.serving.waiting.set(stats.waiting as i64);
+        self.serving.version.set(services.engine.live().0.cast_signed());
+        self.serving.residents.set(services.engine.residents().len() as i64);
+        self.learning.set_log(&services.log.counters());
+        if let Some(scorer) = &services.scorer {
+            self.learning.set_scorer(&scorer.stats());
+        }
     }
 
     /// The text format of Prometheus.

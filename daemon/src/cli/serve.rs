@@ -9,7 +9,8 @@ pub(super) fn run(args: &ConfigArgs) -> Outcome {
     let runtime = crate::app::runtime()?;
     runtime.block_on(async {
         let app = App::bind(config).await?;
-        app.run(shutdown::requested()).await
+        let ready = |address| println!("listening on http://{address}");
+        app.run(ready, shutdown::requested()).await
     })?;
     Ok(())
 }

@@ -42,6 +42,11 @@ pub(crate) struct Piece {
 }
 
 impl Piece {
+    /// Whether it has nothing to tell: its text is held back and nobody asked for more.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.text.is_empty() && self.reports.is_empty() && self.token_ids.is_empty() && self.finish.is_none()
+    }
+
     fn absorb(&mut self, next: Piece) {
         self.text.push_str(&next.text);
         self.reports.extend(next.reports);
@@ -99,6 +104,7 @@ impl Assembly {
                 self.completion_tokens += 1;
                 let report = self.settings.log_probs.then(|| TokenReport {
                     text: self.text(token.id),
+                    n_chars: n_chars(self.settings.vocabulary.text_piece(token.id)),
                     log_prob: token.log_prob.0,
                     behavior: self.settings.behavior.then_some(token.behavior.0),
                     top: top.iter().map(|(id, log_prob)| (self.text(*id), log_prob.0)).collect(),
@@ -139,6 +145,11 @@ impl Assembly {
     fn text(&self, id: TokenId) -> TokenText {
         TokenText(self.settings.vocabulary.piece(id).to_vec())
     }
+}
+
+/// Characters that begin in a piece: the border between two tokens may cut one.
+fn n_chars(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte & 0xc0 != 0x80).count()
 }
 
 /// Streams an answer.

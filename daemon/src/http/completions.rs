@@ -166,7 +166,7 @@ impl Completions {
         let mut log_probs = LegacyLogProbs::default();
         for report in &piece.reports {
             log_probs.push(report, self.offsets[at]);
-            self.offsets[at] += report.text.0.iter().filter(|byte| **byte & 0xc0 != 0x80).count();
+            self.offsets[at] += report.n_chars;
         }
         log_probs
     }

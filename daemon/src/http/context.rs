@@ -11,11 +11,10 @@ use axum::{
 };
 use policy::{
     PolicyVersion,
-    engine::{Engine, Target},
+    engine::{Engine, EngineError, ResidentState, Target},
 };
-use ppo::{Learner, Registry, RolloutLog};
+use ppo::{Learner, Registry, RolloutLog, registry::RegistryError};
 use reward::Scorer;
-use tokio::sync::watch;
 
 use super::{auth::KeyRing, error::ApiError};
 use crate::telemetry::Metrics;
@@ -35,6 +34,33 @@ pub(crate) struct Services {
     pub(crate) learner: Option<Learner>,
     /// What judges; `None` when nothing is configured that could.
     pub(crate) scorer: Option<Scorer>,
+}
+
+/// Why a version was not made live.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ActivateError {
+    /// The registry refused.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The engine could not load it.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+impl Services {
+    /// Makes a version live: checked and in memory first, then the row, then the pointer. Blocks.
+    pub(crate) fn activate(&self, version: PolicyVersion, expected: Option<PolicyVersion>) -> Result<(), ActivateError> {
+        let row = self.registry.verify(version)?;
+        if !self.engine.residents().iter().any(|r| r.version == version && r.state != ResidentState::Draining) {
+            self.engine.load(version, &row.path)?;
+        }
+        let before = self.registry.activate(version, expected)?;
+        self.engine.promote(version)?;
+        if before != version && before != PolicyVersion::SFT {
+            self.engine.retire(before)?;
+        }
+        Ok(())
+    }
 }
 
 /// Limits of one request.
@@ -57,7 +83,7 @@ struct Inner {
     metrics: Arc<Metrics>,
     services: OnceLock<Arc<Services>>,
     draining: AtomicBool,
-    cut: watch::Sender<bool>,
+    started_s: u64,
 }
 
 impl Context {
@@ -70,7 +96,7 @@ impl Context {
             metrics,
             services: OnceLock::new(),
             draining: AtomicBool::new(false),
-            cut: watch::Sender::new(false),
+            started_s: super::prompts::now_ms() / 1000,
         }))
     }
 
@@ -98,16 +124,9 @@ impl Context {
         self.0.draining.store(true, Ordering::Release);
     }
 
-    /// From now on what still runs is ended.
-    pub(crate) fn cut_running(&self) {
-        self.0.cut.send_replace(true);
-    }
-
-    /// Waits for [`Context::cut_running`].
-    pub(crate) async fn cut(&self) {
-        let mut cut = self.0.cut.subscribe();
-        // The sender lives in `self`, so waiting ends with the value only.
-        let _ = cut.wait_for(|cut| *cut).await;
+    /// When the daemon started, seconds since the Unix epoch.
+    pub(crate) fn started_s(&self) -> u64 {
+        self.0.started_s
     }
 
     /// Limits of one request.

@@ -8,10 +8,10 @@ use std::{
 };
 
 use policy::{
-    PolicyVersion, SamplingParams, TokenId,
+    FinishReason, PolicyVersion, SamplingParams, TokenId,
     engine::{CancelFlag, Event, Finished, GenerateRequest, Rejection, Target},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Sleep};
 
 use super::{
     context::{Context, Services},
@@ -52,7 +52,7 @@ pub(crate) struct Generation {
     /// What will be logged once it is sent.
     pub(crate) deposit: Deposit,
     choices_open: usize,
-    give_up: Pin<Box<dyn Future<Output = ApiError> + Send>>,
+    deadline: Pin<Box<Sleep>>,
     clock: TokenClock,
     context: Context,
 }
@@ -71,16 +71,16 @@ impl Generation {
                         version,
                         deposit: Deposit::new(job.store.then(|| services.log.clone())),
                         choices_open: job.prompts.len() * job.n as usize,
-                        give_up: Box::pin(give_up(context.clone())),
+                        deadline: Box::pin(tokio::time::sleep(Duration::from_secs(context.limits().request_timeout_s))),
                         clock,
                         context: context.clone(),
                     });
                 }
                 Err(rejection) => {
                     attempt.cancel.cancel();
-                    match rejection {
-                        Rejection::Draining(_) | Rejection::UnknownVersion(_) if job.target == Target::Live => {}
-                        rejection => return Err(refusal(rejection)),
+                    let moved = matches!(rejection, Rejection::Draining(_) | Rejection::UnknownVersion(_));
+                    if !(moved && job.target == Target::Live) {
+                        return Err(refusal(rejection));
                     }
                 }
             }
@@ -93,7 +93,8 @@ impl Generation {
         if self.choices_open == 0 {
             return Poll::Ready(None);
         }
-        if let Poll::Ready(error) = self.give_up.as_mut().poll(cx) {
+        if self.deadline.as_mut().poll(cx).is_ready() {
+            let error = ApiError::TimedOut(self.context.limits().request_timeout_s);
             return Poll::Ready(Some(Err(self.fail(error))));
         }
         Poll::Ready(Some(match ready!(self.events.poll_recv(cx)) {
@@ -101,6 +102,11 @@ impl Generation {
             None => Err(self.fail(ApiError::internal("generation", "the engine let go of the request"))),
             Some(event) => {
                 self.clock.observe(&event);
+                // Nobody here cancels a request that is still read: the engine is shutting down.
+                if matches!(&event, Event::Finished(f) if f.rollout.finish == FinishReason::Cancelled) {
+                    self.deposit.add_unanswered(event);
+                    return Poll::Ready(Some(Err(self.fail(shutting_down()))));
+                }
                 self.choices_open -= usize::from(matches!(event, Event::Finished(_)));
                 Ok(event)
             }
@@ -195,20 +201,15 @@ fn sink(
     })
 }
 
-/// Ends a request that takes too long, or that shutdown cuts.
-async fn give_up(context: Context) -> ApiError {
-    let seconds = context.limits().request_timeout_s;
-    tokio::select! {
-        () = tokio::time::sleep(Duration::from_secs(seconds)) => ApiError::TimedOut(seconds),
-        () = context.cut() => ApiError::Unavailable("the daemon is shutting down"),
-    }
+fn shutting_down() -> ApiError {
+    ApiError::Unavailable("the daemon is shutting down")
 }
 
 fn refusal(rejection: Rejection) -> ApiError {
     match rejection {
         Rejection::Full { .. } => ApiError::QueueFull,
         Rejection::Draining(version) | Rejection::UnknownVersion(version) => ApiError::UnknownModel(version.to_string()),
-        Rejection::ShuttingDown => ApiError::Unavailable("the daemon is shutting down"),
+        Rejection::ShuttingDown => shutting_down(),
         Rejection::Invalid(out_of_range) => {
             ApiError::invalid(out_of_range.field, format!("`{}` {}", out_of_range.field, out_of_range.rule))
         }

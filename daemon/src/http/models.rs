@@ -5,6 +5,8 @@ use axum::{
     extract::{Path, State},
 };
 
+use policy::engine::ResidentState;
+
 use super::{
     context::{Context, Services},
     error::ApiError,
@@ -28,7 +30,7 @@ fn all(context: &Context, services: &Services) -> Vec<Model> {
     let live = services.engine.live();
     let mut residents = services.engine.residents();
     residents.sort_by_key(|resident| std::cmp::Reverse(resident.version));
-    let model = |id: &str, version: Option<u64>, state: Option<String>| Model {
+    let model = |id: &str, version: Option<u64>, state: Option<&'static str>| Model {
         id: id.to_owned(),
         object: "model",
         created: context.started_s(),
@@ -37,16 +39,24 @@ fn all(context: &Context, services: &Services) -> Vec<Model> {
         version,
         state,
     };
-    let mut models = vec![model(context.served_name(), Some(live.0), Some("live".into()))];
+    let mut models = vec![model(context.served_name(), Some(live.0), Some("live"))];
     for resident in &residents {
-        let state = if resident.version == live { "live".to_owned() } else { resident.state.to_string() };
-        models.push(model(&resident.version.to_string(), Some(resident.version.0), Some(state.clone())));
+        let state = Some(state_word(resident.state));
+        models.push(model(&resident.version.to_string(), Some(resident.version.0), state));
         if resident.version.0 == 0 {
-            models.push(model("sft", Some(0), Some(state)));
+            models.push(model("sft", Some(0), state));
         }
     }
     if services.scorer.is_some() {
         models.push(model("reward", None, None));
     }
     models
+}
+
+fn state_word(state: ResidentState) -> &'static str {
+    match state {
+        ResidentState::Live => "live",
+        ResidentState::Ready => "ready",
+        ResidentState::Draining => "draining",
+    }
 }

@@ -7,12 +7,15 @@ use axum::{
     extract::{Path, State},
 };
 use policy::PolicyVersion;
-use ppo::rollout_log::{LogError, VersionRow};
+use ppo::{
+    registry::RegistryError,
+    rollout_log::{LogError, VersionRow},
+};
 
 use super::{
     blocking,
     body::OptionalJsonBytes,
-    context::{Context, Services},
+    context::{ActivateError, Context, Services},
     error::ApiError,
     wire::policy::{self as wire, PolicyList, PolicyRow},
 };
@@ -39,10 +42,49 @@ pub(crate) async fn activate(
     let version = parse(&version)?;
     let expected_live = wire::expected_live(&body)?;
     let services = context.admit()?;
-    let before = one(services.clone(), version).await?;
+    one(services.clone(), version).await?;
     let worker = services.clone();
     let activated = blocking(move || worker.activate(version, expected_live)).await?;
-    activated.map_err(|error| refusal(error, &before))?;
+    activated.map_err(refusal)?;
     tracing::info!(%version, "activated by an administrator");
     one(services, version).await.map(Json)
+}
+
+fn parse(version: &str) -> Result<PolicyVersion, ApiError> {
+    let number = version.strip_prefix("policy@").unwrap_or(version);
+    let number = if number.bytes().all(|b| b.is_ascii_digit()) { number.parse().ok() } else { None };
+    number.map(PolicyVersion).ok_or_else(|| unknown(version))
+}
+
+fn unknown(version: &str) -> ApiError {
+    ApiError::NotFound(format!("there is no version {:?}", version.chars().take(64).collect::<String>()))
+}
+
+async fn rows(services: Arc<Services>) -> Result<Vec<PolicyRow>, ApiError> {
+    let resident: BTreeSet<_> = services.engine.residents().iter().map(|resident| resident.version).collect();
+    let rows = blocking(move || services.registry.rows()).await?;
+    let rows = rows.map_err(|error| ApiError::internal("reading the versions", error))?;
+    let shown = |row: VersionRow| {
+        let is_resident = resident.contains(&row.version);
+        PolicyRow::new(row, is_resident)
+    };
+    Ok(rows.into_iter().map(shown).collect())
+}
+
+async fn one(services: Arc<Services>, version: PolicyVersion) -> Result<PolicyRow, ApiError> {
+    let found = rows(services).await?.into_iter().find(|row| row.version() == version.0);
+    found.ok_or_else(|| unknown(&version.0.to_string()))
+}
+
+fn refusal(error: ActivateError) -> ApiError {
+    match error {
+        ActivateError::Registry(RegistryError::Log(
+            error @ (LogError::LiveChanged { .. } | LogError::VersionState { .. }),
+        )) => ApiError::Conflict(error.to_string()),
+        ActivateError::Registry(error @ RegistryError::Damaged { .. }) => {
+            tracing::error!(%error, "a version cannot be activated");
+            ApiError::Conflict("the version's file is missing or damaged".to_owned())
+        }
+        other => ApiError::internal("activation", other),
+    }
 }

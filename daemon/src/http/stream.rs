@@ -51,7 +51,9 @@ impl<S: Shape> EventStream<S> {
                 Poll::Pending => return,
                 Poll::Ready(Some(Ok(event))) => {
                     let piece = self.assembly.piece(event, &mut self.generation.deposit);
-                    write(out, &self.shape.chunk(piece));
+                    if !piece.is_silent() {
+                        write(out, &self.shape.chunk(piece));
+                    }
                 }
                 Poll::Ready(Some(Err(error))) => self.end_with(&error, out),
                 Poll::Ready(None) => self.end(out),

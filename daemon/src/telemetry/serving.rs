@@ -132,6 +132,6 @@ impl Registrar<'_> {
 }
 
 /// Lifts a counter to a total that somebody else keeps.
-pub fn raise(counter: &IntCounter, total: u64) {
+pub(super) fn raise(counter: &IntCounter, total: u64) {
     counter.inc_by(total.saturating_sub(counter.get()));
 }

@@ -1,7 +1,8 @@
 //! `POST /v1/feedback`.
 
 use policy::RolloutId;
-use ppo::rollout_log::{Feedback, Label};
+use ppo::rollout_log::Feedback;
+use reward::Label;
 use serde::Serialize;
 
 use super::{
@@ -23,9 +24,11 @@ pub(crate) fn parse(body: &[u8], now_ms: u64) -> Result<Feedback, FieldError> {
         id: RolloutId { request, index },
         user: f.text("user", NAME_BYTES_MAX)?,
         score: f.number("score", -SCORE_MAX..=SCORE_MAX)?,
-        label: match f.text("label", 16)? {
+        label: match f.text("label", 16)?.as_deref() {
             None => None,
-            Some(word) => Some(Label::parse(&word).ok_or_else(|| f.error("label", "must be \"up\" or \"down\""))?),
+            Some("up") => Some(Label::Up),
+            Some("down") => Some(Label::Down),
+            Some(_) => return Err(f.error("label", "must be \"up\" or \"down\"")),
         },
         edit: f.text("edit", TEXT_BYTES_MAX)?,
         comment: f.text("comment", TEXT_BYTES_MAX)?,
@@ -36,6 +39,14 @@ pub(crate) fn parse(body: &[u8], now_ms: u64) -> Result<Feedback, FieldError> {
     match says_nothing {
         true => Err(f.error("score", "or `label`, `edit` or `comment` is required")),
         false => Ok(feedback),
+    }
+}
+
+/// How thumbs are written.
+pub(crate) fn label_word(label: Label) -> &'static str {
+    match label {
+        Label::Up => "up",
+        Label::Down => "down",
     }
 }
 

@@ -30,6 +30,8 @@ impl TokenText {
 pub(crate) struct TokenReport {
     /// The token.
     pub(crate) text: TokenText,
+    /// Characters that it adds to the text; none for a control token.
+    pub(crate) n_chars: usize,
     /// At temperature 1 over the full vocabulary, nats.
     pub(crate) log_prob: f32,
     /// In the distribution really drawn from, when asked for.
@@ -112,6 +114,7 @@ mod tests {
     fn the_drawn_token_is_among_the_top_with_the_same_number() {
         let report = TokenReport {
             text: TokenText(vec![0xe2, 0x82]),
+            n_chars: 1,
             log_prob: -0.123_456_79,
             behavior: None,
             top: vec![(TokenText(b"a".to_vec()), f32::NEG_INFINITY)],

@@ -24,5 +24,5 @@ pub(crate) struct Model {
     pub(crate) version: Option<u64>,
     /// `candidate`, `live`, `draining`, `retained` …
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) state: Option<String>,
+    pub(crate) state: Option<&'static str>,
 }

@@ -37,6 +37,11 @@ pub(crate) struct PolicyRow {
 }
 
 impl PolicyRow {
+    /// Its number.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
     /// A row and whether the engine holds it.
     pub(crate) fn new(row: VersionRow, resident: bool) -> PolicyRow {
         PolicyRow {

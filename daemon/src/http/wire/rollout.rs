@@ -1,8 +1,10 @@
 //! One row of the rollout log: `GET /v1/rollouts`, and a line of `honed rollouts export`.
 
 use policy::{Rollout, SamplingParams};
-use ppo::rollout_log::{Feedback, Label, LogStats, LoggedRollout, finish_word};
+use ppo::rollout_log::{Feedback, LogStats, LoggedRollout, finish_word};
 use serde::Serialize;
+
+use super::feedback::label_word;
 
 /// A page of the log.
 #[derive(Debug, Serialize)]
@@ -118,7 +120,7 @@ impl From<Feedback> for FeedbackRow {
         FeedbackRow {
             user: f.user,
             score: f.score,
-            label: f.label.map(Label::as_str),
+            label: f.label.map(label_word),
             edit: f.edit,
             comment: f.comment,
             created_ms: f.created_ms,
