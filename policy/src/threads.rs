@@ -4,7 +4,9 @@
 //! slows a small model's prefill a hundredfold, one at nice 19 by four per cent. So every thread of the learner gives way.
 //! The priority is set on the thread, not the process: on Linux `setpriority` takes a thread id.
 
-use std::io;
+use std::{collections::BTreeMap, io};
+
+use candle_core::Var;
 
 use crate::model_error::{ModelError, Result};
 
@@ -36,6 +38,19 @@ pub fn give_way() {
     if result != 0 {
         // Learning still works, it only competes; serving must not die of it.
         tracing::warn!(error = %io::Error::last_os_error(), "a learner thread keeps normal priority");
+    }
+}
+
+/// How many micro-batches should run at once in the current pool: one per thread for a small model, whose matrix products
+/// are too small to split; one in all for a large one, whose gradients would otherwise exist once per thread.
+#[must_use]
+pub fn lanes(parameters: &BTreeMap<String, Var>) -> usize {
+    const SMALL: usize = 30_000_000;
+    let n: usize = parameters.values().map(|var| var.elem_count()).sum();
+    if n < SMALL {
+        rayon::current_num_threads()
+    } else {
+        1
     }
 }
 
