@@ -1,9 +1,21 @@
 //! What acts: the vocabulary of the field, the transformer, checkpoints, and the engine that serves.
 
+pub mod architecture;
+pub mod byte_pair;
+pub mod causal_lm;
+pub mod checkpoint;
+pub mod kernels;
 pub mod log_prob;
+pub mod model_error;
+pub mod optimizer;
 pub mod rollout;
 pub mod sampling;
+pub mod scalar_model;
+pub mod sequence_batch;
+pub mod sft;
+pub mod threads;
 pub mod token;
+pub mod transformer;
 pub mod version;
 
 pub use log_prob::LogProb;

@@ -1,0 +1,13 @@
+//! Gradients and AdamW, with every piece of state in the open.
+//!
+//! candle's own AdamW hides its moments, so a run could not be resumed bit for bit; this one hands them out by name.
+//! The update is PyTorch's form (eps is added to the root of the bias-corrected second moment), the decay is decoupled.
+
+mod adam_w;
+mod gradients;
+
+pub use adam_w::{AdamConfig, AdamState, AdamW, Moments};
+pub use gradients::{Gradients, accumulate};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+//! AdamW (arXiv 1412.6980 and 1711.05101) in PyTorch's form.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Tensor, Var};
+
+use super::Gradients;
+use crate::model_error::{ModelError, Result};
+
+/// Constants of Adam.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamConfig {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the corrected second moment.
+    pub eps: f64,
+    /// Decoupled weight decay; matrices and vectors alike.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamConfig {
+    /// InstructGPT's betas (appendix C), PPO's eps (lm-human-preferences), no decay.
+    fn default() -> Self {
+        AdamConfig {
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-5,
+            weight_decay: 0.0,
+        }
+    }
+}
+
+/// First and second moment of one parameter.
+#[derive(Clone, Debug)]
+pub struct Moments {
+    /// m, the mean of gradients.
+    pub first: Tensor,
+    /// v, the mean of squared gradients.
+    pub second: Tensor,
+}
+
+/// Everything a resumed run needs: steps taken and moments by parameter name.
+#[derive(Clone, Debug, Default)]
+pub struct AdamState {
+    /// Steps taken.
+    pub step: u64,
+    /// Moments by name.
+    pub moments: BTreeMap<String, Moments>,
+}
+
+/// The optimiser of one set of parameters.
+pub struct AdamW {
+    config: AdamConfig,
+    parameters: BTreeMap<String, Var>,
+    state: AdamState,
+}
+
+impl AdamW {
+    /// Moments at zero.
+    ///
+    /// # Errors
+    /// When memory or the device fails.
+    pub fn new(parameters: &BTreeMap<String, Var>, config: AdamConfig) -> Result<AdamW> {
+        let zeros = |var: &Var| {
+            Ok::<_, ModelError>(Moments {
+                first: var.zeros_like()?,
+                second: var.zeros_like()?,
+            })
+        };
+        let moments = parameters
+            .iter()
+            .map(|(name, var)| Ok((name.clone(), zeros(var)?)))
+            .collect::<Result<_>>()?;
+        Ok(AdamW {
+            config,
+            parameters: parameters.clone(),
+            state: AdamState { step: 0, moments },
+        })
+    }
+
+    /// One step: θ ← θ(1 − lr·wd); m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²; θ ← θ − lr·m̂/(√v̂ + ε).
+    ///
+    /// A parameter without a gradient keeps its weights and moments.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn step(&mut self, gradients: &Gradients, learning_rate: f64) -> Result<()> {
+        self.state.step += 1;
+        let t = self.state.step as f64;
+        let AdamConfig {
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+        } = self.config;
+        let (correction1, correction2) = (1.0 - beta1.powf(t), 1.0 - beta2.powf(t));
+        for (name, var) in &self.parameters {
+            let (Some(g), Some(moments)) = (gradients.get(name), self.state.moments.get_mut(name))
+            else {
+                continue;
+            };
+            let first = ((&moments.first * beta1)? + (g * (1.0 - beta1))?)?;
+            let second = ((&moments.second * beta2)? + (g.sqr()? * (1.0 - beta2))?)?;
+            let denominator = ((&second / correction2)?.sqrt()? + eps)?;
+            let change = ((&first / correction1)? / denominator)?;
+            let theta = var.as_detached_tensor();
+            var.set(
+                &((theta * (1.0 - learning_rate * weight_decay))? - (change * learning_rate)?)?,
+            )?;
+            *moments = Moments { first, second };
+        }
+        Ok(())
+    }
+
+    /// What to save.
+    #[must_use]
+    pub fn state(&self) -> &AdamState {
+        &self.state
+    }
+
+    /// Continues from a saved state.
+    ///
+    /// # Errors
+    /// When the state is of other parameters.
+    pub fn restore(&mut self, state: AdamState) -> Result<()> {
+        for (name, var) in &self.parameters {
+            let fits = |t: &Tensor| t.dims() == var.dims() && t.dtype() == DType::F32;
+            match state.moments.get(name) {
+                Some(m) if fits(&m.first) && fits(&m.second) => {}
+                Some(_) => {
+                    return Err(ModelError::OptimizerState(format!(
+                        "moments of {name} have another shape"
+                    )));
+                }
+                None => return Err(ModelError::OptimizerState(format!("no moments of {name}"))),
+            }
+        }
+        let place = |t: &Tensor, var: &Var| Ok::<_, ModelError>(t.to_device(var.device())?);
+        let mut moments = BTreeMap::new();
+        for (name, var) in &self.parameters {
+            let saved = &state.moments[name];
+            let placed = Moments {
+                first: place(&saved.first, var)?,
+                second: place(&saved.second, var)?,
+            };
+            moments.insert(name.clone(), placed);
+        }
+        self.state = AdamState {
+            step: state.step,
+            moments,
+        };
+        Ok(())
+    }
+}

@@ -1,0 +1,155 @@
+//! A trunk with a scalar head: the reward model (read at the last token) and the value model (read before every token).
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor, Var};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use crate::{
+    causal_lm::to_checkpoint,
+    checkpoint::{Checkpoint, WeightType},
+    kernels,
+    model_error::{ModelError, Result},
+    sequence_batch::SequenceBatch,
+    transformer::{Pass, Transformer, Weight, normal, weights_of},
+};
+
+/// Name of the head's weight, `[1, hidden]`.
+pub const HEAD_WEIGHT: &str = "reward_head.weight";
+/// Name of the head's bias, `[1]`.
+pub const HEAD_BIAS: &str = "reward_head.bias";
+
+/// A trunk with one linear unit on top.
+pub struct ScalarModel {
+    trunk: Transformer,
+    weight: Weight,
+    bias: Weight,
+    parameters: BTreeMap<String, Var>,
+}
+
+impl ScalarModel {
+    /// From a checkpoint that has a head: a reward model's, or a saved value model's.
+    ///
+    /// # Errors
+    /// When the head or a tensor is absent, or the architecture cannot be trained.
+    pub fn from_checkpoint(checkpoint: &Checkpoint, device: &Device) -> Result<ScalarModel> {
+        let trunk = Transformer::from_checkpoint(checkpoint, device)?;
+        let weight = weights_of(checkpoint, HEAD_WEIGHT, &[1, trunk.shape().hidden], device)?;
+        let bias = weights_of(checkpoint, HEAD_BIAS, &[1], device)?;
+        Self::assemble(trunk, weight, bias)
+    }
+
+    /// A policy's trunk with a new head: weights N(0, 1/sqrt(hidden + 1)), bias 0 (lm-human-preferences `fc_layer`).
+    ///
+    /// # Errors
+    /// When the architecture cannot be trained.
+    pub fn from_policy(checkpoint: &Checkpoint, seed: u64, device: &Device) -> Result<ScalarModel> {
+        let trunk = Transformer::from_checkpoint(checkpoint, device)?;
+        let hidden = trunk.shape().hidden;
+        let std = 1.0 / ((hidden + 1) as f32).sqrt();
+        let weight = normal(&mut ChaCha8Rng::seed_from_u64(seed), std, hidden);
+        let weight = Var::from_vec(weight, (1, hidden), device)?;
+        Self::assemble(
+            trunk,
+            weight,
+            Var::zeros(1, candle_core::DType::F32, device)?,
+        )
+    }
+
+    /// A policy's trunk with a head of zeros: a value model that starts at V = 0 where there is no reward model to copy.
+    ///
+    /// # Errors
+    /// When the architecture cannot be trained.
+    pub fn from_policy_zero_head(checkpoint: &Checkpoint, device: &Device) -> Result<ScalarModel> {
+        let trunk = Transformer::from_checkpoint(checkpoint, device)?;
+        let weight = Var::zeros((1, trunk.shape().hidden), candle_core::DType::F32, device)?;
+        Self::assemble(
+            trunk,
+            weight,
+            Var::zeros(1, candle_core::DType::F32, device)?,
+        )
+    }
+
+    fn assemble(trunk: Transformer, weight: Var, bias: Var) -> Result<ScalarModel> {
+        let mut parameters = trunk.parameters().clone();
+        parameters.insert(HEAD_WEIGHT.to_owned(), weight);
+        parameters.insert(HEAD_BIAS.to_owned(), bias);
+        let (weight, bias) = (
+            Weight::named(&parameters, HEAD_WEIGHT)?,
+            Weight::named(&parameters, HEAD_BIAS)?,
+        );
+        Ok(ScalarModel {
+            trunk,
+            weight,
+            bias,
+            parameters,
+        })
+    }
+
+    /// The scalar at each sequence's last token, the end token included: `[batch]`, f32, differentiable when `Train`.
+    ///
+    /// # Errors
+    /// When the batch is empty or the device fails.
+    pub fn scores_at_last(&self, batch: &SequenceBatch, pass: Pass) -> Result<Tensor> {
+        let packed = batch.packed();
+        if packed.is_empty() || packed.spans().any(|(_, len)| len == 0) {
+            return Err(ModelError::Batch(
+                "a sequence without tokens has no last token".to_owned(),
+            ));
+        }
+        let last: Vec<u32> = packed.offsets[1..]
+            .iter()
+            .map(|&end| end as u32 - 1)
+            .collect();
+        self.read(self.trunk.hidden(&packed, pass)?, &last, pass)
+    }
+
+    /// V before each response token y_t, read at position P-1+t, flat: `[n_response_tokens]`, differentiable when `Train`.
+    ///
+    /// # Errors
+    /// When the batch is empty or the device fails.
+    pub fn values_at_response(&self, batch: &SequenceBatch, pass: Pass) -> Result<Tensor> {
+        batch.check()?;
+        self.read(
+            self.trunk.hidden(&batch.packed_inputs(), pass)?,
+            &batch.prediction_rows(),
+            pass,
+        )
+    }
+
+    fn read(&self, hidden: Tensor, rows: &[u32], pass: Pass) -> Result<Tensor> {
+        let rows = Tensor::new(rows, self.trunk.device())?;
+        let scalar = kernels::linear(&hidden.index_select(&rows, 0)?, self.weight.get(pass))?; // [rows, 1]
+        Ok(scalar.broadcast_add(self.bias.get(pass))?.squeeze(1)?) // [rows]
+    }
+
+    /// Trunk and head as a checkpoint with the metadata and file types of `like`; the head stays f32.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn to_checkpoint(&self, like: &Checkpoint, weight_type: WeightType) -> Result<Checkpoint> {
+        let mut checkpoint = to_checkpoint(&self.parameters, like, weight_type)?;
+        checkpoint
+            .tensors
+            .remove(crate::architecture::llama::OUTPUT);
+        checkpoint.types.remove(crate::architecture::llama::OUTPUT);
+        checkpoint.types.remove(HEAD_WEIGHT);
+        Ok(checkpoint)
+    }
+
+    /// The trainable tensors by GGUF name.
+    #[must_use]
+    pub fn parameters(&self) -> &BTreeMap<String, Var> {
+        &self.parameters
+    }
+
+    /// The trunk.
+    #[must_use]
+    pub fn trunk(&self) -> &Transformer {
+        &self.trunk
+    }
+}
+
+#[cfg(test)]
+mod tests;

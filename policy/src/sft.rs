@@ -1,0 +1,276 @@
+//! Supervised fine-tuning and pretraining: one loop, because pretraining is fine-tuning on texts without a prompt.
+//!
+//! The loss is the mean negative log-likelihood over the response tokens of the *global* batch (the end token included):
+//! every micro-batch divides by the whole batch's token count, so how a batch is cut changes nothing. Averaging
+//! micro-batch means instead would weigh tokens of short answers more. Batches are packed, so lengths need no bucketing.
+
+mod micro_batches;
+mod schedule;
+
+use std::{ops::ControlFlow, time::Instant};
+
+use rand::{SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
+
+pub use micro_batches::micro_batches;
+pub use schedule::Schedule;
+
+use crate::{
+    causal_lm::CausalLm,
+    model_error::{ModelError, Result},
+    optimizer::{AdamConfig, AdamW, Gradients, accumulate},
+    sequence_batch::Sequence,
+    threads::lanes,
+};
+
+/// How to train. Defaults are InstructGPT's C.1 where it names them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SftOptions {
+    /// Passes over the examples.
+    pub epochs: usize,
+    /// Sequences in one optimiser step, mixed ones included.
+    pub batch: usize,
+    /// Tokens in one forward and backward pass; bounds memory, changes no gradient.
+    pub micro_batch_tokens: usize,
+    /// Highest learning rate.
+    pub learning_rate: f64,
+    /// Steps over which it rises from 0.
+    pub warmup_steps: usize,
+    /// Share of the highest rate at the end of the cosine.
+    pub final_share: f64,
+    /// Share of each batch that is drawn from the mixed-in texts, `[0, 1)`: pretraining text against forgetting.
+    pub mix_share: f64,
+    /// Global gradient norm.
+    pub max_grad_norm: f64,
+    /// Constants of Adam.
+    pub adam: AdamConfig,
+    /// Order of the examples.
+    pub seed: u64,
+}
+
+impl Default for SftOptions {
+    fn default() -> Self {
+        SftOptions {
+            epochs: 2,
+            batch: 32,
+            micro_batch_tokens: 1024,
+            learning_rate: 1e-5,
+            warmup_steps: 0,
+            final_share: 0.1,
+            mix_share: 0.0,
+            max_grad_norm: 1.0,
+            adam: AdamConfig {
+                eps: 1e-8,
+                ..AdamConfig::default()
+            },
+            seed: 0,
+        }
+    }
+}
+
+/// Where a run stands, after each step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SftProgress {
+    /// Steps done.
+    pub step: usize,
+    /// Steps in all.
+    pub n_steps: usize,
+    /// Mean negative log-likelihood of this step's batch before the step, nats a token.
+    pub loss: f64,
+    /// Rate of this step.
+    pub learning_rate: f64,
+    /// Global norm before clipping.
+    pub grad_norm: f64,
+    /// Tokens read so far, prompts included.
+    pub n_tokens: usize,
+    /// Of this step.
+    pub tokens_per_s: f64,
+}
+
+/// Trains on `examples`, with a share of `mix` in every batch; `progress` may end the run early. Returns the last step's
+/// progress. Call it inside the learner's pool.
+///
+/// # Errors
+/// When there are no examples, an example has no response, or the device fails.
+pub fn train(
+    model: &CausalLm,
+    examples: &[Sequence],
+    mix: &[Sequence],
+    options: &SftOptions,
+    mut progress: impl FnMut(&SftProgress) -> ControlFlow<()>,
+) -> Result<SftProgress> {
+    let mut batches = Batches::new(examples, mix, options)?;
+    let n_steps = batches.n_steps(options.epochs);
+    let schedule = Schedule::cosine(options, n_steps);
+    let mut adam = AdamW::new(model.parameters(), options.adam)?;
+    let mut now = SftProgress {
+        step: 0,
+        n_steps,
+        loss: f64::NAN,
+        learning_rate: 0.0,
+        grad_norm: 0.0,
+        n_tokens: 0,
+        tokens_per_s: 0.0,
+    };
+    for step in 0..n_steps {
+        let started = Instant::now();
+        let batch = batches.next_batch();
+        let (loss, mut gradients) = loss_and_gradients(model, &batch, options.micro_batch_tokens)?;
+        now.grad_norm = gradients.clip(options.max_grad_norm)?;
+        now.learning_rate = schedule.at(step);
+        adam.step(&gradients, now.learning_rate)?;
+        let n_tokens: usize = batch.iter().map(|s| s.tokens.len()).sum();
+        now.step = step + 1;
+        now.loss = loss;
+        now.n_tokens += n_tokens;
+        now.tokens_per_s = n_tokens as f64 / started.elapsed().as_secs_f64();
+        if progress(&now).is_break() {
+            break;
+        }
+    }
+    Ok(now)
+}
+
+/// Mean negative log-likelihood over the response tokens of `batch` and its gradient, micro-batch by micro-batch.
+///
+/// # Errors
+/// When no sequence has a response or the device fails.
+pub fn loss_and_gradients(
+    model: &CausalLm,
+    batch: &[Sequence],
+    micro_batch_tokens: usize,
+) -> Result<(f64, Gradients)> {
+    let n: usize = batch.iter().map(|s| s.response().len()).sum();
+    if n == 0 {
+        return Err(ModelError::Batch(
+            "no response tokens to learn from".to_owned(),
+        ));
+    }
+    let lanes = lanes(model.parameters());
+    let mut gradients = Gradients::new();
+    let micro = micro_batches(batch, micro_batch_tokens, lanes);
+    let sums = accumulate(&mut gradients, model.parameters(), &micro, lanes, |micro| {
+        let log_probs = model.response_log_probs(micro, &vec![1.0; micro.sequences.len()])?;
+        let sum = log_probs.sum_all()?;
+        let objective = (&sum * (-1.0 / n as f64))?;
+        Ok((objective, f64::from(sum.to_scalar::<f32>()?)))
+    })?;
+    Ok((-sums.iter().sum::<f64>() / n as f64, gradients))
+}
+
+/// Mean negative log-likelihood over all response tokens, without gradients: the pretraining loss that the gate watches.
+///
+/// # Errors
+/// When no sequence has a response or the device fails.
+pub fn mean_nll(
+    model: &CausalLm,
+    sequences: &[Sequence],
+    micro_batch_tokens: usize,
+) -> Result<f64> {
+    use rayon::prelude::*;
+    let n: usize = sequences.iter().map(|s| s.response().len()).sum();
+    if n == 0 {
+        return Err(ModelError::Batch(
+            "no response tokens to measure".to_owned(),
+        ));
+    }
+    let micro = micro_batches(sequences, micro_batch_tokens, lanes(model.parameters()));
+    let sums: Vec<Result<f64>> = micro
+        .par_iter()
+        .map(|micro| {
+            let out = model.frozen_log_probs(micro, &vec![1.0; micro.sequences.len()])?;
+            Ok(out.log_probs.iter().map(|&l| f64::from(l)).sum())
+        })
+        .collect();
+    let total: f64 = sums.into_iter().sum::<Result<f64>>()?;
+    Ok(-total / n as f64)
+}
+
+/// Shuffled examples, epoch after epoch, with mixed-in texts from a second shuffle.
+struct Batches<'a> {
+    examples: Shuffled<'a>,
+    mix: Shuffled<'a>,
+    n_examples: usize,
+    n_mixed: usize,
+}
+
+impl<'a> Batches<'a> {
+    fn new(
+        examples: &'a [Sequence],
+        mix: &'a [Sequence],
+        options: &SftOptions,
+    ) -> Result<Batches<'a>> {
+        let share = if mix.is_empty() {
+            0.0
+        } else {
+            options.mix_share
+        };
+        let n_mixed = (options.batch as f64 * share).round() as usize;
+        let n_examples = options.batch.saturating_sub(n_mixed);
+        if examples.is_empty() || n_examples == 0 {
+            return Err(ModelError::Batch("no examples to learn from".to_owned()));
+        }
+        let examples = Shuffled::new(examples, options.seed);
+        // Another stream for the mix, so that changing its share leaves the examples' order alone.
+        Ok(Batches {
+            examples,
+            mix: Shuffled::new(mix, options.seed ^ u64::MAX),
+            n_examples,
+            n_mixed,
+        })
+    }
+
+    fn n_steps(&self, epochs: usize) -> usize {
+        (self.examples.all.len() * epochs).div_ceil(self.n_examples)
+    }
+
+    fn next_batch(&mut self) -> Vec<Sequence> {
+        let mut batch: Vec<Sequence> = (0..self.n_examples)
+            .map(|_| self.examples.next().clone())
+            .collect();
+        batch.extend((0..self.n_mixed).map(|_| self.mix.next().clone()));
+        batch
+    }
+}
+
+/// An endless shuffle: every example once an epoch, in a new order each time.
+struct Shuffled<'a> {
+    all: &'a [Sequence],
+    order: Vec<usize>,
+    rng: ChaCha8Rng,
+}
+
+impl<'a> Shuffled<'a> {
+    fn new(all: &'a [Sequence], seed: u64) -> Shuffled<'a> {
+        Shuffled {
+            all,
+            order: Vec::new(),
+            rng: ChaCha8Rng::seed_from_u64(seed),
+        }
+    }
+
+    fn next(&mut self) -> &'a Sequence {
+        if self.order.is_empty() {
+            self.order = (0..self.all.len()).collect();
+            self.order.shuffle(&mut self.rng);
+        }
+        let index = self
+            .order
+            .pop()
+            .expect("refilled above, and never built over nothing");
+        &self.all[index]
+    }
+}
+
+/// A batch of texts as sequences that are targets from their second token on.
+#[must_use]
+pub fn texts(documents: Vec<Vec<crate::token::TokenId>>) -> Vec<Sequence> {
+    documents
+        .into_iter()
+        .filter(|d| d.len() > 1)
+        .map(Sequence::text)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,43 @@
+//! The learning rate over one run.
+
+use super::SftOptions;
+
+/// A linear rise from 0, then half a cosine down to a share of the peak (InstructGPT C.1: a tenth, no rise).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Schedule {
+    peak: f64,
+    final_share: f64,
+    warmup_steps: usize,
+    n_steps: usize,
+}
+
+impl Schedule {
+    /// Over `n_steps`.
+    #[must_use]
+    pub fn cosine(options: &SftOptions, n_steps: usize) -> Schedule {
+        let SftOptions {
+            learning_rate: peak,
+            final_share,
+            warmup_steps,
+            ..
+        } = *options;
+        Schedule {
+            peak,
+            final_share,
+            warmup_steps,
+            n_steps,
+        }
+    }
+
+    /// Rate of the 0-based step s: peak·(s + 1)/w while s < w; then peak·(f + (1 − f)/2·(1 + cos(π(s − w)/(n − w)))).
+    #[must_use]
+    pub fn at(&self, step: usize) -> f64 {
+        if step < self.warmup_steps {
+            return self.peak * (step + 1) as f64 / self.warmup_steps as f64;
+        }
+        let span = self.n_steps.saturating_sub(self.warmup_steps).max(1);
+        let done = (step - self.warmup_steps) as f64 / span as f64;
+        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * done.min(1.0)).cos());
+        self.peak * (self.final_share + (1.0 - self.final_share) * cosine)
+    }
+}
