@@ -1,0 +1,386 @@
+//! The engine: versions of the policy as residents behind owner threads.
+//!
+//! A *resident* is one version in memory: a llama.cpp model, one context, and the one thread that touches them. Requests go
+//! to a resident and stay there, so a response comes from exactly one version, its key-value cache can never be stale, and
+//! a swap never changes weights under a stream. The handle maps versions to residents and holds the live one behind one
+//! atomic pointer:
+//!
+//! ```text
+//! load(v)      own thread: check the file, build model and context, canary; the live version keeps serving
+//! promote(v)   swap the pointer; new requests go to v
+//! retire(old)  close its door; it finishes what it runs and frees its memory; nobody waits
+//! ```
+//!
+//! Version 0 stays resident: it is the reference, and clients may address it as `sft`.
+//!
+//! Inside a resident (`worker`), sequences join and leave one batch at token boundaries; `sampler` draws in Rust, so that
+//! every token carries the probability that it was really drawn with.
+
+pub(crate) mod backend;
+mod cells;
+mod error;
+pub(crate) mod gguf;
+mod loading;
+mod request;
+mod resident;
+pub mod sampler;
+mod sequence;
+mod softmax;
+mod stats;
+mod step;
+mod text;
+mod truncation;
+mod worker;
+
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use dashmap::DashMap;
+
+pub use self::{
+    error::EngineError,
+    request::{
+        CHOICES_MAX, CancelFlag, Event, Finished, GenerateRequest, Rejection, Sink,
+        TOP_LOG_PROBS_MAX, Target, Timings,
+    },
+    resident::{ResidentState, ResidentStatus},
+    stats::{EngineStats, FINISH_REASONS},
+};
+use self::{
+    resident::{Job, Resident},
+    stats::Counters,
+    worker::Setup,
+};
+use crate::{
+    log_prob::LogProb, sampling::check_token, token::TokenId, version::PolicyVersion,
+    vocabulary::Vocabulary,
+};
+
+/// A live resident may be retired between reading the pointer and knocking; the pointer then already shows the next one.
+const LIVE_TRIES_MAX: u32 = 8;
+const UNPOISONED: &str = "no holder of this lock panics";
+
+/// The handle; clones share one engine.
+#[derive(Clone)]
+pub struct Engine(Arc<Shared>);
+
+struct Shared {
+    config: config::Policy,
+    vocabulary: Arc<Vocabulary>,
+    context_tokens: u32,
+    residents: Arc<DashMap<PolicyVersion, Arc<Resident>>>,
+    live: ArcSwap<Resident>,
+    /// Held while the live pointer or a door changes, so that what is promoted is never retired at the same moment.
+    swap: Mutex<()>,
+    /// Draining residents whose version was loaded again; the shutdown waits for them too.
+    replaced: Mutex<Vec<Arc<Resident>>>,
+    counters: Arc<Counters>,
+    /// Requests that brought no seed; each takes the next stream.
+    unseeded: AtomicU64,
+    shutting_down: AtomicBool,
+}
+
+impl Engine {
+    /// Loads version 0 and serves it.
+    ///
+    /// # Errors
+    /// [`EngineError`] when llama.cpp does not start or the file cannot be served.
+    pub fn start(config: &config::Policy, sft: &Path) -> Result<Engine, EngineError> {
+        let vocabulary = Arc::new(Vocabulary::load(sft)?);
+        let context_tokens = worker::context_tokens(config, &vocabulary);
+        let residents = Arc::new(DashMap::new());
+        let counters = Arc::new(Counters::default());
+        let setup = Setup::new(config, &vocabulary, context_tokens, PolicyVersion::SFT, sft);
+        let first = Arc::new(Resident::start(
+            setup,
+            Arc::clone(&counters),
+            config.max_queue,
+            || (),
+        )?);
+        residents.insert(PolicyVersion::SFT, Arc::clone(&first));
+        Ok(Engine(Arc::new(Shared {
+            config: config.clone(),
+            vocabulary,
+            context_tokens,
+            residents,
+            live: ArcSwap::new(first),
+            swap: Mutex::new(()),
+            replaced: Mutex::new(Vec::new()),
+            counters,
+            unseeded: AtomicU64::new(0),
+            shutting_down: AtomicBool::new(false),
+        })))
+    }
+
+    /// Brings a version into memory beside the live one; blocks the caller until its canary has passed. The file must speak
+    /// version 0's vocabulary.
+    ///
+    /// # Errors
+    /// [`EngineError`] with the reason; nothing has changed then.
+    pub fn load(&self, version: PolicyVersion, path: &Path) -> Result<(), EngineError> {
+        let shared = &self.0;
+        let refused = |reason: &str| EngineError::Load {
+            path: path.to_owned(),
+            reason: reason.into(),
+        };
+        if shared.shutting_down.load(Ordering::Acquire) {
+            return Err(refused("the engine is shutting down"));
+        }
+        if self
+            .resident(version)
+            .is_some_and(|resident| !resident.is_draining())
+        {
+            return Err(EngineError::AlreadyLoaded(version));
+        }
+        if gguf::inspect(path)? != shared.vocabulary.digest() {
+            return Err(refused("its tokenizer is not version 0's"));
+        }
+        let setup = Setup::new(
+            &shared.config,
+            &shared.vocabulary,
+            shared.context_tokens,
+            version,
+            path,
+        );
+        let residents = Arc::downgrade(&shared.residents);
+        let forget = move || {
+            if let Some(residents) = residents.upgrade() {
+                residents.remove_if(&version, |_, resident| resident.is_draining());
+            }
+        };
+        let resident = Resident::start(
+            setup,
+            Arc::clone(&shared.counters),
+            shared.config.max_queue,
+            forget,
+        )?;
+        let mut replaced = shared.replaced.lock().expect(UNPOISONED);
+        replaced.retain(|old| !old.wait_freed(Duration::ZERO));
+        match shared.residents.entry(version) {
+            dashmap::Entry::Occupied(entry) if !entry.get().is_draining() => {
+                Err(EngineError::AlreadyLoaded(version))
+            }
+            dashmap::Entry::Occupied(mut entry) => {
+                replaced.push(entry.insert(Arc::new(resident)));
+                Ok(())
+            }
+            dashmap::Entry::Vacant(entry) => {
+                entry.insert(Arc::new(resident));
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends new requests for the live policy to this version; returns the one that was live. Running responses stay where
+    /// they are, and the previous version stays resident until [`Engine::retire`].
+    ///
+    /// # Errors
+    /// [`EngineError::NotResident`] when it is not in memory or drains.
+    pub fn promote(&self, version: PolicyVersion) -> Result<PolicyVersion, EngineError> {
+        let _swap = self.0.swap.lock().expect(UNPOISONED);
+        let resident = self
+            .resident(version)
+            .filter(|resident| !resident.is_draining());
+        let resident = resident.ok_or(EngineError::NotResident(version))?;
+        Ok(self.0.live.swap(resident).version)
+    }
+
+    /// Lets a version finish what it runs and free its memory on its own thread. Returns at once; to retire a version that
+    /// drains already changes nothing.
+    ///
+    /// # Errors
+    /// [`EngineError::StillNeeded`] for the live version and version 0, [`EngineError::NotResident`] for an unknown one.
+    pub fn retire(&self, version: PolicyVersion) -> Result<(), EngineError> {
+        let _swap = self.0.swap.lock().expect(UNPOISONED);
+        if version == PolicyVersion::SFT {
+            return Err(EngineError::StillNeeded(version, "the reference"));
+        }
+        if version == self.live() {
+            return Err(EngineError::StillNeeded(version, "live"));
+        }
+        self.resident(version)
+            .ok_or(EngineError::NotResident(version))?
+            .drain();
+        Ok(())
+    }
+
+    /// The version that answers requests for the live policy.
+    #[must_use]
+    pub fn live(&self) -> PolicyVersion {
+        self.0.live.load().version
+    }
+
+    /// Every version in memory, by number.
+    #[must_use]
+    pub fn residents(&self) -> Vec<ResidentStatus> {
+        let live = self.live();
+        let mut all: Vec<_> = self
+            .0
+            .residents
+            .iter()
+            .map(|resident| resident.status(live))
+            .collect();
+        all.sort_by_key(|status| status.version);
+        all
+    }
+
+    /// The tokenizer that all versions share.
+    #[must_use]
+    pub fn vocabulary(&self) -> Arc<Vocabulary> {
+        Arc::clone(&self.0.vocabulary)
+    }
+
+    /// Tokens of prompt and response together that one sequence may hold.
+    #[must_use]
+    pub fn context_tokens(&self) -> u32 {
+        self.0.context_tokens
+    }
+
+    /// Admits a request and names the version that will answer it. Everything that would reach C++ is judged here. Never
+    /// blocks; after `Ok`, every choice ends with a `Finished`, or the request with one `Failed`.
+    ///
+    /// # Errors
+    /// [`Rejection`]; the sink was not called.
+    pub fn submit(
+        &self,
+        target: Target,
+        request: GenerateRequest,
+    ) -> Result<PolicyVersion, Rejection> {
+        let shared = &self.0;
+        request.check(shared.vocabulary.size(), shared.context_tokens)?;
+        let seed = request.sampling.seed.unwrap_or_else(|| self.next_seed());
+        let mut job = Job {
+            request,
+            seed,
+            submitted: Instant::now(),
+        };
+        let mut last = Rejection::ShuttingDown;
+        for _ in 0..LIVE_TRIES_MAX {
+            if shared.shutting_down.load(Ordering::Acquire) {
+                return Err(Rejection::ShuttingDown);
+            }
+            let resident = match target {
+                Target::Live => shared.live.load_full(),
+                Target::Version(version) => self
+                    .resident(version)
+                    .ok_or(Rejection::UnknownVersion(version))?,
+            };
+            match resident.submit(job) {
+                Ok(()) => return Ok(resident.version),
+                Err((refused, rejection)) => {
+                    job = refused;
+                    last = rejection;
+                    if !(target == Target::Live && matches!(last, Rejection::Draining(_))) {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// Log-probabilities of `tokens` under a version, by teacher forcing at temperature 1 over the full vocabulary: entry
+    /// `i` is `log p(tokens[i + 1] | tokens[..=i])`, nats, so there is one less than tokens. Blocks the caller.
+    ///
+    /// # Errors
+    /// [`EngineError::Tokens`] for fewer than two tokens, more than the context window, or unknown ids;
+    /// [`EngineError::NotResident`]; [`EngineError::Forward`].
+    pub fn log_probs(
+        &self,
+        version: PolicyVersion,
+        tokens: &[TokenId],
+    ) -> Result<Vec<LogProb>, EngineError> {
+        let n = tokens.len();
+        if n < 2 || n > self.0.context_tokens as usize {
+            let rule = format!("expected 2 to {} tokens, got {n}", self.0.context_tokens);
+            return Err(EngineError::Tokens(rule));
+        }
+        for &id in tokens {
+            check_token("tokens", id, self.0.vocabulary.size())
+                .map_err(|e| EngineError::Tokens(e.to_string()))?;
+        }
+        self.resident(version)
+            .ok_or(EngineError::NotResident(version))?
+            .score(tokens.to_vec())
+    }
+
+    /// Gauges and counters of all residents together.
+    #[must_use]
+    pub fn stats(&self) -> EngineStats {
+        let mut stats = self.0.counters.read();
+        for resident in self.0.residents.iter() {
+            stats.running += resident.load.running.load(Ordering::Relaxed);
+            stats.waiting += resident.load.waiting.load(Ordering::Relaxed);
+        }
+        stats
+    }
+
+    /// Admits nothing more, lets what runs finish until the deadline, ends the rest as cancelled, and frees everything.
+    /// True when nothing had to be cut. Blocks the caller.
+    pub fn shutdown(&self, deadline: Duration) -> bool {
+        self.0.shutting_down.store(true, Ordering::Release);
+        let until = Instant::now() + deadline;
+        let mut residents: Vec<_> = self
+            .0
+            .residents
+            .iter()
+            .map(|entry| Arc::clone(entry.value()))
+            .collect();
+        residents.append(&mut self.0.replaced.lock().expect(UNPOISONED));
+        residents.iter().for_each(|resident| resident.drain());
+        let left = |until: Instant| until.saturating_duration_since(Instant::now());
+        let unfinished: Vec<_> = residents
+            .iter()
+            .filter(|resident| !resident.wait_freed(left(until)))
+            .collect();
+        unfinished.iter().for_each(|resident| resident.abort());
+        // A decode step is the longest that an owner thread can be deaf.
+        for resident in &unfinished {
+            resident.wait_freed(Duration::from_secs(60));
+        }
+        unfinished.is_empty()
+    }
+
+    fn resident(&self, version: PolicyVersion) -> Option<Arc<Resident>> {
+        self.0
+            .residents
+            .get(&version)
+            .map(|entry| Arc::clone(entry.value()))
+    }
+
+    /// Distinct for each request, the same in each run of the daemon: a bijection of a counter (splitmix64's finaliser).
+    fn next_seed(&self) -> u64 {
+        let n = self
+            .0
+            .unseeded
+            .fetch_add(1, Ordering::Relaxed)
+            .wrapping_add(1);
+        let mut z = self
+            .0
+            .config
+            .seed
+            .wrapping_add(n.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("live", &self.live())
+            .field("residents", &self.residents())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;

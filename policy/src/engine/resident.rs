@@ -1,0 +1,247 @@
+//! One version in memory, seen from outside: a door to its owner thread.
+//!
+//! The only sender of the owner thread's channel lives behind the door. To drain is to drop it: whoever got through before
+//! is served, the thread sees the channel end once all of that is read, finishes and frees its memory. No message can fall
+//! between a last look and a closed channel.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use crate::{
+    engine::{
+        EngineError, GenerateRequest, Rejection,
+        stats::{Counters, add},
+        worker::{Setup, Worker},
+    },
+    log_prob::LogProb,
+    token::TokenId,
+    version::PolicyVersion,
+};
+
+/// Scorings that may wait for one resident; they are rare (canary, parity) and their callers block.
+pub(super) const SCORES_MAX: usize = 64;
+
+/// What the owner thread can be asked.
+pub(super) enum Command {
+    /// Answer a prompt.
+    Generate(Job),
+    /// Log-probs of given tokens.
+    Score(ScoreJob),
+}
+
+/// An admitted request.
+pub(super) struct Job {
+    pub(super) request: GenerateRequest,
+    /// The request's own seed, or the engine's next.
+    pub(super) seed: u64,
+    pub(super) submitted: Instant,
+}
+
+/// Tokens to be scored by teacher forcing.
+pub(super) struct ScoreJob {
+    pub(super) tokens: Vec<TokenId>,
+    pub(super) reply: Sender<Result<Vec<LogProb>, String>>,
+}
+
+/// Numbers that both sides of the door see.
+#[derive(Debug, Default)]
+pub(super) struct Load {
+    /// Requests admitted and not yet in a slot.
+    pub(super) waiting: AtomicUsize,
+    /// Slots in use.
+    pub(super) running: AtomicUsize,
+    /// Scorings not yet answered.
+    pub(super) scoring: AtomicUsize,
+    /// End everything now.
+    pub(super) abort: AtomicBool,
+}
+
+/// The handle of one owner thread.
+pub(super) struct Resident {
+    pub(super) version: PolicyVersion,
+    pub(super) path: PathBuf,
+    pub(super) load: Arc<Load>,
+    door: RwLock<Option<Sender<Command>>>,
+    /// Ends when the thread has freed everything.
+    freed: Receiver<()>,
+    waiting_max: usize,
+    parallel: usize,
+    counters: Arc<Counters>,
+}
+
+impl Resident {
+    /// Loads a version on a thread of its own and waits until it has passed its canary. `on_freed` runs on that thread
+    /// after everything is freed.
+    pub(super) fn start(
+        setup: Setup,
+        counters: Arc<Counters>,
+        waiting_max: usize,
+        on_freed: impl FnOnce() + Send + 'static,
+    ) -> Result<Resident, EngineError> {
+        let (version, path, parallel) = (setup.version, setup.path.clone(), setup.parallel);
+        // Admission counts requests before they are sent, so the channel itself is never the limit.
+        let (door, commands) = bounded(waiting_max + parallel + SCORES_MAX);
+        let (ready, started) = bounded(1);
+        let (freeing, freed) = bounded::<()>(0);
+        let load = Arc::new(Load::default());
+        let shared = (Arc::clone(&load), Arc::clone(&counters));
+        let body = move || {
+            Worker::run(setup, shared.0, shared.1, &commands, &ready);
+            on_freed();
+            drop(freeing);
+        };
+        thread::Builder::new()
+            .name(format!("engine-{}", version.0))
+            .spawn(body)
+            .map_err(|e| EngineError::Thread(version, e))?;
+        let lost = || EngineError::Load {
+            path: path.clone(),
+            reason: "its thread ended".into(),
+        };
+        started.recv().map_err(|_| lost())??;
+        let door = RwLock::new(Some(door));
+        Ok(Resident {
+            version,
+            path,
+            load,
+            door,
+            freed,
+            waiting_max,
+            parallel,
+            counters,
+        })
+    }
+
+    /// Admits a request, or gives it back with the reason.
+    pub(super) fn submit(&self, job: Job) -> Result<(), (Job, Rejection)> {
+        let door = self.door.read().expect("no holder of the door panics");
+        let Some(sender) = door.as_ref() else {
+            return Err((job, Rejection::Draining(self.version)));
+        };
+        let free = self
+            .parallel
+            .saturating_sub(self.load.running.load(Ordering::Relaxed));
+        let limit = self.waiting_max + free;
+        let admit = |waiting| (waiting < limit).then_some(waiting + 1);
+        if let Err(waiting) =
+            self.load
+                .waiting
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, admit)
+        {
+            add(&self.counters.rejected_full, 1);
+            return Err((job, Rejection::Full { waiting }));
+        }
+        sender.try_send(Command::Generate(job)).map_err(|refused| {
+            self.load.waiting.fetch_sub(1, Ordering::AcqRel);
+            let Command::Generate(job) = refused.into_inner() else {
+                unreachable!("it was a Generate")
+            };
+            (job, Rejection::Draining(self.version))
+        })
+    }
+
+    /// Scores tokens; blocks until the owner thread has done it between other work.
+    pub(super) fn score(&self, tokens: Vec<TokenId>) -> Result<Vec<LogProb>, EngineError> {
+        let failed = |reason: String| EngineError::Forward {
+            version: self.version,
+            reason,
+        };
+        let (reply, answer) = bounded(1);
+        {
+            let door = self.door.read().expect("no holder of the door panics");
+            let sender = door
+                .as_ref()
+                .ok_or(EngineError::NotResident(self.version))?;
+            let admit = |scoring| (scoring < SCORES_MAX).then_some(scoring + 1);
+            self.load
+                .scoring
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, admit)
+                .map_err(|n| failed(format!("{n} scorings are waiting already")))?;
+            sender
+                .try_send(Command::Score(ScoreJob { tokens, reply }))
+                .map_err(|_| EngineError::NotResident(self.version))?;
+        }
+        answer
+            .recv()
+            .map_err(|_| failed("its thread ended".into()))?
+            .map_err(failed)
+    }
+
+    /// Closes the door; what is inside finishes. Returns at once.
+    pub(super) fn drain(&self) {
+        self.door
+            .write()
+            .expect("no holder of the door panics")
+            .take();
+    }
+
+    /// Whether the door is closed.
+    pub(super) fn is_draining(&self) -> bool {
+        self.door
+            .read()
+            .expect("no holder of the door panics")
+            .is_none()
+    }
+
+    /// Ends everything inside within one decode step.
+    pub(super) fn abort(&self) {
+        self.load.abort.store(true, Ordering::Release);
+    }
+
+    /// Waits until the owner thread has freed everything; false when `timeout` passed first.
+    pub(super) fn wait_freed(&self, timeout: Duration) -> bool {
+        self.freed.recv_timeout(timeout) == Err(RecvTimeoutError::Disconnected)
+    }
+}
+
+/// A resident as operators see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResidentStatus {
+    /// Its version.
+    pub version: PolicyVersion,
+    /// What it is doing.
+    pub state: ResidentState,
+    /// Its weight file.
+    pub path: PathBuf,
+    /// Responses being prefilled or decoded.
+    pub running: usize,
+    /// Requests waiting for a slot.
+    pub waiting: usize,
+}
+
+/// What a resident is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResidentState {
+    /// Requests for the live policy go here.
+    Live,
+    /// In memory and addressable by its number.
+    Ready,
+    /// Finishes what it runs, then frees its memory.
+    Draining,
+}
+
+impl Resident {
+    pub(super) fn status(&self, live: PolicyVersion) -> ResidentStatus {
+        let state = match self.version {
+            _ if self.is_draining() => ResidentState::Draining,
+            version if version == live => ResidentState::Live,
+            _ => ResidentState::Ready,
+        };
+        ResidentStatus {
+            version: self.version,
+            state,
+            path: Path::to_owned(&self.path),
+            running: self.load.running.load(Ordering::Relaxed),
+            waiting: self.load.waiting.load(Ordering::Relaxed),
+        }
+    }
+}

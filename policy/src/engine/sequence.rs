@@ -1,0 +1,264 @@
+//! One choice of one request while it is drawn.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use crate::{
+    engine::{
+        Event, Finished, Timings,
+        resident::Job,
+        sampler::{self, Draw, History, ORDER, Sampler},
+        softmax::NotFinite,
+        stats::{Counters, add},
+        text::TextStream,
+    },
+    log_prob::LogProb,
+    rollout::{FinishReason, Rollout, RolloutId, SampledToken},
+    token::TokenId,
+    version::PolicyVersion,
+    vocabulary::Vocabulary,
+};
+
+/// A request on its owner thread, shared by its choices.
+pub(super) struct Exchange {
+    pub(super) job: Job,
+    /// Choices that have a slot or had one.
+    pub(super) n_started: Cell<u32>,
+    /// The logits after the prompt, kept while choices wait for a slot: they start from here without a forward pass.
+    pub(super) prompt_row: RefCell<Option<Vec<f32>>>,
+    /// Set once `Failed` was sent; no event follows.
+    pub(super) failed: Cell<bool>,
+    sink: RefCell<super::Sink>,
+    /// Tokens that must not be drawn, and how many drawn tokens end the ban.
+    banned: Vec<TokenId>,
+    banned_until: usize,
+}
+
+impl Exchange {
+    pub(super) fn new(mut job: Job, vocabulary: &Vocabulary) -> Exchange {
+        let sink = std::mem::replace(&mut job.request.sink, Box::new(|_| ()));
+        let params = &mut job.request.sampling;
+        params.seed = Some(job.seed);
+        let mut banned = Vec::new();
+        if params.ignore_eos || params.min_tokens > 0 {
+            banned.extend(vocabulary.end_tokens());
+        }
+        if params.min_tokens > 0 && !params.ignore_eos {
+            banned.extend_from_slice(&params.stop_token_ids);
+        }
+        let banned_until = if params.ignore_eos {
+            usize::MAX
+        } else {
+            params.min_tokens as usize
+        };
+        Exchange {
+            job,
+            n_started: Cell::new(0),
+            prompt_row: RefCell::new(None),
+            failed: Cell::new(false),
+            sink: RefCell::new(sink),
+            banned,
+            banned_until,
+        }
+    }
+
+    pub(super) fn prompt(&self) -> &[TokenId] {
+        &self.job.request.prompt
+    }
+
+    pub(super) fn n_unstarted(&self) -> u32 {
+        self.job.request.n - self.n_started.get()
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.job.request.cancel.is_cancelled()
+    }
+
+    /// Ends the whole request with one `Failed`.
+    pub(super) fn fail(&self, reason: &str, counters: &Counters) {
+        if !self.failed.replace(true) {
+            add(&counters.failed, 1);
+            self.send(Event::Failed {
+                reason: reason.to_owned(),
+            });
+        }
+    }
+
+    fn send(&self, event: Event) {
+        (self.sink.borrow_mut())(event);
+    }
+}
+
+/// What a sequence needs to know about its resident.
+pub(super) struct Surroundings<'a> {
+    pub(super) vocabulary: &'a Vocabulary,
+    pub(super) context_tokens: usize,
+    pub(super) sampler: &'a mut Sampler,
+    pub(super) counters: &'a Counters,
+}
+
+/// One choice in a slot.
+pub(super) struct Sequence {
+    pub(super) exchange: Rc<Exchange>,
+    pub(super) cached_tokens: u32,
+    index: u32,
+    response: Vec<SampledToken>,
+    history: History,
+    rng: ChaCha8Rng,
+    text: TextStream,
+    started: Instant,
+    first_token: Option<Instant>,
+}
+
+impl Sequence {
+    /// The next choice of `exchange`.
+    pub(super) fn next_of(exchange: &Rc<Exchange>) -> Sequence {
+        let index = exchange.n_started.get();
+        exchange.n_started.set(index + 1);
+        let params = &exchange.job.request.sampling;
+        let mut rng = ChaCha8Rng::seed_from_u64(exchange.job.seed);
+        rng.set_stream(u64::from(index));
+        Sequence {
+            exchange: Rc::clone(exchange),
+            cached_tokens: 0,
+            index,
+            response: Vec::with_capacity(params.max_tokens.min(1024) as usize),
+            history: History::new(exchange.prompt(), params),
+            rng,
+            text: TextStream::new(&params.stop),
+            started: Instant::now(),
+            first_token: None,
+        }
+    }
+
+    /// The token to be decoded next: the last drawn one.
+    pub(super) fn last_token(&self) -> Option<TokenId> {
+        self.response.last().map(|token| token.id)
+    }
+
+    /// Draws from a row of logits and sends the token; why the response is over, if it is.
+    pub(super) fn draw(
+        &mut self,
+        logits: &[f32],
+        around: &mut Surroundings<'_>,
+    ) -> Result<Option<FinishReason>, NotFinite> {
+        let exchange = Rc::clone(&self.exchange);
+        let request = &exchange.job.request;
+        let banned = if self.response.len() < exchange.banned_until {
+            exchange.banned.as_slice()
+        } else {
+            &[]
+        };
+        let draw = Draw {
+            params: &request.sampling,
+            order: &ORDER,
+            history: &self.history,
+            banned,
+        };
+        let token = around.sampler.draw(logits, draw, &mut self.rng)?;
+        let top: Vec<(TokenId, LogProb)> = match request.top_logprobs {
+            0 => Vec::new(),
+            k => sampler::top_log_probs(logits, k as usize, around.sampler)?,
+        };
+        self.first_token.get_or_insert_with(Instant::now);
+        self.history.push(token.id, &request.sampling);
+        self.response.push(token);
+        add(&around.counters.generated_tokens, 1);
+        let armed = self.response.len() > request.sampling.min_tokens as usize;
+        let stops_here = request.sampling.stop_token_ids.contains(&token.id);
+        let bytes = if stops_here {
+            &[]
+        } else {
+            around.vocabulary.text_piece(token.id)
+        };
+        let pushed = self.text.push(bytes, armed);
+        exchange.send(Event::Token {
+            index: self.index,
+            token,
+            text: pushed.text,
+            top,
+        });
+        Ok(self.finish_reason(token.id, stops_here || pushed.stopped, around))
+    }
+
+    fn finish_reason(
+        &self,
+        id: TokenId,
+        stopped: bool,
+        around: &Surroundings<'_>,
+    ) -> Option<FinishReason> {
+        let request = &self.exchange.job.request;
+        let n = self.response.len();
+        if around.vocabulary.is_end(id) {
+            Some(FinishReason::EndToken)
+        } else if stopped {
+            Some(FinishReason::Stop)
+        } else if n >= request.sampling.max_tokens as usize {
+            Some(FinishReason::ClientLimit)
+        } else if request.prompt.len() + n >= around.context_tokens {
+            Some(FinishReason::DaemonLimit)
+        } else {
+            None
+        }
+    }
+
+    /// Sends the end of this choice.
+    pub(super) fn finish(
+        mut self,
+        finish: FinishReason,
+        version: PolicyVersion,
+        counters: &Counters,
+    ) {
+        counters.count_finish(finish);
+        let text_tail = self.text.finish();
+        let exchange = Rc::clone(&self.exchange);
+        let timings = self.timings();
+        let request = &exchange.job.request;
+        let rollout = Rollout {
+            id: RolloutId {
+                request: request.id.clone(),
+                index: self.index,
+            },
+            version,
+            prompt: request.prompt.clone(),
+            response: self.response,
+            sampling: request.sampling.clone(),
+            finish,
+            user: request.user.clone(),
+            created_ms: now_ms(),
+        };
+        let cached_tokens = self.cached_tokens;
+        exchange.send(Event::Finished(Box::new(Finished {
+            index: self.index,
+            rollout,
+            text_tail,
+            cached_tokens,
+            timings,
+        })));
+    }
+
+    fn timings(&self) -> Timings {
+        let now = Instant::now();
+        let submitted = self.exchange.job.submitted;
+        let first = self.first_token.unwrap_or(now);
+        Timings {
+            queued: self.started.saturating_duration_since(submitted),
+            prefill: first.saturating_duration_since(self.started),
+            first_token: first.saturating_duration_since(submitted),
+            decode: now.saturating_duration_since(first),
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,83 @@
+//! Counters of the engine, as Prometheus wants them: monotone, shared by all residents, read without a lock.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::rollout::FinishReason;
+
+/// What the residents count; they outlive every resident.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) prompt_tokens: AtomicU64,
+    pub(super) cached_prompt_tokens: AtomicU64,
+    pub(super) generated_tokens: AtomicU64,
+    pub(super) steps: AtomicU64,
+    pub(super) step_tokens: AtomicU64,
+    pub(super) rejected_full: AtomicU64,
+    pub(super) failed: AtomicU64,
+    pub(super) finished: [AtomicU64; FINISH_REASONS.len()],
+}
+
+/// Every finish reason, in the order of [`EngineStats::finished`].
+pub const FINISH_REASONS: [FinishReason; 5] = [
+    FinishReason::EndToken,
+    FinishReason::Stop,
+    FinishReason::ClientLimit,
+    FinishReason::DaemonLimit,
+    FinishReason::Cancelled,
+];
+
+/// A reading of the engine's gauges and counters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineStats {
+    /// Responses being prefilled or decoded now.
+    pub running: usize,
+    /// Requests waiting for a slot now.
+    pub waiting: usize,
+    /// Prompt tokens of started choices, those found in the cache included.
+    pub prompt_tokens: u64,
+    /// Prompt tokens that were found in the cache.
+    pub cached_prompt_tokens: u64,
+    /// Tokens drawn.
+    pub generated_tokens: u64,
+    /// Forward passes.
+    pub steps: u64,
+    /// Tokens in all forward passes.
+    pub step_tokens: u64,
+    /// Requests refused because as many waited as may wait.
+    pub rejected_full: u64,
+    /// Requests that ended in a failure of the engine.
+    pub failed: u64,
+    /// Responses that ended, by [`FINISH_REASONS`].
+    pub finished: [u64; FINISH_REASONS.len()],
+}
+
+impl Counters {
+    pub(super) fn read(&self) -> EngineStats {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        EngineStats {
+            running: 0,
+            waiting: 0,
+            prompt_tokens: get(&self.prompt_tokens),
+            cached_prompt_tokens: get(&self.cached_prompt_tokens),
+            generated_tokens: get(&self.generated_tokens),
+            steps: get(&self.steps),
+            step_tokens: get(&self.step_tokens),
+            rejected_full: get(&self.rejected_full),
+            failed: get(&self.failed),
+            finished: std::array::from_fn(|i| get(&self.finished[i])),
+        }
+    }
+
+    pub(super) fn count_finish(&self, reason: FinishReason) {
+        let i = FINISH_REASONS
+            .iter()
+            .position(|&r| r == reason)
+            .expect("FINISH_REASONS holds every reason");
+        add(&self.finished[i], 1);
+    }
+}
+
+/// Relaxed: a reading of several counters is never one moment.
+pub(super) fn add(counter: &AtomicU64, n: usize) {
+    counter.fetch_add(n as u64, Ordering::Relaxed);
+}

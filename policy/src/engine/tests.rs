@@ -1,0 +1,192 @@
+//! The engine on small random models: every test runs real llama.cpp on a real file.
+
+mod generation;
+mod model;
+mod residents;
+mod scheduling;
+mod vocabulary;
+
+use std::sync::mpsc::{Receiver, channel};
+
+use tempfile::TempDir;
+
+use self::model::Model;
+use super::*;
+use crate::{rollout::SampledToken, sampling::SamplingParams};
+
+/// An engine on a file in a folder that lives as long.
+struct TestEngine {
+    engine: Engine,
+    folder: TempDir,
+}
+
+impl TestEngine {
+    fn new() -> TestEngine {
+        TestEngine::with(Model::default(), |_| ())
+    }
+
+    fn with(model: Model, change: impl FnOnce(&mut config::Policy)) -> TestEngine {
+        let folder = TempDir::new().unwrap();
+        let mut config = config::Config::default().policy;
+        config.threads = 2;
+        change(&mut config);
+        let engine = Engine::start(&config, &model.write(&folder)).unwrap();
+        TestEngine { engine, folder }
+    }
+
+    /// Writes and loads another version with weights of its own.
+    fn load(&self, version: u64) {
+        let path = Model {
+            seed: 100 + version,
+            ..Model::default()
+        }
+        .write(&self.folder);
+        self.engine.load(PolicyVersion(version), &path).unwrap();
+    }
+
+    fn submit(&self, target: Target, ask: Ask) -> Result<Answer, Rejection> {
+        let (sender, events) = channel();
+        let cancel = CancelFlag::default();
+        let request = GenerateRequest {
+            id: "cmpl-test".into(),
+            prompt: ask.prompt,
+            n: ask.n,
+            sampling: ask.sampling,
+            top_logprobs: ask.top,
+            user: Some("somebody".into()),
+            cancel: cancel.clone(),
+            sink: Box::new(move |event| drop(sender.send(event))),
+        };
+        let version = self.engine.submit(target, request)?;
+        Ok(Answer {
+            version,
+            cancel,
+            events,
+            n: ask.n as usize,
+        })
+    }
+
+    fn ask(&self, ask: Ask) -> Vec<Choice> {
+        self.submit(Target::Live, ask).unwrap().wait()
+    }
+
+    fn tokens(&self, text: &str) -> Vec<TokenId> {
+        self.engine.vocabulary().tokenize(text)
+    }
+}
+
+/// A request in the making.
+#[derive(Clone)]
+struct Ask {
+    prompt: Vec<TokenId>,
+    n: u32,
+    top: u32,
+    sampling: SamplingParams,
+}
+
+impl Ask {
+    /// `n_tokens` tokens, never an end token, seeded.
+    fn exactly(prompt: Vec<TokenId>, n_tokens: u32) -> Ask {
+        let sampling = SamplingParams {
+            max_tokens: n_tokens,
+            ignore_eos: true,
+            seed: Some(7),
+            ..SamplingParams::default()
+        };
+        Ask {
+            prompt,
+            n: 1,
+            top: 0,
+            sampling,
+        }
+    }
+}
+
+/// An admitted request.
+struct Answer {
+    version: PolicyVersion,
+    cancel: CancelFlag,
+    events: Receiver<Event>,
+    n: usize,
+}
+
+/// All that one choice sent.
+#[derive(Debug)]
+struct Choice {
+    streamed: Vec<SampledToken>,
+    text: String,
+    top: Vec<Vec<(TokenId, LogProb)>>,
+    finished: Finished,
+}
+
+impl Answer {
+    /// Waits for all choices, by index; checks on the way that the stream and the rollout agree.
+    fn wait(self) -> Vec<Choice> {
+        let mut streams: Vec<(Vec<SampledToken>, String, Vec<_>)> =
+            vec![Default::default(); self.n];
+        let mut choices: Vec<Option<Choice>> = (0..self.n).map(|_| None).collect();
+        for event in &self.events {
+            match event {
+                Event::Token {
+                    index,
+                    token,
+                    text,
+                    top,
+                } => {
+                    let stream = &mut streams[index as usize];
+                    stream.0.push(token);
+                    stream.1.push_str(&text);
+                    stream.2.push(top);
+                }
+                Event::Finished(finished) => {
+                    let index = finished.index as usize;
+                    let (streamed, mut text, top) = std::mem::take(&mut streams[index]);
+                    text.push_str(&finished.text_tail);
+                    assert_eq!(
+                        streamed, finished.rollout.response,
+                        "the stream is the rollout"
+                    );
+                    assert_eq!(
+                        finished.rollout.version, self.version,
+                        "the version is the one of admission"
+                    );
+                    let before = choices[index].replace(Choice {
+                        streamed,
+                        text,
+                        top,
+                        finished: *finished,
+                    });
+                    assert!(before.is_none(), "choice {index} finished twice");
+                }
+                Event::Failed { reason } => panic!("the request failed: {reason}"),
+            }
+        }
+        choices
+            .into_iter()
+            .map(|choice| choice.expect("every choice finishes"))
+            .collect()
+    }
+}
+
+fn ids(tokens: &[SampledToken]) -> Vec<TokenId> {
+    tokens.iter().map(|token| token.id).collect()
+}
+
+/// Goal: recorded raw log-probs are those of the stamped version. Method: teacher-forced replay of prompt and response.
+fn check_replay(engine: &Engine, choice: &Choice, tolerance: f32) {
+    let rollout = &choice.finished.rollout;
+    let mut tokens = rollout.prompt.clone();
+    tokens.extend(ids(&rollout.response));
+    let replayed = engine.log_probs(rollout.version, &tokens).unwrap();
+    let of_response = &replayed[rollout.prompt.len() - 1..];
+    assert_eq!(of_response.len(), rollout.response.len());
+    for (token, replayed) in rollout.response.iter().zip(of_response) {
+        let difference = (token.log_prob.0 - replayed.0).abs();
+        assert!(
+            difference < tolerance,
+            "{} replays {:?} as {replayed:?}",
+            rollout.version,
+            token.log_prob
+        );
+    }
+}

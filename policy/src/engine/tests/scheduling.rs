@@ -1,0 +1,153 @@
+use std::time::Duration;
+
+use super::*;
+use crate::rollout::FinishReason;
+
+/// Long enough to be interrupted.
+fn long(test: &TestEngine) -> Ask {
+    Ask::exactly(test.tokens("the"), 250)
+}
+
+#[test]
+fn more_requests_than_slots_all_finish() {
+    let test = TestEngine::with(Model::default(), |config| config.parallel = 3);
+    let answers: Vec<Answer> = (0..20)
+        .map(|i| {
+            let mut ask = Ask::exactly(test.tokens(&format!("request {i}")), 5 + i % 7);
+            ask.n = 1 + i % 4;
+            test.submit(Target::Live, ask).unwrap()
+        })
+        .collect();
+    for (i, answer) in answers.into_iter().enumerate() {
+        for choice in answer.wait() {
+            assert_eq!(choice.streamed.len(), 5 + i % 7);
+            check_replay(&test.engine, &choice, 1e-3);
+        }
+    }
+    let stats = test.engine.stats();
+    assert_eq!((stats.running, stats.waiting, stats.failed), (0, 0, 0));
+    assert_eq!(stats.finished.iter().sum::<u64>(), 50);
+}
+
+#[test]
+fn a_full_queue_rejects_and_recovers() {
+    let test = TestEngine::with(Model::default(), |config| {
+        config.parallel = 1;
+        config.max_queue = 2;
+    });
+    let mut admitted = Vec::new();
+    let rejection = loop {
+        match test.submit(Target::Live, long(&test)) {
+            Ok(answer) => admitted.push(answer),
+            Err(rejection) => break rejection,
+        }
+        assert!(admitted.len() < 1000, "the queue has no bound");
+    };
+    assert!(
+        matches!(rejection, Rejection::Full { waiting: 2.. }),
+        "{rejection}"
+    );
+    assert!(admitted.len() <= 3 + admitted.len() / 2);
+    assert_eq!(test.engine.stats().rejected_full, 1);
+    for answer in admitted {
+        answer.wait();
+    }
+    assert_eq!(test.ask(Ask::exactly(test.tokens("x"), 2)).len(), 1);
+}
+
+#[test]
+fn cancelling_frees_the_slot_wherever_the_request_is() {
+    let test = TestEngine::with(Model::default(), |config| config.parallel = 1);
+    let running = test.submit(Target::Live, long(&test)).unwrap();
+    let queued = test
+        .submit(
+            Target::Live,
+            Ask {
+                n: 3,
+                ..long(&test)
+            },
+        )
+        .unwrap();
+    let next = test
+        .submit(Target::Live, Ask::exactly(test.tokens("x"), 2))
+        .unwrap();
+    queued.cancel.cancel();
+    for choice in queued.wait() {
+        assert_eq!(choice.finished.rollout.finish, FinishReason::Cancelled);
+        assert!(choice.streamed.is_empty());
+    }
+    assert!(matches!(
+        running.events.recv().unwrap(),
+        Event::Token { .. }
+    ));
+    running.cancel.cancel();
+    let events: Vec<Event> = running.events.iter().collect();
+    let Some(Event::Finished(finished)) = events.last() else {
+        panic!("no end: {events:?}")
+    };
+    assert_eq!(finished.rollout.finish, FinishReason::Cancelled);
+    assert!(finished.rollout.response.len() < 250, "it ran to its end");
+    assert_eq!(next.wait()[0].streamed.len(), 2);
+    assert_eq!(test.engine.stats().finished[4], 4);
+}
+
+/// Goal: a request that is cancelled in the middle of its prompt ends there. Method: chunks of 32 tokens; the flag is up
+/// before the first pass is over, so the rest of the prompt must never be computed.
+#[test]
+fn cancelling_in_prefill_stops_the_prompt() {
+    let test = TestEngine::with(Model::default(), |config| config.batch_tokens = 32);
+    let prompt: Vec<TokenId> = (0..250).map(|i| TokenId(5 + i)).collect();
+    let before = test.engine.stats().step_tokens;
+    let answer = test.submit(Target::Live, Ask::exactly(prompt, 3)).unwrap();
+    answer.cancel.cancel();
+    let choice = answer.wait().remove(0);
+    assert_eq!(choice.finished.rollout.finish, FinishReason::Cancelled);
+    assert!(choice.streamed.is_empty());
+    assert!(test.engine.stats().step_tokens - before < 250);
+}
+
+/// Goal: decoding sequences advance while a long prompt is computed. Method: a stream runs, a prompt of seven chunks
+/// arrives; the stream must gain tokens before the newcomer's first.
+#[test]
+fn long_prompts_do_not_stall_streams() {
+    let test = TestEngine::with(Model::default(), |config| config.batch_tokens = 32);
+    let stream = test.submit(Target::Live, long(&test)).unwrap();
+    stream.events.recv().unwrap();
+    let prompt: Vec<TokenId> = (0..224).map(|i| TokenId(5 + i)).collect();
+    let newcomer = test.submit(Target::Live, Ask::exactly(prompt, 1)).unwrap();
+    let steps = test.engine.stats().steps;
+    newcomer.wait();
+    let steps = test.engine.stats().steps - steps;
+    assert!(steps >= 7);
+    assert!(stream.events.try_iter().count() >= 5);
+}
+
+#[test]
+fn shutdown_finishes_what_runs_and_admits_nothing() {
+    let test = TestEngine::new();
+    let answer = test
+        .submit(Target::Live, Ask::exactly(test.tokens("the"), 100))
+        .unwrap();
+    assert!(test.engine.shutdown(Duration::from_secs(60)));
+    assert_eq!(answer.wait()[0].streamed.len(), 100);
+    assert!(matches!(
+        test.submit(Target::Live, long(&test)),
+        Err(Rejection::ShuttingDown)
+    ));
+}
+
+#[test]
+fn shutdown_cuts_what_outlives_the_deadline() {
+    let test = TestEngine::with(Model::default(), |config| config.parallel = 1);
+    let answers: Vec<Answer> = (0..200)
+        .map(|_| test.submit(Target::Live, long(&test)).unwrap())
+        .collect();
+    assert!(!test.engine.shutdown(Duration::ZERO));
+    let reasons: Vec<FinishReason> = answers
+        .into_iter()
+        .flat_map(Answer::wait)
+        .map(|choice| choice.finished.rollout.finish)
+        .collect();
+    assert_eq!(reasons.len(), 200);
+    assert!(reasons.contains(&FinishReason::Cancelled));
+}
