@@ -29,6 +29,9 @@ pub enum AppError {
         /// What the system answered.
         source: std::io::Error,
     },
+    /// Nothing to serve.
+    #[error("name a GGUF file with --model")]
+    NoModel,
     /// The model cannot be served.
     #[error(transparent)]
     Engine(#[from] policy::engine::EngineError),

@@ -4,10 +4,7 @@ use std::path::Path;
 
 use config::Config;
 use policy::{PolicyVersion, engine::Engine};
-use ppo::{
-    Registry, RolloutLog,
-    rollout_log::LogSettings,
-};
+use ppo::{Registry, RolloutLog, rollout_log::LogSettings};
 use reward::Rules;
 
 use super::{AppError, source};
@@ -24,7 +21,12 @@ pub(super) fn services(config: &Config) -> Result<Services, AppError> {
     let sft = source::sft(config)?;
     let registry = Registry::open(log.clone(), &sft, config.ppo.keep_versions)?;
     let engine = engine(config, &registry)?;
-    Ok(Services { engine, log, registry, learner: None, scorer: None })
+    Ok(Services {
+        engine,
+        log,
+        registry,
+        scorer: None,
+    })
 }
 
 /// Version 0 in memory, and the version that was live when the daemon last ran on top of it.

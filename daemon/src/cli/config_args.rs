@@ -42,7 +42,10 @@ impl ConfigArgs {
             ("policy.model", &self.model),
             ("reward.remote_url", &self.reward_url),
         ];
-        let mut sets: Vec<_> = named.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", value.as_ref()?))).collect();
+        let mut sets: Vec<_> = named
+            .into_iter()
+            .filter_map(|(key, value)| Some(format!("{key}={}", value.as_ref()?)))
+            .collect();
         if self.reward_url.is_some() {
             sets.push("reward.source=remote".to_owned());
         }
@@ -64,7 +67,13 @@ mod tests {
             ..ConfigArgs::default()
         };
         let config = args.load().expect("valid");
-        assert_eq!((config.reward.source.as_str(), config.reward.remote_url.as_str()), ("remote", "http://127.0.0.1:9/r"));
+        assert_eq!(
+            (
+                config.reward.source.as_str(),
+                config.reward.remote_url.as_str()
+            ),
+            ("remote", "http://127.0.0.1:9/r")
+        );
         assert_eq!(config.daemon.listen, "127.0.0.1:2");
     }
 }

@@ -30,11 +30,19 @@ pub(super) fn run(command: Command) -> Outcome {
     let rows = rollouts::open(&args.config)?.versions()?;
     let mut out = std::io::stdout().lock();
     if !args.json {
-        writeln!(out, "{:<12}{:<12}{:<12}{:>9}  {:<14}{}", "version", "state", "parent", "rollouts", "digest", "reason")?;
+        writeln!(
+            out,
+            "{:<12}{:<12}{:<12}{:>9}  {:<14}{}",
+            "version", "state", "parent", "rollouts", "digest", "reason"
+        )?;
     }
     for row in rows {
         match args.json {
-            true => writeln!(out, "{}", serde_json::to_string(&PolicyRow::new(row, false))?)?,
+            true => writeln!(
+                out,
+                "{}",
+                serde_json::to_string(&PolicyRow::new(row, false))?
+            )?,
             false => writeln!(out, "{}", line(&row))?,
         }
     }
@@ -42,10 +50,17 @@ pub(super) fn run(command: Command) -> Outcome {
 }
 
 fn line(row: &VersionRow) -> String {
-    let parent = row.parent.map_or_else(|| "-".to_owned(), |parent| parent.to_string());
+    let parent = row
+        .parent
+        .map_or_else(|| "-".to_owned(), |parent| parent.to_string());
     let digest: String = row.digest.chars().take(12).collect();
     let reason = row.reason.as_deref().unwrap_or("");
-    format!("{:<12}{:<12}{parent:<12}{:>9}  {digest:<14}{reason}", row.version.to_string(), row.state.as_str(), row.n_rollouts)
-        .trim_end()
-        .to_owned()
+    format!(
+        "{:<12}{:<12}{parent:<12}{:>9}  {digest:<14}{reason}",
+        row.version.to_string(),
+        row.state.as_str(),
+        row.n_rollouts
+    )
+    .trim_end()
+    .to_owned()
 }

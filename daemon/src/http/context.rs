@@ -13,7 +13,7 @@ use policy::{
     PolicyVersion,
     engine::{Engine, EngineError, ResidentState, Target},
 };
-use ppo::{Learner, Registry, RolloutLog, registry::RegistryError};
+use ppo::{Registry, RolloutLog, registry::RegistryError};
 use reward::Scorer;
 
 use super::{auth::KeyRing, error::ApiError};
@@ -30,8 +30,6 @@ pub(crate) struct Services {
     pub(crate) log: RolloutLog,
     /// Versions on disk.
     pub(crate) registry: Registry,
-    /// What learns; `None` when the daemon serves only.
-    pub(crate) learner: Option<Learner>,
     /// What judges; `None` when nothing is configured that could.
     pub(crate) scorer: Option<Scorer>,
 }
@@ -49,9 +47,18 @@ pub(crate) enum ActivateError {
 
 impl Services {
     /// Makes a version live: checked and in memory first, then the row, then the pointer. Blocks.
-    pub(crate) fn activate(&self, version: PolicyVersion, expected: Option<PolicyVersion>) -> Result<(), ActivateError> {
+    pub(crate) fn activate(
+        &self,
+        version: PolicyVersion,
+        expected: Option<PolicyVersion>,
+    ) -> Result<(), ActivateError> {
         let row = self.registry.verify(version)?;
-        if !self.engine.residents().iter().any(|r| r.version == version && r.state != ResidentState::Draining) {
+        if !self
+            .engine
+            .residents()
+            .iter()
+            .any(|r| r.version == version && r.state != ResidentState::Draining)
+        {
             self.engine.load(version, &row.path)?;
         }
         let before = self.registry.activate(version, expected)?;
@@ -88,7 +95,12 @@ struct Inner {
 
 impl Context {
     /// A context that is loading.
-    pub(crate) fn new(served_name: String, limits: Limits, keys: KeyRing, metrics: Arc<Metrics>) -> Context {
+    pub(crate) fn new(
+        served_name: String,
+        limits: Limits,
+        keys: KeyRing,
+        metrics: Arc<Metrics>,
+    ) -> Context {
         Context(Arc::new(Inner {
             served_name,
             limits,
@@ -116,7 +128,11 @@ impl Context {
 
     /// For requests that only look: also while draining.
     pub(crate) fn services(&self) -> Result<Arc<Services>, ApiError> {
-        self.0.services.get().cloned().ok_or(ApiError::Unavailable("the model is loading"))
+        self.0
+            .services
+            .get()
+            .cloned()
+            .ok_or(ApiError::Unavailable("the model is loading"))
     }
 
     /// From now on nothing new is admitted.
@@ -158,14 +174,22 @@ impl Context {
         if name == "sft" {
             return Ok(Target::Version(PolicyVersion::SFT));
         }
-        let number = name.strip_prefix("policy@").filter(|number| number.bytes().all(|b| b.is_ascii_digit()));
-        let version = number.and_then(|number| number.parse().ok()).map(PolicyVersion);
-        version.map(Target::Version).ok_or_else(|| ApiError::UnknownModel(name.chars().take(128).collect()))
+        let number = name
+            .strip_prefix("policy@")
+            .filter(|number| number.bytes().all(|b| b.is_ascii_digit()));
+        let version = number
+            .and_then(|number| number.parse().ok())
+            .map(PolicyVersion);
+        version
+            .map(Target::Version)
+            .ok_or_else(|| ApiError::UnknownModel(name.chars().take(128).collect()))
     }
 }
 
 /// Stamps a response with the weights behind it.
 pub(crate) fn with_version(mut response: Response, version: PolicyVersion) -> Response {
-    response.headers_mut().insert(VERSION_HEADER, HeaderValue::from(version.0));
+    response
+        .headers_mut()
+        .insert(VERSION_HEADER, HeaderValue::from(version.0));
     response
 }

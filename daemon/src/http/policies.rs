@@ -24,11 +24,18 @@ use super::{
 pub(crate) async fn list(State(context): State<Context>) -> Result<Json<PolicyList>, ApiError> {
     let services = context.services()?;
     let live = services.engine.live().0;
-    Ok(Json(PolicyList { object: "list", live, data: rows(services).await? }))
+    Ok(Json(PolicyList {
+        object: "list",
+        live,
+        data: rows(services).await?,
+    }))
 }
 
 /// One version.
-pub(crate) async fn get(State(context): State<Context>, Path(version): Path<String>) -> Result<Json<PolicyRow>, ApiError> {
+pub(crate) async fn get(
+    State(context): State<Context>,
+    Path(version): Path<String>,
+) -> Result<Json<PolicyRow>, ApiError> {
     let version = parse(&version)?;
     one(context.services()?, version).await.map(Json)
 }
@@ -52,16 +59,28 @@ pub(crate) async fn activate(
 
 fn parse(version: &str) -> Result<PolicyVersion, ApiError> {
     let number = version.strip_prefix("policy@").unwrap_or(version);
-    let number = if number.bytes().all(|b| b.is_ascii_digit()) { number.parse().ok() } else { None };
+    let number = if number.bytes().all(|b| b.is_ascii_digit()) {
+        number.parse().ok()
+    } else {
+        None
+    };
     number.map(PolicyVersion).ok_or_else(|| unknown(version))
 }
 
 fn unknown(version: &str) -> ApiError {
-    ApiError::NotFound(format!("there is no version {:?}", version.chars().take(64).collect::<String>()))
+    ApiError::NotFound(format!(
+        "there is no version {:?}",
+        version.chars().take(64).collect::<String>()
+    ))
 }
 
 async fn rows(services: Arc<Services>) -> Result<Vec<PolicyRow>, ApiError> {
-    let resident: BTreeSet<_> = services.engine.residents().iter().map(|resident| resident.version).collect();
+    let resident: BTreeSet<_> = services
+        .engine
+        .residents()
+        .iter()
+        .map(|resident| resident.version)
+        .collect();
     let rows = blocking(move || services.registry.rows()).await?;
     let rows = rows.map_err(|error| ApiError::internal("reading the versions", error))?;
     let shown = |row: VersionRow| {
@@ -72,7 +91,10 @@ async fn rows(services: Arc<Services>) -> Result<Vec<PolicyRow>, ApiError> {
 }
 
 async fn one(services: Arc<Services>, version: PolicyVersion) -> Result<PolicyRow, ApiError> {
-    let found = rows(services).await?.into_iter().find(|row| row.version() == version.0);
+    let found = rows(services)
+        .await?
+        .into_iter()
+        .find(|row| row.version() == version.0);
     found.ok_or_else(|| unknown(&version.0.to_string()))
 }
 

@@ -8,19 +8,32 @@ pub(crate) struct Query<'a>(Vec<(&'a str, &'a str)>);
 impl<'a> Query<'a> {
     /// Splits; a part without `=` has an empty value.
     pub(crate) fn parse(text: &'a str) -> Query<'a> {
-        Query(text.split('&').filter(|part| !part.is_empty()).map(|part| part.split_once('=').unwrap_or((part, ""))).collect())
+        Query(
+            text.split('&')
+                .filter(|part| !part.is_empty())
+                .map(|part| part.split_once('=').unwrap_or((part, "")))
+                .collect(),
+        )
     }
 
     /// The last value of that name.
     pub(crate) fn get(&self, name: &str) -> Option<&'a str> {
-        self.0.iter().rev().find(|(key, _)| *key == name).map(|(_, value)| *value)
+        self.0
+            .iter()
+            .rev()
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| *value)
     }
 
     /// A number from 0 to `max`.
     pub(crate) fn number(&self, name: &str, max: u64) -> Result<Option<u64>, ApiError> {
-        let Some(text) = self.get(name) else { return Ok(None) };
+        let Some(text) = self.get(name) else {
+            return Ok(None);
+        };
         let number = text.parse().ok().filter(|number| *number <= max);
-        number.map(Some).ok_or_else(|| ApiError::invalid(name, format!("`{name}` must be an integer in 0..={max}")))
+        number.map(Some).ok_or_else(|| {
+            ApiError::invalid(name, format!("`{name}` must be an integer in 0..={max}"))
+        })
     }
 }
 
@@ -31,8 +44,14 @@ mod tests {
     #[test]
     fn wrong_numbers_are_named() {
         for wrong in ["limit=", "limit=-1", "limit=x", "limit=1001", "limit"] {
-            assert!(Query::parse(wrong).number("limit", 1000).is_err(), "{wrong}");
+            assert!(
+                Query::parse(wrong).number("limit", 1000).is_err(),
+                "{wrong}"
+            );
         }
-        assert!(matches!(Query::parse("a=1&limit=7").number("limit", 1000), Ok(Some(7))));
+        assert!(matches!(
+            Query::parse("a=1&limit=7").number("limit", 1000),
+            Ok(Some(7))
+        ));
     }
 }

@@ -2,6 +2,7 @@
 //! comes from them. The only place of the daemon where field names are spelled.
 
 pub(crate) mod chat;
+pub(crate) mod client;
 pub(crate) mod completion;
 pub(crate) mod error;
 pub(crate) mod feedback;

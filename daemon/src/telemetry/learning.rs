@@ -40,21 +40,65 @@ impl LearningMetrics {
         let histogram = |name: &str, help: &str| ForeignHistogram::register(registry, name, help);
         LearningMetrics {
             registry: registry.clone(),
-            logged: r.counter("honed_rollouts_logged_total", "Exchanges committed to the rollout log."),
-            dropped: r.counters("honed_rollouts_dropped_total", "Rollouts that will not train.", &["reason"]),
-            write_errors: r.counter("honed_rollout_log_write_errors_total", "Transactions of the rollout log that failed."),
-            log_queue: r.gauge("honed_rollout_log_queue_depth", "Commands that wait for the log's writer."),
-            commit_s: histogram("honed_rollout_log_commit_seconds", "Transactions of the rollout log."),
-            scored: r.counter("honed_responses_scored_total", "Responses that got a score."),
-            score_failures: r.counter("honed_score_failures_total", "Responses whose scoring failed; never counted as 0."),
-            score_refused: r.counter("honed_score_refused_total", "Scoring jobs refused because of a full queue."),
-            remote_calls: r.counter("honed_reward_server_calls_total", "Calls to the reward server, retries included."),
-            remote_failures: r.counter("honed_reward_server_failures_total", "Calls that gave nothing usable."),
+            logged: r.counter(
+                "honed_rollouts_logged_total",
+                "Exchanges committed to the rollout log.",
+            ),
+            dropped: r.counters(
+                "honed_rollouts_dropped_total",
+                "Rollouts that will not train.",
+                &["reason"],
+            ),
+            write_errors: r.counter(
+                "honed_rollout_log_write_errors_total",
+                "Transactions of the rollout log that failed.",
+            ),
+            log_queue: r.gauge(
+                "honed_rollout_log_queue_depth",
+                "Commands that wait for the log's writer.",
+            ),
+            commit_s: histogram(
+                "honed_rollout_log_commit_seconds",
+                "Transactions of the rollout log.",
+            ),
+            scored: r.counter(
+                "honed_responses_scored_total",
+                "Responses that got a score.",
+            ),
+            score_failures: r.counter(
+                "honed_score_failures_total",
+                "Responses whose scoring failed; never counted as 0.",
+            ),
+            score_refused: r.counter(
+                "honed_score_refused_total",
+                "Scoring jobs refused because of a full queue.",
+            ),
+            remote_calls: r.counter(
+                "honed_reward_server_calls_total",
+                "Calls to the reward server, retries included.",
+            ),
+            remote_failures: r.counter(
+                "honed_reward_server_failures_total",
+                "Calls that gave nothing usable.",
+            ),
             score_queue: r.gauge("honed_score_queue_depth", "Scoring jobs that wait."),
-            update_s: histogram("honed_update_seconds", "Whole updates: experience, minibatches, gate, publication."),
-            swap_s: histogram("honed_swap_seconds", "From a version's file to its first request."),
-            updates: r.counters("honed_updates_total", "Updates by what became of them.", &["outcome"]),
-            learning: r.gauge("honed_learning", "1 while the learner runs, 0 while it is paused, failed or absent."),
+            update_s: histogram(
+                "honed_update_seconds",
+                "Whole updates: experience, minibatches, gate, publication.",
+            ),
+            swap_s: histogram(
+                "honed_swap_seconds",
+                "From a version's file to its first request.",
+            ),
+            updates: r.counters(
+                "honed_updates_total",
+                "Updates by what became of them.",
+                &["outcome"],
+            ),
+            learning: r.gauge(
+                "honed_learning",
+                "1 while the learner runs, 0 while it is paused, failed or absent.",
+            ),
             numbers: Mutex::default(),
         }
     }
@@ -102,7 +146,9 @@ impl LearningMetrics {
         for (name, value) in numbers {
             if let Some(gauge) = gauges.get(name) {
                 gauge.set(value);
-            } else if let Ok(gauge) = Gauge::new(metric_name(name), format!("{name} of the newest update.")) {
+            } else if let Ok(gauge) =
+                Gauge::new(metric_name(name), format!("{name} of the newest update."))
+            {
                 gauge.set(value);
                 // Two names that differ in punctuation only would collide; the first one keeps the metric.
                 let _ = self.registry.register(Box::new(gauge.clone()));
@@ -114,9 +160,17 @@ impl LearningMetrics {
 
 /// `objective/kl` is `honed_objective_kl`.
 fn metric_name(name: &str) -> String {
-    let word = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
+    let word = |c: char| {
+        if c.is_ascii_alphanumeric() {
+            c.to_ascii_lowercase()
+        } else {
+            '_'
+        }
+    };
     let name: String = name.chars().map(word).collect();
     // These endings promise a counter or a histogram, which these are not.
-    let name = ["_total", "_count", "_sum", "_bucket"].iter().fold(name, |name, end| name.trim_end_matches(end).to_owned());
+    let name = ["_total", "_count", "_sum", "_bucket"]
+        .iter()
+        .fold(name, |name, end| name.trim_end_matches(end).to_owned());
     format!("honed_{name}")
 }

@@ -24,12 +24,28 @@ pub(crate) enum Prompt {
 pub(crate) fn take(f: &mut Fields) -> Result<Vec<Prompt>, FieldError> {
     let prompts = match f.required("prompt")? {
         Value::String(text) => vec![Prompt::Text(text)],
-        Value::Array(list) if list.first().is_some_and(Value::is_number) => vec![Prompt::Tokens(tokens(f, &list)?)],
-        Value::Array(list) if list.len() > PROMPTS_MAX => {
-            return Err(f.error("prompt", &format!("must hold at most {PROMPTS_MAX} prompts, not {}", list.len())));
+        Value::Array(list) if list.first().is_some_and(Value::is_number) => {
+            vec![Prompt::Tokens(tokens(f, &list)?)]
         }
-        Value::Array(list) => list.into_iter().map(|value| one(f, value)).collect::<Result<_, _>>()?,
-        other => return Err(f.error("prompt", &format!("must be a string or a list, not {}", kind(&other)))),
+        Value::Array(list) if list.len() > PROMPTS_MAX => {
+            return Err(f.error(
+                "prompt",
+                &format!(
+                    "must hold at most {PROMPTS_MAX} prompts, not {}",
+                    list.len()
+                ),
+            ));
+        }
+        Value::Array(list) => list
+            .into_iter()
+            .map(|value| one(f, value))
+            .collect::<Result<_, _>>()?,
+        other => {
+            return Err(f.error(
+                "prompt",
+                &format!("must be a string or a list, not {}", kind(&other)),
+            ));
+        }
     };
     let empty = |prompt: &Prompt| match prompt {
         Prompt::Text(text) => text.is_empty(),
@@ -45,13 +61,22 @@ fn one(f: &Fields, value: Value) -> Result<Prompt, FieldError> {
     match value {
         Value::String(text) => Ok(Prompt::Text(text)),
         Value::Array(ids) => Ok(Prompt::Tokens(tokens(f, &ids)?)),
-        other => Err(f.error("prompt", &format!("must hold strings or lists of token ids, not {}", kind(&other)))),
+        other => Err(f.error(
+            "prompt",
+            &format!(
+                "must hold strings or lists of token ids, not {}",
+                kind(&other)
+            ),
+        )),
     }
 }
 
 fn tokens(f: &Fields, list: &[Value]) -> Result<Vec<TokenId>, FieldError> {
     list.iter()
-        .map(|value| token_id(value).ok_or_else(|| f.error("prompt", &format!("holds {value}, which is no token id"))))
+        .map(|value| {
+            token_id(value)
+                .ok_or_else(|| f.error("prompt", &format!("holds {value}, which is no token id")))
+        })
         .collect()
 }
 
@@ -60,7 +85,9 @@ mod tests {
     use super::*;
 
     fn prompts(json: &str) -> Result<Vec<Prompt>, FieldError> {
-        take(&mut Fields::parse(format!(r#"{{"prompt":{json}}}"#).as_bytes())?)
+        take(&mut Fields::parse(
+            format!(r#"{{"prompt":{json}}}"#).as_bytes(),
+        )?)
     }
 
     #[test]
@@ -75,8 +102,23 @@ mod tests {
 
     #[test]
     fn wrong_forms_name_the_prompt() {
-        for wrong in ["null", "[]", "\"\"", "[[]]", "[\"\"]", "5", "{}", "[1,\"a\"]", "[-1]", "[1.5]", "[4294967296]", "[[\"1\"]]"] {
-            let error = prompts(wrong).err().unwrap_or_else(|| panic!("{wrong} passed"));
+        for wrong in [
+            "null",
+            "[]",
+            "\"\"",
+            "[[]]",
+            "[\"\"]",
+            "5",
+            "{}",
+            "[1,\"a\"]",
+            "[-1]",
+            "[1.5]",
+            "[4294967296]",
+            "[[\"1\"]]",
+        ] {
+            let error = prompts(wrong)
+                .err()
+                .unwrap_or_else(|| panic!("{wrong} passed"));
             assert_eq!(error.param.as_deref(), Some("prompt"), "{wrong}");
         }
     }
