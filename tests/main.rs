@@ -1,1 +1,3 @@
+//! One binary for everything that crosses crates.
 
+mod architecture;

@@ -3,13 +3,14 @@
 pub mod architecture;
 pub mod byte_pair;
 pub mod causal_lm;
-pub mod checkpoint;
-pub mod kernels;
 pub mod chat_template;
+pub mod checkpoint;
 pub mod engine;
+pub mod kernels;
 pub mod log_prob;
 pub mod model_error;
 pub mod optimizer;
+pub mod priority;
 pub mod rollout;
 pub mod sampling;
 pub mod scalar_model;

@@ -1,1 +1,24 @@
-//! Placeholder during bring-up.
+//! What learns: the rollout log, the experience made from it, the PPO update, the gate and publication.
+//!
+//! The mathematics are plain functions in f64 over flat, ragged slices: sequence after sequence, with the length of each
+//! and a mask as arguments. Their gradients are written out, so that they can be read beside the formula, checked
+//! against numbers made by another program, and fed to whatever differentiates the model.
+
+pub mod averaging;
+pub mod gae;
+pub mod group;
+pub mod kl;
+pub mod loss;
+pub mod masked;
+pub mod metrics;
+pub mod off_policy;
+pub mod optimum;
+pub mod registry;
+pub mod rollout_log;
+pub mod schedule;
+pub mod staleness;
+pub mod stats;
+pub mod token_rewards;
+
+pub use registry::Registry;
+pub use rollout_log::RolloutLog;

@@ -1,4 +1,15 @@
 //! What judges: the reward model, its ranking loss, and the sources of scores.
 
 pub mod normalization;
+pub mod preference;
 pub mod ranking;
+pub mod score;
+pub mod scored_rollout;
+pub mod scorer;
+pub mod sources;
+
+pub use preference::{Preference, PreferenceError};
+pub use score::{Score, ScoreError, Scored};
+pub use scored_rollout::ScoredRollout;
+pub use scorer::{Lane, NamedJudge, ScoreRequest, Scorer, ScorerError, ScorerStats};
+pub use sources::{Formula, Label, Opinion, Rules, Ruling};
