@@ -1,0 +1,274 @@
+//! The rollout log: every exchange, from the moment it is answered to the moment it has trained or is given up.
+//!
+//! # What it promises
+//!
+//! 1. *Serving never waits.* [`RolloutLog::append`] puts the exchange into a bounded queue and returns; a full queue is an
+//!    error and a counter, nothing else.
+//! 2. *What was acknowledged survives.* Feedback, scores, claims and publications are answered after their transaction is
+//!    committed. An exchange is committed at most `ppo.log.commit_ms` (≤ 100 ms) and one transaction after it was appended;
+//!    `kill -9` can take only exchanges inside that window.
+//! 3. *No rollout trains twice, none vanishes.* Each transition is one statement that names the old state; the rollouts of an
+//!    update become `trained` in the very transaction that makes its version live; claims of a dead process are given back
+//!    when the log is opened again.
+//!
+//! # Why kill -9 cannot hurt
+//!
+//! SQLite in WAL mode appends a transaction's pages to the write-ahead log and ends them with a commit frame that carries a
+//! running checksum. After `kill -9` the kernel still owns every page that was written, so a commit that returned is there,
+//! and a commit that had not returned either has its valid frame or is ignored whole at the next open. That alone would hold
+//! with `synchronous=NORMAL`, which syncs only at checkpoints. We use `FULL`: each commit syncs the log before it returns, so
+//! the same holds when the power fails. Group commit makes that affordable: at most twenty syncs a second at the default.
+//!
+//! # Shape
+//!
+//! One writer thread owns the writing connection ([`writer`]); handles send commands through one bounded channel, so the
+//! order of commands is the order of effects: feedback sent after the append of its rollout finds it, committed or not.
+//! Readers have connections of their own ([`read`]). The log itself is not bounded: it is the product (training data), and
+//! `honed rollouts export` is how it leaves.
+
+mod answer;
+mod blob;
+mod eligibility;
+mod error;
+mod feedback;
+mod lock;
+mod read;
+mod record;
+mod schema;
+mod state;
+#[cfg(test)]
+mod tests;
+mod transition;
+mod version_row;
+mod versions;
+mod writer;
+
+use std::{
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use crossbeam_channel::{SendTimeoutError, Sender, bounded};
+use policy::Rollout;
+use rusqlite::Connection;
+
+pub use eligibility::{KEPT_MASS_MIN, obstacle};
+pub use error::{Full, LogError};
+pub use feedback::{Feedback, FeedbackReceipt, label_word};
+pub use read::{Export, LogReader, LogStats, PageQuery};
+pub use record::{LoggedRollout, ScoreRecord, Seq, finish_word};
+pub use state::{DropReason, RolloutState};
+pub use transition::{Claim, ClaimRequest, Outcome, Verdict};
+pub use version_row::{VersionChange, VersionRow, VersionState};
+
+use crate::stats::{LogCounters, LogCountersSnapshot};
+use writer::{Command, Reply, Writer};
+
+/// How long a sender waits for room in the queue before it gets [`LogError::Busy`].
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How the log behaves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogSettings {
+    /// `ppo.log.commit_ms`.
+    pub commit_ms: u64,
+    /// `ppo.log.queue`.
+    pub queue: usize,
+    /// The reward source listens to feedback, so feedback on a scored rollout has it scored again.
+    pub rescore_on_feedback: bool,
+}
+
+/// Handle of the log; clones share it. The last one gone, or [`RolloutLog::close`], writes what is queued and ends.
+#[derive(Clone)]
+pub struct RolloutLog {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    data_dir: PathBuf,
+    /// `None` only while dropping.
+    commands: Option<Sender<Command>>,
+    counters: Arc<LogCounters>,
+    reader: Mutex<LogReader>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    /// Released last, after the writer has ended.
+    _lock: lock::DirLock,
+}
+
+impl RolloutLog {
+    /// Takes the data directory (created when absent, for its owner only), brings the schema up to date, gives back the
+    /// claims of a process that died, and starts the writer.
+    pub fn open(data_dir: &Path, settings: &LogSettings) -> Result<RolloutLog, LogError> {
+        let io = |source| LogError::Io {
+            path: data_dir.to_path_buf(),
+            source,
+        };
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(data_dir)
+            .map_err(io)?;
+        let lock = lock::DirLock::take(data_dir)?;
+        let connection = open_for_writing(&database(data_dir))?;
+        let n_returned = transition::release_all(&connection)?;
+        if n_returned > 0 {
+            tracing::warn!(
+                n_returned,
+                "returned the claims of an update that did not finish"
+            );
+        }
+        let reader = LogReader::open(data_dir)?;
+        let (sender, commands) = bounded(settings.queue);
+        let counters = Arc::new(LogCounters::default());
+        let writer = Writer {
+            connection,
+            commands,
+            commit_every: Duration::from_millis(settings.commit_ms),
+            rescore_on_feedback: settings.rescore_on_feedback,
+            counters: Arc::clone(&counters),
+            carried: Vec::new(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("rollout-log".to_string())
+            .spawn(move || writer.run())
+            .map_err(io)?;
+        Ok(RolloutLog {
+            shared: Arc::new(Shared {
+                data_dir: data_dir.to_path_buf(),
+                commands: Some(sender),
+                counters,
+                reader: Mutex::new(reader),
+                writer: Mutex::new(Some(thread)),
+                _lock: lock,
+            }),
+        })
+    }
+
+    /// Queues one answered exchange. Never blocks: with a full queue (or a closed log) the exchange is counted and gone.
+    pub fn append(&self, rollout: Rollout) -> Result<(), Full> {
+        self.shared
+            .commands()
+            .try_send(Command::Append(Box::new(rollout)))
+            .map_err(|_| {
+                self.shared
+                    .counters
+                    .overflow
+                    .fetch_add(1, Ordering::Relaxed);
+                self.shared.counters.dropped.add(DropReason::QueueFull, 1);
+                Full
+            })
+    }
+
+    /// Records what one user says about a rollout; returns after the commit. Finds rollouts that were appended before it,
+    /// committed or not; an unknown id is [`LogError::NotFound`].
+    pub fn append_feedback(&self, feedback: Feedback) -> Result<FeedbackReceipt, LogError> {
+        self.call(|reply| Command::Feedback(Box::new(feedback), reply))
+    }
+
+    /// Stores verdicts on `generated` rollouts; rows in another state keep what they have. Returns how many moved.
+    pub fn score(&self, verdicts: Vec<(Seq, Verdict)>) -> Result<usize, LogError> {
+        self.call(|reply| Command::Score(verdicts, reply))
+    }
+
+    /// Claims the oldest fresh rollouts for one update, all or none; stale ones expire on the way.
+    pub fn claim(&self, request: ClaimRequest) -> Result<Claim, LogError> {
+        self.call(|reply| Command::Claim(request, reply))
+    }
+
+    /// Ends claims outside a publication. Returns how many rows moved.
+    pub fn settle(&self, outcomes: Vec<(Seq, Outcome)>) -> Result<usize, LogError> {
+        self.call(|reply| Command::Settle(outcomes, reply))
+    }
+
+    /// One step in the life of versions, as one transaction. For [`crate::registry`], which owns the files.
+    pub fn change_version(&self, change: VersionChange) -> Result<(), LogError> {
+        self.call(|reply| Command::Version(Box::new(change), reply))
+    }
+
+    /// Returns when everything appended before is committed.
+    pub fn flush(&self) -> Result<(), LogError> {
+        self.call(Command::Flush)
+    }
+
+    /// Writes what is queued and ends the writer. Later commands get [`LogError::Closed`]; reading still works.
+    pub fn close(&self) {
+        // An error means that the writer has already ended, which is what we want.
+        let _ = self.shared.commands().send(Command::Close);
+        self.shared.join();
+    }
+
+    /// The shared reader; it never waits for the writer, only for another reader of this process.
+    pub fn reader(&self) -> MutexGuard<'_, LogReader> {
+        // A reader that panicked changed nothing: its connection only reads.
+        self.shared
+            .reader
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counters since the process began.
+    pub fn counters(&self) -> LogCountersSnapshot {
+        self.shared.counters.snapshot(self.shared.commands().len())
+    }
+
+    /// The folder that holds the log.
+    pub fn data_dir(&self) -> &Path {
+        &self.shared.data_dir
+    }
+
+    fn call<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, LogError> {
+        let (reply, answer) = bounded(1);
+        self.shared
+            .commands()
+            .send_timeout(command(reply), SEND_TIMEOUT)
+            .map_err(|error| match error {
+                SendTimeoutError::Timeout(_) => LogError::Busy,
+                SendTimeoutError::Disconnected(_) => LogError::Closed,
+            })?;
+        answer.recv().map_err(|_| LogError::Closed)?
+    }
+}
+
+impl Shared {
+    fn commands(&self) -> &Sender<Command> {
+        self.commands.as_ref().expect("taken only in drop")
+    }
+
+    fn join(&self) {
+        let thread = self
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the writer of the rollout log panicked");
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.commands = None;
+        self.join();
+    }
+}
+
+/// The database inside a data directory.
+fn database(data_dir: &Path) -> PathBuf {
+    data_dir.join("rollouts.sqlite")
+}
+
+fn open_for_writing(path: &Path) -> Result<Connection, LogError> {
+    let mut connection = Connection::open(path)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    // After a checkpoint the write-ahead log shrinks back to this, whatever a burst made of it.
+    connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    schema::migrate(&mut connection)?;
+    Ok(connection)
+}

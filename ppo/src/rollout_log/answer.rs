@@ -1,0 +1,177 @@
+//! What each command does inside the writer's transaction, and what its sender hears after the commit.
+
+use policy::Rollout;
+use rusqlite::{Connection, ErrorCode, Transaction};
+
+use super::{
+    eligibility,
+    error::LogError,
+    feedback, record,
+    record::Seq,
+    state::DropReason,
+    transition::{self, Outcome, Verdict},
+    version_row::VersionChange,
+    versions,
+    writer::{Command, Reply},
+};
+
+/// An answer that waits for the commit; it gets the commit's error, if there is one.
+pub(super) type Pending = Box<dyn FnOnce(Option<&str>)>;
+
+/// What a transaction will have changed, once it is committed.
+#[derive(Default)]
+pub(super) struct Tally {
+    pub(super) n_inserted: u64,
+    pub(super) dropped: Vec<(DropReason, u64)>,
+}
+
+/// Inserts one exchange. Only an error of the storage fails the batch; a row that SQLite refuses for itself is counted.
+pub(super) fn insert(
+    transaction: &Transaction<'_>,
+    rollout: &Rollout,
+    tally: &mut Tally,
+) -> Result<(), LogError> {
+    let obstacle = eligibility::obstacle(rollout);
+    match record::insert(transaction, rollout, obstacle) {
+        Ok(true) => {
+            tally.n_inserted += 1;
+            tally.dropped.extend(obstacle.map(|reason| (reason, 1)));
+            Ok(())
+        }
+        Ok(false) => {
+            tracing::warn!(
+                request = rollout.id.request,
+                index = rollout.id.index,
+                "rollout logged twice; kept the first"
+            );
+            Ok(())
+        }
+        Err(error) if storage_failed(&error) => Err(error),
+        Err(error) => {
+            tracing::error!(request = rollout.id.request, %error, "rollout cannot be logged");
+            tally.dropped.push((DropReason::WriteFailed, 1));
+            Ok(())
+        }
+    }
+}
+
+fn storage_failed(error: &LogError) -> bool {
+    let LogError::Sqlite(error) = error else {
+        return false;
+    };
+    !matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig)
+    )
+}
+
+/// Runs a command that has a waiting sender; the answer goes out after the commit.
+pub(super) fn answer(
+    command: Command,
+    transaction: &mut Transaction<'_>,
+    rescore: bool,
+    tally: &mut Tally,
+) -> Pending {
+    match command {
+        Command::Append(_) | Command::Close => unreachable!("handled where batches are gathered"),
+        Command::Flush(reply) => reply_with(reply, Ok(())),
+        Command::Feedback(words, reply) => reply_with(
+            reply,
+            atomically(transaction, |connection| {
+                feedback::insert(connection, &words, rescore)
+            }),
+        ),
+        Command::Score(verdicts, reply) => {
+            let moved = atomically(transaction, |connection| {
+                transition::score(connection, &verdicts)
+            });
+            if moved.is_ok() {
+                tally
+                    .dropped
+                    .extend(verdicts.iter().filter_map(|(_, verdict)| match verdict {
+                        Verdict::Dropped(reason) => Some((*reason, 1)),
+                        Verdict::Scored(_) => None,
+                    }));
+            }
+            reply_with(reply, moved)
+        }
+        Command::Claim(request, reply) => {
+            let claimed = atomically(transaction, |connection| {
+                transition::claim(connection, &request)
+            });
+            reply_with(
+                reply,
+                claimed.map(|(claim, n_expired)| {
+                    tally.dropped.push((DropReason::Stale, n_expired as u64));
+                    claim
+                }),
+            )
+        }
+        Command::Settle(outcomes, reply) => {
+            let moved = atomically(transaction, |connection| {
+                transition::settle(connection, &outcomes)
+            });
+            if moved.is_ok() {
+                tally.settled(&outcomes);
+            }
+            reply_with(reply, moved)
+        }
+        Command::Version(change, reply) => {
+            let changed = atomically(transaction, |connection| {
+                versions::apply(connection, &change)
+            });
+            if let (
+                Ok(()),
+                VersionChange::Publish { outcomes, .. } | VersionChange::Reject { outcomes, .. },
+            ) = (&changed, &*change)
+            {
+                tally.settled(outcomes);
+            }
+            reply_with(reply, changed)
+        }
+    }
+}
+
+impl Tally {
+    fn settled(&mut self, outcomes: &[(Seq, Outcome)]) {
+        self.dropped
+            .extend(outcomes.iter().filter_map(|(_, outcome)| match outcome {
+                Outcome::Dropped(reason) => Some((*reason, 1)),
+                Outcome::Trained(_) | Outcome::Released => None,
+            }));
+    }
+}
+
+/// A command inside its own savepoint: when it fails, it leaves nothing, and its neighbours keep what they did.
+fn atomically<T>(
+    transaction: &mut Transaction<'_>,
+    run: impl FnOnce(&Connection) -> Result<T, LogError>,
+) -> Result<T, LogError> {
+    let savepoint = transaction.savepoint()?;
+    let value = run(&savepoint)?;
+    savepoint.commit()?;
+    Ok(value)
+}
+
+fn reply_with<T: 'static>(reply: Reply<T>, value: Result<T, LogError>) -> Pending {
+    Box::new(move |failure| {
+        let answer = match failure {
+            None => value,
+            Some(why) => Err(LogError::Commit(why.to_string())),
+        };
+        // The sender may have given up waiting; what was committed stays committed.
+        let _ = reply.send(answer);
+    })
+}
+
+/// The transaction failed before this command's turn.
+pub(super) fn refuse(command: Command) -> Pending {
+    let never = || LogError::Commit("no transaction".to_string());
+    match command {
+        Command::Append(_) | Command::Close => unreachable!("handled where batches are gathered"),
+        Command::Flush(reply) | Command::Version(_, reply) => reply_with(reply, Err(never())),
+        Command::Feedback(_, reply) => reply_with(reply, Err(never())),
+        Command::Score(_, reply) | Command::Settle(_, reply) => reply_with(reply, Err(never())),
+        Command::Claim(_, reply) => reply_with(reply, Err(never())),
+    }
+}

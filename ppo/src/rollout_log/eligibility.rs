@@ -1,0 +1,58 @@
+//! Which exchanges may train at all, judged once, when they are logged.
+//!
+//! PPO needs to know the probability that each token was drawn with, and that the ending was the policy's own doing
+//! (RLHF notes, section 5.5, classes A to C):
+//!
+//! * *exact*: temperature above 0, nothing truncated, nothing penalised. Trains.
+//! * *truncated*: top-k, top-p or min-p cut something, but every token kept at least nine tenths of the mass. Trains with
+//!   the recorded behavior log-prob in its importance weight; the small bias of the support is accepted.
+//! * anything else is logged, exported and open to feedback, and is `dropped` with its reason from the first row on, so
+//!   that no scorer spends time on it and no learner has to look at it again.
+
+use policy::{FinishReason, Rollout};
+
+use super::state::DropReason;
+
+/// Smallest mass that truncation may keep at any token of a rollout that trains. Source: RLHF notes 5.5, class B.
+pub const KEPT_MASS_MIN: f32 = 0.9;
+
+/// Why this rollout may not train, or `None` when it may.
+///
+/// A response that ended at one of the client's stop texts counts as ended: the policy wrote the text that ends it.
+pub fn obstacle(rollout: &Rollout) -> Option<DropReason> {
+    let sampling = &rollout.sampling;
+    if rollout.response.is_empty() {
+        return Some(DropReason::Empty);
+    }
+    match rollout.finish {
+        FinishReason::Cancelled => return Some(DropReason::Cancelled),
+        FinishReason::ClientLimit => return Some(DropReason::ClientLimit),
+        FinishReason::EndToken | FinishReason::Stop | FinishReason::DaemonLimit => {}
+    }
+    if sampling.temperature <= 0.0 {
+        return Some(DropReason::Greedy);
+    }
+    let penalised = sampling.presence_penalty != 0.0
+        || sampling.frequency_penalty != 0.0
+        || sampling.repetition_penalty != 1.0
+        || !sampling.logit_bias.is_empty();
+    if penalised {
+        return Some(DropReason::Altered);
+    }
+    let finite = |token: &policy::SampledToken| {
+        token.log_prob.0.is_finite()
+            && token.behavior.0.is_finite()
+            && token.log_kept_mass.is_finite()
+    };
+    if !rollout.response.iter().all(finite) {
+        return Some(DropReason::NonFinite);
+    }
+    if rollout
+        .response
+        .iter()
+        .any(|token| token.log_kept_mass < KEPT_MASS_MIN.ln())
+    {
+        return Some(DropReason::TruncatedMass);
+    }
+    None
+}

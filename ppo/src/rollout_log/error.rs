@@ -1,0 +1,84 @@
+//! What can go wrong in the rollout log.
+
+use std::path::PathBuf;
+
+use policy::{PolicyVersion, RolloutId};
+
+/// Why the rollout log refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// SQLite said no.
+    #[error("rollout log: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// The file system said no.
+    #[error("rollout log {path}: {source}")]
+    Io {
+        /// What was opened, read or written.
+        path: PathBuf,
+        /// What the system answered.
+        source: std::io::Error,
+    },
+    /// Another process owns the folder.
+    #[error(
+        "data directory {dir} is in use by another honed{holder}; stop it, or give this one its own daemon.data_dir"
+    )]
+    Locked {
+        /// The folder.
+        dir: PathBuf,
+        /// ` (pid 123)`, when the holder left its number.
+        holder: String,
+    },
+    /// The file was written by a newer honed.
+    #[error(
+        "rollout log: schema {found} is newer than the {supported} that this honed knows; use the newer honed"
+    )]
+    SchemaTooNew {
+        /// Number in the file.
+        found: u32,
+        /// Newest number that this build can read.
+        supported: u32,
+    },
+    /// No such rollout, neither committed nor waiting for its commit.
+    #[error("rollout {}-{} is not in the log", .0.request, .0.index)]
+    NotFound(RolloutId),
+    /// A row holds what this code never wrote.
+    #[error("rollout log row {seq}: {what}")]
+    Corrupt {
+        /// Row number.
+        seq: i64,
+        /// Which column, expected and found.
+        what: String,
+    },
+    /// A version is not in the state that the transition starts from.
+    #[error("{version}: expected state {expected}, found {found}")]
+    VersionState {
+        /// The version.
+        version: PolicyVersion,
+        /// State or states that the transition needs.
+        expected: &'static str,
+        /// State it has, or `absent`.
+        found: String,
+    },
+    /// Compare-and-set lost.
+    #[error("live version: expected {expected}, found {found}")]
+    LiveChanged {
+        /// What the caller believed.
+        expected: PolicyVersion,
+        /// What is true.
+        found: PolicyVersion,
+    },
+    /// The transaction that held the command did not commit; nothing of it is visible.
+    #[error("rollout log: commit failed: {0}")]
+    Commit(String),
+    /// The writer's queue stayed full.
+    #[error("rollout log: the writer did not accept a command in time")]
+    Busy,
+    /// The writer has ended.
+    #[error("rollout log: closed")]
+    Closed,
+}
+
+/// The writer's queue is full: the rollout was counted and forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("rollout log: queue full, the exchange is not logged")]
+pub struct Full;

@@ -1,0 +1,273 @@
+//! Reading: pages, exports, counts. A reader has its own connection, so in WAL mode it never waits for the writer and the
+//! writer never waits for it. It also opens without the folder's lock: `honed rollouts stats` works beside a running daemon.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use policy::{PolicyVersion, RolloutId};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+
+use super::{
+    error::LogError,
+    feedback,
+    record::{self, LoggedRollout, Seq},
+    state::{DropReason, RolloutState},
+    version_row::VersionRow,
+    versions,
+};
+
+/// Rows of one batch while exporting: memory stays bounded however long the log is.
+const EXPORT_BATCH: usize = 256;
+
+/// Which rows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PageQuery {
+    /// Only rows after this position.
+    pub after: Option<Seq>,
+    /// Rows at most.
+    pub limit: usize,
+    /// Only this version's.
+    pub version: Option<PolicyVersion>,
+    /// Only rows in this state.
+    pub state: Option<RolloutState>,
+}
+
+/// Counts over the whole log.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LogStats {
+    /// Rows.
+    pub n_rollouts: u64,
+    /// Rows by state; every state has an entry.
+    pub by_state: BTreeMap<RolloutState, u64>,
+    /// Rows by the version that drew them.
+    pub by_version: BTreeMap<PolicyVersion, u64>,
+    /// Rows that do not train, by reason (expired ones under `stale`).
+    pub dropped: BTreeMap<DropReason, u64>,
+    /// Words of users.
+    pub n_feedback: u64,
+}
+
+/// A connection that only reads.
+#[derive(Debug)]
+pub struct LogReader {
+    connection: Connection,
+}
+
+impl LogReader {
+    /// Opens the log of a data directory, also while a daemon writes to it.
+    pub fn open(data_dir: &Path) -> Result<LogReader, LogError> {
+        let path = super::database(data_dir);
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&path, flags)?;
+        // The write-ahead log's index must be writable, so the file is; the connection is not.
+        connection.pragma_update(None, "query_only", true)?;
+        connection.busy_timeout(Duration::from_secs(5))?;
+        let found = super::schema::number(&connection)?;
+        if found > super::schema::CURRENT {
+            return Err(LogError::SchemaTooNew {
+                found,
+                supported: super::schema::CURRENT,
+            });
+        }
+        Ok(LogReader { connection })
+    }
+
+    /// Rows in log order, with their feedback.
+    pub fn page(&self, query: &PageQuery) -> Result<Vec<LoggedRollout>, LogError> {
+        let sql = format!(
+            "SELECT {} FROM rollouts WHERE seq > ?1 AND (?2 IS NULL OR version = ?2) AND (?3 IS NULL OR state = ?3)
+             ORDER BY seq LIMIT ?4",
+            record::COLUMNS
+        );
+        self.rows(
+            &sql,
+            params![
+                query.after.map_or(0, |seq| seq.0),
+                query.version.map(|version| version.0 as i64),
+                query.state.map(RolloutState::as_str),
+                query.limit as i64,
+            ],
+        )
+    }
+
+    /// The oldest rows that wait for a score: those with feedback, and those logged before `waited_since_ms` (milliseconds
+    /// since the Unix epoch; `u64::MAX` takes all).
+    pub fn unscored(
+        &self,
+        after: Option<Seq>,
+        limit: usize,
+        waited_since_ms: u64,
+    ) -> Result<Vec<LoggedRollout>, LogError> {
+        let sql = format!(
+            "SELECT {} FROM rollouts WHERE state = 'generated' AND seq > ?1
+                AND (created_ms <= ?2 OR seq IN (SELECT seq FROM feedback WHERE score IS NOT NULL OR label IS NOT NULL))
+             ORDER BY seq LIMIT ?3",
+            record::COLUMNS
+        );
+        let waited_since_ms = i64::try_from(waited_since_ms).unwrap_or(i64::MAX);
+        self.rows(
+            &sql,
+            params![after.map_or(0, |seq| seq.0), waited_since_ms, limit as i64],
+        )
+    }
+
+    /// One row by its id.
+    pub fn rollout(&self, id: &RolloutId) -> Result<Option<LoggedRollout>, LogError> {
+        let sql = format!(
+            "SELECT {} FROM rollouts WHERE request = ?1 AND choice = ?2",
+            record::COLUMNS
+        );
+        Ok(self.rows(&sql, params![id.request, id.index])?.pop())
+    }
+
+    /// A few rows of one version that may be replayed: their tokens were drawn, and not from a truncated distribution.
+    pub fn replayable(
+        &self,
+        version: PolicyVersion,
+        limit: usize,
+    ) -> Result<Vec<LoggedRollout>, LogError> {
+        let sql = format!(
+            "SELECT {} FROM rollouts WHERE version = ?1 AND state IN ('generated', 'scored', 'claimed', 'trained')
+             ORDER BY seq DESC LIMIT ?2",
+            record::COLUMNS
+        );
+        self.rows(&sql, params![version.0 as i64, limit as i64])
+    }
+
+    fn rows(
+        &self,
+        sql: &str,
+        params: impl rusqlite::Params,
+    ) -> Result<Vec<LoggedRollout>, LogError> {
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut found = statement.query(params)?;
+        let mut rows = Vec::new();
+        while let Some(row) = found.next()? {
+            let mut logged = record::read_row(row)?;
+            logged.feedback = feedback::of(&self.connection, logged.seq, &logged.rollout.id)?;
+            rows.push(logged);
+        }
+        Ok(rows)
+    }
+
+    /// Every row that matches, in log order, a bounded batch in memory at a time. `limit` of the query is the batch's
+    /// business and ignored.
+    pub fn export(self, query: PageQuery) -> Export {
+        let query = PageQuery {
+            limit: EXPORT_BATCH,
+            ..query
+        };
+        Export {
+            reader: self,
+            query,
+            batch: Vec::new().into_iter(),
+            done: false,
+        }
+    }
+
+    /// Counts over the whole log, from an index alone.
+    pub fn stats(&self) -> Result<LogStats, LogError> {
+        let mut stats = LogStats {
+            by_state: RolloutState::ALL.map(|state| (state, 0)).into(),
+            ..LogStats::default()
+        };
+        let mut statement = self.connection.prepare_cached(
+            "SELECT version, state, reason, COUNT(*) FROM rollouts GROUP BY version, state, reason",
+        )?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let n: u64 = row.get::<_, i64>(3)? as u64;
+            stats.n_rollouts += n;
+            *stats
+                .by_version
+                .entry(PolicyVersion(row.get::<_, i64>(0)? as u64))
+                .or_default() += n;
+            if let Some(state) = RolloutState::parse(&row.get::<_, String>(1)?) {
+                *stats.by_state.entry(state).or_default() += n;
+            }
+            if let Some(reason) = row
+                .get::<_, Option<String>>(2)?
+                .and_then(|word| DropReason::parse(&word))
+            {
+                *stats.dropped.entry(reason).or_default() += n;
+            }
+        }
+        stats.n_feedback =
+            self.connection
+                .query_row("SELECT COUNT(*) FROM feedback", [], |row| {
+                    row.get::<_, i64>(0)
+                })? as u64;
+        Ok(stats)
+    }
+
+    /// Rows that could be claimed or scored soon: `(scored, generated)`, capped at `limit` each.
+    pub fn backlog(&self, limit: usize) -> Result<(u64, u64), LogError> {
+        let count = |state: RolloutState| -> Result<u64, LogError> {
+            let n: Option<i64> = self
+                .connection
+                .prepare_cached(
+                    "SELECT COUNT(*) FROM (SELECT 1 FROM rollouts WHERE state = ?1 LIMIT ?2)",
+                )?
+                .query_row(params![state.as_str(), limit as i64], |row| row.get(0))
+                .optional()?;
+            Ok(n.unwrap_or(0) as u64)
+        };
+        Ok((
+            count(RolloutState::Scored)?,
+            count(RolloutState::Generated)?,
+        ))
+    }
+
+    /// All versions, oldest first.
+    pub fn versions(&self) -> Result<Vec<VersionRow>, LogError> {
+        versions::all(&self.connection)
+    }
+
+    /// One version.
+    pub fn version(&self, version: PolicyVersion) -> Result<Option<VersionRow>, LogError> {
+        versions::one(&self.connection, version)
+    }
+
+    /// The live version.
+    pub fn live_version(&self) -> Result<Option<VersionRow>, LogError> {
+        versions::live_row(&self.connection)
+    }
+
+    /// The largest number that a version ever had.
+    pub fn newest_version(&self) -> Result<Option<PolicyVersion>, LogError> {
+        versions::newest(&self.connection)
+    }
+}
+
+/// Rows of an export, in log order. Ends after the first error.
+#[derive(Debug)]
+pub struct Export {
+    reader: LogReader,
+    query: PageQuery,
+    batch: std::vec::IntoIter<LoggedRollout>,
+    done: bool,
+}
+
+impl Iterator for Export {
+    type Item = Result<LoggedRollout, LogError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(row) = self.batch.next() {
+            return Some(Ok(row));
+        }
+        if self.done {
+            return None;
+        }
+        match self.reader.page(&self.query) {
+            Ok(rows) => {
+                self.done = rows.len() < EXPORT_BATCH;
+                self.query.after = rows.last().map(|row| row.seq).or(self.query.after);
+                self.batch = rows.into_iter();
+                self.batch.next().map(Ok)
+            }
+            Err(error) => {
+                self.done = true;
+                Some(Err(error))
+            }
+        }
+    }
+}

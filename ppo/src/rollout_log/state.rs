@@ -1,0 +1,156 @@
+//! The life of a rollout, as words in a column.
+//!
+//! ```text
+//! generated ──► scored ──► claimed ──► trained
+//!     │   ▲        │ │        │
+//!     │   └feedback┘ │        ├──► scored     (claim given back: failed update, crash)
+//!     ▼              ▼        ▼
+//!  dropped{reason}, expired{stale}   dropped{reason}
+//! ```
+//! Every transition is one statement that names the old state, so a late or repeated one changes nothing.
+
+use std::fmt;
+
+/// Where a rollout stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RolloutState {
+    /// Answered and logged, not judged yet.
+    Generated,
+    /// Judged, may be claimed.
+    Scored,
+    /// Held by an update that runs.
+    Claimed,
+    /// Part of a published update.
+    Trained,
+    /// Too old for the trainer before its turn came.
+    Expired,
+    /// Will not train, for a reason that is kept.
+    Dropped,
+}
+
+impl RolloutState {
+    /// All states, in the order of life.
+    pub const ALL: [RolloutState; 6] = [
+        RolloutState::Generated,
+        RolloutState::Scored,
+        RolloutState::Claimed,
+        RolloutState::Trained,
+        RolloutState::Expired,
+        RolloutState::Dropped,
+    ];
+
+    /// The word in the column, in the API and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RolloutState::Generated => "generated",
+            RolloutState::Scored => "scored",
+            RolloutState::Claimed => "claimed",
+            RolloutState::Trained => "trained",
+            RolloutState::Expired => "expired",
+            RolloutState::Dropped => "dropped",
+        }
+    }
+
+    /// The state of that word.
+    pub fn parse(word: &str) -> Option<RolloutState> {
+        RolloutState::ALL
+            .into_iter()
+            .find(|state| state.as_str() == word)
+    }
+}
+
+impl fmt::Display for RolloutState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a rollout does not train.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DropReason {
+    /// Its version is further from the trainer's than `ppo.max_staleness` publications, or not among its ancestors.
+    Stale,
+    /// The response has no token.
+    Empty,
+    /// The client went away, or the daemon shut down.
+    Cancelled,
+    /// The client's `max_tokens` cut it off: not the policy's doing, so it must not be punished for it.
+    ClientLimit,
+    /// Temperature 0: nothing was drawn.
+    Greedy,
+    /// Penalties or logit bias moved the distribution away from the policy's.
+    Altered,
+    /// Truncation kept less than nine tenths of the mass at some token.
+    TruncatedMass,
+    /// A log-prob or a score is not a finite number.
+    NonFinite,
+    /// No feedback came in time and the configured fallback is to drop.
+    NoFeedback,
+    /// Its importance weight left the configured range.
+    OffPolicy,
+    /// The trainer cannot hold it: longer than its context, or a token it does not know.
+    TooLong,
+    /// It was part of an update whose weights the gate refused.
+    Gate,
+    /// Updates with it kept failing.
+    UpdateFailed,
+    /// The writer's queue was full (counted only: it never reached the log).
+    QueueFull,
+    /// The log could not be written (counted only).
+    WriteFailed,
+}
+
+impl DropReason {
+    /// All reasons.
+    pub const ALL: [DropReason; 15] = [
+        DropReason::Stale,
+        DropReason::Empty,
+        DropReason::Cancelled,
+        DropReason::ClientLimit,
+        DropReason::Greedy,
+        DropReason::Altered,
+        DropReason::TruncatedMass,
+        DropReason::NonFinite,
+        DropReason::NoFeedback,
+        DropReason::OffPolicy,
+        DropReason::TooLong,
+        DropReason::Gate,
+        DropReason::UpdateFailed,
+        DropReason::QueueFull,
+        DropReason::WriteFailed,
+    ];
+
+    /// The word in the column, in the API and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DropReason::Stale => "stale",
+            DropReason::Empty => "empty",
+            DropReason::Cancelled => "cancelled",
+            DropReason::ClientLimit => "client_limit",
+            DropReason::Greedy => "greedy",
+            DropReason::Altered => "altered",
+            DropReason::TruncatedMass => "truncated_mass",
+            DropReason::NonFinite => "non_finite",
+            DropReason::NoFeedback => "no_feedback",
+            DropReason::OffPolicy => "off_policy",
+            DropReason::TooLong => "too_long",
+            DropReason::Gate => "gate",
+            DropReason::UpdateFailed => "update_failed",
+            DropReason::QueueFull => "queue_full",
+            DropReason::WriteFailed => "write_failed",
+        }
+    }
+
+    /// The reason of that word.
+    pub fn parse(word: &str) -> Option<DropReason> {
+        DropReason::ALL
+            .into_iter()
+            .find(|reason| reason.as_str() == word)
+    }
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

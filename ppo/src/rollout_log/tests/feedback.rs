@@ -1,0 +1,116 @@
+//! Feedback by id: durable, idempotent, and honest about whether it still counts.
+
+use reward::sources::Label;
+
+use super::*;
+
+fn thumbs(n: u32, label: Label) -> Feedback {
+    Feedback {
+        id: rollout(n, 0).id,
+        user: Some("ann".to_string()),
+        score: None,
+        label: Some(label),
+        edit: None,
+        comment: None,
+        created_ms: 5,
+    }
+}
+
+#[test]
+fn feedback_finds_a_rollout_that_is_not_committed_yet() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    log.append(rollout(0, 0)).unwrap();
+    let receipt = log.append_feedback(thumbs(0, Label::Up)).unwrap();
+    assert_eq!(
+        receipt,
+        FeedbackReceipt {
+            applied: true,
+            state: RolloutState::Generated
+        }
+    );
+    assert!(matches!(
+        log.append_feedback(thumbs(1, Label::Up)),
+        Err(LogError::NotFound(_))
+    ));
+}
+
+#[test]
+fn the_same_words_twice_are_one_row_and_other_words_replace_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    log.append(rollout(0, 0)).unwrap();
+    for label in [Label::Up, Label::Up, Label::Down] {
+        assert!(log.append_feedback(thumbs(0, label)).unwrap().applied);
+    }
+    log.append_feedback(Feedback {
+        user: None,
+        score: Some(0.5),
+        ..thumbs(0, Label::Up)
+    })
+    .unwrap();
+    let words = &everything(&log)[0].feedback;
+    assert_eq!(words.len(), 2);
+    assert_eq!(
+        (words[0].user.as_deref(), words[0].score),
+        (None, Some(0.5))
+    );
+    assert_eq!(
+        (words[1].user.as_deref(), words[1].label),
+        (Some("ann"), Some(Label::Down))
+    );
+}
+
+#[test]
+fn feedback_on_a_scored_rollout_has_it_scored_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    log.append(rollout(0, 0)).unwrap();
+    log.flush().unwrap();
+    score_all(&log, 1.0);
+    let receipt = log.append_feedback(thumbs(0, Label::Down)).unwrap();
+    assert_eq!(
+        receipt,
+        FeedbackReceipt {
+            applied: true,
+            state: RolloutState::Scored
+        }
+    );
+    let row = &everything(&log)[0];
+    assert_eq!(
+        (row.state, row.score.as_ref()),
+        (RolloutState::Generated, None)
+    );
+}
+
+#[test]
+fn feedback_after_training_is_kept_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    log.append(rollout(0, 0)).unwrap();
+    log.flush().unwrap();
+    score_all(&log, 1.0);
+    let early = thumbs(0, Label::Up);
+    let seq = granted(claim(&log, 1, &[0]))[0].seq;
+    assert!(
+        !log.append_feedback(early.clone()).unwrap().applied,
+        "an update already holds it"
+    );
+    log.settle(vec![(seq, Outcome::Trained(PolicyVersion(1)))])
+        .unwrap();
+    assert!(!log.append_feedback(early).unwrap().applied);
+    let row = &everything(&log)[0];
+    assert_eq!((row.state, row.feedback.len()), (RolloutState::Trained, 1));
+}
+
+#[test]
+fn a_row_waits_for_feedback_as_long_as_configured() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    log.append(rollout(0, 0)).unwrap();
+    log.append(rollout(9, 0)).unwrap();
+    log.append_feedback(thumbs(9, Label::Up)).unwrap();
+    let waiting = |since: u64| log.reader().unscored(None, 10, since).unwrap().len();
+    assert_eq!(waiting(0), 1, "only the one that has feedback");
+    assert_eq!(waiting(1_000), 2, "the other one was logged at 1,000 ms");
+}

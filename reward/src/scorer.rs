@@ -1,0 +1,216 @@
+//! The scorer: one handle, two owner threads that judge in batches.
+//!
+//! Two kinds of callers want scores. The log's pump brings everything that was served, in no hurry; a client of
+//! `/v1/rewards` waits for its answer. They get a lane each, a thread with its own queue and its own little pool:
+//!
+//! | lane | priority | threads | why |
+//! |---|---|---|---|
+//! | [`Lane::Background`] | nice 19 | learner's | llama.cpp's barriers spin; nice 19 costs serving 4 %, normal priority all but everything |
+//! | [`Lane::Requests`] | nice 10 | one | at nice 19 it would get 1.5 % of a busy core and starve; at nice 10 about a tenth, and it is one thread |
+//!
+//! A lane empties its queue into a batch across callers, up to `reward.batch` responses, and answers each caller with one
+//! outcome per response. Queues are bounded by jobs and jobs by responses; a full queue is refused and counted, and the
+//! pump simply comes back, because the log holds what it wants judged.
+
+mod counters;
+mod lane;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+pub(crate) use counters::Counters;
+pub use counters::ScorerStats;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use policy::TokenId;
+
+use self::lane::{Job, Worker};
+use crate::{
+    score::{ScoreError, Scored},
+    sources::{Formula, NamedJudge, Rules},
+};
+
+/// Jobs that wait in one lane before newcomers are refused.
+const QUEUE_JOBS: usize = 64;
+/// Responses in one job.
+const JOB_ITEMS_MAX: usize = 4096;
+
+/// One response to judge.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScoreRequest {
+    /// The prompt as the policy saw it.
+    pub prompt: Vec<TokenId>,
+    /// The response, end token included where it ended.
+    pub response: Vec<TokenId>,
+    /// The prompt as text, special tokens spelled out: what a reward server gets.
+    pub prompt_text: String,
+    /// The response as text, special tokens spelled out.
+    pub response_text: String,
+    /// Who judges it, from [`Rules`].
+    pub formula: Formula,
+}
+
+/// Who is waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// A client: bounded patience.
+    Requests,
+    /// The rollout log: no hurry.
+    Background,
+}
+
+/// What becomes of one response.
+pub type Outcome = Result<Scored, ScoreError>;
+
+/// Why a job was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ScorerError {
+    /// The lane's queue is full; try again later.
+    #[error("the scoring queue is full: {QUEUE_JOBS} jobs are waiting")]
+    Full,
+    /// Too many responses at once.
+    #[error("expected at most {JOB_ITEMS_MAX} responses in one job, got {0}")]
+    TooMany(usize),
+    /// The scorer is shutting down.
+    #[error("the scorer is shutting down")]
+    Closed,
+}
+
+/// Handle to the scorer; clones share it. The threads end when the last handle is dropped, or at [`Scorer::shutdown`].
+#[derive(Clone)]
+pub struct Scorer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    requests: Sender<Job>,
+    background: Sender<Job>,
+    counters: Arc<Counters>,
+    rules: Rules,
+    is_open: AtomicBool,
+    /// Dropped to stop the lanes; they never receive from it.
+    stop: Mutex<Option<Sender<Infallible>>>,
+    /// Disconnected once both lanes have ended.
+    ended: Receiver<Infallible>,
+}
+
+impl Scorer {
+    /// Starts both lanes. `model` may be absent where the rules do not ask for it; asking all the same is an error per response.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn start(
+        reward: &config::Reward,
+        model: Option<NamedJudge>,
+        n_background_threads: usize,
+    ) -> std::io::Result<Scorer> {
+        let (requests, requests_jobs) = bounded(QUEUE_JOBS);
+        let (background, background_jobs) = bounded(QUEUE_JOBS);
+        let (stop, stopped) = bounded(0);
+        let (alive, ended) = bounded(0);
+        let counters = Arc::new(Counters::default());
+        let setup = lane::Setup {
+            reward,
+            model,
+            counters: &counters,
+            stopped: &stopped,
+            alive: &alive,
+        };
+        Worker::spawn(&setup, Lane::Requests, requests_jobs, 1)?;
+        Worker::spawn(
+            &setup,
+            Lane::Background,
+            background_jobs,
+            n_background_threads,
+        )?;
+        let shared = Shared {
+            requests,
+            background,
+            counters,
+            rules: Rules::new(reward),
+            is_open: AtomicBool::new(true),
+            stop: Mutex::new(Some(stop)),
+            ended,
+        };
+        Ok(Scorer {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// The configured sources: who judges what, and when.
+    #[must_use]
+    pub fn rules(&self) -> &Rules {
+        &self.shared.rules
+    }
+
+    /// Hands over a job without waiting. `reply` is called once, on the scorer's thread, with one outcome per response in
+    /// their order; it must not block. It is dropped uncalled when the scorer ends first.
+    pub fn submit(
+        &self,
+        lane: Lane,
+        items: Vec<ScoreRequest>,
+        reply: impl FnOnce(Vec<Outcome>) + Send + 'static,
+    ) -> Result<(), ScorerError> {
+        let refused = |error| {
+            self.shared.counters.refused.fetch_add(1, Ordering::Relaxed);
+            Err(error)
+        };
+        if items.len() > JOB_ITEMS_MAX {
+            return refused(ScorerError::TooMany(items.len()));
+        }
+        if !self.shared.is_open.load(Ordering::Acquire) {
+            return refused(ScorerError::Closed);
+        }
+        let queue = match lane {
+            Lane::Requests => &self.shared.requests,
+            Lane::Background => &self.shared.background,
+        };
+        match queue.try_send(Job {
+            items,
+            reply: Box::new(reply),
+        }) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(_)) => refused(ScorerError::Full),
+            Err(TrySendError::Disconnected(_)) => refused(ScorerError::Closed),
+        }
+    }
+
+    /// Hands over a job and waits for its outcomes: for owner threads, never for the HTTP runtime.
+    pub fn score(&self, lane: Lane, items: Vec<ScoreRequest>) -> Result<Vec<Outcome>, ScorerError> {
+        let (reply, outcomes) = bounded(1);
+        self.submit(lane, items, move |scored| {
+            // The caller waits below; a dead one does not need the answer.
+            let _ = reply.send(scored);
+        })?;
+        outcomes.recv().map_err(|_| ScorerError::Closed)
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub fn stats(&self) -> ScorerStats {
+        let queued = self.shared.requests.len() + self.shared.background.len();
+        self.shared.counters.snapshot(queued)
+    }
+
+    /// Takes nothing new, answers what waits with [`ScoreError::Closing`], and waits for the threads until the deadline.
+    /// Whether they ended; a call to a reward server can outlast any deadline and is then left to itself.
+    pub fn shutdown(&self, deadline: Duration) -> bool {
+        self.shared.is_open.store(false, Ordering::Release);
+        self.shared
+            .stop
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        matches!(
+            self.shared.ended.recv_timeout(deadline),
+            Err(RecvTimeoutError::Disconnected)
+        )
+    }
+}

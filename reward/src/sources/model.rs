@@ -1,0 +1,133 @@
+//! The reward model in this process as a source of scores.
+//!
+//! candle splits its products over the rayon pool that they are called from. Each owner of this source brings its own pool,
+//! whose threads have the owner's priority, so that judging never runs at normal priority beside the engine.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::Arc,
+};
+
+use candle_core::Device;
+use policy::{
+    TokenId,
+    checkpoint::{self, Digest},
+};
+use rayon::ThreadPool;
+
+use crate::{
+    reward_model::{RewardModel, RewardModelError},
+    score::ScoreError,
+    scorer::ScoreRequest,
+};
+
+/// Normalised scores of whole sequences, prompt and response together, in their order.
+pub type Judge = Arc<dyn Fn(&[Vec<TokenId>]) -> Result<Vec<f64>, String> + Send + Sync>;
+
+/// A reward model as the scorer takes it.
+#[derive(Clone)]
+pub struct NamedJudge {
+    /// `model@<digest>`: what scores are stamped with.
+    pub version: String,
+    /// The model.
+    pub judge: Judge,
+}
+
+/// Hex digits of a file's digest that name it in a score's version.
+const DIGEST_DIGITS: usize = 12;
+
+impl NamedJudge {
+    /// The model of a file with this digest.
+    #[must_use]
+    pub fn new(model: Arc<RewardModel>, digest: &Digest) -> NamedJudge {
+        let digits: String = digest.to_string().chars().take(DIGEST_DIGITS).collect();
+        let judge: Judge = Arc::new(move |sequences| {
+            let scores = model.score(sequences);
+            scores.map_err(|error| error.to_string())
+        });
+        NamedJudge {
+            version: format!("model@{digits}"),
+            judge,
+        }
+    }
+}
+
+/// Loads the reward model that `reward.model` names, or the built-in one, for a policy with this vocabulary.
+///
+/// # Errors
+/// When the file is no reward model, lacks its gain or bias, or is of another vocabulary.
+pub fn load(
+    reward: &config::Reward,
+    built_in: &[u8],
+    policy_vocabulary: &str,
+) -> Result<(Arc<RewardModel>, NamedJudge), RewardModelError> {
+    let (model, digest) = if reward.model.is_empty() {
+        (
+            RewardModel::from_bytes(built_in, &Device::Cpu)?,
+            Digest::of(built_in),
+        )
+    } else {
+        let path = Path::new(&reward.model);
+        (
+            RewardModel::load(path, &Device::Cpu)?,
+            checkpoint::digest(path)?,
+        )
+    };
+    model.check_vocabulary(policy_vocabulary)?;
+    let model = Arc::new(model);
+    let judge = NamedJudge::new(model.clone(), &digest);
+    Ok((model, judge))
+}
+
+/// A reward model and the threads that it computes on.
+pub(crate) struct ModelSource {
+    judge: Judge,
+    pool: ThreadPool,
+}
+
+impl ModelSource {
+    pub(crate) fn new(judge: Judge, pool: ThreadPool) -> ModelSource {
+        ModelSource { judge, pool }
+    }
+
+    /// One outcome per item. When a batch fails, its items are judged one by one, so that only the guilty ones fail.
+    pub(crate) fn score(&self, items: &[&ScoreRequest]) -> Vec<Result<f64, ScoreError>> {
+        let sequences: Vec<Vec<TokenId>> = items
+            .iter()
+            .map(|item| [item.prompt.as_slice(), &item.response].concat())
+            .collect();
+        match self.ask(&sequences) {
+            Ok(scores) => scores
+                .into_iter()
+                .map(|score| ScoreError::check("model", score))
+                .collect(),
+            Err(error) if sequences.len() == 1 => vec![Err(error)],
+            Err(_) => {
+                let alone = |sequence| {
+                    ScoreError::check("model", self.ask(std::slice::from_ref(sequence))?[0])
+                };
+                sequences.iter().map(alone).collect()
+            }
+        }
+    }
+
+    fn ask(&self, sequences: &[Vec<TokenId>]) -> Result<Vec<f64>, ScoreError> {
+        // A panic in the tensor library must cost one batch, not the scorer.
+        let asked = catch_unwind(AssertUnwindSafe(|| {
+            self.pool.install(|| (self.judge)(sequences))
+        }));
+        let scores = match asked {
+            Ok(scores) => scores.map_err(ScoreError::Model)?,
+            Err(_) => return Err(ScoreError::Model("it panicked".to_owned())),
+        };
+        if scores.len() != sequences.len() {
+            let counts = format!("expected {} scores, got {}", sequences.len(), scores.len());
+            return Err(ScoreError::Model(counts));
+        }
+        Ok(scores)
+    }
+}
+
+#[cfg(test)]
+mod tests;

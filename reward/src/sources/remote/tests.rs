@@ -1,0 +1,202 @@
+//! Against a real socket: a server that gives scripted answers.
+
+use std::{
+    cell::RefCell,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
+    sync::mpsc,
+};
+
+use super::*;
+use crate::sources::mix::Formula;
+
+/// Serves the answers in turn, one connection each, and hands out what was asked. An empty answer is silence: the server
+/// holds the connection until the client gives up.
+fn serve(answers: Vec<String>) -> (String, mpsc::Receiver<Value>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/get_reward", listener.local_addr().unwrap());
+    let (asked, questions) = mpsc::channel();
+    std::thread::spawn(move || {
+        for answer in answers {
+            let (stream, _) = listener.accept().unwrap();
+            let mut reader = BufReader::new(stream);
+            let mut n_bytes = 0;
+            loop {
+                let mut line = String::new();
+                reader.read_line(&mut line).unwrap();
+                if let Some(length) = line.to_lowercase().strip_prefix("content-length:") {
+                    n_bytes = length.trim().parse().unwrap();
+                }
+                if line == "\r\n" {
+                    break;
+                }
+            }
+            let mut body = vec![0; n_bytes];
+            reader.read_exact(&mut body).unwrap();
+            let _ = asked.send(serde_json::from_slice(&body).unwrap());
+            if answer.is_empty() {
+                let _ = reader.read(&mut [0]);
+            } else {
+                let _ = reader.get_mut().write_all(answer.as_bytes());
+            }
+        }
+    });
+    (url, questions)
+}
+
+fn http(status: &str, body: &str) -> String {
+    let length = body.len();
+    format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}")
+}
+
+fn item(prompt: &str, response: &str) -> ScoreRequest {
+    ScoreRequest {
+        prompt: Vec::new(),
+        response: Vec::new(),
+        prompt_text: prompt.to_owned(),
+        response_text: response.to_owned(),
+        formula: Formula::REMOTE,
+    }
+}
+
+/// What two items get from a server with these answers, the pauses in between, and what was asked.
+struct Exchange {
+    outcomes: Vec<Result<f64, ScoreError>>,
+    pauses: Vec<Duration>,
+    questions: Vec<Value>,
+    counters: Counters,
+}
+
+fn exchange(answers: Vec<String>) -> Exchange {
+    let (url, questions) = serve(answers);
+    let mut reward = config::Config::default().reward;
+    (
+        reward.remote_url,
+        reward.remote_retries,
+        reward.remote_timeout_ms,
+    ) = (url, 3, 2_000);
+    let (counters, pauses) = (Counters::default(), RefCell::new(Vec::new()));
+    let items = [item("Say hi.\n", "Hi!<|endoftext|>"), item("2+2?", " four")];
+    let pause = |delay| {
+        pauses.borrow_mut().push(delay);
+        true
+    };
+    let outcomes = RemoteSource::new(&reward).score(&items.each_ref(), &counters, &pause);
+    Exchange {
+        outcomes,
+        pauses: pauses.into_inner(),
+        questions: questions.try_iter().collect(),
+        counters,
+    }
+}
+
+fn check_fails(answer: String, n_calls: usize, cause: &str) {
+    let result = exchange(vec![answer; 4]);
+    assert_eq!(result.questions.len(), n_calls, "{cause}");
+    for outcome in result.outcomes {
+        let message = outcome.expect_err(cause).to_string();
+        assert!(
+            message.contains(cause),
+            "{message:?} does not mention {cause:?}"
+        );
+    }
+}
+
+#[test]
+fn the_question_and_the_answer_have_openrlhfs_shape() {
+    let result = exchange(vec![http(
+        "200 OK",
+        r#"{"rewards":[0.5,-2],"scores":[9,9],"extra_logs":{}}"#,
+    )]);
+    assert_eq!(result.outcomes, [Ok(0.5), Ok(-2.0)]);
+    let expected = json!({
+        "query": ["Say hi.\nHi!<|endoftext|>", "2+2? four"],
+        "prompts": ["Say hi.\n", "2+2?"],
+        "labels": ["", ""],
+    });
+    assert_eq!(result.questions, [expected]);
+    let scores = exchange(vec![http("200 OK", r#"{"rewards":null,"scores":[1,2]}"#)]);
+    assert_eq!(scores.outcomes, [Ok(1.0), Ok(2.0)]);
+}
+
+#[test]
+fn what_may_pass_is_tried_again_with_growing_pauses() {
+    let busy = || http("503 Service Unavailable", "later");
+    let good = http("200 OK", r#"{"rewards":[1,2]}"#);
+    let result = exchange(vec![
+        busy(),
+        http("429 Too Many Requests", ""),
+        String::from("nonsense\r\n\r\n"),
+        good,
+    ]);
+    assert_eq!(result.outcomes, [Ok(1.0), Ok(2.0)]);
+    assert_eq!(result.pauses.len(), 3);
+    for (n, pause) in result.pauses.iter().enumerate() {
+        let full = PAUSE_MIN * (1 << n);
+        assert!(full / 2 <= *pause && *pause <= full, "pause {n}: {pause:?}");
+    }
+    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    assert_eq!(
+        (
+            count(&result.counters.remote_calls),
+            count(&result.counters.remote_failures)
+        ),
+        (4, 3)
+    );
+    assert!(backoff(40) <= PAUSE_MAX);
+}
+
+#[test]
+fn tries_end_and_leave_an_error() {
+    check_fails(
+        http("500 Oops", "stack trace"),
+        4,
+        "HTTP status 500: \"stack trace\"",
+    );
+}
+
+#[test]
+fn what_cannot_pass_is_not_tried_again() {
+    check_fails(http("404 Not Found", ""), 1, "HTTP status 404");
+    check_fails(http("307 Moved", ""), 1, "HTTP status 307");
+    check_fails(http("200 OK", "<html>"), 1, "not JSON");
+    check_fails(
+        http("200 OK", r#"{"reward":[1,2]}"#),
+        1,
+        "no array `rewards`",
+    );
+    check_fails(
+        http("200 OK", r#"{"rewards":[1]}"#),
+        1,
+        "expected 2 rewards, got 1",
+    );
+    check_fails(http("200 OK", r#"{"rewards":[NaN,1]}"#), 1, "not JSON");
+    check_fails(http("200 OK", &"x".repeat(2 << 20)), 1, "larger than");
+}
+
+#[test]
+fn an_entry_that_is_no_number_fails_alone() {
+    let result = exchange(vec![http("200 OK", r#"{"rewards":[null,1.5]}"#)]);
+    assert!(
+        result.outcomes[0]
+            .as_ref()
+            .is_err_and(|error| error.to_string().contains("null"))
+    );
+    assert_eq!(result.outcomes[1], Ok(1.5));
+}
+
+#[test]
+fn silence_times_out_and_a_stop_ends_the_tries() {
+    let (url, questions) = serve(vec![String::new()]);
+    let mut reward = config::Config::default().reward;
+    (reward.remote_url, reward.remote_timeout_ms) = (url, 50);
+    let outcomes =
+        RemoteSource::new(&reward).score(&[&item("a", "b")], &Counters::default(), &|_| false);
+    assert!(
+        outcomes[0]
+            .as_ref()
+            .is_err_and(|error| error.to_string().contains("timeout")),
+        "{outcomes:?}"
+    );
+    assert_eq!(questions.try_iter().count(), 1);
+}
