@@ -20,6 +20,8 @@ pub mod rollout_log;
 pub mod schedule;
 pub mod staleness;
 pub mod stats;
+#[cfg(test)]
+mod test_world;
 pub mod token_rewards;
 pub mod update;
 pub mod value_model;
