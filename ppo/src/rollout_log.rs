@@ -57,7 +57,7 @@ use rusqlite::Connection;
 
 pub use eligibility::{KEPT_MASS_MIN, obstacle};
 pub use error::{Full, LogError};
-pub use feedback::{Feedback, FeedbackReceipt, Label};
+pub use feedback::{Feedback, FeedbackReceipt, label_word};
 pub use read::{Export, LogReader, LogStats, PageQuery};
 pub use record::{LoggedRollout, ScoreRecord, Seq, finish_word};
 pub use state::{DropReason, RolloutState};

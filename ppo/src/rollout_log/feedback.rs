@@ -6,34 +6,23 @@
 //! exporting) and the answer says so: `applied: false`.
 
 use policy::RolloutId;
+use reward::sources::{Label, Opinion};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{error::LogError, record::Seq, state::RolloutState};
 
-/// Thumbs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Label {
-    /// Good.
-    Up,
-    /// Bad.
-    Down,
+/// The word of a label in the column and in exports.
+pub fn label_word(label: Label) -> &'static str {
+    match label {
+        Label::Up => "up",
+        Label::Down => "down",
+    }
 }
 
-impl Label {
-    /// The word in the column and in the API.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Label::Up => "up",
-            Label::Down => "down",
-        }
-    }
-
-    /// The label of that word.
-    pub fn parse(word: &str) -> Option<Label> {
-        [Label::Up, Label::Down]
-            .into_iter()
-            .find(|label| label.as_str() == word)
-    }
+fn parse_label(word: &str) -> Option<Label> {
+    [Label::Up, Label::Down]
+        .into_iter()
+        .find(|label| label_word(*label) == word)
 }
 
 /// One user's words about one rollout.
@@ -53,6 +42,17 @@ pub struct Feedback {
     pub comment: Option<String>,
     /// When, in milliseconds since the Unix epoch.
     pub created_ms: u64,
+}
+
+impl Feedback {
+    /// The part that judges.
+    #[must_use]
+    pub fn opinion(&self) -> Opinion {
+        Opinion {
+            score: self.score,
+            label: self.label,
+        }
+    }
 }
 
 /// What became of it.
@@ -87,7 +87,7 @@ pub(super) fn insert(
             seq.0,
             user,
             feedback.score,
-            feedback.label.map(Label::as_str),
+            feedback.label.map(label_word),
             feedback.edit,
             feedback.comment,
             feedback.created_ms as i64,
@@ -132,7 +132,7 @@ fn already_said(
                 AND comment IS ?6",
         )?
         .query_row(
-            params![seq.0, user, feedback.score, feedback.label.map(Label::as_str), feedback.edit, feedback.comment],
+            params![seq.0, user, feedback.score, feedback.label.map(label_word), feedback.edit, feedback.comment],
             |row| row.get(0),
         )
         .optional()?)
@@ -153,7 +153,7 @@ pub(super) fn of(
             score: row.get(1)?,
             label: row
                 .get::<_, Option<String>>(2)?
-                .and_then(|word| Label::parse(&word)),
+                .and_then(|word| parse_label(&word)),
             edit: row.get(3)?,
             comment: row.get(4)?,
             created_ms: row.get::<_, i64>(5)? as u64,

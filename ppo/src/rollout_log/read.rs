@@ -221,6 +221,21 @@ impl LogReader {
     pub fn versions(&self) -> Result<Vec<VersionRow>, LogError> {
         versions::all(&self.connection)
     }
+
+    /// One version.
+    pub fn version(&self, version: PolicyVersion) -> Result<Option<VersionRow>, LogError> {
+        versions::one(&self.connection, version)
+    }
+
+    /// The live version.
+    pub fn live_version(&self) -> Result<Option<VersionRow>, LogError> {
+        versions::live_row(&self.connection)
+    }
+
+    /// The largest number that a version ever had.
+    pub fn newest_version(&self) -> Result<Option<PolicyVersion>, LogError> {
+        versions::newest(&self.connection)
+    }
 }
 
 /// Rows of an export, in log order. Ends after the first error.

@@ -64,7 +64,7 @@ pub struct VersionRow {
     pub state: VersionState,
     /// Digest of the file.
     pub digest: String,
-    /// The file.
+    /// The file, relative to the versions folder where the row comes from the log itself.
     pub path: PathBuf,
     /// When it was registered, in milliseconds since the Unix epoch.
     pub created_ms: u64,

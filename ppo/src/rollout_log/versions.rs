@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use policy::PolicyVersion;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
     error::LogError,
@@ -175,34 +175,67 @@ fn live(connection: &Connection) -> Result<Option<PolicyVersion>, LogError> {
     Ok(version.map(|version| PolicyVersion(version as u64)))
 }
 
+const COLUMNS: &str = "version, parent, state, digest, path, created_ms, n_rollouts, reason";
+
 /// All rows, oldest first.
 pub(super) fn all(connection: &Connection) -> Result<Vec<VersionRow>, LogError> {
-    let mut statement = connection.prepare_cached(
-        "SELECT version, parent, state, digest, path, created_ms, n_rollouts, reason FROM versions ORDER BY version",
-    )?;
-    let mut found = statement.query([])?;
+    select(connection, "ORDER BY version", [])
+}
+
+/// One row.
+pub(super) fn one(
+    connection: &Connection,
+    version: PolicyVersion,
+) -> Result<Option<VersionRow>, LogError> {
+    Ok(select(connection, "WHERE version = ?1", [version.0 as i64])?.pop())
+}
+
+/// The live row.
+pub(super) fn live_row(connection: &Connection) -> Result<Option<VersionRow>, LogError> {
+    Ok(select(connection, "WHERE state = 'live'", [])?.pop())
+}
+
+/// The largest number that was ever given.
+pub(super) fn newest(connection: &Connection) -> Result<Option<PolicyVersion>, LogError> {
+    let newest: Option<i64> =
+        connection.query_row("SELECT MAX(version) FROM versions", [], |row| row.get(0))?;
+    Ok(newest.map(|version| PolicyVersion(version as u64)))
+}
+
+fn select(
+    connection: &Connection,
+    which: &str,
+    params: impl rusqlite::Params,
+) -> Result<Vec<VersionRow>, LogError> {
+    let mut statement =
+        connection.prepare_cached(&format!("SELECT {COLUMNS} FROM versions {which}"))?;
+    let mut found = statement.query(params)?;
     let mut rows = Vec::new();
     while let Some(row) = found.next()? {
-        let version: i64 = row.get(0)?;
-        let word: String = row.get(2)?;
-        rows.push(VersionRow {
-            version: PolicyVersion(version as u64),
-            parent: row
-                .get::<_, Option<i64>>(1)?
-                .map(|parent| PolicyVersion(parent as u64)),
-            state: VersionState::parse(&word).ok_or(LogError::Corrupt {
-                seq: version,
-                what: format!("version state {word:?} is unknown"),
-            })?,
-            digest: row.get(3)?,
-            path: PathBuf::from(row.get::<_, String>(4)?),
-            created_ms: row.get::<_, i64>(5)? as u64,
-            n_rollouts: row.get::<_, i64>(6)? as u64,
-            reason: row.get(7)?,
-            numbers: numbers(connection, version)?,
-        });
+        rows.push(read_row(connection, row)?);
     }
     Ok(rows)
+}
+
+fn read_row(connection: &Connection, row: &Row<'_>) -> Result<VersionRow, LogError> {
+    let version: i64 = row.get(0)?;
+    let word: String = row.get(2)?;
+    Ok(VersionRow {
+        version: PolicyVersion(version as u64),
+        parent: row
+            .get::<_, Option<i64>>(1)?
+            .map(|parent| PolicyVersion(parent as u64)),
+        state: VersionState::parse(&word).ok_or(LogError::Corrupt {
+            seq: version,
+            what: format!("version state {word:?} is unknown"),
+        })?,
+        digest: row.get(3)?,
+        path: PathBuf::from(row.get::<_, String>(4)?),
+        created_ms: row.get::<_, i64>(5)? as u64,
+        n_rollouts: row.get::<_, i64>(6)? as u64,
+        reason: row.get(7)?,
+        numbers: numbers(connection, version)?,
+    })
 }
 
 fn numbers(connection: &Connection, version: i64) -> Result<BTreeMap<String, f64>, LogError> {

@@ -1,5 +1,7 @@
 //! Feedback by id: durable, idempotent, and honest about whether it still counts.
 
+use reward::sources::Label;
+
 use super::*;
 
 fn thumbs(n: u32, label: Label) -> Feedback {

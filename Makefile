@@ -1,0 +1,43 @@
+# `make demo` shows it, `make test` checks it; both install what is missing first.
+
+CARGO ?= cargo
+ARGS ?=
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test deps serve lint golden
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+demo: ## build, serve the built-in model, and watch PPO improve it under traffic (ARGS="--seed 2")
+	@.ci/deps build
+	$(CARGO) build --release --locked --package daemon --bin honed
+	$(CARGO) run --release --locked --quiet --package daemon --bin honed -- demo $(ARGS)
+
+serve: ## serve the built-in model on 127.0.0.1:8080 (ARGS="--listen 0.0.0.0:80")
+	@.ci/deps build
+	$(CARGO) run --release --locked --package daemon --bin honed -- serve $(ARGS)
+
+# Binaries and tests are built in one go: apart, cargo would unify features differently and compile llama.cpp twice.
+test: ## all tests, then openai-python and promtool against the daemon
+	@.ci/deps test
+	$(CARGO) build --workspace --all-targets --locked
+	$(CARGO) test --workspace --locked
+	@tests/clients/run.sh
+
+golden: ## the reference numbers only; HONED_GOLDEN names another folder of them
+	@.ci/deps build
+	$(CARGO) test --workspace --test tests --locked -- golden
+
+# cargo deny's advisory database cannot be fetched everywhere, so only its offline checks, and only where it is installed.
+lint: ## format, clippy, documentation, licences
+	@.ci/deps build
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --workspace --locked
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check bans licenses sources; \
+	else echo "lint: cargo deny is not installed, licences and sources are not checked"; fi
+
+deps: ## install what building and testing need (apt, with sudo where needed)
+	@.ci/deps test

@@ -1,0 +1,302 @@
+//! The version registry: a folder of weight files and the rows that say what they are.
+//!
+//! # What it promises
+//!
+//! * *Version 0 is forever.* The SFT snapshot is copied into the folder once and never changed or removed; a data directory
+//!   that was begun with other weights is refused, because everything in it refers to them.
+//! * *A file is visible when its row says so.* A candidate is written aside, synced, renamed (that is
+//!   [`policy::checkpoint`]'s part), then registered, then judged, then made live, in that order; whatever a crash leaves
+//!   without a row that wants it is removed at the next open.
+//! * *There is always something good to serve.* At open the live version's file is checked against its digest. A damaged or
+//!   missing one is retired, loudly, and its nearest good ancestor serves instead; version 0 is the last of them.
+//! * *Bounded.* Beside version 0, the live version and what is still in memory, `ppo.keep_versions` files stay.
+//!
+//! Numbers are never reused, not even of a refused candidate: a number in a client's hand means one set of weights.
+
+mod error;
+mod files;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use policy::{PolicyVersion, checkpoint};
+
+pub use error::RegistryError;
+
+use crate::rollout_log::{
+    LogError, Outcome, RolloutLog, Seq, VersionChange, VersionRow, VersionState,
+};
+
+/// The versions of one data directory. Its rows live in the log's database.
+#[derive(Clone)]
+pub struct Registry {
+    log: RolloutLog,
+    folder: PathBuf,
+    n_kept: usize,
+}
+
+/// A candidate to be registered; its file lies at [`Registry::path`] already.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    /// Its number, from [`Registry::next_version`].
+    pub version: PolicyVersion,
+    /// The version whose weights the update started from.
+    pub parent: PolicyVersion,
+    /// Digest of its file.
+    pub digest: checkpoint::Digest,
+    /// Rollouts that trained it.
+    pub n_rollouts: u64,
+}
+
+impl Registry {
+    /// Opens the folder `versions` of the log's data directory with `sft` as version 0, repairs what a crash left, and
+    /// makes sure that the live version can be served.
+    ///
+    /// # Errors
+    /// When `sft` cannot be read, when the folder was begun with other weights, or when the disk or the log refuses.
+    pub fn open(log: RolloutLog, sft: &Path, n_kept: usize) -> Result<Registry, RegistryError> {
+        let folder = log.data_dir().join("versions");
+        std::fs::create_dir_all(&folder).map_err(|source| RegistryError::io(&folder, source))?;
+        let registry = Registry {
+            log,
+            folder,
+            n_kept,
+        };
+        registry.adopt_sft(sft)?;
+        registry.finish_what_a_crash_began()?;
+        registry.remove_orphans()?;
+        registry.ensure_live()?;
+        Ok(registry)
+    }
+
+    /// All versions, oldest first.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn rows(&self) -> Result<Vec<VersionRow>, RegistryError> {
+        let rows = self.log.reader().versions()?;
+        Ok(rows.into_iter().map(|row| self.resolve(row)).collect())
+    }
+
+    /// One version.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn row(&self, version: PolicyVersion) -> Result<Option<VersionRow>, RegistryError> {
+        let row = self.log.reader().version(version)?;
+        Ok(row.map(|row| self.resolve(row)))
+    }
+
+    /// The live version.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn live(&self) -> Result<VersionRow, RegistryError> {
+        let live = self.log.reader().live_version()?;
+        live.map(|row| self.resolve(row))
+            .ok_or(RegistryError::NoneLive)
+    }
+
+    /// Where a version's weights lie, or would lie.
+    #[must_use]
+    pub fn path(&self, version: PolicyVersion) -> PathBuf {
+        self.folder.join(files::name(version, files::WEIGHTS))
+    }
+
+    /// Where what else belongs to a version lies (a learner's moments, say): removed together with its weights.
+    #[must_use]
+    pub fn companion(&self, version: PolicyVersion, suffix: &str) -> PathBuf {
+        self.folder.join(files::name(version, suffix))
+    }
+
+    /// A number that no version has had.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn next_version(&self) -> Result<PolicyVersion, RegistryError> {
+        let newest = self.log.reader().newest_version()?;
+        Ok(newest.map_or(PolicyVersion::SFT, PolicyVersion::next))
+    }
+
+    /// `version` and its ancestors up to `n_publications` back, freshest first: the versions whose rollouts are not stale.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn lineage(
+        &self,
+        version: PolicyVersion,
+        n_publications: u64,
+    ) -> Result<Vec<PolicyVersion>, RegistryError> {
+        let mut lineage = vec![version];
+        let mut at = version;
+        for _ in 0..n_publications {
+            let Some(parent) = self.row(at)?.and_then(|row| row.parent) else {
+                break;
+            };
+            lineage.push(parent);
+            at = parent;
+        }
+        Ok(lineage)
+    }
+
+    /// Registers a candidate whose file is written.
+    ///
+    /// # Errors
+    /// When the log refuses; the file is then an orphan that the next open removes.
+    pub fn register(&self, candidate: &Candidate) -> Result<(), RegistryError> {
+        self.change(VersionChange::Register(VersionRow {
+            version: candidate.version,
+            parent: Some(candidate.parent),
+            state: VersionState::Candidate,
+            digest: candidate.digest.to_string(),
+            path: files::name(candidate.version, files::WEIGHTS).into(),
+            created_ms: now_ms(),
+            n_rollouts: candidate.n_rollouts,
+            reason: None,
+            numbers: BTreeMap::new(),
+        }))
+    }
+
+    /// One transaction: the candidate is live, the old one drains, the update's rollouts are trained.
+    ///
+    /// # Errors
+    /// When the log refuses; nothing has changed then.
+    pub fn publish(
+        &self,
+        version: PolicyVersion,
+        outcomes: Vec<(Seq, Outcome)>,
+        numbers: BTreeMap<String, f64>,
+    ) -> Result<(), RegistryError> {
+        self.change(VersionChange::Publish {
+            version,
+            outcomes,
+            numbers,
+        })
+    }
+
+    /// One transaction: the candidate is refused, its rollouts are settled. Its files go.
+    ///
+    /// # Errors
+    /// When the log refuses; nothing has changed then.
+    pub fn reject(
+        &self,
+        version: PolicyVersion,
+        reason: &str,
+        outcomes: Vec<(Seq, Outcome)>,
+        numbers: BTreeMap<String, f64>,
+    ) -> Result<(), RegistryError> {
+        self.change(VersionChange::Reject {
+            version,
+            reason: reason.to_string(),
+            outcomes,
+            numbers,
+        })?;
+        files::remove_all_of(&self.folder, version);
+        Ok(())
+    }
+
+    /// Removes what was written for a number that was never registered.
+    pub fn discard(&self, version: PolicyVersion) {
+        files::remove_all_of(&self.folder, version);
+    }
+
+    /// Makes a retained or draining version live, if `expected_live` (where given) still is. Returns who was live before.
+    ///
+    /// # Errors
+    /// When another version is live, when this one is in no state to be activated, or when its file is damaged.
+    pub fn activate(
+        &self,
+        version: PolicyVersion,
+        expected_live: Option<PolicyVersion>,
+    ) -> Result<PolicyVersion, RegistryError> {
+        let before = self.live()?.version;
+        self.change(VersionChange::Activate {
+            version,
+            expected_live,
+        })?;
+        Ok(before)
+    }
+
+    /// Checks a version's file against its digest.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unknown`], [`RegistryError::Damaged`], or that the log cannot be read.
+    pub fn verify(&self, version: PolicyVersion) -> Result<VersionRow, RegistryError> {
+        let row = self.row(version)?.ok_or(RegistryError::Unknown(version))?;
+        files::verify(&row)?;
+        Ok(row)
+    }
+
+    /// Housekeeping after a publication: what drained and left memory is `retained`; beyond `ppo.keep_versions` the oldest
+    /// retained ones are `retired` and their files removed. Never version 0, never the live one, never one in memory.
+    ///
+    /// # Errors
+    /// When the log refuses.
+    pub fn retain(&self, residents: &[PolicyVersion]) -> Result<(), RegistryError> {
+        let step = |version, from, to, reason: Option<&str>| {
+            self.change(VersionChange::Move {
+                version,
+                from,
+                to,
+                reason: reason.map(str::to_string),
+            })
+        };
+        let in_memory = |row: &VersionRow| residents.contains(&row.version);
+        let mut rows = self.rows()?;
+        for row in &mut rows {
+            if row.state == VersionState::Draining && !in_memory(row) {
+                step(
+                    row.version,
+                    VersionState::Draining,
+                    VersionState::Retained,
+                    None,
+                )?;
+                row.state = VersionState::Retained;
+            }
+        }
+        let retained: Vec<&VersionRow> = rows
+            .iter()
+            .filter(|row| row.state == VersionState::Retained && row.version != PolicyVersion::SFT)
+            .collect();
+        let n_over = retained.len().saturating_sub(self.n_kept);
+        for row in retained
+            .into_iter()
+            .take(n_over)
+            .filter(|row| !in_memory(row))
+        {
+            // Row first: a crash between the two leaves a file that no row wants, which the next open removes.
+            let why = Some("beyond ppo.keep_versions");
+            step(
+                row.version,
+                VersionState::Retained,
+                VersionState::Retired,
+                why,
+            )?;
+            files::remove_all_of(&self.folder, row.version);
+        }
+        Ok(())
+    }
+
+    /// Rows hold file names, so that a data directory may be moved or reached by another path.
+    fn resolve(&self, row: VersionRow) -> VersionRow {
+        VersionRow {
+            path: self.folder.join(&row.path),
+            ..row
+        }
+    }
+
+    fn change(&self, change: VersionChange) -> Result<(), RegistryError> {
+        Ok(self.log.change_version(change)?)
+    }
+}
+
+/// Milliseconds since the Unix epoch.
+pub(crate) fn now_ms() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+    since_epoch.map_or(0, |elapsed| elapsed.as_millis() as u64)
+}

@@ -1,0 +1,64 @@
+//! What can go wrong in the registry.
+
+use std::path::{Path, PathBuf};
+
+use policy::{PolicyVersion, model_error::ModelError};
+
+use super::LogError;
+
+/// Why the registry refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// The rows could not be read or changed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A weight file could not be read.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The file system said no.
+    #[error("version registry {path}: {source}")]
+    Io {
+        /// What was read or written.
+        path: PathBuf,
+        /// What the system answered.
+        source: std::io::Error,
+    },
+    /// The data directory belongs to other weights.
+    #[error(
+        "data directory {folder} was begun with the model of digest {expected}, not {found}; start with that model, or \
+         choose another daemon.data_dir"
+    )]
+    OtherModel {
+        /// The versions folder.
+        folder: PathBuf,
+        /// Digest of version 0 there.
+        expected: String,
+        /// Digest of the model that was given.
+        found: String,
+    },
+    /// No such version.
+    #[error("{0} is not in the registry")]
+    Unknown(PolicyVersion),
+    /// A file is missing, or holds other bytes than were written.
+    #[error("{version} cannot be used: {path}: {what}")]
+    Damaged {
+        /// The version.
+        version: PolicyVersion,
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// No version is live, which only a foreign hand in the database can bring about.
+    #[error("no version is live")]
+    NoneLive,
+}
+
+impl RegistryError {
+    pub(super) fn io(path: &Path, source: std::io::Error) -> RegistryError {
+        RegistryError::Io {
+            path: path.to_path_buf(),
+            source,
+        }
+    }
+}

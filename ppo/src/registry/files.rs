@@ -1,0 +1,195 @@
+//! The files of the versions folder: `policy-N.gguf`, and companions `policy-N.<suffix>` that share its fate.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+};
+
+use policy::{PolicyVersion, checkpoint};
+
+use super::{Registry, RegistryError, now_ms};
+use crate::rollout_log::{VersionChange, VersionRow, VersionState};
+
+/// Suffix of the weights.
+pub(super) const WEIGHTS: &str = "gguf";
+
+pub(super) fn name(version: PolicyVersion, suffix: &str) -> String {
+    format!("policy-{}.{suffix}", version.0)
+}
+
+/// The version that a file of this name belongs to; what was left half written belongs to none.
+fn owner(name: &str) -> Option<PolicyVersion> {
+    let (number, suffix) = name.strip_prefix("policy-")?.split_once('.')?;
+    (!suffix.ends_with("partial")).then(|| number.parse().ok().map(PolicyVersion))?
+}
+
+/// Removes a version's files. A file that stays is an orphan, which the next open removes.
+pub(super) fn remove_all_of(folder: &Path, version: PolicyVersion) {
+    let removed = remove_where(folder, |name| owner(name) == Some(version));
+    if let Err(error) = removed {
+        tracing::warn!(%version, %error, "files of a version that is gone could not be removed");
+    }
+}
+
+fn remove_where(folder: &Path, goes: impl Fn(&str) -> bool) -> io::Result<usize> {
+    let mut n_removed = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(&goes) {
+            fs::remove_file(entry.path())?;
+            n_removed += 1;
+        }
+    }
+    Ok(n_removed)
+}
+
+/// Checks a version's file against its digest.
+pub(super) fn verify(row: &VersionRow) -> Result<(), RegistryError> {
+    let damaged = |what: String| RegistryError::Damaged {
+        version: row.version,
+        path: row.path.clone(),
+        what,
+    };
+    let found = checkpoint::digest(&row.path).map_err(|error| damaged(error.to_string()))?;
+    if found.to_string() == row.digest {
+        return Ok(());
+    }
+    Err(damaged(format!(
+        "expected digest {}, found {found}",
+        row.digest
+    )))
+}
+
+impl Registry {
+    /// Version 0: copied and registered the first time; afterwards compared, and restored from `sft` when it was damaged.
+    pub(super) fn adopt_sft(&self, sft: &Path) -> Result<(), RegistryError> {
+        let digest = checkpoint::digest(sft)?.to_string();
+        let row = self.row(PolicyVersion::SFT)?;
+        if let Some(row) = row {
+            if row.digest != digest {
+                return Err(RegistryError::OtherModel {
+                    folder: self.folder.clone(),
+                    expected: row.digest,
+                    found: digest,
+                });
+            }
+            if let Err(error) = verify(&row) {
+                tracing::error!(%error, "version 0 is restored from the given model");
+                copy_durably(sft, &row.path)?;
+            }
+            return Ok(());
+        }
+        let path = self.path(PolicyVersion::SFT);
+        copy_durably(sft, &path)?;
+        let row = VersionRow {
+            version: PolicyVersion::SFT,
+            parent: None,
+            state: VersionState::Live,
+            digest,
+            path: name(PolicyVersion::SFT, WEIGHTS).into(),
+            created_ms: now_ms(),
+            n_rollouts: 0,
+            reason: None,
+            numbers: Default::default(),
+        };
+        verify(&self.resolve(row.clone()))?;
+        self.change(VersionChange::Register(row))
+    }
+
+    /// Rows that the last process left in the middle: nobody judges its candidates any more, and nothing drains.
+    pub(super) fn finish_what_a_crash_began(&self) -> Result<(), RegistryError> {
+        for row in self.rows()? {
+            let (to, reason) = match row.state {
+                VersionState::Candidate => (
+                    VersionState::Rejected,
+                    Some("the process ended before the gate's verdict"),
+                ),
+                VersionState::Draining => (VersionState::Retained, None),
+                _ => continue,
+            };
+            self.change(VersionChange::Move {
+                version: row.version,
+                from: row.state,
+                to,
+                reason: reason.map(str::to_string),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Removes files that no row wants: half-written ones, unregistered candidates, what was retired in a crash.
+    pub(super) fn remove_orphans(&self) -> Result<(), RegistryError> {
+        let wanted: Vec<PolicyVersion> = self
+            .rows()?
+            .into_iter()
+            .filter(|row| matches!(row.state, VersionState::Live | VersionState::Retained))
+            .map(|row| row.version)
+            .collect();
+        let orphan = |name: &str| {
+            name.starts_with("policy-") && !owner(name).is_some_and(|owner| wanted.contains(&owner))
+        };
+        let n_removed = remove_where(&self.folder, orphan)
+            .map_err(|source| RegistryError::io(&self.folder, source))?;
+        if n_removed > 0 {
+            tracing::warn!(
+                n_removed,
+                "removed files of versions that were never published or are retired"
+            );
+        }
+        Ok(())
+    }
+
+    /// Leaves a live version whose file is good: the live one, or else its nearest good ancestor.
+    pub(super) fn ensure_live(&self) -> Result<(), RegistryError> {
+        let rows = self.rows()?;
+        let live = rows.iter().find(|row| row.state == VersionState::Live);
+        // Without a live row a crash hit the very repair below: the newest retained version begins the search.
+        let newest = rows
+            .iter()
+            .rev()
+            .find(|row| row.state == VersionState::Retained);
+        let mut at = live.or(newest).ok_or(RegistryError::NoneLive)?;
+        loop {
+            let usable = matches!(at.state, VersionState::Live | VersionState::Retained);
+            match verify(at) {
+                Ok(()) if at.state == VersionState::Live => return Ok(()),
+                Ok(()) if usable => {
+                    tracing::error!(version = %at.version, "an older version serves in place of a damaged one");
+                    return self.change(VersionChange::Activate {
+                        version: at.version,
+                        expected_live: None,
+                    });
+                }
+                Ok(()) => {}
+                Err(error) if usable && at.version != PolicyVersion::SFT => {
+                    tracing::error!(%error, "a version is given up");
+                    self.change(VersionChange::Move {
+                        version: at.version,
+                        from: at.state,
+                        to: VersionState::Retired,
+                        reason: Some(error.to_string()),
+                    })?;
+                    remove_all_of(&self.folder, at.version);
+                }
+                Err(error) if at.version == PolicyVersion::SFT => return Err(error),
+                Err(_) => {}
+            }
+            let parent = at.parent.ok_or(RegistryError::NoneLive)?;
+            at = rows
+                .iter()
+                .find(|row| row.version == parent)
+                .ok_or(RegistryError::Unknown(parent))?;
+        }
+    }
+}
+
+/// A copy that appears whole or not at all. Not through memory: the file may be larger than it.
+fn copy_durably(from: &Path, to: &Path) -> Result<(), RegistryError> {
+    let aside = to.with_extension("gguf.partial");
+    let copied = fs::copy(from, &aside)
+        .and_then(|_| File::open(&aside)?.sync_all())
+        .and_then(|()| fs::rename(&aside, to))
+        .and_then(|()| File::open(to.parent().unwrap_or(Path::new(".")))?.sync_all());
+    copied.map_err(|source| RegistryError::io(to, source))
+}

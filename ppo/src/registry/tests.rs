@@ -1,0 +1,286 @@
+//! The registry over real files. Their bytes need not be a model: the registry knows digests, not weights.
+
+use std::fs;
+
+use policy::checkpoint::Digest;
+
+use super::*;
+use crate::rollout_log::LogSettings;
+
+struct World {
+    dir: tempfile::TempDir,
+    sft: PathBuf,
+}
+
+impl World {
+    fn new() -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let sft = dir.path().join("sft.gguf");
+        fs::write(&sft, b"weights of version 0").unwrap();
+        World { dir, sft }
+    }
+
+    fn open_with(&self, n_kept: usize) -> Result<Registry, RegistryError> {
+        let settings = LogSettings {
+            commit_ms: 1,
+            queue: 16,
+            rescore_on_feedback: false,
+        };
+        let log = RolloutLog::open(&self.dir.path().join("data"), &settings)?;
+        Registry::open(log, &self.sft, n_kept)
+    }
+
+    fn open(&self) -> Registry {
+        self.open_with(8).unwrap()
+    }
+}
+
+/// Writes and registers the next candidate, its bytes its number.
+fn stage(registry: &Registry) -> PolicyVersion {
+    let version = registry.next_version().unwrap();
+    let bytes = format!("weights of {version}");
+    fs::write(registry.path(version), &bytes).unwrap();
+    let parent = registry.live().unwrap().version;
+    let digest = Digest::of(bytes.as_bytes());
+    registry
+        .register(&Candidate {
+            version,
+            parent,
+            digest,
+            n_rollouts: 4,
+        })
+        .unwrap();
+    version
+}
+
+fn publish_next(registry: &Registry) -> PolicyVersion {
+    let version = stage(registry);
+    registry
+        .publish(
+            version,
+            Vec::new(),
+            BTreeMap::from([("objective/kl".to_string(), 0.5)]),
+        )
+        .unwrap();
+    version
+}
+
+fn states(registry: &Registry) -> Vec<VersionState> {
+    registry
+        .rows()
+        .unwrap()
+        .iter()
+        .map(|row| row.state)
+        .collect()
+}
+
+use VersionState::{Candidate as Staged, Draining, Live, Rejected, Retained, Retired};
+
+#[test]
+fn version_0_is_copied_once_and_other_weights_are_refused() {
+    let world = World::new();
+    let registry = world.open();
+    let live = registry.live().unwrap();
+    assert_eq!((live.version, live.parent), (PolicyVersion::SFT, None));
+    assert_eq!(fs::read(&live.path).unwrap(), fs::read(&world.sft).unwrap());
+    drop(registry);
+    fs::write(&world.sft, b"somebody else's weights").unwrap();
+    assert!(matches!(
+        world.open_with(8),
+        Err(RegistryError::OtherModel { .. })
+    ));
+}
+
+#[test]
+fn a_damaged_version_0_is_restored_from_the_given_model() {
+    let world = World::new();
+    let path = world.open().path(PolicyVersion::SFT);
+    fs::write(&path, b"bit rot").unwrap();
+    let registry = world.open();
+    assert_eq!(fs::read(path).unwrap(), fs::read(&world.sft).unwrap());
+    assert_eq!(registry.live().unwrap().version, PolicyVersion::SFT);
+}
+
+#[test]
+fn a_published_version_is_live_and_keeps_its_numbers() {
+    let world = World::new();
+    let registry = world.open();
+    let one = publish_next(&registry);
+    assert_eq!(states(&registry), [Draining, Live]);
+    drop(registry);
+    let registry = world.open();
+    assert_eq!(
+        states(&registry),
+        [Retained, Live],
+        "nothing drains in a new process"
+    );
+    let row = registry.live().unwrap();
+    assert_eq!(
+        (row.version, row.parent, row.n_rollouts),
+        (one, Some(PolicyVersion::SFT), 4)
+    );
+    assert_eq!(row.numbers["objective/kl"], 0.5);
+}
+
+#[test]
+fn a_candidate_that_a_crash_left_is_rejected_and_its_number_never_reused() {
+    let world = World::new();
+    let registry = world.open();
+    let staged = stage(&registry);
+    let never_registered = registry.path(PolicyVersion(2));
+    let half_written = registry
+        .path(PolicyVersion(3))
+        .with_extension("gguf.partial");
+    fs::write(&never_registered, b"x").unwrap();
+    fs::write(&half_written, b"x").unwrap();
+    drop(registry);
+    let registry = world.open();
+    assert_eq!(states(&registry), [Live, Rejected]);
+    for gone in [registry.path(staged), never_registered, half_written] {
+        assert!(!gone.exists(), "{} is an orphan", gone.display());
+    }
+    assert_eq!(registry.next_version().unwrap(), PolicyVersion(2));
+}
+
+#[test]
+fn a_damaged_live_version_gives_way_to_its_nearest_good_ancestor() {
+    let world = World::new();
+    let registry = world.open();
+    for _ in 0..3 {
+        publish_next(&registry);
+    }
+    fs::write(registry.path(PolicyVersion(3)), b"bit rot").unwrap();
+    fs::remove_file(registry.path(PolicyVersion(2))).unwrap();
+    drop(registry);
+    let registry = world.open();
+    assert_eq!(states(&registry), [Retained, Live, Retired, Retired]);
+    assert!(
+        registry.rows().unwrap()[3]
+            .reason
+            .as_ref()
+            .unwrap()
+            .contains("expected digest")
+    );
+    assert!(!registry.path(PolicyVersion(3)).exists());
+    let next = publish_next(&registry);
+    assert_eq!(
+        (next, registry.row(next).unwrap().unwrap().parent),
+        (PolicyVersion(4), Some(PolicyVersion(1)))
+    );
+}
+
+#[test]
+fn a_rejected_candidate_leaves_the_live_one_and_no_file() {
+    let world = World::new();
+    let registry = world.open();
+    let version = stage(&registry);
+    assert_eq!(states(&registry), [Live, Staged]);
+    fs::write(registry.companion(version, "moments.safetensors"), b"m").unwrap();
+    registry
+        .reject(version, "KL above its budget", Vec::new(), BTreeMap::new())
+        .unwrap();
+    assert_eq!(states(&registry), [Live, Rejected]);
+    assert!(
+        !registry.path(version).exists()
+            && !registry.companion(version, "moments.safetensors").exists()
+    );
+    assert!(registry.activate(version, None).is_err());
+    assert!(
+        registry
+            .publish(version, Vec::new(), BTreeMap::new())
+            .is_err()
+    );
+    assert_eq!(
+        states(&registry),
+        [Live, Rejected],
+        "a refused step changes nothing"
+    );
+}
+
+#[test]
+fn activation_is_compare_and_set() {
+    let world = World::new();
+    let registry = world.open();
+    let one = publish_next(&registry);
+    let two = publish_next(&registry);
+    let lost = registry.activate(one, Some(one));
+    assert!(
+        matches!(lost, Err(RegistryError::Log(LogError::LiveChanged { found, .. })) if found == two)
+    );
+    assert_eq!(registry.activate(one, Some(two)).unwrap(), two);
+    assert_eq!(registry.live().unwrap().version, one);
+    assert_eq!(
+        registry.activate(one, None).unwrap(),
+        one,
+        "to activate the live one changes nothing"
+    );
+    assert_eq!(states(&registry), [Draining, Live, Draining]);
+}
+
+#[test]
+fn lineage_follows_parents_through_a_rollback() {
+    let world = World::new();
+    let registry = world.open();
+    let one = publish_next(&registry);
+    publish_next(&registry);
+    registry.activate(one, None).unwrap();
+    let three = publish_next(&registry);
+    assert_eq!(registry.lineage(three, 1).unwrap(), [three, one]);
+    assert_eq!(
+        registry.lineage(three, 9).unwrap(),
+        [three, one, PolicyVersion::SFT]
+    );
+}
+
+/// Goal: bounded files, and never a needed one gone. Method: six versions, two kept, one old one still in memory.
+#[test]
+fn retention_spares_version_0_the_live_one_and_what_is_in_memory() {
+    let world = World::new();
+    let registry = world.open_with(2).unwrap();
+    for _ in 0..6 {
+        publish_next(&registry);
+    }
+    registry
+        .retain(&[PolicyVersion(0), PolicyVersion(1), PolicyVersion(6)])
+        .unwrap();
+    assert_eq!(
+        states(&registry),
+        [
+            Draining, Draining, Retired, Retired, Retained, Retained, Live
+        ]
+    );
+    let on_disk = |n: u64| registry.path(PolicyVersion(n)).exists();
+    assert_eq!(
+        (0..7).map(on_disk).collect::<Vec<_>>(),
+        [true, true, false, false, true, true, true]
+    );
+    drop(registry);
+    world
+        .open_with(2)
+        .unwrap()
+        .retain(&[PolicyVersion(0), PolicyVersion(6)])
+        .unwrap();
+    let registry = world.open_with(2).unwrap();
+    assert_eq!(
+        states(&registry),
+        [
+            Retained, Retired, Retired, Retired, Retained, Retained, Live
+        ]
+    );
+}
+
+#[test]
+fn an_unwritable_folder_is_an_error_and_the_live_version_stays() {
+    let world = World::new();
+    let registry = world.open();
+    let one = publish_next(&registry);
+    drop(registry);
+    // A file where the folder should be fails for root too, unlike a permission.
+    let aside = world.dir.path().join("data/aside");
+    fs::rename(world.dir.path().join("data/versions"), &aside).unwrap();
+    fs::write(world.dir.path().join("data/versions"), b"").unwrap();
+    assert!(matches!(world.open_with(8), Err(RegistryError::Io { .. })));
+    fs::remove_file(world.dir.path().join("data/versions")).unwrap();
+    fs::rename(&aside, world.dir.path().join("data/versions")).unwrap();
+    assert_eq!(world.open().live().unwrap().version, one);
+}
