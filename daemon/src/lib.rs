@@ -1,1 +1,8 @@
-//! Placeholder during bring-up.
+//! The process: HTTP, command line, demo, and the composition of everything below.
+
+pub mod app;
+pub mod cli;
+pub mod demo;
+mod http;
+pub mod shutdown;
+pub mod telemetry;

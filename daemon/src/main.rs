@@ -1,1 +1,7 @@
-fn main() {}
+//! `honed`: see `honed --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    daemon::cli::main()
+}

@@ -18,7 +18,7 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use policy::{TokenId, Vocabulary, priority};
+use policy::{TokenId, Vocabulary, threads};
 use reward::{
     Formula, Lane, Opinion, Ruling, ScoreError, ScoreRequest, Scored, Scorer, ScorerError,
 };
@@ -69,7 +69,7 @@ impl ScoringPump {
         let thread = std::thread::Builder::new()
             .name("scoring-pump".to_string())
             .spawn(move || {
-                priority::lower(priority::NICE_LEARNER);
+                threads::lower_priority(threads::NICE_LEARNER);
                 pump.run(&stopped);
             })?;
         Ok(ScoringPump {

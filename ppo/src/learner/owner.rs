@@ -10,7 +10,7 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use policy::{PolicyVersion, priority};
+use policy::{PolicyVersion, threads};
 
 use super::{
     Board, Command, LearnerError, LearnerSetup, LearnerState,
@@ -90,7 +90,7 @@ impl Owner {
             }
         };
         let _keeper = self.keep_share();
-        priority::lower(priority::NICE_LEARNER);
+        threads::lower_priority(threads::NICE_LEARNER);
         let mut wait = Some(Duration::ZERO);
         while self.obey(wait, &loader).is_continue() {
             if self.is_unable || (self.is_paused && !self.is_stepping) {

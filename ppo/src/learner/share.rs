@@ -31,7 +31,7 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use policy::priority::NICE_LEARNER;
+use policy::threads::NICE_LEARNER;
 
 /// Length of one look.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -214,7 +214,7 @@ mod tests {
             let (stop, stopped) = bounded::<()>(0);
             let thread = std::thread::spawn(move || {
                 if nice {
-                    policy::priority::lower(NICE_LEARNER);
+                    policy::threads::lower_priority(NICE_LEARNER);
                 }
                 // SAFETY: takes and returns plain numbers.
                 let id = unsafe { libc::syscall(libc::SYS_gettid) } as i32;

@@ -1,0 +1,175 @@
+//! The life of the daemon, each stage a type: [`Config`] → [`App`] (address taken, keys read) → running → drained.
+//!
+//! The listener answers probes from the first moment, with 503 until the model is loaded: orchestrators see a daemon that
+//! starts, not one that is dead. What takes long (hashing and loading a model) happens beside the runtime.
+//!
+//! ```text
+//! bind ──► serve probes ──► load: log, registry, engine, scorer, learner ──► ready ──► drain ──► closed
+//! ```
+
+mod error;
+mod load;
+mod running;
+mod source;
+
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+
+use config::Config;
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+
+pub use self::{error::AppError, running::Running};
+use crate::{
+    http::{self, ConnectionLimits, Context, KeyRing, Keys, Limits, Services},
+    shutdown,
+    telemetry::Metrics,
+};
+
+/// Threads of the HTTP runtime: it formats tokens and waits; llama.cpp needs the cores.
+const RUNTIME_THREADS: usize = 2;
+
+/// The runtime that an [`App`] wants.
+///
+/// # Errors
+/// When the operating system gives no threads.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
+        .thread_name("http")
+        .enable_all()
+        .build()
+}
+
+/// A daemon that has its address and does not answer yet.
+pub struct App {
+    config: Config,
+    listener: TcpListener,
+    address: SocketAddr,
+    context: Context,
+}
+
+impl App {
+    /// Takes the address and reads the key files.
+    ///
+    /// # Errors
+    /// When the address is taken or malformed, or a key file cannot be used.
+    pub async fn bind(config: Config) -> Result<App, AppError> {
+        let listen = &config.daemon.listen;
+        let taken = |source| AppError::Listen {
+            address: listen.clone(),
+            source,
+        };
+        let listener = TcpListener::bind(listen).await.map_err(taken)?;
+        let address = listener.local_addr().map_err(taken)?;
+        let keys = KeyRing {
+            api: keys(&config.daemon.api_keys_file)?,
+            admin: keys(&config.daemon.admin_keys_file)?,
+        };
+        let limits = Limits {
+            body_bytes_max: config.daemon.body_bytes_max,
+            request_timeout_s: config.daemon.request_timeout_s,
+        };
+        let served_name = config.policy.served_name.clone();
+        let context = Context::new(served_name, limits, keys, Arc::new(Metrics::new()));
+        Ok(App {
+            config,
+            listener,
+            address,
+            context,
+        })
+    }
+
+    /// Where it listens; with port 0 in the configuration, the port that was free.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `stop` resolves, then drains. `ready` is called once requests are admitted.
+    ///
+    /// # Errors
+    /// When a part cannot be loaded; the reason is for the operator.
+    pub async fn run(
+        self,
+        ready: impl FnOnce(SocketAddr),
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), AppError> {
+        let App {
+            config,
+            listener,
+            address,
+            context,
+        } = self;
+        let daemon = config.daemon.clone();
+        let limits = ConnectionLimits {
+            connections_max: daemon.connections_max,
+            header_timeout: Duration::from_secs(daemon.header_timeout_s),
+        };
+        let closing = watch::Sender::new(false);
+        let server = tokio::spawn(http::serve(
+            listener,
+            http::router(context.clone()),
+            limits,
+            closing.subscribe(),
+        ));
+        let mut stop = std::pin::pin!(stop);
+        let loading = tokio::task::spawn_blocking(move || load::services(&config));
+        let services = tokio::select! {
+            loaded = loading => loaded.map_err(|_| AppError::Panicked)??,
+            // What loads cannot be interrupted; nothing was promised to anybody yet.
+            () = &mut stop => return Ok(()),
+        };
+        context.set_services(services);
+        ready(address);
+        stop.await;
+        drain(
+            &context,
+            Duration::from_secs(daemon.drain_s),
+            &closing,
+            server,
+        )
+        .await;
+        Ok(())
+    }
+}
+
+fn keys(path: &str) -> Result<Keys, AppError> {
+    Keys::read(path).map_err(|source| AppError::Keys {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Admits nothing new, lets what runs finish, ends the rest, and closes every part in the order of [`shutdown`].
+async fn drain(
+    context: &Context,
+    patience: Duration,
+    closing: &watch::Sender<bool>,
+    server: JoinHandle<()>,
+) {
+    tracing::info!(drain_s = patience.as_secs(), "draining");
+    context.drain();
+    let Ok(services) = context.services() else {
+        return;
+    };
+    let engine = services.engine.clone();
+    let drained = tokio::task::spawn_blocking(move || engine.shutdown(patience)).await;
+    if !drained.unwrap_or(false) {
+        tracing::warn!("some responses were cut at the end of the drain");
+    }
+    closing.send_replace(true);
+    if tokio::time::timeout(shutdown::GRACE, server).await.is_err() {
+        tracing::warn!("some connections did not end in time");
+    }
+    let closed = tokio::task::spawn_blocking(move || close(&services)).await;
+    if closed.is_err() {
+        tracing::error!("a part panicked while it closed");
+    }
+    tracing::info!("stopped");
+}
+
+/// Owner threads end; the log last, because all others write to it.
+fn close(services: &Services) {
+    if let Some(scorer) = &services.scorer {
+        scorer.shutdown(shutdown::GRACE);
+    }
+    services.log.close();
+}

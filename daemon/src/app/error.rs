@@ -1,0 +1,61 @@
+//! Why the daemon did not start.
+
+use std::path::PathBuf;
+
+/// What failed, in words for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The address is taken, malformed, or not this machine's.
+    #[error("cannot listen on {address}: {source} (daemon.listen)")]
+    Listen {
+        /// As configured.
+        address: String,
+        /// What the system answered.
+        source: std::io::Error,
+    },
+    /// A key file is missing, unreadable or empty.
+    #[error("cannot use the key file {path}: {source}")]
+    Keys {
+        /// As configured.
+        path: String,
+        /// What the system answered.
+        source: std::io::Error,
+    },
+    /// A file of the data directory could not be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system answered.
+        source: std::io::Error,
+    },
+    /// Nothing to serve.
+    #[error("name a GGUF file with --model")]
+    NoModel,
+    /// The model cannot be served.
+    #[error(transparent)]
+    Engine(#[from] policy::engine::EngineError),
+    /// The rollout log cannot be used.
+    #[error(transparent)]
+    Log(#[from] ppo::rollout_log::LogError),
+    /// The versions cannot be used.
+    #[error(transparent)]
+    Registry(#[from] ppo::registry::RegistryError),
+    /// The reward model cannot be used.
+    #[error("reward model {path}: {reason}")]
+    RewardModel {
+        /// The file, or where else it came from.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+    /// The learner cannot start.
+    #[error("the learner cannot start: {0}")]
+    Learner(String),
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+    /// A bug; its message is in the log.
+    #[error("loading panicked; the log says where")]
+    Panicked,
+}

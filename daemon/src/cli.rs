@@ -1,0 +1,78 @@
+//! The command line. Answers go to standard output, everything else to standard error; exit codes are 0, 1 (it failed) and
+//! 2 (it was called wrongly).
+
+mod config_args;
+mod config_command;
+mod policies;
+pub(crate) mod progress;
+mod rollouts;
+mod serve;
+
+use std::{error::Error, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+pub use self::config_args::ConfigArgs;
+
+/// What every command returns.
+pub(crate) type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
+
+/// Serve a language model and train it with PPO while it serves.
+#[derive(Parser)]
+#[command(
+    name = "honed",
+    version,
+    about,
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve over HTTP; without arguments the built-in model, on 127.0.0.1:8080.
+    Serve(ConfigArgs),
+    /// Look at the rollout log, also beside a running daemon.
+    #[command(subcommand)]
+    Rollouts(rollouts::Command),
+    /// Look at the versions of the policy.
+    #[command(subcommand)]
+    Policies(policies::Command),
+    /// Check or print the configuration.
+    #[command(subcommand)]
+    Config(config_command::Command),
+}
+
+/// Runs the command that the process was called with.
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Rollouts(command) => rollouts::run(command),
+        Command::Policies(command) => policies::run(command),
+        Command::Config(command) => config_command::run(command),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        // `honed rollouts export | head` ends the pipe, and nothing is wrong.
+        Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("honed: {error}");
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                eprintln!("  because {error}");
+                cause = error.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &(dyn Error + Send + Sync + 'static)) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}

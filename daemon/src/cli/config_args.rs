@@ -1,0 +1,79 @@
+//! The arguments that make a configuration.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use config::{Config, ConfigError, Sources};
+
+/// Which knobs are not at their defaults.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ConfigArgs {
+    /// Configuration file (TOML); `honed config print` shows one.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Address and port; port 0 picks a free one [daemon.listen].
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Folder of the rollout log and the versions [daemon.data_dir].
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// GGUF file to serve instead of the built-in model [policy.model].
+    #[arg(long, value_name = "FILE")]
+    pub model: Option<String>,
+    /// Reward server to learn from; also sets reward.source=remote [reward.remote_url].
+    #[arg(long, value_name = "URL")]
+    pub reward_url: Option<String>,
+    /// Any knob; may be repeated.
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+impl ConfigArgs {
+    /// Defaults, file, environment, then these arguments.
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(Sources::of_process(self.config.clone(), self.assignments()))
+    }
+
+    /// `--set` comes last, so that it also wins over the named arguments.
+    fn assignments(&self) -> Vec<String> {
+        let named = [
+            ("daemon.listen", &self.listen),
+            ("daemon.data_dir", &self.data_dir),
+            ("policy.model", &self.model),
+            ("reward.remote_url", &self.reward_url),
+        ];
+        let mut sets: Vec<_> = named
+            .into_iter()
+            .filter_map(|(key, value)| Some(format!("{key}={}", value.as_ref()?)))
+            .collect();
+        if self.reward_url.is_some() {
+            sets.push("reward.source=remote".to_owned());
+        }
+        sets.extend(self.set.iter().cloned());
+        sets
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reward_url_makes_the_source_remote_and_set_wins() {
+        let args = ConfigArgs {
+            listen: Some("127.0.0.1:1".into()),
+            reward_url: Some("http://127.0.0.1:9/r".into()),
+            set: vec!["daemon.listen=127.0.0.1:2".into()],
+            ..ConfigArgs::default()
+        };
+        let config = args.load().expect("valid");
+        assert_eq!(
+            (
+                config.reward.source.as_str(),
+                config.reward.remote_url.as_str()
+            ),
+            ("remote", "http://127.0.0.1:9/r")
+        );
+        assert_eq!(config.daemon.listen, "127.0.0.1:2");
+    }
+}

@@ -1,0 +1,62 @@
+//! `honed policies list`.
+
+use std::io::Write;
+
+use clap::{Args, Subcommand};
+use ppo::rollout_log::VersionRow;
+
+use super::{ConfigArgs, Outcome, rollouts};
+use crate::http::wire::{json, policy::PolicyRow};
+
+/// What to do with the versions.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// List every version with its state and what trained it.
+    List(ListArgs),
+}
+
+/// How to list.
+#[derive(Args)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// One line of JSON a version instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(command: Command) -> Outcome {
+    let Command::List(args) = command;
+    let rows = rollouts::open(&args.config)?.versions()?;
+    let mut out = std::io::stdout().lock();
+    if !args.json {
+        writeln!(
+            out,
+            "{:<12}{:<12}{:<12}{:>9}  {:<14}{}",
+            "version", "state", "parent", "rollouts", "digest", "reason"
+        )?;
+    }
+    for row in rows {
+        match args.json {
+            true => writeln!(out, "{}", json(&PolicyRow::new(row, false)))?,
+            false => writeln!(out, "{}", line(&row))?,
+        }
+    }
+    Ok(())
+}
+
+fn line(row: &VersionRow) -> String {
+    let parent = row
+        .parent
+        .map_or_else(|| "-".to_owned(), |parent| parent.to_string());
+    let digest: String = row.digest.chars().take(12).collect();
+    let reason = row.reason.as_deref().unwrap_or("");
+    format!(
+        "{:<12}{:<12}{parent:<12}{:>9}  {digest:<14}{reason}",
+        row.version.to_string(),
+        row.state.as_str(),
+        row.n_rollouts
+    )
+    .trim_end()
+    .to_owned()
+}

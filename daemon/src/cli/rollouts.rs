@@ -1,0 +1,126 @@
+//! `honed rollouts stats|export`: reads beside a running daemon, without its lock.
+
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Subcommand};
+use policy::PolicyVersion;
+use ppo::rollout_log::{LogReader, LogStats, PageQuery, RolloutState};
+
+use super::{ConfigArgs, Outcome, progress};
+use crate::http::wire::{
+    json,
+    rollout::{RolloutRow, RolloutStats},
+};
+
+/// What to do with the log.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Count rollouts by state, version and reason.
+    Stats(StatsArgs),
+    /// Write rollouts as JSON lines.
+    Export(ExportArgs),
+}
+
+/// How to count.
+#[derive(Args)]
+pub(crate) struct StatsArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// One line of JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What to write, and where.
+#[derive(Args)]
+pub(crate) struct ExportArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// File to write; standard output when absent.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Only this version's.
+    #[arg(long, value_name = "N")]
+    version: Option<u64>,
+    /// Only rollouts in this state.
+    #[arg(long, value_name = "STATE", value_parser = state)]
+    state: Option<RolloutState>,
+}
+
+fn state(word: &str) -> Result<RolloutState, String> {
+    let states = || RolloutState::ALL.map(RolloutState::as_str).join(", ");
+    RolloutState::parse(word).ok_or_else(|| format!("expected one of {}", states()))
+}
+
+pub(super) fn run(command: Command) -> Outcome {
+    match command {
+        Command::Stats(args) => stats(&args),
+        Command::Export(args) => export(&args),
+    }
+}
+
+/// The reader of the configured folder, or an error that names it.
+pub(super) fn open(
+    config: &ConfigArgs,
+) -> Result<LogReader, Box<dyn std::error::Error + Send + Sync>> {
+    let data_dir = config.load()?.daemon.data_dir;
+    if !Path::new(&data_dir).is_dir() {
+        return Err(
+            format!("there is no data directory {data_dir:?}; name it with --data-dir").into(),
+        );
+    }
+    Ok(LogReader::open(Path::new(&data_dir))?)
+}
+
+fn stats(args: &StatsArgs) -> Outcome {
+    let stats = open(&args.config)?.stats()?;
+    let mut out = std::io::stdout().lock();
+    match args.json {
+        true => writeln!(out, "{}", json(&RolloutStats::from(&stats)))?,
+        false => table(&mut out, &stats)?,
+    }
+    Ok(())
+}
+
+fn table(out: &mut impl Write, stats: &LogStats) -> std::io::Result<()> {
+    writeln!(out, "rollouts  {:>10}", stats.n_rollouts)?;
+    writeln!(out, "feedback  {:>10}", stats.n_feedback)?;
+    writeln!(out, "\nby state")?;
+    for (state, n) in &stats.by_state {
+        writeln!(out, "  {state:<16}{n:>10}")?;
+    }
+    writeln!(out, "\nby version")?;
+    for (version, n) in &stats.by_version {
+        writeln!(out, "  {:<16}{n:>10}", version.to_string())?;
+    }
+    writeln!(out, "\nnot trained, by reason")?;
+    for (reason, n) in &stats.dropped {
+        writeln!(out, "  {reason:<16}{n:>10}")?;
+    }
+    Ok(())
+}
+
+fn export(args: &ExportArgs) -> Outcome {
+    let reader = open(&args.config)?;
+    let bar = progress::bar(reader.stats()?.n_rollouts, "exporting rollouts");
+    let query = PageQuery {
+        version: args.version.map(PolicyVersion),
+        state: args.state,
+        ..PageQuery::default()
+    };
+    let mut out: Box<dyn Write> = match &args.out {
+        Some(path) => Box::new(BufWriter::new(File::create(path)?)),
+        None => Box::new(BufWriter::new(std::io::stdout().lock())),
+    };
+    for row in reader.export(query) {
+        writeln!(out, "{}", json(&RolloutRow::from(row?)))?;
+        bar.inc(1);
+    }
+    out.flush()?;
+    bar.finish_and_clear();
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! `honed serve`.
+
+use super::{ConfigArgs, Outcome};
+use crate::{app::App, shutdown, telemetry};
+
+pub(super) fn run(args: &ConfigArgs) -> Outcome {
+    let config = args.load()?;
+    telemetry::init_logging(&config.daemon.log_format);
+    let runtime = crate::app::runtime()?;
+    runtime.block_on(async {
+        let app = App::bind(config).await?;
+        let ready = |address| println!("listening on http://{address}");
+        app.run(ready, shutdown::requested()).await
+    })?;
+    Ok(())
+}

@@ -1,0 +1,58 @@
+//! What can go wrong in a demonstration.
+
+use std::{io, path::PathBuf};
+
+use policy::{
+    engine::{EngineError, Rejection},
+    model_error::ModelError,
+};
+
+/// Why a demonstration or a build from scratch ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The trainer refused.
+    #[error("training: {0}")]
+    Model(#[from] ModelError),
+    /// The engine did not start or load.
+    #[error("serving: {0}")]
+    Engine(#[from] EngineError),
+    /// The engine refused a request of the demonstration itself.
+    #[error("sampling: {0}")]
+    Rejected(#[from] Rejection),
+    /// A forward pass failed while answers were drawn.
+    #[error("sampling: {0}")]
+    Sampling(String),
+    /// The reward model could not be trained or normalised.
+    #[error("reward model: {0}")]
+    Reward(String),
+    /// The daemon of the demonstration did not come up, or stopped.
+    #[error("the daemon: {0}")]
+    Daemon(String),
+    /// A request that the run cannot do without failed.
+    #[error("{route}: {reason}")]
+    Http {
+        /// Method and path.
+        route: String,
+        /// What came back.
+        reason: String,
+    },
+}
+
+/// Short for results here.
+pub(super) type Result<T> = std::result::Result<T, DemoError>;
+
+impl DemoError {
+    /// An I/O error at a path.
+    pub(super) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> DemoError {
+        let path = path.into();
+        move |source| DemoError::Io { path, source }
+    }
+}

@@ -1,0 +1,156 @@
+//! HTTP: one file a route family, JSON in [`wire`], status codes in [`error`].
+//!
+//! A handler parses, asks a handle of the crates below, and answers; it never blocks the runtime and never holds a lock
+//! across an await. What applies to every route is here: keys, the version header, counters, and the net under panics.
+
+mod answer;
+mod auth;
+mod body;
+mod chat;
+mod completions;
+mod context;
+mod deposit;
+mod error;
+mod feedback;
+mod generation;
+mod health;
+mod models;
+mod policies;
+mod prompts;
+mod query;
+mod rewards;
+mod rollouts;
+mod server;
+mod stream;
+mod token_clock;
+mod tokens;
+mod training;
+pub(crate) mod wire;
+
+use std::any::Any;
+
+use axum::{
+    Router,
+    extract::{MatchedPath, Request, State},
+    http::{HeaderValue, Uri},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use tower_http::catch_panic::CatchPanicLayer;
+
+pub(crate) use self::{
+    auth::{KeyRing, Keys},
+    context::{Context, Limits, Services},
+    server::{ConnectionLimits, serve},
+};
+use self::{
+    context::VERSION_HEADER,
+    error::{ApiError, ErrorCode},
+};
+
+/// Every route of the daemon.
+pub(crate) fn router(context: Context) -> Router {
+    let api = Router::new()
+        .route("/v1/completions", post(completions::post))
+        .route("/v1/chat/completions", post(chat::post))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{id}", get(models::get))
+        .route("/v1/rewards", post(rewards::post))
+        .route("/get_reward", post(rewards::get_reward))
+        .route("/v1/feedback", post(feedback::post))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
+        .route("/tokenizer_info", get(tokens::info))
+        .route_layer(middleware::from_fn_with_state(context.clone(), auth::api));
+    let admin = Router::new()
+        .route("/v1/policies", get(policies::list))
+        .route("/v1/policies/{version}", get(policies::get))
+        .route("/v1/policies/{version}/activate", post(policies::activate))
+        .route("/v1/training", get(training::get))
+        .route("/v1/training/pause", post(training::pause))
+        .route("/v1/training/resume", post(training::resume))
+        .route("/v1/training/step", post(training::step))
+        .route("/v1/rollouts", get(rollouts::list))
+        .route_layer(middleware::from_fn_with_state(context.clone(), auth::admin));
+    let open = Router::new()
+        .route("/", get(health::home))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/health", get(health::health))
+        .route("/version", get(health::version))
+        .route("/metrics", get(health::metrics));
+    open.merge(api)
+        .merge(admin)
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(middleware::from_fn_with_state(context.clone(), observe))
+        .layer(CatchPanicLayer::custom(caught))
+        .with_state(context)
+}
+
+async fn no_such_path(uri: Uri) -> ApiError {
+    ApiError::NotFound(format!(
+        "there is nothing at {:?}",
+        uri.path().chars().take(256).collect::<String>()
+    ))
+}
+
+async fn no_such_method() -> ApiError {
+    ApiError::MethodNotAllowed
+}
+
+/// The cause went to the log through the panic hook; the client gets no word of it.
+fn caught(_: Box<dyn Any + Send>) -> Response {
+    ApiError::Internal.into_response()
+}
+
+/// Counts the request and stamps the response. The label is the route's pattern, so a scanner cannot make new ones.
+async fn observe(State(context): State<Context>, request: Request, next: Next) -> Response {
+    let path = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map(|path| path.as_str().to_owned());
+    let handler = path.unwrap_or_else(|| "other".to_owned());
+    let method = method_label(request.method());
+    let mut response = next.run(request).await;
+    let serving = &context.metrics().serving;
+    serving
+        .http_requests
+        .with_label_values(&[handler.as_str(), method, response.status().as_str()])
+        .inc();
+    if let Some(ErrorCode(code)) = response.extensions().get() {
+        serving.errors.with_label_values(&[code]).inc();
+    }
+    if let Ok(services) = context.services() {
+        let live = || HeaderValue::from(services.engine.live().0);
+        response
+            .headers_mut()
+            .entry(VERSION_HEADER)
+            .or_insert_with(live);
+    }
+    response
+}
+
+/// Methods are the client's words too, and there is no end to them.
+fn method_label(method: &axum::http::Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "POST" => "POST",
+        "HEAD" => "HEAD",
+        "OPTIONS" => "OPTIONS",
+        "PUT" => "PUT",
+        "DELETE" => "DELETE",
+        "PATCH" => "PATCH",
+        _ => "other",
+    }
+}
+
+/// Runs what waits for disk or for an owner thread beside the runtime.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| ApiError::internal("a blocking task", error))
+}

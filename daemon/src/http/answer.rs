@@ -1,0 +1,264 @@
+//! From the engine's events to an answer, whole or as a stream, in whichever of OpenAI's two shapes.
+//!
+//! Everything is made of [`Piece`]s. A stream sends each one as it comes; a whole answer is the pieces of each choice put
+//! together, so the two cannot differ.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use policy::{PolicyVersion, TokenId, Vocabulary, engine::Event};
+
+use super::{
+    context::with_version,
+    deposit::Deposit,
+    error::ApiError,
+    generation::Generation,
+    stream::EventStream,
+    token_clock::finish_reason,
+    wire::{
+        log_probs::{TokenReport, TokenText},
+        usage::Usage,
+    },
+};
+
+/// Some tokens of one choice and the text that they made certain.
+#[derive(Default)]
+pub(crate) struct Piece {
+    /// Which choice, over all prompts.
+    pub(crate) choice: u32,
+    /// Text, often empty: it is held back while it may turn out to be a stop text or half a character.
+    pub(crate) text: String,
+    /// The tokens, when log-probabilities were asked for.
+    pub(crate) reports: Vec<TokenReport>,
+    /// The tokens, when ids were asked for.
+    pub(crate) token_ids: Vec<u32>,
+    /// The last piece says why.
+    pub(crate) finish: Option<&'static str>,
+}
+
+impl Piece {
+    /// Whether it has nothing to tell: its text is held back and nobody asked for more.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.text.is_empty()
+            && self.reports.is_empty()
+            && self.token_ids.is_empty()
+            && self.finish.is_none()
+    }
+
+    fn absorb(&mut self, next: Piece) {
+        self.text.push_str(&next.text);
+        self.reports.extend(next.reports);
+        self.token_ids.extend(next.token_ids);
+        self.finish = self.finish.or(next.finish);
+    }
+}
+
+/// What of an answer depends on the route.
+pub(crate) trait Shape: Send + Unpin + 'static {
+    /// Events before the first token, if the route has any.
+    fn opening(&mut self) -> Vec<String>;
+    /// One event.
+    fn chunk(&mut self, piece: Piece) -> String;
+    /// The last event, when usage was asked for.
+    fn usage_chunk(&self, usage: Usage) -> String;
+    /// The whole answer.
+    fn whole(&mut self, pieces: Vec<Piece>, usage: Usage) -> String;
+}
+
+/// What of an answer depends on the request, on every route.
+pub(crate) struct Settings {
+    /// For the pieces of tokens.
+    pub(crate) vocabulary: Arc<Vocabulary>,
+    /// Log-probabilities are wanted.
+    pub(crate) log_probs: bool,
+    /// Those of the distribution really drawn from, too.
+    pub(crate) behavior: bool,
+    /// Token ids are wanted.
+    pub(crate) token_ids: bool,
+    /// A last chunk with token counts is wanted.
+    pub(crate) include_usage: bool,
+    /// Choices per prompt.
+    pub(crate) n: u32,
+}
+
+/// Turns events into pieces and counts tokens on the way.
+pub(crate) struct Assembly {
+    settings: Settings,
+    prompt_tokens: u64,
+    completion_tokens: u64,
+    cached_tokens: u64,
+}
+
+impl Assembly {
+    /// Nothing has happened yet.
+    pub(crate) fn new(settings: Settings) -> Assembly {
+        Assembly {
+            settings,
+            prompt_tokens: 0,
+            completion_tokens: 0,
+            cached_tokens: 0,
+        }
+    }
+
+    /// The piece of one event; complete exchanges go into the deposit.
+    pub(crate) fn piece(&mut self, event: Event, deposit: &mut Deposit) -> Piece {
+        match event {
+            Event::Token {
+                index,
+                token,
+                text,
+                top,
+            } => {
+                self.completion_tokens += 1;
+                let report = self.settings.log_probs.then(|| TokenReport {
+                    text: self.text(token.id),
+                    n_chars: n_chars(self.settings.vocabulary.text_piece(token.id)),
+                    log_prob: token.log_prob.0,
+                    behavior: self.settings.behavior.then_some(token.behavior.0),
+                    top: top
+                        .iter()
+                        .map(|(id, log_prob)| (self.text(*id), log_prob.0))
+                        .collect(),
+                });
+                Piece {
+                    choice: index,
+                    text,
+                    reports: report.into_iter().collect(),
+                    token_ids: self
+                        .settings
+                        .token_ids
+                        .then_some(token.id.0)
+                        .into_iter()
+                        .collect(),
+                    finish: None,
+                }
+            }
+            Event::Finished(finished) => {
+                // A prompt is computed once, however many choices it has.
+                if finished.index % self.settings.n == 0 {
+                    self.prompt_tokens += finished.rollout.prompt.len() as u64;
+                    self.cached_tokens +=
+                        u64::from(finished.cached_tokens).min(finished.rollout.prompt.len() as u64);
+                }
+                let finish = Some(finish_reason(finished.rollout.finish));
+                let piece = Piece {
+                    choice: finished.index,
+                    text: finished.text_tail,
+                    finish,
+                    ..Piece::default()
+                };
+                deposit.add(finished.rollout);
+                piece
+            }
+            Event::Failed { .. } => unreachable!("a generation turns failures into errors"),
+        }
+    }
+
+    /// Counts so far.
+    pub(crate) fn usage(&self) -> Usage {
+        Usage::new(
+            self.prompt_tokens,
+            self.completion_tokens,
+            self.cached_tokens,
+        )
+    }
+
+    /// Whether a stream ends with a usage chunk.
+    pub(crate) fn include_usage(&self) -> bool {
+        self.settings.include_usage
+    }
+
+    fn text(&self, id: TokenId) -> TokenText {
+        TokenText(self.settings.vocabulary.piece(id).to_vec())
+    }
+}
+
+/// Characters that begin in a piece: the border between two tokens may cut one.
+fn n_chars(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte & 0xc0 != 0x80).count()
+}
+
+/// Streams an answer.
+pub(crate) fn stream(generation: Generation, assembly: Assembly, shape: impl Shape) -> Response {
+    let version = generation.version;
+    let body = Body::new(EventStream::new(generation, assembly, shape));
+    let headers = [
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/event-stream; charset=utf-8"),
+        ),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+    ];
+    with_version((headers, body).into_response(), version)
+}
+
+/// Waits for the whole answer. When the client leaves meanwhile, hyper drops this future, and with it the generation.
+pub(crate) async fn whole(
+    mut generation: Generation,
+    mut assembly: Assembly,
+    mut shape: impl Shape,
+) -> Result<Response, ApiError> {
+    let mut pieces: Vec<Piece> = Vec::new();
+    let mut deposit = Deposit::like(&generation.deposit);
+    while let Some(event) = generation.next().await {
+        let piece = assembly.piece(event?, &mut deposit);
+        let at = piece.choice as usize;
+        if pieces.len() <= at {
+            pieces.extend((pieces.len()..=at).map(|i| Piece {
+                choice: i as u32,
+                ..Piece::default()
+            }));
+        }
+        pieces[at].absorb(piece);
+    }
+    let json = shape.whole(pieces, assembly.usage());
+    Ok(json_response(json, generation.version, deposit))
+}
+
+/// A JSON answer that logs its exchanges once it is sent.
+pub(crate) fn json_response(json: String, version: PolicyVersion, deposit: Deposit) -> Response {
+    let body = Body::new(Answer {
+        bytes: Some(Bytes::from(json)),
+        _deposit: deposit,
+    });
+    let json = [(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    )];
+    with_version((json, body).into_response(), version)
+}
+
+/// Bytes, and what happens after them.
+struct Answer {
+    bytes: Option<Bytes>,
+    _deposit: Deposit,
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        std::task::Poll::Ready(
+            self.bytes
+                .take()
+                .map(|bytes| Ok(http_body::Frame::data(bytes))),
+        )
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_none()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+    }
+}

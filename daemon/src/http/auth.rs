@@ -1,0 +1,257 @@
+//! Who may call what.
+//!
+//! With keys configured every `/v1` route wants one, and the admin routes want an admin key. Without admin keys the
+//! admin routes answer on loopback only, and there only to requests that no browser sent on behalf of a foreign page:
+//! a proxy's headers, a foreign `Host` (DNS rebinding) or a foreign `Origin` are refused.
+
+use std::{net::SocketAddr, path::Path};
+
+use axum::{
+    extract::{ConnectInfo, Request, State},
+    http::{HeaderMap, header},
+    middleware::Next,
+    response::Response,
+};
+use subtle::{Choice, ConstantTimeEq};
+
+use super::{context::Context, error::ApiError};
+
+/// Secrets, compared in constant time.
+#[derive(Default)]
+pub(crate) struct Keys(Vec<String>);
+
+impl Keys {
+    /// Reads one key a line; empty lines and lines that begin with `#` do not count. An empty path is no keys.
+    pub(crate) fn read(path: &str) -> std::io::Result<Keys> {
+        if path.is_empty() {
+            return Ok(Keys::default());
+        }
+        let text = std::fs::read_to_string(Path::new(path))?;
+        let keys: Vec<_> = text
+            .lines()
+            .map(str::trim)
+            .filter(|l| !l.is_empty() && !l.starts_with('#'))
+            .collect();
+        match keys.is_empty() {
+            // A file without a key would read as "no key needed", which nobody who wrote it meant.
+            true => Err(std::io::Error::new(
+                std::io::ErrorKind::InvalidData,
+                "the file holds no key",
+            )),
+            false => Ok(Keys(keys.into_iter().map(str::to_owned).collect())),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Looks at every key and every byte, whatever matches early.
+    fn contains(&self, key: &[u8]) -> bool {
+        let hit = |found: Choice, known: &String| found | known.as_bytes().ct_eq(key);
+        self.0.iter().fold(Choice::from(0), hit).into()
+    }
+}
+
+/// All configured keys.
+pub(crate) struct KeyRing {
+    /// For generation, scoring and feedback.
+    pub(crate) api: Keys,
+    /// For versions and training; they open the API routes too.
+    pub(crate) admin: Keys,
+}
+
+impl KeyRing {
+    fn knows(&self, key: Option<&[u8]>) -> bool {
+        self.api.is_empty()
+            || key.is_some_and(|key| self.api.contains(key) | self.admin.contains(key))
+    }
+
+    fn check_admin(&self, request: &Request) -> Result<(), ApiError> {
+        let key = bearer(request.headers());
+        if !self.admin.is_empty() {
+            return match key {
+                Some(key) if self.admin.contains(key) => Ok(()),
+                Some(key) if self.api.contains(key) => {
+                    Err(ApiError::Forbidden("this route needs an admin key"))
+                }
+                _ => Err(ApiError::NoKey),
+            };
+        }
+        if !self.knows(key) {
+            return Err(ApiError::NoKey);
+        }
+        match is_local(request) {
+            true => Ok(()),
+            false => Err(ApiError::Forbidden(
+                "without admin keys (daemon.admin_keys_file) this route answers on loopback only",
+            )),
+        }
+    }
+}
+
+/// Lets a request with a good key through.
+pub(crate) async fn api(
+    State(context): State<Context>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    match context.keys().knows(bearer(request.headers())) {
+        true => Ok(next.run(request).await),
+        false => Err(ApiError::NoKey),
+    }
+}
+
+/// Lets an administrator through.
+pub(crate) async fn admin(
+    State(context): State<Context>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    context.keys().check_admin(&request)?;
+    Ok(next.run(request).await)
+}
+
+/// The key of `Authorization: Bearer KEY`; of two such headers none counts.
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut all = headers.get_all(header::AUTHORIZATION).iter();
+    let (value, None) = (all.next()?.as_bytes(), all.next()) else {
+        return None;
+    };
+    let (scheme, key) = value.split_at_checked(7)?;
+    scheme
+        .eq_ignore_ascii_case(b"bearer ")
+        .then_some(key.trim_ascii())
+}
+
+/// Whether a program on this machine sent the request for itself.
+fn is_local(request: &Request) -> bool {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let headers = request.headers();
+    let proxied = ["forwarded", "x-forwarded-for", "x-real-ip", "via"]
+        .iter()
+        .any(|name| headers.contains_key(*name));
+    peer.is_some_and(|peer| peer.0.ip().to_canonical().is_loopback())
+        && !proxied
+        && headers
+            .get(header::HOST)
+            .is_none_or(|host| names_loopback(host.as_bytes()))
+        && headers.get(header::ORIGIN).is_none_or(|origin| {
+            match origin.as_bytes().strip_prefix(b"http://") {
+                Some(host) => names_loopback(host),
+                None => false,
+            }
+        })
+}
+
+fn names_loopback(host: &[u8]) -> bool {
+    let Ok(host) = std::str::from_utf8(host) else {
+        return false;
+    };
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or(""),
+        None => host.split(':').next().unwrap_or(""),
+    };
+    name.eq_ignore_ascii_case("localhost")
+        || name
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+
+    use super::*;
+
+    fn ring(api: &[&str], admin: &[&str]) -> KeyRing {
+        let keys = |list: &[&str]| Keys(list.iter().map(|key| (*key).to_owned()).collect());
+        KeyRing {
+            api: keys(api),
+            admin: keys(admin),
+        }
+    }
+
+    fn request(peer: &str, headers: &[(&str, &str)]) -> Request {
+        let peer: SocketAddr = peer.parse().expect("an address");
+        let mut builder = Request::builder().extension(ConnectInfo(peer));
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
+        builder.body(Body::empty()).expect("a request")
+    }
+
+    #[test]
+    fn keys_match_whole_or_not_at_all() {
+        let ring = ring(&["secret"], &["root"]);
+        for (key, good) in [
+            ("secret", true),
+            ("root", true),
+            ("secre", false),
+            ("secrets", false),
+            ("", false),
+        ] {
+            assert_eq!(ring.knows(Some(key.as_bytes())), good, "{key}");
+        }
+        assert!(!ring.knows(None));
+    }
+
+    #[test]
+    fn two_authorization_headers_are_none() {
+        let r = request(
+            "127.0.0.1:1",
+            &[("authorization", "Bearer a"), ("authorization", "Bearer b")],
+        );
+        assert_eq!(bearer(r.headers()), None);
+        assert_eq!(
+            bearer(request("127.0.0.1:1", &[("authorization", "bearer a")]).headers()),
+            Some(&b"a"[..])
+        );
+    }
+
+    #[test]
+    fn without_keys_the_admin_routes_are_for_this_machine_only() {
+        let ring = ring(&[], &[]);
+        let ok = |peer, headers: &[(&str, &str)]| ring.check_admin(&request(peer, headers)).is_ok();
+        assert!(ok("127.0.0.1:9", &[("host", "localhost:8080")]));
+        assert!(ok(
+            "[::1]:9",
+            &[("host", "[::1]:8080"), ("origin", "http://127.0.0.1:8080")]
+        ));
+        assert!(!ok("10.0.0.7:9", &[("host", "localhost")]));
+        assert!(
+            !ok("127.0.0.1:9", &[("host", "evil.example")]),
+            "DNS rebinding"
+        );
+        assert!(
+            !ok("127.0.0.1:9", &[("host", "127.0.0.1.evil.example")]),
+            "DNS rebinding"
+        );
+        assert!(
+            !ok("127.0.0.1:9", &[("origin", "http://evil.example")]),
+            "a foreign page"
+        );
+        assert!(
+            !ok("127.0.0.1:9", &[("origin", "null")]),
+            "a sandboxed page"
+        );
+        assert!(
+            !ok("127.0.0.1:9", &[("x-forwarded-for", "10.0.0.7")]),
+            "a proxy"
+        );
+    }
+
+    #[test]
+    fn an_api_key_is_no_admin_key() {
+        let ring = ring(&["user"], &["root"]);
+        let check = |key: &str| {
+            ring.check_admin(&request(
+                "127.0.0.1:9",
+                &[("authorization", &format!("Bearer {key}"))],
+            ))
+        };
+        assert!(check("root").is_ok());
+        assert!(matches!(check("user"), Err(ApiError::Forbidden(_))));
+        assert!(matches!(check("other"), Err(ApiError::NoKey)));
+    }
+}

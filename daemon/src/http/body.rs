@@ -1,0 +1,87 @@
+//! Bodies: their type, their size, and answers that do something once they are sent.
+
+use axum::{
+    body::{Body, to_bytes},
+    extract::{FromRequest, Request},
+    http::header,
+};
+use bytes::Bytes;
+
+use super::{context::Context, error::ApiError};
+
+/// The bytes of a JSON request, within `daemon.body_bytes_max`.
+pub(crate) struct JsonBytes(pub(crate) Bytes);
+
+impl FromRequest<Context> for JsonBytes {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, context: &Context) -> Result<Self, ApiError> {
+        if !is_json(&request) {
+            return Err(ApiError::NotJson);
+        }
+        read(request, context.limits().body_bytes_max)
+            .await
+            .map(JsonBytes)
+    }
+}
+
+/// The bytes of a request whose body may be missing (then empty).
+pub(crate) struct OptionalJsonBytes(pub(crate) Bytes);
+
+impl FromRequest<Context> for OptionalJsonBytes {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, context: &Context) -> Result<Self, ApiError> {
+        let json = is_json(&request);
+        let bytes = read(request, context.limits().body_bytes_max).await?;
+        match json || bytes.is_empty() {
+            true => Ok(OptionalJsonBytes(bytes)),
+            false => Err(ApiError::NotJson),
+        }
+    }
+}
+
+/// A foreign web page can post text or forms to this daemon without asking, but not JSON: the check is a guard too.
+fn is_json(request: &Request) -> bool {
+    let value = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("");
+    let essence = value
+        .split(';')
+        .next()
+        .unwrap_or("")
+        .trim()
+        .to_ascii_lowercase();
+    let plain = request
+        .headers()
+        .get(header::CONTENT_ENCODING)
+        .is_none_or(|encoding| encoding == "identity");
+    plain
+        && (essence == "application/json"
+            || (essence.starts_with("application/") && essence.ends_with("+json")))
+}
+
+async fn read(request: Request, bytes_max: usize) -> Result<Bytes, ApiError> {
+    let announced = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|bytes: usize| bytes > bytes_max) {
+        return Err(ApiError::BodyTooLarge(bytes_max));
+    }
+    to_bytes(Body::new(request.into_body()), bytes_max)
+        .await
+        .map_err(|error| {
+            let source = std::error::Error::source(&error);
+            match source.is_some_and(|source| source.to_string().contains("length limit")) {
+                true => ApiError::BodyTooLarge(bytes_max),
+                false => ApiError::Invalid {
+                    param: None,
+                    message: "the body ended early".into(),
+                    code: None,
+                },
+            }
+        })
+}

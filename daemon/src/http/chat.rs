@@ -1,0 +1,207 @@
+//! `POST /v1/chat/completions`.
+
+use axum::{extract::State, response::Response};
+use policy::PolicyVersion;
+use serde::Serialize;
+
+use super::{
+    answer::{self, Assembly, Piece, Settings, Shape},
+    body::JsonBytes,
+    context::Context,
+    error::ApiError,
+    generation::{Generation, Job},
+    prompts::{self, Stamp},
+    wire::{
+        chat::{AssistantMessage, Chat, ChatChoice, ChatChunkChoice, ChatRequest, Delta},
+        json,
+        log_probs::ChatLogProbs,
+        usage::Usage,
+    },
+};
+
+/// Answers.
+pub(crate) async fn post(
+    State(context): State<Context>,
+    JsonBytes(body): JsonBytes,
+) -> Result<Response, ApiError> {
+    let request = ChatRequest::parse(&body)?;
+    let services = context.admit()?;
+    let target = context.target(request.generation.model.as_deref())?;
+    let vocabulary = services.engine.vocabulary();
+    let prompt = vocabulary.chat(&request.messages).map_err(|error| {
+        ApiError::invalid(
+            "messages",
+            format!("the model's chat template refused them: {error}"),
+        )
+    })?;
+    let g = request.generation;
+    let prompts = vec![prompt];
+    prompts::check(&prompts, g.max_tokens, g.n, &services)?;
+    let shape = Chats {
+        stamp: Stamp::new("chatcmpl", g.model.as_deref(), context.served_name()),
+        fingerprint: String::new(),
+        prompt_ids: prompts::ids(&prompts, g.return_token_ids).map(|mut ids| ids.remove(0)),
+        n: g.n,
+        log_probs: request.log_probs.is_some(),
+        include_usage: g.include_usage,
+    };
+    let settings = Settings {
+        vocabulary,
+        log_probs: request.log_probs.is_some(),
+        behavior: g.return_behavior_logprobs,
+        token_ids: g.return_token_ids,
+        include_usage: g.include_usage,
+        n: g.n,
+    };
+    // OpenAI's chat has no default limit: the window is the limit, and reaching it is the daemon's doing.
+    let window = services.engine.context_tokens() as u32;
+    let sampling = policy::SamplingParams {
+        max_tokens: g.max_tokens.unwrap_or(window),
+        ..g.sampling
+    };
+    let job = Job {
+        id: shape.stamp.id.clone(),
+        target,
+        prompts,
+        n: g.n,
+        sampling,
+        top_log_probs: request.log_probs.unwrap_or(0),
+        user: g.user,
+        store: g.store,
+    };
+    let generation = Generation::start(&context, &services, job)?;
+    let shape = shape.of_version(generation.version);
+    match g.stream {
+        true => Ok(answer::stream(generation, Assembly::new(settings), shape)),
+        false => answer::whole(generation, Assembly::new(settings), shape).await,
+    }
+}
+
+/// OpenAI's `chat.completion` and `chat.completion.chunk` objects.
+struct Chats {
+    stamp: Stamp,
+    fingerprint: String,
+    prompt_ids: Option<Vec<u32>>,
+    n: u32,
+    log_probs: bool,
+    include_usage: bool,
+}
+
+impl Chats {
+    fn of_version(mut self, version: PolicyVersion) -> Chats {
+        self.fingerprint = version.to_string();
+        self
+    }
+
+    fn log_probs(&self, piece: &Piece) -> Option<ChatLogProbs> {
+        self.log_probs.then(|| {
+            let mut log_probs = ChatLogProbs::default();
+            piece
+                .reports
+                .iter()
+                .for_each(|report| log_probs.push(report));
+            log_probs
+        })
+    }
+
+    fn json<C: Serialize>(
+        &self,
+        object: &'static str,
+        choices: Vec<C>,
+        usage: Option<Option<Usage>>,
+        prompt_token_ids: Option<Vec<u32>>,
+    ) -> String {
+        let body = Chat {
+            id: &self.stamp.id,
+            object,
+            created: self.stamp.created,
+            model: &self.stamp.model,
+            system_fingerprint: &self.fingerprint,
+            choices,
+            usage,
+            prompt_token_ids,
+        };
+        json(&body)
+    }
+
+    fn event(&self, choices: Vec<ChatChunkChoice>, prompt_token_ids: Option<Vec<u32>>) -> String {
+        self.json(
+            "chat.completion.chunk",
+            choices,
+            self.include_usage.then_some(None),
+            prompt_token_ids,
+        )
+    }
+}
+
+impl Shape for Chats {
+    /// Every choice begins with its role.
+    fn opening(&mut self) -> Vec<String> {
+        let role = |index| ChatChunkChoice {
+            index,
+            delta: Delta {
+                role: Some("assistant"),
+                content: Some(String::new()),
+            },
+            logprobs: None,
+            finish_reason: None,
+            token_ids: None,
+        };
+        let ids = |index| {
+            if index == 0 {
+                self.prompt_ids.clone()
+            } else {
+                None
+            }
+        };
+        (0..self.n)
+            .map(|index| self.event(vec![role(index)], ids(index)))
+            .collect()
+    }
+
+    fn chunk(&mut self, piece: Piece) -> String {
+        let logprobs = self.log_probs(&piece);
+        let is_last = piece.finish.is_some() && piece.text.is_empty();
+        let choice = ChatChunkChoice {
+            index: piece.choice,
+            delta: Delta {
+                role: None,
+                content: (!is_last).then_some(piece.text),
+            },
+            logprobs,
+            finish_reason: piece.finish,
+            token_ids: self.prompt_ids.is_some().then_some(piece.token_ids),
+        };
+        self.event(vec![choice], None)
+    }
+
+    fn usage_chunk(&self, usage: Usage) -> String {
+        self.json(
+            "chat.completion.chunk",
+            Vec::<ChatChunkChoice>::new(),
+            Some(Some(usage)),
+            None,
+        )
+    }
+
+    fn whole(&mut self, pieces: Vec<Piece>, usage: Usage) -> String {
+        let choice = |piece: Piece| ChatChoice {
+            index: piece.choice,
+            logprobs: self.log_probs(&piece),
+            message: AssistantMessage {
+                role: "assistant",
+                content: piece.text,
+                refusal: None,
+            },
+            finish_reason: piece.finish.unwrap_or("stop"),
+            token_ids: self.prompt_ids.is_some().then_some(piece.token_ids),
+        };
+        let choices = pieces.into_iter().map(choice).collect();
+        self.json(
+            "chat.completion",
+            choices,
+            Some(Some(usage)),
+            self.prompt_ids.clone(),
+        )
+    }
+}

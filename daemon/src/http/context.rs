@@ -1,0 +1,195 @@
+//! What every handler sees: the parts of the daemon, its limits, and whether it admits requests.
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
+
+use axum::{
+    http::{HeaderName, HeaderValue},
+    response::Response,
+};
+use policy::{
+    PolicyVersion,
+    engine::{Engine, EngineError, ResidentState, Target},
+};
+use ppo::{Registry, RolloutLog, registry::RegistryError};
+use reward::Scorer;
+
+use super::{auth::KeyRing, error::ApiError};
+use crate::telemetry::Metrics;
+
+/// The header that every response carries.
+pub(crate) const VERSION_HEADER: HeaderName = HeaderName::from_static("x-honed-version");
+
+/// The parts that take a while to load. Handlers get them once they are there, and a 503 before.
+pub(crate) struct Services {
+    /// What answers.
+    pub(crate) engine: Engine,
+    /// What remembers.
+    pub(crate) log: RolloutLog,
+    /// Versions on disk.
+    pub(crate) registry: Registry,
+    /// What judges; `None` when nothing is configured that could.
+    pub(crate) scorer: Option<Scorer>,
+}
+
+/// Why a version was not made live.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ActivateError {
+    /// The registry refused.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The engine could not load it.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+impl Services {
+    /// Makes a version live: checked and in memory first, then the row, then the pointer. Blocks.
+    pub(crate) fn activate(
+        &self,
+        version: PolicyVersion,
+        expected: Option<PolicyVersion>,
+    ) -> Result<(), ActivateError> {
+        let row = self.registry.verify(version)?;
+        if !self
+            .engine
+            .residents()
+            .iter()
+            .any(|r| r.version == version && r.state != ResidentState::Draining)
+        {
+            self.engine.load(version, &row.path)?;
+        }
+        let before = self.registry.activate(version, expected)?;
+        self.engine.promote(version)?;
+        if before != version && before != PolicyVersion::SFT {
+            self.engine.retire(before)?;
+        }
+        Ok(())
+    }
+}
+
+/// Limits of one request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// `daemon.body_bytes_max`.
+    pub(crate) body_bytes_max: usize,
+    /// `daemon.request_timeout_s`.
+    pub(crate) request_timeout_s: u64,
+}
+
+/// Shared by all handlers.
+#[derive(Clone)]
+pub(crate) struct Context(Arc<Inner>);
+
+struct Inner {
+    served_name: String,
+    limits: Limits,
+    keys: KeyRing,
+    metrics: Arc<Metrics>,
+    services: OnceLock<Arc<Services>>,
+    draining: AtomicBool,
+    started_s: u64,
+}
+
+impl Context {
+    /// A context that is loading.
+    pub(crate) fn new(
+        served_name: String,
+        limits: Limits,
+        keys: KeyRing,
+        metrics: Arc<Metrics>,
+    ) -> Context {
+        Context(Arc::new(Inner {
+            served_name,
+            limits,
+            keys,
+            metrics,
+            services: OnceLock::new(),
+            draining: AtomicBool::new(false),
+            started_s: super::prompts::now_ms() / 1000,
+        }))
+    }
+
+    /// Loading is over.
+    pub(crate) fn set_services(&self, services: Services) {
+        let first = self.0.services.set(Arc::new(services)).is_ok();
+        assert!(first, "services are loaded once");
+    }
+
+    /// For requests that bring work: not while loading, not while draining.
+    pub(crate) fn admit(&self) -> Result<Arc<Services>, ApiError> {
+        match self.0.draining.load(Ordering::Acquire) {
+            true => Err(ApiError::Unavailable("the daemon is shutting down")),
+            false => self.services(),
+        }
+    }
+
+    /// For requests that only look: also while draining.
+    pub(crate) fn services(&self) -> Result<Arc<Services>, ApiError> {
+        self.0
+            .services
+            .get()
+            .cloned()
+            .ok_or(ApiError::Unavailable("the model is loading"))
+    }
+
+    /// From now on nothing new is admitted.
+    pub(crate) fn drain(&self) {
+        self.0.draining.store(true, Ordering::Release);
+    }
+
+    /// When the daemon started, seconds since the Unix epoch.
+    pub(crate) fn started_s(&self) -> u64 {
+        self.0.started_s
+    }
+
+    /// Limits of one request.
+    pub(crate) fn limits(&self) -> Limits {
+        self.0.limits
+    }
+
+    /// All configured keys.
+    pub(crate) fn keys(&self) -> &KeyRing {
+        &self.0.keys
+    }
+
+    /// All metrics.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// Name of the live policy.
+    pub(crate) fn served_name(&self) -> &str {
+        &self.0.served_name
+    }
+
+    /// The weights that a `model` field names: `policy@N`, `sft`, or the live ones by their served name or by nothing.
+    pub(crate) fn target(&self, model: Option<&str>) -> Result<Target, ApiError> {
+        let name = model.unwrap_or("");
+        if name.is_empty() || name == "policy" || name == self.0.served_name {
+            return Ok(Target::Live);
+        }
+        if name == "sft" {
+            return Ok(Target::Version(PolicyVersion::SFT));
+        }
+        let number = name
+            .strip_prefix("policy@")
+            .filter(|number| number.bytes().all(|b| b.is_ascii_digit()));
+        let version = number
+            .and_then(|number| number.parse().ok())
+            .map(PolicyVersion);
+        version
+            .map(Target::Version)
+            .ok_or_else(|| ApiError::UnknownModel(name.chars().take(128).collect()))
+    }
+}
+
+/// Stamps a response with the weights behind it.
+pub(crate) fn with_version(mut response: Response, version: PolicyVersion) -> Response {
+    response
+        .headers_mut()
+        .insert(VERSION_HEADER, HeaderValue::from(version.0));
+    response
+}

@@ -1,0 +1,194 @@
+//! What can go wrong between the socket and the engine. The only file that knows status codes.
+//!
+//! The client learns what it can act on; causes inside the daemon are logged and stay inside (peers have leaked heap
+//! addresses and paths through error texts).
+
+use axum::{
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+
+use super::wire::{
+    error::{ErrorBody, ErrorObject},
+    fields::FieldError,
+    json,
+};
+
+/// An answer other than success.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    /// The request breaks a rule; `param` names the field when there is one.
+    #[error("{message}")]
+    Invalid {
+        /// The field.
+        param: Option<String>,
+        /// The rule.
+        message: String,
+        /// For programs.
+        code: Option<&'static str>,
+    },
+    /// No key, or one that is not ours.
+    #[error("a valid API key is required in the header `Authorization: Bearer KEY`")]
+    NoKey,
+    /// A good key (or none needed), but not for this route.
+    #[error("{0}")]
+    Forbidden(&'static str),
+    /// The `model` field names none that is addressable.
+    #[error("the model {0:?} does not exist; GET /v1/models lists those that do")]
+    UnknownModel(String),
+    /// No such path or thing.
+    #[error("{0}")]
+    NotFound(String),
+    /// The path exists, not so the method.
+    #[error("this path does not answer that method")]
+    MethodNotAllowed,
+    /// The state is not what the client expected it to be.
+    #[error("{0}")]
+    Conflict(String),
+    /// More bytes than `daemon.body_bytes_max`.
+    #[error("the body is larger than {0} bytes")]
+    BodyTooLarge(usize),
+    /// Not JSON by its header.
+    #[error("the header Content-Type must be application/json")]
+    NotJson,
+    /// Every slot and every waiting place is taken.
+    #[error("too many requests are waiting; try again later")]
+    QueueFull,
+    /// Starting or stopping.
+    #[error("{0}")]
+    Unavailable(&'static str),
+    /// Longer than `daemon.request_timeout_s`.
+    #[error("the request took longer than {0} seconds and was given up")]
+    TimedOut(u64),
+    /// Our fault; the cause is in the log.
+    #[error("internal error; its cause is in the daemon's log")]
+    Internal,
+}
+
+impl From<FieldError> for ApiError {
+    fn from(error: FieldError) -> Self {
+        ApiError::Invalid {
+            param: error.param,
+            message: error.message,
+            code: None,
+        }
+    }
+}
+
+impl ApiError {
+    /// An error about one field.
+    pub(crate) fn invalid(param: &str, message: impl Into<String>) -> ApiError {
+        ApiError::Invalid {
+            param: Some(param.to_owned()),
+            message: message.into(),
+            code: None,
+        }
+    }
+
+    /// Logs the cause and hides it.
+    pub(crate) fn internal(what: &str, cause: impl std::fmt::Display) -> ApiError {
+        tracing::error!(%cause, "{what} failed");
+        ApiError::Internal
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            ApiError::Invalid { .. } => StatusCode::BAD_REQUEST,
+            ApiError::NoKey => StatusCode::UNAUTHORIZED,
+            ApiError::Forbidden(_) => StatusCode::FORBIDDEN,
+            ApiError::UnknownModel(_) | ApiError::NotFound(_) => StatusCode::NOT_FOUND,
+            ApiError::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            ApiError::Conflict(_) => StatusCode::CONFLICT,
+            ApiError::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            ApiError::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            ApiError::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+            ApiError::Unavailable(_) | ApiError::TimedOut(_) => StatusCode::SERVICE_UNAVAILABLE,
+            ApiError::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            ApiError::NoKey => "authentication_error",
+            ApiError::Forbidden(_) => "permission_error",
+            ApiError::QueueFull => "rate_limit_error",
+            ApiError::Unavailable(_) | ApiError::TimedOut(_) | ApiError::Internal => "server_error",
+            _ => "invalid_request_error",
+        }
+    }
+
+    fn param(&self) -> Option<&str> {
+        match self {
+            ApiError::Invalid { param, .. } => param.as_deref(),
+            ApiError::UnknownModel(_) => Some("model"),
+            _ => None,
+        }
+    }
+
+    /// For programs, and the label of the error counter.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            ApiError::Invalid { code, .. } => code.unwrap_or("invalid_value"),
+            ApiError::NoKey => "invalid_api_key",
+            ApiError::Forbidden(_) => "forbidden",
+            ApiError::UnknownModel(_) => "model_not_found",
+            ApiError::NotFound(_) => "not_found",
+            ApiError::MethodNotAllowed => "method_not_allowed",
+            ApiError::Conflict(_) => "conflict",
+            ApiError::BodyTooLarge(_) => "body_too_large",
+            ApiError::NotJson => "unsupported_media_type",
+            ApiError::QueueFull => "queue_full",
+            ApiError::Unavailable(_) => "unavailable",
+            ApiError::TimedOut(_) => "timeout",
+            ApiError::Internal => "internal_error",
+        }
+    }
+
+    /// The body, also sent as an event when a stream has begun.
+    pub(crate) fn json(&self) -> String {
+        let message = self.to_string();
+        let error = ErrorObject {
+            message: &message,
+            r#type: self.kind(),
+            param: self.param(),
+            code: Some(self.code()),
+        };
+        json(&ErrorBody { error })
+    }
+}
+
+/// The code of an error response, for the counter by code.
+#[derive(Clone, Copy)]
+pub(crate) struct ErrorCode(pub(crate) &'static str);
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let json = (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        let mut response = (self.status(), [json], self.json()).into_response();
+        response.extensions_mut().insert(ErrorCode(self.code()));
+        let headers = response.headers_mut();
+        match self {
+            ApiError::QueueFull | ApiError::TimedOut(_) => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            ApiError::Unavailable(_) => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+            }
+            ApiError::NoKey => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            // OpenAI's clients retry 409; the state that a compare-and-set saw does not come back by itself.
+            ApiError::Conflict(_) => {
+                headers.insert(
+                    HeaderName::from_static("x-should-retry"),
+                    HeaderValue::from_static("false"),
+                );
+            }
+            _ => {}
+        }
+        response
+    }
+}

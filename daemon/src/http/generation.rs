@@ -1,0 +1,249 @@
+//! One request's way through the engine: submitted whole or not at all, watched for its deadline, cancelled when dropped.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{self, Poll, ready},
+    time::Duration,
+};
+
+use policy::{
+    FinishReason, PolicyVersion, SamplingParams, TokenId,
+    engine::{CancelFlag, Event, Finished, GenerateRequest, Rejection, Target},
+};
+use tokio::{sync::mpsc, time::Sleep};
+
+use super::{
+    context::{Context, Services},
+    deposit::Deposit,
+    error::ApiError,
+    token_clock::TokenClock,
+};
+
+/// How often a request is submitted anew because its version began to drain between two of its prompts.
+const SUBMIT_ATTEMPTS: usize = 8;
+
+/// What a request asks of the engine, checked.
+pub(crate) struct Job {
+    /// The `id` that the client gets.
+    pub(crate) id: String,
+    /// Which weights.
+    pub(crate) target: Target,
+    /// Tokenised prompts, each within the context window.
+    pub(crate) prompts: Vec<Vec<TokenId>>,
+    /// Choices per prompt.
+    pub(crate) n: u32,
+    /// How to draw.
+    pub(crate) sampling: SamplingParams,
+    /// Alternatives per token.
+    pub(crate) top_log_probs: u32,
+    /// Whom the client names as its user.
+    pub(crate) user: Option<String>,
+    /// Whether the exchange goes into the rollout log.
+    pub(crate) store: bool,
+}
+
+/// A request inside the engine. Dropping it cancels what still runs.
+pub(crate) struct Generation {
+    events: mpsc::UnboundedReceiver<Event>,
+    cancel: CancelFlag,
+    /// The weights that draw every choice.
+    pub(crate) version: PolicyVersion,
+    /// What will be logged once it is sent.
+    pub(crate) deposit: Deposit,
+    choices_open: usize,
+    deadline: Pin<Box<Sleep>>,
+    clock: TokenClock,
+    context: Context,
+}
+
+impl Generation {
+    /// Submits every prompt of a job to one version, or none. Choices are numbered over all prompts: `prompt · n + choice`.
+    pub(crate) fn start(
+        context: &Context,
+        services: &Services,
+        job: Job,
+    ) -> Result<Generation, ApiError> {
+        let clock = TokenClock::start(context.clone(), &job);
+        for _ in 0..SUBMIT_ATTEMPTS {
+            let mut attempt = Attempt::default();
+            match attempt.submit_all(services, &job) {
+                Ok((version, events)) => {
+                    return Ok(Generation {
+                        events,
+                        cancel: attempt.cancel,
+                        version,
+                        deposit: Deposit::new(job.store.then(|| services.log.clone())),
+                        choices_open: job.prompts.len() * job.n as usize,
+                        deadline: Box::pin(tokio::time::sleep(Duration::from_secs(
+                            context.limits().request_timeout_s,
+                        ))),
+                        clock,
+                        context: context.clone(),
+                    });
+                }
+                Err(rejection) => {
+                    attempt.cancel.cancel();
+                    let moved = matches!(
+                        rejection,
+                        Rejection::Draining(_) | Rejection::UnknownVersion(_)
+                    );
+                    if !(moved && job.target == Target::Live) {
+                        return Err(refusal(rejection));
+                    }
+                }
+            }
+        }
+        Err(ApiError::Unavailable(
+            "versions change too fast for this request; try again",
+        ))
+    }
+
+    /// The next event; `None` when every choice has finished. After an error nothing follows.
+    pub(crate) fn poll_next(
+        &mut self,
+        cx: &mut task::Context<'_>,
+    ) -> Poll<Option<Result<Event, ApiError>>> {
+        if self.choices_open == 0 {
+            return Poll::Ready(None);
+        }
+        if self.deadline.as_mut().poll(cx).is_ready() {
+            let error = ApiError::TimedOut(self.context.limits().request_timeout_s);
+            return Poll::Ready(Some(Err(self.fail(error))));
+        }
+        Poll::Ready(Some(match ready!(self.events.poll_recv(cx)) {
+            Some(Event::Failed { reason }) => {
+                Err(self.fail(ApiError::internal("generation", reason)))
+            }
+            None => Err(self.fail(ApiError::internal(
+                "generation",
+                "the engine let go of the request",
+            ))),
+            Some(event) => {
+                self.clock.observe(&event);
+                // Nobody here cancels a request that is still read: the engine is shutting down.
+                if matches!(&event, Event::Finished(f) if f.rollout.finish == FinishReason::Cancelled)
+                {
+                    self.deposit.add_unanswered(event);
+                    return Poll::Ready(Some(Err(self.fail(shutting_down()))));
+                }
+                self.choices_open -= usize::from(matches!(event, Event::Finished(_)));
+                Ok(event)
+            }
+        }))
+    }
+
+    /// The next event, awaited.
+    pub(crate) async fn next(&mut self) -> Option<Result<Event, ApiError>> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// Counts an error that has no status line of its own.
+    pub(crate) fn count(&self, error: &ApiError) {
+        self.context
+            .metrics()
+            .serving
+            .errors
+            .with_label_values(&[error.code()])
+            .inc();
+    }
+
+    fn fail(&mut self, error: ApiError) -> ApiError {
+        self.cancel.cancel();
+        self.choices_open = 0;
+        error
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+        if self.choices_open > 0 {
+            self.context.metrics().serving.disconnects.inc();
+        }
+        // What the engine sent and nobody read was not answered. What it sends from now on goes the same way in the sink.
+        self.events.close();
+        while let Ok(event) = self.events.try_recv() {
+            self.deposit.add_unanswered(event);
+        }
+    }
+}
+
+/// One try to bring all prompts into one version.
+#[derive(Default)]
+struct Attempt {
+    cancel: CancelFlag,
+}
+
+impl Attempt {
+    fn submit_all(
+        &mut self,
+        services: &Services,
+        job: &Job,
+    ) -> Result<(PolicyVersion, mpsc::UnboundedReceiver<Event>), Rejection> {
+        // Unbounded, but filled by at most `max_tokens` events per choice: the engine must never wait for a slow reader.
+        let (sender, events) = mpsc::unbounded_channel();
+        let mut target = job.target;
+        let mut version = PolicyVersion::SFT;
+        for (i, prompt) in (0u32..).zip(&job.prompts) {
+            let request = GenerateRequest {
+                id: job.id.clone(),
+                prompt: prompt.clone(),
+                n: job.n,
+                sampling: job.sampling.clone(),
+                top_logprobs: job.top_log_probs,
+                user: job.user.clone(),
+                cancel: self.cancel.clone(),
+                sink: sink(
+                    sender.clone(),
+                    i * job.n,
+                    Deposit::new(job.store.then(|| services.log.clone())),
+                ),
+            };
+            version = services.engine.submit(target, request)?;
+            target = Target::Version(version);
+        }
+        Ok((version, events))
+    }
+}
+
+/// Renumbers choices and hands events over; once the client is gone, logs what was left unanswered.
+fn sink(
+    sender: mpsc::UnboundedSender<Event>,
+    offset: u32,
+    mut unanswered: Deposit,
+) -> Box<dyn FnMut(Event) + Send> {
+    Box::new(move |mut event| {
+        match &mut event {
+            Event::Token { index, .. } => *index += offset,
+            Event::Finished(finished) => {
+                let Finished { index, rollout, .. } = finished.as_mut();
+                *index += offset;
+                rollout.id.index += offset;
+            }
+            Event::Failed { .. } => {}
+        }
+        if let Err(mpsc::error::SendError(event)) = sender.send(event) {
+            unanswered.add_unanswered(event);
+            unanswered.append();
+        }
+    })
+}
+
+fn shutting_down() -> ApiError {
+    ApiError::Unavailable("the daemon is shutting down")
+}
+
+fn refusal(rejection: Rejection) -> ApiError {
+    match rejection {
+        Rejection::Full { .. } => ApiError::QueueFull,
+        Rejection::Draining(version) | Rejection::UnknownVersion(version) => {
+            ApiError::UnknownModel(version.to_string())
+        }
+        Rejection::ShuttingDown => shutting_down(),
+        Rejection::Invalid(out_of_range) => ApiError::invalid(
+            out_of_range.field,
+            format!("`{}` {}", out_of_range.field, out_of_range.rule),
+        ),
+    }
+}

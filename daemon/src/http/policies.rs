@@ -1,0 +1,112 @@
+//! `GET /v1/policies`, `GET /v1/policies/{n}`, `POST /v1/policies/{n}/activate`.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use policy::PolicyVersion;
+use ppo::{
+    registry::RegistryError,
+    rollout_log::{LogError, VersionRow},
+};
+
+use super::{
+    blocking,
+    body::OptionalJsonBytes,
+    context::{ActivateError, Context, Services},
+    error::ApiError,
+    wire::policy::{self as wire, PolicyList, PolicyRow},
+};
+
+/// Every version, oldest first.
+pub(crate) async fn list(State(context): State<Context>) -> Result<Json<PolicyList>, ApiError> {
+    let services = context.services()?;
+    let live = services.engine.live().0;
+    Ok(Json(PolicyList {
+        object: "list",
+        live,
+        data: rows(services).await?,
+    }))
+}
+
+/// One version.
+pub(crate) async fn get(
+    State(context): State<Context>,
+    Path(version): Path<String>,
+) -> Result<Json<PolicyRow>, ApiError> {
+    let version = parse(&version)?;
+    one(context.services()?, version).await.map(Json)
+}
+
+/// Promotes a retained version: rollback. `expected_live` makes it compare-and-set.
+pub(crate) async fn activate(
+    State(context): State<Context>,
+    Path(version): Path<String>,
+    OptionalJsonBytes(body): OptionalJsonBytes,
+) -> Result<Json<PolicyRow>, ApiError> {
+    let version = parse(&version)?;
+    let expected_live = wire::expected_live(&body)?;
+    let services = context.admit()?;
+    one(services.clone(), version).await?;
+    let worker = services.clone();
+    let activated = blocking(move || worker.activate(version, expected_live)).await?;
+    activated.map_err(refusal)?;
+    tracing::info!(%version, "activated by an administrator");
+    one(services, version).await.map(Json)
+}
+
+fn parse(version: &str) -> Result<PolicyVersion, ApiError> {
+    let number = version.strip_prefix("policy@").unwrap_or(version);
+    let number = if number.bytes().all(|b| b.is_ascii_digit()) {
+        number.parse().ok()
+    } else {
+        None
+    };
+    number.map(PolicyVersion).ok_or_else(|| unknown(version))
+}
+
+fn unknown(version: &str) -> ApiError {
+    ApiError::NotFound(format!(
+        "there is no version {:?}",
+        version.chars().take(64).collect::<String>()
+    ))
+}
+
+async fn rows(services: Arc<Services>) -> Result<Vec<PolicyRow>, ApiError> {
+    let resident: BTreeSet<_> = services
+        .engine
+        .residents()
+        .iter()
+        .map(|resident| resident.version)
+        .collect();
+    let rows = blocking(move || services.registry.rows()).await?;
+    let rows = rows.map_err(|error| ApiError::internal("reading the versions", error))?;
+    let shown = |row: VersionRow| {
+        let is_resident = resident.contains(&row.version);
+        PolicyRow::new(row, is_resident)
+    };
+    Ok(rows.into_iter().map(shown).collect())
+}
+
+async fn one(services: Arc<Services>, version: PolicyVersion) -> Result<PolicyRow, ApiError> {
+    let found = rows(services)
+        .await?
+        .into_iter()
+        .find(|row| row.version() == version.0);
+    found.ok_or_else(|| unknown(&version.0.to_string()))
+}
+
+fn refusal(error: ActivateError) -> ApiError {
+    match error {
+        ActivateError::Registry(RegistryError::Log(
+            error @ (LogError::LiveChanged { .. } | LogError::VersionState { .. }),
+        )) => ApiError::Conflict(error.to_string()),
+        ActivateError::Registry(error @ RegistryError::Damaged { .. }) => {
+            tracing::error!(%error, "a version cannot be activated");
+            ApiError::Conflict("the version's file is missing or damaged".to_owned())
+        }
+        other => ApiError::internal("activation", other),
+    }
+}

@@ -1,0 +1,109 @@
+//! Connections: how many, how slow, and how they end.
+//!
+//! axum's own `serve` has neither a limit of connections nor a time for headers, so the accept loop is ours: a permit per
+//! connection is taken before `accept`, so that a flood waits in the kernel's queue instead of in our memory.
+
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use axum::{Router, extract::ConnectInfo, extract::Request};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+};
+use tower::ServiceExt;
+
+/// Bytes of the start line and headers of one request at most; beyond it hyper answers 431.
+const HEADER_BYTES_MAX: usize = 64 * 1024;
+/// Headers of one request at most.
+const HEADERS_MAX: usize = 100;
+
+/// Limits of connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ConnectionLimits {
+    /// Connections at once.
+    pub(crate) connections_max: usize,
+    /// For the headers of one request; also what an idle connection gets.
+    pub(crate) header_timeout: Duration,
+}
+
+/// Accepts until `stop` turns true; then finishes what runs, each connection after its current request.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    app: Router,
+    limits: ConnectionLimits,
+    mut stop: watch::Receiver<bool>,
+) {
+    let permits = Arc::new(Semaphore::new(limits.connections_max));
+    let permits_max = u32::try_from(limits.connections_max).expect("the config bounds connections");
+    loop {
+        let permit = tokio::select! {
+            permit = permits.clone().acquire_owned() => permit.expect("the semaphore is never closed"),
+            () = stopped(&mut stop) => break,
+        };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stopped(&mut stop) => break,
+        };
+        match accepted {
+            Ok((socket, peer)) => {
+                tokio::spawn(connection(
+                    socket,
+                    peer,
+                    app.clone(),
+                    limits,
+                    stop.clone(),
+                    permit,
+                ));
+            }
+            // Out of file descriptors, most likely: breathe, and the connections that end will free some.
+            Err(error) => {
+                tracing::warn!(%error, "accept failed");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    drop(listener);
+    let _all_ended = permits.acquire_many(permits_max).await;
+}
+
+async fn connection(
+    socket: TcpStream,
+    peer: SocketAddr,
+    app: Router,
+    limits: ConnectionLimits,
+    mut stop: watch::Receiver<bool>,
+    _permit: OwnedSemaphorePermit,
+) {
+    // A token is a small write; Nagle would hold it back for the acknowledgement of the last one.
+    let _ = socket.set_nodelay(true);
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        app.clone()
+            .oneshot(request.map(axum::body::Body::new) as Request)
+    });
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout);
+    builder
+        .max_buf_size(HEADER_BYTES_MAX)
+        .max_headers(HEADERS_MAX);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopped(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, %error, "a connection broke");
+    }
+}
+
+/// Resolves when `stop` is true, or when nobody is left who could make it so.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}

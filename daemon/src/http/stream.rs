@@ -1,0 +1,121 @@
+//! Server-sent events, polled straight out of the engine's channel: no task in between, so nothing outlives the connection.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http_body::Frame;
+use tokio::time::Sleep;
+
+use super::{
+    answer::{Assembly, Shape},
+    error::ApiError,
+    generation::Generation,
+};
+
+/// Silence after which a comment tells proxies and clients that the stream lives (a long prefill, a full queue).
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Bytes after which ready events are sent on instead of gathered.
+const FRAME_BYTES: usize = 16 * 1024;
+
+/// The body of a streamed answer.
+pub(crate) struct EventStream<S> {
+    generation: Generation,
+    assembly: Assembly,
+    shape: S,
+    silence: Pin<Box<Sleep>>,
+    is_over: bool,
+    opening: Vec<String>,
+}
+
+impl<S: Shape> EventStream<S> {
+    /// A stream that begins with the shape's opening.
+    pub(crate) fn new(generation: Generation, assembly: Assembly, mut shape: S) -> EventStream<S> {
+        let opening = shape.opening();
+        let silence = Box::pin(tokio::time::sleep(KEEP_ALIVE));
+        EventStream {
+            generation,
+            assembly,
+            shape,
+            silence,
+            is_over: false,
+            opening,
+        }
+    }
+
+    /// Writes every event that is ready.
+    fn gather(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) {
+        for event in self.opening.drain(..) {
+            write(out, &event);
+        }
+        while !self.is_over && out.len() < FRAME_BYTES {
+            match self.generation.poll_next(cx) {
+                Poll::Pending => return,
+                Poll::Ready(Some(Ok(event))) => {
+                    let piece = self.assembly.piece(event, &mut self.generation.deposit);
+                    if !piece.is_silent() {
+                        write(out, &self.shape.chunk(piece));
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => self.end_with(&error, out),
+                Poll::Ready(None) => self.end(out),
+            }
+        }
+    }
+
+    fn end(&mut self, out: &mut BytesMut) {
+        if self.assembly.include_usage() {
+            write(out, &self.shape.usage_chunk(self.assembly.usage()));
+        }
+        write(out, "[DONE]");
+        self.is_over = true;
+    }
+
+    /// The status is long sent, so the error is an event; OpenAI's clients raise on it.
+    fn end_with(&mut self, error: &ApiError, out: &mut BytesMut) {
+        self.generation.count(error);
+        write(out, &error.json());
+        self.is_over = true;
+    }
+}
+
+fn write(out: &mut BytesMut, event: &str) {
+    out.put_slice(b"data: ");
+    out.put_slice(event.as_bytes());
+    out.put_slice(b"\n\n");
+}
+
+impl<S: Shape> http_body::Body for EventStream<S> {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        let mut out = BytesMut::new();
+        self.gather(cx, &mut out);
+        if out.is_empty() {
+            if self.silence.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            out.put_slice(b": still here\n\n");
+        }
+        self.silence
+            .as_mut()
+            .reset(tokio::time::Instant::now() + KEEP_ALIVE);
+        Poll::Ready(Some(Ok(Frame::data(out.freeze()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_over
+    }
+}

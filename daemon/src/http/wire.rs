@@ -1,0 +1,27 @@
+//! JSON as the clients know it, and nothing else: what is read becomes the types of the crates below, what is written
+//! comes from them. The only place of the daemon where field names are spelled.
+
+pub(crate) mod chat;
+pub(crate) mod client;
+pub(crate) mod completion;
+pub(crate) mod error;
+pub(crate) mod feedback;
+pub(crate) mod fields;
+pub(crate) mod health;
+pub(crate) mod log_probs;
+pub(crate) mod model;
+pub(crate) mod policy;
+pub(crate) mod prompt;
+pub(crate) mod reward;
+pub(crate) mod rollout;
+pub(crate) mod sampling;
+pub(crate) mod tokens;
+pub(crate) mod training;
+pub(crate) mod usage;
+
+use serde::Serialize;
+
+/// One line of JSON. Our answers are structs of strings, numbers and lists, which always serialise.
+pub(crate) fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("plain data serialises")
+}

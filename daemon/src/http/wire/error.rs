@@ -1,0 +1,18 @@
+//! The one shape of every error.
+
+use serde::Serialize;
+
+/// `{"error":{…}}` with all four keys, as OpenAI's specification requires.
+#[derive(Debug, Serialize)]
+pub(crate) struct ErrorBody<'a> {
+    pub(crate) error: ErrorObject<'a>,
+}
+
+/// What went wrong, for people and for programs.
+#[derive(Debug, Serialize)]
+pub(crate) struct ErrorObject<'a> {
+    pub(crate) message: &'a str,
+    pub(crate) r#type: &'a str,
+    pub(crate) param: Option<&'a str>,
+    pub(crate) code: Option<&'a str>,
+}

@@ -1,0 +1,70 @@
+//! `GET /v1/policies`, `GET /v1/policies/{n}`, `POST /v1/policies/{n}/activate`.
+
+use std::collections::BTreeMap;
+
+use policy::PolicyVersion;
+use ppo::rollout_log::VersionRow;
+use serde::Serialize;
+
+use super::fields::{FieldError, Fields};
+
+/// Every version.
+#[derive(Debug, Serialize)]
+pub(crate) struct PolicyList {
+    pub(crate) object: &'static str,
+    pub(crate) live: u64,
+    pub(crate) data: Vec<PolicyRow>,
+}
+
+/// One version and how it came to be.
+#[derive(Debug, Serialize)]
+pub(crate) struct PolicyRow {
+    id: String,
+    object: &'static str,
+    version: u64,
+    parent: Option<u64>,
+    state: &'static str,
+    digest: String,
+    created_ms: u64,
+    /// Rollouts that trained it.
+    rollouts: u64,
+    /// Why it was rejected or retired.
+    reason: Option<String>,
+    /// What the update and the gate measured.
+    numbers: BTreeMap<String, f64>,
+    /// Whether it is in memory and may be addressed as `policy@N`.
+    pub(crate) resident: bool,
+}
+
+impl PolicyRow {
+    /// Its number.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// A row and whether the engine holds it.
+    pub(crate) fn new(row: VersionRow, resident: bool) -> PolicyRow {
+        PolicyRow {
+            id: row.version.to_string(),
+            object: "policy",
+            version: row.version.0,
+            parent: row.parent.map(|parent| parent.0),
+            state: row.state.as_str(),
+            digest: row.digest,
+            created_ms: row.created_ms,
+            rollouts: row.n_rollouts,
+            reason: row.reason,
+            numbers: row.numbers,
+            resident,
+        }
+    }
+}
+
+/// The `expected_live` of an activation; the body may be missing.
+pub(crate) fn expected_live(body: &[u8]) -> Result<Option<PolicyVersion>, FieldError> {
+    if body.is_empty() {
+        return Ok(None);
+    }
+    let expected = Fields::parse(body)?.integer("expected_live", 0..=i64::MAX)?;
+    Ok(expected.map(|version| PolicyVersion(version.cast_unsigned())))
+}

@@ -1,0 +1,283 @@
+//! The fields that completions and chat share: how to draw, how to answer.
+
+use std::collections::BTreeMap;
+
+use policy::{SamplingParams, TokenId};
+use serde_json::Value;
+
+use super::fields::{FieldError, Fields, kind};
+
+/// Choices per prompt at most (OpenAI's limit; CVE-2026-34756 is what happens without one).
+pub(crate) const N_MAX: u32 = 128;
+/// Stop texts at most, and bytes of each.
+const STOP_MAX: usize = 4;
+const STOP_BYTES_MAX: usize = 1024;
+/// Stop token ids and biased tokens at most.
+const STOP_TOKENS_MAX: usize = 128;
+const LOGIT_BIAS_MAX: usize = 1024;
+/// Bytes of a model or user name at most.
+pub(crate) const NAME_BYTES_MAX: usize = 512;
+
+/// Fields of HTTP.md that would change the answer and are not built.
+const NOT_BUILT: &[&str] = &[
+    "response_format",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "structured_outputs",
+    "grammar",
+    "json_schema",
+    "prompt_logprobs",
+    "chat_template",
+    "truncate_prompt_tokens",
+    "use_beam_search",
+    "lora",
+];
+
+/// What both generation routes understand.
+pub(crate) struct Generation {
+    /// The `model` field; `None` is the live policy.
+    pub(crate) model: Option<String>,
+    /// How to draw; `max_tokens` is only valid when [`Generation::max_tokens`] is there.
+    pub(crate) sampling: SamplingParams,
+    /// `max_tokens`, when given.
+    pub(crate) max_tokens: Option<u32>,
+    /// Choices per prompt.
+    pub(crate) n: u32,
+    /// Server-sent events instead of one body.
+    pub(crate) stream: bool,
+    /// A last chunk with the token counts.
+    pub(crate) include_usage: bool,
+    /// Whether the exchange goes into the rollout log.
+    pub(crate) store: bool,
+    /// Token ids of prompt and choices in the answer.
+    pub(crate) return_token_ids: bool,
+    /// The log-probability of the distribution really drawn from, per token.
+    pub(crate) return_behavior_logprobs: bool,
+    /// Whom the client names as its user.
+    pub(crate) user: Option<String>,
+}
+
+impl Generation {
+    /// Takes the shared fields; `max_tokens` is under the first of `max_tokens_names` that is present.
+    pub(crate) fn take(
+        f: &mut Fields,
+        max_tokens_names: &[&str],
+    ) -> Result<Generation, FieldError> {
+        f.refuse(NOT_BUILT)?;
+        let mut max_tokens = None;
+        for name in max_tokens_names {
+            max_tokens = max_tokens.or(f.count(name, 0..=i32::MAX as u32)?);
+        }
+        let n = f.count("n", 1..=N_MAX)?.unwrap_or(1);
+        if f.count("best_of", 0..=N_MAX)?
+            .is_some_and(|best_of| best_of != n)
+        {
+            return Err(f.error(
+                "best_of",
+                "must equal `n`: ranking a larger sample is not supported by this version of honed",
+            ));
+        }
+        let stream = f.boolean("stream")?.unwrap_or(false);
+        Ok(Generation {
+            model: f.text("model", NAME_BYTES_MAX)?,
+            sampling: sampling(f, max_tokens)?,
+            max_tokens,
+            n,
+            stream,
+            include_usage: include_usage(f, stream)?,
+            store: f.boolean("store")?.unwrap_or(true),
+            return_token_ids: f.boolean("return_token_ids")?.unwrap_or(false),
+            return_behavior_logprobs: f.boolean("return_behavior_logprobs")?.unwrap_or(false),
+            user: f.text("user", NAME_BYTES_MAX)?,
+        })
+    }
+}
+
+fn sampling(f: &mut Fields, max_tokens: Option<u32>) -> Result<SamplingParams, FieldError> {
+    let default = SamplingParams::default();
+    Ok(SamplingParams {
+        temperature: real(f, "temperature", 0.0..=2.0)?.unwrap_or(default.temperature),
+        // vLLM's clients turn top-k off with -1, llama-server's with 0.
+        top_k: f
+            .integer("top_k", -1..=i64::from(i32::MAX))?
+            .map_or(0, |k| u32::try_from(k).unwrap_or(0)),
+        // OpenAI allows 0, which leaves the most probable token only.
+        top_p: real(f, "top_p", 0.0..=1.0)?
+            .unwrap_or(default.top_p)
+            .max(f32::MIN_POSITIVE),
+        min_p: real(f, "min_p", 0.0..=1.0)?.unwrap_or(default.min_p),
+        presence_penalty: real(f, "presence_penalty", -2.0..=2.0)?
+            .unwrap_or(default.presence_penalty),
+        frequency_penalty: real(f, "frequency_penalty", -2.0..=2.0)?
+            .unwrap_or(default.frequency_penalty),
+        repetition_penalty: real(f, "repetition_penalty", 0.01..=10.0)?
+            .unwrap_or(default.repetition_penalty),
+        logit_bias: logit_bias(f)?,
+        seed: seed(f)?,
+        max_tokens: max_tokens.unwrap_or(default.max_tokens),
+        min_tokens: f.count("min_tokens", 0..=i32::MAX as u32)?.unwrap_or(0),
+        stop: stop(f)?,
+        stop_token_ids: stop_token_ids(f)?,
+        ignore_eos: f.boolean("ignore_eos")?.unwrap_or(false),
+    })
+}
+
+fn real(
+    f: &mut Fields,
+    name: &str,
+    range: std::ops::RangeInclusive<f64>,
+) -> Result<Option<f32>, FieldError> {
+    Ok(f.number(name, range)?.map(|x| x as f32))
+}
+
+/// OpenAI's seed is a signed 64-bit integer; ours any 64 bits, so both signed and unsigned ones pass.
+fn seed(f: &mut Fields) -> Result<Option<u64>, FieldError> {
+    let Some(value) = f.take("seed") else {
+        return Ok(None);
+    };
+    match value
+        .as_u64()
+        .or_else(|| value.as_i64().map(i64::cast_unsigned))
+    {
+        Some(seed) => Ok(Some(seed)),
+        None => Err(f.error("seed", "must be a 64-bit integer")),
+    }
+}
+
+fn stop(f: &mut Fields) -> Result<Vec<String>, FieldError> {
+    let stop = f.texts("stop", STOP_MAX)?.unwrap_or_default();
+    match stop
+        .iter()
+        .any(|text| text.is_empty() || text.len() > STOP_BYTES_MAX)
+    {
+        true => Err(f.error(
+            "stop",
+            &format!("must hold texts of 1..={STOP_BYTES_MAX} bytes"),
+        )),
+        false => Ok(stop),
+    }
+}
+
+fn stop_token_ids(f: &mut Fields) -> Result<Vec<TokenId>, FieldError> {
+    let list = f
+        .list("stop_token_ids", STOP_TOKENS_MAX)?
+        .unwrap_or_default();
+    list.iter()
+        .map(token_id)
+        .collect::<Option<_>>()
+        .ok_or_else(|| f.error("stop_token_ids", "must hold token ids only"))
+}
+
+fn logit_bias(f: &mut Fields) -> Result<Vec<(TokenId, f32)>, FieldError> {
+    let map = match f.take("logit_bias") {
+        None => return Ok(Vec::new()),
+        Some(Value::Object(map)) => map,
+        Some(other) => {
+            let rule = format!(
+                "must be an object of token ids and numbers, not {}",
+                kind(&other)
+            );
+            return Err(f.error("logit_bias", &rule));
+        }
+    };
+    if map.len() > LOGIT_BIAS_MAX {
+        return Err(f.error(
+            "logit_bias",
+            &format!("must have at most {LOGIT_BIAS_MAX} entries"),
+        ));
+    }
+    let mut bias = BTreeMap::new();
+    for (key, value) in &map {
+        let id = key.parse::<u32>().ok().filter(|id| *id <= i32::MAX as u32);
+        let id = id.ok_or_else(|| {
+            f.error(
+                "logit_bias",
+                &format!("has the key {key:?}, which is no token id"),
+            )
+        })?;
+        let value = value.as_f64().filter(|x| (-100.0..=100.0).contains(x));
+        let value = value.ok_or_else(|| {
+            f.error(
+                "logit_bias",
+                &format!("must give token {id} a number in -100..=100"),
+            )
+        })?;
+        bias.insert(TokenId(id), value as f32);
+    }
+    Ok(bias.into_iter().collect())
+}
+
+/// One token id; whether the vocabulary has it is for the engine's vocabulary to say.
+pub(crate) fn token_id(value: &Value) -> Option<TokenId> {
+    value
+        .as_u64()
+        .filter(|id| *id <= i32::MAX as u64)
+        .map(|id| TokenId(id as u32))
+}
+
+fn include_usage(f: &mut Fields, stream: bool) -> Result<bool, FieldError> {
+    let Some(value) = f.take("stream_options") else {
+        return Ok(false);
+    };
+    if !stream {
+        return Err(f.error("stream_options", "is only allowed when `stream` is true"));
+    }
+    Ok(Fields::of(value, "stream_options")?
+        .boolean("include_usage")?
+        .unwrap_or(false))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take(json: &str) -> Result<Generation, FieldError> {
+        Generation::take(&mut Fields::parse(json.as_bytes())?, &["max_tokens"])
+    }
+
+    #[test]
+    fn wrong_fields_are_named() {
+        let cases = [
+            ("temperature", r#"{"temperature":2.1}"#),
+            ("temperature", r#"{"temperature":"hot"}"#),
+            ("top_p", r#"{"top_p":-1}"#),
+            ("top_k", r#"{"top_k":-5}"#),
+            ("frequency_penalty", r#"{"frequency_penalty":2.1}"#),
+            ("seed", r#"{"seed":1.5}"#),
+            ("seed", r#"{"seed":18446744073709551616}"#),
+            ("stop", r#"{"stop":["1","2","3","4","5"]}"#),
+            ("stop", r#"{"stop":[""]}"#),
+            ("stop", r#"{"stop":5}"#),
+            ("n", r#"{"n":0}"#),
+            ("best_of", r#"{"best_of":3,"n":2}"#),
+            ("logit_bias", r#"{"logit_bias":{"x":1}}"#),
+            ("logit_bias", r#"{"logit_bias":{"1":1000000000}}"#),
+            ("stream", r#"{"stream":"yes"}"#),
+            (
+                "stream_options",
+                r#"{"stream_options":{"include_usage":true}}"#,
+            ),
+            (
+                "response_format",
+                r#"{"response_format":{"type":"json_object"}}"#,
+            ),
+            ("stop_token_ids", r#"{"stop_token_ids":[-1]}"#),
+        ];
+        for (param, json) in cases {
+            let error = take(json).err().unwrap_or_else(|| panic!("{json} passed"));
+            assert_eq!(error.param.as_deref(), Some(param), "{json}");
+        }
+    }
+
+    #[test]
+    fn what_clients_send_by_habit_passes() {
+        let g = take(r#"{"top_k":-1,"top_p":0,"seed":-1,"stop":null,"best_of":1,"n":1,"unknown":{},"logit_bias":{"5":-100}}"#)
+            .unwrap_or_else(|e| panic!("{e:?}"));
+        assert_eq!((g.sampling.top_k, g.sampling.seed), (0, Some(u64::MAX)));
+        assert!(g.sampling.top_p > 0.0);
+        assert_eq!(g.sampling.logit_bias, [(TokenId(5), -100.0)]);
+        assert!(g.store && !g.stream);
+    }
+}

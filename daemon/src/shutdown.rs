@@ -1,0 +1,31 @@
+//! How the daemon is asked to stop, and in which order it does.
+//!
+//! 1. `/readyz` answers 503 and nothing new is admitted; connections are still accepted, so that load balancers see it.
+//! 2. What runs gets `daemon.drain_s`; what is left is ended with an error event.
+//! 3. The listener closes, connections end after their current answer.
+//! 4. The learner and the scorer stop (an update that runs is abandoned, its claims go back), the log is flushed and closed.
+
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How long connections get to write out what was ended, and owner threads to end.
+pub(crate) const GRACE: Duration = Duration::from_secs(5);
+
+/// Resolves at the first SIGTERM or SIGINT. A second one ends the process at once, for people without patience.
+pub async fn requested() {
+    let mut terminate = signal(SignalKind::terminate()).expect("the runtime has signals enabled");
+    let mut interrupt = signal(SignalKind::interrupt()).expect("the runtime has signals enabled");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::warn!("asked twice: stopping at once");
+        std::process::exit(1);
+    });
+}

@@ -1,0 +1,176 @@
+//! Metrics of learning: TRL's names under our prefix (`objective/kl` is `honed_objective_kl`), and what only an
+//! asynchronous trainer has: staleness, effective sample size, the log-prob difference between the two engines.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
+
+use ppo::stats::{HistogramSnapshot, LogCountersSnapshot};
+use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Registry};
+use reward::ScorerStats;
+
+use super::{foreign::ForeignHistogram, serving::Registrar, serving::raise};
+
+/// What happens between the rollout log and new weights.
+pub struct LearningMetrics {
+    registry: Registry,
+    logged: IntCounter,
+    dropped: IntCounterVec,
+    write_errors: IntCounter,
+    log_queue: IntGauge,
+    commit_s: ForeignHistogram,
+    scored: IntCounter,
+    score_failures: IntCounter,
+    score_refused: IntCounter,
+    remote_calls: IntCounter,
+    remote_failures: IntCounter,
+    score_queue: IntGauge,
+    update_s: ForeignHistogram,
+    swap_s: ForeignHistogram,
+    updates: IntCounterVec,
+    learning: IntGauge,
+    /// The newest update's numbers, by name. What an update measures is `ppo`'s business, so the set is open.
+    numbers: Mutex<BTreeMap<String, Gauge>>,
+}
+
+impl LearningMetrics {
+    pub(super) fn register(registry: &Registry) -> LearningMetrics {
+        let r = Registrar(registry);
+        let histogram = |name: &str, help: &str| ForeignHistogram::register(registry, name, help);
+        LearningMetrics {
+            registry: registry.clone(),
+            logged: r.counter(
+                "honed_rollouts_logged_total",
+                "Exchanges committed to the rollout log.",
+            ),
+            dropped: r.counters(
+                "honed_rollouts_dropped_total",
+                "Rollouts that will not train.",
+                &["reason"],
+            ),
+            write_errors: r.counter(
+                "honed_rollout_log_write_errors_total",
+                "Transactions of the rollout log that failed.",
+            ),
+            log_queue: r.gauge(
+                "honed_rollout_log_queue_depth",
+                "Commands that wait for the log's writer.",
+            ),
+            commit_s: histogram(
+                "honed_rollout_log_commit_seconds",
+                "Transactions of the rollout log.",
+            ),
+            scored: r.counter(
+                "honed_responses_scored_total",
+                "Responses that got a score.",
+            ),
+            score_failures: r.counter(
+                "honed_score_failures_total",
+                "Responses whose scoring failed; never counted as 0.",
+            ),
+            score_refused: r.counter(
+                "honed_score_refused_total",
+                "Scoring jobs refused because of a full queue.",
+            ),
+            remote_calls: r.counter(
+                "honed_reward_server_calls_total",
+                "Calls to the reward server, retries included.",
+            ),
+            remote_failures: r.counter(
+                "honed_reward_server_failures_total",
+                "Calls that gave nothing usable.",
+            ),
+            score_queue: r.gauge("honed_score_queue_depth", "Scoring jobs that wait."),
+            update_s: histogram(
+                "honed_update_seconds",
+                "Whole updates: experience, minibatches, gate, publication.",
+            ),
+            swap_s: histogram(
+                "honed_swap_seconds",
+                "From a version's file to its first request.",
+            ),
+            updates: r.counters(
+                "honed_updates_total",
+                "Updates by what became of them.",
+                &["outcome"],
+            ),
+            learning: r.gauge(
+                "honed_learning",
+                "1 while the learner runs, 0 while it is paused, failed or absent.",
+            ),
+            numbers: Mutex::default(),
+        }
+    }
+
+    /// Takes over the log's counters.
+    pub fn set_log(&self, log: &LogCountersSnapshot) {
+        raise(&self.logged, log.committed);
+        raise(&self.write_errors, log.write_errors);
+        for (reason, n) in &log.dropped {
+            raise(&self.dropped.with_label_values(&[reason.as_str()]), *n);
+        }
+        self.log_queue.set(log.queue_depth as i64);
+        self.commit_s.set(&log.commits);
+    }
+
+    /// Takes over the scorer's counters.
+    pub fn set_scorer(&self, scorer: &ScorerStats) {
+        raise(&self.scored, scorer.scored);
+        raise(&self.score_failures, scorer.failed);
+        raise(&self.score_refused, scorer.refused);
+        raise(&self.remote_calls, scorer.remote_calls);
+        raise(&self.remote_failures, scorer.remote_failures);
+        self.score_queue.set(scorer.queued as i64);
+    }
+
+    /// Takes over durations of updates and swaps.
+    pub fn set_durations(&self, updates: &HistogramSnapshot, swaps: &HistogramSnapshot) {
+        self.update_s.set(updates);
+        self.swap_s.set(swaps);
+    }
+
+    /// Lifts the count of updates with this outcome.
+    pub fn set_outcome(&self, outcome: &str, total: u64) {
+        raise(&self.updates.with_label_values(&[outcome]), total);
+    }
+
+    /// Whether the learner runs.
+    pub fn set_learning(&self, runs: bool) {
+        self.learning.set(i64::from(runs));
+    }
+
+    /// Takes over the newest update's numbers.
+    pub fn set_numbers<'a>(&self, numbers: impl IntoIterator<Item = (&'a str, f64)>) {
+        let mut gauges = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, value) in numbers {
+            if let Some(gauge) = gauges.get(name) {
+                gauge.set(value);
+            } else if let Ok(gauge) =
+                Gauge::new(metric_name(name), format!("{name} of the newest update."))
+            {
+                gauge.set(value);
+                // Two names that differ in punctuation only would collide; the first one keeps the metric.
+                let _ = self.registry.register(Box::new(gauge.clone()));
+                gauges.insert(name.to_owned(), gauge);
+            }
+        }
+    }
+}
+
+/// `objective/kl` is `honed_objective_kl`.
+fn metric_name(name: &str) -> String {
+    let word = |c: char| {
+        if c.is_ascii_alphanumeric() {
+            c.to_ascii_lowercase()
+        } else {
+            '_'
+        }
+    };
+    let name: String = name.chars().map(word).collect();
+    // These endings promise a counter or a histogram, which these are not.
+    let name = ["_total", "_count", "_sum", "_bucket"]
+        .iter()
+        .fold(name, |name, end| name.trim_end_matches(end).to_owned());
+    format!("honed_{name}")
+}
