@@ -111,6 +111,11 @@ fn llama_cpp_lives_in_the_engine() {
 }
 
 #[test]
+fn the_environment_is_read_by_config() {
+    check(rules::environment_in_its_place);
+}
+
+#[test]
 fn operations_without_gradient_are_not_used() {
     check(rules::no_fused_operations);
 }

@@ -13,12 +13,13 @@ use policy::{
     optimizer::{AdamConfig, AdamW, Gradients, accumulate},
     sequence_batch::Sequence,
     sft::{SftOptions, micro_batches, train},
-    threads::learner_pool,
+    threads::{learner_pool, prepare_process},
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 fn main() -> Result<()> {
+    prepare_process();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let name = arguments.first().map_or("tiny", String::as_str);
     let number = |i: usize, default| {

@@ -23,6 +23,7 @@ pub(crate) mod gguf;
 mod loading;
 mod request;
 mod resident;
+mod rest;
 pub mod sampler;
 mod sequence;
 mod softmax;
@@ -309,6 +310,12 @@ impl Engine {
         self.resident(version)
             .ok_or(EngineError::NotResident(version))?
             .score(tokens.to_vec())
+    }
+
+    /// Lets all residents rest from their next pass on, for at most 20 ms, so that threads of lower priority come to their
+    /// share. Returns at once; asking again later moves the end.
+    pub fn rest(&self, duration: Duration) {
+        self.0.counters.rest.ask(duration);
     }
 
     /// Gauges and counters of all residents together.

@@ -10,7 +10,6 @@ pub mod kernels;
 pub mod log_prob;
 pub mod model_error;
 pub mod optimizer;
-pub mod priority;
 pub mod rollout;
 pub mod sampling;
 pub mod scalar_model;

@@ -6,14 +6,13 @@
 
 mod micro_batches;
 mod schedule;
+mod shuffled;
 
 use std::{ops::ControlFlow, time::Instant};
 
-use rand::{SeedableRng, seq::SliceRandom};
-use rand_chacha::ChaCha8Rng;
-
-pub use micro_batches::micro_batches;
+pub use micro_batches::{balance, micro_batches};
 pub use schedule::Schedule;
+pub use shuffled::Shuffled;
 
 use crate::{
     causal_lm::CausalLm,
@@ -101,7 +100,18 @@ pub fn train(
 ) -> Result<SftProgress> {
     let mut batches = Batches::new(examples, mix, options)?;
     let n_steps = batches.n_steps(options.epochs);
-    let schedule = Schedule::cosine(options, n_steps);
+    let SftOptions {
+        learning_rate: peak,
+        final_share,
+        warmup_steps,
+        ..
+    } = *options;
+    let schedule = Schedule {
+        peak,
+        final_share,
+        warmup_steps,
+        n_steps,
+    };
     let mut adam = AdamW::new(model.parameters(), options.adam)?;
     let mut now = SftProgress {
         step: 0,
@@ -188,8 +198,8 @@ pub fn mean_nll(
 
 /// Shuffled examples, epoch after epoch, with mixed-in texts from a second shuffle.
 struct Batches<'a> {
-    examples: Shuffled<'a>,
-    mix: Shuffled<'a>,
+    examples: Shuffled<'a, Sequence>,
+    mix: Shuffled<'a, Sequence>,
     n_examples: usize,
     n_mixed: usize,
 }
@@ -221,44 +231,15 @@ impl<'a> Batches<'a> {
     }
 
     fn n_steps(&self, epochs: usize) -> usize {
-        (self.examples.all.len() * epochs).div_ceil(self.n_examples)
+        (self.examples.n_items() * epochs).div_ceil(self.n_examples)
     }
 
     fn next_batch(&mut self) -> Vec<Sequence> {
         let mut batch: Vec<Sequence> = (0..self.n_examples)
-            .map(|_| self.examples.next().clone())
+            .map(|_| self.examples.draw().clone())
             .collect();
-        batch.extend((0..self.n_mixed).map(|_| self.mix.next().clone()));
+        batch.extend((0..self.n_mixed).map(|_| self.mix.draw().clone()));
         batch
-    }
-}
-
-/// An endless shuffle: every example once an epoch, in a new order each time.
-struct Shuffled<'a> {
-    all: &'a [Sequence],
-    order: Vec<usize>,
-    rng: ChaCha8Rng,
-}
-
-impl<'a> Shuffled<'a> {
-    fn new(all: &'a [Sequence], seed: u64) -> Shuffled<'a> {
-        Shuffled {
-            all,
-            order: Vec::new(),
-            rng: ChaCha8Rng::seed_from_u64(seed),
-        }
-    }
-
-    fn next(&mut self) -> &'a Sequence {
-        if self.order.is_empty() {
-            self.order = (0..self.all.len()).collect();
-            self.order.shuffle(&mut self.rng);
-        }
-        let index = self
-            .order
-            .pop()
-            .expect("refilled above, and never built over nothing");
-        &self.all[index]
     }
 }
 

@@ -5,20 +5,35 @@
 //! against numbers made by another program, and fed to whatever differentiates the model.
 
 pub mod averaging;
+pub mod error;
+pub mod experience;
 pub mod gae;
+pub mod gate;
 pub mod group;
 pub mod kl;
+pub mod learner;
 pub mod loss;
 pub mod masked;
 pub mod metrics;
+pub mod models;
 pub mod off_policy;
 pub mod optimum;
+pub mod parity;
+pub mod publish;
 pub mod registry;
 pub mod rollout_log;
 pub mod schedule;
+pub mod scoring;
 pub mod staleness;
 pub mod stats;
 pub mod token_rewards;
+pub mod update;
+pub mod value_model;
 
+pub use error::PpoError;
+pub use learner::Learner;
+pub use models::Models;
 pub use registry::Registry;
 pub use rollout_log::RolloutLog;
+pub use scoring::ScoringPump;
+pub use update::{Fate, Round, RoundOutcome, RoundStats};

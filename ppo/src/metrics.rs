@@ -64,8 +64,8 @@ pub struct WinRate {
     pub ci95: (f64, f64),
 }
 
-/// Two-sided 95 % of the normal distribution.
-const Z_95: f64 = 1.959_963_984_540_054;
+/// Two-sided 95 % of the normal distribution, as everybody rounds it.
+const Z_95: f64 = 1.96;
 
 /// Win rate of one policy against another; a tie counts half.
 ///

@@ -8,6 +8,8 @@
 //! Weights are a correction for small gaps (another engine's arithmetic, one version of lag). The safety device against
 //! large ones is the bound in [`staleness`](crate::staleness).
 
+use policy::SamplingParams;
+
 use crate::{kl::KlEstimator, loss::ratio, masked};
 
 /// f: what is done with π_old/π_behavior.
@@ -44,7 +46,7 @@ pub enum ImportanceMode {
 }
 
 /// Weights and what they say about the gap between the engine and the trainer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ImportanceWeights {
     /// w, `[n]`; 0 where filtered or masked.
     pub weights: Vec<f64>,
@@ -159,6 +161,21 @@ pub fn ess_fraction(weights: &[f64], mask: &[bool]) -> f64 {
         return 0.0;
     }
     sum * sum / squares / masked::count(mask) as f64
+}
+
+/// Whether sampling settings draw from the policy itself, at some temperature: nothing cut, penalised, biased or banned.
+///
+/// Only then is the behavior log-prob the policy's own (class A of the eligibility rules); a truncated draw has it up to the
+/// mass that was kept.
+#[must_use]
+pub fn is_exactly_on_policy(sampling: &SamplingParams) -> bool {
+    let truncates = sampling.top_k != 0 || sampling.top_p < 1.0 || sampling.min_p > 0.0;
+    let penalises = sampling.presence_penalty != 0.0
+        || sampling.frequency_penalty != 0.0
+        || sampling.repetition_penalty != 1.0
+        || !sampling.logit_bias.is_empty();
+    let bans = sampling.min_tokens > 0 || sampling.ignore_eos;
+    sampling.temperature > 0.0 && !truncates && !penalises && !bans
 }
 
 /// Versions for the log-linear approximation of ℓ_old of one token.

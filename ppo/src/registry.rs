@@ -200,6 +200,11 @@ impl Registry {
         Ok(())
     }
 
+    /// Removes what was written for a number that was never registered.
+    pub fn discard(&self, version: PolicyVersion) {
+        files::remove_all_of(&self.folder, version);
+    }
+
     /// Makes a retained or draining version live, if `expected_live` (where given) still is. Returns who was live before.
     ///
     /// # Errors

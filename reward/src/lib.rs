@@ -3,13 +3,16 @@
 pub mod normalization;
 pub mod preference;
 pub mod ranking;
+pub mod ranking_trainer;
+pub mod reward_model;
 pub mod score;
 pub mod scored_rollout;
 pub mod scorer;
 pub mod sources;
 
 pub use preference::{Preference, PreferenceError};
+pub use reward_model::{RewardModel, RewardModelError};
 pub use score::{Score, ScoreError, Scored};
 pub use scored_rollout::ScoredRollout;
-pub use scorer::{Lane, NamedJudge, ScoreRequest, Scorer, ScorerError, ScorerStats};
-pub use sources::{Formula, Label, Opinion, Rules, Ruling};
+pub use scorer::{Lane, ScoreRequest, Scorer, ScorerError, ScorerStats};
+pub use sources::{Formula, Label, NamedJudge, Opinion, Rules, Ruling};

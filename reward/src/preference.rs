@@ -5,6 +5,8 @@
 
 use policy::TokenId;
 
+use crate::ranking_trainer::Ranking;
+
 /// Fewest responses that have an order.
 pub const N_RESPONSES_MIN: usize = 2;
 /// Most responses that a person orders at once.
@@ -123,6 +125,12 @@ impl Preference {
     }
 }
 
+impl From<&Preference> for Ranking {
+    fn from(preference: &Preference) -> Ranking {
+        Ranking::new(&preference.prompt, &preference.responses, &preference.ranks)
+    }
+}
+
 /// The same order with ranks 1, 2, 3 … and no gaps, so that a margin per step of rank means a step.
 fn dense(ranks: &[u32]) -> Vec<u32> {
     let mut levels = ranks.to_vec();
@@ -156,6 +164,11 @@ mod tests {
         let preference =
             Preference::from_order(Vec::new(), responses(4), &order).expect("an order");
         assert_eq!(preference.ranks(), [2, 2, 1, 3]);
+        let ranking = Ranking::from(&preference);
+        assert_eq!(
+            (ranking.sequences, ranking.ranks),
+            (responses(4), vec![2, 2, 1, 3])
+        );
     }
 
     #[test]

@@ -34,7 +34,7 @@ use policy::TokenId;
 use self::lane::{Job, Worker};
 use crate::{
     score::{ScoreError, Scored},
-    sources::{Formula, Rules, model::Judge},
+    sources::{Formula, NamedJudge, Rules},
 };
 
 /// Jobs that wait in one lane before newcomers are refused.
@@ -81,15 +81,6 @@ pub enum ScorerError {
     /// The scorer is shutting down.
     #[error("the scorer is shutting down")]
     Closed,
-}
-
-/// A reward model as the scorer takes it.
-#[derive(Clone)]
-pub struct NamedJudge {
-    /// `model@<digest>`: what scores are stamped with.
-    pub version: String,
-    /// The model.
-    pub judge: Judge,
 }
 
 /// Handle to the scorer; clones share it. The threads end when the last handle is dropped, or at [`Scorer::shutdown`].

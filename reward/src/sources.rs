@@ -11,3 +11,4 @@ pub mod remote;
 
 pub use feedback::{Label, Opinion};
 pub use mix::{Formula, Rules, Ruling};
+pub use model::NamedJudge;

@@ -84,6 +84,35 @@ fn names_are_seen_outside_their_places() {
 }
 
 #[test]
+fn the_environment_is_seen_outside_config() {
+    let rule = rules::environment_in_its_place;
+    check_rule(
+        rule,
+        "ppo/src/a.rs",
+        "let home = std::env::var_os(\"HOME\");",
+        1,
+    );
+    check_rule(
+        rule,
+        "daemon/src/a.rs",
+        "for (name, value) in env::vars() {}",
+        1,
+    );
+    check_rule(
+        rule,
+        "config/src/lib.rs",
+        "let all = std::env::vars_os();",
+        0,
+    );
+    check_rule(
+        rule,
+        "ppo/src/a.rs",
+        "let folder = env!(\"CARGO_MANIFEST_DIR\");",
+        0,
+    );
+}
+
+#[test]
 fn operations_without_gradient_are_seen() {
     let rule = rules::no_fused_operations;
     check_rule(

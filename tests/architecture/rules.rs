@@ -41,6 +41,18 @@ pub(super) fn llama_in_its_place(file: &SourceFile) -> Vec<String> {
     faults
 }
 
+/// The environment is a layer of the configuration; candle alone knows no other switch for its threads.
+pub(super) fn environment_in_its_place(file: &SourceFile) -> Vec<String> {
+    if is_within(&file.path, "config/src") || is_within(&file.path, "policy/src/threads") {
+        return Vec::new();
+    }
+    file.faults("the environment outside config: make it a knob", |line| {
+        ["env::var", "env::set_var", "env::remove_var"]
+            .iter()
+            .any(|call| line.contains(call))
+    })
+}
+
 pub(super) fn no_fused_operations(file: &SourceFile) -> Vec<String> {
     let fused = [
         "softmax_last_dim",

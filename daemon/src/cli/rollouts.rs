@@ -11,7 +11,10 @@ use policy::PolicyVersion;
 use ppo::rollout_log::{LogReader, LogStats, PageQuery, RolloutState};
 
 use super::{ConfigArgs, Outcome, progress};
-use crate::http::wire::rollout::{RolloutRow, RolloutStats};
+use crate::http::wire::{
+    json,
+    rollout::{RolloutRow, RolloutStats},
+};
 
 /// What to do with the log.
 #[derive(Subcommand)]
@@ -77,11 +80,7 @@ fn stats(args: &StatsArgs) -> Outcome {
     let stats = open(&args.config)?.stats()?;
     let mut out = std::io::stdout().lock();
     match args.json {
-        true => writeln!(
-            out,
-            "{}",
-            serde_json::to_string(&RolloutStats::from(&stats))?
-        )?,
+        true => writeln!(out, "{}", json(&RolloutStats::from(&stats)))?,
         false => table(&mut out, &stats)?,
     }
     Ok(())
@@ -118,8 +117,7 @@ fn export(args: &ExportArgs) -> Outcome {
         None => Box::new(BufWriter::new(std::io::stdout().lock())),
     };
     for row in reader.export(query) {
-        serde_json::to_writer(&mut out, &RolloutRow::from(row?)).map_err(std::io::Error::from)?;
-        out.write_all(b"\n")?;
+        writeln!(out, "{}", json(&RolloutRow::from(row?)))?;
         bar.inc(1);
     }
     out.flush()?;

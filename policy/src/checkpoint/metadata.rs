@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use candle_core::quantized::gguf_file::Value;
 
+use sha2::{Digest as _, Sha256};
+
+use super::Digest;
 use crate::model_error::{ModelError, Result};
 
 /// Keys and values, sorted: a hash map's order would leak into the file and its digest.
@@ -36,6 +39,25 @@ impl Metadata {
     /// In sorted order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.0.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
+    /// Digest of the vocabulary: all `tokenizer.*` entries (tokens, merges, special ids, chat template), in hex.
+    ///
+    /// Two files with the same digest speak the same language. Equal to what the engine's `Vocabulary` reports.
+    #[must_use]
+    pub fn vocabulary_digest(&self) -> String {
+        let mut whole = Sha256::new();
+        for (key, value) in self
+            .0
+            .iter()
+            .filter(|(key, _)| key.starts_with("tokenizer."))
+        {
+            let mut one = Sha256::new();
+            digest_value(value, &mut one);
+            digest_text(key, &mut whole);
+            whole.update(one.finalize());
+        }
+        Digest(whole.finalize().into()).to_string()
     }
 
     /// A text.
@@ -93,6 +115,49 @@ impl Metadata {
             Some(_) => Ok(self.f64(key)? as f32),
         }
     }
+}
+
+/// Feeds one value with its GGUF type code, so that 1u32 and "1" differ.
+fn digest_value(value: &Value, digest: &mut Sha256) {
+    let code: u32 = match value {
+        Value::U8(_) => 0,
+        Value::I8(_) => 1,
+        Value::U16(_) => 2,
+        Value::I16(_) => 3,
+        Value::U32(_) => 4,
+        Value::I32(_) => 5,
+        Value::F32(_) => 6,
+        Value::Bool(_) => 7,
+        Value::String(_) => 8,
+        Value::Array(_) => 9,
+        Value::U64(_) => 10,
+        Value::I64(_) => 11,
+        Value::F64(_) => 12,
+    };
+    digest.update(code.to_le_bytes());
+    match value {
+        Value::U8(v) => digest.update(v.to_le_bytes()),
+        Value::I8(v) => digest.update(v.to_le_bytes()),
+        Value::U16(v) => digest.update(v.to_le_bytes()),
+        Value::I16(v) => digest.update(v.to_le_bytes()),
+        Value::U32(v) => digest.update(v.to_le_bytes()),
+        Value::I32(v) => digest.update(v.to_le_bytes()),
+        Value::F32(v) => digest.update(v.to_le_bytes()),
+        Value::U64(v) => digest.update(v.to_le_bytes()),
+        Value::I64(v) => digest.update(v.to_le_bytes()),
+        Value::F64(v) => digest.update(v.to_le_bytes()),
+        Value::Bool(v) => digest.update([u8::from(*v)]),
+        Value::String(v) => digest_text(v, digest),
+        Value::Array(all) => {
+            digest.update((all.len() as u64).to_le_bytes());
+            all.iter().for_each(|v| digest_value(v, digest));
+        }
+    }
+}
+
+fn digest_text(text: &str, digest: &mut Sha256) {
+    digest.update((text.len() as u64).to_le_bytes());
+    digest.update(text.as_bytes());
 }
 
 fn count(value: &Value) -> Option<usize> {

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::rest::Rest;
 use crate::rollout::FinishReason;
 
 /// What the residents count; they outlive every resident.
@@ -15,6 +16,8 @@ pub(super) struct Counters {
     pub(super) rejected_full: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) finished: [AtomicU64; FINISH_REASONS.len()],
+    /// Not a counter, but as shared by all residents as they are.
+    pub(super) rest: Rest,
 }
 
 /// Every finish reason, in the order of [`EngineStats::finished`].

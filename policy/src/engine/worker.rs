@@ -192,6 +192,7 @@ impl Worker<'_> {
                     break;
                 }
             } else {
+                self.counters.rest.keep();
                 self.step();
             }
         }

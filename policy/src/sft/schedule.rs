@@ -1,34 +1,19 @@
 //! The learning rate over one run.
 
-use super::SftOptions;
-
 /// A linear rise from 0, then half a cosine down to a share of the peak (InstructGPT C.1: a tenth, no rise).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
-    peak: f64,
-    final_share: f64,
-    warmup_steps: usize,
-    n_steps: usize,
+    /// Highest rate.
+    pub peak: f64,
+    /// Share of it at the end.
+    pub final_share: f64,
+    /// Steps of the rise.
+    pub warmup_steps: usize,
+    /// Steps in all.
+    pub n_steps: usize,
 }
 
 impl Schedule {
-    /// Over `n_steps`.
-    #[must_use]
-    pub fn cosine(options: &SftOptions, n_steps: usize) -> Schedule {
-        let SftOptions {
-            learning_rate: peak,
-            final_share,
-            warmup_steps,
-            ..
-        } = *options;
-        Schedule {
-            peak,
-            final_share,
-            warmup_steps,
-            n_steps,
-        }
-    }
-
     /// Rate of the 0-based step s: peak·(s + 1)/w while s < w; then peak·(f + (1 − f)/2·(1 + cos(π(s − w)/(n − w)))).
     #[must_use]
     pub fn at(&self, step: usize) -> f64 {

@@ -160,12 +160,12 @@ fn micro_batches_keep_every_sequence_and_balance_tokens() {
 
 #[test]
 fn the_rate_rises_then_falls_to_a_tenth() {
-    let options = SftOptions {
-        learning_rate: 2.0,
+    let schedule = Schedule {
+        peak: 2.0,
+        final_share: 0.1,
         warmup_steps: 2,
-        ..SftOptions::default()
+        n_steps: 10,
     };
-    let schedule = Schedule::cosine(&options, 10);
     assert_eq!(
         (schedule.at(0), schedule.at(1), schedule.at(2)),
         (1.0, 2.0, 2.0)

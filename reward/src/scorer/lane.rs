@@ -7,12 +7,12 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, select};
-use policy::priority;
+use policy::threads;
 
-use super::{Counters, Lane, NamedJudge, Outcome, ScoreRequest};
+use super::{Counters, Lane, Outcome, ScoreRequest};
 use crate::{
     score::{Score, ScoreError, Scored},
-    sources::{Formula, model::ModelSource, remote::RemoteSource},
+    sources::{Formula, NamedJudge, model::ModelSource, remote::RemoteSource},
 };
 
 /// Responses of one caller, and the caller.
@@ -49,12 +49,12 @@ impl Worker {
         n_threads: usize,
     ) -> std::io::Result<()> {
         let (name, nice) = match lane {
-            Lane::Requests => ("scorer-requests", priority::NICE_REQUESTS),
-            Lane::Background => ("scorer", priority::NICE_LEARNER),
+            Lane::Requests => ("scorer-requests", threads::NICE_REQUESTS),
+            Lane::Background => ("scorer", threads::NICE_LEARNER),
         };
         let model = match &setup.model {
             Some(NamedJudge { version, judge }) => {
-                let pool = priority::pool(name, n_threads, nice).map_err(std::io::Error::other)?;
+                let pool = threads::pool(name, n_threads, nice).map_err(std::io::Error::other)?;
                 Some((ModelSource::new(judge.clone(), pool), version.clone()))
             }
             None => None,
@@ -72,7 +72,7 @@ impl Worker {
         let thread = std::thread::Builder::new().name(name.to_owned());
         // Nobody joins it: `ended` tells when it is gone, and with a deadline, which a join has not.
         thread.spawn(move || {
-            priority::lower(nice);
+            threads::lower_priority(nice);
             worker.run();
         })?;
         Ok(())

@@ -5,16 +5,80 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
     sync::Arc,
 };
 
-use policy::TokenId;
+use candle_core::Device;
+use policy::{
+    TokenId,
+    checkpoint::{self, Digest},
+};
 use rayon::ThreadPool;
 
-use crate::{score::ScoreError, scorer::ScoreRequest};
+use crate::{
+    reward_model::{RewardModel, RewardModelError},
+    score::ScoreError,
+    scorer::ScoreRequest,
+};
 
 /// Normalised scores of whole sequences, prompt and response together, in their order.
 pub type Judge = Arc<dyn Fn(&[Vec<TokenId>]) -> Result<Vec<f64>, String> + Send + Sync>;
+
+/// A reward model as the scorer takes it.
+#[derive(Clone)]
+pub struct NamedJudge {
+    /// `model@<digest>`: what scores are stamped with.
+    pub version: String,
+    /// The model.
+    pub judge: Judge,
+}
+
+/// Hex digits of a file's digest that name it in a score's version.
+const DIGEST_DIGITS: usize = 12;
+
+impl NamedJudge {
+    /// The model of a file with this digest.
+    #[must_use]
+    pub fn new(model: Arc<RewardModel>, digest: &Digest) -> NamedJudge {
+        let digits: String = digest.to_string().chars().take(DIGEST_DIGITS).collect();
+        let judge: Judge = Arc::new(move |sequences| {
+            let scores = model.score(sequences);
+            scores.map_err(|error| error.to_string())
+        });
+        NamedJudge {
+            version: format!("model@{digits}"),
+            judge,
+        }
+    }
+}
+
+/// Loads the reward model that `reward.model` names, or the built-in one, for a policy with this vocabulary.
+///
+/// # Errors
+/// When the file is no reward model, lacks its gain or bias, or is of another vocabulary.
+pub fn load(
+    reward: &config::Reward,
+    built_in: &[u8],
+    policy_vocabulary: &str,
+) -> Result<(Arc<RewardModel>, NamedJudge), RewardModelError> {
+    let (model, digest) = if reward.model.is_empty() {
+        (
+            RewardModel::from_bytes(built_in, &Device::Cpu)?,
+            Digest::of(built_in),
+        )
+    } else {
+        let path = Path::new(&reward.model);
+        (
+            RewardModel::load(path, &Device::Cpu)?,
+            checkpoint::digest(path)?,
+        )
+    };
+    model.check_vocabulary(policy_vocabulary)?;
+    let model = Arc::new(model);
+    let judge = NamedJudge::new(model.clone(), &digest);
+    Ok((model, judge))
+}
 
 /// A reward model and the threads that it computes on.
 pub(crate) struct ModelSource {
@@ -64,3 +128,6 @@ impl ModelSource {
         Ok(scores)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@
 //! Whatever is not one finite number per query is an error: peers answered 0.0 in its place, and their policies learnt it.
 //!
 //! Failures that may pass (no connection, timeout, 408, 429, 5xx) are tried again after a pause that doubles from
-//! [`PAUSE_MIN`] to [`PAUSE_MAX`], with jitter so that many daemons do not return to a recovering server at once. This
+//! `PAUSE_MIN` to `PAUSE_MAX`, with jitter so that many daemons do not return to a recovering server at once. This
 //! is the one file of the crate that knows JSON. The server is a neighbour: no TLS, no proxy, no redirects.
 
 use std::{

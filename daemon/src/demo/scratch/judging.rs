@@ -75,48 +75,103 @@ pub(super) fn train(
             ("reward.gain", scale.gain),
             ("reward.bias", scale.bias),
         ];
-        Ok(Judged { checkpoint, numbers })
+        Ok(Judged {
+            checkpoint,
+            numbers,
+        })
     })
 }
 
 fn supervised_metadata(checkpoint: &mut Checkpoint, scale: reward::normalization::Normalization) {
     use candle_core::quantized::gguf_file::Value;
-    checkpoint.metadata.set("honed.reward.gain", Value::F64(scale.gain));
-    checkpoint.metadata.set("honed.reward.bias", Value::F64(scale.bias));
+    checkpoint
+        .metadata
+        .set("honed.reward.gain", Value::F64(scale.gain));
+    checkpoint
+        .metadata
+        .set("honed.reward.bias", Value::F64(scale.bias));
 }
 
-fn sampled(world: &World, encoder: &Encoder<'_>, engine: &Engine, split: Split, n_prompts: usize, n: u32) -> Result<Sampled> {
+fn sampled(
+    world: &World,
+    encoder: &Encoder<'_>,
+    engine: &Engine,
+    split: Split,
+    n_prompts: usize,
+    n: u32,
+) -> Result<Sampled> {
     let mut rng = world.stream("reward formats");
-    let prompts = world.prompts(split, "reward").take(n_prompts).map(|prompt| {
-        let tokens = encoder.prompt(&prompt.instruction, rng.random_bool(world::CHAT))?;
-        Ok((prompt, tokens))
-    });
+    let prompts = world
+        .prompts(split, "reward")
+        .take(n_prompts)
+        .map(|prompt| {
+            let tokens = encoder.prompt(&prompt.instruction, rng.random_bool(world::CHAT))?;
+            Ok((prompt, tokens))
+        });
     let prompts: Vec<_> = prompts.collect::<Result<_>>()?;
     let tokens: Vec<Vec<TokenId>> = prompts.iter().map(|(_, tokens)| tokens.clone()).collect();
-    let what = Draw { version: PolicyVersion::SFT, n, max_tokens: ANSWER_TOKENS, seed: seed_of(world, "reward") };
-    Ok(Sampled { answers: draw(engine, &tokens, what)?, prompts })
+    let what = Draw {
+        version: PolicyVersion::SFT,
+        n,
+        max_tokens: ANSWER_TOKENS,
+        seed: seed_of(world, "reward"),
+    };
+    Ok(Sampled {
+        answers: draw(engine, &tokens, what)?,
+        prompts,
+    })
 }
 
-fn rankings(world: &World, encoder: &Encoder<'_>, engine: &Engine, progress: &Progress) -> Result<Vec<Ranking>> {
+fn rankings(
+    world: &World,
+    encoder: &Encoder<'_>,
+    engine: &Engine,
+    progress: &Progress,
+) -> Result<Vec<Ranking>> {
     let most = *ANSWERS.end() as u32 - 2;
     let bar = progress.bar("rankings");
-    let Sampled { prompts, answers } = sampled(world, encoder, engine, Split::Train, recipe::RANKED_PROMPTS, most)?;
+    let Sampled { prompts, answers } = sampled(
+        world,
+        encoder,
+        engine,
+        Split::Train,
+        recipe::RANKED_PROMPTS,
+        most,
+    )?;
     let tokens: Vec<Vec<TokenId>> = prompts.iter().map(|(_, tokens)| tokens.clone()).collect();
-    let what = Draw { version: BASE, n: 1, max_tokens: ANSWER_TOKENS, seed: seed_of(world, "base answers") };
+    let what = Draw {
+        version: BASE,
+        n: 1,
+        max_tokens: ANSWER_TOKENS,
+        seed: seed_of(world, "base answers"),
+    };
     let base = draw(engine, &tokens, what)?;
     let mut rng = world.stream("rankings");
-    let others: Vec<String> = prompts.iter().map(|(prompt, _)| prompt.instruction.clone()).collect();
+    let others: Vec<String> = prompts
+        .iter()
+        .map(|(prompt, _)| prompt.instruction.clone())
+        .collect();
     let mut all = Vec::with_capacity(prompts.len());
     for (((prompt, tokens), own), base) in prompts.iter().zip(answers).zip(base) {
         let k = rng.random_range(ANSWERS);
-        let mut candidates: Vec<(Vec<TokenId>, String, bool)> =
-            own.into_iter().take(k - 2).chain(base).map(|drawn| (drawn.tokens, drawn.text, drawn.ended)).collect();
+        let mut candidates: Vec<(Vec<TokenId>, String, bool)> = own
+            .into_iter()
+            .take(k - 2)
+            .chain(base)
+            .map(|drawn| (drawn.tokens, drawn.text, drawn.ended))
+            .collect();
         let question = others[rng.random_range(0..others.len())].clone();
         let staged = world::staged_answer(prompt, &[question], &mut rng);
         candidates.push((encoder.answer(&staged)?, staged, true));
-        let golds: Vec<_> = candidates.iter().map(|(_, text, ended)| judge(&prompt.wanted, text, *ended)).collect();
+        let golds: Vec<_> = candidates
+            .iter()
+            .map(|(_, text, ended)| judge(&prompt.wanted, text, *ended))
+            .collect();
         let ranks = rank(&golds, recipe::LABEL_NOISE, &mut rng);
-        let sequences = candidates.iter().map(|(answer, ..)| Sequence::new(tokens, answer)).collect();
+        let sequences = candidates
+            .iter()
+            .map(|(answer, ..)| Sequence::new(tokens, answer))
+            .collect();
         all.push(Ranking { sequences, ranks });
         bar.set(all.len() as u64, prompts.len() as u64, "");
     }
@@ -124,9 +179,17 @@ fn rankings(world: &World, encoder: &Encoder<'_>, engine: &Engine, progress: &Pr
     Ok(all)
 }
 
-fn fit(model: &ScalarModel, rankings: &[Ranking], world: &World, progress: &Progress) -> Result<f64> {
+fn fit(
+    model: &ScalarModel,
+    rankings: &[Ranking],
+    world: &World,
+    progress: &Progress,
+) -> Result<f64> {
     let bar = progress.bar("reward model");
-    let adam = AdamConfig { eps: 1e-8, ..AdamConfig::default() };
+    let adam = AdamConfig {
+        eps: 1e-8,
+        ..AdamConfig::default()
+    };
     let mut adam = AdamW::new(model.parameters(), adam)?;
     let mut order: Vec<usize> = (0..rankings.len()).collect();
     order.shuffle(&mut world.stream("reward order"));
@@ -137,29 +200,52 @@ fn fit(model: &ScalarModel, rankings: &[Ranking], world: &World, progress: &Prog
         let micro: Vec<Vec<usize>> = chunk.chunks(8).map(<[usize]>::to_vec).collect();
         let n = chunk.len() as f64;
         let mut gradients = Gradients::new();
-        let reports = accumulate(&mut gradients, model.parameters(), &micro, rayon::current_num_threads(), |micro| {
-            let sequences = micro.iter().flat_map(|&i| rankings[i].sequences.clone()).collect();
-            let scores = model.scores_at_last(&SequenceBatch::new(sequences), Pass::Train)?;
-            let values: Vec<f64> = scores.to_vec1::<f32>()?.into_iter().map(f64::from).collect();
-            let (mut at, mut weights, mut right, mut pairs) = (0, Vec::new(), 0, 0);
-            for &i in micro {
-                let ranks = &rankings[i].ranks;
-                let loss = ranking_loss(&values[at..at + ranks.len()], ranks, &RankingOptions::default());
-                at += ranks.len();
-                weights.extend(loss.grad_scores.iter().map(|g| (g / n) as f32));
-                right += loss.n_correct;
-                pairs += loss.n_pairs;
-            }
-            let weights = Tensor::from_vec(weights, values.len(), &Device::Cpu)?;
-            let objective = (scores * weights)?.sum_all()?;
-            Ok::<_, ModelError>((objective, (right, pairs)))
-        })?;
+        let reports = accumulate(
+            &mut gradients,
+            model.parameters(),
+            &micro,
+            rayon::current_num_threads(),
+            |micro| {
+                let sequences = micro
+                    .iter()
+                    .flat_map(|&i| rankings[i].sequences.clone())
+                    .collect();
+                let scores = model.scores_at_last(&SequenceBatch::new(sequences), Pass::Train)?;
+                let values: Vec<f64> = scores
+                    .to_vec1::<f32>()?
+                    .into_iter()
+                    .map(f64::from)
+                    .collect();
+                let (mut at, mut weights, mut right, mut pairs) = (0, Vec::new(), 0, 0);
+                for &i in micro {
+                    let ranks = &rankings[i].ranks;
+                    let loss = ranking_loss(
+                        &values[at..at + ranks.len()],
+                        ranks,
+                        &RankingOptions::default(),
+                    );
+                    at += ranks.len();
+                    weights.extend(loss.grad_scores.iter().map(|g| (g / n) as f32));
+                    right += loss.n_correct;
+                    pairs += loss.n_pairs;
+                }
+                let weights = Tensor::from_vec(weights, values.len(), &Device::Cpu)?;
+                let objective = (scores * weights)?.sum_all()?;
+                Ok::<_, ModelError>((objective, (right, pairs)))
+            },
+        )?;
         gradients.clip(1.0)?;
         let rate = recipe::reward_rate(step, n_steps);
         adam.step(&gradients, rate)?;
-        let (right, pairs) = reports.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        let (right, pairs) = reports
+            .iter()
+            .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         accuracy = 0.95 * accuracy + 0.05 * right as f64 / pairs.max(1) as f64;
-        bar.set(step as u64 + 1, n_steps as u64, &format!("pair accuracy {accuracy:.3}"));
+        bar.set(
+            step as u64 + 1,
+            n_steps as u64,
+            &format!("pair accuracy {accuracy:.3}"),
+        );
     }
     bar.finish();
     Ok(accuracy)
@@ -169,7 +255,10 @@ fn fit(model: &ScalarModel, rankings: &[Ranking], world: &World, progress: &Prog
 fn scores(model: &ScalarModel, sampled: &Sampled) -> Result<Vec<Vec<f64>>> {
     let mut all = Vec::with_capacity(sampled.prompts.len());
     for ((_, prompt), answers) in sampled.prompts.iter().zip(&sampled.answers) {
-        let sequences = answers.iter().map(|drawn| Sequence::new(prompt, &drawn.tokens)).collect();
+        let sequences = answers
+            .iter()
+            .map(|drawn| Sequence::new(prompt, &drawn.tokens))
+            .collect();
         let scores = model.scores_at_last(&SequenceBatch::new(sequences), Pass::Frozen)?;
         let scores = scores.to_vec1::<f32>().map_err(ModelError::from)?;
         all.push(scores.into_iter().map(f64::from).collect());
@@ -181,9 +270,12 @@ fn scores(model: &ScalarModel, sampled: &Sampled) -> Result<Vec<Vec<f64>>> {
 fn agreement(sampled: &Sampled, scores: &[Vec<f64>]) -> (f64, f64) {
     let (mut right, mut pairs) = (0usize, 0usize);
     let (mut xs, mut ys) = (Vec::new(), Vec::new());
-    for (((prompt, _), answers), scores) in sampled.prompts.iter().zip(&sampled.answers).zip(scores) {
-        let golds: Vec<f64> =
-            answers.iter().map(|drawn| judge(&prompt.wanted, &drawn.text, drawn.ended).total()).collect();
+    for (((prompt, _), answers), scores) in sampled.prompts.iter().zip(&sampled.answers).zip(scores)
+    {
+        let golds: Vec<f64> = answers
+            .iter()
+            .map(|drawn| judge(&prompt.wanted, &drawn.text, drawn.ended).total())
+            .collect();
         for i in 0..golds.len() {
             for j in 0..golds.len() {
                 if golds[i] > golds[j] + 0.05 {
@@ -203,6 +295,12 @@ fn correlation(xs: &[f64], ys: &[f64]) -> f64 {
     let n = xs.len() as f64;
     let (mx, my) = (xs.iter().sum::<f64>() / n, ys.iter().sum::<f64>() / n);
     let covariance: f64 = xs.iter().zip(ys).map(|(x, y)| (x - mx) * (y - my)).sum();
-    let spread = |values: &[f64], mean: f64| values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>().sqrt();
+    let spread = |values: &[f64], mean: f64| {
+        values
+            .iter()
+            .map(|v| (v - mean) * (v - mean))
+            .sum::<f64>()
+            .sqrt()
+    };
     covariance / (spread(xs, mx) * spread(ys, my)).max(1e-12)
 }

@@ -17,7 +17,12 @@ pub(super) struct Provenance {
 impl Provenance {
     /// Nothing has happened yet.
     pub(super) fn new(seed: u64) -> Provenance {
-        Provenance { seed, numbers: BTreeMap::new(), kinds: Vec::new(), digests: BTreeMap::new() }
+        Provenance {
+            seed,
+            numbers: BTreeMap::new(),
+            kinds: Vec::new(),
+            digests: BTreeMap::new(),
+        }
     }
 
     /// One number.
@@ -27,7 +32,9 @@ impl Provenance {
 
     /// Several.
     pub(super) fn numbers(&mut self, numbers: Vec<(&'static str, f64)>) {
-        numbers.into_iter().for_each(|(name, value)| self.note(name, value));
+        numbers
+            .into_iter()
+            .for_each(|(name, value)| self.note(name, value));
     }
 
     /// What a version is good for.
@@ -44,7 +51,11 @@ impl Provenance {
         ] {
             self.note(&format!("{name}.{what}"), value);
         }
-        let kinds: Vec<String> = measured.by_kind.iter().map(|(kind, gold)| format!("{kind:?} {gold:.2}")).collect();
+        let kinds: Vec<String> = measured
+            .by_kind
+            .iter()
+            .map(|(kind, gold)| format!("{kind:?} {gold:.2}"))
+            .collect();
         self.kinds.push((name.to_owned(), kinds.join(", ")));
     }
 
@@ -92,14 +103,21 @@ impl Provenance {
 ///
 /// Days since 1970 to year, month, day, as in Howard Hinnant's `civil_from_days`: eras of 400 years that begin in March.
 fn humantime(now: std::time::SystemTime) -> String {
-    let seconds = now.duration_since(std::time::UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
+    let seconds = now
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_secs());
     let days = seconds / 86_400 + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     format!("{year}-{month:02}-{day:02}")
 }
@@ -110,8 +128,17 @@ mod tests {
 
     #[test]
     fn dates_are_right_at_the_edges_of_months_and_leap_years() {
-        for (days, date) in [(0, "1970-01-01"), (59, "1970-03-01"), (11_016, "2000-02-29"), (19_722, "2023-12-31"), (19_723, "2024-01-01")] {
-            assert_eq!(super::humantime(UNIX_EPOCH + Duration::from_secs(days * 86_400 + 5)), date);
+        for (days, date) in [
+            (0, "1970-01-01"),
+            (59, "1970-03-01"),
+            (11_016, "2000-02-29"),
+            (19_722, "2023-12-31"),
+            (19_723, "2024-01-01"),
+        ] {
+            assert_eq!(
+                super::humantime(UNIX_EPOCH + Duration::from_secs(days * 86_400 + 5)),
+                date
+            );
         }
     }
 }

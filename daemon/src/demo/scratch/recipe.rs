@@ -26,12 +26,22 @@ pub(crate) const ANSWER_TOKENS: u32 = 64;
 
 /// Llama, a million parameters; every matrix's rows are multiples of 32, so that Q8_0 fits.
 pub(super) fn shape() -> Shape {
-    Shape { context: 512, ..Shape::llama(VOCABULARY, 128, 4, 4, 4, 384) }
+    Shape {
+        context: 512,
+        ..Shape::llama(VOCABULARY, 128, 4, 4, 4, 384)
+    }
 }
 
 /// Pretraining.
 pub(super) fn pretraining(seed: u64) -> SftOptions {
-    SftOptions { epochs: 1, batch: 48, learning_rate: 4e-3, warmup_steps: 40, seed, ..SftOptions::default() }
+    SftOptions {
+        epochs: 1,
+        batch: 48,
+        learning_rate: 4e-3,
+        warmup_steps: 40,
+        seed,
+        ..SftOptions::default()
+    }
 }
 
 /// Supervised fine-tuning with a tenth of pretraining text (InstructGPT C.3: two epochs).

@@ -1,0 +1,99 @@
+//! Which rollouts become episodes.
+
+use policy::{FinishReason, PolicyVersion, TokenId, sequence_batch::Sequence};
+use reward::ScoredRollout;
+
+use crate::rollout_log::{DropReason, obstacle};
+
+/// One rollout as the trainer reads it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Episode {
+    /// Where it stands among the rollouts of the round.
+    pub index: usize,
+    /// Prompt and response, the very ids that were drawn.
+    pub sequence: Sequence,
+    /// The temperature it was drawn at; policy, old and reference divide their logits by it.
+    pub temperature: f32,
+    /// Log of the probability that each response token was drawn with, nats.
+    pub behavior: Vec<f64>,
+    /// As judged: normalised, not clipped.
+    pub score: f64,
+    /// It ended by itself: an end token, or a text that the client named as an end.
+    pub terminated: bool,
+    /// Publications between the version that drew it and the trainer's.
+    pub staleness: u64,
+}
+
+impl Episode {
+    /// Response tokens.
+    #[must_use]
+    pub fn n_tokens(&self) -> usize {
+        self.behavior.len()
+    }
+}
+
+/// What an episode must fit.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits<'a> {
+    /// The trainer's version, then its ancestors as far back as `ppo.max_staleness` allows.
+    pub lineage: &'a [PolicyVersion],
+    /// Tokens that every model of the round knows.
+    pub vocab_size: usize,
+}
+
+/// The episodes of a round, and why the other rollouts are none.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Admitted {
+    /// In the order of the rollouts.
+    pub episodes: Vec<Episode>,
+    /// Index of the rollout and reason.
+    pub dropped: Vec<(usize, DropReason)>,
+}
+
+/// Sorts rollouts into episodes and reasons: the last judge before training, whoever judged before.
+#[must_use]
+pub fn admit(rollouts: &[ScoredRollout], limits: Limits<'_>) -> Admitted {
+    let mut admitted = Admitted::default();
+    for (index, scored) in rollouts.iter().enumerate() {
+        match episode(index, scored, limits) {
+            Ok(episode) => admitted.episodes.push(episode),
+            Err(reason) => admitted.dropped.push((index, reason)),
+        }
+    }
+    admitted
+}
+
+fn episode(
+    index: usize,
+    scored: &ScoredRollout,
+    limits: Limits<'_>,
+) -> Result<Episode, DropReason> {
+    let rollout = scored.rollout();
+    if let Some(reason) = obstacle(rollout) {
+        return Err(reason);
+    }
+    let Some(staleness) = limits.lineage.iter().position(|v| *v == rollout.version) else {
+        return Err(DropReason::Stale);
+    };
+    if rollout.prompt.is_empty() {
+        return Err(DropReason::Empty);
+    }
+    let response: Vec<TokenId> = rollout.response.iter().map(|token| token.id).collect();
+    let is_known = |token: &TokenId| (token.0 as usize) < limits.vocab_size;
+    if !rollout.prompt.iter().chain(&response).all(is_known) {
+        return Err(DropReason::TooLong);
+    }
+    Ok(Episode {
+        index,
+        sequence: Sequence::new(&rollout.prompt, &response),
+        temperature: rollout.sampling.temperature,
+        behavior: rollout
+            .response
+            .iter()
+            .map(|token| f64::from(token.behavior.0))
+            .collect(),
+        score: scored.scored().score.0,
+        terminated: matches!(rollout.finish, FinishReason::EndToken | FinishReason::Stop),
+        staleness: staleness as u64,
+    })
+}

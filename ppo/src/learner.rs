@@ -1,0 +1,283 @@
+//! The learner: one owner thread that turns claimed rollouts into published versions, for as long as the daemon runs.
+//!
+//! ```text
+//! claim B rollouts ─► round (experience, epochs, guards) ─► publish (write, load, gate, commit, promote) ─► again
+//!        ▲                        │ error, panic                     │ refused: back to the weights before the round
+//!        └──── given back ◄───────┘                                  └ rollouts dropped{gate}
+//! ```
+//!
+//! # What it promises
+//!
+//! * *Serving never waits for it.* It talks to the engine as any client does, at nice 19 ([`share`] keeps its floor), and
+//!   its failures end here: an error or a panic in an update gives the claim back, counts, and is tried again from the last
+//!   good weights after a pause; rollouts that were part of [`ATTEMPTS_MAX`] failures in a row are dropped.
+//! * *What it publishes is what it trained.* The trainer's version is the live version: nothing else changes the live
+//!   version while a learner runs, because activations go through its queue ([`Learner::activate`]). An activation
+//!   interrupts the update at hand: its weights would have been the child of a parent that the operator just left.
+//! * *It can be looked at.* [`Learner::status`], [`Learner::history`] and [`Learner::counters`] never wait.
+//! * *It goes on where it stopped.* Moments, value model and β lie beside the live version ([`saved`]).
+
+mod attempt;
+mod owner;
+mod saved;
+mod share;
+mod status;
+#[cfg(test)]
+mod tests;
+mod trainer;
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use policy::{PolicyVersion, checkpoint::Checkpoint, engine::Engine};
+use reward::normalization::Normalization;
+
+pub use status::{HISTORY_MAX, LearnerState, LearnerStatus};
+
+use crate::{
+    publish::PublishError,
+    registry::{Registry, RegistryError},
+    rollout_log::{LogError, RolloutLog},
+    stats::{LearnerCounters, LearnerCountersSnapshot, UpdateRecord},
+};
+use status::Board;
+
+/// Commands that wait at most.
+const QUEUE: usize = 16;
+/// Failures in a row after which the rollouts at hand are dropped instead of given back.
+pub const ATTEMPTS_MAX: u32 = 3;
+
+/// Why a command was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum LearnerError {
+    /// Too many commands wait.
+    #[error("the learner has {QUEUE} commands waiting")]
+    Busy,
+    /// The learner has ended.
+    #[error("the learner has ended")]
+    Closed,
+    /// The registry or the log refused.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The version could not be brought into service.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// No thread.
+    #[error("the learner's thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+impl From<LogError> for LearnerError {
+    fn from(error: LogError) -> LearnerError {
+        LearnerError::Registry(error.into())
+    }
+}
+
+/// Where the value model starts.
+#[derive(Clone, Debug)]
+pub enum ValueStart {
+    /// As the reward model, its normalisation folded in.
+    RewardModel {
+        /// Trunk and head.
+        checkpoint: Box<Checkpoint>,
+        /// The map that its scores are served with.
+        normalization: Normalization,
+    },
+    /// As the policy's trunk with a head of zeros: nobody trained a reward model for this policy.
+    Policy,
+}
+
+/// What a learner works with.
+#[derive(Clone)]
+pub struct LearnerSetup {
+    /// Every knob of the section.
+    pub config: config::Ppo,
+    /// Where rollouts come from.
+    pub log: RolloutLog,
+    /// Where versions are kept.
+    pub registry: Registry,
+    /// Where versions serve.
+    pub engine: Engine,
+    /// Where the value model starts.
+    pub value_start: ValueStart,
+}
+
+/// What the owner thread can be told.
+enum Command {
+    Pause,
+    Resume,
+    Step,
+    Activate {
+        version: PolicyVersion,
+        expected_live: Option<PolicyVersion>,
+        reply: Sender<Result<(), LearnerError>>,
+    },
+    Shutdown,
+}
+
+/// Handle of the learner; clones share it.
+#[derive(Clone)]
+pub struct Learner {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    commands: Sender<Command>,
+    board: Arc<Board>,
+    counters: Arc<LearnerCounters>,
+    /// Asks the update at hand to break off.
+    interrupt: Arc<AtomicBool>,
+    /// Ends when the thread has ended; nothing is ever received from it.
+    ended: Receiver<()>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Learner {
+    /// Starts the owner thread. It builds the models there: a model that cannot be trained is a state, not an error, because
+    /// it can still be served.
+    ///
+    /// # Errors
+    /// When the registry cannot be read or no thread can be started.
+    pub fn start(setup: LearnerSetup) -> Result<Learner, LearnerError> {
+        let live = setup.registry.live()?.version;
+        let (commands, received) = bounded(QUEUE);
+        let (alive, ended) = bounded(0);
+        let board = Arc::new(Board::new(live, setup.config.rollouts_per_update));
+        let counters = Arc::new(LearnerCounters::default());
+        let interrupt = Arc::new(AtomicBool::new(false));
+        let owner = owner::Owner::new(
+            setup,
+            received,
+            Arc::clone(&board),
+            Arc::clone(&counters),
+            Arc::clone(&interrupt),
+        );
+        let thread = std::thread::Builder::new()
+            .name("learner".to_string())
+            .spawn(move || {
+                owner.run();
+                drop(alive);
+            })?;
+        Ok(Learner {
+            shared: Arc::new(Shared {
+                commands,
+                board,
+                counters,
+                interrupt,
+                ended,
+                thread: Mutex::new(Some(thread)),
+            }),
+        })
+    }
+
+    /// No further update begins; the one at hand is finished.
+    ///
+    /// # Errors
+    /// [`LearnerError::Busy`] or [`LearnerError::Closed`].
+    pub fn pause(&self) -> Result<(), LearnerError> {
+        self.send(Command::Pause)
+    }
+
+    /// Updates begin again.
+    ///
+    /// # Errors
+    /// [`LearnerError::Busy`] or [`LearnerError::Closed`].
+    pub fn resume(&self) -> Result<(), LearnerError> {
+        self.send(Command::Resume)
+    }
+
+    /// While paused: one update, as soon as enough rollouts can be claimed.
+    ///
+    /// # Errors
+    /// [`LearnerError::Busy`] or [`LearnerError::Closed`].
+    pub fn step(&self) -> Result<(), LearnerError> {
+        self.send(Command::Step)
+    }
+
+    /// Makes a retained version live (this is rollback), if `expected_live`, where given, still is. Interrupts the update
+    /// at hand. Blocks until the version serves.
+    ///
+    /// # Errors
+    /// When the compare-and-set lost, or the version is not in a state to serve; the live version is then what it was.
+    pub fn activate(
+        &self,
+        version: PolicyVersion,
+        expected_live: Option<PolicyVersion>,
+    ) -> Result<(), LearnerError> {
+        let (reply, answer) = bounded(1);
+        // Before the command, so that an update cannot begin between the two; whoever obeys it takes the flag down.
+        self.shared.interrupt.store(true, Ordering::Release);
+        let sent = self.send(Command::Activate {
+            version,
+            expected_live,
+            reply,
+        });
+        if let Err(error) = sent {
+            self.shared.interrupt.store(false, Ordering::Release);
+            return Err(error);
+        }
+        answer.recv().map_err(|_| LearnerError::Closed)?
+    }
+
+    /// What it is doing. Never waits.
+    #[must_use]
+    pub fn status(&self) -> LearnerStatus {
+        self.shared.board.read()
+    }
+
+    /// The last [`HISTORY_MAX`] updates, oldest first.
+    #[must_use]
+    pub fn history(&self) -> Vec<UpdateRecord> {
+        self.shared.board.history()
+    }
+
+    /// What it counted.
+    #[must_use]
+    pub fn counters(&self) -> LearnerCountersSnapshot {
+        self.shared.counters.snapshot()
+    }
+
+    /// Breaks the update at hand off, gives its rollouts back, saves what a restart needs, and ends. Whether it ended before
+    /// the deadline.
+    pub fn shutdown(&self, deadline: Duration) -> bool {
+        let until = Instant::now() + deadline;
+        self.shared.interrupt.store(true, Ordering::Release);
+        // A disconnected queue means that it has ended already.
+        let _ = self
+            .shared
+            .commands
+            .send_timeout(Command::Shutdown, deadline);
+        let left = until.saturating_duration_since(Instant::now());
+        if self.shared.ended.recv_timeout(left) == Err(crossbeam_channel::RecvTimeoutError::Timeout)
+        {
+            return false;
+        }
+        let thread = self
+            .shared
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the learner's thread panicked");
+        }
+        true
+    }
+
+    fn send(&self, command: Command) -> Result<(), LearnerError> {
+        self.shared
+            .commands
+            .try_send(command)
+            .map_err(|error| match error {
+                TrySendError::Full(_) => LearnerError::Busy,
+                TrySendError::Disconnected(_) => LearnerError::Closed,
+            })
+    }
+}

@@ -1,0 +1,323 @@
+//! The owner thread: commands between attempts, attempts between commands.
+
+use std::{
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use policy::{PolicyVersion, threads};
+
+use super::{
+    Board, Command, LearnerError, LearnerSetup, LearnerState,
+    share::ShareKeeper,
+    trainer::{BuildError, Trainer},
+};
+use crate::{
+    publish::{Loader, Publisher},
+    registry::RegistryError,
+    rollout_log::{Claim, ClaimRequest, LogError, LoggedRollout},
+    stats::LearnerCounters,
+};
+
+/// Pause between two looks at the log while there are too few rollouts.
+const POLL: Duration = Duration::from_millis(50);
+/// First pause after a failure; it doubles.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// Longest pause after failures.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Rollouts that the backlog counts at most, in updates.
+const BACKLOG_UPDATES: usize = 8;
+
+pub(super) struct Owner {
+    pub(super) setup: LearnerSetup,
+    commands: Receiver<Command>,
+    pub(super) board: Arc<Board>,
+    pub(super) counters: Arc<LearnerCounters>,
+    pub(super) interrupt: Arc<AtomicBool>,
+    pub(super) trainer: Option<Trainer>,
+    /// Failures in a row.
+    pub(super) n_failures: u32,
+    is_paused: bool,
+    /// One update is wanted although it is paused.
+    is_stepping: bool,
+    is_unable: bool,
+}
+
+/// How an attempt ended, as far as the loop cares.
+pub(super) enum Next {
+    /// Look again at once.
+    AtOnce,
+    /// There are too few rollouts.
+    Poll,
+    /// It failed; rest first.
+    BackOff(String),
+}
+
+impl Owner {
+    pub(super) fn new(
+        setup: LearnerSetup,
+        commands: Receiver<Command>,
+        board: Arc<Board>,
+        counters: Arc<LearnerCounters>,
+        interrupt: Arc<AtomicBool>,
+    ) -> Owner {
+        Owner {
+            setup,
+            commands,
+            board,
+            counters,
+            interrupt,
+            trainer: None,
+            n_failures: 0,
+            is_paused: false,
+            is_stepping: false,
+            is_unable: false,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        // Both must be started before this thread gives way: threads inherit the priority of who starts them.
+        let loader = match Loader::start(self.setup.engine.clone()) {
+            Ok(loader) => loader,
+            Err(error) => {
+                let reason = format!("no thread for loading versions: {error}");
+                return self.board.set_state(LearnerState::Unable(reason));
+            }
+        };
+        let _keeper = self.keep_share();
+        threads::lower_priority(threads::NICE_LEARNER);
+        let mut wait = Some(Duration::ZERO);
+        while self.obey(wait, &loader).is_continue() {
+            if self.is_unable || (self.is_paused && !self.is_stepping) {
+                if !self.is_unable {
+                    self.board.set_state(LearnerState::Paused);
+                }
+                wait = None;
+                continue;
+            }
+            wait = Some(match self.advance(&loader) {
+                Next::AtOnce => Duration::ZERO,
+                Next::Poll => POLL,
+                Next::BackOff(reason) => self.back_off(reason),
+            });
+        }
+        self.save();
+        self.board.set_state(LearnerState::Stopped);
+    }
+
+    fn keep_share(&self) -> Option<ShareKeeper> {
+        let config = &self.setup.config;
+        if config.cpu_share == 0.0 {
+            return None;
+        }
+        let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let n_threads = if config.threads == 0 {
+            n_cores
+        } else {
+            config.threads.min(n_cores)
+        };
+        let (engine, counters) = (self.setup.engine.clone(), Arc::clone(&self.counters));
+        let keeper = ShareKeeper::start(config.cpu_share, n_threads, move |duration| {
+            counters.rests.fetch_add(1, Ordering::Relaxed);
+            engine.rest(duration);
+        });
+        keeper
+            .inspect_err(|error| tracing::warn!(%error, "ppo.cpu_share is not kept"))
+            .ok()
+    }
+
+    /// Waits for a command at most so long (for ever without a limit), and carries out all that are there.
+    fn obey(&mut self, limit: Option<Duration>, loader: &Loader) -> ControlFlow<()> {
+        let first = match limit {
+            None => self
+                .commands
+                .recv()
+                .map_err(|_| RecvTimeoutError::Disconnected),
+            Some(limit) => self.commands.recv_timeout(limit),
+        };
+        let mut next = match first {
+            Err(RecvTimeoutError::Timeout) => None,
+            // The last handle is gone: nobody can want anything any more.
+            Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(()),
+            Ok(command) => Some(command),
+        };
+        while let Some(command) = next {
+            match command {
+                Command::Pause => {
+                    self.is_paused = true;
+                    self.save();
+                }
+                Command::Resume => {
+                    self.is_paused = false;
+                    // Whatever made it unable may have been repaired; it will say so if not.
+                    self.is_unable = false;
+                }
+                Command::Step => self.is_stepping = self.is_paused,
+                Command::Activate {
+                    version,
+                    expected_live,
+                    reply,
+                } => {
+                    let result = self.activate(version, expected_live, loader);
+                    self.interrupt.store(false, Ordering::Release);
+                    // Whoever asked may have gone; the version serves all the same.
+                    let _ = reply.send(result);
+                }
+                Command::Shutdown => return ControlFlow::Break(()),
+            }
+            self.board.write(|status| status.is_paused = self.is_paused);
+            next = self.commands.try_recv().ok();
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// One look at the log, and one update if there is enough in it.
+    fn advance(&mut self, loader: &Loader) -> Next {
+        if self.interrupt.load(Ordering::Acquire) {
+            // The command that goes with it is on its way.
+            return Next::Poll;
+        }
+        if self.trainer.is_none() {
+            self.board.set_state(LearnerState::Loading);
+            match Trainer::build(&self.setup) {
+                Ok(trainer) => self.adopt(trainer),
+                Err(error) => return self.cannot_build(&error),
+            }
+        }
+        match self.claim() {
+            Ok(Some(rows)) => {
+                self.is_stepping = false;
+                self.attempt(rows, loader)
+            }
+            Ok(None) => {
+                self.board.set_state(LearnerState::Waiting);
+                Next::Poll
+            }
+            Err(error) => Next::BackOff(error.to_string()),
+        }
+    }
+
+    fn adopt(&mut self, trainer: Trainer) {
+        let (version, update) = (trainer.version, trainer.update);
+        self.board.write(|status| {
+            status.version = version;
+            status.n_updates = update;
+        });
+        self.trainer = Some(trainer);
+    }
+
+    fn cannot_build(&mut self, error: &BuildError) -> Next {
+        if !error.is_permanent() {
+            return Next::BackOff(error.to_string());
+        }
+        tracing::error!(%error, "this model serves, but the learner cannot train it");
+        self.is_unable = true;
+        self.board
+            .set_state(LearnerState::Unable(error.to_string()));
+        Next::Poll
+    }
+
+    fn claim(&self) -> Result<Option<Vec<LoggedRollout>>, RegistryError> {
+        let config = &self.setup.config;
+        let n_rollouts = config.rollouts_per_update;
+        let (n_scored, n_generated) = self
+            .setup
+            .log
+            .reader()
+            .backlog(n_rollouts.saturating_mul(BACKLOG_UPDATES))?;
+        self.board.write(|status| {
+            status.n_scored = n_scored;
+            status.n_generated = n_generated;
+        });
+        // A claim is a write; looking is not.
+        if n_scored < n_rollouts as u64 {
+            return Ok(None);
+        }
+        let claim = self.setup.log.claim(ClaimRequest {
+            n_rollouts,
+            lineage: self.lineage()?,
+            user_share_max: config.user_share_max,
+        })?;
+        Ok(match claim {
+            Claim::Granted(rows) => Some(rows),
+            Claim::Short { .. } => None,
+        })
+    }
+
+    pub(super) fn lineage(&self) -> Result<Vec<PolicyVersion>, RegistryError> {
+        let version = self
+            .trainer
+            .as_ref()
+            .map_or(PolicyVersion::SFT, |trainer| trainer.version);
+        self.setup
+            .registry
+            .lineage(version, self.setup.config.max_staleness)
+    }
+
+    pub(super) fn publisher<'a>(&'a self, loader: &'a Loader) -> Publisher<'a> {
+        Publisher {
+            engine: &self.setup.engine,
+            loader,
+            registry: &self.setup.registry,
+            config: &self.setup.config,
+            counters: &self.counters,
+        }
+    }
+
+    fn activate(
+        &mut self,
+        version: PolicyVersion,
+        expected_live: Option<PolicyVersion>,
+        loader: &Loader,
+    ) -> Result<(), LearnerError> {
+        let registry = &self.setup.registry;
+        let found = registry.live()?.version;
+        if let Some(expected) = expected_live.filter(|expected| *expected != found) {
+            return Err(LogError::LiveChanged { expected, found }.into());
+        }
+        let row = registry.verify(version)?;
+        let publisher = self.publisher(loader);
+        publisher.load(version)?;
+        registry.activate(version, expected_live)?;
+        publisher.promote(version)?;
+        self.counters.activations.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(%version, before = %found, "activated by hand");
+        if let Some(trainer) = self.trainer.take().filter(|_| version != found) {
+            match trainer.rebase(&self.setup, &row) {
+                Ok(trainer) => self.adopt(trainer),
+                // The next attempt builds everything anew and reports what is wrong.
+                Err(error) => tracing::warn!(%error, "the learner could not follow the activation"),
+            }
+        }
+        self.board.write(|status| status.version = version);
+        Ok(())
+    }
+
+    fn back_off(&mut self, reason: String) -> Duration {
+        let pause = (PAUSE_MIN * 2_u32.pow(self.n_failures.min(6))).min(PAUSE_MAX);
+        tracing::error!(
+            reason,
+            pause_s = pause.as_secs(),
+            "learning failed and will be tried again; serving goes on"
+        );
+        self.board.set_state(LearnerState::Failed(reason));
+        pause
+    }
+
+    /// Writes what a restart needs, if it is not written.
+    fn save(&mut self) {
+        let Some(trainer) = &mut self.trainer else {
+            return;
+        };
+        match self.setup.registry.row(trainer.version) {
+            Ok(Some(row)) => trainer.save(&self.setup, &row),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "the learner's state could not be saved"),
+        }
+    }
+}

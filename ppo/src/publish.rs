@@ -1,0 +1,287 @@
+//! From weights in the trainer's memory to weights that answer requests.
+//!
+//! ```text
+//! write     aside, sync, rename, sync the folder                     a crash leaves nothing, or an orphan
+//! register  one row, `candidate`                                     a crash leaves a candidate that nobody judges
+//! load      on its own thread; canary: finite logits                 serving goes on with the live version throughout
+//! judge     parity with the trainer, then the gate                   refused: row `rejected`, file gone, live one untouched
+//! commit    one transaction: rollouts trained, version live          the one moment of truth
+//! promote   one pointer                                              requests from here on get the new version
+//! retire    the old one finishes what it runs                        nobody waits for it
+//! ```
+//!
+//! The row comes before the pointer: were it the other way round, a crash between the two would forget weights that clients
+//! have already been answered with. A crash after the row serves the new version at the next start.
+//!
+//! All of it runs on the learner's thread. Whatever fails before the commit leaves the live version live.
+
+mod loader;
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use policy::{
+    PolicyVersion,
+    checkpoint::{Checkpoint, Digest, WeightType},
+    engine::{Engine, EngineError, ResidentState},
+    model_error::ModelError,
+    sequence_batch::Sequence,
+};
+
+pub use loader::Loader;
+
+use crate::{
+    gate::{self, Evidence, Verdict},
+    models::Models,
+    parity::{self, ParityError, ParityLimits},
+    registry::{Candidate, Registry, RegistryError},
+    rollout_log::{Outcome, Seq},
+    stats::LearnerCounters,
+    update::RoundStats,
+};
+
+/// Old versions that may still be finishing requests when another is loaded: bounds memory, not requests.
+const N_DRAINING_MAX: usize = 3;
+/// How often the number of draining versions is looked at.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+/// Why nothing was published. The live version is what it was.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The registry or its log refused.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The engine could not load, score or promote.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The weights could not be written or read.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Parity could not be measured.
+    #[error("parity: {0}")]
+    Parity(#[from] ParityError),
+    /// Shutdown or an operator's command came first.
+    #[error("the publication was interrupted")]
+    Interrupted,
+}
+
+/// What publishes.
+pub struct Publisher<'a> {
+    /// Where versions serve.
+    pub engine: &'a Engine,
+    /// Who loads them.
+    pub loader: &'a Loader,
+    /// Where versions are kept.
+    pub registry: &'a Registry,
+    /// Limits of the gate, type of weights.
+    pub config: &'a config::Ppo,
+    /// Where durations go.
+    pub counters: &'a LearnerCounters,
+}
+
+/// Weights that want to serve.
+pub struct Proposal<'a> {
+    /// Holds them.
+    pub models: &'a Models,
+    /// Version 0: metadata and, with `weight_type = "source"`, types of the file.
+    pub source: &'a Checkpoint,
+    /// The version that the round started from, which is live.
+    pub parent: PolicyVersion,
+    /// What the round measured.
+    pub stats: &'a RoundStats,
+    /// The same with everything else that belongs into the version's row.
+    pub numbers: BTreeMap<String, f64>,
+    /// Sequences for the parity check.
+    pub sequences: &'a [Sequence],
+    /// Rollouts that trained it.
+    pub n_rollouts: usize,
+}
+
+/// What became of a proposal.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Published {
+    /// The candidate's number.
+    pub version: PolicyVersion,
+    /// The gate's word.
+    pub verdict: Verdict,
+}
+
+impl Publisher<'_> {
+    /// Publishes, or refuses. `outcomes` tells the end of the round's claim, given the verdict; `before_commit` runs once
+    /// the candidate has passed, with its number (for files that belong to it); `go_on` is asked while waiting.
+    ///
+    /// # Errors
+    /// [`PublishError`]; the candidate is rejected, and the claim is as it was.
+    pub fn publish(
+        &self,
+        proposal: &Proposal<'_>,
+        outcomes: impl Fn(PolicyVersion, &Verdict) -> Vec<(Seq, Outcome)>,
+        before_commit: impl FnOnce(PolicyVersion, Digest),
+        go_on: impl Fn() -> bool,
+    ) -> Result<Published, PublishError> {
+        self.wait_for_room(go_on)?;
+        let version = self.registry.next_version()?;
+        let (digest, limits) = self.write(version, proposal)?;
+        let started = Instant::now();
+        let result = self.examine(version, proposal, limits);
+        let verdict = match result {
+            Ok(verdict) => verdict,
+            Err(error) => {
+                self.abandon(version, &error.to_string());
+                return Err(error);
+            }
+        };
+        let settled = outcomes(version, &verdict);
+        let mut numbers = proposal.numbers.clone();
+        numbers.extend(verdict.numbers.clone());
+        if !verdict.is_pass() {
+            self.forget(version);
+            self.registry
+                .reject(version, &verdict.refusals.join("; "), settled, numbers)?;
+            return Ok(Published { version, verdict });
+        }
+        before_commit(version, digest);
+        if let Err(error) = self.registry.publish(version, settled, numbers) {
+            self.abandon(version, &error.to_string());
+            return Err(error.into());
+        }
+        // The row says live, and a restart would serve it: from here on there is no way back, only loud words.
+        if let Err(error) = self.promote(version) {
+            tracing::error!(%version, %error, "published, but not in service yet");
+        }
+        self.counters.swaps.record(started.elapsed());
+        Ok(Published { version, verdict })
+    }
+
+    /// Serves a version that is live in the registry, and lets the old one finish.
+    ///
+    /// # Errors
+    /// When the engine does not have it.
+    pub fn promote(&self, version: PolicyVersion) -> Result<(), PublishError> {
+        let started = Instant::now();
+        let before = self.engine.promote(version)?;
+        self.counters.promotions.record(started.elapsed());
+        if before != version && before != PolicyVersion::SFT {
+            self.engine.retire(before)?;
+        }
+        self.registry.retain(&self.in_memory())?;
+        Ok(())
+    }
+
+    /// Brings a version into memory unless it is there.
+    ///
+    /// # Errors
+    /// When the engine refuses the file.
+    pub fn load(&self, version: PolicyVersion) -> Result<(), PublishError> {
+        let ready = |r: &policy::engine::ResidentStatus| {
+            r.version == version && r.state != ResidentState::Draining
+        };
+        if !self.engine.residents().iter().any(ready) {
+            let started = Instant::now();
+            self.loader.load(version, self.registry.path(version))?;
+            self.counters.loads.record(started.elapsed());
+        }
+        Ok(())
+    }
+
+    fn wait_for_room(&self, go_on: impl Fn() -> bool) -> Result<(), PublishError> {
+        let draining = |r: &policy::engine::ResidentStatus| r.state == ResidentState::Draining;
+        while self
+            .engine
+            .residents()
+            .iter()
+            .filter(|r| draining(r))
+            .count()
+            > N_DRAINING_MAX
+        {
+            if !go_on() {
+                return Err(PublishError::Interrupted);
+            }
+            std::thread::sleep(DRAIN_POLL);
+        }
+        Ok(())
+    }
+
+    fn write(
+        &self,
+        version: PolicyVersion,
+        proposal: &Proposal<'_>,
+    ) -> Result<(Digest, ParityLimits), PublishError> {
+        let weight_type = WeightType::parse(&self.config.weight_type)
+            .expect("config has checked the words of ppo.weight_type");
+        let policy = &proposal.models.policy;
+        let checkpoint = policy.to_checkpoint(proposal.source, weight_type)?;
+        let digest = checkpoint.write(&self.registry.path(version))?;
+        let candidate = Candidate {
+            version,
+            parent: proposal.parent,
+            digest,
+            n_rollouts: proposal.n_rollouts as u64,
+        };
+        if let Err(error) = self.registry.register(&candidate) {
+            self.registry.discard(version);
+            return Err(error.into());
+        }
+        Ok((digest, ParityLimits::of(&checkpoint)))
+    }
+
+    fn examine(
+        &self,
+        version: PolicyVersion,
+        proposal: &Proposal<'_>,
+        parity_limits: ParityLimits,
+    ) -> Result<Verdict, PublishError> {
+        let n_broken_tensors = n_broken_tensors(proposal.models)?;
+        self.load(version)?;
+        let policy = &proposal.models.policy;
+        let parity = parity::measure(self.engine, version, policy, proposal.sequences)?;
+        if parity.max > parity_limits.expected {
+            tracing::warn!(%version, max = parity.max, expected = parity_limits.expected, "engine and trainer disagree");
+        }
+        let evidence = Evidence {
+            n_broken_tensors,
+            parity,
+            parity_limits,
+            stats: proposal.stats,
+        };
+        Ok(gate::judge(&evidence, self.config))
+    }
+
+    /// A candidate that came to nothing for no fault of its weights. The claim stays.
+    fn abandon(&self, version: PolicyVersion, why: &str) {
+        self.forget(version);
+        if let Err(error) = self
+            .registry
+            .reject(version, why, Vec::new(), BTreeMap::new())
+        {
+            // The next open rejects it.
+            tracing::warn!(%version, %error, "a candidate could not be marked as rejected");
+        }
+    }
+
+    fn forget(&self, version: PolicyVersion) {
+        match self.engine.retire(version) {
+            Ok(()) | Err(EngineError::NotResident(_)) => {}
+            Err(error) => tracing::warn!(%version, %error, "a candidate stays in memory"),
+        }
+    }
+
+    fn in_memory(&self) -> Vec<PolicyVersion> {
+        self.engine.residents().iter().map(|r| r.version).collect()
+    }
+}
+
+/// Tensors of the policy with a weight that is not finite.
+fn n_broken_tensors(models: &Models) -> Result<usize, PublishError> {
+    let mut n_broken = 0;
+    for parameter in models.policy.parameters().values() {
+        let sum = parameter
+            .abs()
+            .and_then(|x| x.sum_all()?.to_scalar::<f32>());
+        // Weights so large that their sum overflows are as broken as infinite ones.
+        n_broken += usize::from(!sum.map_err(ModelError::from)?.is_finite());
+    }
+    Ok(n_broken)
+}

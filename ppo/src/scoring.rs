@@ -1,0 +1,271 @@
+//! The pump between the log and the judges: `generated` rows go in, verdicts come back.
+//!
+//! It takes the oldest rows that may be judged now, a bounded batch at a time, and hands them to the scorer's background
+//! lane. A row that somebody still waits for people to speak about is left where it is; so is a row whose judge cannot be
+//! reached: it stays `generated`, is counted, and comes back after a pause that doubles up to [`PAUSE_MAX`]. A score is
+//! never made up. Only what can never be judged is dropped: a judge's NaN, or feedback that did not come under the rule
+//! "drop".
+//!
+//! The rows themselves are the queue, so a crash loses nothing and repeats at most one batch.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use policy::{TokenId, Vocabulary, threads};
+use reward::{
+    Formula, Lane, Opinion, Ruling, ScoreError, ScoreRequest, Scored, Scorer, ScorerError,
+};
+
+use crate::{
+    registry::now_ms,
+    rollout_log::{
+        DropReason, Feedback, LogError, LoggedRollout, RolloutLog, ScoreRecord, Seq, Verdict,
+    },
+    stats::ScoringCounters,
+};
+
+/// Pause when every row that may be judged is judged.
+const IDLE: Duration = Duration::from_millis(25);
+/// First pause after a judge could not be reached.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+/// Longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// Handle of the pump's thread; dropping it stops the pump.
+pub struct ScoringPump {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    counters: Arc<ScoringCounters>,
+}
+
+impl ScoringPump {
+    /// Starts the pump.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(
+        log: RolloutLog,
+        scorer: Scorer,
+        vocabulary: Arc<Vocabulary>,
+        config: &config::Reward,
+    ) -> std::io::Result<ScoringPump> {
+        let (stop, stopped) = bounded(0);
+        let counters = Arc::new(ScoringCounters::default());
+        let pump = Pump {
+            log,
+            scorer,
+            vocabulary,
+            batch: config.batch,
+            feedback_wait_ms: config.feedback_wait_s.saturating_mul(1000),
+            counters: Arc::clone(&counters),
+        };
+        let thread = std::thread::Builder::new()
+            .name("scoring-pump".to_string())
+            .spawn(move || {
+                threads::lower_priority(threads::NICE_LEARNER);
+                pump.run(&stopped);
+            })?;
+        Ok(ScoringPump {
+            stop: Some(stop),
+            thread: Some(thread),
+            counters,
+        })
+    }
+
+    /// What the pump counted.
+    #[must_use]
+    pub fn counters(&self) -> Arc<ScoringCounters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// Stops after the batch at hand. Shut the scorer down first if its judge may hang.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.stop = None;
+        if self
+            .thread
+            .take()
+            .is_some_and(|thread| thread.join().is_err())
+        {
+            tracing::error!("the scoring pump panicked");
+        }
+    }
+}
+
+impl Drop for ScoringPump {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// What became of one sweep over the rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sweep {
+    /// Verdicts were stored; there may be more to do.
+    Moved,
+    /// Nothing may be judged now.
+    Idle,
+    /// Judges could not be reached.
+    Unreachable,
+    /// The scorer is gone.
+    Closed,
+}
+
+type Verdicts = Vec<(Seq, Verdict)>;
+
+struct Pump {
+    log: RolloutLog,
+    scorer: Scorer,
+    vocabulary: Arc<Vocabulary>,
+    batch: usize,
+    feedback_wait_ms: u64,
+    counters: Arc<ScoringCounters>,
+}
+
+impl Pump {
+    fn run(&self, stopped: &Receiver<()>) {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let wait = match self.sweep() {
+                Ok(Sweep::Moved) => {
+                    pause = PAUSE_MIN;
+                    Duration::ZERO
+                }
+                Ok(Sweep::Idle) => IDLE,
+                Ok(Sweep::Closed) | Err(LogError::Closed) => return,
+                Ok(Sweep::Unreachable) => longer(&mut pause),
+                Err(error) => {
+                    tracing::error!(%error, "scoring: the rollout log failed; will try again");
+                    longer(&mut pause)
+                }
+            };
+            if stopped.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+        }
+    }
+
+    /// Goes once over all rows that may be judged, in log order.
+    fn sweep(&self) -> Result<Sweep, LogError> {
+        let mut after = None;
+        let mut sweep = Sweep::Idle;
+        loop {
+            let now = now_ms();
+            // With feedback in play, the young rows that nobody spoke about yet are not even read.
+            let waited_since = match self.scorer.rules().listens() {
+                true => now.saturating_sub(self.feedback_wait_ms),
+                false => u64::MAX,
+            };
+            let rows = self
+                .log
+                .reader()
+                .unscored(after, self.batch, waited_since)?;
+            let Some(last) = rows.last() else {
+                return Ok(sweep);
+            };
+            after = Some(last.seq);
+            let (mut verdicts, asked) = self.rule(&rows, now);
+            let n_asked = asked.len();
+            let judged = match self.judge(asked) {
+                Ok(judged) => judged,
+                Err(ScorerError::Closed) => return Ok(Sweep::Closed),
+                Err(error) => {
+                    tracing::debug!(%error, "scoring will try again");
+                    Vec::new()
+                }
+            };
+            let n_deferred = n_asked - judged.len();
+            verdicts.extend(judged);
+            if !verdicts.is_empty() {
+                let n_moved = self.log.score(verdicts)?;
+                self.counters
+                    .stored
+                    .fetch_add(n_moved as u64, Ordering::Relaxed);
+                sweep = Sweep::Moved;
+            }
+            if n_deferred > 0 {
+                self.counters
+                    .deferred
+                    .fetch_add(n_deferred as u64, Ordering::Relaxed);
+                return Ok(Sweep::Unreachable);
+            }
+        }
+    }
+
+    /// Who judges which row; some are ruled out at once, some wait and are in neither list.
+    fn rule(&self, rows: &[LoggedRollout], now: u64) -> (Verdicts, Vec<(Seq, ScoreRequest)>) {
+        let mut verdicts = Vec::new();
+        let mut asked = Vec::new();
+        for row in rows {
+            let opinions: Vec<Opinion> = row.feedback.iter().map(Feedback::opinion).collect();
+            let created_ms = row.rollout.created_ms;
+            match self.scorer.rules().ruling(&opinions, created_ms, now) {
+                Ruling::Judge(formula) => asked.push((row.seq, self.request(row, formula))),
+                Ruling::Wait { .. } => {}
+                Ruling::Drop => verdicts.push((row.seq, Verdict::Dropped(DropReason::NoFeedback))),
+            }
+        }
+        (verdicts, asked)
+    }
+
+    /// Verdicts on those that could be judged; the others are left out.
+    fn judge(&self, asked: Vec<(Seq, ScoreRequest)>) -> Result<Verdicts, ScorerError> {
+        if asked.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (seqs, requests): (Vec<Seq>, Vec<ScoreRequest>) = asked.into_iter().unzip();
+        let outcomes = self.scorer.score(Lane::Background, requests)?;
+        let mut verdicts = Vec::with_capacity(seqs.len());
+        let mut failure = None;
+        for (seq, outcome) in seqs.into_iter().zip(outcomes) {
+            match outcome {
+                Ok(scored) => verdicts.push((seq, Verdict::Scored(record(scored)))),
+                Err(ScoreError::NonFinite { .. }) => {
+                    verdicts.push((seq, Verdict::Dropped(DropReason::NonFinite)));
+                }
+                Err(ScoreError::Closing) => return Err(ScorerError::Closed),
+                Err(error) => failure = Some(error),
+            }
+        }
+        if let Some(error) = failure {
+            tracing::warn!(%error, "rollouts stay unscored; will try again");
+        }
+        Ok(verdicts)
+    }
+
+    fn request(&self, row: &LoggedRollout, formula: Formula) -> ScoreRequest {
+        let response: Vec<TokenId> = row.rollout.response.iter().map(|token| token.id).collect();
+        ScoreRequest {
+            prompt_text: self.vocabulary.detokenize(&row.rollout.prompt, true),
+            response_text: self.vocabulary.detokenize(&response, true),
+            prompt: row.rollout.prompt.clone(),
+            response,
+            formula,
+        }
+    }
+}
+
+fn record(scored: Scored) -> ScoreRecord {
+    ScoreRecord {
+        score: scored.score.0,
+        std: scored.std,
+        reward_version: scored.reward_version,
+    }
+}
+
+/// The pause to take now; the next one is twice as long.
+fn longer(pause: &mut Duration) -> Duration {
+    let now = *pause;
+    *pause = (now * 2).min(PAUSE_MAX);
+    now
+}

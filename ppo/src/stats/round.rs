@@ -1,0 +1,99 @@
+//! The numbers of a round by the names that people look for: TRL's where TRL has one (its PPO trainer's log keys), then
+//! lm-human-preferences', verl's and PipelineRL's for what TRL does not measure.
+
+use std::collections::BTreeMap;
+
+use crate::update::RoundStats;
+
+/// Name and value of everything that a round measured. A number that is not finite is not a number, and left out.
+#[must_use]
+pub fn named(stats: &RoundStats) -> BTreeMap<String, f64> {
+    let numbers = [
+        ("objective/kl", stats.objective_kl),
+        ("objective/kl_k3", stats.objective_kl_k3),
+        ("objective/kl_coef", stats.kl_coef),
+        ("objective/entropy", stats.objective_entropy),
+        (
+            "objective/non_score_reward",
+            stats.objective_non_score_reward,
+        ),
+        ("objective/rlhf_reward", stats.objective_rlhf_reward),
+        ("objective/scores", stats.objective_scores),
+        ("objective/scores_std", stats.scores_std),
+        ("objective/scores_min", stats.scores_min),
+        ("objective/scores_max", stats.scores_max),
+        (
+            "objective/scores_changed_fraction",
+            stats.scores_changed_fraction,
+        ),
+        (
+            "objective/length_score_correlation",
+            stats.length_score_correlation,
+        ),
+        ("policy/approxkl_avg", stats.policy_approx_kl_k2),
+        ("policy/approxkl_k1", stats.policy_approx_kl_k1),
+        ("policy/approxkl_k3", stats.policy_approx_kl_k3),
+        ("policy/clipfrac_avg", stats.policy_clip_fraction),
+        ("policy/entropy_avg", stats.objective_entropy),
+        ("policy/grad_norm", stats.policy_grad_norm),
+        ("policy/grad_norm_max", stats.policy_grad_norm_max),
+        ("loss/policy_avg", stats.policy_loss),
+        ("loss/value_avg", stats.value_loss),
+        ("val/clipfrac_avg", stats.value_clip_fraction),
+        ("val/ratio", stats.ratio_mean),
+        ("val/ratio_var", stats.ratio_var),
+        ("val/ratio_max", stats.ratio_max),
+        ("val/explained_variance", stats.value_explained_variance),
+        ("val/value_mean", stats.value_mean),
+        ("val/return_mean", stats.return_mean),
+        ("val/return_var", stats.return_var),
+        ("val/advantage_mean", stats.advantage_mean),
+        ("val/advantage_var", stats.advantage_var),
+        ("val/grad_norm", stats.value_grad_norm),
+        ("val/grad_norm_max", stats.value_grad_norm_max),
+        (
+            "val/num_eos_tokens",
+            stats.eos_rate * stats.n_episodes as f64,
+        ),
+        ("lr", stats.policy_learning_rate),
+        ("lr_value", stats.value_learning_rate),
+        ("episodes", stats.n_episodes as f64),
+        ("tokens", stats.n_tokens as f64),
+        ("dropped", stats.n_dropped as f64),
+        ("steps/policy", stats.n_policy_steps as f64),
+        ("steps/value", stats.n_value_steps as f64),
+        ("steps/skipped", stats.n_skipped_steps as f64),
+        ("steps/stopped_early", f64::from(u8::from(stats.stopped))),
+        ("steps/ran_away", f64::from(u8::from(stats.ran_away))),
+        ("sampling/ess", stats.ess),
+        (
+            "sampling/importance_sampling_ratio/mean",
+            stats.importance_weight_mean,
+        ),
+        (
+            "sampling/truncated_fraction",
+            stats.importance_truncated_fraction,
+        ),
+        ("sampling/filtered_fraction", stats.filtered_fraction),
+        (
+            "sampling/sampling_logp_difference/mean",
+            stats.behavior_gap_mean,
+        ),
+        (
+            "sampling/sampling_logp_difference/max",
+            stats.behavior_gap_max,
+        ),
+        ("sampling/kl_k3", stats.behavior_kl_k3),
+        ("completions/eos_rate", stats.eos_rate),
+        ("completions/mean_length", stats.length_mean),
+        ("completions/max_length", stats.length_max as f64),
+        ("staleness/mean", stats.staleness_mean),
+        ("staleness/max", stats.staleness_max as f64),
+        ("time/experience_s", stats.experience_s),
+        ("time/steps_s", stats.update_s),
+    ];
+    let finite = numbers.into_iter().filter(|(_, value)| value.is_finite());
+    finite
+        .map(|(name, value)| (name.to_string(), value))
+        .collect()
+}

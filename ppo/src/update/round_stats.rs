@@ -1,0 +1,270 @@
+//! The numbers of a round, under the names that people look for.
+
+use super::step::Progress;
+use crate::{
+    experience::Experience,
+    kl::{self, KlEstimator},
+    loss::explained_variance,
+    masked::{self, Variance},
+    metrics,
+    off_policy::ess_fraction,
+};
+
+/// What a round was like. Means over tokens are over all response tokens of the round unless they say otherwise.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RoundStats {
+    /// Rollouts that were episodes.
+    pub n_episodes: usize,
+    /// Their response tokens.
+    pub n_tokens: usize,
+    /// Rollouts that did not train, for any reason.
+    pub n_dropped: usize,
+    /// Optimiser steps of the policy that count; 0 when the round was taken back.
+    pub n_policy_steps: usize,
+    /// Optimiser steps of the value model.
+    pub n_value_steps: usize,
+    /// Steps left out because a loss or gradient was not finite.
+    pub n_skipped_steps: usize,
+    /// `stop_kl` ended the policy's steps early.
+    pub stopped: bool,
+    /// `skip_kl` took the round back.
+    pub ran_away: bool,
+
+    /// KL to the reference per episode, Σ_t k1, nats (TRL `objective/kl`); measured at the start of the round.
+    pub objective_kl: f64,
+    /// The same per token as k3, nats: never negative.
+    pub objective_kl_k3: f64,
+    /// Mean entropy per token, nats (verl `actor/entropy`, TRL `policy/entropy_avg`).
+    pub objective_entropy: f64,
+    /// −β·KL per episode (TRL `objective/non_score_reward`).
+    pub objective_non_score_reward: f64,
+    /// Score and KL penalty together, per episode (TRL `objective/rlhf_reward`).
+    pub objective_rlhf_reward: f64,
+    /// Mean score as judged (TRL `objective/scores`).
+    pub objective_scores: f64,
+    /// Its standard deviation, population.
+    pub scores_std: f64,
+    /// Smallest score.
+    pub scores_min: f64,
+    /// Largest score.
+    pub scores_max: f64,
+    /// Share of scores that the clip or the missing-EOS rule changed.
+    pub scores_changed_fraction: f64,
+    /// Correlation of length and score: near 1 means that length is being rewarded.
+    pub length_score_correlation: f64,
+
+    /// KL(old ‖ new) as k1, nats per token (`lm-human-preferences` has k2 under `ppo/policy/approxkl`).
+    pub policy_approx_kl_k1: f64,
+    /// As k2 (TRL `policy/approxkl_avg`).
+    pub policy_approx_kl_k2: f64,
+    /// As k3: what `stop_kl` and `skip_kl` watch, there for one minibatch.
+    pub policy_approx_kl_k3: f64,
+    /// Share of tokens whose clipped objective was the worse one (TRL `policy/clipfrac_avg`, verl `actor/pg_clipfrac`).
+    pub policy_clip_fraction: f64,
+    /// Policy loss, mean over minibatches (TRL `loss/policy_avg`).
+    pub policy_loss: f64,
+    /// Mean of π/π_old (TRL `val/ratio`).
+    pub ratio_mean: f64,
+    /// Its variance (TRL `val/ratio_var`).
+    pub ratio_var: f64,
+    /// Its maximum.
+    pub ratio_max: f64,
+    /// Gradient norm of the policy before clipping, mean over steps (verl `actor/grad_norm`).
+    pub policy_grad_norm: f64,
+    /// Its maximum.
+    pub policy_grad_norm_max: f64,
+
+    /// Value loss, mean over minibatches (TRL `loss/value_avg`).
+    pub value_loss: f64,
+    /// Share of tokens whose clipped error was the larger one (TRL `val/clipfrac_avg`, verl `critic/vf_clipfrac`).
+    pub value_clip_fraction: f64,
+    /// 1 − Var(R − V_old)/Var(R) (verl `critic/vf_explained_var`).
+    pub value_explained_variance: f64,
+    /// Mean of V_old (verl `critic/values/mean`).
+    pub value_mean: f64,
+    /// Mean of R (`lm-human-preferences` `ppo/returns/mean`).
+    pub return_mean: f64,
+    /// Variance of R (`ppo/returns/var`).
+    pub return_var: f64,
+    /// Mean of A before whitening (`ppo/val/advantage`).
+    pub advantage_mean: f64,
+    /// Variance of A before whitening (`ppo/val/advantage_var`).
+    pub advantage_var: f64,
+    /// Gradient norm of the value model before clipping, mean over steps (verl `critic/grad_norm`).
+    pub value_grad_norm: f64,
+    /// Its maximum.
+    pub value_grad_norm_max: f64,
+
+    /// Adam step size of the policy (TRL `lr`).
+    pub policy_learning_rate: f64,
+    /// Adam step size of the value model.
+    pub value_learning_rate: f64,
+    /// β of this round's rewards (`objective/kl_coef`).
+    pub kl_coef: f64,
+    /// β of the next round.
+    pub kl_coef_next: f64,
+
+    /// Effective sample size of the importance weights over the tokens that train, a share (PipelineRL `rl/ess`).
+    pub ess: f64,
+    /// Mean importance weight over the tokens that train (verl `rollout_corr/rollout_is_mean`).
+    pub importance_weight_mean: f64,
+    /// Share of tokens whose weight was cut to `is_cap`.
+    pub importance_truncated_fraction: f64,
+    /// Share of tokens in sequences outside `is_geo_low..=is_geo_high` (AReaL `rs_filtered_fraction`).
+    pub filtered_fraction: f64,
+    /// Mean |ℓ_old − ℓ_behavior|, nats (slime `train_rollout_logprob_abs_diff`).
+    pub behavior_gap_mean: f64,
+    /// Its maximum.
+    pub behavior_gap_max: f64,
+    /// KL(behavior ‖ old) as k3, nats (verl `rollout_corr/k3_kl`).
+    pub behavior_kl_k3: f64,
+
+    /// Share of responses that ended by themselves (TRL `val/num_eos_tokens`).
+    pub eos_rate: f64,
+    /// Mean response length, tokens (verl `response_length/mean`).
+    pub length_mean: f64,
+    /// Longest response, tokens.
+    pub length_max: usize,
+    /// Mean staleness, versions.
+    pub staleness_mean: f64,
+    /// Largest.
+    pub staleness_max: u64,
+
+    /// Seconds for the frozen passes and everything that is constant in the round.
+    pub experience_s: f64,
+    /// Seconds for the optimiser steps.
+    pub update_s: f64,
+}
+
+impl RoundStats {
+    /// Everything but what the round itself knows: rates, β, times, drops.
+    pub(super) fn new(experience: &Experience, progress: &Progress) -> RoundStats {
+        let mut stats = RoundStats {
+            n_episodes: experience.episodes.len(),
+            n_tokens: experience.n_tokens(),
+            ..RoundStats::default()
+        };
+        stats.describe_objective(experience);
+        stats.describe_scores(experience);
+        stats.describe_values(experience);
+        stats.describe_behavior(experience);
+        stats.describe_steps(progress);
+        stats
+    }
+
+    fn describe_objective(&mut self, experience: &Experience) {
+        let passes = &experience.passes;
+        let everything = vec![true; passes.old.len()];
+        let kl = kl::per_sequence(
+            &passes.old,
+            &passes.reference,
+            &everything,
+            &experience.lengths,
+        );
+        let k3 = kl::per_token(KlEstimator::K3, &passes.old, &passes.reference, &everything);
+        let rewards: Vec<f64> = masked::split(&experience.rewards, &experience.lengths)
+            .map(|r| r.iter().sum())
+            .collect();
+        self.objective_kl = mean(&kl);
+        self.objective_kl_k3 = mean(&k3);
+        self.objective_entropy = mean(&passes.entropies);
+        self.objective_rlhf_reward = mean(&rewards);
+        self.objective_non_score_reward = self.objective_rlhf_reward - mean(&experience.scores);
+    }
+
+    fn describe_scores(&mut self, experience: &Experience) {
+        let scores: Vec<f64> = experience.episodes.iter().map(|e| e.score).collect();
+        if scores.is_empty() {
+            return;
+        }
+        let lengths: Vec<f64> = experience.lengths.iter().map(|n| *n as f64).collect();
+        let n_changed = scores
+            .iter()
+            .zip(&experience.scores)
+            .filter(|(judged, used)| judged != used)
+            .count();
+        let n_ended = experience.episodes.iter().filter(|e| e.terminated).count();
+        let staleness: Vec<f64> = experience
+            .episodes
+            .iter()
+            .map(|e| e.staleness as f64)
+            .collect();
+        self.objective_scores = mean(&scores);
+        self.scores_std = variance(&scores).sqrt();
+        self.scores_min = scores.iter().copied().fold(f64::INFINITY, f64::min);
+        self.scores_max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        self.scores_changed_fraction = n_changed as f64 / scores.len() as f64;
+        self.length_score_correlation = metrics::pearson(&lengths, &scores);
+        self.eos_rate = n_ended as f64 / scores.len() as f64;
+        self.length_mean = mean(&lengths);
+        self.length_max = experience.lengths.iter().copied().max().unwrap_or(0);
+        self.staleness_mean = mean(&staleness);
+        self.staleness_max = experience
+            .episodes
+            .iter()
+            .map(|e| e.staleness)
+            .max()
+            .unwrap_or(0);
+    }
+
+    fn describe_values(&mut self, experience: &Experience) {
+        let values = &experience.passes.values;
+        self.value_explained_variance =
+            explained_variance(values, &experience.returns, &vec![true; values.len()]);
+        self.value_mean = mean(values);
+        self.return_mean = mean(&experience.returns);
+        self.return_var = variance(&experience.returns);
+        self.advantage_mean = mean(&experience.advantages);
+        self.advantage_var = variance(&experience.advantages);
+    }
+
+    fn describe_behavior(&mut self, experience: &Experience) {
+        let weights = &experience.importance;
+        let behavior = experience.episodes.iter().flat_map(|e| &e.behavior);
+        let gaps = experience
+            .passes
+            .old
+            .iter()
+            .zip(behavior)
+            .map(|(old, behavior)| (old - behavior).abs());
+        self.ess = ess_fraction(&weights.weights, &weights.kept);
+        self.importance_weight_mean = masked::mean(&weights.weights, &weights.kept);
+        self.importance_truncated_fraction = weights.truncated_fraction;
+        self.filtered_fraction = weights.filtered_fraction;
+        self.behavior_gap_mean = weights.mean_abs_gap;
+        self.behavior_gap_max = gaps.fold(0.0, f64::max);
+        self.behavior_kl_k3 = weights.k3;
+    }
+
+    fn describe_steps(&mut self, progress: &Progress) {
+        let (policy, value) = (&progress.policy, &progress.value);
+        let largest = |norms: &[f64]| norms.iter().copied().fold(0.0, f64::max);
+        self.n_policy_steps = progress.n_policy_steps;
+        self.n_value_steps = progress.n_value_steps;
+        self.n_skipped_steps = progress.n_skipped_steps;
+        self.stopped = progress.stopped;
+        self.ran_away = progress.ran_away;
+        self.policy_approx_kl_k1 = policy.approx_kl_k1();
+        self.policy_approx_kl_k2 = policy.approx_kl_k2();
+        self.policy_approx_kl_k3 = policy.approx_kl_k3();
+        self.policy_clip_fraction = policy.clip_fraction();
+        self.policy_loss = policy.mean_loss();
+        self.ratio_mean = policy.ratio_mean();
+        self.ratio_var = policy.ratio_var();
+        self.ratio_max = policy.ratio_max;
+        self.policy_grad_norm = mean(&progress.policy_grad_norms);
+        self.policy_grad_norm_max = largest(&progress.policy_grad_norms);
+        self.value_loss = value.mean_loss();
+        self.value_clip_fraction = value.clip_fraction();
+        self.value_grad_norm = mean(&progress.value_grad_norms);
+        self.value_grad_norm_max = largest(&progress.value_grad_norms);
+    }
+}
+
+fn mean(x: &[f64]) -> f64 {
+    masked::mean(x, &vec![true; x.len()])
+}
+
+fn variance(x: &[f64]) -> f64 {
+    masked::variance(x, &vec![true; x.len()], Variance::Population)
+}

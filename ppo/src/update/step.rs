@@ -1,0 +1,290 @@
+//! One minibatch: gradients over its micro-batches, and one step of each optimiser.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Tensor, Var};
+use policy::{
+    model_error::Result as ModelResult,
+    optimizer::{Gradients, accumulate},
+    threads::lanes,
+    transformer::Pass,
+};
+
+use super::tally::{PolicyTally, ValueTally};
+use crate::{
+    error::PpoError,
+    experience::{Experience, MicroBatches, Pace, batch_of, go_on, temperatures_of},
+    loss::{
+        Aggregation, PolicyClip, PolicyLoss, PolicyTokens, ValueLoss, ValueTokens, policy_loss,
+        value_loss,
+    },
+    models::Models,
+};
+
+/// Adam step sizes of this round.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LearningRates {
+    pub(super) policy: f64,
+    pub(super) value: f64,
+}
+
+/// What the steps of a round came to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Progress {
+    pub(super) n_policy_steps: usize,
+    pub(super) n_value_steps: usize,
+    pub(super) n_skipped_steps: usize,
+    /// The KL budget is spent: no more policy steps.
+    pub(super) stopped: bool,
+    /// The policy is so far from where it began that the round must be taken back.
+    pub(super) ran_away: bool,
+    pub(super) policy: PolicyTally,
+    pub(super) value: ValueTally,
+    pub(super) policy_grad_norms: Vec<f64>,
+    pub(super) value_grad_norms: Vec<f64>,
+}
+
+/// Some episodes of a round and the coefficients of their tokens.
+pub(super) struct Minibatch<'a> {
+    experience: &'a Experience,
+    /// Episodes that train, in the order of the epoch.
+    members: Vec<usize>,
+    /// c_t, flat over the whole round; 0 outside the minibatch.
+    coefficients: Vec<f64>,
+}
+
+/// The tokens of one micro-batch, gathered from the flat vectors of the round.
+struct Tokens {
+    old: Vec<f64>,
+    advantages: Vec<f64>,
+    weights: Vec<f64>,
+    old_values: Vec<f64>,
+    returns: Vec<f64>,
+    coefficients: Vec<f64>,
+    mask: Vec<bool>,
+}
+
+impl<'a> Minibatch<'a> {
+    /// The coefficients count *all* tokens of the minibatch: filtering some never makes the others louder.
+    pub(super) fn new(experience: &'a Experience, members: &[usize]) -> Self {
+        let lengths: Vec<usize> = members.iter().map(|i| experience.lengths[*i]).collect();
+        let everything = vec![true; lengths.iter().sum()];
+        let flat = Aggregation::TokenMean.coefficients(&everything, &lengths);
+        let mut coefficients = vec![0.0; experience.n_tokens()];
+        for (member, own) in members.iter().zip(crate::masked::split(&flat, &lengths)) {
+            coefficients[experience.range(*member)].copy_from_slice(own);
+        }
+        let members = members
+            .iter()
+            .copied()
+            .filter(|i| experience.is_kept(*i))
+            .collect();
+        Minibatch {
+            experience,
+            members,
+            coefficients,
+        }
+    }
+
+    /// Steps the policy, while its KL budget lasts, and the value model.
+    pub(super) fn step(
+        &self,
+        models: &mut Models,
+        config: &config::Ppo,
+        rates: LearningRates,
+        progress: &mut Progress,
+        pace: Pace<'_>,
+    ) -> Result<(), PpoError> {
+        if self.members.is_empty() {
+            return Ok(());
+        }
+        if !progress.stopped {
+            self.step_policy(models, config, rates.policy, progress, pace)?;
+        }
+        self.step_value(models, config, rates.value, progress, pace)
+    }
+
+    fn step_policy(
+        &self,
+        models: &mut Models,
+        config: &config::Ppo,
+        rate: f64,
+        progress: &mut Progress,
+        pace: Pace<'_>,
+    ) -> Result<(), PpoError> {
+        let (mut gradients, tally) = self.policy_gradients(models, config, pace)?;
+        progress.policy.merge(&tally);
+        progress.ran_away |= tally.approx_kl_k3() > config.skip_kl;
+        progress.stopped |= progress.ran_away || tally.approx_kl_k3() > config.stop_kl;
+        if progress.stopped {
+            return Ok(());
+        }
+        let norm = gradients.clip(config.max_grad_norm)?;
+        if !(norm.is_finite() && tally.loss.is_finite()) {
+            progress.n_skipped_steps += 1;
+            return Ok(());
+        }
+        models.policy_optimizer.step(&gradients, rate)?;
+        progress.policy_grad_norms.push(norm);
+        progress.n_policy_steps += 1;
+        Ok(())
+    }
+
+    fn step_value(
+        &self,
+        models: &mut Models,
+        config: &config::Ppo,
+        rate: f64,
+        progress: &mut Progress,
+        pace: Pace<'_>,
+    ) -> Result<(), PpoError> {
+        let (mut gradients, tally) = self.value_gradients(models, config, pace)?;
+        progress.value.merge(&tally);
+        let norm = gradients.clip(config.max_grad_norm)?;
+        if !(norm.is_finite() && tally.loss.is_finite()) {
+            progress.n_skipped_steps += 1;
+            return Ok(());
+        }
+        models.value_optimizer.step(&gradients, rate)?;
+        progress.value_grad_norms.push(norm);
+        progress.n_value_steps += 1;
+        Ok(())
+    }
+
+    /// d policy loss / dθ over the minibatch, unclipped.
+    pub(super) fn policy_gradients(
+        &self,
+        models: &Models,
+        config: &config::Ppo,
+        pace: Pace<'_>,
+    ) -> Result<(Gradients, PolicyTally), PpoError> {
+        let episodes = &self.experience.episodes;
+        let clip = PolicyClip {
+            low: config.clip_low,
+            high: config.clip_high,
+            dual: None,
+        };
+        let one = |members: &[usize]| -> ModelResult<(Tensor, PolicyLoss)> {
+            let batch = batch_of(episodes, members);
+            let log_probs = models
+                .policy
+                .response_log_probs(&batch, &temperatures_of(episodes, members))?;
+            let tokens = self.tokens(members);
+            let loss = policy_loss(tokens.policy(&floats(&log_probs)?), clip);
+            Ok((surrogate(&log_probs, &loss.grad)?, loss))
+        };
+        let (gradients, losses) =
+            self.sum(models.policy.parameters(), config.micro_batch, pace, one)?;
+        let mut tally = PolicyTally::default();
+        losses.iter().for_each(|loss| tally.add(loss));
+        Ok((gradients, tally))
+    }
+
+    /// d value loss / dφ over the minibatch, unclipped.
+    pub(super) fn value_gradients(
+        &self,
+        models: &Models,
+        config: &config::Ppo,
+        pace: Pace<'_>,
+    ) -> Result<(Gradients, ValueTally), PpoError> {
+        let episodes = &self.experience.episodes;
+        let one = |members: &[usize]| -> ModelResult<(Tensor, (ValueLoss, usize))> {
+            let values = models
+                .value
+                .values_at_response(&batch_of(episodes, members), Pass::Train)?;
+            let tokens = self.tokens(members);
+            let loss = value_loss(tokens.value(&floats(&values)?), Some(config.value_clip));
+            Ok((surrogate(&values, &loss.grad)?, (loss, tokens.mask.len())))
+        };
+        let (gradients, losses) =
+            self.sum(models.value.parameters(), config.micro_batch, pace, one)?;
+        let mut tally = ValueTally::default();
+        losses
+            .iter()
+            .for_each(|(loss, n_tokens)| tally.add(loss, *n_tokens));
+        Ok((gradients, tally))
+    }
+
+    /// Backpropagates every micro-batch and adds the gradients in order, a wave of them at a time.
+    fn sum<R: Send>(
+        &self,
+        parameters: &BTreeMap<String, Var>,
+        micro_batch: usize,
+        pace: Pace<'_>,
+        one: impl Fn(&[usize]) -> ModelResult<(Tensor, R)> + Sync,
+    ) -> Result<(Gradients, Vec<R>), PpoError> {
+        let (mut gradients, mut reports) = (Gradients::new(), Vec::new());
+        for wave in MicroBatches::of(&self.members, micro_batch)
+            .pieces()
+            .chunks(lanes(parameters))
+        {
+            go_on(pace)?;
+            reports.extend(accumulate(
+                &mut gradients,
+                parameters,
+                wave,
+                wave.len(),
+                |members| one(members),
+            )?);
+        }
+        Ok((gradients, reports))
+    }
+
+    fn tokens(&self, members: &[usize]) -> Tokens {
+        let experience = self.experience;
+        let gather = |x: &[f64]| -> Vec<f64> {
+            members
+                .iter()
+                .flat_map(|i| x[experience.range(*i)].iter().copied())
+                .collect()
+        };
+        let coefficients = gather(&self.coefficients);
+        Tokens {
+            old: gather(&experience.passes.old),
+            advantages: gather(&experience.whitened),
+            weights: gather(&experience.importance.weights),
+            old_values: gather(&experience.passes.values),
+            returns: gather(&experience.returns),
+            mask: vec![true; coefficients.len()],
+            coefficients,
+        }
+    }
+}
+
+impl Tokens {
+    fn policy<'a>(&'a self, log_probs: &'a [f64]) -> PolicyTokens<'a> {
+        PolicyTokens {
+            log_probs,
+            old: &self.old,
+            advantages: &self.advantages,
+            weights: &self.weights,
+            coefficients: &self.coefficients,
+            mask: &self.mask,
+        }
+    }
+
+    fn value<'a>(&'a self, values: &'a [f64]) -> ValueTokens<'a> {
+        ValueTokens {
+            values,
+            old: &self.old_values,
+            returns: &self.returns,
+            coefficients: &self.coefficients,
+            mask: &self.mask,
+        }
+    }
+}
+
+fn floats(tensor: &Tensor) -> ModelResult<Vec<f64>> {
+    Ok(tensor
+        .to_vec1::<f32>()?
+        .into_iter()
+        .map(f64::from)
+        .collect())
+}
+
+/// Σ_t x_t·c_t with constant c = dL/dx: its gradient in the weights is that of L.
+fn surrogate(x: &Tensor, slope: &[f64]) -> ModelResult<Tensor> {
+    let slope: Vec<f32> = slope.iter().map(|s| *s as f32).collect();
+    let slope = Tensor::from_vec(slope, x.dims(), x.device())?;
+    Ok((x * slope)?.sum_all()?)
+}

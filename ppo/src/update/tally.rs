@@ -1,0 +1,119 @@
+//! Sums over micro-batches of what the losses report as means.
+
+use crate::loss::{PolicyLoss, ValueLoss};
+
+/// Of the policy loss.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct PolicyTally {
+    pub(super) n_tokens: usize,
+    pub(super) n_minibatches: usize,
+    /// Of one minibatch, or summed over several.
+    pub(super) loss: f64,
+    pub(super) ratio_max: f64,
+    clipped: f64,
+    k1: f64,
+    k2: f64,
+    k3: f64,
+    ratios: f64,
+    squared_ratios: f64,
+}
+
+impl PolicyTally {
+    /// One micro-batch; the micro-batches of a minibatch are one minibatch.
+    pub(super) fn add(&mut self, loss: &PolicyLoss) {
+        let n = loss.n_tokens as f64;
+        self.n_minibatches = 1;
+        self.n_tokens += loss.n_tokens;
+        self.loss += loss.loss;
+        self.clipped += n * loss.clip_fraction;
+        self.k1 += n * loss.approx_kl_k1;
+        self.k2 += n * loss.approx_kl_k2;
+        self.k3 += n * loss.approx_kl_k3;
+        self.ratios += loss.ratios.iter().sum::<f64>();
+        self.squared_ratios += loss.ratios.iter().map(|r| r * r).sum::<f64>();
+        self.ratio_max = loss.ratios.iter().copied().fold(self.ratio_max, f64::max);
+    }
+
+    /// Another minibatch.
+    pub(super) fn merge(&mut self, other: &PolicyTally) {
+        self.n_minibatches += other.n_minibatches;
+        self.n_tokens += other.n_tokens;
+        self.loss += other.loss;
+        self.clipped += other.clipped;
+        self.k1 += other.k1;
+        self.k2 += other.k2;
+        self.k3 += other.k3;
+        self.ratios += other.ratios;
+        self.squared_ratios += other.squared_ratios;
+        self.ratio_max = self.ratio_max.max(other.ratio_max);
+    }
+
+    fn mean(&self, sum: f64) -> f64 {
+        sum / self.n_tokens.max(1) as f64
+    }
+
+    pub(super) fn mean_loss(&self) -> f64 {
+        self.loss / self.n_minibatches.max(1) as f64
+    }
+
+    pub(super) fn clip_fraction(&self) -> f64 {
+        self.mean(self.clipped)
+    }
+
+    pub(super) fn approx_kl_k1(&self) -> f64 {
+        self.mean(self.k1)
+    }
+
+    pub(super) fn approx_kl_k2(&self) -> f64 {
+        self.mean(self.k2)
+    }
+
+    pub(super) fn approx_kl_k3(&self) -> f64 {
+        self.mean(self.k3)
+    }
+
+    pub(super) fn ratio_mean(&self) -> f64 {
+        self.mean(self.ratios)
+    }
+
+    pub(super) fn ratio_var(&self) -> f64 {
+        let mean = self.ratio_mean();
+        (self.mean(self.squared_ratios) - mean * mean).max(0.0)
+    }
+}
+
+/// Of the value loss.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct ValueTally {
+    pub(super) n_tokens: usize,
+    pub(super) n_minibatches: usize,
+    /// Of one minibatch, or summed over several.
+    pub(super) loss: f64,
+    clipped: f64,
+}
+
+impl ValueTally {
+    /// One micro-batch; the micro-batches of a minibatch are one minibatch.
+    pub(super) fn add(&mut self, loss: &ValueLoss, n_tokens: usize) {
+        self.n_minibatches = 1;
+        self.n_tokens += n_tokens;
+        self.loss += loss.loss;
+        self.clipped += n_tokens as f64 * loss.clip_fraction;
+    }
+
+    /// Another minibatch.
+    pub(super) fn merge(&mut self, other: &ValueTally) {
+        self.n_minibatches += other.n_minibatches;
+        self.n_tokens += other.n_tokens;
+        self.loss += other.loss;
+        self.clipped += other.clipped;
+    }
+
+    pub(super) fn mean_loss(&self) -> f64 {
+        self.loss / self.n_minibatches.max(1) as f64
+    }
+
+    pub(super) fn clip_fraction(&self) -> f64 {
+        self.clipped / self.n_tokens.max(1) as f64
+    }
+}

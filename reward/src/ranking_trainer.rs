@@ -1,0 +1,276 @@
+//! Training a reward model on rankings.
+//!
+//! All responses to one prompt stay in one batch element: one forward pass each, every pair of them in one loss
+//! (InstructGPT section 3.5). The loss and its gradient per score come from [`crate::ranking`]; here the gradient is
+//! carried through the model by the surrogate Σ score · stop_grad(d loss / d score). The loss of a step is the mean over
+//! the prompts of the global batch, however it is cut into micro-batches.
+
+use std::ops::ControlFlow;
+
+use candle_core::Tensor;
+use policy::{
+    TokenId,
+    model_error::{ModelError, Result},
+    optimizer::{AdamConfig, AdamW, Gradients, accumulate},
+    scalar_model::ScalarModel,
+    sequence_batch::{Sequence, SequenceBatch},
+    sft::{Schedule, Shuffled, balance},
+    threads::lanes,
+    transformer::Pass,
+};
+
+use crate::{
+    ranking::{RankingLoss, RankingOptions, ranking_loss},
+    reward_model::raw_scores,
+};
+
+/// K responses to one prompt in an order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ranking {
+    /// Prompt and response together, the end token included, one row a response.
+    pub sequences: Vec<Vec<TokenId>>,
+    /// 1 is best; equal ranks are a tie.
+    pub ranks: Vec<u32>,
+}
+
+impl Ranking {
+    /// Joins a prompt with each of its responses.
+    #[must_use]
+    pub fn new(prompt: &[TokenId], responses: &[Vec<TokenId>], ranks: &[u32]) -> Ranking {
+        let sequences = responses
+            .iter()
+            .map(|response| [prompt, response].concat())
+            .collect();
+        Ranking {
+            sequences,
+            ranks: ranks.to_vec(),
+        }
+    }
+
+    fn n_tokens(&self) -> usize {
+        self.sequences.iter().map(Vec::len).sum()
+    }
+
+    /// Whether any response is better than another.
+    fn has_pair(&self) -> bool {
+        self.ranks.windows(2).any(|pair| pair[0] != pair[1])
+    }
+}
+
+/// How to train. Defaults are InstructGPT's C.2.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RankingTrainOptions {
+    /// Passes over the rankings; more than one overfits (InstructGPT C.2).
+    pub epochs: usize,
+    /// Prompts in one optimiser step.
+    pub batch: usize,
+    /// Tokens in one forward and backward pass; bounds memory, changes no gradient.
+    pub micro_batch_tokens: usize,
+    /// Highest learning rate.
+    pub learning_rate: f64,
+    /// Steps over which it rises from 0.
+    pub warmup_steps: usize,
+    /// Share of the highest rate at the end of the cosine.
+    pub final_share: f64,
+    /// Global gradient norm.
+    pub max_grad_norm: f64,
+    /// Constants of Adam.
+    pub adam: AdamConfig,
+    /// Variants of the loss.
+    pub loss: RankingOptions,
+    /// Order of the rankings.
+    pub seed: u64,
+}
+
+impl Default for RankingTrainOptions {
+    fn default() -> Self {
+        RankingTrainOptions {
+            epochs: 1,
+            batch: 64,
+            micro_batch_tokens: 2048,
+            learning_rate: 9e-6,
+            warmup_steps: 0,
+            final_share: 0.1,
+            max_grad_norm: 1.0,
+            adam: AdamConfig::default(),
+            loss: RankingOptions::default(),
+            seed: 0,
+        }
+    }
+}
+
+/// Loss and accuracy over some rankings.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RankingReport {
+    /// Mean over prompts, nats.
+    pub loss: f64,
+    /// Prompts that have a pair.
+    pub n_prompts: usize,
+    /// Pairs that are not ties.
+    pub n_pairs: usize,
+    /// Pairs whose better response has strictly the higher score.
+    pub n_correct: usize,
+}
+
+impl RankingReport {
+    /// Share of pairs in the right order; 0 without pairs.
+    #[must_use]
+    pub fn accuracy(&self) -> f64 {
+        self.n_correct as f64 / self.n_pairs.max(1) as f64
+    }
+
+    fn add(&mut self, loss: &RankingLoss) {
+        self.n_prompts += usize::from(loss.n_pairs > 0);
+        self.n_pairs += loss.n_pairs;
+        self.n_correct += loss.n_correct;
+        self.loss += loss.loss;
+    }
+
+    fn mean(mut self) -> RankingReport {
+        self.loss /= self.n_prompts.max(1) as f64;
+        self
+    }
+}
+
+/// Where a run stands, after each step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RankingProgress {
+    /// Steps done.
+    pub step: usize,
+    /// Steps in all.
+    pub n_steps: usize,
+    /// Of this step's batch before the step.
+    pub report: RankingReport,
+    /// Rate of this step.
+    pub learning_rate: f64,
+    /// Global norm before clipping.
+    pub grad_norm: f64,
+}
+
+/// Trains `model` on `rankings`; `progress` may end the run early. Call it inside the learner's pool.
+///
+/// # Errors
+/// When there are no rankings or the device fails.
+pub fn train(
+    model: &ScalarModel,
+    rankings: &[Ranking],
+    options: &RankingTrainOptions,
+    mut progress: impl FnMut(&RankingProgress) -> ControlFlow<()>,
+) -> Result<()> {
+    if rankings.is_empty() || options.batch == 0 {
+        return Err(ModelError::Batch("no rankings to learn from".to_owned()));
+    }
+    let n_steps = (rankings.len() * options.epochs).div_ceil(options.batch);
+    let RankingTrainOptions {
+        learning_rate: peak,
+        final_share,
+        warmup_steps,
+        ..
+    } = *options;
+    let schedule = Schedule {
+        peak,
+        final_share,
+        warmup_steps,
+        n_steps,
+    };
+    let mut shuffled = Shuffled::new(rankings, options.seed);
+    let mut adam = AdamW::new(model.parameters(), options.adam)?;
+    for step in 0..n_steps {
+        let batch: Vec<&Ranking> = (0..options.batch).map(|_| shuffled.draw()).collect();
+        let (report, mut gradients) = loss_and_gradients(model, &batch, options)?;
+        let grad_norm = gradients.clip(options.max_grad_norm)?;
+        let learning_rate = schedule.at(step);
+        adam.step(&gradients, learning_rate)?;
+        if progress(&RankingProgress {
+            step: step + 1,
+            n_steps,
+            report,
+            learning_rate,
+            grad_norm,
+        })
+        .is_break()
+        {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Mean loss over the prompts of `batch` and its gradient.
+///
+/// # Errors
+/// When the device fails.
+pub fn loss_and_gradients(
+    model: &ScalarModel,
+    batch: &[&Ranking],
+    options: &RankingTrainOptions,
+) -> Result<(RankingReport, Gradients)> {
+    let n_prompts = batch.iter().filter(|r| r.has_pair()).count().max(1) as f64;
+    let lanes = lanes(model.parameters());
+    let micro = balance(batch, |r| r.n_tokens(), options.micro_batch_tokens, lanes);
+    let mut gradients = Gradients::new();
+    let losses = accumulate(
+        &mut gradients,
+        model.parameters(),
+        &micro,
+        lanes,
+        |rankings| {
+            let rows = rankings.iter().flat_map(|r| &r.sequences);
+            let rows = rows
+                .map(|tokens| Sequence {
+                    tokens: tokens.clone(),
+                    prompt_len: 0,
+                })
+                .collect();
+            let scores = model.scores_at_last(&SequenceBatch::new(rows), Pass::Train)?; // [responses of all prompts]
+            let values: Vec<f64> = scores
+                .to_vec1::<f32>()?
+                .into_iter()
+                .map(f64::from)
+                .collect();
+            let mut rest = values.as_slice();
+            let mut losses = Vec::with_capacity(rankings.len());
+            for ranking in rankings {
+                let (own, after) = rest.split_at(ranking.ranks.len());
+                rest = after;
+                losses.push(ranking_loss(own, &ranking.ranks, &options.loss));
+            }
+            let slopes = losses
+                .iter()
+                .flat_map(|l| &l.grad_scores)
+                .map(|g| (g / n_prompts) as f32);
+            let slopes = Tensor::new(slopes.collect::<Vec<f32>>(), scores.device())?;
+            Ok(((scores * slopes)?.sum_all()?, losses))
+        },
+    )?;
+    let mut report = RankingReport::default();
+    losses.iter().flatten().for_each(|loss| report.add(loss));
+    Ok((report.mean(), gradients))
+}
+
+/// Loss and pair accuracy without training.
+///
+/// # Errors
+/// When the device fails.
+pub fn evaluate(
+    model: &ScalarModel,
+    rankings: &[Ranking],
+    options: &RankingOptions,
+) -> Result<RankingReport> {
+    let sequences: Vec<Vec<TokenId>> = rankings
+        .iter()
+        .flat_map(|r| r.sequences.iter().cloned())
+        .collect();
+    let scores = raw_scores(model, &sequences)?;
+    let mut rest = scores.as_slice();
+    let mut report = RankingReport::default();
+    for ranking in rankings {
+        let (own, after) = rest.split_at(ranking.ranks.len());
+        rest = after;
+        report.add(&ranking_loss(own, &ranking.ranks, options));
+    }
+    Ok(report.mean())
+}
+
+#[cfg(test)]
+mod tests;
