@@ -13,6 +13,7 @@ use std::{error::Error, process::ExitCode};
 use clap::{Parser, Subcommand};
 
 pub use self::config_args::ConfigArgs;
+use crate::demo;
 
 /// What every command returns.
 pub(crate) type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
@@ -36,6 +37,8 @@ struct Cli {
 enum Command {
     /// Serve over HTTP; without arguments the built-in model, on 127.0.0.1:8080.
     Serve(ConfigArgs),
+    /// Watch a small model get better under live traffic; ends with a table and report.html.
+    Demo(demo::Args),
     /// Look at the rollout log, also beside a running daemon.
     #[command(subcommand)]
     Rollouts(rollouts::Command),
@@ -51,6 +54,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::run(&args),
+        Command::Demo(args) => demo::run(&args).map_err(Into::into),
         Command::Rollouts(command) => rollouts::run(command),
         Command::Policies(command) => policies::run(command),
         Command::Config(command) => config_command::run(command),

@@ -13,7 +13,7 @@ mod episode;
 mod passes;
 
 pub use episode::{Admitted, Episode, Limits, admit};
-pub(crate) use passes::{MicroBatches, batch_of, go_on, lanes, temperatures_of};
+pub(crate) use passes::{MicroBatches, batch_of, go_on, temperatures_of};
 pub use passes::{Pace, Passes};
 
 use std::ops::Range;

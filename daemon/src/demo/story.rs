@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
-
 use super::{evaluation::Level, traffic::Seen};
-use crate::http::wire::client::summary;
+use crate::http::wire::demo::{DemoSummary, DemoVersion};
 
 /// A version as it was met on the way.
 #[derive(Clone, Debug)]
@@ -74,33 +72,34 @@ impl Story {
 
     /// The JSON file.
     pub(super) fn json(&self) -> String {
-        let versions: Vec<Value> = self.stations.iter().map(station_json).collect();
-        summary(&[
-            ("seed", json!(self.seed)),
-            ("gold_first", json!(self.gold.0.mean)),
-            ("gold_last", json!(self.gold.1.mean)),
-            ("win_rate", json!(self.win_rate.0)),
-            ("win_rate_low", json!(self.win_rate.1)),
-            ("win_rate_high", json!(self.win_rate.2)),
-            ("held_out_prompts", json!(self.n_held_out)),
-            ("versions_promoted", json!(self.promoted)),
-            ("requests", json!(self.seen.answered + self.seen.failed)),
-            ("failed_requests", json!(self.seen.failed)),
-            ("failures", json!(self.seen.reasons)),
-            ("kl", json!(self.last_number("objective/kl"))),
-            ("score_last", json!(self.last_number("objective/scores"))),
-            ("pretraining_nll_first", json!(self.pretraining_nll.0)),
-            ("pretraining_nll_last", json!(self.pretraining_nll.1)),
-            ("rm_accuracy", json!(self.rm_accuracy.0)),
-            ("rm_pairs", json!(self.rm_accuracy.1)),
-            ("first_token_ms_p50", json!(Self::quantile(&self.seen.first_ms, 0.5))),
-            ("first_token_ms_p99", json!(Self::quantile(&self.seen.first_ms, 0.99))),
-            ("token_gap_ms_p50", json!(Self::quantile(&self.seen.gap_ms, 0.5))),
-            ("token_gap_ms_p99", json!(Self::quantile(&self.seen.gap_ms, 0.99))),
-            ("token_gap_ms_max", json!(Self::quantile(&self.seen.gap_ms, 1.0))),
-            ("seconds", json!(self.seconds)),
-            ("versions", json!(versions)),
-        ])
+        let seen = &self.seen;
+        let summary = DemoSummary {
+            seed: self.seed,
+            gold_first: self.gold.0.mean,
+            gold_last: self.gold.1.mean,
+            win_rate: self.win_rate.0,
+            win_rate_low: self.win_rate.1,
+            win_rate_high: self.win_rate.2,
+            held_out_prompts: self.n_held_out,
+            versions_promoted: self.promoted,
+            requests: seen.answered + seen.failed,
+            failed_requests: seen.failed,
+            failures: &seen.reasons,
+            kl: self.last_number("objective/kl"),
+            score_last: self.last_number("objective/scores"),
+            pretraining_nll_first: self.pretraining_nll.0,
+            pretraining_nll_last: self.pretraining_nll.1,
+            rm_accuracy: self.rm_accuracy.0,
+            rm_pairs: self.rm_accuracy.1,
+            first_token_ms_p50: Self::quantile(&seen.first_ms, 0.5),
+            first_token_ms_p99: Self::quantile(&seen.first_ms, 0.99),
+            token_gap_ms_p50: Self::quantile(&seen.gap_ms, 0.5),
+            token_gap_ms_p99: Self::quantile(&seen.gap_ms, 0.99),
+            token_gap_ms_max: Self::quantile(&seen.gap_ms, 1.0),
+            seconds: self.seconds,
+            versions: self.stations.iter().map(version).collect(),
+        };
+        summary.render()
     }
 
     /// The table at the end of the run.
@@ -124,12 +123,12 @@ impl Story {
     }
 }
 
-fn station_json(station: &Station) -> Value {
-    json!({
-        "version": station.version,
-        "seconds": station.seconds,
-        "gold": station.gold.map(|level| level.mean),
-        "gold_error": station.gold.map(|level| level.error),
-        "numbers": station.numbers,
-    })
+fn version(station: &Station) -> DemoVersion<'_> {
+    DemoVersion {
+        version: station.version,
+        seconds: station.seconds,
+        gold: station.gold.map(|level| level.mean),
+        gold_error: station.gold.map(|level| level.error),
+        numbers: &station.numbers,
+    }
 }
