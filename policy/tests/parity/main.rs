@@ -107,11 +107,27 @@ fn largest_difference(checkpoint: &Checkpoint) -> f32 {
         assert_eq!(served.len(), trained.len());
         let differences = served.iter().zip(&trained).map(|(a, b)| (a.0 - b).abs());
         let all: Vec<f32> = differences.collect();
-        println!("len {length}: {:?}", all.iter().map(|d| (d * 1e6) as i64).collect::<Vec<_>>());
-        let exact = naive::log_probs(&Checkpoint::read(&path).unwrap(), model.trunk().shape(), &batch.sequences[0].tokens);
-        let off = |x: &[f32]| x.iter().zip(&exact).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
+        println!(
+            "len {length}: {:?}",
+            all.iter().map(|d| (d * 1e6) as i64).collect::<Vec<_>>()
+        );
+        let exact = naive::log_probs(
+            &Checkpoint::read(&path).unwrap(),
+            model.trunk().shape(),
+            &batch.sequences[0].tokens,
+        );
+        let off = |x: &[f32]| {
+            x.iter()
+                .zip(&exact)
+                .map(|(a, b)| (f64::from(*a) - b).abs())
+                .fold(0.0, f64::max)
+        };
         let served: Vec<f32> = served.iter().map(|l| l.0).collect();
-        println!("served off by {:.2e}, trained by {:.2e}", off(&served), off(&trained));
+        println!(
+            "served off by {:.2e}, trained by {:.2e}",
+            off(&served),
+            off(&trained)
+        );
         println!("lp {:?}", &trained[..trained.len().min(8)]);
         println!("type {:?}", checkpoint.metadata.get("general.file_type"));
         worst = all.into_iter().fold(worst, f32::max);

@@ -22,6 +22,7 @@ fn limits() -> Limits<'static> {
     Limits {
         lineage: &LINEAGE,
         vocab_size: VOCAB,
+        trains_client_limited: false,
     }
 }
 
@@ -113,6 +114,7 @@ fn episode(index: usize, n_tokens: usize, score: f64, terminated: bool) -> Episo
         behavior: vec![-1.0; n_tokens],
         score,
         terminated,
+        cut_by_daemon: !terminated,
         staleness: 0,
     }
 }
@@ -163,4 +165,22 @@ fn whitening_looks_only_at_what_trains() {
     assert!(got.is_kept(0) && got.is_kept(1) && !got.is_kept(2));
     assert!((got.whitened[0] - 1.0).abs() < 1e-6 && (got.whitened[1] + 1.0).abs() < 1e-6);
     assert_eq!(got.whitened[2], 0.0);
+}
+
+#[test]
+fn what_the_client_cut_off_keeps_its_score_and_what_the_daemon_cut_off_does_not() {
+    let rollouts = [
+        rollout(|r| r.finish = FinishReason::ClientLimit),
+        rollout(|r| r.finish = FinishReason::DaemonLimit),
+    ];
+    let limits = Limits {
+        trains_client_limited: true,
+        ..limits()
+    };
+    let cut: Vec<bool> = admit(&rollouts, limits)
+        .episodes
+        .iter()
+        .map(|e| e.cut_by_daemon)
+        .collect();
+    assert_eq!(cut, vec![false, true]);
 }

@@ -32,6 +32,7 @@ fn experience(world: &World, rollouts: &[reward::ScoredRollout]) -> Experience {
         Limits {
             lineage: &LINEAGE,
             vocab_size: VOCAB,
+            trains_client_limited: false,
         },
     );
     let pace = &mut || ControlFlow::Continue(());
