@@ -17,7 +17,7 @@ use policy::{
     sequence_batch::Sequence,
 };
 
-pub(super) use recipe::ANSWER_TOKENS;
+pub(super) use recipe::{ANSWER_TOKENS, HELD_OUT_DOCUMENTS};
 
 use self::{judging::Judged, provenance::Provenance};
 use super::{

@@ -12,7 +12,7 @@ pub(super) const VOCABULARY_DOCUMENTS: usize = 20_000;
 /// Documents of pretraining, each seen once.
 pub(super) const DOCUMENTS: usize = 24_000;
 /// Documents that are only measured on.
-pub(super) const HELD_OUT_DOCUMENTS: usize = 300;
+pub(crate) const HELD_OUT_DOCUMENTS: usize = 300;
 /// Demonstrations.
 pub(super) const DEMONSTRATIONS: usize = 5_000;
 /// Prompts that are ranked.

@@ -171,15 +171,6 @@ pub(crate) fn versions(body: &[u8]) -> Result<(u64, Vec<VersionRow>), String> {
     Ok((reply.live, reply.data))
 }
 
-/// The summary of a demo as its `--json` file: sorted keys, one line each.
-pub(crate) fn summary(numbers: &[(&str, Value)]) -> String {
-    let object: serde_json::Map<String, Value> = numbers
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), value.clone()))
-        .collect();
-    format!("{:#}\n", Value::Object(object))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
