@@ -61,50 +61,20 @@ pub(super) struct Traffic {
 
 impl Traffic {
     /// Sends the users in.
-    pub(super) fn start(
-        client: &Client,
-        world: World,
-        seed: u64,
-        habits: Habits,
-        started: Instant,
-    ) -> Traffic {
-        let (stop, seen) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(Mutex::new(Seen::default())),
-        );
+    pub(super) fn start(client: &Client, world: World, seed: u64, habits: Habits, started: Instant) -> Traffic {
+        let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Seen::default())));
         let users = (0..habits.users).map(|i| {
-            let user = User {
-                client: client.clone(),
-                stop: Arc::clone(&stop),
-                seen: Arc::clone(&seen),
-                started,
-                habits,
-            };
+            let user = User { client: client.clone(), stop: Arc::clone(&stop), seen: Arc::clone(&seen), started, habits };
             let prompts = world.prompts(Split::Train, &format!("traffic/{seed}/{i}"));
             let rng = world.stream(&format!("habits/{seed}/{i}"));
             std::thread::spawn(move || user.live(prompts, rng))
         });
-        Traffic {
-            users: users.collect(),
-            stop,
-            seen,
-        }
-    }
-
-    /// A copy of what was seen so far.
-    pub(super) fn seen(&self) -> Seen {
-        self.seen
-            .lock()
-            .expect("users do not panic while they hold it")
-            .clone()
+        Traffic { users: users.collect(), stop, seen }
     }
 
     /// How many requests were answered, and how many failed.
     pub(super) fn counts(&self) -> (u64, u64) {
-        let seen = self
-            .seen
-            .lock()
-            .expect("users do not panic while they hold it");
+        let seen = self.seen.lock().expect("users do not panic while they hold it");
         (seen.answered, seen.failed)
     }
 
@@ -154,18 +124,12 @@ impl User {
         };
         let result = self.client.ask(&ask);
         let now = self.started.elapsed().as_secs_f64();
-        let mut seen = self
-            .seen
-            .lock()
-            .expect("users do not panic while they hold it");
+        let mut seen = self.seen.lock().expect("users do not panic while they hold it");
         match result {
             Ok(reply) => {
                 seen.answered += 1;
                 let answer = &reply.responses[0];
-                seen.gold.push((
-                    now,
-                    judge(&prompt.wanted, &answer.text, answer.ended).total(),
-                ));
+                seen.gold.push((now, judge(&prompt.wanted, &answer.text, answer.ended).total()));
                 if let Some((first, rest)) = reply.gaps_ms.split_first() {
                     seen.first_ms.push((now, *first));
                     seen.gap_ms.extend(rest.iter().map(|gap| (now, *gap)));
@@ -174,11 +138,7 @@ impl User {
             Err(reason) => {
                 seen.failed += 1;
                 if seen.reasons.len() < REASONS_KEPT {
-                    seen.reasons.push(format!(
-                        "{} {:?}: {reason}",
-                        ask.route(),
-                        prompt.instruction
-                    ));
+                    seen.reasons.push(format!("{} {:?}: {reason}", ask.route(), prompt.instruction));
                 }
             }
         }
