@@ -46,12 +46,19 @@ pub(crate) struct Learning {
 impl Learning {
     /// Both run already.
     pub(crate) fn new(learner: Learner, pump: ScoringPump) -> Learning {
-        Learning { learner, pump: Mutex::new(Some(pump)) }
+        Learning {
+            learner,
+            pump: Mutex::new(Some(pump)),
+        }
     }
 
     /// Stops the pump; the scorer should have stopped before, or its judge may keep it.
     pub(crate) fn stop_pump(&self) {
-        let pump = self.pump.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let pump = self
+            .pump
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(pump) = pump {
             pump.stop();
         }

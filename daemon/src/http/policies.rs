@@ -1,6 +1,6 @@
 //! `GET /v1/policies`, `GET /v1/policies/{n}`, `POST /v1/policies/{n}/activate`.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Json,
@@ -80,17 +80,17 @@ fn unknown(version: &str) -> ApiError {
 }
 
 async fn rows(services: Arc<Services>) -> Result<Vec<PolicyRow>, ApiError> {
-    let resident: BTreeSet<_> = services
+    let states: BTreeMap<_, _> = services
         .engine
         .residents()
         .iter()
-        .map(|resident| resident.version)
+        .map(|r| (r.version, r.state))
         .collect();
     let rows = blocking(move || services.registry.rows()).await?;
     let rows = rows.map_err(|error| ApiError::internal("reading the versions", error))?;
     let shown = |row: VersionRow| {
-        let is_resident = resident.contains(&row.version);
-        PolicyRow::new(row, is_resident)
+        let state = states.get(&row.version).copied();
+        PolicyRow::new(row, state)
     };
     Ok(rows.into_iter().map(shown).collect())
 }
@@ -116,10 +116,16 @@ fn activation(
     let row = services.registry.verify(version)?;
     let ready = |r: &ResidentStatus| r.version == version && r.state != ResidentState::Draining;
     if !services.engine.residents().iter().any(ready) {
-        services.engine.load(version, &row.path).map_err(PublishError::from)?;
+        services
+            .engine
+            .load(version, &row.path)
+            .map_err(PublishError::from)?;
     }
     let before = services.registry.activate(version, expected_live)?;
-    services.engine.promote(version).map_err(PublishError::from)?;
+    services
+        .engine
+        .promote(version)
+        .map_err(PublishError::from)?;
     if before != version && before != PolicyVersion::SFT {
         services.engine.retire(before).map_err(PublishError::from)?;
     }

@@ -98,14 +98,35 @@ impl LearningMetrics {
                 "honed_swap_seconds",
                 "From a version's file to its first request.",
             ),
-            load_s: histogram("honed_version_load_seconds", "Loading a version into memory, canary included."),
-            promotion_s: histogram("honed_version_promotion_seconds", "Moving the pointer to the live version."),
-            activations: r.counter("honed_version_activations_total", "Versions activated by hand; rollbacks among them."),
+            load_s: histogram(
+                "honed_version_load_seconds",
+                "Loading a version into memory, canary included.",
+            ),
+            promotion_s: histogram(
+                "honed_version_promotion_seconds",
+                "Moving the pointer to the live version.",
+            ),
+            activations: r.counter(
+                "honed_version_activations_total",
+                "Versions activated by hand; rollbacks among them.",
+            ),
             trained: r.counter("honed_rollouts_trained_total", "Rollouts that trained."),
-            trained_tokens: r.counter("honed_response_tokens_trained_total", "Response tokens that trained."),
-            rests: r.counter("honed_serving_rests_total", "Times that serving rested to give the learner its share."),
-            waiting_scored: r.gauge("honed_rollouts_scored_waiting", "Judged rollouts that could be claimed, capped."),
-            waiting_generated: r.gauge("honed_rollouts_unscored_waiting", "Rollouts that wait to be judged, capped."),
+            trained_tokens: r.counter(
+                "honed_response_tokens_trained_total",
+                "Response tokens that trained.",
+            ),
+            rests: r.counter(
+                "honed_serving_rests_total",
+                "Times that serving rested to give the learner its share.",
+            ),
+            waiting_scored: r.gauge(
+                "honed_rollouts_scored_waiting",
+                "Judged rollouts that could be claimed, capped.",
+            ),
+            waiting_generated: r.gauge(
+                "honed_rollouts_unscored_waiting",
+                "Rollouts that wait to be judged, capped.",
+            ),
             updates: r.counters(
                 "honed_updates_total",
                 "Updates by what became of them.",
@@ -155,12 +176,20 @@ impl LearningMetrics {
         self.load_s.set(&counters.loads);
         self.promotion_s.set(&counters.promotions);
         let status = learner.status();
-        let runs = matches!(status.state, LearnerState::Waiting | LearnerState::Updating | LearnerState::Publishing);
+        let runs = matches!(
+            status.state,
+            LearnerState::Waiting | LearnerState::Updating | LearnerState::Publishing
+        );
         self.learning.set(i64::from(runs));
         self.waiting_scored.set(status.n_scored.cast_signed());
         self.waiting_generated.set(status.n_generated.cast_signed());
         if let Some(latest) = &status.latest {
-            self.set_numbers(latest.numbers.iter().map(|(name, value)| (name.as_str(), *value)));
+            self.set_numbers(
+                latest
+                    .numbers
+                    .iter()
+                    .map(|(name, value)| (name.as_str(), *value)),
+            );
         }
     }
 
@@ -196,5 +225,8 @@ fn metric_name(name: &str) -> String {
     let name = ["_total", "_count", "_sum", "_bucket"]
         .iter()
         .fold(name, |name, end| name.trim_end_matches(end).to_owned());
-    format!("honed_{name}")
+    match name.strip_suffix("_s") {
+        Some(name) => format!("honed_{name}_seconds"),
+        None => format!("honed_{name}"),
+    }
 }
