@@ -27,6 +27,8 @@ pub mod schedule;
 pub mod scoring;
 pub mod staleness;
 pub mod stats;
+#[cfg(test)]
+mod test_world;
 pub mod token_rewards;
 pub mod update;
 pub mod value_model;
