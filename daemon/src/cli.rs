@@ -11,6 +11,7 @@ mod serve;
 use std::{error::Error, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use config::ConfigError;
 
 pub use self::config_args::ConfigArgs;
 use crate::demo;
@@ -23,8 +24,6 @@ pub(crate) type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 #[command(
     name = "honed",
     version,
-    about,
-    propagate_version = true,
     subcommand_required = true,
     arg_required_else_help = true
 )]
@@ -70,7 +69,7 @@ pub fn main() -> ExitCode {
                 eprintln!("  because {error}");
                 cause = error.source();
             }
-            ExitCode::FAILURE
+            ExitCode::from(if error.is::<ConfigError>() { 2 } else { 1 })
         }
     }
 }

@@ -38,7 +38,7 @@ pub(super) fn run(command: Command) -> Outcome {
     }
     for row in rows {
         match args.json {
-            true => writeln!(out, "{}", json(&PolicyRow::new(row, false)))?,
+            true => writeln!(out, "{}", json(&PolicyRow::new(row, None)))?,
             false => writeln!(out, "{}", line(&row))?,
         }
     }

@@ -44,8 +44,8 @@ pub(crate) struct ExportArgs {
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Only this version's.
-    #[arg(long, value_name = "N")]
-    version: Option<u64>,
+    #[arg(long = "version", id = "of_version", value_name = "N")]
+    of_version: Option<u64>,
     /// Only rollouts in this state.
     #[arg(long, value_name = "STATE", value_parser = state)]
     state: Option<RolloutState>,
@@ -91,7 +91,7 @@ fn table(out: &mut impl Write, stats: &LogStats) -> std::io::Result<()> {
     writeln!(out, "feedback  {:>10}", stats.n_feedback)?;
     writeln!(out, "\nby state")?;
     for (state, n) in &stats.by_state {
-        writeln!(out, "  {state:<16}{n:>10}")?;
+        writeln!(out, "  {:<16}{n:>10}", state.as_str())?;
     }
     writeln!(out, "\nby version")?;
     for (version, n) in &stats.by_version {
@@ -99,7 +99,7 @@ fn table(out: &mut impl Write, stats: &LogStats) -> std::io::Result<()> {
     }
     writeln!(out, "\nnot trained, by reason")?;
     for (reason, n) in &stats.dropped {
-        writeln!(out, "  {reason:<16}{n:>10}")?;
+        writeln!(out, "  {:<16}{n:>10}", reason.as_str())?;
     }
     Ok(())
 }
@@ -108,7 +108,7 @@ fn export(args: &ExportArgs) -> Outcome {
     let reader = open(&args.config)?;
     let bar = progress::bar(reader.stats()?.n_rollouts, "exporting rollouts");
     let query = PageQuery {
-        version: args.version.map(PolicyVersion),
+        version: args.of_version.map(PolicyVersion),
         state: args.state,
         ..PageQuery::default()
     };
