@@ -168,8 +168,16 @@ async fn drain(
 
 /// Owner threads end; the log last, because all others write to it.
 fn close(services: &Services) {
+    if let Some(learning) = &services.learning
+        && !learning.learner.shutdown(shutdown::GRACE)
+    {
+        tracing::warn!("the learner did not end in time; its claims go back at the next start");
+    }
     if let Some(scorer) = &services.scorer {
         scorer.shutdown(shutdown::GRACE);
+    }
+    if let Some(learning) = &services.learning {
+        learning.stop_pump();
     }
     services.log.close();
 }

@@ -11,8 +11,10 @@ mod serve;
 use std::{error::Error, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use config::ConfigError;
 
 pub use self::config_args::ConfigArgs;
+use crate::demo;
 
 /// What every command returns.
 pub(crate) type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
@@ -22,8 +24,6 @@ pub(crate) type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 #[command(
     name = "honed",
     version,
-    about,
-    propagate_version = true,
     subcommand_required = true,
     arg_required_else_help = true
 )]
@@ -36,6 +36,8 @@ struct Cli {
 enum Command {
     /// Serve over HTTP; without arguments the built-in model, on 127.0.0.1:8080.
     Serve(ConfigArgs),
+    /// Watch a small model get better under live traffic; ends with a table and report.html.
+    Demo(demo::Args),
     /// Look at the rollout log, also beside a running daemon.
     #[command(subcommand)]
     Rollouts(rollouts::Command),
@@ -51,6 +53,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::run(&args),
+        Command::Demo(args) => demo::run(&args).map_err(Into::into),
         Command::Rollouts(command) => rollouts::run(command),
         Command::Policies(command) => policies::run(command),
         Command::Config(command) => config_command::run(command),
@@ -66,7 +69,7 @@ pub fn main() -> ExitCode {
                 eprintln!("  because {error}");
                 cause = error.source();
             }
-            ExitCode::FAILURE
+            ExitCode::from(if error.is::<ConfigError>() { 2 } else { 1 })
         }
     }
 }

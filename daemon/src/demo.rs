@@ -1,16 +1,53 @@
 //! The demonstration: a tiny world, a small model built from nothing in it, and a run in which PPO improves that model
 //! while it serves.
+//!
+//! The run is a client like any other: it starts the daemon on a free port and speaks HTTP with it. Nothing about the
+//! result is fixed in code; what it reports it has measured.
 
+mod args;
+pub mod artefacts;
+mod client;
 mod encoder;
 mod error;
+mod evaluation;
 mod progress;
+mod report;
+mod run;
 mod sampling;
 mod scratch;
+mod story;
+mod traffic;
 pub mod world;
 
+use std::path::Path;
+
+pub use args::Args;
 pub use error::DemoError;
 
-/// Builds from scratch.
-pub fn from_scratch(seed: u64, folder: &std::path::Path) -> Result<(), DemoError> {
-    scratch::build(seed, folder, &progress::Progress::new())
+use self::{error::Result, progress::Progress};
+
+/// Runs the demonstration and writes what was asked for.
+///
+/// # Errors
+/// When the daemon does not start, a request of the demonstration itself fails, or a file cannot be written.
+pub fn run(args: &Args) -> Result<()> {
+    let progress = Progress::new();
+    let artefacts = args.from_scratch.then_some(args.artefacts.as_path());
+    if let Some(folder) = artefacts {
+        scratch::build(args.seed, folder, &progress)?;
+        if args.build_only {
+            return Ok(());
+        }
+    }
+    let story = run::run(args, artefacts, &progress)?;
+    write(&args.report, &report::render(&story))?;
+    if let Some(path) = &args.json {
+        write(path, &story.json())?;
+    }
+    println!("\n{}\n  report: {}", story.table(), args.report.display());
+    Ok(())
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).map_err(DemoError::io(path))
 }

@@ -41,7 +41,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 pub(crate) use self::{
     auth::{KeyRing, Keys},
-    context::{Context, Limits, Services},
+    context::{Context, Learning, Limits, Services},
     server::{ConnectionLimits, serve},
 };
 use self::{

@@ -81,6 +81,9 @@ impl Metrics {
         if let Some(scorer) = &services.scorer {
             self.learning.set_scorer(&scorer.stats());
         }
+        if let Some(learning) = &services.learning {
+            self.learning.set_learner(&learning.learner);
+        }
     }
 
     /// The text format of Prometheus.

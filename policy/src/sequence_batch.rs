@@ -108,7 +108,8 @@ impl SequenceBatch {
     }
 
     /// For each response token y_t, flat, the packed row of the position before it, P-1+t, in [`Self::packed_inputs`].
-    pub(crate) fn prediction_rows(&self) -> Vec<u32> {
+    #[must_use]
+    pub fn prediction_rows(&self) -> Vec<u32> {
         let mut rows = Vec::with_capacity(self.n_response_tokens());
         let mut start = 0;
         for s in &self.sequences {

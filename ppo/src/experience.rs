@@ -13,7 +13,7 @@ mod episode;
 mod passes;
 
 pub use episode::{Admitted, Episode, Limits, admit};
-pub(crate) use passes::{MicroBatches, batch_of, go_on, lanes, temperatures_of};
+pub(crate) use passes::{MicroBatches, batch_of, go_on, temperatures_of};
 pub use passes::{Pace, Passes};
 
 use std::ops::Range;
@@ -98,7 +98,7 @@ impl Experience {
         };
         experience.scores = episodes
             .iter()
-            .map(|e| rule.apply(e.score, e.terminated))
+            .map(|e| rule.apply(e.score, !e.cut_by_daemon))
             .collect();
         experience.episodes = episodes;
         experience.estimate_advantages(

@@ -1,17 +1,8 @@
 //! Learning rates over steps.
 //!
-//! Supervised fine-tuning and reward models know when they end and follow a cosine down to a tenth. Learning from live
-//! traffic has no end: the policy's rate rises from a tenth over the first rounds and then stays (InstructGPT C.4).
-//! `step` counts from 0: the step that is about to be made.
-
-use std::f64::consts::PI;
-
-/// `peak·(floor + (1 − floor)/2·(1 + cos(π·step/n)))`, constant after step n. InstructGPT C.1, C.2: floor 0.1.
-#[must_use]
-pub fn cosine(peak: f64, floor: f64, step: u64, n_steps: u64) -> f64 {
-    let progress = step.min(n_steps) as f64 / n_steps.max(1) as f64;
-    peak * (floor + 0.5 * (1.0 - floor) * (1.0 + (PI * progress).cos()))
-}
+//! Supervised fine-tuning and reward models know when they end and follow a cosine down to a tenth
+//! ([`policy::sft::Schedule`]). Learning from live traffic has no end: the policy's rate rises from a tenth over the first
+//! rounds and then stays (InstructGPT C.4). `step` counts from 0: the step that is about to be made.
 
 /// Linear from `start·peak` to `peak` over `n_warmup` steps, then constant. InstructGPT C.4: 10 rounds from a tenth.
 #[must_use]
@@ -28,35 +19,15 @@ pub fn linear_to_zero(peak: f64, step: u64, n_steps: u64) -> f64 {
     peak * (1.0 - step.min(n_steps) as f64 / n_steps.max(1) as f64)
 }
 
-/// `peak·(step + 1)/n_warmup` during the warm-up, then [`cosine`] over the steps that are left.
-#[must_use]
-pub fn warmup_then_cosine(peak: f64, floor: f64, step: u64, n_warmup: u64, n_steps: u64) -> f64 {
-    if step < n_warmup {
-        return peak * (step + 1) as f64 / n_warmup as f64;
-    }
-    cosine(
-        peak,
-        floor,
-        step - n_warmup,
-        n_steps.saturating_sub(n_warmup),
-    )
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{cosine, linear_to_zero, warmup_then_constant, warmup_then_cosine};
+    use super::{linear_to_zero, warmup_then_constant};
 
     #[test]
     fn schedules_start_and_end_where_they_say() {
-        assert_eq!(cosine(2.0, 0.1, 0, 10), 2.0);
-        assert!(
-            (cosine(2.0, 0.1, 99, 10) - 0.2).abs() < 1e-12,
-            "constant after the end"
-        );
         assert!((warmup_then_constant(2.0, 0.1, 0, 10) - 0.2).abs() < 1e-12);
         assert_eq!(warmup_then_constant(2.0, 0.1, 10, 10), 2.0);
         assert_eq!(warmup_then_constant(2.0, 0.1, 0, 0), 2.0, "no warm-up");
         assert_eq!(linear_to_zero(2.0, 11, 10), 0.0);
-        assert_eq!(warmup_then_cosine(2.0, 0.1, 2, 3, 10), 2.0);
     }
 }

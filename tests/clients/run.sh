@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Other people's clients against a running daemon: openai-python and promtool, then a clean end.
-# HONED names the binary, if it is not the debug build.
+# HONED names the binary, if it is not the debug build; arguments go to `honed serve`.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 build=$(realpath -m "${CARGO_TARGET_DIR:-target}")
@@ -26,7 +26,7 @@ fi
 
 data=$(mktemp -d)
 log=$data/honed.log
-"$honed" serve --listen 127.0.0.1:0 --data-dir "$data/data" >"$log" 2>&1 </dev/null &
+"$honed" serve --listen 127.0.0.1:0 --data-dir "$data/data" "$@" >"$log" 2>&1 </dev/null &
 daemon=$!
 trap 'kill -KILL "$daemon" 2>/dev/null || true; rm -rf "$data"' EXIT
 

@@ -22,16 +22,19 @@ pub enum AppError {
         source: std::io::Error,
     },
     /// A file of the data directory could not be written.
-    #[error("cannot write {}: {source}", path.display())]
+    #[error("cannot write {}: {reason}", path.display())]
     Write {
         /// The file.
         path: PathBuf,
         /// What the system answered.
-        source: std::io::Error,
+        reason: String,
     },
-    /// Nothing to serve.
-    #[error("name a GGUF file with --model")]
-    NoModel,
+    /// Nothing is configured that could judge this model's responses.
+    #[error(
+        "the built-in reward model fits the built-in policy only; name a judge for your model with --reward-url URL \
+         (reward.remote_url), reward.model=FILE or reward.source=feedback, or turn learning off with ppo.enabled=false"
+    )]
+    NoJudge,
     /// The model cannot be served.
     #[error(transparent)]
     Engine(#[from] policy::engine::EngineError),

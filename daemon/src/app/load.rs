@@ -4,11 +4,18 @@ use std::path::Path;
 
 use config::Config;
 use policy::{PolicyVersion, engine::Engine};
-use ppo::{Registry, RolloutLog, rollout_log::LogSettings};
-use reward::Rules;
+use ppo::{
+    Learner, Registry, RolloutLog, ScoringPump,
+    learner::{LearnerSetup, ValueStart},
+    rollout_log::LogSettings,
+};
+use reward::{Rules, Scorer};
 
-use super::{AppError, source};
-use crate::http::Services;
+use super::{
+    AppError,
+    source::{self, Judges},
+};
+use crate::http::{Learning, Services};
 
 /// Loads everything. Blocks; runs beside the HTTP runtime.
 pub(super) fn services(config: &Config) -> Result<Services, AppError> {
@@ -21,11 +28,20 @@ pub(super) fn services(config: &Config) -> Result<Services, AppError> {
     let sft = source::sft(config)?;
     let registry = Registry::open(log.clone(), &sft, config.ppo.keep_versions)?;
     let engine = engine(config, &registry)?;
+    let judges = source::judges(config, &engine.vocabulary())?;
+    let scorer = scorer(config, &judges)?;
+    let learning = match &scorer {
+        Some(scorer) if config.ppo.enabled => {
+            Some(learning(config, &judges, scorer, &log, &registry, &engine)?)
+        }
+        _ => None,
+    };
     Ok(Services {
         engine,
         log,
         registry,
-        scorer: None,
+        scorer,
+        learning,
     })
 }
 
@@ -39,4 +55,49 @@ fn engine(config: &Config, registry: &Registry) -> Result<Engine, AppError> {
         tracing::info!(version = %live.version, "serving the last promoted version");
     }
     Ok(engine)
+}
+
+fn scorer(config: &Config, judges: &Judges) -> Result<Option<Scorer>, AppError> {
+    let judge = match judges {
+        Judges::Model(_, judge) => Some(judge.clone()),
+        Judges::Others => None,
+        Judges::Nobody => return Ok(None),
+    };
+    Ok(Some(Scorer::start(
+        &config.reward,
+        judge,
+        config.ppo.threads,
+    )?))
+}
+
+fn learning(
+    config: &Config,
+    judges: &Judges,
+    scorer: &Scorer,
+    log: &RolloutLog,
+    registry: &Registry,
+    engine: &Engine,
+) -> Result<Learning, AppError> {
+    let value_start = match judges {
+        Judges::Model(model, _) => ValueStart::RewardModel {
+            checkpoint: Box::new(model.checkpoint().clone()),
+            normalization: model.normalization(),
+        },
+        Judges::Others | Judges::Nobody => ValueStart::Policy,
+    };
+    let pump = ScoringPump::start(
+        log.clone(),
+        scorer.clone(),
+        engine.vocabulary(),
+        &config.reward,
+    )?;
+    let setup = LearnerSetup {
+        config: config.ppo.clone(),
+        log: log.clone(),
+        registry: registry.clone(),
+        engine: engine.clone(),
+        value_start,
+    };
+    let learner = Learner::start(setup).map_err(|error| AppError::Learner(error.to_string()))?;
+    Ok(Learning::new(learner, pump))
 }

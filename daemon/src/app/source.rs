@@ -1,15 +1,71 @@
 //! Where version 0 and the reward model come from: files of the operator, or the small ones that are built in.
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use config::Config;
+use config::{Config, Origin};
+use policy::{Vocabulary, checkpoint::write_durably};
+use reward::{NamedJudge, RewardModel, Rules, sources};
 
 use super::AppError;
+use crate::demo::artefacts;
 
-/// The file of version 0.
+/// The file of version 0. The built-in one is written into the data directory, because llama.cpp reads files only.
 pub(super) fn sft(config: &Config) -> Result<PathBuf, AppError> {
-    match config.policy.model.as_str() {
-        "" => Err(AppError::NoModel),
-        path => Ok(PathBuf::from(path)),
+    if !config.policy.model.is_empty() {
+        return Ok(PathBuf::from(&config.policy.model));
     }
+    let path = Path::new(&config.daemon.data_dir).join("built-in.gguf");
+    if std::fs::read(&path).ok().as_deref() != Some(artefacts::POLICY) {
+        write_durably(&path, artefacts::POLICY).map_err(|error| AppError::Write {
+            path: path.clone(),
+            reason: error.to_string(),
+        })?;
+    }
+    Ok(path)
+}
+
+/// What judges.
+pub(super) enum Judges {
+    /// The reward model, perhaps beside others.
+    Model(Arc<RewardModel>, NamedJudge),
+    /// Others only: a server, or people.
+    Others,
+    /// Nobody could: the built-in reward model does not fit a model that is not ours, and nothing else is configured.
+    Nobody,
+}
+
+/// Finds who judges a policy with this vocabulary.
+pub(super) fn judges(config: &Config, vocabulary: &Vocabulary) -> Result<Judges, AppError> {
+    if !Rules::new(&config.reward).needs_model() {
+        return Ok(Judges::Others);
+    }
+    if config.reward.model.is_empty() && !config.policy.model.is_empty() {
+        return nobody(config);
+    }
+    let loaded = sources::model::load(&config.reward, artefacts::REWARD, vocabulary.digest());
+    let (model, judge) = loaded.map_err(|error| AppError::RewardModel {
+        path: if config.reward.model.is_empty() {
+            "built-in".to_owned()
+        } else {
+            config.reward.model.clone()
+        },
+        reason: error.to_string(),
+    })?;
+    Ok(Judges::Model(model, judge))
+}
+
+/// Whoever only wants to serve a model of theirs should not have to know about rewards; whoever asked for learning or for a
+/// source of scores should be told that it cannot be had.
+fn nobody(config: &Config) -> Result<Judges, AppError> {
+    let asked = |key: &str| config.origins.of(key) != Origin::Default;
+    if (config.ppo.enabled && asked("ppo.enabled")) || asked("reward.source") {
+        return Err(AppError::NoJudge);
+    }
+    if config.ppo.enabled {
+        tracing::warn!("serving WITHOUT LEARNING: {}", AppError::NoJudge);
+    }
+    Ok(Judges::Nobody)
 }

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use ppo::rollout_log::VersionRow;
 
 use super::{ConfigArgs, Outcome, rollouts};
-use crate::http::wire::policy::PolicyRow;
+use crate::http::wire::{json, policy::PolicyRow};
 
 /// What to do with the versions.
 #[derive(Subcommand)]
@@ -38,11 +38,7 @@ pub(super) fn run(command: Command) -> Outcome {
     }
     for row in rows {
         match args.json {
-            true => writeln!(
-                out,
-                "{}",
-                serde_json::to_string(&PolicyRow::new(row, false))?
-            )?,
+            true => writeln!(out, "{}", json(&PolicyRow::new(row, None)))?,
             false => writeln!(out, "{}", line(&row))?,
         }
     }

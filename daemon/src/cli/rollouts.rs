@@ -11,7 +11,10 @@ use policy::PolicyVersion;
 use ppo::rollout_log::{LogReader, LogStats, PageQuery, RolloutState};
 
 use super::{ConfigArgs, Outcome, progress};
-use crate::http::wire::rollout::{RolloutRow, RolloutStats};
+use crate::http::wire::{
+    json,
+    rollout::{RolloutRow, RolloutStats},
+};
 
 /// What to do with the log.
 #[derive(Subcommand)]
@@ -41,8 +44,8 @@ pub(crate) struct ExportArgs {
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Only this version's.
-    #[arg(long, value_name = "N")]
-    version: Option<u64>,
+    #[arg(long = "version", id = "of_version", value_name = "N")]
+    of_version: Option<u64>,
     /// Only rollouts in this state.
     #[arg(long, value_name = "STATE", value_parser = state)]
     state: Option<RolloutState>,
@@ -77,11 +80,7 @@ fn stats(args: &StatsArgs) -> Outcome {
     let stats = open(&args.config)?.stats()?;
     let mut out = std::io::stdout().lock();
     match args.json {
-        true => writeln!(
-            out,
-            "{}",
-            serde_json::to_string(&RolloutStats::from(&stats))?
-        )?,
+        true => writeln!(out, "{}", json(&RolloutStats::from(&stats)))?,
         false => table(&mut out, &stats)?,
     }
     Ok(())
@@ -92,7 +91,7 @@ fn table(out: &mut impl Write, stats: &LogStats) -> std::io::Result<()> {
     writeln!(out, "feedback  {:>10}", stats.n_feedback)?;
     writeln!(out, "\nby state")?;
     for (state, n) in &stats.by_state {
-        writeln!(out, "  {state:<16}{n:>10}")?;
+        writeln!(out, "  {:<16}{n:>10}", state.as_str())?;
     }
     writeln!(out, "\nby version")?;
     for (version, n) in &stats.by_version {
@@ -100,7 +99,7 @@ fn table(out: &mut impl Write, stats: &LogStats) -> std::io::Result<()> {
     }
     writeln!(out, "\nnot trained, by reason")?;
     for (reason, n) in &stats.dropped {
-        writeln!(out, "  {reason:<16}{n:>10}")?;
+        writeln!(out, "  {:<16}{n:>10}", reason.as_str())?;
     }
     Ok(())
 }
@@ -109,7 +108,7 @@ fn export(args: &ExportArgs) -> Outcome {
     let reader = open(&args.config)?;
     let bar = progress::bar(reader.stats()?.n_rollouts, "exporting rollouts");
     let query = PageQuery {
-        version: args.version.map(PolicyVersion),
+        version: args.of_version.map(PolicyVersion),
         state: args.state,
         ..PageQuery::default()
     };
@@ -118,8 +117,7 @@ fn export(args: &ExportArgs) -> Outcome {
         None => Box::new(BufWriter::new(std::io::stdout().lock())),
     };
     for row in reader.export(query) {
-        serde_json::to_writer(&mut out, &RolloutRow::from(row?)).map_err(std::io::Error::from)?;
-        out.write_all(b"\n")?;
+        writeln!(out, "{}", json(&RolloutRow::from(row?)))?;
         bar.inc(1);
     }
     out.flush()?;

@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
-
 use super::{evaluation::Level, traffic::Seen};
-use crate::http::wire::client::summary;
+use crate::http::wire::demo::{DemoSummary, DemoVersion};
 
 /// A version as it was met on the way.
 #[derive(Clone, Debug)]
@@ -61,7 +59,12 @@ pub(super) struct Story {
 impl Story {
     /// A number of the last version's update; 0 when there was none.
     pub(super) fn last_number(&self, name: &str) -> f64 {
-        self.stations.iter().rev().find_map(|station| station.numbers.get(name)).copied().unwrap_or(0.0)
+        self.stations
+            .iter()
+            .rev()
+            .find_map(|station| station.numbers.get(name))
+            .copied()
+            .unwrap_or(0.0)
     }
 
     /// Quantile of a latency series, milliseconds; 0 when there is nothing.
@@ -69,38 +72,42 @@ impl Story {
         let mut values: Vec<f64> = series.iter().map(|(_, ms)| *ms).collect();
         values.sort_unstable_by(f64::total_cmp);
         let last = values.len().saturating_sub(1);
-        values.get((last as f64 * q).round() as usize).copied().unwrap_or(0.0)
+        values
+            .get((last as f64 * q).round() as usize)
+            .copied()
+            .unwrap_or(0.0)
     }
 
     /// The JSON file.
     pub(super) fn json(&self) -> String {
-        let versions: Vec<Value> = self.stations.iter().map(station_json).collect();
-        summary(&[
-            ("seed", json!(self.seed)),
-            ("gold_first", json!(self.gold.0.mean)),
-            ("gold_last", json!(self.gold.1.mean)),
-            ("win_rate", json!(self.win_rate.0)),
-            ("win_rate_low", json!(self.win_rate.1)),
-            ("win_rate_high", json!(self.win_rate.2)),
-            ("held_out_prompts", json!(self.n_held_out)),
-            ("versions_promoted", json!(self.promoted)),
-            ("requests", json!(self.seen.answered + self.seen.failed)),
-            ("failed_requests", json!(self.seen.failed)),
-            ("failures", json!(self.seen.reasons)),
-            ("kl", json!(self.last_number("objective/kl"))),
-            ("score_last", json!(self.last_number("objective/scores"))),
-            ("pretraining_nll_first", json!(self.pretraining_nll.0)),
-            ("pretraining_nll_last", json!(self.pretraining_nll.1)),
-            ("rm_accuracy", json!(self.rm_accuracy.0)),
-            ("rm_pairs", json!(self.rm_accuracy.1)),
-            ("first_token_ms_p50", json!(Self::quantile(&self.seen.first_ms, 0.5))),
-            ("first_token_ms_p99", json!(Self::quantile(&self.seen.first_ms, 0.99))),
-            ("token_gap_ms_p50", json!(Self::quantile(&self.seen.gap_ms, 0.5))),
-            ("token_gap_ms_p99", json!(Self::quantile(&self.seen.gap_ms, 0.99))),
-            ("token_gap_ms_max", json!(Self::quantile(&self.seen.gap_ms, 1.0))),
-            ("seconds", json!(self.seconds)),
-            ("versions", json!(versions)),
-        ])
+        let seen = &self.seen;
+        let summary = DemoSummary {
+            seed: self.seed,
+            gold_first: self.gold.0.mean,
+            gold_last: self.gold.1.mean,
+            win_rate: self.win_rate.0,
+            win_rate_low: self.win_rate.1,
+            win_rate_high: self.win_rate.2,
+            held_out_prompts: self.n_held_out,
+            versions_promoted: self.promoted,
+            requests: seen.answered + seen.failed,
+            failed_requests: seen.failed,
+            failures: &seen.reasons,
+            kl: self.last_number("objective/kl"),
+            score_last: self.last_number("objective/scores"),
+            pretraining_nll_first: self.pretraining_nll.0,
+            pretraining_nll_last: self.pretraining_nll.1,
+            rm_accuracy: self.rm_accuracy.0,
+            rm_pairs: self.rm_accuracy.1,
+            first_token_ms_p50: Self::quantile(&seen.first_ms, 0.5),
+            first_token_ms_p99: Self::quantile(&seen.first_ms, 0.99),
+            token_gap_ms_p50: Self::quantile(&seen.gap_ms, 0.5),
+            token_gap_ms_p99: Self::quantile(&seen.gap_ms, 0.99),
+            token_gap_ms_max: Self::quantile(&seen.gap_ms, 1.0),
+            seconds: self.seconds,
+            versions: self.stations.iter().map(version).collect(),
+        };
+        summary.render()
     }
 
     /// The table at the end of the run.
@@ -109,27 +116,74 @@ impl Story {
         let (rate, low, high) = self.win_rate;
         let seen = &self.seen;
         let rows = [
-            ("gold score, held-out prompts", format!("{:.3} ± {:.3}  →  {:.3} ± {:.3}   (1 is perfect)", first.mean, first.error, last.mean, last.error)),
-            ("win rate against sft", format!("{rate:.3}   (95 %: {low:.3} to {high:.3}, {} prompts)", self.n_held_out)),
+            (
+                "gold score, held-out prompts",
+                format!(
+                    "{:.3} ± {:.3}  →  {:.3} ± {:.3}   (1 is perfect)",
+                    first.mean, first.error, last.mean, last.error
+                ),
+            ),
+            (
+                "win rate against sft",
+                format!(
+                    "{rate:.3}   (95 %: {low:.3} to {high:.3}, {} prompts)",
+                    self.n_held_out
+                ),
+            ),
             ("versions promoted under load", format!("{}", self.promoted)),
-            ("requests, failed", format!("{}, {}", seen.answered + seen.failed, seen.failed)),
-            ("KL to sft", format!("{:.2} nats an answer", self.last_number("objective/kl"))),
-            ("pretraining loss", format!("{:.3}  →  {:.3} nats a token", self.pretraining_nll.0, self.pretraining_nll.1)),
-            ("reward model, fresh answers", format!("{:.3} of {} pairs in gold's order", self.rm_accuracy.0, self.rm_accuracy.1)),
-            ("first token", format!("{:.1} ms median, {:.1} ms p99", Self::quantile(&seen.first_ms, 0.5), Self::quantile(&seen.first_ms, 0.99))),
-            ("between tokens", format!("{:.1} ms median, {:.1} ms p99, {:.1} ms longest", Self::quantile(&seen.gap_ms, 0.5), Self::quantile(&seen.gap_ms, 0.99), Self::quantile(&seen.gap_ms, 1.0))),
+            (
+                "requests, failed",
+                format!("{}, {}", seen.answered + seen.failed, seen.failed),
+            ),
+            (
+                "KL to sft",
+                format!("{:.2} nats an answer", self.last_number("objective/kl")),
+            ),
+            (
+                "pretraining loss",
+                format!(
+                    "{:.3}  →  {:.3} nats a token",
+                    self.pretraining_nll.0, self.pretraining_nll.1
+                ),
+            ),
+            (
+                "reward model, fresh answers",
+                format!(
+                    "{:.3} of {} pairs in gold's order",
+                    self.rm_accuracy.0, self.rm_accuracy.1
+                ),
+            ),
+            (
+                "first token",
+                format!(
+                    "{:.1} ms median, {:.1} ms p99",
+                    Self::quantile(&seen.first_ms, 0.5),
+                    Self::quantile(&seen.first_ms, 0.99)
+                ),
+            ),
+            (
+                "between tokens",
+                format!(
+                    "{:.1} ms median, {:.1} ms p99, {:.1} ms longest",
+                    Self::quantile(&seen.gap_ms, 0.5),
+                    Self::quantile(&seen.gap_ms, 0.99),
+                    Self::quantile(&seen.gap_ms, 1.0)
+                ),
+            ),
             ("time", format!("{:.0} s", self.seconds)),
         ];
-        rows.iter().map(|(name, value)| format!("  {name:<30} {value}\n")).collect()
+        rows.iter()
+            .map(|(name, value)| format!("  {name:<30} {value}\n"))
+            .collect()
     }
 }
 
-fn station_json(station: &Station) -> Value {
-    json!({
-        "version": station.version,
-        "seconds": station.seconds,
-        "gold": station.gold.map(|level| level.mean),
-        "gold_error": station.gold.map(|level| level.error),
-        "numbers": station.numbers,
-    })
+fn version(station: &Station) -> DemoVersion<'_> {
+    DemoVersion {
+        version: station.version,
+        seconds: station.seconds,
+        gold: station.gold.map(|level| level.mean),
+        gold_error: station.gold.map(|level| level.error),
+        numbers: &station.numbers,
+    }
 }

@@ -13,6 +13,7 @@ use super::{
     prompts::{self, Stamp},
     wire::{
         chat::{AssistantMessage, Chat, ChatChoice, ChatChunkChoice, ChatRequest, Delta},
+        json,
         log_probs::ChatLogProbs,
         usage::Usage,
     },
@@ -120,7 +121,7 @@ impl Chats {
             usage,
             prompt_token_ids,
         };
-        serde_json::to_string(&body).expect("plain data serialises")
+        json(&body)
     }
 
     fn event(&self, choices: Vec<ChatChunkChoice>, prompt_token_ids: Option<Vec<u32>>) -> String {

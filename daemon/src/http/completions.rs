@@ -16,6 +16,7 @@ use super::{
     prompts::{self, Stamp},
     wire::{
         completion::{Completion, CompletionChoice, CompletionRequest},
+        json,
         log_probs::LegacyLogProbs,
         prompt::Prompt,
         usage::Usage,
@@ -206,7 +207,7 @@ impl Completions {
             choices,
             usage,
         };
-        serde_json::to_string(&body).expect("plain data serialises")
+        json(&body)
     }
 
     fn null_usage(&self) -> Option<Option<Usage>> {

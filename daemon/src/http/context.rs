@@ -1,7 +1,7 @@
 //! What every handler sees: the parts of the daemon, its limits, and whether it admits requests.
 
 use std::sync::{
-    Arc, OnceLock,
+    Arc, Mutex, OnceLock, PoisonError,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -11,9 +11,9 @@ use axum::{
 };
 use policy::{
     PolicyVersion,
-    engine::{Engine, EngineError, ResidentState, Target},
+    engine::{Engine, Target},
 };
-use ppo::{Registry, RolloutLog, registry::RegistryError};
+use ppo::{Learner, Registry, RolloutLog, ScoringPump};
 use reward::Scorer;
 
 use super::{auth::KeyRing, error::ApiError};
@@ -30,43 +30,38 @@ pub(crate) struct Services {
     pub(crate) log: RolloutLog,
     /// Versions on disk.
     pub(crate) registry: Registry,
+    /// What learns; `None` when the daemon serves only.
+    pub(crate) learning: Option<Learning>,
     /// What judges; `None` when nothing is configured that could.
     pub(crate) scorer: Option<Scorer>,
 }
 
-/// Why a version was not made live.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ActivateError {
-    /// The registry refused.
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
-    /// The engine could not load it.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
+/// What learns, and what brings it its scores.
+pub(crate) struct Learning {
+    /// Turns scored rollouts into versions.
+    pub(crate) learner: Learner,
+    pump: Mutex<Option<ScoringPump>>,
 }
 
-impl Services {
-    /// Makes a version live: checked and in memory first, then the row, then the pointer. Blocks.
-    pub(crate) fn activate(
-        &self,
-        version: PolicyVersion,
-        expected: Option<PolicyVersion>,
-    ) -> Result<(), ActivateError> {
-        let row = self.registry.verify(version)?;
-        if !self
-            .engine
-            .residents()
-            .iter()
-            .any(|r| r.version == version && r.state != ResidentState::Draining)
-        {
-            self.engine.load(version, &row.path)?;
+impl Learning {
+    /// Both run already.
+    pub(crate) fn new(learner: Learner, pump: ScoringPump) -> Learning {
+        Learning {
+            learner,
+            pump: Mutex::new(Some(pump)),
         }
-        let before = self.registry.activate(version, expected)?;
-        self.engine.promote(version)?;
-        if before != version && before != PolicyVersion::SFT {
-            self.engine.retire(before)?;
+    }
+
+    /// Stops the pump; the scorer should have stopped before, or its judge may keep it.
+    pub(crate) fn stop_pump(&self) {
+        let pump = self
+            .pump
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(pump) = pump {
+            pump.stop();
         }
-        Ok(())
     }
 }
 

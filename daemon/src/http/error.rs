@@ -11,6 +11,7 @@ use axum::{
 use super::wire::{
     error::{ErrorBody, ErrorObject},
     fields::FieldError,
+    json,
 };
 
 /// An answer other than success.
@@ -152,7 +153,7 @@ impl ApiError {
             param: self.param(),
             code: Some(self.code()),
         };
-        serde_json::to_string(&ErrorBody { error }).expect("strings serialise")
+        json(&ErrorBody { error })
     }
 }
 

@@ -1,13 +1,18 @@
 //! `GET /v1/policies`, `GET /v1/policies/{n}`, `POST /v1/policies/{n}/activate`.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Json,
     extract::{Path, State},
 };
-use policy::PolicyVersion;
+use policy::{
+    PolicyVersion,
+    engine::{ResidentState, ResidentStatus},
+};
 use ppo::{
+    learner::LearnerError,
+    publish::PublishError,
     registry::RegistryError,
     rollout_log::{LogError, VersionRow},
 };
@@ -15,7 +20,7 @@ use ppo::{
 use super::{
     blocking,
     body::OptionalJsonBytes,
-    context::{ActivateError, Context, Services},
+    context::{Context, Services},
     error::ApiError,
     wire::policy::{self as wire, PolicyList, PolicyRow},
 };
@@ -51,7 +56,7 @@ pub(crate) async fn activate(
     let services = context.admit()?;
     one(services.clone(), version).await?;
     let worker = services.clone();
-    let activated = blocking(move || worker.activate(version, expected_live)).await?;
+    let activated = blocking(move || activation(&worker, version, expected_live)).await?;
     activated.map_err(refusal)?;
     tracing::info!(%version, "activated by an administrator");
     one(services, version).await.map(Json)
@@ -75,17 +80,17 @@ fn unknown(version: &str) -> ApiError {
 }
 
 async fn rows(services: Arc<Services>) -> Result<Vec<PolicyRow>, ApiError> {
-    let resident: BTreeSet<_> = services
+    let states: BTreeMap<_, _> = services
         .engine
         .residents()
         .iter()
-        .map(|resident| resident.version)
+        .map(|r| (r.version, r.state))
         .collect();
     let rows = blocking(move || services.registry.rows()).await?;
     let rows = rows.map_err(|error| ApiError::internal("reading the versions", error))?;
     let shown = |row: VersionRow| {
-        let is_resident = resident.contains(&row.version);
-        PolicyRow::new(row, is_resident)
+        let state = states.get(&row.version).copied();
+        PolicyRow::new(row, state)
     };
     Ok(rows.into_iter().map(shown).collect())
 }
@@ -98,15 +103,46 @@ async fn one(services: Arc<Services>, version: PolicyVersion) -> Result<PolicyRo
     found.ok_or_else(|| unknown(&version.0.to_string()))
 }
 
-fn refusal(error: ActivateError) -> ApiError {
+/// With a learner, through its queue: only so its trainer and the live version stay the same. Without one, in its order:
+/// checked and in memory first, then the row, then the pointer.
+fn activation(
+    services: &Services,
+    version: PolicyVersion,
+    expected_live: Option<PolicyVersion>,
+) -> Result<(), LearnerError> {
+    if let Some(learning) = &services.learning {
+        return learning.learner.activate(version, expected_live);
+    }
+    let row = services.registry.verify(version)?;
+    let ready = |r: &ResidentStatus| r.version == version && r.state != ResidentState::Draining;
+    if !services.engine.residents().iter().any(ready) {
+        services
+            .engine
+            .load(version, &row.path)
+            .map_err(PublishError::from)?;
+    }
+    let before = services.registry.activate(version, expected_live)?;
+    services
+        .engine
+        .promote(version)
+        .map_err(PublishError::from)?;
+    if before != version && before != PolicyVersion::SFT {
+        services.engine.retire(before).map_err(PublishError::from)?;
+    }
+    Ok(())
+}
+
+fn refusal(error: LearnerError) -> ApiError {
     match error {
-        ActivateError::Registry(RegistryError::Log(
+        LearnerError::Registry(RegistryError::Log(
             error @ (LogError::LiveChanged { .. } | LogError::VersionState { .. }),
         )) => ApiError::Conflict(error.to_string()),
-        ActivateError::Registry(error @ RegistryError::Damaged { .. }) => {
+        LearnerError::Registry(error @ RegistryError::Damaged { .. }) => {
             tracing::error!(%error, "a version cannot be activated");
             ApiError::Conflict("the version's file is missing or damaged".to_owned())
         }
+        LearnerError::Busy => ApiError::QueueFull,
+        LearnerError::Closed => ApiError::Unavailable("the daemon is shutting down"),
         other => ApiError::internal("activation", other),
     }
 }

@@ -4,6 +4,7 @@
 pub(crate) mod chat;
 pub(crate) mod client;
 pub(crate) mod completion;
+pub(crate) mod demo;
 pub(crate) mod error;
 pub(crate) mod feedback;
 pub(crate) mod fields;
@@ -18,3 +19,10 @@ pub(crate) mod sampling;
 pub(crate) mod tokens;
 pub(crate) mod training;
 pub(crate) mod usage;
+
+use serde::Serialize;
+
+/// One line of JSON. Our answers are structs of strings, numbers and lists, which always serialise.
+pub(crate) fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("plain data serialises")
+}

@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use ppo::stats::{HistogramSnapshot, LogCountersSnapshot};
+use ppo::{Learner, learner::LearnerState, stats::LogCountersSnapshot};
 use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Registry};
 use reward::ScorerStats;
 
@@ -28,7 +28,15 @@ pub struct LearningMetrics {
     score_queue: IntGauge,
     update_s: ForeignHistogram,
     swap_s: ForeignHistogram,
+    load_s: ForeignHistogram,
+    promotion_s: ForeignHistogram,
     updates: IntCounterVec,
+    activations: IntCounter,
+    trained: IntCounter,
+    trained_tokens: IntCounter,
+    rests: IntCounter,
+    waiting_scored: IntGauge,
+    waiting_generated: IntGauge,
     learning: IntGauge,
     /// The newest update's numbers, by name. What an update measures is `ppo`'s business, so the set is open.
     numbers: Mutex<BTreeMap<String, Gauge>>,
@@ -90,6 +98,35 @@ impl LearningMetrics {
                 "honed_swap_seconds",
                 "From a version's file to its first request.",
             ),
+            load_s: histogram(
+                "honed_version_load_seconds",
+                "Loading a version into memory, canary included.",
+            ),
+            promotion_s: histogram(
+                "honed_version_promotion_seconds",
+                "Moving the pointer to the live version.",
+            ),
+            activations: r.counter(
+                "honed_version_activations_total",
+                "Versions activated by hand; rollbacks among them.",
+            ),
+            trained: r.counter("honed_rollouts_trained_total", "Rollouts that trained."),
+            trained_tokens: r.counter(
+                "honed_response_tokens_trained_total",
+                "Response tokens that trained.",
+            ),
+            rests: r.counter(
+                "honed_serving_rests_total",
+                "Times that serving rested to give the learner its share.",
+            ),
+            waiting_scored: r.gauge(
+                "honed_rollouts_scored_waiting",
+                "Judged rollouts that could be claimed, capped.",
+            ),
+            waiting_generated: r.gauge(
+                "honed_rollouts_unscored_waiting",
+                "Rollouts that wait to be judged, capped.",
+            ),
             updates: r.counters(
                 "honed_updates_total",
                 "Updates by what became of them.",
@@ -124,24 +161,40 @@ impl LearningMetrics {
         self.score_queue.set(scorer.queued as i64);
     }
 
-    /// Takes over durations of updates and swaps.
-    pub fn set_durations(&self, updates: &HistogramSnapshot, swaps: &HistogramSnapshot) {
-        self.update_s.set(updates);
-        self.swap_s.set(swaps);
-    }
-
-    /// Lifts the count of updates with this outcome.
-    pub fn set_outcome(&self, outcome: &str, total: u64) {
-        raise(&self.updates.with_label_values(&[outcome]), total);
-    }
-
-    /// Whether the learner runs.
-    pub fn set_learning(&self, runs: bool) {
+    /// Takes over the learner's counters and the newest update's numbers.
+    pub fn set_learner(&self, learner: &Learner) {
+        let counters = learner.counters();
+        for (outcome, n) in &counters.outcomes {
+            raise(&self.updates.with_label_values(&[outcome.as_str()]), *n);
+        }
+        raise(&self.activations, counters.activations);
+        raise(&self.trained, counters.trained);
+        raise(&self.trained_tokens, counters.trained_tokens);
+        raise(&self.rests, counters.rests);
+        self.update_s.set(&counters.updates);
+        self.swap_s.set(&counters.swaps);
+        self.load_s.set(&counters.loads);
+        self.promotion_s.set(&counters.promotions);
+        let status = learner.status();
+        let runs = matches!(
+            status.state,
+            LearnerState::Waiting | LearnerState::Updating | LearnerState::Publishing
+        );
         self.learning.set(i64::from(runs));
+        self.waiting_scored.set(status.n_scored.cast_signed());
+        self.waiting_generated.set(status.n_generated.cast_signed());
+        if let Some(latest) = &status.latest {
+            self.set_numbers(
+                latest
+                    .numbers
+                    .iter()
+                    .map(|(name, value)| (name.as_str(), *value)),
+            );
+        }
     }
 
     /// Takes over the newest update's numbers.
-    pub fn set_numbers<'a>(&self, numbers: impl IntoIterator<Item = (&'a str, f64)>) {
+    fn set_numbers<'a>(&self, numbers: impl IntoIterator<Item = (&'a str, f64)>) {
         let mut gauges = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
         for (name, value) in numbers {
             if let Some(gauge) = gauges.get(name) {
@@ -172,5 +225,8 @@ fn metric_name(name: &str) -> String {
     let name = ["_total", "_count", "_sum", "_bucket"]
         .iter()
         .fold(name, |name, end| name.trim_end_matches(end).to_owned());
-    format!("honed_{name}")
+    match name.strip_suffix("_s") {
+        Some(name) => format!("honed_{name}_seconds"),
+        None => format!("honed_{name}"),
+    }
 }

@@ -2,7 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use policy::{model_error::ModelError, sequence_batch::SequenceBatch, transformer::Pass};
+use policy::{
+    model_error::ModelError, sequence_batch::SequenceBatch, threads::lanes, transformer::Pass,
+};
 use rayon::prelude::*;
 
 use super::Episode;
@@ -37,7 +39,7 @@ impl Passes {
     ) -> Result<Passes, PpoError> {
         let order: Vec<usize> = (0..episodes.len()).collect();
         let micro_batches = MicroBatches::of(&order, micro_batch);
-        let results = micro_batches.map(pace, |members| {
+        let results = micro_batches.map(lanes(models.policy.parameters()), pace, |members| {
             let batch = batch_of(episodes, members);
             let temperatures = temperatures_of(episodes, members);
             let old = models.policy.frozen_log_probs(&batch, &temperatures)?;
@@ -99,17 +101,18 @@ impl<'a> MicroBatches<'a> {
         self.order.chunks(self.size).collect()
     }
 
-    /// Computes every piece, as many at once as the current pool has threads, and returns the results in order.
+    /// Computes every piece, `lanes` at once, and returns the results in order.
     ///
     /// # Errors
     /// The first error of a piece, or [`PpoError::Interrupted`].
     pub(crate) fn map<R: Send>(
         &self,
+        lanes: usize,
         pace: Pace<'_>,
         compute: impl Fn(&[usize]) -> Result<R, ModelError> + Sync,
     ) -> Result<Vec<R>, PpoError> {
         let mut results = Vec::new();
-        for wave in self.pieces().chunks(lanes()) {
+        for wave in self.pieces().chunks(lanes.max(1)) {
             go_on(pace)?;
             let computed: Result<Vec<R>, ModelError> =
                 wave.par_iter().map(|piece| compute(piece)).collect();
@@ -117,11 +120,6 @@ impl<'a> MicroBatches<'a> {
         }
         Ok(results)
     }
-}
-
-/// Pieces that are computed at once: one a thread of the pool that we run in.
-pub(crate) fn lanes() -> usize {
-    rayon::current_num_threads().max(1)
 }
 
 /// Asks the pace.

@@ -1,16 +1,19 @@
 //! One minibatch: gradients over its micro-batches, and one step of each optimiser.
 
-use candle_core::Tensor;
+use std::collections::BTreeMap;
+
+use candle_core::{Tensor, Var};
 use policy::{
     model_error::Result as ModelResult,
     optimizer::{Gradients, accumulate},
+    threads::lanes,
     transformer::Pass,
 };
 
 use super::tally::{PolicyTally, ValueTally};
 use crate::{
     error::PpoError,
-    experience::{Experience, MicroBatches, Pace, batch_of, go_on, lanes, temperatures_of},
+    experience::{Experience, MicroBatches, Pace, batch_of, go_on, temperatures_of},
     loss::{
         Aggregation, PolicyClip, PolicyLoss, PolicyTokens, ValueLoss, ValueTokens, policy_loss,
         value_loss,
@@ -205,7 +208,7 @@ impl<'a> Minibatch<'a> {
     /// Backpropagates every micro-batch and adds the gradients in order, a wave of them at a time.
     fn sum<R: Send>(
         &self,
-        parameters: &std::collections::BTreeMap<String, candle_core::Var>,
+        parameters: &BTreeMap<String, Var>,
         micro_batch: usize,
         pace: Pace<'_>,
         one: impl Fn(&[usize]) -> ModelResult<(Tensor, R)> + Sync,
@@ -213,7 +216,7 @@ impl<'a> Minibatch<'a> {
         let (mut gradients, mut reports) = (Gradients::new(), Vec::new());
         for wave in MicroBatches::of(&self.members, micro_batch)
             .pieces()
-            .chunks(lanes())
+            .chunks(lanes(parameters))
         {
             go_on(pace)?;
             reports.extend(accumulate(

@@ -150,9 +150,6 @@ pub(crate) struct VersionRow {
     pub(crate) version: u64,
     /// `live`, `retained`, …
     pub(crate) state: String,
-    /// When it was registered, milliseconds since 1970.
-    #[serde(default)]
-    pub(crate) created_ms: u64,
     /// What the update and the gate measured.
     #[serde(default)]
     pub(crate) numbers: BTreeMap<String, f64>,
@@ -169,15 +166,6 @@ pub(crate) fn versions(body: &[u8]) -> Result<(u64, Vec<VersionRow>), String> {
         serde_json::from_slice(body).map_err(|error| format!("not a list of policies: {error}"))?;
     reply.data.sort_by_key(|row| row.version);
     Ok((reply.live, reply.data))
-}
-
-/// The summary of a demo as its `--json` file: sorted keys, one line each.
-pub(crate) fn summary(numbers: &[(&str, Value)]) -> String {
-    let object: serde_json::Map<String, Value> = numbers
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), value.clone()))
-        .collect();
-    format!("{:#}\n", Value::Object(object))
 }
 
 #[cfg(test)]

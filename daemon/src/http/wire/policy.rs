@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use policy::PolicyVersion;
-use ppo::rollout_log::VersionRow;
+use policy::{PolicyVersion, engine::ResidentState};
+use ppo::rollout_log::{VersionRow, VersionState};
 use serde::Serialize;
 
 use super::fields::{FieldError, Fields};
@@ -42,20 +42,25 @@ impl PolicyRow {
         self.version
     }
 
-    /// A row and whether the engine holds it.
-    pub(crate) fn new(row: VersionRow, resident: bool) -> PolicyRow {
+    /// A row, and what the engine does with the version when it holds it.
+    pub(crate) fn new(row: VersionRow, resident: Option<ResidentState>) -> PolicyRow {
+        // The reference drains when it stops being live, but it never leaves: it is retained, and may be addressed.
+        let state = match (row.state, resident) {
+            (VersionState::Draining, Some(ResidentState::Ready)) => VersionState::Retained,
+            (state, _) => state,
+        };
         PolicyRow {
             id: row.version.to_string(),
             object: "policy",
             version: row.version.0,
             parent: row.parent.map(|parent| parent.0),
-            state: row.state.as_str(),
+            state: state.as_str(),
             digest: row.digest,
             created_ms: row.created_ms,
             rollouts: row.n_rollouts,
             reason: row.reason,
             numbers: row.numbers,
-            resident,
+            resident: resident.is_some(),
         }
     }
 }

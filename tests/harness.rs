@@ -1,0 +1,8 @@
+//! What black-box tests share: a daemon with a real model, and a client that speaks raw HTTP.
+
+pub(crate) mod client;
+pub(crate) mod daemon;
+pub(crate) mod model;
+pub(crate) mod process;
+
+pub(crate) use daemon::TestDaemon;

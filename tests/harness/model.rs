@@ -1,0 +1,57 @@
+//! A real model, made here: random Llama weights over a byte-level vocabulary learnt from a few sentences.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use candle_core::Device;
+use policy::{
+    architecture::{Shape, llama},
+    byte_pair::{Bpe, SPECIAL_TOKENS},
+    causal_lm::CausalLm,
+    checkpoint::{Checkpoint, WeightType},
+};
+
+/// Tokens of prompt and response together.
+pub(crate) const WINDOW: usize = 256;
+const VOCABULARY: usize = 400;
+const TEMPLATE: &str = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\
+    {% if m.role == 'assistant' %}<|endoftext|>{% endif %}{% endfor %}\
+    {% if add_generation_prompt %}<|assistant|>{% endif %}";
+
+/// The model's file, written once per test process.
+pub(crate) fn file() -> PathBuf {
+    static FOLDER: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = FOLDER.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("random.gguf");
+        write(&path, 1);
+        (folder, path)
+    });
+    path.clone()
+}
+
+/// Writes a model with the weights of a seed; all seeds share one vocabulary.
+pub(crate) fn write(path: &Path, seed: u64) {
+    let texts = [
+        "the ocean is vast and deep",
+        "a bear goes to the beach and meets a seal",
+        "what color is the sky",
+    ];
+    let bpe = Bpe::learn(texts.iter(), VOCABULARY, &SPECIAL_TOKENS).expect("a vocabulary");
+    let shape = Shape {
+        context: WINDOW,
+        ..Shape::llama(bpe.size(), 64, 2, 4, 2, 128)
+    };
+    let mut like = Checkpoint {
+        metadata: llama::metadata(&shape),
+        ..Checkpoint::default()
+    };
+    like.metadata.extend(bpe.metadata(TEMPLATE));
+    let model = CausalLm::random(&shape, seed, &Device::Cpu).expect("a model");
+    model
+        .to_checkpoint(&like, WeightType::F32)
+        .and_then(|c| c.write(path))
+        .expect("a file");
+}

@@ -1,0 +1,86 @@
+//! The real binary as a process of its own: for signals, and for a death without warning.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+};
+
+use super::model;
+
+/// A spawned `honed serve`; dropped, it is killed.
+pub(crate) struct Process {
+    child: Child,
+    pub(crate) address: SocketAddr,
+}
+
+/// The binary that `cargo test --workspace` built beside this one.
+pub(crate) fn binary() -> PathBuf {
+    let tests = std::env::current_exe().expect("this program has a path");
+    let honed = tests
+        .ancestors()
+        .nth(2)
+        .expect("target/PROFILE/deps/tests-…")
+        .join("honed");
+    assert!(
+        honed.exists(),
+        "{} is missing: cargo build --workspace --all-targets",
+        honed.display()
+    );
+    honed
+}
+
+impl Process {
+    /// Returns when it says that it listens.
+    pub(crate) fn serve(data_dir: &Path, sets: &[&str]) -> Process {
+        let mut command = Command::new(binary());
+        command
+            .arg("serve")
+            .args(["--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(data_dir);
+        command
+            .arg("--model")
+            .arg(model::file())
+            .args(["--set", "policy.threads=1"]);
+        for set in sets {
+            command.args(["--set", set]);
+        }
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped"))
+            .read_line(&mut line)
+            .expect("a line");
+        let address = line
+            .trim()
+            .strip_prefix("listening on http://")
+            .and_then(|address| address.parse().ok());
+        Process {
+            address: address.unwrap_or_else(|| panic!("said {line:?}")),
+            child,
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: i32) {
+        let pid = libc::pid_t::try_from(self.child.id()).expect("a process id");
+        // SAFETY: kill has no memory effects here; the child is ours and not yet reaped, so its number is its own.
+        let sent = unsafe { libc::kill(pid, signal) };
+        assert_eq!(sent, 0, "the signal was sent");
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.child.wait().expect("the process ends")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already, and that is fine.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
