@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod architecture;
+mod enumerable_world;
 mod golden;
 mod harness;
 mod http_errors;

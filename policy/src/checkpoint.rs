@@ -27,7 +27,10 @@ pub use digest::{Digest, digest};
 pub use durable::write_durably;
 pub use metadata::Metadata;
 
-use crate::model_error::{ModelError, Result};
+use crate::{
+    architecture::llama,
+    model_error::{ModelError, Result},
+};
 
 /// Which types published weights get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +119,8 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// Sets every tensor's file type by the rule of `weight_type`, `like` being the source.
+    /// Sets every tensor's file type by the rule of `weight_type`, `like` being the source, and the file's own mark of it:
+    /// the engine keeps the key-value cache of an all-f32 file in f32 too.
     pub fn retype(&mut self, like: &BTreeMap<String, GgmlDType>, weight_type: WeightType) {
         self.types = self
             .tensors
@@ -128,6 +132,13 @@ impl Checkpoint {
                 )
             })
             .collect();
+        let mark = match weight_type {
+            WeightType::Source => return,
+            WeightType::F32 => llama::FILE_TYPE_F32,
+            WeightType::F16 => llama::FILE_TYPE_F16,
+        };
+        self.metadata
+            .set("general.file_type", gguf_file::Value::U32(mark));
     }
 
     /// The file's bytes.

@@ -98,7 +98,7 @@ impl Experience {
         };
         experience.scores = episodes
             .iter()
-            .map(|e| rule.apply(e.score, e.terminated))
+            .map(|e| rule.apply(e.score, !e.cut_by_daemon))
             .collect();
         experience.episodes = episodes;
         experience.estimate_advantages(

@@ -165,16 +165,16 @@ mod tests {
             verdict.refusals[0].clone()
         };
         assert!(refusal(|_, _, _, broken| *broken = 2).contains("2 tensors"));
-        assert!(refusal(|parity, ..| parity.max = 0.021).contains("engine and trainer"));
-        assert!(refusal(|parity, ..| parity.max = f64::NAN).contains("engine and trainer"));
+        assert!(refusal(|parity, _, _, _| parity.max = 0.021).contains("engine and trainer"));
+        assert!(refusal(|parity, _, _, _| parity.max = f64::NAN).contains("engine and trainer"));
         assert!(
             refusal(|_, stats, config, _| stats.policy_approx_kl_k3 = 1.01 * config.skip_kl)
                 .contains("live policy")
         );
         assert!(refusal(|_, _, config, _| config.kl_adaptive = true).contains("version 0"));
-        assert!(refusal(|_, stats, ..| stats.objective_kl = f64::INFINITY).contains("version 0"));
+        assert!(refusal(|_, stats, _, _| stats.objective_kl = f64::INFINITY).contains("version 0"));
         assert!(
-            refusal(|_, stats, ..| stats.objective_rlhf_reward = f64::NAN).contains("objective")
+            refusal(|_, stats, _, _| stats.objective_rlhf_reward = f64::NAN).contains("objective")
         );
     }
 }

@@ -65,6 +65,8 @@ pub use transition::{Claim, ClaimRequest, Outcome, Verdict};
 pub use version_row::{VersionChange, VersionRow, VersionState};
 
 use crate::stats::{LogCounters, LogCountersSnapshot};
+#[cfg(test)]
+pub(crate) use tests::rollout as exchange;
 use writer::{Command, Reply, Writer};
 
 /// How long a sender waits for room in the queue before it gets [`LogError::Busy`].

@@ -137,6 +137,7 @@ impl Round<'_> {
             Limits {
                 lineage: self.lineage,
                 vocab_size,
+                trains_client_limited: self.config.client_limit == "score",
             },
         );
         let mut fates = vec![Fate::Trained; rollouts.len()];

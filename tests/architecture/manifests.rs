@@ -16,7 +16,7 @@ const PLACES: [(&str, &[&str]); 9] = [
 ];
 
 /// Plain files and folders beside the crates.
-const BESIDE_CRATES: [&str; 13] = [
+const BESIDE_CRATES: [&str; 14] = [
     ".cargo",
     ".ci",
     ".github",
@@ -30,6 +30,7 @@ const BESIDE_CRATES: [&str; 13] = [
     "README.md",
     "clippy.toml",
     "deny.toml",
+    "rustfmt.toml",
 ];
 
 pub(super) fn arrow_faults(name: &str, manifest: &str) -> Vec<String> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor, Var};
 use policy::{
     optimizer::{AdamConfig, AdamW, Gradients},
-    sft::{Schedule, SftOptions},
+    sft::Schedule,
 };
 use ppo::{averaging, schedule};
 
@@ -70,14 +70,11 @@ fn moving_average(case: &mut Case<'_>) {
 pub(super) fn schedules(case: &mut Case<'_>) {
     let peak = case.number("peak");
     let n_steps = case.n_wanted("lr");
-    let cosine = |warmup_steps: u64| {
-        let options = SftOptions {
-            learning_rate: peak,
-            final_share: case.number("floor"),
-            warmup_steps: warmup_steps as usize,
-            ..SftOptions::default()
-        };
-        Schedule::cosine(&options, case.whole("n") as usize)
+    let cosine = |warmup_steps: u64| Schedule {
+        peak,
+        final_share: case.number("floor"),
+        warmup_steps: warmup_steps as usize,
+        n_steps: case.whole("n") as usize,
     };
     let rate = |step: u64| match (case.has("warmup"), case.has("start"), case.has("floor")) {
         (true, true, _) => {

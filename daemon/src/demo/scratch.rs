@@ -19,7 +19,7 @@ use policy::{
 
 pub(super) use recipe::{ANSWER_TOKENS, HELD_OUT_DOCUMENTS};
 
-use self::{judging::Judged, provenance::Provenance};
+use self::{judging::Bench, provenance::Provenance};
 use super::{
     encoder::Encoder,
     error::{DemoError, Result},
@@ -80,14 +80,18 @@ pub(super) fn build(seed: u64, folder: &Path, progress: &Progress) -> Result<()>
         story.measured(name, &measure(&engine, &world, &encoder, version)?);
     }
     progress.line(&story.summary());
-    let Judged {
-        checkpoint,
-        numbers,
-    } = judging::train(&world, &encoder, &engine, &trained.sft, &pool, progress)?;
-    story.numbers(numbers);
+    let bench = Bench {
+        world: &world,
+        encoder: &encoder,
+        engine: &engine,
+        progress,
+    };
+    let judged = pool.install(|| judging::train(&bench, &trained.sft))?;
+    story.numbers(judged.numbers);
+    let digest = judged.model.save(&folder.join("reward.gguf"));
     story.digest(
         "reward.gguf",
-        checkpoint.write(&folder.join("reward.gguf"))?,
+        digest.map_err(|error| DemoError::Reward(error.to_string()))?,
     );
     engine.shutdown(std::time::Duration::from_secs(5));
     story.finish(started.elapsed());

@@ -59,7 +59,12 @@ pub(super) struct Story {
 impl Story {
     /// A number of the last version's update; 0 when there was none.
     pub(super) fn last_number(&self, name: &str) -> f64 {
-        self.stations.iter().rev().find_map(|station| station.numbers.get(name)).copied().unwrap_or(0.0)
+        self.stations
+            .iter()
+            .rev()
+            .find_map(|station| station.numbers.get(name))
+            .copied()
+            .unwrap_or(0.0)
     }
 
     /// Quantile of a latency series, milliseconds; 0 when there is nothing.
@@ -67,7 +72,10 @@ impl Story {
         let mut values: Vec<f64> = series.iter().map(|(_, ms)| *ms).collect();
         values.sort_unstable_by(f64::total_cmp);
         let last = values.len().saturating_sub(1);
-        values.get((last as f64 * q).round() as usize).copied().unwrap_or(0.0)
+        values
+            .get((last as f64 * q).round() as usize)
+            .copied()
+            .unwrap_or(0.0)
     }
 
     /// The JSON file.
@@ -108,18 +116,65 @@ impl Story {
         let (rate, low, high) = self.win_rate;
         let seen = &self.seen;
         let rows = [
-            ("gold score, held-out prompts", format!("{:.3} ± {:.3}  →  {:.3} ± {:.3}   (1 is perfect)", first.mean, first.error, last.mean, last.error)),
-            ("win rate against sft", format!("{rate:.3}   (95 %: {low:.3} to {high:.3}, {} prompts)", self.n_held_out)),
+            (
+                "gold score, held-out prompts",
+                format!(
+                    "{:.3} ± {:.3}  →  {:.3} ± {:.3}   (1 is perfect)",
+                    first.mean, first.error, last.mean, last.error
+                ),
+            ),
+            (
+                "win rate against sft",
+                format!(
+                    "{rate:.3}   (95 %: {low:.3} to {high:.3}, {} prompts)",
+                    self.n_held_out
+                ),
+            ),
             ("versions promoted under load", format!("{}", self.promoted)),
-            ("requests, failed", format!("{}, {}", seen.answered + seen.failed, seen.failed)),
-            ("KL to sft", format!("{:.2} nats an answer", self.last_number("objective/kl"))),
-            ("pretraining loss", format!("{:.3}  →  {:.3} nats a token", self.pretraining_nll.0, self.pretraining_nll.1)),
-            ("reward model, fresh answers", format!("{:.3} of {} pairs in gold's order", self.rm_accuracy.0, self.rm_accuracy.1)),
-            ("first token", format!("{:.1} ms median, {:.1} ms p99", Self::quantile(&seen.first_ms, 0.5), Self::quantile(&seen.first_ms, 0.99))),
-            ("between tokens", format!("{:.1} ms median, {:.1} ms p99, {:.1} ms longest", Self::quantile(&seen.gap_ms, 0.5), Self::quantile(&seen.gap_ms, 0.99), Self::quantile(&seen.gap_ms, 1.0))),
+            (
+                "requests, failed",
+                format!("{}, {}", seen.answered + seen.failed, seen.failed),
+            ),
+            (
+                "KL to sft",
+                format!("{:.2} nats an answer", self.last_number("objective/kl")),
+            ),
+            (
+                "pretraining loss",
+                format!(
+                    "{:.3}  →  {:.3} nats a token",
+                    self.pretraining_nll.0, self.pretraining_nll.1
+                ),
+            ),
+            (
+                "reward model, fresh answers",
+                format!(
+                    "{:.3} of {} pairs in gold's order",
+                    self.rm_accuracy.0, self.rm_accuracy.1
+                ),
+            ),
+            (
+                "first token",
+                format!(
+                    "{:.1} ms median, {:.1} ms p99",
+                    Self::quantile(&seen.first_ms, 0.5),
+                    Self::quantile(&seen.first_ms, 0.99)
+                ),
+            ),
+            (
+                "between tokens",
+                format!(
+                    "{:.1} ms median, {:.1} ms p99, {:.1} ms longest",
+                    Self::quantile(&seen.gap_ms, 0.5),
+                    Self::quantile(&seen.gap_ms, 0.99),
+                    Self::quantile(&seen.gap_ms, 1.0)
+                ),
+            ),
             ("time", format!("{:.0} s", self.seconds)),
         ];
-        rows.iter().map(|(name, value)| format!("  {name:<30} {value}\n")).collect()
+        rows.iter()
+            .map(|(name, value)| format!("  {name:<30} {value}\n"))
+            .collect()
     }
 }
 

@@ -72,11 +72,6 @@ impl Traffic {
         Traffic { users: users.collect(), stop, seen }
     }
 
-    /// A copy of what was seen so far.
-    pub(super) fn seen(&self) -> Seen {
-        self.seen.lock().expect("users do not panic while they hold it").clone()
-    }
-
     /// How many requests were answered, and how many failed.
     pub(super) fn counts(&self) -> (u64, u64) {
         let seen = self.seen.lock().expect("users do not panic while they hold it");

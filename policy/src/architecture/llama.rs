@@ -31,6 +31,10 @@ pub struct Parameter {
     pub init: Init,
 }
 
+/// llama.cpp's code of a file whose tensors are all f32.
+pub const FILE_TYPE_F32: u32 = 0;
+/// llama.cpp's code of a file whose matrices are f16.
+pub const FILE_TYPE_F16: u32 = 1;
 /// The embedding table.
 pub const TOKEN_EMBEDDING: &str = "token_embd.weight";
 /// The unembedding of models that do not tie it.
@@ -119,7 +123,8 @@ pub fn shape(metadata: &Metadata, vocab_size: usize, tied: bool) -> Result<Shape
         ));
     }
     let rope_dims = metadata.usize_or("llama.rope.dimension_count", head_dim)?;
-    if !rope_dims.is_multiple_of(2) || rope_dims > head_dim {
+    // llama.cpp refuses any other number for this architecture.
+    if !rope_dims.is_multiple_of(2) || rope_dims != head_dim {
         return Err(ModelError::Unsupported(format!(
             "{rope_dims} rotated dimensions of {head_dim}"
         )));
@@ -180,6 +185,7 @@ pub fn metadata(shape: &Shape) -> Metadata {
     let int = |v: usize| Value::U32(u32::try_from(v).expect("a shape fits 32 bits"));
     let mut m = Metadata::default();
     m.set("general.architecture", Value::String("llama".to_owned()));
+    m.set("general.file_type", Value::U32(FILE_TYPE_F32));
     m.set("llama.vocab_size", int(shape.vocab_size));
     m.set("llama.context_length", int(shape.context));
     m.set("llama.embedding_length", int(shape.hidden));

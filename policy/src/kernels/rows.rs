@@ -17,19 +17,19 @@ pub(super) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a 
 }
 
 /// A tensor held open for reading in a backward pass. The guard's type belongs to candle's lock and has no name here.
-pub(super) struct Values<'a, G> {
+pub(crate) struct Values<'a, G> {
     storage: G,
     layout: &'a Layout,
 }
 
 /// Opens a tensor for reading.
-pub(super) fn values(tensor: &Tensor) -> Values<'_, impl Deref<Target = Storage>> {
+pub(crate) fn values(tensor: &Tensor) -> Values<'_, impl Deref<Target = Storage>> {
     let (storage, layout) = tensor.storage_and_layout();
     Values { storage, layout }
 }
 
 impl<G: Deref<Target = Storage>> Values<'_, G> {
-    pub(super) fn slice(&self) -> Result<&[f32]> {
+    pub(crate) fn slice(&self) -> Result<&[f32]> {
         match &*self.storage {
             Storage::Cpu(storage) => slice(storage, self.layout),
             _ => bail!("a fused operation expects a tensor on the CPU"),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Tensor, Var};
 
-use super::Gradients;
+use super::{Gradients, rule::Rule};
 use crate::model_error::{ModelError, Result};
 
 /// Constants of Adam.
@@ -88,27 +88,20 @@ impl AdamW {
     /// When the device fails.
     pub fn step(&mut self, gradients: &Gradients, learning_rate: f64) -> Result<()> {
         self.state.step += 1;
-        let t = self.state.step as f64;
-        let AdamConfig {
-            beta1,
-            beta2,
-            eps,
-            weight_decay,
-        } = self.config;
-        let (correction1, correction2) = (1.0 - beta1.powf(t), 1.0 - beta2.powf(t));
+        let rule = Rule::new(self.config, self.state.step, learning_rate);
         for (name, var) in &self.parameters {
-            let (Some(g), Some(moments)) = (gradients.get(name), self.state.moments.get_mut(name))
+            let (Some(gradient), Some(moments)) =
+                (gradients.get(name), self.state.moments.get_mut(name))
             else {
                 continue;
             };
-            let first = ((&moments.first * beta1)? + (g * (1.0 - beta1))?)?;
-            let second = ((&moments.second * beta2)? + (g.sqr()? * (1.0 - beta2))?)?;
-            let denominator = ((&second / correction2)?.sqrt()? + eps)?;
-            let change = ((&first / correction1)? / denominator)?;
             let theta = var.as_detached_tensor();
-            var.set(
-                &((theta * (1.0 - learning_rate * weight_decay))? - (change * learning_rate)?)?,
-            )?;
+            let (theta, first, second) = if theta.device().is_cpu() && theta.dtype() == DType::F32 {
+                rule.fused(&theta, gradient, moments)?
+            } else {
+                rule.plain(&theta, gradient, moments)?
+            };
+            var.set(&theta)?;
             *moments = Moments { first, second };
         }
         Ok(())

@@ -72,62 +72,22 @@ impl Trainer {
     /// there and belongs to it.
     pub(super) fn build(setup: &LearnerSetup) -> Result<Trainer, BuildError> {
         let pool = learner_pool(setup.config.threads)?;
-        pool.install(|| Trainer::load(setup))
-            .map(|(models, source, version, update)| Trainer {
-                models,
-                pool,
-                source,
-                version,
-                update,
-                saving: Saving {
-                    last: None,
-                    took: Duration::ZERO,
-                    holds: None,
-                },
-            })
-    }
-
-    fn load(setup: &LearnerSetup) -> Result<(Models, Checkpoint, PolicyVersion, u64), BuildError> {
-        let device = device(&setup.config.device)?;
-        let live = setup.registry.live()?;
-        let source = Checkpoint::read(&setup.registry.path(PolicyVersion::SFT))?;
-        let policy = Checkpoint::read(&live.path)?;
-        let fresh = || -> Result<Models, BuildError> {
-            let value = match &setup.value_start {
-                ValueStart::Policy => value_model::from_policy(&source, &device)?,
-                ValueStart::RewardModel {
-                    checkpoint,
-                    normalization,
-                } => {
-                    let vocab_size = source.tensor(TOKEN_EMBEDDING)?.dim(0)?;
-                    value_model::from_reward_model(checkpoint, *normalization, vocab_size, &device)?
-                }
-            };
-            Ok(Models::new(
-                &policy,
-                &source,
-                value,
-                &setup.config,
-                &device,
-            )?)
-        };
-        let mut models = fresh()?;
-        let companion = setup.registry.companion(live.version, saved::SUFFIX);
-        let update = match saved::restore(&companion, &mut models, &live.digest) {
-            Ok(update) => update,
-            Err(error) => {
-                if live.version != PolicyVersion::SFT {
-                    tracing::warn!(version = %live.version, %error, "the learner begins with fresh moments and value model");
-                }
-                models = fresh()?;
-                next_update(&live)
-            }
-        };
-        if !setup.config.kl_adaptive {
-            // A controller's coefficient is state; a fixed one is the operator's word of today.
-            models.kl_coef = setup.config.kl_coef;
-        }
-        Ok((models, source, live.version, update))
+        let loaded = pool.install(|| Loaded::new(setup))?;
+        let holds = loaded
+            .is_restored
+            .then_some((loaded.version, loaded.update));
+        Ok(Trainer {
+            models: loaded.models,
+            pool,
+            source: loaded.source,
+            version: loaded.version,
+            update: loaded.update,
+            saving: Saving {
+                last: None,
+                took: Duration::ZERO,
+                holds,
+            },
+        })
     }
 
     /// Takes over another version's weights, with fresh moments; the value model keeps what it learnt.
@@ -215,6 +175,63 @@ impl Trainer {
         if let Some(took) = took {
             self.wrote_companion(setup, row.version, self.update, took);
         }
+    }
+}
+
+/// What [`Trainer::build`] reads from disk.
+struct Loaded {
+    models: Models,
+    source: Checkpoint,
+    version: PolicyVersion,
+    update: u64,
+    is_restored: bool,
+}
+
+impl Loaded {
+    fn new(setup: &LearnerSetup) -> Result<Loaded, BuildError> {
+        let device = device(&setup.config.device)?;
+        let live = setup.registry.live()?;
+        let source = Checkpoint::read(&setup.registry.path(PolicyVersion::SFT))?;
+        let policy = Checkpoint::read(&live.path)?;
+        let fresh = || -> Result<Models, BuildError> {
+            let value = match &setup.value_start {
+                ValueStart::Policy => value_model::from_policy(&source, &device)?,
+                ValueStart::RewardModel {
+                    checkpoint,
+                    normalization,
+                } => {
+                    let vocab_size = source.tensor(TOKEN_EMBEDDING)?.dim(0)?;
+                    value_model::from_reward_model(checkpoint, *normalization, vocab_size, &device)?
+                }
+            };
+            Ok(Models::new(
+                &policy,
+                &source,
+                value,
+                &setup.config,
+                &device,
+            )?)
+        };
+        let mut models = fresh()?;
+        let companion = setup.registry.companion(live.version, saved::SUFFIX);
+        let restored = saved::restore(&companion, &mut models, &live.digest);
+        if let Err(error) = &restored {
+            if live.version != PolicyVersion::SFT {
+                tracing::warn!(version = %live.version, %error, "the learner begins with fresh moments and value model");
+            }
+            models = fresh()?;
+        }
+        if !setup.config.kl_adaptive {
+            // A controller's coefficient is state; a fixed one is the operator's word of today.
+            models.kl_coef = setup.config.kl_coef;
+        }
+        Ok(Loaded {
+            models,
+            source,
+            version: live.version,
+            is_restored: restored.is_ok(),
+            update: restored.unwrap_or_else(|_| next_update(&live)),
+        })
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) fn open(dir: &Path) -> RolloutLog {
 }
 
 /// A rollout that may train, told apart by `n`.
-pub(super) fn rollout(n: u32, version: u64) -> Rollout {
+pub(crate) fn rollout(n: u32, version: u64) -> Rollout {
     let token = |at: u32| SampledToken {
         id: TokenId(n + at),
         log_prob: LogProb(-0.5 - at as f32),

@@ -3,20 +3,21 @@
 //! Chosen on validation prompts so that the whole build takes less than 25 minutes on two cores and leaves the supervised
 //! policy mediocre: it has read the facts and knows the formats, and it has learnt its labelers' bad habits too.
 
-use policy::{architecture::Shape, sft::SftOptions};
+use policy::{architecture::Shape, optimizer::AdamConfig, sft::SftOptions};
+use reward::ranking_trainer::RankingTrainOptions;
 
 /// Tokens of the vocabulary: about one for each word of the world.
 pub(super) const VOCABULARY: usize = 1536;
 /// Documents from which the vocabulary is learnt.
 pub(super) const VOCABULARY_DOCUMENTS: usize = 20_000;
 /// Documents of pretraining, each seen once.
-pub(super) const DOCUMENTS: usize = 24_000;
+pub(super) const DOCUMENTS: usize = 50_000;
 /// Documents that are only measured on.
 pub(crate) const HELD_OUT_DOCUMENTS: usize = 300;
 /// Demonstrations.
-pub(super) const DEMONSTRATIONS: usize = 5_000;
+pub(super) const DEMONSTRATIONS: usize = 10_000;
 /// Prompts that are ranked.
-pub(super) const RANKED_PROMPTS: usize = 2_500;
+pub(super) const RANKED_PROMPTS: usize = 4_000;
 /// Standard deviation of the labelers' noise in grades of the 1 to 7 scale.
 pub(super) const LABEL_NOISE: f64 = 0.5;
 /// Validation prompts on which the stages are measured.
@@ -36,9 +37,9 @@ pub(super) fn shape() -> Shape {
 pub(super) fn pretraining(seed: u64) -> SftOptions {
     SftOptions {
         epochs: 1,
-        batch: 48,
-        learning_rate: 4e-3,
-        warmup_steps: 40,
+        batch: 24,
+        learning_rate: 3e-3,
+        warmup_steps: 60,
         seed,
         ..SftOptions::default()
     }
@@ -48,7 +49,7 @@ pub(super) fn pretraining(seed: u64) -> SftOptions {
 pub(super) fn supervised(seed: u64) -> SftOptions {
     SftOptions {
         epochs: 2,
-        batch: 64,
+        batch: 32,
         learning_rate: 1e-3,
         warmup_steps: 20,
         mix_share: 0.1,
@@ -57,9 +58,17 @@ pub(super) fn supervised(seed: u64) -> SftOptions {
     }
 }
 
-/// Learning rate of the reward model: up over 20 steps, then a cosine to a tenth.
-pub(super) fn reward_rate(step: usize, n_steps: usize) -> f64 {
-    let progress = step as f64 / n_steps as f64;
-    let warm = ((step + 1) as f64 / 20.0).min(1.0);
-    5e-4 * warm * (0.1 + 0.45 * (1.0 + (std::f64::consts::PI * progress).cos()))
+/// The reward model: one pass over the rankings (InstructGPT C.2: more overfits).
+pub(super) fn rankings(seed: u64) -> RankingTrainOptions {
+    RankingTrainOptions {
+        batch: 32,
+        learning_rate: 6e-4,
+        warmup_steps: 10,
+        adam: AdamConfig {
+            eps: 1e-8,
+            ..AdamConfig::default()
+        },
+        seed,
+        ..RankingTrainOptions::default()
+    }
 }

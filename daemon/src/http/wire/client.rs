@@ -178,9 +178,6 @@ pub(crate) struct VersionRow {
     pub(crate) version: u64,
     /// `live`, `retained`, …
     pub(crate) state: String,
-    /// When it was registered, milliseconds since 1970.
-    #[serde(default)]
-    pub(crate) created_ms: u64,
     /// What the update and the gate measured.
     #[serde(default)]
     pub(crate) numbers: BTreeMap<String, f64>,

@@ -133,13 +133,6 @@ fn what_cannot_train_is_dropped_when_logged_and_says_why() {
             },
             DropReason::Cancelled,
         ),
-        (
-            Rollout {
-                finish: FinishReason::ClientLimit,
-                ..base.clone()
-            },
-            DropReason::ClientLimit,
-        ),
         (with_sampling(|s| s.temperature = 0.0), DropReason::Greedy),
         (
             with_sampling(|s| s.presence_penalty = 0.5),
@@ -169,13 +162,15 @@ fn what_cannot_train_is_dropped_when_logged_and_says_why() {
     let mut slightly_cut = rollout(1, 0);
     slightly_cut.response[0].log_kept_mass = 0.95_f32.ln();
     assert_eq!(obstacle(&slightly_cut), None);
-    assert_eq!(
-        obstacle(&Rollout {
-            finish: FinishReason::DaemonLimit,
-            ..rollout(1, 0)
-        }),
-        None
-    );
+    for finish in [FinishReason::ClientLimit, FinishReason::DaemonLimit] {
+        assert_eq!(
+            obstacle(&Rollout {
+                finish,
+                ..rollout(1, 0)
+            }),
+            None
+        );
+    }
 }
 
 #[test]

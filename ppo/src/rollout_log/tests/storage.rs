@@ -240,7 +240,7 @@ fn pages_exports_and_counts_agree() {
         log.append(rollout(n, u64::from(n % 2))).unwrap();
     }
     log.append(Rollout {
-        finish: FinishReason::ClientLimit,
+        finish: FinishReason::Cancelled,
         ..rollout(600, 0)
     })
     .unwrap();
@@ -268,6 +268,6 @@ fn pages_exports_and_counts_agree() {
     let stats = log.reader().stats().unwrap();
     assert_eq!(stats.by_state[&RolloutState::Generated], 600);
     assert_eq!(stats.by_version[&PolicyVersion(0)], 301);
-    assert_eq!(stats.dropped[&DropReason::ClientLimit], 1);
+    assert_eq!(stats.dropped[&DropReason::Cancelled], 1);
     assert_eq!(log.reader().backlog(100).unwrap(), (0, 100));
 }
