@@ -71,8 +71,12 @@ fn collect(root: &Path, folder: &str, files: &mut Vec<SourceFile>) {
 }
 
 fn is_test_path(path: &str) -> bool {
-    path.split('/')
-        .any(|part| part == "tests" || part == "tests.rs")
+    // `test_world.rs` and its like are helpers of unit tests, declared under `#[cfg(test)]`.
+    path.split('/').any(|part| {
+        part == "tests"
+            || part == "tests.rs"
+            || (part.starts_with("test_") && part.ends_with(".rs"))
+    })
 }
 
 /// The text with the contents of comments, strings and character literals replaced by spaces.

@@ -263,6 +263,8 @@ fn tests_comments_and_literals_are_not_code() {
         1,
     );
     check_rule(rule, "ppo/src/foo/tests.rs", "a.unwrap();", 0);
+    check_rule(rule, "ppo/src/test_world.rs", "a.unwrap();", 0);
+    check_rule(rule, "ppo/src/testing.rs", "a.unwrap();", 1);
 }
 
 #[test]
