@@ -36,6 +36,8 @@ pub struct Experience {
     pub lengths: Vec<usize>,
     /// Where the tokens of each episode start in the flat vectors.
     starts: Vec<usize>,
+    /// Rollouts for which a pass gave no finite number, by their index in the round.
+    pub broken: Vec<usize>,
     /// Scores after clip and missing-EOS rule, one an episode.
     pub scores: Vec<f64>,
     /// ℓ_old, reference log-probs, entropies and old values.
@@ -67,7 +69,12 @@ impl Experience {
         pace: Pace<'_>,
     ) -> Result<Experience, PpoError> {
         let passes = Passes::run(&episodes, models, config.micro_batch, pace)?;
-        Ok(Experience::from_passes(episodes, passes, config, kl_coef))
+        let (episodes, passes, broken) = passes.without_broken(episodes);
+        let experience = Experience::from_passes(episodes, passes, config, kl_coef);
+        Ok(Experience {
+            broken,
+            ..experience
+        })
     }
 
     /// The part of [`Experience::collect`] that needs no model: rewards, advantages, weights, whitening.

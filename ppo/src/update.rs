@@ -116,9 +116,23 @@ impl Round<'_> {
         pace: Pace<'_>,
     ) -> Result<RoundOutcome, PpoError> {
         let snapshot = models.snapshot()?;
-        let result = self.learn(models, rollouts, &snapshot, pace);
+        self.run_from(&snapshot, models, rollouts, pace)
+    }
+
+    /// [`Round::run`] for a caller who keeps a snapshot of the models as they are now anyway.
+    ///
+    /// # Errors
+    /// When a pass fails or the round is interrupted.
+    pub fn run_from(
+        &self,
+        snapshot: &Snapshot,
+        models: &mut Models,
+        rollouts: &[ScoredRollout],
+        pace: Pace<'_>,
+    ) -> Result<RoundOutcome, PpoError> {
+        let result = self.learn(models, rollouts, snapshot, pace);
         if result.is_err() {
-            models.restore(&snapshot)?;
+            models.restore(snapshot)?;
         }
         result
     }
@@ -238,6 +252,9 @@ fn can_learn(experience: &Experience) -> bool {
 /// Rollouts that were filtered, or whose round came to nothing, are spent all the same: given back, they would only be
 /// claimed again.
 fn settle(fates: &mut [Fate], experience: &Experience, progress: &Progress) {
+    for index in &experience.broken {
+        fates[*index] = Fate::Dropped(DropReason::NonFinite);
+    }
     let learnt = progress.n_policy_steps > 0 || progress.n_value_steps > 0;
     for (i, episode) in experience.episodes.iter().enumerate() {
         fates[episode.index] = match () {

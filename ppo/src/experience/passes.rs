@@ -65,6 +65,39 @@ impl Passes {
     }
 }
 
+impl Passes {
+    /// Takes out the episodes for which some model said a number that is none: one of them would poison the whitening of
+    /// all. Returns the rest, and where the others stand among the rollouts of the round.
+    pub(super) fn without_broken(
+        self,
+        episodes: Vec<Episode>,
+    ) -> (Vec<Episode>, Passes, Vec<usize>) {
+        let (mut whole, mut rest, mut broken) = (Vec::new(), Passes::default(), Vec::new());
+        let mut start = 0;
+        for episode in episodes {
+            let range = start..start + episode.n_tokens();
+            start = range.end;
+            let own = [&self.old, &self.entropies, &self.reference, &self.values]
+                .map(|x| &x[range.clone()]);
+            if !own.iter().all(|x| x.iter().all(|v| v.is_finite())) {
+                broken.push(episode.index);
+                continue;
+            }
+            let kept = [
+                &mut rest.old,
+                &mut rest.entropies,
+                &mut rest.reference,
+                &mut rest.values,
+            ];
+            kept.into_iter()
+                .zip(own)
+                .for_each(|(all, own)| all.extend_from_slice(own));
+            whole.push(episode);
+        }
+        (whole, rest, broken)
+    }
+}
+
 /// The sequences of some episodes as one batch.
 pub(crate) fn batch_of(episodes: &[Episode], members: &[usize]) -> SequenceBatch {
     SequenceBatch::new(

@@ -184,3 +184,25 @@ fn what_the_client_cut_off_keeps_its_score_and_what_the_daemon_cut_off_does_not(
         .collect();
     assert_eq!(cut, vec![false, true]);
 }
+
+/// One sequence that some model chokes on costs that sequence and no other.
+#[test]
+fn a_pass_that_is_not_finite_drops_its_episode_only() {
+    let episodes = vec![
+        episode(4, 2, 1.0, true),
+        episode(6, 1, 1.0, true),
+        episode(9, 1, 0.0, true),
+    ];
+    let passes = Passes {
+        old: vec![-1.0; 4],
+        entropies: vec![0.5; 4],
+        reference: vec![-1.0, -2.0, -3.0, -4.0],
+        values: vec![0.0, 0.0, f64::NAN, 0.0],
+    };
+    let (whole, rest, broken) = passes.without_broken(episodes);
+    assert_eq!(
+        whole.iter().map(|e| e.index).collect::<Vec<_>>(),
+        vec![4, 9]
+    );
+    assert_eq!((rest.reference, broken), (vec![-1.0, -2.0, -4.0], vec![6]));
+}
