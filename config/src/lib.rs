@@ -70,7 +70,6 @@ impl Sources<Vec<(String, String)>> {
     /// The environment of this process, beside a file and assignments of the command line.
     pub fn of_process(file: Option<PathBuf>, sets: Vec<String>) -> Self {
         // `std::env::vars` panics on the first variable that is not UTF-8, whoever it belongs to.
-        #[expect(clippy::disallowed_methods, reason = "this is the one place that may")]
         let env = std::env::vars_os()
             .map(|(name, value)| {
                 (
