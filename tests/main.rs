@@ -9,3 +9,4 @@ mod golden;
 mod harness;
 mod http_errors;
 mod http_generation;
+mod http_lifecycle;

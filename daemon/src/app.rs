@@ -131,6 +131,14 @@ impl App {
     }
 }
 
+/// The file of version 0: the configured one, or the built-in one, written into the data directory.
+///
+/// # Errors
+/// When the built-in one cannot be written.
+pub(crate) fn sft_file(config: &Config) -> Result<std::path::PathBuf, AppError> {
+    source::sft(config)
+}
+
 fn keys(path: &str) -> Result<Keys, AppError> {
     Keys::read(path).map_err(|source| AppError::Keys {
         path: path.to_owned(),

@@ -3,6 +3,7 @@
 
 mod config_args;
 mod config_command;
+mod doctor;
 mod policies;
 pub(crate) mod progress;
 mod rollouts;
@@ -14,7 +15,7 @@ use clap::{Parser, Subcommand};
 use config::ConfigError;
 
 pub use self::config_args::ConfigArgs;
-use crate::demo;
+use crate::{bench, demo};
 
 /// What every command returns.
 pub(crate) type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
@@ -44,9 +45,14 @@ enum Command {
     /// Look at the versions of the policy.
     #[command(subcommand)]
     Policies(policies::Command),
+    /// Measure; one line of JSON each.
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Check or print the configuration.
     #[command(subcommand)]
     Config(config_command::Command),
+    /// Say what this machine and this installation can do, and whether the model answers.
+    Doctor(ConfigArgs),
 }
 
 /// Runs the command that the process was called with.
@@ -56,7 +62,9 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args).map_err(Into::into),
         Command::Rollouts(command) => rollouts::run(command),
         Command::Policies(command) => policies::run(command),
+        Command::Bench(command) => bench::run(command),
         Command::Config(command) => config_command::run(command),
+        Command::Doctor(args) => doctor::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -13,11 +13,12 @@ use tracing_subscriber::EnvFilter;
 
 use crate::http::Services;
 
-/// Sends log lines to standard error, so that standard output stays for answers. `RUST_LOG` chooses what is logged.
+/// Sends log lines to standard error, so that standard output stays for answers. `RUST_LOG` chooses what is logged;
+/// without it, lines of `level` and above are.
 ///
 /// Only the first call of a process has an effect: the demo and tests start several daemons in one process.
-pub fn init_logging(format: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+pub fn init_logging(format: &str, level: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

@@ -14,7 +14,7 @@ mod metadata;
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{BufReader, Cursor, Read, Seek},
+    io::{BufReader, Cursor, Read, Seek, Write},
     path::{Path, PathBuf},
 };
 
@@ -24,6 +24,7 @@ use candle_core::{
 };
 
 pub use digest::{Digest, digest};
+use durable::stream_durably;
 pub use durable::write_durably;
 pub use metadata::Metadata;
 
@@ -146,6 +147,12 @@ impl Checkpoint {
     /// # Errors
     /// When a tensor's row length does not fit its type's blocks.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let mut out = Cursor::new(Vec::new());
+        self.encode(&mut out)?;
+        Ok(out.into_inner())
+    }
+
+    fn encode<W: Write + Seek>(&self, out: &mut W) -> Result<()> {
         let tensors: Vec<(&str, QTensor)> = self
             .tensors
             .iter()
@@ -164,19 +171,16 @@ impl Checkpoint {
             .iter()
             .filter(|(key, _)| *key != "general.alignment")
             .collect();
-        let mut out = Cursor::new(Vec::new());
-        gguf_file::write(&mut out, &metadata, &tensors)?;
-        Ok(out.into_inner())
+        Ok(gguf_file::write(out, &metadata, &tensors)?)
     }
 
-    /// Writes the file so that it appears whole or not at all, and returns its digest.
+    /// Writes the file so that it appears whole or not at all, and returns the digest of what then lies on the disk.
     ///
     /// # Errors
     /// When a tensor cannot be encoded or the disk refuses.
     pub fn write(&self, path: &Path) -> Result<Digest> {
-        let bytes = self.to_bytes()?;
-        write_durably(path, &bytes)?;
-        Ok(Digest::of(&bytes))
+        stream_durably(path, |out| self.encode(out))?;
+        digest(path)
     }
 
     /// A tensor by name.

@@ -19,8 +19,10 @@
 pub(crate) mod backend;
 mod cells;
 mod error;
+mod gate;
 pub(crate) mod gguf;
 mod loading;
+mod nursery;
 mod request;
 mod resident;
 mod rest;
@@ -55,6 +57,8 @@ pub use self::{
     stats::{EngineStats, FINISH_REASONS},
 };
 use self::{
+    gate::Gate,
+    nursery::Nursery,
     resident::{Job, Resident},
     stats::Counters,
     worker::Setup,
@@ -76,6 +80,8 @@ struct Shared {
     config: config::Policy,
     vocabulary: Arc<Vocabulary>,
     context_tokens: u32,
+    gate: Arc<Gate>,
+    nursery: Nursery,
     residents: Arc<DashMap<PolicyVersion, Arc<Resident>>>,
     live: ArcSwap<Resident>,
     /// Held while the live pointer or a door changes, so that what is promoted is never retired at the same moment.
@@ -98,8 +104,18 @@ impl Engine {
         let context_tokens = worker::context_tokens(config, &vocabulary);
         let residents = Arc::new(DashMap::new());
         let counters = Arc::new(Counters::default());
-        let setup = Setup::new(config, &vocabulary, context_tokens, PolicyVersion::SFT, sft);
+        let gate = Arc::new(Gate::default());
+        let nursery = Nursery::start()?;
+        let setup = Setup::new(
+            config,
+            &vocabulary,
+            &gate,
+            context_tokens,
+            PolicyVersion::SFT,
+            sft,
+        );
         let first = Arc::new(Resident::start(
+            &nursery,
             setup,
             Arc::clone(&counters),
             config.max_queue,
@@ -110,6 +126,8 @@ impl Engine {
             config: config.clone(),
             vocabulary,
             context_tokens,
+            gate,
+            nursery,
             residents,
             live: ArcSwap::new(first),
             swap: Mutex::new(()),
@@ -146,6 +164,7 @@ impl Engine {
         let setup = Setup::new(
             &shared.config,
             &shared.vocabulary,
+            &shared.gate,
             shared.context_tokens,
             version,
             path,
@@ -157,6 +176,7 @@ impl Engine {
             }
         };
         let resident = Resident::start(
+            &shared.nursery,
             setup,
             Arc::clone(&shared.counters),
             shared.config.max_queue,

@@ -17,7 +17,10 @@
 //! * *It can be looked at.* [`Learner::status`], [`Learner::history`] and [`Learner::counters`] never wait.
 //! * *It goes on where it stopped.* Moments, value model and β lie beside the live version ([`saved`]).
 
+mod activation;
 mod attempt;
+mod batch;
+mod failure;
 mod owner;
 mod saved;
 mod share;
@@ -68,10 +71,16 @@ pub enum LearnerError {
     Registry(#[from] RegistryError),
     /// The version could not be brought into service.
     #[error(transparent)]
-    Publish(#[from] PublishError),
+    Publish(Box<PublishError>),
     /// No thread.
     #[error("the learner's thread: {0}")]
     Thread(#[from] std::io::Error),
+}
+
+impl From<PublishError> for LearnerError {
+    fn from(error: PublishError) -> LearnerError {
+        LearnerError::Publish(Box::new(error))
+    }
 }
 
 impl From<LogError> for LearnerError {

@@ -5,6 +5,7 @@
 //! against numbers made by another program, and fed to whatever differentiates the model.
 
 pub mod averaging;
+mod clock;
 pub mod error;
 pub mod experience;
 pub mod gae;

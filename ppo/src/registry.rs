@@ -21,15 +21,15 @@ mod tests;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use policy::{PolicyVersion, checkpoint};
 
 pub use error::RegistryError;
 
-use crate::rollout_log::{
-    LogError, Outcome, RolloutLog, Seq, VersionChange, VersionRow, VersionState,
+use crate::{
+    clock::now_ms,
+    rollout_log::{LogError, Outcome, RolloutLog, Seq, VersionChange, VersionRow, VersionState},
 };
 
 /// The versions of one data directory. Its rows live in the log's database.
@@ -293,10 +293,4 @@ impl Registry {
     fn change(&self, change: VersionChange) -> Result<(), RegistryError> {
         Ok(self.log.change_version(change)?)
     }
-}
-
-/// Milliseconds since the Unix epoch.
-pub(crate) fn now_ms() -> u64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
-    since_epoch.map_or(0, |elapsed| elapsed.as_millis() as u64)
 }

@@ -24,7 +24,7 @@ use reward::{
 };
 
 use crate::{
-    registry::now_ms,
+    clock::now_ms,
     rollout_log::{
         DropReason, Feedback, LogError, LoggedRollout, RolloutLog, ScoreRecord, Seq, Verdict,
     },

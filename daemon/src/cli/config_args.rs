@@ -1,6 +1,6 @@
 //! The arguments that make a configuration.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use config::{Config, ConfigError, Sources};
@@ -32,6 +32,17 @@ impl ConfigArgs {
     /// Defaults, file, environment, then these arguments.
     pub fn load(&self) -> Result<Config, ConfigError> {
         Config::load(Sources::of_process(self.config.clone(), self.assignments()))
+    }
+
+    /// For a daemon that is measured: a free port, a folder of its own, no learning of its own.
+    pub(crate) fn for_bench(&self, data_dir: &Path) -> Result<Config, ConfigError> {
+        let mut sets = vec![
+            "daemon.listen=127.0.0.1:0".to_owned(),
+            "ppo.enabled=false".to_owned(),
+        ];
+        sets.extend(self.assignments());
+        sets.push(format!("daemon.data_dir={}", data_dir.display()));
+        Config::load(Sources::of_process(self.config.clone(), sets))
     }
 
     /// `--set` comes last, so that it also wins over the named arguments.

@@ -10,7 +10,6 @@ use std::{
         Arc, RwLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    thread,
     time::{Duration, Instant},
 };
 
@@ -18,7 +17,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::{
     engine::{
-        EngineError, GenerateRequest, Rejection,
+        EngineError, GenerateRequest, Rejection, loading,
+        nursery::Nursery,
         stats::{Counters, add},
         worker::{Setup, Worker},
     },
@@ -82,6 +82,7 @@ impl Resident {
     /// Loads a version on a thread of its own and waits until it has passed its canary. `on_freed` runs on that thread
     /// after everything is freed.
     pub(super) fn start(
+        nursery: &Nursery,
         setup: Setup,
         counters: Arc<Counters>,
         waiting_max: usize,
@@ -94,15 +95,14 @@ impl Resident {
         let (freeing, freed) = bounded::<()>(0);
         let load = Arc::new(Load::default());
         let shared = (Arc::clone(&load), Arc::clone(&counters));
+        // The weights are read on the caller's thread: its priority is the right one for that, not the owner's.
+        let model = loading::model(&setup)?;
         let body = move || {
-            Worker::run(setup, shared.0, shared.1, &commands, &ready);
+            Worker::run(model, setup, shared.0, shared.1, &commands, &ready);
             on_freed();
             drop(freeing);
         };
-        thread::Builder::new()
-            .name(format!("engine-{}", version.0))
-            .spawn(body)
-            .map_err(|e| EngineError::Thread(version, e))?;
+        nursery.spawn(version, Box::new(body))?;
         let lost = || EngineError::Load {
             path: path.clone(),
             reason: "its thread ended".into(),

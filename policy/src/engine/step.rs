@@ -41,7 +41,11 @@ impl Worker<'_> {
         if plan.gains.is_empty() {
             return;
         }
-        match self.cells.context.decode(&mut self.batch) {
+        let result = {
+            let _turn = self.setup.gate.enter();
+            self.cells.context.decode(&mut self.batch)
+        };
+        match result {
             Ok(()) => self.apply(plan),
             Err(error) => self.give_up(&plan, &error.to_string()),
         }
@@ -204,10 +208,12 @@ impl Worker<'_> {
         self.batch.clear();
         let mut plan = Plan::default();
         self.add(&mut plan, 0, tokens.to_vec(), tokens.len());
+        let turn = self.setup.gate.enter();
         self.cells
             .context
             .decode(&mut self.batch)
             .map_err(|e| e.to_string())?;
+        drop(turn);
         let finite = plan
             .rows
             .iter()

@@ -23,6 +23,7 @@ use crate::{
     engine::{
         EngineError,
         cells::Cells,
+        gate::Gate,
         loading,
         resident::{Command, Load, ScoreJob},
         sampler::Sampler,
@@ -39,6 +40,9 @@ use crate::{
 /// Context window when the configuration leaves it to the model.
 const CONTEXT_TOKENS_MAX: u32 = 4096;
 
+/// A beginning in the cache that decides which slot a prompt goes to.
+const REUSE_TOKENS_MIN: usize = 16;
+
 /// What a resident is built from.
 #[derive(Clone)]
 pub(super) struct Setup {
@@ -48,19 +52,22 @@ pub(super) struct Setup {
     pub(super) context_tokens: u32,
     pub(super) parallel: usize,
     pub(super) batch_tokens: usize,
+    /// As configured; 0 leaves it to the size of the model.
     pub(super) threads: usize,
     pub(super) gpu_layers: u32,
+    /// Shared by all residents.
+    pub(super) gate: Arc<Gate>,
 }
 
 impl Setup {
     pub(super) fn new(
         config: &config::Policy,
         vocabulary: &Arc<Vocabulary>,
+        gate: &Arc<Gate>,
         context_tokens: u32,
         version: PolicyVersion,
         path: &Path,
     ) -> Setup {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Setup {
             version,
             path: path.to_owned(),
@@ -68,12 +75,9 @@ impl Setup {
             context_tokens,
             parallel: config.parallel,
             batch_tokens: config.batch_tokens as usize,
-            threads: if config.threads == 0 {
-                cores
-            } else {
-                config.threads
-            },
+            threads: config.threads,
             gpu_layers: config.gpu_layers,
+            gate: Arc::clone(gate),
         }
     }
 }
@@ -104,7 +108,7 @@ pub(super) enum Work {
 #[derive(Default)]
 pub(super) struct Slot {
     pub(super) work: Option<Work>,
-    /// When it was given out last: prompts are computed in this order, caches are replaced in it.
+    /// When it was given out: prompts are computed in this order.
     pub(super) ticket: u64,
 }
 
@@ -128,18 +132,15 @@ pub(super) struct Worker<'m> {
 }
 
 impl Worker<'_> {
-    /// The whole life of an owner thread: build, canary, say so on `ready`, serve until the door is closed and the work done.
+    /// The whole life of an owner thread: context, canary, say so on `ready`, serve until the door is closed and the work done.
     pub(super) fn run(
+        model: LlamaModel,
         setup: Setup,
         load: Arc<Load>,
         counters: Arc<Counters>,
         commands: &Receiver<Command>,
         ready: &Sender<Result<(), EngineError>>,
     ) {
-        let model = match loading::model(&setup) {
-            Ok(model) => model,
-            Err(error) => return drop(ready.send(Err(error))),
-        };
         match Worker::build(&model, setup, load, counters) {
             Ok(mut worker) => {
                 if ready.send(Ok(())).is_ok() {
@@ -158,7 +159,11 @@ impl Worker<'_> {
     ) -> Result<Worker<'_>, EngineError> {
         let context = loading::context(model, &setup)?;
         let mut worker = Worker {
-            cells: Cells::new(context, setup.parallel),
+            cells: Cells::new(
+                context,
+                setup.parallel,
+                loading::copy_pays_from(model, &setup),
+            ),
             batch: LlamaBatch::new(setup.batch_tokens + setup.parallel, 1),
             slots: std::iter::repeat_with(Slot::default)
                 .take(setup.parallel)
@@ -329,10 +334,11 @@ impl Worker<'_> {
         let i = self.free_slot(prompt);
         let own = self.cells.shared(i, prompt);
         let others = (0..self.slots.len()).map(|j| (self.cells.shared(j, prompt), j));
-        let (best, from) = others
-            .max()
-            .filter(|&(best, _)| best > own)
-            .unwrap_or((own, i));
+        let (most, other) = others.max().unwrap_or((own, i));
+        let saves_a_pass =
+            exchange.prompt_row.borrow().is_some() && most == prompt.len() && own < most;
+        let pays = saves_a_pass || most >= own + self.cells.copy_pays_from;
+        let (best, from) = if pays { (most, other) } else { (own, i) };
         let row = exchange.prompt_row.borrow();
         // Without the row after the prompt its last token must be computed again.
         let n = if row.is_some() {
@@ -357,16 +363,17 @@ impl Worker<'_> {
         }
     }
 
-    /// The free slot that holds most of `prompt`, then the one that was given out the longest ago.
+    /// The free slot that holds much of `prompt`, or else the lowest one: llama.cpp computes neighbouring sequences
+    /// together, and gaps between them cost passes.
     fn free_slot(&self, prompt: &[TokenId]) -> usize {
         let free = (0..self.slots.len()).filter(|&i| self.slots[i].work.is_none());
-        free.max_by_key(|&i| {
-            (
-                self.cells.shared(i, prompt),
-                std::cmp::Reverse(self.slots[i].ticket),
-            )
-        })
-        .expect("the caller saw a free slot")
+        let worth = |i| {
+            Some(self.cells.shared(i, prompt))
+                .filter(|&n| n >= REUSE_TOKENS_MIN)
+                .unwrap_or(0)
+        };
+        free.max_by_key(|&i| (worth(i), std::cmp::Reverse(i)))
+            .expect("the caller saw a free slot")
     }
 
     fn occupy(&mut self, i: usize, work: Work) {
@@ -401,6 +408,8 @@ impl Worker<'_> {
     /// Ends the response in slot `i`; its cache stays for the next prompt that begins alike.
     fn finish(&mut self, i: usize, reason: FinishReason) {
         if let Some(Work::Answer(sequence)) = self.slots[i].work.take() {
+            // Whoever is told of the end finds it in the gauge.
+            self.publish_load();
             sequence.finish(reason, self.setup.version, &self.counters);
         }
     }

@@ -1,57 +1,31 @@
 //! One update from claim to publication, and every way in which it can end.
 
 use std::{
-    any::Any,
     ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::atomic::Ordering,
     time::Instant,
 };
 
-use policy::{PolicyVersion, TokenId, checkpoint::Digest, sequence_batch::Sequence};
-use reward::{Score, Scored, ScoredRollout};
+use policy::{PolicyVersion, checkpoint::Digest};
 
 use super::{
     ATTEMPTS_MAX, LearnerState,
+    batch::Batch,
+    failure::AttemptError,
     owner::{Next, Owner},
     trainer::Trainer,
 };
 use crate::{
+    clock::now_ms,
     error::PpoError,
     gate::Verdict,
     models::Snapshot,
     publish::{Loader, Proposal, PublishError, Published},
-    registry::{RegistryError, now_ms},
     rollout_log::{DropReason, LoggedRollout, Outcome, Seq},
     stats::{UpdateOutcome, UpdateRecord, named},
     update::{Fate, Round, RoundOutcome},
 };
-
-/// Sequences that the parity check may choose from.
-const N_REPLAYABLE: usize = 8;
-
-/// Why an update came to nothing.
-#[derive(Debug, thiserror::Error)]
-enum AttemptError {
-    #[error(transparent)]
-    Ppo(#[from] PpoError),
-    #[error(transparent)]
-    Publish(#[from] PublishError),
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
-    #[error("panic: {0}")]
-    Panic(String),
-}
-
-impl AttemptError {
-    fn is_interrupted(&self) -> bool {
-        matches!(
-            self,
-            AttemptError::Ppo(PpoError::Interrupted)
-                | AttemptError::Publish(PublishError::Interrupted)
-        )
-    }
-}
 
 /// What an update that ran to its end has to tell.
 struct Ended {
@@ -60,60 +34,6 @@ struct Ended {
     reason: Option<String>,
     round: RoundOutcome,
     verdict: Option<Verdict>,
-}
-
-/// A claim as the round sees it, in the claim's order.
-struct Batch {
-    seqs: Vec<Seq>,
-    rollouts: Vec<ScoredRollout>,
-}
-
-impl Batch {
-    fn new(rows: Vec<LoggedRollout>) -> Batch {
-        let (mut seqs, mut rollouts) = (Vec::new(), Vec::new());
-        for row in rows {
-            let score = row.score.expect("a row without a score cannot be claimed");
-            let scored = Scored {
-                score: Score(score.score),
-                std: score.std,
-                reward_version: score.reward_version,
-            };
-            let rollout = ScoredRollout::new(row.rollout, scored);
-            seqs.push(row.seq);
-            rollouts.push(rollout.expect("the log stores finite scores only"));
-        }
-        Batch { seqs, rollouts }
-    }
-
-    fn all(&self, outcome: Outcome) -> Vec<(Seq, Outcome)> {
-        self.seqs.iter().map(|seq| (*seq, outcome)).collect()
-    }
-
-    /// The end of the claim, rollout by rollout; `trained` is the end of those that took part.
-    fn settled(&self, fates: &[Fate], trained: Outcome) -> Vec<(Seq, Outcome)> {
-        let outcome = |fate: &Fate| match fate {
-            Fate::Trained => trained,
-            Fate::Dropped(reason) => Outcome::Dropped(*reason),
-        };
-        self.seqs
-            .iter()
-            .copied()
-            .zip(fates.iter().map(outcome))
-            .collect()
-    }
-
-    fn sequences(&self) -> Vec<Sequence> {
-        let sequence = |scored: &ScoredRollout| {
-            let rollout = scored.rollout();
-            let response: Vec<TokenId> = rollout.response.iter().map(|token| token.id).collect();
-            Sequence::new(&rollout.prompt, &response)
-        };
-        self.rollouts
-            .iter()
-            .take(N_REPLAYABLE)
-            .map(sequence)
-            .collect()
-    }
 }
 
 impl Owner {
@@ -137,7 +57,7 @@ impl Owner {
                 self.trainer = Some(trainer);
                 result
             }
-            Err(panic) => Err(AttemptError::Panic(text_of(panic.as_ref()))),
+            Err(panic) => Err(AttemptError::panic(panic.as_ref())),
         };
         let mut record = UpdateRecord {
             update,
@@ -347,10 +267,4 @@ impl Owner {
 fn n_trained(round: &RoundOutcome) -> usize {
     let trained = |fate: &&Fate| **fate == Fate::Trained;
     round.fates.iter().filter(trained).count()
-}
-
-fn text_of(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_string());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_string())
 }

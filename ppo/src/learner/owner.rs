@@ -13,14 +13,14 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use policy::{PolicyVersion, threads};
 
 use super::{
-    Board, Command, LearnerError, LearnerSetup, LearnerState,
+    Board, Command, LearnerSetup, LearnerState,
     share::ShareKeeper,
     trainer::{BuildError, Trainer},
 };
 use crate::{
     publish::{Loader, Publisher},
     registry::RegistryError,
-    rollout_log::{Claim, ClaimRequest, LogError, LoggedRollout},
+    rollout_log::{Claim, ClaimRequest, LoggedRollout},
     stats::LearnerCounters,
 };
 
@@ -202,7 +202,7 @@ impl Owner {
         }
     }
 
-    fn adopt(&mut self, trainer: Trainer) {
+    pub(super) fn adopt(&mut self, trainer: Trainer) {
         let (version, update) = (trainer.version, trainer.update);
         self.board.write(|status| {
             status.version = version;
@@ -267,35 +267,6 @@ impl Owner {
             config: &self.setup.config,
             counters: &self.counters,
         }
-    }
-
-    fn activate(
-        &mut self,
-        version: PolicyVersion,
-        expected_live: Option<PolicyVersion>,
-        loader: &Loader,
-    ) -> Result<(), LearnerError> {
-        let registry = &self.setup.registry;
-        let found = registry.live()?.version;
-        if let Some(expected) = expected_live.filter(|expected| *expected != found) {
-            return Err(LogError::LiveChanged { expected, found }.into());
-        }
-        let row = registry.verify(version)?;
-        let publisher = self.publisher(loader);
-        publisher.load(version)?;
-        registry.activate(version, expected_live)?;
-        publisher.promote(version)?;
-        self.counters.activations.fetch_add(1, Ordering::Relaxed);
-        tracing::info!(%version, before = %found, "activated by hand");
-        if let Some(trainer) = self.trainer.take().filter(|_| version != found) {
-            match trainer.rebase(&self.setup, &row) {
-                Ok(trainer) => self.adopt(trainer),
-                // The next attempt builds everything anew and reports what is wrong.
-                Err(error) => tracing::warn!(%error, "the learner could not follow the activation"),
-            }
-        }
-        self.board.write(|status| status.version = version);
-        Ok(())
     }
 
     fn back_off(&mut self, reason: String) -> Duration {

@@ -8,7 +8,8 @@ use std::{
 
 use policy::{PolicyVersion, checkpoint};
 
-use super::{Registry, RegistryError, now_ms};
+use super::{Registry, RegistryError};
+use crate::clock::now_ms;
 use crate::rollout_log::{VersionChange, VersionRow, VersionState};
 
 /// Suffix of the weights.

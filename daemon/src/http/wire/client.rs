@@ -64,6 +64,34 @@ impl Ask<'_> {
     }
 }
 
+/// The body of a streamed completion that never ends by itself and is not logged, with token ids to count.
+pub(crate) fn endless(prompt: &str, max_tokens: u32, seed: u64) -> Vec<u8> {
+    json!({
+        "prompt": prompt,
+        "max_tokens": max_tokens,
+        "seed": seed,
+        "ignore_eos": true,
+        "stream": true,
+        "store": false,
+        "return_token_ids": true,
+    })
+    .to_string()
+    .into_bytes()
+}
+
+/// Tokens in one chunk of such a stream.
+pub(crate) fn n_tokens(chunk: &[u8]) -> Result<u64, String> {
+    let value: Value =
+        serde_json::from_slice(chunk).map_err(|error| format!("not JSON: {error}"))?;
+    if let Some(error) = value.get("error") {
+        return Err(error.to_string());
+    }
+    let ids = |choice: &Value| choice["token_ids"].as_array().map_or(0, Vec::len) as u64;
+    Ok(value["choices"]
+        .as_array()
+        .map_or(0, |choices| choices.iter().map(ids).sum()))
+}
+
 /// A whole answer or one chunk of a stream, from either route.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Piece {

@@ -187,7 +187,7 @@ fn greedy_takes_the_best_and_the_lowest_id_of_equals() {
         (token.id, token.behavior, token.log_kept_mass),
         (TokenId(1), LogProb(0.0), 0.0)
     );
-    assert!((token.log_prob.0 - (-0.782_75)).abs() < 1e-3);
+    assert!((token.log_prob.0 - (-0.781_68)).abs() < 1e-3);
 }
 
 #[test]
@@ -274,7 +274,7 @@ fn top_log_probs_are_the_best_of_the_raw_row() {
         top[0].1,
         raw_log_prob(&[0.0, 2.0, 1.0, 2.0], TokenId(1), &mut sampler).unwrap()
     );
-    assert!((top[2].1.0 - (-1.926_1)).abs() < 1e-3);
+    assert!((top[2].1.0 - (-1.917_55)).abs() < 1e-3);
 }
 
 /// Prints what one draw costs; run with `--ignored --nocapture`, optimised.

@@ -128,10 +128,10 @@ fn choices_compute_their_prompt_once() {
 #[test]
 fn a_shared_beginning_is_computed_once() {
     let test = TestEngine::new();
-    let system = "the long system prompt that every user shares; ";
-    test.ask(Ask::exactly(test.tokens(&format!("{system}one")), 5));
+    let system = "the long system prompt that every user shares;";
+    test.ask(Ask::exactly(test.tokens(&format!("{system} one")), 5));
     let choice = test
-        .ask(Ask::exactly(test.tokens(&format!("{system}two")), 5))
+        .ask(Ask::exactly(test.tokens(&format!("{system} two")), 5))
         .remove(0);
     assert!(choice.finished.cached_tokens as usize >= test.tokens(system).len());
     check_replay(&test.engine, &choice, 1e-3);
@@ -215,7 +215,8 @@ fn greedy_takes_the_top_and_reports_alternatives() {
     let mut ask = greedy(Ask::exactly(test.tokens("the"), 10));
     ask.top = 5;
     ask.sampling.ignore_eos = false;
-    for (token, top) in std::iter::zip(&test.ask(ask.clone())[0].streamed, &test.ask(ask)[0].top) {
+    let choice = test.ask(ask).remove(0);
+    for (token, top) in std::iter::zip(&choice.streamed, &choice.top) {
         assert_eq!(top.len(), 5);
         assert_eq!(
             top[0],

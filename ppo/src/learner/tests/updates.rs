@@ -169,7 +169,6 @@ fn a_restart_goes_on_with_the_saved_moments_and_the_next_number() {
     world.until_updates(&learner, 1);
     let folder = world.close();
     let mut world = folder.open(|_| ());
-    world.continue_from(8);
     assert_eq!(world.engine.live(), PolicyVersion(1));
     let companion = world.registry.companion(PolicyVersion(1), "learner.gguf");
     assert_eq!(

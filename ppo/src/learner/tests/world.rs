@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::mpsc::channel,
     time::{Duration, Instant},
 };
@@ -37,24 +37,46 @@ pub(super) struct World {
 
 /// A data directory and the model that it was begun with.
 pub(super) struct Folder {
-    dir: tempfile::TempDir,
-    sft: PathBuf,
+    path: PathBuf,
+    /// `None` in a child process, whose parent owns the folder.
+    _owned: Option<tempfile::TempDir>,
 }
 
 impl Folder {
     pub(super) fn new() -> Folder {
         let dir = tempfile::tempdir().unwrap();
-        let sft = dir.path().join("sft.gguf");
-        model().write(&sft).unwrap();
-        Folder { dir, sft }
+        let path = dir.path().to_path_buf();
+        model().write(&path.join("sft.gguf")).unwrap();
+        Folder {
+            path,
+            _owned: Some(dir),
+        }
+    }
+
+    /// A folder that another process began.
+    pub(super) fn at(path: PathBuf) -> Folder {
+        Folder { path, _owned: None }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Opens everything, serves the live version, starts no learner yet.
     pub(super) fn open(self, change: impl FnOnce(&mut config::Ppo)) -> World {
+        self.open_with(|_| (), change)
+    }
+
+    fn open_with(
+        self,
+        change_policy: impl FnOnce(&mut config::Policy),
+        change: impl FnOnce(&mut config::Ppo),
+    ) -> World {
         let mut config = config::Config::default();
         config.policy.context_tokens = CONTEXT;
         config.policy.threads = 1;
         config.policy.parallel = 4;
+        change_policy(&mut config.policy);
         config.ppo = small(config.ppo);
         change(&mut config.ppo);
         let settings = LogSettings {
@@ -62,9 +84,16 @@ impl Folder {
             queue: 1024,
             rescore_on_feedback: false,
         };
-        let log = RolloutLog::open(&self.dir.path().join("data"), &settings).unwrap();
-        let registry = Registry::open(log.clone(), &self.sft, config.ppo.keep_versions).unwrap();
+        let log = RolloutLog::open(&self.path.join("data"), &settings).unwrap();
+        let registry = Registry::open(
+            log.clone(),
+            &self.path.join("sft.gguf"),
+            config.ppo.keep_versions,
+        )
+        .unwrap();
         let engine = Engine::start(&config.policy, &registry.path(PolicyVersion::SFT)).unwrap();
+        // Ids and seeds go on where the last process stopped.
+        let n_requests = log.reader().stats().unwrap().n_rollouts;
         let live = registry.live().unwrap();
         if live.version != PolicyVersion::SFT {
             engine.load(live.version, &live.path).unwrap();
@@ -76,7 +105,7 @@ impl Folder {
             log,
             registry,
             config: config.ppo,
-            n_requests: 0,
+            n_requests,
             folder: self,
         }
     }
@@ -116,6 +145,13 @@ impl World {
         Folder::new().open(change)
     }
 
+    pub(super) fn with(
+        change_policy: impl FnOnce(&mut config::Policy),
+        change: impl FnOnce(&mut config::Ppo),
+    ) -> World {
+        Folder::new().open_with(change_policy, change)
+    }
+
     pub(super) fn start_learner(&mut self) -> Learner {
         let setup = LearnerSetup {
             config: self.config.clone(),
@@ -139,11 +175,6 @@ impl World {
         self.serve_with(n, (5..270).step_by(9).map(TokenId).collect())
     }
 
-    /// The numbers of requests, and so their seeds, go on after a restart.
-    pub(super) fn continue_from(&mut self, n_requests: u64) {
-        self.n_requests = n_requests;
-    }
-
     fn serve_with(&mut self, n: u64, stop_token_ids: Vec<TokenId>) -> Vec<Rollout> {
         let (sender, events) = channel();
         for _ in 0..n {
@@ -156,11 +187,7 @@ impl World {
                 ..SamplingParams::default()
             };
             let request = GenerateRequest {
-                id: format!(
-                    "cmpl-{:016x}-{}",
-                    self.n_requests,
-                    self.log.data_dir().display()
-                ),
+                id: format!("cmpl-{:016x}", self.n_requests),
                 prompt: self.engine.vocabulary().tokenize("a blue"),
                 n: 1,
                 sampling,
