@@ -39,29 +39,39 @@ fn check_refused(result: Result<Config, ConfigError>, parts: &[&str]) {
 /// Method: rebuild every comment of the file from the table of knobs and compare.
 #[test]
 fn comments_of_the_file_say_what_the_checks_enforce() {
-    let mut documented = Vec::new();
-    let (mut section, mut comment) = ("", "");
-    for line in DEFAULTS.lines() {
-        if let Some(text) = line.strip_prefix("# ") {
-            comment = text;
-        } else if let Some(path) = line.strip_prefix('[') {
-            section = path.trim_end_matches(']');
-        } else if let Some((name, _)) = line.split_once(" = ") {
-            documented.push((section.to_owned(), name.to_owned(), comment.to_owned()));
+    let mut documented = documented_knobs().into_iter();
+    for section in SECTIONS {
+        for knob in section.knobs {
+            let key = format!("{}.{}", section.path, knob.name);
+            let comment = format!("{} [{}]", knob.doc.trim(), knob.rule);
+            assert_eq!(documented.next(), Some((key, comment)));
         }
     }
-    let declared: Vec<(String, String, String)> = SECTIONS
-        .iter()
-        .flat_map(|section| section.knobs.iter().map(move |knob| (section.path, knob)))
-        .map(|(path, knob)| {
-            (
-                path.to_owned(),
-                knob.name.to_owned(),
-                format!("{} [{}]", knob.doc.trim(), knob.rule),
-            )
-        })
-        .collect();
-    assert_eq!(documented, declared);
+    assert_eq!(documented.next(), None);
+}
+
+/// Every key of the file in its order, with the comment above it; keys without a comment between them share one.
+fn documented_knobs() -> Vec<(String, String)> {
+    let mut knobs = Vec::new();
+    let (mut section, mut comment, mut is_new) = ("", String::new(), true);
+    for line in DEFAULTS.lines() {
+        if let Some(text) = line.strip_prefix("# ") {
+            comment = if is_new {
+                text.to_owned()
+            } else {
+                format!("{comment} {text}")
+            };
+            is_new = false;
+            continue;
+        }
+        is_new = true;
+        if let Some(path) = line.strip_prefix('[') {
+            section = path.trim_end_matches(']');
+        } else if let Some((name, _)) = line.split_once(" = ") {
+            knobs.push((format!("{section}.{name}"), comment.clone()));
+        }
+    }
+    knobs
 }
 
 #[test]
