@@ -10,3 +10,4 @@ mod harness;
 mod http_errors;
 mod http_generation;
 mod http_lifecycle;
+mod planted_reward;

@@ -32,8 +32,8 @@ pub(super) fn run(command: Command) -> Outcome {
     if !args.json {
         writeln!(
             out,
-            "{:<12}{:<12}{:<12}{:>9}  {:<14}{}",
-            "version", "state", "parent", "rollouts", "digest", "reason"
+            "{:<12}{:<12}{:<12}{:>9}  {:<14}reason",
+            "version", "state", "parent", "rollouts", "digest"
         )?;
     }
     for row in rows {

@@ -54,7 +54,7 @@ pub(crate) async fn post(
         n: g.n,
     };
     // OpenAI's chat has no default limit: the window is the limit, and reaching it is the daemon's doing.
-    let window = services.engine.context_tokens() as u32;
+    let window = services.engine.context_tokens();
     let sampling = policy::SamplingParams {
         max_tokens: g.max_tokens.unwrap_or(window),
         ..g.sampling
