@@ -8,14 +8,14 @@
 //!
 //! # What it promises
 //!
-//! * *Serving never waits for it.* It talks to the engine as any client does, at nice 19 ([`share`] keeps its floor), and
+//! * *Serving never waits for it.* It talks to the engine as any client does, at nice 19 (`share` keeps its floor), and
 //!   its failures end here: an error or a panic in an update gives the claim back, counts, and is tried again from the last
 //!   good weights after a pause; rollouts that were part of [`ATTEMPTS_MAX`] failures in a row are dropped.
 //! * *What it publishes is what it trained.* The trainer's version is the live version: nothing else changes the live
 //!   version while a learner runs, because activations go through its queue ([`Learner::activate`]). An activation
 //!   interrupts the update at hand: its weights would have been the child of a parent that the operator just left.
 //! * *It can be looked at.* [`Learner::status`], [`Learner::history`] and [`Learner::counters`] never wait.
-//! * *It goes on where it stopped.* Moments, value model and β lie beside the live version ([`saved`]).
+//! * *It goes on where it stopped.* Moments, value model and β lie beside the live version (`saved`).
 
 mod activation;
 mod attempt;

@@ -21,9 +21,9 @@
 //!
 //! # Shape
 //!
-//! One writer thread owns the writing connection ([`writer`]); handles send commands through one bounded channel, so the
+//! One writer thread owns the writing connection (`writer`); handles send commands through one bounded channel, so the
 //! order of commands is the order of effects: feedback sent after the append of its rollout finds it, committed or not.
-//! Readers have connections of their own ([`read`]). The log itself is not bounded: it is the product (training data), and
+//! Readers have connections of their own (`read`). The log itself is not bounded: it is the product (training data), and
 //! `honed rollouts export` is how it leaves.
 
 mod answer;

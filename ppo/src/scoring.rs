@@ -2,7 +2,7 @@
 //!
 //! It takes the oldest rows that may be judged now, a bounded batch at a time, and hands them to the scorer's background
 //! lane. A row that somebody still waits for people to speak about is left where it is; so is a row whose judge cannot be
-//! reached: it stays `generated`, is counted, and comes back after a pause that doubles up to [`PAUSE_MAX`]. A score is
+//! reached: it stays `generated`, is counted, and comes back after a pause that doubles up to `PAUSE_MAX`. A score is
 //! never made up. Only what can never be judged is dropped: a judge's NaN, or feedback that did not come under the rule
 //! "drop".
 //!
