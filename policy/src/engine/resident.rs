@@ -33,7 +33,7 @@ pub(super) const SCORES_MAX: usize = 64;
 /// What the owner thread can be asked.
 pub(super) enum Command {
     /// Answer a prompt.
-    Generate(Job),
+    Generate(Box<Job>),
     /// Log-probs of given tokens.
     Score(ScoreJob),
 }
@@ -122,7 +122,7 @@ impl Resident {
     }
 
     /// Admits a request, or gives it back with the reason.
-    pub(super) fn submit(&self, job: Job) -> Result<(), (Job, Rejection)> {
+    pub(super) fn submit(&self, job: Box<Job>) -> Result<(), (Box<Job>, Rejection)> {
         let door = self.door.read().expect("no holder of the door panics");
         let Some(sender) = door.as_ref() else {
             return Err((job, Rejection::Draining(self.version)));

@@ -9,12 +9,11 @@
 //! The stages run in an order that is an argument: the log of a draw depends on it, production uses [`ORDER`], and the
 //! golden numbers hold other engines' orders too. Untruncated draws, the ones that PPO wants, never sort the row.
 
-use std::collections::HashMap;
-
 use rand::RngCore;
 
 use crate::{
     engine::{
+        history::has_penalty,
         softmax::{LogSoftmax, NotFinite, Weights, largest_logit},
         truncation::{Candidate, Kept, best_of_row},
     },
@@ -40,37 +39,7 @@ pub enum Stage {
 /// The order of vLLM and Hugging Face. Penalties and logit bias always come first.
 pub const ORDER: [Stage; 4] = [Stage::Temperature, Stage::TopK, Stage::TopP, Stage::MinP];
 
-/// What the penalties look at.
-#[derive(Clone, Debug, Default)]
-pub struct History {
-    /// Occurrences of each token in the response; 0 for those in the prompt only.
-    counts: HashMap<TokenId, u32>,
-}
-
-impl History {
-    /// A history that starts with the prompt; stays empty when `params` has no penalty.
-    #[must_use]
-    pub fn new(prompt: &[TokenId], params: &SamplingParams) -> History {
-        let mut history = History::default();
-        if has_penalty(params) {
-            history.counts.extend(prompt.iter().map(|&id| (id, 0)));
-        }
-        history
-    }
-
-    /// Notes a drawn token.
-    pub fn push(&mut self, id: TokenId, params: &SamplingParams) {
-        if has_penalty(params) {
-            *self.counts.entry(id).or_insert(0) += 1;
-        }
-    }
-}
-
-fn has_penalty(params: &SamplingParams) -> bool {
-    params.presence_penalty != 0.0
-        || params.frequency_penalty != 0.0
-        || params.repetition_penalty != 1.0
-}
+pub use crate::engine::history::History;
 
 /// One draw: the settings, and what they depend on.
 #[derive(Clone, Copy, Debug)]

@@ -27,7 +27,7 @@ use crate::{
 
 /// A request on its owner thread, shared by its choices.
 pub(super) struct Exchange {
-    pub(super) job: Job,
+    pub(super) job: Box<Job>,
     /// Choices that have a slot or had one.
     pub(super) n_started: Cell<u32>,
     /// The logits after the prompt, kept while choices wait for a slot: they start from here without a forward pass.
@@ -41,7 +41,7 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn new(mut job: Job, vocabulary: &Vocabulary) -> Exchange {
+    pub(super) fn new(mut job: Box<Job>, vocabulary: &Vocabulary) -> Exchange {
         let sink = std::mem::replace(&mut job.request.sink, Box::new(|_| ()));
         let params = &mut job.request.sampling;
         params.seed = Some(job.seed);

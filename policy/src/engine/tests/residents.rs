@@ -261,3 +261,34 @@ fn resident_kib() -> usize {
 fn n_threads() -> usize {
     status("Threads")
 }
+
+/// Goal: a version loaded by a thread of the lowest priority serves at the engine's. Method: load at nice 19, then read the
+/// owner thread's nice value.
+#[test]
+fn owner_threads_do_not_inherit_the_loaders_priority() {
+    let test = TestEngine::new();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // SAFETY: lowers the priority of the calling thread (0) only.
+            assert_eq!(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) }, 0);
+            test.load(4321);
+        });
+    });
+    let nice = nice_of("engine-4321").expect("the owner thread runs");
+    assert_eq!(nice, nice_of("engine-nursery").expect("the nursery runs"));
+    assert!(nice < 19, "serving at nice {nice}");
+}
+
+/// Nice value of this process' first thread of that name.
+fn nice_of(name: &str) -> Option<i64> {
+    std::fs::read_dir("/proc/self/task")
+        .unwrap()
+        .flatten()
+        .find_map(|task| {
+            // Threads of other tests end while this looks.
+            let stat = std::fs::read_to_string(task.path().join("stat")).ok()?;
+            let (head, rest) = stat.rsplit_once(')')?;
+            let is_it = head.split_once('(')?.1 == name;
+            is_it.then(|| rest.split_whitespace().nth(16)?.parse().ok())?
+        })
+}
