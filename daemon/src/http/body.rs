@@ -7,7 +7,10 @@ use axum::{
 };
 use bytes::Bytes;
 
-use super::{context::Context, error::ApiError};
+use super::{
+    context::{Context, Limits},
+    error::ApiError,
+};
 
 /// The bytes of a JSON request, within `daemon.body_bytes_max`.
 pub(crate) struct JsonBytes(pub(crate) Bytes);
@@ -19,7 +22,7 @@ impl FromRequest<Context> for JsonBytes {
         if !is_json(&request) {
             return Err(ApiError::NotJson);
         }
-        read(request, context.limits().body_bytes_max)
+        read(request, context.limits())
             .await
             .map(JsonBytes)
     }
@@ -33,7 +36,7 @@ impl FromRequest<Context> for OptionalJsonBytes {
 
     async fn from_request(request: Request, context: &Context) -> Result<Self, ApiError> {
         let json = is_json(&request);
-        let bytes = read(request, context.limits().body_bytes_max).await?;
+        let bytes = read(request, context.limits()).await?;
         match json || bytes.is_empty() {
             true => Ok(OptionalJsonBytes(bytes)),
             false => Err(ApiError::NotJson),
@@ -63,7 +66,8 @@ fn is_json(request: &Request) -> bool {
             || (essence.starts_with("application/") && essence.ends_with("+json")))
 }
 
-async fn read(request: Request, bytes_max: usize) -> Result<Bytes, ApiError> {
+async fn read(request: Request, limits: Limits) -> Result<Bytes, ApiError> {
+    let bytes_max = limits.body_bytes_max;
     let announced = request
         .headers()
         .get(header::CONTENT_LENGTH)
@@ -71,8 +75,9 @@ async fn read(request: Request, bytes_max: usize) -> Result<Bytes, ApiError> {
     if announced.is_some_and(|bytes: usize| bytes > bytes_max) {
         return Err(ApiError::BodyTooLarge(bytes_max));
     }
-    to_bytes(Body::new(request.into_body()), bytes_max)
-        .await
+    let whole = to_bytes(Body::new(request.into_body()), bytes_max);
+    let read = tokio::time::timeout(limits.request_timeout(), whole).await;
+    read.map_err(|_| ApiError::TimedOut(limits.request_timeout_s))?
         .map_err(|error| {
             let source = std::error::Error::source(&error);
             match source.is_some_and(|source| source.to_string().contains("length limit")) {

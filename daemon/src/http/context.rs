@@ -1,8 +1,11 @@
 //! What every handler sees: the parts of the daemon, its limits, and whether it admits requests.
 
-use std::sync::{
-    Arc, Mutex, OnceLock, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use axum::{
@@ -72,6 +75,13 @@ pub(crate) struct Limits {
     pub(crate) body_bytes_max: usize,
     /// `daemon.request_timeout_s`.
     pub(crate) request_timeout_s: u64,
+}
+
+impl Limits {
+    /// The same as a duration.
+    pub(crate) fn request_timeout(self) -> Duration {
+        Duration::from_secs(self.request_timeout_s)
+    }
 }
 
 /// Shared by all handlers.

@@ -4,7 +4,6 @@ use std::{
     future::Future,
     pin::Pin,
     task::{self, Poll, ready},
-    time::Duration,
 };
 
 use policy::{
@@ -75,9 +74,7 @@ impl Generation {
                         version,
                         deposit: Deposit::new(job.store.then(|| services.log.clone())),
                         choices_open: job.prompts.len() * job.n as usize,
-                        deadline: Box::pin(tokio::time::sleep(Duration::from_secs(
-                            context.limits().request_timeout_s,
-                        ))),
+                        deadline: Box::pin(tokio::time::sleep(context.limits().request_timeout())),
                         clock,
                         context: context.clone(),
                     });

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::{
     body::JsonBytes,
-    context::{Context, Services},
+    context::{Context, Limits, Services},
     error::ApiError,
     wire::{
         reward::{
@@ -51,7 +51,7 @@ pub(crate) async fn post(
     items
         .iter_mut()
         .try_for_each(|item| item.fit(window, request.truncate, "input"))?;
-    let scored = score(&services, &vocabulary, items).await?;
+    let scored = score(&context, &services, &vocabulary, items).await?;
     let data = scored.into_iter().enumerate();
     let data = data.map(|(index, s)| RewardEntry {
         index,
@@ -87,7 +87,7 @@ pub(crate) async fn get_reward(
         item.fit(window, false, "query")?;
         items.push(item);
     }
-    let scores: Vec<f64> = score(&services, &vocabulary, items)
+    let scores: Vec<f64> = score(&context, &services, &vocabulary, items)
         .await?
         .into_iter()
         .map(|s| s.score.0)
@@ -181,6 +181,7 @@ fn split(vocabulary: &Vocabulary, query: &str, prompt_bytes: usize) -> Item {
 }
 
 async fn score(
+    context: &Context,
     services: &Services,
     vocabulary: &Arc<Vocabulary>,
     items: Vec<Item>,
@@ -199,7 +200,7 @@ async fn score(
             response: item.response,
         })
         .collect();
-    let outcomes = submit(scorer, requests).await?;
+    let outcomes = submit(scorer, requests, context.limits()).await?;
     outcomes
         .into_iter()
         .collect::<Result<_, ScoreError>>()
@@ -209,6 +210,7 @@ async fn score(
 async fn submit(
     scorer: &Scorer,
     requests: Vec<ScoreRequest>,
+    limits: Limits,
 ) -> Result<Vec<reward::scorer::Outcome>, ApiError> {
     let (reply, outcomes) = oneshot::channel();
     let submitted = scorer.submit(Lane::Requests, requests, move |scored| {
@@ -220,7 +222,8 @@ async fn submit(
         ScorerError::TooMany(_) => ApiError::invalid("input", error.to_string()),
         ScorerError::Closed => ApiError::Unavailable("the daemon is shutting down"),
     })?;
-    outcomes
+    tokio::time::timeout(limits.request_timeout(), outcomes)
         .await
+        .map_err(|_| ApiError::TimedOut(limits.request_timeout_s))?
         .map_err(|_| ApiError::Unavailable("the daemon is shutting down"))
 }

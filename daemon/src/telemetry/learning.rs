@@ -230,3 +230,18 @@ fn metric_name(name: &str) -> String {
         None => format!("honed_{name}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_promise_what_a_gauge_keeps() {
+        assert_eq!(metric_name("objective/kl"), "honed_objective_kl");
+        assert_eq!(
+            metric_name("time/experience_s"),
+            "honed_time_experience_seconds"
+        );
+        assert_eq!(metric_name("dropped/total"), "honed_dropped");
+    }
+}

@@ -85,6 +85,7 @@ impl Worker<'_> {
     pub(super) fn reply(&mut self, i: usize, answer: Result<Vec<LogProb>, String>) {
         if let Some(Work::Score { job, .. }) = self.slots[i].work.take() {
             self.load.scoring.fetch_sub(1, Ordering::AcqRel);
+            self.publish_load();
             // A caller that gave up is no failure.
             drop(job.reply.send(answer));
         }
