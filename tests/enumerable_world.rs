@@ -50,8 +50,7 @@ impl World {
         (0..self.vocab.pow(self.length as u32))
             .map(|number| {
                 let mut state = 0;
-                let digit =
-                    |t: usize| number / self.vocab.pow((self.length - 1 - t) as u32) % self.vocab;
+                let digit = |t: usize| number / self.vocab.pow((self.length - 1 - t) as u32) % self.vocab;
                 (0..self.length)
                     .map(|t| {
                         let step = (state, digit(t));
@@ -65,16 +64,9 @@ impl World {
 
     /// The probability of every response under a table.
     fn probs(&self, table: &[Vec<f64>]) -> Vec<f64> {
-        let log_prob = |steps: &Vec<(usize, usize)>| {
-            steps
-                .iter()
-                .map(|(s, a)| log_softmax(&table[*s])[*a])
-                .sum::<f64>()
-        };
-        self.responses()
-            .iter()
-            .map(|steps| log_prob(steps).exp())
-            .collect()
+        let log_prob =
+            |steps: &Vec<(usize, usize)>| steps.iter().map(|(s, a)| log_softmax(&table[*s])[*a]).sum::<f64>();
+        self.responses().iter().map(|steps| log_prob(steps).exp()).collect()
     }
 
     /// Which part of the way from the reference to the optimum a table has gone.
@@ -101,19 +93,12 @@ struct Adam {
 
 impl Adam {
     fn new(rows: usize, width: usize) -> Adam {
-        Adam {
-            first: vec![vec![0.0; width]; rows],
-            second: vec![vec![0.0; width]; rows],
-            step: 0,
-        }
+        Adam { first: vec![vec![0.0; width]; rows], second: vec![vec![0.0; width]; rows], step: 0 }
     }
 
     fn step(&mut self, table: &mut [Vec<f64>], gradient: &[Vec<f64>], rate: f64) {
         self.step += 1;
-        let (c1, c2) = (
-            1.0 - 0.9_f64.powi(self.step),
-            1.0 - 0.95_f64.powi(self.step),
-        );
+        let (c1, c2) = (1.0 - 0.9_f64.powi(self.step), 1.0 - 0.95_f64.powi(self.step));
         for (row, slopes) in gradient.iter().enumerate() {
             for (i, g) in slopes.iter().enumerate() {
                 let (m, v) = (&mut self.first[row][i], &mut self.second[row][i]);
@@ -175,26 +160,12 @@ impl<'a> Trainer<'a> {
             number = number * world.vocab + token;
             state = world.next(state, token);
         }
-        let read = |table: &[Vec<f64>]| {
-            steps
-                .iter()
-                .map(|(s, a)| log_softmax(&table[*s])[*a])
-                .collect::<Vec<f64>>()
-        };
+        let read = |table: &[Vec<f64>]| steps.iter().map(|(s, a)| log_softmax(&table[*s])[*a]).collect::<Vec<f64>>();
         let (old, reference) = (read(&self.policy), read(&world.reference));
         let values: Vec<f64> = steps.iter().map(|(s, _)| self.values[*s][0]).collect();
         let mask = vec![true; steps.len()];
         let rewards = token_rewards(&old, &reference, &mask, world.scores[number], world.kl_coef);
-        let got = gae(
-            &rewards,
-            &values,
-            &mask,
-            0.0,
-            GaeOptions {
-                gamma: 1.0,
-                lambda: 0.95,
-            },
-        );
+        let got = gae(&rewards, &values, &mask, 0.0, GaeOptions { gamma: 1.0, lambda: 0.95 });
         round.steps.extend(steps);
         round.old.extend(old);
         round.old_values.extend(values);
@@ -209,10 +180,8 @@ impl<'a> Trainer<'a> {
         round.advantages = masked::whiten(&round.advantages, &everything, Whitening::default());
         let rate = linear_to_zero(0.03, update, UPDATES);
         for members in minibatches(&permutation(1, update, 0, EPISODES), MINIBATCH) {
-            let tokens: Vec<usize> = members
-                .iter()
-                .flat_map(|i| i * self.world.length..(i + 1) * self.world.length)
-                .collect();
+            let tokens: Vec<usize> =
+                members.iter().flat_map(|i| i * self.world.length..(i + 1) * self.world.length).collect();
             self.minibatch(&round, &tokens, rate);
         }
     }
@@ -221,14 +190,9 @@ impl<'a> Trainer<'a> {
         let pick = |x: &[f64]| tokens.iter().map(|t| x[*t]).collect::<Vec<f64>>();
         let steps: Vec<(usize, usize)> = tokens.iter().map(|t| round.steps[*t]).collect();
         let mask = vec![true; tokens.len()];
-        let coefficients = Aggregation::TokenMean.coefficients(
-            &mask,
-            &vec![self.world.length; tokens.len() / self.world.length],
-        );
-        let log_probs: Vec<f64> = steps
-            .iter()
-            .map(|(s, a)| log_softmax(&self.policy[*s])[*a])
-            .collect();
+        let coefficients =
+            Aggregation::TokenMean.coefficients(&mask, &vec![self.world.length; tokens.len() / self.world.length]);
+        let log_probs: Vec<f64> = steps.iter().map(|(s, a)| log_softmax(&self.policy[*s])[*a]).collect();
         let values: Vec<f64> = steps.iter().map(|(s, _)| self.values[*s][0]).collect();
         let policy = policy_loss(
             PolicyTokens {
@@ -239,11 +203,7 @@ impl<'a> Trainer<'a> {
                 coefficients: &coefficients,
                 mask: &mask,
             },
-            PolicyClip {
-                low: 0.2,
-                high: 0.2,
-                dual: None,
-            },
+            PolicyClip { low: 0.2, high: 0.2, dual: None },
         );
         let value = value_loss(
             ValueTokens {
@@ -261,8 +221,7 @@ impl<'a> Trainer<'a> {
             // d ln π(token) / d logit_i = [i = token] − π_i
             let probs = log_softmax(&self.policy[*state]);
             for (i, log_prob) in probs.iter().enumerate() {
-                policy_slope[*state][i] +=
-                    policy.grad[t] * (f64::from(u8::from(i == *token)) - log_prob.exp());
+                policy_slope[*state][i] += policy.grad[t] * (f64::from(u8::from(i == *token)) - log_prob.exp());
             }
             value_slope[*state][0] += value.grad[t];
         }
@@ -276,11 +235,7 @@ fn assert_closes_the_gap(world: &World) {
     let mut trainer = Trainer::new(world, 7);
     (0..UPDATES).for_each(|update| trainer.update(update));
     let closed = world.closed(&trainer.policy);
-    assert!(
-        closed >= CLOSED,
-        "PPO closed {:.2} % of the gap",
-        100.0 * closed
-    );
+    assert!(closed >= CLOSED, "PPO closed {:.2} % of the gap", 100.0 * closed);
 }
 
 #[test]
@@ -289,12 +244,7 @@ fn ppo_finds_the_optimum_of_the_golden_bandits() {
     let file: serde_json::Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
     for case in file["cases"].as_array().unwrap() {
         let numbers = |key: &str| -> Vec<f64> {
-            case["inputs"][key]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|v| v.as_f64().unwrap())
-                .collect()
+            case["inputs"][key].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
         };
         let reference = numbers("ref_probs");
         let world = World {
@@ -312,16 +262,8 @@ fn ppo_finds_the_optimum_of_the_golden_bandits() {
 #[test]
 fn ppo_finds_the_optimum_where_the_reward_comes_late() {
     let mut dice = ChaCha8Rng::seed_from_u64(3);
-    let mut world = World {
-        vocab: 3,
-        length: 3,
-        reference: Vec::new(),
-        scores: Vec::new(),
-        kl_coef: 0.3,
-    };
-    world.reference = (0..world.n_states())
-        .map(|_| (0..3).map(|_| dice.random_range(-0.5..0.5)).collect())
-        .collect();
+    let mut world = World { vocab: 3, length: 3, reference: Vec::new(), scores: Vec::new(), kl_coef: 0.3 };
+    world.reference = (0..world.n_states()).map(|_| (0..3).map(|_| dice.random_range(-0.5..0.5)).collect()).collect();
     world.scores = (0..27).map(|_| dice.random_range(-1.0..1.0)).collect();
     assert_closes_the_gap(&world);
 }

@@ -10,12 +10,7 @@ use crate::harness::{
 const JSON: (&str, &str) = ("content-type", "application/json");
 
 fn good(daemon: &TestDaemon) {
-    let answer = daemon
-        .post(
-            "/v1/completions",
-            &json!({"prompt": "the", "max_tokens": 2}),
-        )
-        .ok();
+    let answer = daemon.post("/v1/completions", &json!({"prompt": "the", "max_tokens": 2})).ok();
     assert_eq!(answer["usage"]["completion_tokens"], 2);
 }
 
@@ -37,10 +32,7 @@ fn wrong_fields_are_named_and_the_next_request_works() {
         ("prompt", r#"{"prompt":["a",1]}"#),
         ("max_tokens", r#"{"prompt":"a","max_tokens":-1}"#),
         ("max_tokens", r#"{"prompt":"a","max_tokens":0}"#),
-        (
-            "max_tokens",
-            r#"{"prompt":"a","max_tokens":9223372036854775808}"#,
-        ),
+        ("max_tokens", r#"{"prompt":"a","max_tokens":9223372036854775808}"#),
         ("max_tokens", r#"{"prompt":"a","max_tokens":1.5}"#),
         ("max_tokens", r#"{"prompt":"a","max_tokens":"5"}"#),
         ("max_tokens", r#"{"prompt":"a","max_tokens":100000}"#),
@@ -63,35 +55,18 @@ fn wrong_fields_are_named_and_the_next_request_works() {
         ("seed", r#"{"prompt":"a","seed":18446744073709551616}"#),
         ("logit_bias", r#"{"prompt":"a","logit_bias":{"100000":1}}"#),
         ("logit_bias", r#"{"prompt":"a","logit_bias":{"1":1e9}}"#),
-        (
-            "stop_token_ids",
-            r#"{"prompt":"a","stop_token_ids":[100000]}"#,
-        ),
-        (
-            "frequency_penalty",
-            r#"{"prompt":"a","frequency_penalty":2.1}"#,
-        ),
-        (
-            "repetition_penalty",
-            r#"{"prompt":"a","repetition_penalty":0}"#,
-        ),
+        ("stop_token_ids", r#"{"prompt":"a","stop_token_ids":[100000]}"#),
+        ("frequency_penalty", r#"{"prompt":"a","frequency_penalty":2.1}"#),
+        ("repetition_penalty", r#"{"prompt":"a","repetition_penalty":0}"#),
         ("stream", r#"{"prompt":"a","stream":"yes"}"#),
-        (
-            "stream_options",
-            r#"{"prompt":"a","stream_options":{"include_usage":true}}"#,
-        ),
+        ("stream_options", r#"{"prompt":"a","stream_options":{"include_usage":true}}"#),
         ("suffix", r#"{"prompt":"a","suffix":"b"}"#),
-        (
-            "response_format",
-            r#"{"prompt":"a","response_format":{"type":"json_schema"}}"#,
-        ),
+        ("response_format", r#"{"prompt":"a","response_format":{"type":"json_schema"}}"#),
         ("grammar", r#"{"prompt":"a","grammar":"root ::= root"}"#),
         ("user", r#"{"prompt":"a","user":5}"#),
     ];
     for (param, body) in cases {
-        let error = daemon
-            .post_bytes("/v1/completions", body.as_bytes())
-            .error(400);
+        let error = daemon.post_bytes("/v1/completions", body.as_bytes()).error(400);
         assert_eq!(error["param"], param, "{body}: {error}");
         assert_eq!(error["type"], "invalid_request_error", "{body}");
     }
@@ -136,18 +111,13 @@ fn prompts_that_do_not_fit_the_window_are_refused() {
     let daemon = TestDaemon::start();
     let prompt = |n: usize| json!({"prompt": vec![7; n], "max_tokens": 1});
     let window = crate::harness::model::WINDOW;
-    assert_eq!(
-        daemon.post("/v1/completions", &prompt(window - 1)).ok()["usage"]["completion_tokens"],
-        1
-    );
+    assert_eq!(daemon.post("/v1/completions", &prompt(window - 1)).ok()["usage"]["completion_tokens"], 1);
     for n in [window, window + 1, 100_000] {
         let error = daemon.post("/v1/completions", &prompt(n)).error(400);
         assert_eq!(error["code"], "context_length_exceeded", "{n}");
     }
     let long = "a".repeat(1_000_000);
-    daemon
-        .post("/v1/completions", &json!({"prompt": long}))
-        .error(400);
+    daemon.post("/v1/completions", &json!({"prompt": long})).error(400);
     good(&daemon);
 }
 
@@ -157,37 +127,15 @@ fn wrong_messages_are_named() {
     let cases = [
         ("messages", json!({})),
         ("messages", json!({"messages": []})),
-        (
-            "messages[0].role",
-            json!({"messages": [{"role": "boss", "content": "a"}]}),
-        ),
-        (
-            "messages[0].content",
-            json!({"messages": [{"role": "user", "content": null}]}),
-        ),
-        (
-            "messages[0].content",
-            json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
-        ),
-        (
-            "tools",
-            json!({"messages": [{"role": "user", "content": "a"}], "tools": [{"type": "function"}]}),
-        ),
-        (
-            "chat_template",
-            json!({"messages": [{"role": "user", "content": "a"}], "chat_template": "{{ 1 }}"}),
-        ),
-        (
-            "top_logprobs",
-            json!({"messages": [{"role": "user", "content": "a"}], "top_logprobs": 1}),
-        ),
+        ("messages[0].role", json!({"messages": [{"role": "boss", "content": "a"}]})),
+        ("messages[0].content", json!({"messages": [{"role": "user", "content": null}]})),
+        ("messages[0].content", json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})),
+        ("tools", json!({"messages": [{"role": "user", "content": "a"}], "tools": [{"type": "function"}]})),
+        ("chat_template", json!({"messages": [{"role": "user", "content": "a"}], "chat_template": "{{ 1 }}"})),
+        ("top_logprobs", json!({"messages": [{"role": "user", "content": "a"}], "top_logprobs": 1})),
     ];
     for (param, body) in cases {
-        assert_eq!(
-            daemon.post("/v1/chat/completions", &body).error(400)["param"],
-            param,
-            "{body}"
-        );
+        assert_eq!(daemon.post("/v1/chat/completions", &body).error(400)["param"], param, "{body}");
     }
     good(&daemon);
 }
@@ -195,65 +143,28 @@ fn wrong_messages_are_named() {
 #[test]
 fn names_that_are_no_model_are_not_found() {
     let daemon = TestDaemon::start();
-    for model in [
-        "gpt-4",
-        "policy@",
-        "policy@x",
-        "policy@7",
-        "policy@-1",
-        "../../etc/passwd",
-        "POLICY",
-    ] {
-        let error = daemon
-            .post("/v1/completions", &json!({"model": model, "prompt": "a"}))
-            .error(404);
+    for model in ["gpt-4", "policy@", "policy@x", "policy@7", "policy@-1", "../../etc/passwd", "POLICY"] {
+        let error = daemon.post("/v1/completions", &json!({"model": model, "prompt": "a"})).error(404);
         assert_eq!(
             (error["code"].as_str(), error["param"].as_str()),
             (Some("model_not_found"), Some("model")),
             "{model}"
         );
     }
-    daemon
-        .post(
-            "/v1/completions",
-            &json!({"model": "m".repeat(1_000_000), "prompt": "a"}),
-        )
-        .error(400);
+    daemon.post("/v1/completions", &json!({"model": "m".repeat(1_000_000), "prompt": "a"})).error(400);
 }
 
 #[test]
 fn routes_methods_types_and_sizes_have_their_codes() {
-    let daemon = TestDaemon::builder()
-        .set("daemon.body_bytes_max=2048")
-        .start();
+    let daemon = TestDaemon::builder().set("daemon.body_bytes_max=2048").start();
     daemon.get("/v1/nothing").error(404);
     daemon.get("//v1/completions").error(404);
     daemon.get("/v1/completions").error(405);
-    daemon
-        .send("PUT", "/v1/completions", &[JSON], b"{}")
-        .error(405);
-    daemon
-        .send("POST", "/v1/completions", &[], b"{}")
-        .error(415);
-    daemon
-        .send(
-            "POST",
-            "/v1/completions",
-            &[("content-type", "text/plain")],
-            b"{}",
-        )
-        .error(415);
-    daemon
-        .send(
-            "POST",
-            "/v1/completions",
-            &[JSON, ("content-encoding", "gzip")],
-            b"{}",
-        )
-        .error(415);
-    daemon
-        .post_bytes("/v1/completions", &[b' '; 2049])
-        .error(413);
+    daemon.send("PUT", "/v1/completions", &[JSON], b"{}").error(405);
+    daemon.send("POST", "/v1/completions", &[], b"{}").error(415);
+    daemon.send("POST", "/v1/completions", &[("content-type", "text/plain")], b"{}").error(415);
+    daemon.send("POST", "/v1/completions", &[JSON, ("content-encoding", "gzip")], b"{}").error(415);
+    daemon.post_bytes("/v1/completions", &[b' '; 2049]).error(413);
     let chunked = [
         b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n1000\r\n"
             .as_slice(),
@@ -267,10 +178,7 @@ fn routes_methods_types_and_sizes_have_their_codes() {
 #[test]
 fn malformed_http_is_cut_off_and_the_daemon_lives() {
     let daemon = TestDaemon::start();
-    let huge = format!(
-        "GET / HTTP/1.1\r\nhost: x\r\nx-a: {}\r\n\r\n",
-        "a".repeat(200_000)
-    );
+    let huge = format!("GET / HTTP/1.1\r\nhost: x\r\nx-a: {}\r\n\r\n", "a".repeat(200_000));
     assert_eq!(client::raw(daemon.address(), huge.as_bytes()).status, 431);
     let many: String = (0..10_000).map(|i| format!("x-{i}: 1\r\n")).collect();
     let many = format!("GET / HTTP/1.1\r\nhost: x\r\n{many}\r\n");
@@ -284,9 +192,7 @@ fn malformed_http_is_cut_off_and_the_daemon_lives() {
 #[test]
 fn slow_headers_are_cut_off() {
     use std::io::{Read, Write};
-    let daemon = TestDaemon::builder()
-        .set("daemon.header_timeout_s=1")
-        .start();
+    let daemon = TestDaemon::builder().set("daemon.header_timeout_s=1").start();
     let mut socket = client::connect(daemon.address());
     socket.write_all(b"GET / HTTP/1.1\r\nhost:").expect("sent");
     let mut rest = Vec::new();
@@ -305,18 +211,8 @@ fn keys_open_what_they_are_for() {
         .set(format!("daemon.api_keys_file={}", api.display()))
         .set(format!("daemon.admin_keys_file={}", admin.display()))
         .start();
-    let get = |path: &str, key: &str| {
-        daemon.send(
-            "GET",
-            path,
-            &[("authorization", &format!("Bearer {key}"))],
-            b"",
-        )
-    };
-    assert_eq!(
-        daemon.get("/v1/models").error(401)["code"],
-        "invalid_api_key"
-    );
+    let get = |path: &str, key: &str| daemon.send("GET", path, &[("authorization", &format!("Bearer {key}"))], b"");
+    assert_eq!(daemon.get("/v1/models").error(401)["code"], "invalid_api_key");
     for key in ["", "user", "user-ke", "user-keyy", "us\u{e9}r"] {
         get("/v1/models", key).error(401);
     }
@@ -331,14 +227,11 @@ fn keys_open_what_they_are_for() {
 #[test]
 fn foreign_pages_do_not_reach_the_admin_routes() {
     let daemon = TestDaemon::start();
-    let activate =
-        |headers: &[(&str, &str)]| daemon.send("POST", "/v1/policies/0/activate", headers, b"");
+    let activate = |headers: &[(&str, &str)]| daemon.send("POST", "/v1/policies/0/activate", headers, b"");
     activate(&[("origin", "http://evil.example")]).error(403);
     activate(&[("x-forwarded-for", "10.0.0.1")]).error(403);
     let rebound = request("GET", "/v1/policies", &[], b"");
-    let rebound = String::from_utf8(rebound)
-        .expect("text")
-        .replace("host: 127.0.0.1", "host: evil.example");
+    let rebound = String::from_utf8(rebound).expect("text").replace("host: 127.0.0.1", "host: evil.example");
     client::raw(daemon.address(), rebound.as_bytes()).error(403);
     daemon.get("/v1/policies").ok();
 }

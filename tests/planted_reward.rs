@@ -61,7 +61,10 @@ fn answer(stream: TcpStream, sign: f64) {
         .map(|(query, prompt)| sign * 10.0 * share_of_e(&query[prompt.len()..]))
         .collect();
     let text = json!({ "rewards": rewards }).to_string();
-    let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", text.len());
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        text.len()
+    );
     let mut stream = reader.into_inner();
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(text.as_bytes()).unwrap();

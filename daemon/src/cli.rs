@@ -22,12 +22,7 @@ pub(crate) type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
 /// Serve a language model and train it with PPO while it serves.
 #[derive(Parser)]
-#[command(
-    name = "honed",
-    version,
-    subcommand_required = true,
-    arg_required_else_help = true
-)]
+#[command(name = "honed", version, subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -83,7 +78,5 @@ pub fn main() -> ExitCode {
 }
 
 fn is_broken_pipe(error: &(dyn Error + Send + Sync + 'static)) -> bool {
-    error
-        .downcast_ref::<std::io::Error>()
-        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }

@@ -11,10 +11,7 @@ use policy::{
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let number = |i: usize, default: usize| {
-        args.get(i)
-            .map_or(default, |text| text.parse().expect("a whole number"))
-    };
+    let number = |i: usize, default: usize| args.get(i).map_or(default, |text| text.parse().expect("a whole number"));
     let path = args.first().expect("a model file");
     let (threads, n_prompt, n_response) = (number(1, 0), number(2, 64), number(3, 200));
     for parallel in [1, 2, 4, 8, 16, 32] {
@@ -24,9 +21,7 @@ fn main() {
         let engine = Engine::start(&config, Path::new(path)).expect("the model loads");
         run(&engine, parallel, n_prompt, n_response);
         let (prefill, decode) = run(&engine, parallel, n_prompt, n_response);
-        println!(
-            "batch {parallel}: first tokens after {prefill:.4} s, decode {decode:.0} tokens/s"
-        );
+        println!("batch {parallel}: first tokens after {prefill:.4} s, decode {decode:.0} tokens/s");
     }
 }
 
@@ -52,9 +47,7 @@ fn run(engine: &Engine, parallel: usize, n_prompt: usize, n_response: usize) -> 
             cancel: CancelFlag::default(),
             sink: Box::new(move |event| drop(sender.send((Instant::now(), event)))),
         };
-        engine
-            .submit(Target::Live, request)
-            .expect("the queue has room");
+        engine.submit(Target::Live, request).expect("the queue has room");
     }
     drop(sender);
     let mut first = None;
@@ -65,9 +58,7 @@ fn run(engine: &Engine, parallel: usize, n_prompt: usize, n_response: usize) -> 
         last = at;
         match event {
             Event::Finished(finished) => {
-                let i: usize = finished.rollout.id.request[6..]
-                    .parse()
-                    .expect("an id of ours");
+                let i: usize = finished.rollout.id.request[6..].parse().expect("an id of ours");
                 seen[i] = true;
             }
             Event::Token { .. } if first.is_some() => n_rest += 1,

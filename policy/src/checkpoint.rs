@@ -84,10 +84,7 @@ impl Checkpoint {
     /// # Errors
     /// When the file cannot be read or is not GGUF.
     pub fn read(path: &Path) -> Result<Checkpoint> {
-        let file = File::open(path).map_err(|source| ModelError::Io {
-            path: path.to_owned(),
-            source,
-        })?;
+        let file = File::open(path).map_err(|source| ModelError::Io { path: path.to_owned(), source })?;
         Self::from_reader(&mut BufReader::with_capacity(1 << 20, file), path)
     }
 
@@ -100,20 +97,12 @@ impl Checkpoint {
     }
 
     fn from_reader<R: Read + Seek>(reader: &mut R, path: &Path) -> Result<Checkpoint> {
-        let gguf = |source| ModelError::Gguf {
-            path: PathBuf::from(path),
-            source,
-        };
+        let gguf = |source| ModelError::Gguf { path: PathBuf::from(path), source };
         let content = gguf_file::Content::read(reader).map_err(gguf)?;
-        let mut checkpoint = Checkpoint {
-            metadata: Metadata::new(content.metadata.clone()),
-            ..Checkpoint::default()
-        };
+        let mut checkpoint = Checkpoint { metadata: Metadata::new(content.metadata.clone()), ..Checkpoint::default() };
         for (name, info) in &content.tensor_infos {
-            let tensor = content
-                .tensor(reader, name, &Device::Cpu)
-                .and_then(|t| t.dequantize(&Device::Cpu))
-                .map_err(gguf)?;
+            let tensor =
+                content.tensor(reader, name, &Device::Cpu).and_then(|t| t.dequantize(&Device::Cpu)).map_err(gguf)?;
             checkpoint.tensors.insert(name.clone(), tensor);
             checkpoint.types.insert(name.clone(), info.ggml_dtype);
         }
@@ -126,20 +115,14 @@ impl Checkpoint {
         self.types = self
             .tensors
             .iter()
-            .map(|(name, t)| {
-                (
-                    name.clone(),
-                    weight_type.of(like.get(name).copied(), t.rank()),
-                )
-            })
+            .map(|(name, t)| (name.clone(), weight_type.of(like.get(name).copied(), t.rank())))
             .collect();
         let mark = match weight_type {
             WeightType::Source => return,
             WeightType::F32 => llama::FILE_TYPE_F32,
             WeightType::F16 => llama::FILE_TYPE_F16,
         };
-        self.metadata
-            .set("general.file_type", gguf_file::Value::U32(mark));
+        self.metadata.set("general.file_type", gguf_file::Value::U32(mark));
     }
 
     /// The file's bytes.
@@ -158,19 +141,12 @@ impl Checkpoint {
             .iter()
             .map(|(name, t)| {
                 let kind = self.types.get(name).copied().unwrap_or(GgmlDType::F32);
-                Ok((
-                    name.as_str(),
-                    QTensor::quantize(&t.to_device(&Device::Cpu)?, kind)?,
-                ))
+                Ok((name.as_str(), QTensor::quantize(&t.to_device(&Device::Cpu)?, kind)?))
             })
             .collect::<Result<_>>()?;
         let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, t)| (*name, t)).collect();
         // The writer aligns to 32 bytes whatever the source did, so a source's own alignment must not be repeated.
-        let metadata: Vec<_> = self
-            .metadata
-            .iter()
-            .filter(|(key, _)| *key != "general.alignment")
-            .collect();
+        let metadata: Vec<_> = self.metadata.iter().filter(|(key, _)| *key != "general.alignment").collect();
         Ok(gguf_file::write(out, &metadata, &tensors)?)
     }
 
@@ -188,9 +164,7 @@ impl Checkpoint {
     /// # Errors
     /// When it is absent.
     pub fn tensor(&self, name: &str) -> Result<&Tensor> {
-        self.tensors
-            .get(name)
-            .ok_or_else(|| ModelError::MissingTensor(name.to_owned()))
+        self.tensors.get(name).ok_or_else(|| ModelError::MissingTensor(name.to_owned()))
     }
 }
 

@@ -54,8 +54,7 @@ use dashmap::DashMap;
 pub use self::{
     error::EngineError,
     request::{
-        CHOICES_MAX, CancelFlag, Event, Finished, GenerateRequest, Rejection, Sink,
-        TOP_LOG_PROBS_MAX, Target, Timings,
+        CHOICES_MAX, CancelFlag, Event, Finished, GenerateRequest, Rejection, Sink, TOP_LOG_PROBS_MAX, Target, Timings,
     },
     resident::{ResidentState, ResidentStatus},
     stats::{EngineStats, FINISH_REASONS},
@@ -67,10 +66,7 @@ use self::{
     stats::Counters,
     worker::Setup,
 };
-use crate::{
-    log_prob::LogProb, sampling::check_token, token::TokenId, version::PolicyVersion,
-    vocabulary::Vocabulary,
-};
+use crate::{log_prob::LogProb, sampling::check_token, token::TokenId, version::PolicyVersion, vocabulary::Vocabulary};
 
 /// A live resident may be retired between reading the pointer and knocking; the pointer then already shows the next one.
 const LIVE_TRIES_MAX: u32 = 8;
@@ -110,21 +106,8 @@ impl Engine {
         let counters = Arc::new(Counters::default());
         let gate = Arc::new(Gate::default());
         let nursery = Nursery::start()?;
-        let setup = Setup::new(
-            config,
-            &vocabulary,
-            &gate,
-            context_tokens,
-            PolicyVersion::SFT,
-            sft,
-        );
-        let first = Arc::new(Resident::start(
-            &nursery,
-            setup,
-            Arc::clone(&counters),
-            config.max_queue,
-            || (),
-        )?);
+        let setup = Setup::new(config, &vocabulary, &gate, context_tokens, PolicyVersion::SFT, sft);
+        let first = Arc::new(Resident::start(&nursery, setup, Arc::clone(&counters), config.max_queue, || ())?);
         residents.insert(PolicyVersion::SFT, Arc::clone(&first));
         Ok(Engine(Arc::new(Shared {
             config: config.clone(),
@@ -152,12 +135,7 @@ impl Engine {
     #[must_use]
     pub fn residents(&self) -> Vec<ResidentStatus> {
         let live = self.live();
-        let mut all: Vec<_> = self
-            .0
-            .residents
-            .iter()
-            .map(|resident| resident.status(live))
-            .collect();
+        let mut all: Vec<_> = self.0.residents.iter().map(|resident| resident.status(live)).collect();
         all.sort_by_key(|status| status.version);
         all
     }
@@ -179,19 +157,11 @@ impl Engine {
     ///
     /// # Errors
     /// [`Rejection`]; the sink was not called.
-    pub fn submit(
-        &self,
-        target: Target,
-        request: GenerateRequest,
-    ) -> Result<PolicyVersion, Rejection> {
+    pub fn submit(&self, target: Target, request: GenerateRequest) -> Result<PolicyVersion, Rejection> {
         let shared = &self.0;
         request.check(shared.vocabulary.size(), shared.context_tokens)?;
         let seed = request.sampling.seed.unwrap_or_else(|| self.next_seed());
-        let mut job = Box::new(Job {
-            request,
-            seed,
-            submitted: Instant::now(),
-        });
+        let mut job = Box::new(Job { request, seed, submitted: Instant::now() });
         let mut last = Rejection::ShuttingDown;
         for _ in 0..LIVE_TRIES_MAX {
             if shared.shutting_down.load(Ordering::Acquire) {
@@ -199,9 +169,7 @@ impl Engine {
             }
             let resident = match target {
                 Target::Live => shared.live.load_full(),
-                Target::Version(version) => self
-                    .resident(version)
-                    .ok_or(Rejection::UnknownVersion(version))?,
+                Target::Version(version) => self.resident(version).ok_or(Rejection::UnknownVersion(version))?,
             };
             match resident.submit(job) {
                 Ok(()) => return Ok(resident.version),
@@ -223,23 +191,16 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Tokens`] for fewer than two tokens, more than the context window, or unknown ids;
     /// [`EngineError::NotResident`]; [`EngineError::Forward`].
-    pub fn log_probs(
-        &self,
-        version: PolicyVersion,
-        tokens: &[TokenId],
-    ) -> Result<Vec<LogProb>, EngineError> {
+    pub fn log_probs(&self, version: PolicyVersion, tokens: &[TokenId]) -> Result<Vec<LogProb>, EngineError> {
         let n = tokens.len();
         if n < 2 || n > self.0.context_tokens as usize {
             let rule = format!("expected 2 to {} tokens, got {n}", self.0.context_tokens);
             return Err(EngineError::Tokens(rule));
         }
         for &id in tokens {
-            check_token("tokens", id, self.0.vocabulary.size())
-                .map_err(|e| EngineError::Tokens(e.to_string()))?;
+            check_token("tokens", id, self.0.vocabulary.size()).map_err(|e| EngineError::Tokens(e.to_string()))?;
         }
-        self.resident(version)
-            .ok_or(EngineError::NotResident(version))?
-            .score(tokens.to_vec())
+        self.resident(version).ok_or(EngineError::NotResident(version))?.score(tokens.to_vec())
     }
 
     /// Lets all residents rest from their next pass on, for at most 20 ms, so that threads of lower priority come to their
@@ -260,24 +221,13 @@ impl Engine {
     }
 
     fn resident(&self, version: PolicyVersion) -> Option<Arc<Resident>> {
-        self.0
-            .residents
-            .get(&version)
-            .map(|entry| Arc::clone(entry.value()))
+        self.0.residents.get(&version).map(|entry| Arc::clone(entry.value()))
     }
 
     /// Distinct for each request, the same in each run of the daemon: a bijection of a counter (splitmix64's finaliser).
     fn next_seed(&self) -> u64 {
-        let n = self
-            .0
-            .unseeded
-            .fetch_add(1, Ordering::Relaxed)
-            .wrapping_add(1);
-        let mut z = self
-            .0
-            .config
-            .seed
-            .wrapping_add(n.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let n = self.0.unseeded.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let mut z = self.0.config.seed.wrapping_add(n.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
@@ -286,10 +236,7 @@ impl Engine {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine")
-            .field("live", &self.live())
-            .field("residents", &self.residents())
-            .finish()
+        f.debug_struct("Engine").field("live", &self.live()).field("residents", &self.residents()).finish()
     }
 }
 

@@ -123,11 +123,7 @@ enum Command {
     Pause,
     Resume,
     Step,
-    Activate {
-        version: PolicyVersion,
-        expected_live: Option<PolicyVersion>,
-        reply: Sender<Result<(), LearnerError>>,
-    },
+    Activate { version: PolicyVersion, expected_live: Option<PolicyVersion>, reply: Sender<Result<(), LearnerError>> },
     Shutdown,
 }
 
@@ -161,28 +157,14 @@ impl Learner {
         let board = Arc::new(Board::new(live, setup.config.rollouts_per_update));
         let counters = Arc::new(LearnerCounters::default());
         let interrupt = Arc::new(AtomicBool::new(false));
-        let owner = owner::Owner::new(
-            setup,
-            received,
-            Arc::clone(&board),
-            Arc::clone(&counters),
-            Arc::clone(&interrupt),
-        );
-        let thread = std::thread::Builder::new()
-            .name("learner".to_string())
-            .spawn(move || {
-                owner.run();
-                drop(alive);
-            })?;
+        let owner =
+            owner::Owner::new(setup, received, Arc::clone(&board), Arc::clone(&counters), Arc::clone(&interrupt));
+        let thread = std::thread::Builder::new().name("learner".to_string()).spawn(move || {
+            owner.run();
+            drop(alive);
+        })?;
         Ok(Learner {
-            shared: Arc::new(Shared {
-                commands,
-                board,
-                counters,
-                interrupt,
-                ended,
-                thread: Mutex::new(Some(thread)),
-            }),
+            shared: Arc::new(Shared { commands, board, counters, interrupt, ended, thread: Mutex::new(Some(thread)) }),
         })
     }
 
@@ -215,19 +197,11 @@ impl Learner {
     ///
     /// # Errors
     /// When the compare-and-set lost, or the version is not in a state to serve; the live version is then what it was.
-    pub fn activate(
-        &self,
-        version: PolicyVersion,
-        expected_live: Option<PolicyVersion>,
-    ) -> Result<(), LearnerError> {
+    pub fn activate(&self, version: PolicyVersion, expected_live: Option<PolicyVersion>) -> Result<(), LearnerError> {
         let (reply, answer) = bounded(1);
         // Before the command, so that an update cannot begin between the two; whoever obeys it takes the flag down.
         self.shared.interrupt.store(true, Ordering::Release);
-        let sent = self.send(Command::Activate {
-            version,
-            expected_live,
-            reply,
-        });
+        let sent = self.send(Command::Activate { version, expected_live, reply });
         if let Err(error) = sent {
             self.shared.interrupt.store(false, Ordering::Release);
             return Err(error);
@@ -259,21 +233,12 @@ impl Learner {
         let until = Instant::now() + deadline;
         self.shared.interrupt.store(true, Ordering::Release);
         // A disconnected queue means that it has ended already.
-        let _ = self
-            .shared
-            .commands
-            .send_timeout(Command::Shutdown, deadline);
+        let _ = self.shared.commands.send_timeout(Command::Shutdown, deadline);
         let left = until.saturating_duration_since(Instant::now());
-        if self.shared.ended.recv_timeout(left) == Err(crossbeam_channel::RecvTimeoutError::Timeout)
-        {
+        if self.shared.ended.recv_timeout(left) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
             return false;
         }
-        let thread = self
-            .shared
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let thread = self.shared.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the learner's thread panicked");
         }
@@ -281,12 +246,9 @@ impl Learner {
     }
 
     fn send(&self, command: Command) -> Result<(), LearnerError> {
-        self.shared
-            .commands
-            .try_send(command)
-            .map_err(|error| match error {
-                TrySendError::Full(_) => LearnerError::Busy,
-                TrySendError::Disconnected(_) => LearnerError::Closed,
-            })
+        self.shared.commands.try_send(command).map_err(|error| match error {
+            TrySendError::Full(_) => LearnerError::Busy,
+            TrySendError::Disconnected(_) => LearnerError::Closed,
+        })
     }
 }

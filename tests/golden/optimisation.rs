@@ -32,23 +32,10 @@ pub(super) fn optimisers(case: &mut Case<'_>) {
         let slope = Tensor::new(single(&row), &Device::Cpu).unwrap();
         let loss = (theta.as_tensor() * slope).unwrap().sum_all().unwrap();
         let mut gradients = Gradients::new();
-        gradients
-            .add(&parameters, &loss.backward().unwrap())
-            .unwrap();
-        norms.push(
-            gradients
-                .clip(case.optional("max_grad_norm").unwrap_or(f64::INFINITY))
-                .unwrap(),
-        );
+        gradients.add(&parameters, &loss.backward().unwrap()).unwrap();
+        norms.push(gradients.clip(case.optional("max_grad_norm").unwrap_or(f64::INFINITY)).unwrap());
         adam.step(&gradients, case.number("lr")).unwrap();
-        path.extend(
-            theta
-                .as_tensor()
-                .to_vec1::<f32>()
-                .unwrap()
-                .into_iter()
-                .map(f64::from),
-        );
+        path.extend(theta.as_tensor().to_vec1::<f32>().unwrap().into_iter().map(f64::from));
     }
     case.expect_f32("grad_norms", &norms);
     case.expect_f32("theta_torch_style", &path);
@@ -77,9 +64,7 @@ pub(super) fn schedules(case: &mut Case<'_>) {
         n_steps: case.whole("n") as usize,
     };
     let rate = |step: u64| match (case.has("warmup"), case.has("start"), case.has("floor")) {
-        (true, true, _) => {
-            schedule::warmup_then_constant(peak, case.number("start"), step, case.whole("warmup"))
-        }
+        (true, true, _) => schedule::warmup_then_constant(peak, case.number("start"), step, case.whole("warmup")),
         (true, false, _) => cosine(case.whole("warmup")).at(step as usize),
         (false, _, true) => cosine(0).at(step as usize),
         (false, _, false) => schedule::linear_to_zero(peak, step, case.whole("n")),

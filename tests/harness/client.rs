@@ -21,10 +21,7 @@ pub(crate) struct Reply {
 
 impl Reply {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(key, _)| key.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
     pub(crate) fn text(&self) -> String {
@@ -32,8 +29,7 @@ impl Reply {
     }
 
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_slice(&self.body)
-            .unwrap_or_else(|e| panic!("{e} in {}", String::from_utf8_lossy(&self.body)))
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e} in {}", String::from_utf8_lossy(&self.body)))
     }
 
     /// The body of a success.
@@ -46,19 +42,9 @@ impl Reply {
     /// The error of a refusal, after a look at its shape: four keys, always.
     #[track_caller]
     pub(crate) fn error(&self, status: u16) -> Value {
-        assert_eq!(
-            self.status,
-            status,
-            "{}",
-            String::from_utf8_lossy(&self.body)
-        );
+        assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.body));
         let error = self.json()["error"].clone();
-        let keys: Vec<_> = error
-            .as_object()
-            .expect("an object")
-            .keys()
-            .cloned()
-            .collect();
+        let keys: Vec<_> = error.as_object().expect("an object").keys().cloned().collect();
         assert_eq!(keys, ["code", "message", "param", "type"]);
         error
     }
@@ -92,19 +78,14 @@ pub(crate) fn connect(address: SocketAddr) -> TcpStream {
 pub(crate) fn read_head(reader: &mut impl BufRead) -> (u16, Vec<(String, String)>) {
     let mut line = String::new();
     reader.read_line(&mut line).expect("a status line");
-    let status = line
-        .split(' ')
-        .nth(1)
-        .and_then(|code| code.parse().ok())
-        .unwrap_or_else(|| panic!("no status: {line:?}"));
+    let status =
+        line.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("no status: {line:?}"));
     let mut headers = Vec::new();
     loop {
         let mut line = String::new();
         reader.read_line(&mut line).expect("a header");
         match line.trim_end().split_once(':') {
-            Some((name, value)) => {
-                headers.push((name.to_ascii_lowercase(), value.trim().to_owned()))
-            }
+            Some((name, value)) => headers.push((name.to_ascii_lowercase(), value.trim().to_owned())),
             None => return (status, headers),
         }
     }
@@ -112,20 +93,13 @@ pub(crate) fn read_head(reader: &mut impl BufRead) -> (u16, Vec<(String, String)
 
 fn read_reply(reader: &mut impl BufRead) -> Reply {
     let (status, headers) = read_head(reader);
-    let mut reply = Reply {
-        status,
-        headers,
-        body: Vec::new(),
-    };
+    let mut reply = Reply { status, headers, body: Vec::new() };
     if reply.header("transfer-encoding").is_some() {
         while let Some(chunk) = read_chunk(reader) {
             reply.body.extend(chunk);
         }
     } else {
-        let length = reply
-            .header("content-length")
-            .and_then(|n| n.parse().ok())
-            .unwrap_or(0);
+        let length = reply.header("content-length").and_then(|n| n.parse().ok()).unwrap_or(0);
         reply.body.resize(length, 0);
         reader.read_exact(&mut reply.body).expect("the whole body");
     }
@@ -135,8 +109,7 @@ fn read_reply(reader: &mut impl BufRead) -> Reply {
 fn read_chunk(reader: &mut impl BufRead) -> Option<Vec<u8>> {
     let mut size = String::new();
     reader.read_line(&mut size).expect("a chunk size");
-    let size = usize::from_str_radix(size.trim(), 16)
-        .unwrap_or_else(|_| panic!("the stream broke off: {size:?}"));
+    let size = usize::from_str_radix(size.trim(), 16).unwrap_or_else(|_| panic!("the stream broke off: {size:?}"));
     let mut chunk = vec![0; size + 2];
     reader.read_exact(&mut chunk).expect("a whole chunk");
     chunk.truncate(size);
@@ -156,33 +129,21 @@ impl Stream {
     pub(crate) fn open(address: SocketAddr, path: &str, body: &Value) -> Stream {
         let mut socket = connect(address);
         let json = [("content-type", "application/json")];
-        socket
-            .write_all(&request("POST", path, &json, body.to_string().as_bytes()))
-            .expect("sent");
+        socket.write_all(&request("POST", path, &json, body.to_string().as_bytes())).expect("sent");
         let mut reader = BufReader::new(socket);
         let (status, headers) = read_head(&mut reader);
         assert_eq!(status, 200, "{headers:?}");
-        let length = headers
-            .iter()
-            .find(|(name, _)| name == "content-length")
-            .map(|(_, n)| n.parse().expect("a number"));
+        let length =
+            headers.iter().find(|(name, _)| name == "content-length").map(|(_, n)| n.parse().expect("a number"));
         let mut buffer = vec![0; length.unwrap_or(0)];
         reader.read_exact(&mut buffer).expect("the whole body");
-        Stream {
-            reader,
-            headers,
-            buffer,
-            is_whole: length.is_some(),
-        }
+        Stream { reader, headers, buffer, is_whole: length.is_some() }
     }
 
     /// The version in the header.
     pub(crate) fn version(&self) -> &str {
-        let (_, version) = self
-            .headers
-            .iter()
-            .find(|(name, _)| name == "x-honed-version")
-            .expect("every response has it");
+        let (_, version) =
+            self.headers.iter().find(|(name, _)| name == "x-honed-version").expect("every response has it");
         version
     }
 
@@ -214,9 +175,6 @@ impl Stream {
             }
             events.push(serde_json::from_str(&data).unwrap_or_else(|e| panic!("{e} in {data}")));
         }
-        panic!(
-            "the stream ended without [DONE] after {} events",
-            events.len()
-        );
+        panic!("the stream ended without [DONE] after {} events", events.len());
     }
 }

@@ -28,10 +28,7 @@ pub(crate) struct TestDaemon {
 impl TestDaemon {
     /// Serving without learning, unless [`Builder::set`] says otherwise.
     pub(crate) fn builder() -> Builder {
-        Builder {
-            sets: vec!["ppo.enabled=false".into()],
-            model: model::file().display().to_string(),
-        }
+        Builder { sets: vec!["ppo.enabled=false".into()], model: model::file().display().to_string() }
     }
 
     pub(crate) fn start() -> TestDaemon {
@@ -54,13 +51,7 @@ impl TestDaemon {
         self.send("POST", path, &[("content-type", "application/json")], body)
     }
 
-    pub(crate) fn send(
-        &self,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: &[u8],
-    ) -> Reply {
+    pub(crate) fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
         client::raw(self.address, &client::request(method, path, headers, body))
     }
 
@@ -71,12 +62,8 @@ impl TestDaemon {
     /// One number of `/metrics`; 0 when it is not there yet.
     pub(crate) fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").text();
-        let line = text.lines().find(|line| {
-            line.strip_prefix(name)
-                .is_some_and(|rest| rest.starts_with(' '))
-        });
-        line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
-            .unwrap_or(0.0)
+        let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
     }
 
     /// Asks until the answer is yes.
@@ -84,21 +71,14 @@ impl TestDaemon {
     pub(crate) fn wait_for(&self, what: &str, mut holds: impl FnMut(&TestDaemon) -> bool) {
         let start = std::time::Instant::now();
         while !holds(self) {
-            assert!(
-                start.elapsed() < std::time::Duration::from_secs(30),
-                "waited in vain: {what}"
-            );
+            assert!(start.elapsed() < std::time::Duration::from_secs(30), "waited in vain: {what}");
             std::thread::yield_now();
         }
     }
 
     /// Drains and waits for the end.
     pub(crate) fn stop(mut self) {
-        self.running
-            .take()
-            .expect("stopped once")
-            .stop()
-            .expect("a clean end");
+        self.running.take().expect("stopped once").stop().expect("a clean end");
     }
 }
 
@@ -128,17 +108,8 @@ impl Builder {
             "policy.threads=1".to_owned(),
         ];
         sets.extend(self.sets);
-        let config = Config::load(Sources {
-            file: None,
-            env: Vec::new(),
-            sets,
-        })
-        .expect("valid settings");
+        let config = Config::load(Sources { file: None, env: Vec::new(), sets }).expect("valid settings");
         let running = Running::start(config)?;
-        Ok(TestDaemon {
-            address: running.address(),
-            running: Some(running),
-            _folder: None,
-        })
+        Ok(TestDaemon { address: running.address(), running: Some(running), _folder: None })
     }
 }

@@ -34,24 +34,11 @@ pub(crate) fn file() -> PathBuf {
 
 /// Writes a model with the weights of a seed; all seeds share one vocabulary.
 pub(crate) fn write(path: &Path, seed: u64) {
-    let texts = [
-        "the ocean is vast and deep",
-        "a bear goes to the beach and meets a seal",
-        "what color is the sky",
-    ];
+    let texts = ["the ocean is vast and deep", "a bear goes to the beach and meets a seal", "what color is the sky"];
     let bpe = Bpe::learn(texts.iter(), VOCABULARY, &SPECIAL_TOKENS).expect("a vocabulary");
-    let shape = Shape {
-        context: WINDOW,
-        ..Shape::llama(bpe.size(), 64, 2, 4, 2, 128)
-    };
-    let mut like = Checkpoint {
-        metadata: llama::metadata(&shape),
-        ..Checkpoint::default()
-    };
+    let shape = Shape { context: WINDOW, ..Shape::llama(bpe.size(), 64, 2, 4, 2, 128) };
+    let mut like = Checkpoint { metadata: llama::metadata(&shape), ..Checkpoint::default() };
     like.metadata.extend(bpe.metadata(TEMPLATE));
     let model = CausalLm::random(&shape, seed, &Device::Cpu).expect("a model");
-    model
-        .to_checkpoint(&like, WeightType::F32)
-        .and_then(|c| c.write(path))
-        .expect("a file");
+    model.to_checkpoint(&like, WeightType::F32).and_then(|c| c.write(path)).expect("a file");
 }

@@ -18,16 +18,8 @@ pub(crate) struct Process {
 /// The binary that `cargo test --workspace` built beside this one.
 pub(crate) fn binary() -> PathBuf {
     let tests = std::env::current_exe().expect("this program has a path");
-    let honed = tests
-        .ancestors()
-        .nth(2)
-        .expect("target/PROFILE/deps/tests-…")
-        .join("honed");
-    assert!(
-        honed.exists(),
-        "{} is missing: cargo build --workspace --all-targets",
-        honed.display()
-    );
+    let honed = tests.ancestors().nth(2).expect("target/PROFILE/deps/tests-…").join("honed");
+    assert!(honed.exists(), "{} is missing: cargo build --workspace --all-targets", honed.display());
     honed
 }
 
@@ -35,34 +27,16 @@ impl Process {
     /// Returns when it says that it listens.
     pub(crate) fn serve(data_dir: &Path, sets: &[&str]) -> Process {
         let mut command = Command::new(binary());
-        command
-            .arg("serve")
-            .args(["--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(data_dir);
-        command
-            .arg("--model")
-            .arg(model::file())
-            .args(["--set", "policy.threads=1"]);
+        command.arg("serve").args(["--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir);
+        command.arg("--model").arg(model::file()).args(["--set", "policy.threads=1"]);
         for set in sets {
             command.args(["--set", set]);
         }
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the binary starts");
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the binary starts");
         let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("piped"))
-            .read_line(&mut line)
-            .expect("a line");
-        let address = line
-            .trim()
-            .strip_prefix("listening on http://")
-            .and_then(|address| address.parse().ok());
-        Process {
-            address: address.unwrap_or_else(|| panic!("said {line:?}")),
-            child,
-        }
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+        let address = line.trim().strip_prefix("listening on http://").and_then(|address| address.parse().ok());
+        Process { address: address.unwrap_or_else(|| panic!("said {line:?}")), child }
     }
 
     pub(crate) fn signal(&self, signal: i32) {

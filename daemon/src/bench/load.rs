@@ -13,10 +13,8 @@ use crate::http::wire::{
 };
 
 /// Words of prompts: frequent ones, so that any tokenizer makes few tokens of them.
-const WORDS: [&str; 16] = [
-    "the", "of", "and", "to", "in", "is", "that", "for", "it", "as", "was", "with", "be", "by",
-    "on", "not",
-];
+const WORDS: [&str; 16] =
+    ["the", "of", "and", "to", "in", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on", "not"];
 /// Longer than any sane answer takes.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -50,26 +48,17 @@ impl Traffic<'_> {
         let next = AtomicU64::new(0);
         let started = Instant::now();
         std::thread::scope(|scope| {
-            let clients: Vec<_> = (0..self.concurrency)
-                .map(|_| scope.spawn(|| self.client(&over, &next)))
-                .collect();
+            let clients: Vec<_> = (0..self.concurrency).map(|_| scope.spawn(|| self.client(&over, &next))).collect();
             let result = meanwhile();
             over.store(true, Ordering::Relaxed);
-            let seen = clients.into_iter().map(|client| {
-                client
-                    .join()
-                    .expect("a client counts failures, it does not panic")
-            });
+            let seen =
+                clients.into_iter().map(|client| client.join().expect("a client counts failures, it does not panic"));
             (summary(seen.collect(), started.elapsed()), result)
         })
     }
 
     fn client(&self, over: &AtomicBool, next: &AtomicU64) -> Seen {
-        let agent = ureq::Agent::config_builder()
-            .timeout_global(Some(PATIENCE))
-            .no_delay(true)
-            .build()
-            .new_agent();
+        let agent = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).no_delay(true).build().new_agent();
         let mut seen = Seen::default();
         while !over.load(Ordering::Relaxed) {
             let n = next.fetch_add(1, Ordering::Relaxed);
@@ -85,17 +74,11 @@ impl Traffic<'_> {
     }
 
     fn ask(&self, agent: &ureq::Agent, n: u64, seen: &mut Seen) -> Result<(), String> {
-        let prompt: Vec<_> = (0..self.prompt_words)
-            .map(|i| WORDS[(n as usize * 7 + i * i) % WORDS.len()])
-            .collect();
+        let prompt: Vec<_> = (0..self.prompt_words).map(|i| WORDS[(n as usize * 7 + i * i) % WORDS.len()]).collect();
         let body = client::endless(&prompt.join(" "), self.max_tokens, n);
         let asked = Instant::now();
         let url = format!("{}/v1/completions", self.url);
-        let mut response = agent
-            .post(url)
-            .content_type("application/json")
-            .send(&body)
-            .map_err(|e| e.to_string())?;
+        let mut response = agent.post(url).content_type("application/json").send(&body).map_err(|e| e.to_string())?;
         let mut last = None;
         for line in BufReader::new(response.body_mut().as_reader()).lines() {
             let line = line.map_err(|error| format!("the stream broke: {error}"))?;

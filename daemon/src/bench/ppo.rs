@@ -8,8 +8,7 @@ use std::{ops::ControlFlow, time::Instant};
 use ::ppo::{Models, Round, value_model};
 use candle_core::Device;
 use policy::{
-    FinishReason, LogProb, PolicyVersion, Rollout, RolloutId, SampledToken, SamplingParams,
-    TokenId,
+    FinishReason, LogProb, PolicyVersion, Rollout, RolloutId, SampledToken, SamplingParams, TokenId,
     architecture::{Shape, llama},
     causal_lm::CausalLm,
     checkpoint::{Checkpoint, WeightType},
@@ -95,16 +94,10 @@ impl Named {
 
 pub(super) fn run(args: &Args) -> Outcome {
     if args.dtype == Dtype::Bf16 || args.device != "cpu" {
-        return Err(
-            "this version of honed trains in f32 on the CPU only: --dtype f32 --device cpu".into(),
-        );
+        return Err("this version of honed trains in f32 on the CPU only: --dtype f32 --device cpu".into());
     }
     let lengths_fit = args.prompt > 0 && args.response > 0;
-    if args.minibatch == 0
-        || args.batch == 0
-        || !args.batch.is_multiple_of(args.minibatch)
-        || !lengths_fit
-    {
+    if args.minibatch == 0 || args.batch == 0 || !args.batch.is_multiple_of(args.minibatch) || !lengths_fit {
         return Err("--batch must be a multiple of --minibatch, and no length may be 0".into());
     }
     let pool = threads::pool("bench", args.threads, 0)?;
@@ -115,10 +108,7 @@ pub(super) fn run(args: &Args) -> Outcome {
 
 fn measure(args: &Args) -> Result<measurement::Ppo, Box<dyn std::error::Error + Send + Sync>> {
     let shape = args.shape.shape();
-    let like = Checkpoint {
-        metadata: llama::metadata(&shape),
-        ..Checkpoint::default()
-    };
+    let like = Checkpoint { metadata: llama::metadata(&shape), ..Checkpoint::default() };
     let policy = CausalLm::random(&shape, args.seed, &Device::Cpu)?;
     let checkpoint = policy.to_checkpoint(&like, WeightType::F32)?;
     let config = config_of(args)?;
@@ -130,22 +120,14 @@ fn measure(args: &Args) -> Result<measurement::Ppo, Box<dyn std::error::Error + 
     let bar = progress::bar(args.repeat as u64 + 1, "updating");
     let mut best: Option<(f64, f64, f64)> = None;
     for repeat in 0..=args.repeat {
-        let round = Round {
-            config: &config,
-            update: 0,
-            lineage: &[PolicyVersion::SFT],
-        };
+        let round = Round { config: &config, update: 0, lineage: &[PolicyVersion::SFT] };
         let started = Instant::now();
         let outcome = round.run(&mut models, &rollouts, &mut || ControlFlow::Continue(()))?;
         let seconds = started.elapsed().as_secs_f64();
         bar.inc(1);
         let expected = args.batch / args.minibatch * args.epochs as usize;
         if outcome.stats.n_policy_steps as usize != expected {
-            return Err(format!(
-                "expected {expected} steps, got {}",
-                outcome.stats.n_policy_steps
-            )
-            .into());
+            return Err(format!("expected {expected} steps, got {}", outcome.stats.n_policy_steps).into());
         }
         if repeat > 0 && best.is_none_or(|(fastest, ..)| seconds < fastest) {
             best = Some((seconds, outcome.stats.experience_s, outcome.stats.update_s));
@@ -201,11 +183,7 @@ fn config_of(args: &Args) -> Result<config::Ppo, config::ConfigError> {
         "ppo.is_geo_low=0".to_owned(),
         "ppo.is_geo_high=1000".to_owned(),
     ];
-    let sources = config::Sources {
-        file: None,
-        env: Vec::new(),
-        sets: sets.into(),
-    };
+    let sources = config::Sources { file: None, env: Vec::new(), sets: sets.into() };
     Ok(config::Config::load(sources)?.ppo)
 }
 
@@ -218,9 +196,7 @@ fn rollouts(
     let mut random = ChaCha8Rng::seed_from_u64(args.seed);
     let mut tokens = |longest: usize| -> Vec<TokenId> {
         let n = random.random_range(longest.div_ceil(2)..=longest);
-        (0..n)
-            .map(|_| TokenId(random.random_range(5..shape.vocab_size as u32)))
-            .collect()
+        (0..n).map(|_| TokenId(random.random_range(5..shape.vocab_size as u32))).collect()
     };
     let mut all = Vec::with_capacity(args.batch);
     for i in 0..args.batch {
@@ -234,26 +210,16 @@ fn rollouts(
             log_kept_mass: 0.0,
         };
         let rollout = Rollout {
-            id: RolloutId {
-                request: format!("bench-{i}"),
-                index: 0,
-            },
+            id: RolloutId { request: format!("bench-{i}"), index: 0 },
             version: PolicyVersion::SFT,
             prompt,
             response: response.into_iter().zip(log_probs).map(sampled).collect(),
-            sampling: SamplingParams {
-                max_tokens: args.response as u32,
-                ..SamplingParams::default()
-            },
+            sampling: SamplingParams { max_tokens: args.response as u32, ..SamplingParams::default() },
             finish: FinishReason::EndToken,
             user: None,
             created_ms: 0,
         };
-        let scored = Scored {
-            score: Score((i % 3) as f64 - 1.0),
-            std: None,
-            reward_version: "bench".to_owned(),
-        };
+        let scored = Scored { score: Score((i % 3) as f64 - 1.0), std: None, reward_version: "bench".to_owned() };
         all.push(ScoredRollout::new(rollout, scored)?);
     }
     Ok(all)

@@ -46,16 +46,8 @@ pub(super) fn run(args: &Args) -> Outcome {
     let config = args.config.for_bench(scratch.path())?;
     telemetry::init_logging(&config.daemon.log_format, "error");
     let n_cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let busy_threads = if args.busy_threads == 0 {
-        n_cores
-    } else {
-        args.busy_threads
-    };
-    let engine_threads = if config.policy.threads == 0 {
-        n_cores
-    } else {
-        config.policy.threads
-    };
+    let busy_threads = if args.busy_threads == 0 { n_cores } else { args.busy_threads };
+    let engine_threads = if config.policy.threads == 0 { n_cores } else { config.policy.threads };
     let model = config.policy.model.clone();
     let running = Running::start(config)?;
     let url = running.url();
@@ -67,15 +59,9 @@ pub(super) fn run(args: &Args) -> Outcome {
     };
     let bar = progress::bar(3, "measuring");
     let measure = |nice: Option<i32>| {
-        let load = beside(
-            if nice.is_some() { busy_threads } else { 0 },
-            nice.unwrap_or(0),
-            || {
-                traffic
-                    .during(|| std::thread::sleep(Duration::from_secs(args.seconds)))
-                    .0
-            },
-        );
+        let load = beside(if nice.is_some() { busy_threads } else { 0 }, nice.unwrap_or(0), || {
+            traffic.during(|| std::thread::sleep(Duration::from_secs(args.seconds))).0
+        });
         bar.inc(1);
         load
     };
@@ -83,11 +69,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     traffic.during(|| std::thread::sleep(Duration::from_millis(500)));
     let report = Serve {
         bench: "serve",
-        model: if model.is_empty() {
-            "built-in".to_owned()
-        } else {
-            model
-        },
+        model: if model.is_empty() { "built-in".to_owned() } else { model },
         concurrency: args.concurrency,
         max_tokens: args.max_tokens,
         threads: engine_threads,

@@ -46,16 +46,10 @@ pub(super) fn run(args: &Args) -> Outcome {
     two_versions(scratch.path(), &sft_file(&config)?)?;
     let running = Running::start(config)?;
     let url = running.url();
-    let traffic = Traffic {
-        url: &url,
-        concurrency: args.concurrency,
-        max_tokens: args.max_tokens,
-        prompt_words: 10,
-    };
+    let traffic = Traffic { url: &url, concurrency: args.concurrency, max_tokens: args.max_tokens, prompt_words: 10 };
     let pause = Duration::from_millis(args.pause_ms);
     traffic.during(|| std::thread::sleep(Duration::from_millis(500)));
-    let (calm, ()) = traffic
-        .during(|| std::thread::sleep(pause * u32::try_from(args.swaps).unwrap_or(u32::MAX)));
+    let (calm, ()) = traffic.during(|| std::thread::sleep(pause * u32::try_from(args.swaps).unwrap_or(u32::MAX)));
     let bar = progress::bar(args.swaps, "swapping under traffic");
     let (load, swaps) = traffic.during(|| {
         let swap = |i: u64| {
@@ -69,11 +63,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     let failed_swaps = swaps.iter().filter(|swap| swap.is_none()).count() as u64;
     let report = Swap {
         bench: "swap",
-        model: if model.is_empty() {
-            "built-in".to_owned()
-        } else {
-            model
-        },
+        model: if model.is_empty() { "built-in".to_owned() } else { model },
         concurrency: args.concurrency,
         swaps: args.swaps,
         failed_swaps,
@@ -90,24 +80,12 @@ pub(super) fn run(args: &Args) -> Outcome {
 
 /// Version 1 with the weights of version 0: what a swap costs does not depend on their values.
 fn two_versions(data_dir: &Path, sft: &Path) -> Outcome {
-    let log = RolloutLog::open(
-        data_dir,
-        &LogSettings {
-            commit_ms: 50,
-            queue: 16,
-            rescore_on_feedback: false,
-        },
-    )?;
+    let log = RolloutLog::open(data_dir, &LogSettings { commit_ms: 50, queue: 16, rescore_on_feedback: false })?;
     let registry = Registry::open(log.clone(), sft, 8)?;
     let version = PolicyVersion(1);
     std::fs::copy(sft, registry.path(version))?;
     let digest = checkpoint::digest(&registry.path(version))?;
-    registry.register(&Candidate {
-        version,
-        parent: PolicyVersion::SFT,
-        digest,
-        n_rollouts: 0,
-    })?;
+    registry.register(&Candidate { version, parent: PolicyVersion::SFT, digest, n_rollouts: 0 })?;
     registry.publish(version, Vec::new(), [].into())?;
     log.close();
     Ok(())

@@ -36,10 +36,7 @@ impl ConfigArgs {
 
     /// For a daemon that is measured: a free port, a folder of its own, no learning of its own.
     pub(crate) fn for_bench(&self, data_dir: &Path) -> Result<Config, ConfigError> {
-        let mut sets = vec![
-            "daemon.listen=127.0.0.1:0".to_owned(),
-            "ppo.enabled=false".to_owned(),
-        ];
+        let mut sets = vec!["daemon.listen=127.0.0.1:0".to_owned(), "ppo.enabled=false".to_owned()];
         sets.extend(self.assignments());
         sets.push(format!("daemon.data_dir={}", data_dir.display()));
         Config::load(Sources::of_process(self.config.clone(), sets))
@@ -53,10 +50,8 @@ impl ConfigArgs {
             ("policy.model", &self.model),
             ("reward.remote_url", &self.reward_url),
         ];
-        let mut sets: Vec<_> = named
-            .into_iter()
-            .filter_map(|(key, value)| Some(format!("{key}={}", value.as_ref()?)))
-            .collect();
+        let mut sets: Vec<_> =
+            named.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", value.as_ref()?))).collect();
         if self.reward_url.is_some() {
             sets.push("reward.source=remote".to_owned());
         }
@@ -79,10 +74,7 @@ mod tests {
         };
         let config = args.load().expect("valid");
         assert_eq!(
-            (
-                config.reward.source.as_str(),
-                config.reward.remote_url.as_str()
-            ),
+            (config.reward.source.as_str(), config.reward.remote_url.as_str()),
             ("remote", "http://127.0.0.1:9/r")
         );
         assert_eq!(config.daemon.listen, "127.0.0.1:2");

@@ -47,10 +47,7 @@ impl Client {
             .max_idle_connections_per_host(32)
             .no_delay(true)
             .build();
-        Client {
-            agent: config.new_agent(),
-            base: format!("http://{address}"),
-        }
+        Client { agent: config.new_agent(), base: format!("http://{address}") }
     }
 
     /// Waits until requests are admitted.
@@ -69,16 +66,9 @@ impl Client {
     pub(super) fn ask(&self, ask: &Ask<'_>) -> std::result::Result<Reply, String> {
         let started = Instant::now();
         let mut response = self.send(ask.route(), &ask.body())?;
-        let mut reply = Reply {
-            responses: vec![Response::default(); ask.n as usize],
-            version: 0,
-            gaps_ms: Vec::new(),
-        };
+        let mut reply = Reply { responses: vec![Response::default(); ask.n as usize], version: 0, gaps_ms: Vec::new() };
         if !ask.stream {
-            let body = response
-                .body_mut()
-                .read_to_vec()
-                .map_err(|error| error.to_string())?;
+            let body = response.body_mut().read_to_vec().map_err(|error| error.to_string())?;
             take(&mut reply, &wire::piece(&body)?)?;
             return Ok(reply);
         }
@@ -92,9 +82,7 @@ impl Client {
                 return Ok(reply);
             }
             let now = Instant::now();
-            reply
-                .gaps_ms
-                .push(now.duration_since(last).as_secs_f64() * 1e3);
+            reply.gaps_ms.push(now.duration_since(last).as_secs_f64() * 1e3);
             last = now;
             take(&mut reply, &wire::piece(data.as_bytes())?)?;
         }
@@ -104,69 +92,35 @@ impl Client {
     /// Scores of (instruction, answer) pairs by the daemon's reward model.
     pub(super) fn rewards(&self, exchanges: &[(&str, &str)]) -> Result<Vec<f64>> {
         let route = "/v1/rewards";
-        let reason = |reason| DemoError::Http {
-            route: format!("POST {route}"),
-            reason,
-        };
-        let mut response = self
-            .send(route, &wire::rewards_body(exchanges))
-            .map_err(reason)?;
-        let body = response
-            .body_mut()
-            .read_to_vec()
-            .map_err(|error| reason(error.to_string()))?;
+        let reason = |reason| DemoError::Http { route: format!("POST {route}"), reason };
+        let mut response = self.send(route, &wire::rewards_body(exchanges)).map_err(reason)?;
+        let body = response.body_mut().read_to_vec().map_err(|error| reason(error.to_string()))?;
         wire::rewards(&body).map_err(reason)
     }
 
     /// The live version's number and all versions, oldest first.
     pub(super) fn versions(&self) -> Result<(u64, Vec<VersionRow>)> {
         let route = "/v1/policies";
-        wire::versions(&self.get(route)?).map_err(|reason| DemoError::Http {
-            route: format!("GET {route}"),
-            reason,
-        })
+        wire::versions(&self.get(route)?).map_err(|reason| DemoError::Http { route: format!("GET {route}"), reason })
     }
 
     fn get(&self, route: &str) -> Result<Vec<u8>> {
-        let failed = |reason| DemoError::Http {
-            route: format!("GET {route}"),
-            reason,
-        };
-        let mut response = self
-            .agent
-            .get(format!("{}{route}", self.base))
-            .call()
-            .map_err(|error| failed(error.to_string()))?;
+        let failed = |reason| DemoError::Http { route: format!("GET {route}"), reason };
+        let mut response =
+            self.agent.get(format!("{}{route}", self.base)).call().map_err(|error| failed(error.to_string()))?;
         let status = response.status();
-        let body = response
-            .body_mut()
-            .read_to_vec()
-            .map_err(|error| failed(error.to_string()))?;
-        if status.is_success() {
-            Ok(body)
-        } else {
-            Err(failed(refusal(status.as_u16(), &body)))
-        }
+        let body = response.body_mut().read_to_vec().map_err(|error| failed(error.to_string()))?;
+        if status.is_success() { Ok(body) } else { Err(failed(refusal(status.as_u16(), &body))) }
     }
 
-    fn send(
-        &self,
-        route: &str,
-        body: &[u8],
-    ) -> std::result::Result<ureq::http::Response<ureq::Body>, String> {
-        let request = self
-            .agent
-            .post(format!("{}{route}", self.base))
-            .content_type("application/json");
+    fn send(&self, route: &str, body: &[u8]) -> std::result::Result<ureq::http::Response<ureq::Body>, String> {
+        let request = self.agent.post(format!("{}{route}", self.base)).content_type("application/json");
         let mut response = request.send(body).map_err(|error| error.to_string())?;
         if response.status().is_success() {
             return Ok(response);
         }
         let status = response.status().as_u16();
-        Err(refusal(
-            status,
-            &response.body_mut().read_to_vec().unwrap_or_default(),
-        ))
+        Err(refusal(status, &response.body_mut().read_to_vec().unwrap_or_default()))
     }
 }
 
@@ -177,23 +131,14 @@ fn refusal(status: u16, body: &[u8]) -> String {
 /// Adds a piece to what has been read; all pieces must come from one version.
 fn take(reply: &mut Reply, piece: &Piece) -> std::result::Result<(), String> {
     let fingerprint = piece.system_fingerprint.as_deref().unwrap_or_default();
-    let version = fingerprint
-        .rsplit_once('@')
-        .and_then(|(_, number)| number.parse().ok());
-    let version =
-        version.ok_or_else(|| format!("no version in the fingerprint {fingerprint:?}"))?;
+    let version = fingerprint.rsplit_once('@').and_then(|(_, number)| number.parse().ok());
+    let version = version.ok_or_else(|| format!("no version in the fingerprint {fingerprint:?}"))?;
     if !reply.gaps_ms.is_empty() && reply.gaps_ms.len() > 1 && reply.version != version {
-        return Err(format!(
-            "one response mixes policy@{} and policy@{version}",
-            reply.version
-        ));
+        return Err(format!("one response mixes policy@{} and policy@{version}", reply.version));
     }
     reply.version = version;
     for choice in &piece.choices {
-        let response = reply
-            .responses
-            .get_mut(choice.index)
-            .ok_or("a choice that was not asked for")?;
+        let response = reply.responses.get_mut(choice.index).ok_or("a choice that was not asked for")?;
         response.text.push_str(choice.text());
         if let Some(reason) = &choice.finish_reason {
             response.ended = reason == "stop";

@@ -39,10 +39,7 @@ pub(super) fn evaluate(client: &Client, model: &str, prompts: &[Prompt]) -> Resu
     let replies = ask_all(client, model, prompts, 1)?;
     let judged = prompts.iter().zip(replies).map(|(prompt, mut reply)| {
         let Response { text, ended } = reply.responses.swap_remove(0);
-        Judged {
-            gold: judge(&prompt.wanted, &text, ended),
-            answer: text,
-        }
+        Judged { gold: judge(&prompt.wanted, &text, ended), answer: text }
     });
     Ok(judged.collect())
 }
@@ -50,32 +47,18 @@ pub(super) fn evaluate(client: &Client, model: &str, prompts: &[Prompt]) -> Resu
 /// Share of pairs of fresh answers to one prompt that the daemon's reward model puts in the order of gold.
 ///
 /// Pairs of equal gold are left out: there is no order to find.
-pub(super) fn reward_accuracy(
-    client: &Client,
-    model: &str,
-    prompts: &[Prompt],
-    n: u32,
-) -> Result<(f64, usize)> {
+pub(super) fn reward_accuracy(client: &Client, model: &str, prompts: &[Prompt], n: u32) -> Result<(f64, usize)> {
     let replies = ask_all(client, model, prompts, n)?;
     let (mut right, mut pairs) = (0usize, 0usize);
     for (prompt, reply) in prompts.iter().zip(replies) {
-        let ended: Vec<&Response> = reply
-            .responses
-            .iter()
-            .filter(|response| response.ended)
-            .collect();
+        let ended: Vec<&Response> = reply.responses.iter().filter(|response| response.ended).collect();
         if ended.len() < 2 {
             continue;
         }
-        let exchanges: Vec<(&str, &str)> = ended
-            .iter()
-            .map(|response| (prompt.instruction.as_str(), response.text.as_str()))
-            .collect();
+        let exchanges: Vec<(&str, &str)> =
+            ended.iter().map(|response| (prompt.instruction.as_str(), response.text.as_str())).collect();
         let scores = client.rewards(&exchanges)?;
-        let golds: Vec<f64> = ended
-            .iter()
-            .map(|r| judge(&prompt.wanted, &r.text, true).total())
-            .collect();
+        let golds: Vec<f64> = ended.iter().map(|r| judge(&prompt.wanted, &r.text, true).total()).collect();
         for i in 0..golds.len() {
             for j in (0..golds.len()).filter(|&j| golds[i] > golds[j]) {
                 pairs += 1;
@@ -91,15 +74,8 @@ pub(super) fn level(judged: &[Judged]) -> Level {
     let n = judged.len().max(1) as f64;
     let totals: Vec<f64> = judged.iter().map(|one| one.gold.total()).collect();
     let mean = totals.iter().sum::<f64>() / n;
-    let variance = totals
-        .iter()
-        .map(|total| (total - mean).powi(2))
-        .sum::<f64>()
-        / n;
-    Level {
-        mean,
-        error: (variance / n).sqrt(),
-    }
+    let variance = totals.iter().map(|total| (total - mean).powi(2)).sum::<f64>() / n;
+    Level { mean, error: (variance / n).sqrt() }
 }
 
 fn ask_all(client: &Client, model: &str, prompts: &[Prompt], n: u32) -> Result<Vec<Reply>> {
@@ -118,10 +94,7 @@ fn ask_all(client: &Client, model: &str, prompts: &[Prompt], n: u32) -> Result<V
         let lanes: Vec<_> = (0..LANES).map(|_| scope.spawn(work)).collect();
         lanes
             .into_iter()
-            .map(|lane| {
-                lane.join()
-                    .unwrap_or_else(|_| Err(DemoError::Daemon("an evaluation panicked".to_owned())))
-            })
+            .map(|lane| lane.join().unwrap_or_else(|_| Err(DemoError::Daemon("an evaluation panicked".to_owned()))))
             .collect()
     });
     let mut all = parts.into_iter().collect::<Result<Vec<_>>>()?.concat();
@@ -141,8 +114,5 @@ fn ask(client: &Client, model: &str, prompt: &Prompt, seed: u64, n: u32) -> Resu
         store: false,
         user: &prompt.user,
     };
-    client.ask(&ask).map_err(|reason| DemoError::Http {
-        route: format!("POST {}", ask.route()),
-        reason,
-    })
+    client.ask(&ask).map_err(|reason| DemoError::Http { route: format!("POST {}", ask.route()), reason })
 }

@@ -7,10 +7,7 @@ use std::{
 
 use candle_core::Device;
 use config::{Config, Sources};
-use policy::{
-    byte_pair::Bpe, causal_lm::CausalLm, checkpoint::Checkpoint, sequence_batch::Sequence,
-    sft::mean_nll,
-};
+use policy::{byte_pair::Bpe, causal_lm::CausalLm, checkpoint::Checkpoint, sequence_batch::Sequence, sft::mean_nll};
 use ppo::metrics;
 
 use super::{
@@ -46,10 +43,7 @@ const SETTINGS: [&str; 14] = [
     "ppo.is_geo_high=2.0",
 ];
 /// Users at once, and how long they think.
-const HABITS: Habits = Habits {
-    users: 6,
-    think: Duration::from_millis(120),
-};
+const HABITS: Habits = Habits { users: 6, think: Duration::from_millis(120) };
 /// Held-out prompts of the first and the last measurement.
 const HELD_OUT: usize = 400;
 /// Of them, those that every version on the way is measured with.
@@ -79,22 +73,10 @@ pub(super) fn run(args: &Args, artefacts: Option<&Path>, progress: &Progress) ->
     client.wait_ready(Duration::from_secs(60))?;
     progress.line(&format!("serving at http://{}", running.address()));
     let world = World::new(WORLD_SEED);
-    let prompts = world
-        .prompts(Split::Test, "held-out")
-        .take(HELD_OUT)
-        .collect();
-    let stage = Stage {
-        args,
-        progress,
-        world,
-        client,
-        prompts,
-        started,
-    };
+    let prompts = world.prompts(Split::Test, "held-out").take(HELD_OUT).collect();
+    let stage = Stage { args, progress, world, client, prompts, started };
     let mut story = stage.perform()?;
-    running
-        .stop()
-        .map_err(|error| DemoError::Daemon(error.to_string()))?;
+    running.stop().map_err(|error| DemoError::Daemon(error.to_string()))?;
     story.pretraining_nll = pretraining_nll(world, artefacts, &folder.path, story.promoted)?;
     story.seconds = started.elapsed().as_secs_f64();
     Ok(story)
@@ -109,9 +91,7 @@ struct Folder {
 impl Folder {
     fn new(named: Option<PathBuf>) -> Result<Folder> {
         let temporary = named.is_none();
-        let path = named.unwrap_or_else(|| {
-            std::env::temp_dir().join(format!("honed-demo-{}", std::process::id()))
-        });
+        let path = named.unwrap_or_else(|| std::env::temp_dir().join(format!("honed-demo-{}", std::process::id())));
         std::fs::create_dir_all(&path).map_err(DemoError::io(&path))?;
         Ok(Folder { path, temporary })
     }
@@ -132,36 +112,19 @@ fn config(args: &Args, artefacts: Option<&Path>, data_dir: &Path) -> Result<Conf
     sets.push(format!("ppo.seed={}", args.seed));
     sets.push(format!("daemon.data_dir={}", data_dir.display()));
     if let Some(folder) = artefacts {
-        sets.push(format!(
-            "policy.model={}",
-            folder.join("policy.gguf").display()
-        ));
-        sets.push(format!(
-            "reward.model={}",
-            folder.join("reward.gguf").display()
-        ));
+        sets.push(format!("policy.model={}", folder.join("policy.gguf").display()));
+        sets.push(format!("reward.model={}", folder.join("reward.gguf").display()));
     }
     sets.extend(args.set.iter().cloned());
-    Config::load(Sources::of_process(None, sets))
-        .map_err(|error| DemoError::Daemon(error.to_string()))
+    Config::load(Sources::of_process(None, sets)).map_err(|error| DemoError::Daemon(error.to_string()))
 }
 
 impl Stage<'_> {
     fn perform(&self) -> Result<Story> {
         let first = evaluate(&self.client, "sft", &self.prompts)?;
         let gold = level(&first);
-        self.progress.line(&format!(
-            "sft: gold {:.3} on {} held-out prompts (1 is perfect)",
-            gold.mean,
-            first.len()
-        ));
-        let traffic = Traffic::start(
-            &self.client,
-            self.world,
-            self.args.seed,
-            HABITS,
-            self.started,
-        );
+        self.progress.line(&format!("sft: gold {:.3} on {} held-out prompts (1 is perfect)", gold.mean, first.len()));
+        let traffic = Traffic::start(&self.client, self.world, self.args.seed, HABITS, self.started);
         let stations = self.watch(&traffic, gold);
         let seen = traffic.stop();
         let mut stations = stations?;
@@ -177,10 +140,7 @@ impl Stage<'_> {
             seed: self.args.seed,
             gold: (gold, level(&last)),
             win_rate: win_rate(&first, &last),
-            promoted: stations
-                .iter()
-                .filter(|station| station.version > 0)
-                .count() as u64,
+            promoted: stations.iter().filter(|station| station.version > 0).count() as u64,
             rm_accuracy: reward_accuracy(&self.client, &model, fresh, 4)?,
             n_held_out: self.prompts.len(),
             answers: side_by_side(&self.prompts, &first, &last),
@@ -195,45 +155,21 @@ impl Stage<'_> {
     fn watch(&self, traffic: &Traffic, first: super::evaluation::Level) -> Result<Vec<Station>> {
         let bar = self.progress.bar("versions");
         let began = Instant::now();
-        let mut stations = vec![Station {
-            version: 0,
-            seconds: 0.0,
-            gold: Some(first),
-            numbers: Default::default(),
-        }];
+        let mut stations = vec![Station { version: 0, seconds: 0.0, gold: Some(first), numbers: Default::default() }];
         loop {
             let (live, rows) = self.client.versions()?;
             let known = stations.last().map_or(0, |station| station.version);
             if live > known {
                 let seconds = self.started.elapsed().as_secs_f64();
-                for row in rows
-                    .iter()
-                    .filter(|row| row.version > known && row.version <= live && was_live(row))
-                {
-                    stations.push(Station {
-                        version: row.version,
-                        seconds,
-                        gold: None,
-                        numbers: row.numbers.clone(),
-                    });
+                for row in rows.iter().filter(|row| row.version > known && row.version <= live && was_live(row)) {
+                    stations.push(Station { version: row.version, seconds, gold: None, numbers: row.numbers.clone() });
                 }
                 self.look_at(live, &mut stations);
             }
             let (answered, failed) = traffic.counts();
-            let gold = stations
-                .iter()
-                .rev()
-                .find_map(|station| station.gold)
-                .unwrap_or(first);
-            let kl = stations
-                .last()
-                .and_then(|station| station.numbers.get("objective/kl"))
-                .copied()
-                .unwrap_or(0.0);
-            let message = format!(
-                "gold {:.3}  KL {kl:.2}  {answered} requests, {failed} failed",
-                gold.mean
-            );
+            let gold = stations.iter().rev().find_map(|station| station.gold).unwrap_or(first);
+            let kl = stations.last().and_then(|station| station.numbers.get("objective/kl")).copied().unwrap_or(0.0);
+            let message = format!("gold {:.3}  KL {kl:.2}  {answered} requests, {failed} failed", gold.mean);
             bar.set((stations.len() - 1) as u64, self.args.updates, &message);
             let done = stations.len() as u64 > self.args.updates;
             if done || began.elapsed() >= Duration::from_secs(self.args.seconds) {
@@ -247,10 +183,9 @@ impl Stage<'_> {
     /// Measures a version on the way. It may drain before it has answered everything; then it stays unmeasured.
     fn look_at(&self, version: u64, stations: &mut [Station]) {
         let prompts = &self.prompts[..ON_THE_WAY.min(self.prompts.len())];
-        if let (Ok(judged), Some(station)) = (
-            evaluate(&self.client, &format!("policy@{version}"), prompts),
-            stations.last_mut(),
-        ) {
+        if let (Ok(judged), Some(station)) =
+            (evaluate(&self.client, &format!("policy@{version}"), prompts), stations.last_mut())
+        {
             station.gold = Some(level(&judged));
         }
     }
@@ -258,10 +193,7 @@ impl Stage<'_> {
     /// Versions that were promoted between two looks, and the numbers that were written late.
     fn fill(&self, stations: &mut Vec<Station>, rows: &[VersionRow]) {
         for row in rows.iter().filter(|row| row.version > 0 && was_live(row)) {
-            match stations
-                .iter_mut()
-                .find(|station| station.version == row.version)
-            {
+            match stations.iter_mut().find(|station| station.version == row.version) {
                 Some(station) => station.numbers = row.numbers.clone(),
                 None => stations.push(Station {
                     version: row.version,
@@ -290,32 +222,21 @@ fn win_rate(first: &[Judged], last: &[Judged]) -> (f64, f64, f64) {
             std::cmp::Ordering::Less => losses += 1,
         }
     }
-    metrics::win_rate(wins, ties, losses).map_or((0.5, 0.0, 1.0), |rate| {
-        (rate.rate, rate.ci95.0, rate.ci95.1)
-    })
+    metrics::win_rate(wins, ties, losses).map_or((0.5, 0.0, 1.0), |rate| (rate.rate, rate.ci95.0, rate.ci95.1))
 }
 
 fn side_by_side(prompts: &[Prompt], first: &[Judged], last: &[Judged]) -> Vec<SideBySide> {
     let pair = |judged: &Judged| (judged.answer.clone(), judged.gold.total());
-    let rows = prompts
-        .iter()
-        .zip(first)
-        .zip(last)
-        .map(|((prompt, before), after)| SideBySide {
-            instruction: prompt.instruction.clone(),
-            before: pair(before),
-            after: pair(after),
-        });
+    let rows = prompts.iter().zip(first).zip(last).map(|((prompt, before), after)| SideBySide {
+        instruction: prompt.instruction.clone(),
+        before: pair(before),
+        after: pair(after),
+    });
     rows.collect()
 }
 
 /// Loss on pretraining text that nothing was trained on, of version 0 and of the last one, nats a token.
-fn pretraining_nll(
-    world: World,
-    artefacts: Option<&Path>,
-    data_dir: &Path,
-    promoted: u64,
-) -> Result<(f64, f64)> {
+fn pretraining_nll(world: World, artefacts: Option<&Path>, data_dir: &Path, promoted: u64) -> Result<(f64, f64)> {
     let sft = match artefacts {
         Some(folder) => Checkpoint::read(&folder.join("policy.gguf"))?,
         None => Checkpoint::from_bytes(POLICY)?,
@@ -323,15 +244,9 @@ fn pretraining_nll(
     let bpe = Bpe::from_metadata(&sft.metadata)?;
     let documents = world.documents("held-out").take(HELD_OUT_DOCUMENTS);
     let encoder = Encoder(&bpe);
-    let held_out = documents
-        .map(|document| encoder.document(&document))
-        .collect::<Result<Vec<Sequence>>>()?;
+    let held_out = documents.map(|document| encoder.document(&document)).collect::<Result<Vec<Sequence>>>()?;
     let measure = |checkpoint: &Checkpoint| -> Result<f64> {
-        Ok(mean_nll(
-            &CausalLm::from_checkpoint(checkpoint, &Device::Cpu)?,
-            &held_out,
-            MEASURE_TOKENS,
-        )?)
+        Ok(mean_nll(&CausalLm::from_checkpoint(checkpoint, &Device::Cpu)?, &held_out, MEASURE_TOKENS)?)
     };
     let first = measure(&sft)?;
     if promoted == 0 {
@@ -343,13 +258,8 @@ fn pretraining_nll(
 /// The file of the version that was live when the daemon stopped.
 fn live_file(data_dir: &Path) -> Result<PathBuf> {
     let log = |error: ppo::rollout_log::LogError| DemoError::Daemon(error.to_string());
-    let rows = ppo::rollout_log::LogReader::open(data_dir)
-        .map_err(log)?
-        .versions()
-        .map_err(log)?;
-    let live = rows
-        .into_iter()
-        .find(|row| row.state == ppo::rollout_log::VersionState::Live);
+    let rows = ppo::rollout_log::LogReader::open(data_dir).map_err(log)?.versions().map_err(log)?;
+    let live = rows.into_iter().find(|row| row.state == ppo::rollout_log::VersionState::Live);
     let live = live.ok_or_else(|| DemoError::Daemon("no version is live".to_owned()))?;
     Ok(data_dir.join("versions").join(live.path))
 }

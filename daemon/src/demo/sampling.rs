@@ -33,11 +33,7 @@ pub(super) struct Draw {
 }
 
 /// Draws `n` answers at temperature 1 for each prompt, in the order of the prompts. The engine's queue must hold them all.
-pub(super) fn draw(
-    engine: &Engine,
-    prompts: &[Vec<TokenId>],
-    draw: Draw,
-) -> Result<Vec<Vec<Drawn>>> {
+pub(super) fn draw(engine: &Engine, prompts: &[Vec<TokenId>], draw: Draw) -> Result<Vec<Vec<Drawn>>> {
     // Bounded by what is asked for: one event a token, and every answer is short.
     let (sender, receiver) = unbounded();
     for (i, prompt) in prompts.iter().enumerate() {
@@ -79,12 +75,7 @@ fn collect(
             Event::Token { .. } => {}
             Event::Failed { reason } => return Err(DemoError::Sampling(reason)),
             Event::Finished(finished) => {
-                let tokens: Vec<TokenId> = finished
-                    .rollout
-                    .response
-                    .iter()
-                    .map(|token| token.id)
-                    .collect();
+                let tokens: Vec<TokenId> = finished.rollout.response.iter().map(|token| token.id).collect();
                 answers[prompt][finished.index as usize] = Some(Drawn {
                     text: vocabulary.detokenize(&tokens, false),
                     ended: finished.rollout.finish == FinishReason::EndToken,

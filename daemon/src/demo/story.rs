@@ -59,12 +59,7 @@ pub(super) struct Story {
 impl Story {
     /// A number of the last version's update; 0 when there was none.
     pub(super) fn last_number(&self, name: &str) -> f64 {
-        self.stations
-            .iter()
-            .rev()
-            .find_map(|station| station.numbers.get(name))
-            .copied()
-            .unwrap_or(0.0)
+        self.stations.iter().rev().find_map(|station| station.numbers.get(name)).copied().unwrap_or(0.0)
     }
 
     /// Quantile of a latency series, milliseconds; 0 when there is nothing.
@@ -72,10 +67,7 @@ impl Story {
         let mut values: Vec<f64> = series.iter().map(|(_, ms)| *ms).collect();
         values.sort_unstable_by(f64::total_cmp);
         let last = values.len().saturating_sub(1);
-        values
-            .get((last as f64 * q).round() as usize)
-            .copied()
-            .unwrap_or(0.0)
+        values.get((last as f64 * q).round() as usize).copied().unwrap_or(0.0)
     }
 
     /// The JSON file.
@@ -123,35 +115,17 @@ impl Story {
                     first.mean, first.error, last.mean, last.error
                 ),
             ),
-            (
-                "win rate against sft",
-                format!(
-                    "{rate:.3}   (95 %: {low:.3} to {high:.3}, {} prompts)",
-                    self.n_held_out
-                ),
-            ),
+            ("win rate against sft", format!("{rate:.3}   (95 %: {low:.3} to {high:.3}, {} prompts)", self.n_held_out)),
             ("versions promoted under load", format!("{}", self.promoted)),
-            (
-                "requests, failed",
-                format!("{}, {}", seen.answered + seen.failed, seen.failed),
-            ),
-            (
-                "KL to sft",
-                format!("{:.2} nats an answer", self.last_number("objective/kl")),
-            ),
+            ("requests, failed", format!("{}, {}", seen.answered + seen.failed, seen.failed)),
+            ("KL to sft", format!("{:.2} nats an answer", self.last_number("objective/kl"))),
             (
                 "pretraining loss",
-                format!(
-                    "{:.3}  →  {:.3} nats a token",
-                    self.pretraining_nll.0, self.pretraining_nll.1
-                ),
+                format!("{:.3}  →  {:.3} nats a token", self.pretraining_nll.0, self.pretraining_nll.1),
             ),
             (
                 "reward model, fresh answers",
-                format!(
-                    "{:.3} of {} pairs in gold's order",
-                    self.rm_accuracy.0, self.rm_accuracy.1
-                ),
+                format!("{:.3} of {} pairs in gold's order", self.rm_accuracy.0, self.rm_accuracy.1),
             ),
             (
                 "first token",
@@ -172,9 +146,7 @@ impl Story {
             ),
             ("time", format!("{:.0} s", self.seconds)),
         ];
-        rows.iter()
-            .map(|(name, value)| format!("  {name:<30} {value}\n"))
-            .collect()
+        rows.iter().map(|(name, value)| format!("  {name:<30} {value}\n")).collect()
     }
 }
 

@@ -22,9 +22,7 @@ impl FromRequest<Context> for JsonBytes {
         if !is_json(&request) {
             return Err(ApiError::NotJson);
         }
-        read(request, context.limits())
-            .await
-            .map(JsonBytes)
+        read(request, context.limits()).await.map(JsonBytes)
     }
 }
 
@@ -46,47 +44,25 @@ impl FromRequest<Context> for OptionalJsonBytes {
 
 /// A foreign web page can post text or forms to this daemon without asking, but not JSON: the check is a guard too.
 fn is_json(request: &Request) -> bool {
-    let value = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or("");
-    let essence = value
-        .split(';')
-        .next()
-        .unwrap_or("")
-        .trim()
-        .to_ascii_lowercase();
-    let plain = request
-        .headers()
-        .get(header::CONTENT_ENCODING)
-        .is_none_or(|encoding| encoding == "identity");
-    plain
-        && (essence == "application/json"
-            || (essence.starts_with("application/") && essence.ends_with("+json")))
+    let value = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let essence = value.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    let plain = request.headers().get(header::CONTENT_ENCODING).is_none_or(|encoding| encoding == "identity");
+    plain && (essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")))
 }
 
 async fn read(request: Request, limits: Limits) -> Result<Bytes, ApiError> {
     let bytes_max = limits.body_bytes_max;
-    let announced = request
-        .headers()
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse().ok());
+    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if announced.is_some_and(|bytes: usize| bytes > bytes_max) {
         return Err(ApiError::BodyTooLarge(bytes_max));
     }
     let whole = to_bytes(Body::new(request.into_body()), bytes_max);
     let read = tokio::time::timeout(limits.request_timeout(), whole).await;
-    read.map_err(|_| ApiError::TimedOut(limits.request_timeout_s))?
-        .map_err(|error| {
-            let source = std::error::Error::source(&error);
-            match source.is_some_and(|source| source.to_string().contains("length limit")) {
-                true => ApiError::BodyTooLarge(bytes_max),
-                false => ApiError::Invalid {
-                    param: None,
-                    message: "the body ended early".into(),
-                    code: None,
-                },
-            }
-        })
+    read.map_err(|_| ApiError::TimedOut(limits.request_timeout_s))?.map_err(|error| {
+        let source = std::error::Error::source(&error);
+        match source.is_some_and(|source| source.to_string().contains("length limit")) {
+            true => ApiError::BodyTooLarge(bytes_max),
+            false => ApiError::Invalid { param: None, message: "the body ended early".into(), code: None },
+        }
+    })
 }

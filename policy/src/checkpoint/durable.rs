@@ -13,22 +13,14 @@ use crate::model_error::{ModelError, Result};
 /// # Errors
 /// When the disk refuses; what was written aside is then removed.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
-    stream_durably(path, |out| {
-        out.write_all(bytes).map_err(|source| ModelError::Io {
-            path: path.to_owned(),
-            source,
-        })
-    })
+    stream_durably(path, |out| out.write_all(bytes).map_err(|source| ModelError::Io { path: path.to_owned(), source }))
 }
 
 /// As [`write_durably`], for contents that should never lie in memory as a whole.
 ///
 /// # Errors
 /// What `contents` returns, or when the disk refuses; what was written aside is then removed.
-pub(super) fn stream_durably(
-    path: &Path,
-    contents: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
-) -> Result<()> {
+pub(super) fn stream_durably(path: &Path, contents: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
     let aside = aside_of(path);
     let written = write_and_rename(&aside, path, contents);
     if written.is_err() {
@@ -49,10 +41,7 @@ fn write_and_rename(
     path: &Path,
     contents: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
 ) -> Result<()> {
-    let io = |source: io::Error| ModelError::Io {
-        path: path.to_owned(),
-        source,
-    };
+    let io = |source: io::Error| ModelError::Io { path: path.to_owned(), source };
     let mut out = BufWriter::with_capacity(1 << 20, File::create(aside).map_err(io)?);
     contents(&mut out)?;
     let file = out.into_inner().map_err(|e| io(e.into_error()))?;
@@ -62,7 +51,5 @@ fn write_and_rename(
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(io)
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)
 }

@@ -23,11 +23,7 @@ impl Worker<'_> {
                 self.start_score(job);
                 continue;
             }
-            if let Some(at) = self
-                .forking
-                .iter()
-                .position(|exchange| exchange.prompt_row.borrow().is_some())
-            {
+            if let Some(at) = self.forking.iter().position(|exchange| exchange.prompt_row.borrow().is_some()) {
                 let exchange = Rc::clone(&self.forking[at]);
                 if exchange.n_unstarted() == 1 {
                     self.forking.remove(at);
@@ -49,13 +45,7 @@ impl Worker<'_> {
     fn start_score(&mut self, job: ScoreJob) {
         let i = self.free_slot(&[]);
         self.cells.clear(i);
-        self.occupy(
-            i,
-            Work::Score {
-                log_probs: Vec::with_capacity(job.tokens.len()),
-                job,
-            },
-        );
+        self.occupy(i, Work::Score { log_probs: Vec::with_capacity(job.tokens.len()), job });
     }
 
     /// Puts the next choice into a free slot, with as much of its prompt as any sequence of this context holds.
@@ -65,17 +55,12 @@ impl Worker<'_> {
         let own = self.cells.shared(i, prompt);
         let others = (0..self.slots.len()).map(|j| (self.cells.shared(j, prompt), j));
         let (most, other) = others.max().unwrap_or((own, i));
-        let saves_a_pass =
-            exchange.prompt_row.borrow().is_some() && most == prompt.len() && own < most;
+        let saves_a_pass = exchange.prompt_row.borrow().is_some() && most == prompt.len() && own < most;
         let pays = saves_a_pass || most >= own + self.cells.copy_pays_from;
         let (best, from) = if pays { (most, other) } else { (own, i) };
         let row = exchange.prompt_row.borrow();
         // Without the row after the prompt its last token must be computed again.
-        let n = if row.is_some() {
-            best
-        } else {
-            best.min(prompt.len() - 1)
-        };
+        let n = if row.is_some() { best } else { best.min(prompt.len() - 1) };
         let n = self.cells.take(i, from, n);
         let mut sequence = Sequence::next_of(exchange);
         sequence.cached_tokens = u32::try_from(n).unwrap_or(u32::MAX);
@@ -97,20 +82,12 @@ impl Worker<'_> {
     /// together, and gaps between them cost passes.
     fn free_slot(&self, prompt: &[TokenId]) -> usize {
         let free = (0..self.slots.len()).filter(|&i| self.slots[i].work.is_none());
-        let worth = |i| {
-            Some(self.cells.shared(i, prompt))
-                .filter(|&n| n >= REUSE_TOKENS_MIN)
-                .unwrap_or(0)
-        };
-        free.max_by_key(|&i| (worth(i), Reverse(i)))
-            .expect("the caller saw a free slot")
+        let worth = |i| Some(self.cells.shared(i, prompt)).filter(|&n| n >= REUSE_TOKENS_MIN).unwrap_or(0);
+        free.max_by_key(|&i| (worth(i), Reverse(i))).expect("the caller saw a free slot")
     }
 
     fn occupy(&mut self, i: usize, work: Work) {
         self.tickets += 1;
-        self.slots[i] = Slot {
-            work: Some(work),
-            ticket: self.tickets,
-        };
+        self.slots[i] = Slot { work: Some(work), ticket: self.tickets };
     }
 }

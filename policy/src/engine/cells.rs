@@ -23,16 +23,8 @@ pub(super) struct Cells<'m> {
 }
 
 impl<'m> Cells<'m> {
-    pub(super) fn new(
-        context: LlamaContext<'m>,
-        n_sequences: usize,
-        copy_pays_from: usize,
-    ) -> Cells<'m> {
-        Cells {
-            context,
-            held: vec![Vec::new(); n_sequences],
-            copy_pays_from,
-        }
+    pub(super) fn new(context: LlamaContext<'m>, n_sequences: usize, copy_pays_from: usize) -> Cells<'m> {
+        Cells { context, held: vec![Vec::new(); n_sequences], copy_pays_from }
     }
 
     /// Tokens that sequence `i` holds.
@@ -47,11 +39,7 @@ impl<'m> Cells<'m> {
 
     /// Length of the beginning that sequence `i` shares with `prompt`.
     pub(super) fn shared(&self, i: usize, prompt: &[TokenId]) -> usize {
-        self.held[i]
-            .iter()
-            .zip(prompt)
-            .take_while(|(a, b)| a == b)
-            .count()
+        self.held[i].iter().zip(prompt).take_while(|(a, b)| a == b).count()
     }
 
     /// Makes sequence `into` hold exactly the first `n` tokens of sequence `from`; how many it really holds then (a model
@@ -63,18 +51,14 @@ impl<'m> Cells<'m> {
         }
         if into != from {
             self.clear(into);
-            let copied = self
-                .context
-                .copy_kv_cache_seq(seq(from), seq(into), None, None);
+            let copied = self.context.copy_kv_cache_seq(seq(from), seq(into), None, None);
             if copied.is_err() {
                 return 0;
             }
             self.held[into] = self.held[from].clone();
         }
         if n < self.held[into].len() {
-            let cut = self
-                .context
-                .clear_kv_cache_seq(id(into), u32::try_from(n).ok(), None);
+            let cut = self.context.clear_kv_cache_seq(id(into), u32::try_from(n).ok(), None);
             if !matches!(cut, Ok(true)) {
                 self.clear(into);
                 return 0;

@@ -15,8 +15,7 @@ impl Worker<'_> {
     /// Ends every request whose client has gone, wherever it is.
     pub(super) fn sweep_cancelled(&mut self) {
         for i in 0..self.slots.len() {
-            if matches!(&self.slots[i].work, Some(Work::Answer(sequence)) if sequence.exchange.is_cancelled())
-            {
+            if matches!(&self.slots[i].work, Some(Work::Answer(sequence)) if sequence.exchange.is_cancelled()) {
                 self.finish(i, FinishReason::Cancelled);
             }
         }
@@ -72,8 +71,7 @@ impl Worker<'_> {
         tracing::error!(version = %self.setup.version, request = exchange.job.request.id, reason, "a request failed");
         exchange.fail(reason, &self.counters);
         for i in 0..self.slots.len() {
-            if matches!(&self.slots[i].work, Some(Work::Answer(other)) if Rc::ptr_eq(&other.exchange, exchange))
-            {
+            if matches!(&self.slots[i].work, Some(Work::Answer(other)) if Rc::ptr_eq(&other.exchange, exchange)) {
                 self.slots[i].work = None;
                 self.cells.clear(i);
             }

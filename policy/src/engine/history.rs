@@ -32,7 +32,5 @@ impl History {
 
 /// Whether the settings look at the history at all.
 pub(super) fn has_penalty(params: &SamplingParams) -> bool {
-    params.presence_penalty != 0.0
-        || params.frequency_penalty != 0.0
-        || params.repetition_penalty != 1.0
+    params.presence_penalty != 0.0 || params.frequency_penalty != 0.0 || params.repetition_penalty != 1.0
 }

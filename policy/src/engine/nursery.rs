@@ -45,17 +45,8 @@ impl Nursery {
     pub(super) fn spawn(&self, version: PolicyVersion, body: Body) -> Result<(), EngineError> {
         let (born, answer) = bounded(1);
         let failed = |e: io::Error| EngineError::Thread(version, e);
-        let birth = Birth {
-            name: format!("engine-{}", version.0),
-            body,
-            born,
-        };
-        self.0
-            .send(birth)
-            .map_err(|_| failed(io::Error::other("the nursery has ended")))?;
-        answer
-            .recv()
-            .map_err(|_| failed(io::Error::other("the nursery has ended")))?
-            .map_err(failed)
+        let birth = Birth { name: format!("engine-{}", version.0), body, born };
+        self.0.send(birth).map_err(|_| failed(io::Error::other("the nursery has ended")))?;
+        answer.recv().map_err(|_| failed(io::Error::other("the nursery has ended")))?.map_err(failed)
     }
 }

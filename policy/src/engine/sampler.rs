@@ -68,12 +68,7 @@ impl Sampler {
     ///
     /// # Errors
     /// [`NotFinite`] when the row cannot be normalised, also after bans.
-    pub fn draw(
-        &mut self,
-        logits: &[f32],
-        draw: Draw<'_>,
-        rng: &mut impl RngCore,
-    ) -> Result<SampledToken, NotFinite> {
+    pub fn draw(&mut self, logits: &[f32], draw: Draw<'_>, rng: &mut impl RngCore) -> Result<SampledToken, NotFinite> {
         let raw = self.raw.fill(logits, largest_logit(logits)?, 1.0);
         let (id, behavior, log_kept_mass) = if draw.params.temperature == 0.0 {
             (self.greedy(logits, draw)?, 0.0, 0.0)
@@ -114,11 +109,7 @@ impl Sampler {
         self.adjust(logits, draw);
         let max = self.ban(draw.banned)?;
         // The lowest id wins a tie, so that equal logits give equal bytes.
-        let best = self
-            .adjusted
-            .iter()
-            .position(|&logit| logit == max)
-            .ok_or(NotFinite)?;
+        let best = self.adjusted.iter().position(|&logit| logit == max).ok_or(NotFinite)?;
         Ok(index(best))
     }
 
@@ -141,11 +132,7 @@ impl Sampler {
             };
             if let Some(log_kept_mass) = weights.remove(draw.banned) {
                 let token = weights.quantile(u);
-                return Ok((
-                    index(token),
-                    full.log_prob(logits[token]) - log_kept_mass,
-                    log_kept_mass,
-                ));
+                return Ok((index(token), full.log_prob(logits[token]) - log_kept_mass, log_kept_mass));
             }
         }
         let (full, left) = self.prepare(logits, draw)?;
@@ -155,31 +142,18 @@ impl Sampler {
         } else {
             (index(self.tempered.quantile(u)), self.tempered.total)
         };
-        let in_set = LogSoftmax {
-            log_sum: mass.ln(),
-            ..left
-        };
+        let in_set = LogSoftmax { log_sum: mass.ln(), ..left };
         // `mass` is relative to the best token that is left; `full.log_prob` says what that one weighs in the whole row.
         let log_kept_mass = in_set.log_sum + full.log_prob(left.max);
-        Ok((
-            id,
-            in_set.log_prob(self.adjusted[id as usize]),
-            log_kept_mass,
-        ))
+        Ok((id, in_set.log_prob(self.adjusted[id as usize]), log_kept_mass))
     }
 
     /// Fills `adjusted`, its weights without the banned tokens, and the kept set. Returns the normalisers of the whole row
     /// and of what bans left of it.
-    fn prepare(
-        &mut self,
-        logits: &[f32],
-        draw: Draw<'_>,
-    ) -> Result<(LogSoftmax, LogSoftmax), NotFinite> {
+    fn prepare(&mut self, logits: &[f32], draw: Draw<'_>) -> Result<(LogSoftmax, LogSoftmax), NotFinite> {
         self.adjust(logits, draw);
         let temperature = draw.params.temperature;
-        let full = self
-            .tempered
-            .fill(&self.adjusted, largest_logit(&self.adjusted)?, temperature);
+        let full = self.tempered.fill(&self.adjusted, largest_logit(&self.adjusted)?, temperature);
         let mut left = full;
         if !draw.banned.is_empty() {
             // Filled anew: a banned token that held nearly all mass would leave weights that underflow.
@@ -192,11 +166,7 @@ impl Sampler {
 
     /// Weight of the kept set, in the units of `tempered`.
     fn kept_mass(&self) -> f64 {
-        self.kept
-            .tokens
-            .iter()
-            .map(|candidate| f64::from(self.tempered.weights[candidate.id as usize]))
-            .sum()
+        self.kept.tokens.iter().map(|candidate| f64::from(self.tempered.weights[candidate.id as usize])).sum()
     }
 
     /// The kept token at which the weights, added up, pass `mass`.
@@ -223,11 +193,7 @@ impl Sampler {
         self.adjusted.extend_from_slice(logits);
         for (&id, &count) in &draw.history.counts {
             let logit = &mut self.adjusted[id.0 as usize];
-            *logit = if *logit > 0.0 {
-                *logit / params.repetition_penalty
-            } else {
-                *logit * params.repetition_penalty
-            };
+            *logit = if *logit > 0.0 { *logit / params.repetition_penalty } else { *logit * params.repetition_penalty };
             if count > 0 {
                 *logit -= params.frequency_penalty * count as f32 + params.presence_penalty;
             }
@@ -253,19 +219,13 @@ impl Sampler {
         for stage in draw.order {
             match stage {
                 Stage::Temperature => inverse_temperature = 1.0 / f64::from(params.temperature),
-                Stage::TopK if params.top_k > 0 => {
-                    self.kept.best(&self.adjusted, params.top_k as usize)
-                }
+                Stage::TopK if params.top_k > 0 => self.kept.best(&self.adjusted, params.top_k as usize),
                 Stage::TopP if params.top_p < 1.0 => {
                     let p = f64::from(params.top_p);
                     self.kept.mass(&self.adjusted, p, inverse_temperature);
                 }
                 Stage::MinP if params.min_p > 0.0 => {
-                    self.kept.near_best(
-                        &self.adjusted,
-                        f64::from(params.min_p),
-                        inverse_temperature,
-                    );
+                    self.kept.near_best(&self.adjusted, f64::from(params.min_p), inverse_temperature);
                 }
                 _ => {}
             }
@@ -285,19 +245,10 @@ fn truncates(params: &SamplingParams) -> bool {
 ///
 /// # Errors
 /// [`NotFinite`] when the row cannot be normalised.
-pub fn top_log_probs(
-    logits: &[f32],
-    k: usize,
-    scratch: &mut Sampler,
-) -> Result<Vec<(TokenId, LogProb)>, NotFinite> {
+pub fn top_log_probs(logits: &[f32], k: usize, scratch: &mut Sampler) -> Result<Vec<(TokenId, LogProb)>, NotFinite> {
     let softmax = scratch.raw.fill(logits, largest_logit(logits)?, 1.0);
     best_of_row(logits, k, &mut scratch.kept.tokens);
-    let named = |candidate: &Candidate| {
-        (
-            TokenId(candidate.id),
-            log_prob(softmax.log_prob(candidate.logit)),
-        )
-    };
+    let named = |candidate: &Candidate| (TokenId(candidate.id), log_prob(softmax.log_prob(candidate.logit)));
     Ok(scratch.kept.tokens.iter().map(named).collect())
 }
 
@@ -305,11 +256,7 @@ pub fn top_log_probs(
 ///
 /// # Errors
 /// [`NotFinite`] when the row cannot be normalised.
-pub fn raw_log_prob(
-    logits: &[f32],
-    id: TokenId,
-    scratch: &mut Sampler,
-) -> Result<LogProb, NotFinite> {
+pub fn raw_log_prob(logits: &[f32], id: TokenId, scratch: &mut Sampler) -> Result<LogProb, NotFinite> {
     let softmax = scratch.raw.fill(logits, largest_logit(logits)?, 1.0);
     Ok(log_prob(softmax.log_prob(logits[id.0 as usize])))
 }

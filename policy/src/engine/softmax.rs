@@ -57,15 +57,10 @@ impl Weights {
         self.weights.resize(row.len(), 0.0);
         self.block_sums.clear();
         for (logits, weights) in row.chunks(BLOCK).zip(self.weights.chunks_mut(BLOCK)) {
-            self.block_sums
-                .push(fill_block(logits, weights, max, inverse_temperature));
+            self.block_sums.push(fill_block(logits, weights, max, inverse_temperature));
         }
         self.total = self.block_sums.iter().sum();
-        LogSoftmax {
-            max,
-            inverse_temperature: 1.0 / f64::from(temperature),
-            log_sum: self.total.ln(),
-        }
+        LogSoftmax { max, inverse_temperature: 1.0 / f64::from(temperature), log_sum: self.total.ln() }
     }
 
     /// Takes tokens out; the log of the share that is left, or `None` (and spoiled weights) when so little is left that
@@ -90,12 +85,7 @@ impl Weights {
     pub(super) fn quantile(&self, u: f64) -> usize {
         let mut rest = u * self.total;
         let mut last = 0;
-        for (block, (&sum, weights)) in self
-            .block_sums
-            .iter()
-            .zip(self.weights.chunks(BLOCK))
-            .enumerate()
-        {
+        for (block, (&sum, weights)) in self.block_sums.iter().zip(self.weights.chunks(BLOCK)).enumerate() {
             if sum <= rest {
                 rest -= sum;
                 continue;
@@ -117,10 +107,7 @@ impl Weights {
 }
 
 fn last_positive(weights: &[f32]) -> usize {
-    weights
-        .iter()
-        .rposition(|&weight| weight > 0.0)
-        .unwrap_or(0)
+    weights.iter().rposition(|&weight| weight > 0.0).unwrap_or(0)
 }
 
 /// The largest logit of a row.
@@ -131,25 +118,13 @@ pub(super) fn largest_logit(row: &[f32]) -> Result<f32, NotFinite> {
     let mut poison = [0.0f32; LANES];
     for chunk in chunks {
         for k in 0..LANES {
-            lanes[k] = if chunk[k] > lanes[k] {
-                chunk[k]
-            } else {
-                lanes[k]
-            };
+            lanes[k] = if chunk[k] > lanes[k] { chunk[k] } else { lanes[k] };
             poison[k] += if chunk[k] < f32::INFINITY { 0.0 } else { 1.0 };
         }
     }
-    let max = lanes
-        .iter()
-        .chain(rest)
-        .copied()
-        .fold(f32::NEG_INFINITY, f32::max);
+    let max = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
     let good = poison == [0.0; LANES] && rest.iter().all(|&logit| logit < f32::INFINITY);
-    if good && max > f32::NEG_INFINITY {
-        Ok(max)
-    } else {
-        Err(NotFinite)
-    }
+    if good && max > f32::NEG_INFINITY { Ok(max) } else { Err(NotFinite) }
 }
 
 fn fill_block(logits: &[f32], weights: &mut [f32], max: f32, inverse_temperature: f32) -> f64 {
@@ -183,13 +158,7 @@ pub(super) fn exp_nonpositive(x: f32) -> f32 {
     let n = shifted - ROUND;
     let r = clamped - n * LN_2_HIGH - n * LN_2_LOW;
     let mut poly = 1.987_569_1e-4_f32;
-    for coefficient in [
-        1.398_199_9e-3,
-        8.333_452e-3,
-        4.166_579_6e-2,
-        1.666_666_5e-1,
-        0.5,
-    ] {
+    for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         poly = poly * r + coefficient;
     }
     let exp_r = poly * r * r + r + 1.0;
@@ -208,10 +177,7 @@ mod tests {
             let x = -(i as f32) / 1000.0;
             let want = f64::from(x).exp();
             let got = f64::from(exp_nonpositive(x));
-            assert!(
-                (got - want).abs() <= want * 2.4e-7,
-                "exp({x}) = {got}, want {want}"
-            );
+            assert!((got - want).abs() <= want * 2.4e-7, "exp({x}) = {got}, want {want}");
         }
         assert_eq!(exp_nonpositive(f32::NEG_INFINITY), 0.0);
         assert_eq!(exp_nonpositive(0.0), 1.0);
@@ -220,19 +186,13 @@ mod tests {
     #[test]
     fn log_probs_agree_with_a_naive_f64_softmax() {
         // 1000 entries: whole blocks and lanes, and a remainder of each.
-        let row: Vec<f32> = (0..1000)
-            .map(|i| ((i * 7919) % 1009) as f32 / 50.0 - 12.0)
-            .collect();
+        let row: Vec<f32> = (0..1000).map(|i| ((i * 7919) % 1009) as f32 / 50.0 - 12.0).collect();
         let mut weights = Weights::default();
         for temperature in [0.3, 1.0, 2.0] {
             let max = largest_logit(&row).unwrap();
             let softmax = weights.fill(&row, max, temperature);
             let t = f64::from(temperature);
-            let naive = row
-                .iter()
-                .map(|&l| (f64::from(l) / t).exp())
-                .sum::<f64>()
-                .ln();
+            let naive = row.iter().map(|&l| (f64::from(l) / t).exp()).sum::<f64>().ln();
             for &logit in &row {
                 assert!((softmax.log_prob(logit) - (f64::from(logit) / t - naive)).abs() < 2e-6);
             }
@@ -241,15 +201,8 @@ mod tests {
 
     #[test]
     fn quantiles_hit_every_token_by_its_weight() {
-        let row: Vec<f32> = (0..600)
-            .map(|i| {
-                if i % 3 == 0 {
-                    (i as f32 / 600.0).ln_1p()
-                } else {
-                    f32::NEG_INFINITY
-                }
-            })
-            .collect();
+        let row: Vec<f32> =
+            (0..600).map(|i| if i % 3 == 0 { (i as f32 / 600.0).ln_1p() } else { f32::NEG_INFINITY }).collect();
         let mut weights = Weights::default();
         weights.fill(&row, largest_logit(&row).unwrap(), 1.0);
         let mut hits = vec![0u32; 600];
@@ -259,10 +212,7 @@ mod tests {
         }
         for (i, (&hit, &weight)) in hits.iter().zip(&weights.weights).enumerate() {
             let want = f64::from(weight) / weights.total * f64::from(n);
-            assert!(
-                (f64::from(hit) - want).abs() <= 1.5,
-                "token {i}: {hit} hits, want {want}"
-            );
+            assert!((f64::from(hit) - want).abs() <= 1.5, "token {i}: {hit} hits, want {want}");
         }
         assert_eq!(weights.quantile(1.0 - f64::EPSILON / 2.0), 597);
     }

@@ -34,8 +34,7 @@ impl Kept {
     /// The whole row, written out.
     pub(super) fn all(&mut self, row: &[f32]) {
         self.tokens.clear();
-        self.tokens
-            .extend((0..).zip(row).map(|(id, &logit)| Candidate { logit, id }));
+        self.tokens.extend((0..).zip(row).map(|(id, &logit)| Candidate { logit, id }));
         self.cut = true;
     }
 
@@ -67,20 +66,11 @@ impl Kept {
     /// 64, 512, … are tried in turn, so that a peaked row of a large vocabulary is never sorted whole.
     pub(super) fn mass(&mut self, row: &[f32], p: f64, inverse_temperature: f64) {
         let max = self.largest(row);
-        let n = if self.cut {
-            self.tokens.len()
-        } else {
-            row.len()
-        };
+        let n = if self.cut { self.tokens.len() } else { row.len() };
         let total = if self.cut {
-            self.tokens
-                .iter()
-                .map(|candidate| weight(candidate.logit, max, inverse_temperature))
-                .sum::<f64>()
+            self.tokens.iter().map(|candidate| weight(candidate.logit, max, inverse_temperature)).sum::<f64>()
         } else {
-            row.iter()
-                .map(|&logit| weight(logit, max, inverse_temperature))
-                .sum::<f64>()
+            row.iter().map(|&logit| weight(logit, max, inverse_temperature)).sum::<f64>()
         };
         let mut k = 64;
         loop {
@@ -109,10 +99,7 @@ impl Kept {
 
     fn largest(&self, row: &[f32]) -> f32 {
         if self.cut {
-            self.tokens
-                .iter()
-                .map(|candidate| candidate.logit)
-                .fold(f32::NEG_INFINITY, f32::max)
+            self.tokens.iter().map(|candidate| candidate.logit).fold(f32::NEG_INFINITY, f32::max)
         } else {
             row.iter().copied().fold(f32::NEG_INFINITY, f32::max)
         }
@@ -121,9 +108,7 @@ impl Kept {
 
 /// `exp((logit - max) / T)`; f32 precision is plenty to say where a share of the mass is reached.
 fn weight(logit: f32, max: f32, inverse_temperature: f64) -> f64 {
-    f64::from(exp_nonpositive(
-        ((f64::from(logit) - f64::from(max)) * inverse_temperature) as f32,
-    ))
+    f64::from(exp_nonpositive(((f64::from(logit) - f64::from(max)) * inverse_temperature) as f32))
 }
 
 fn better_first(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {

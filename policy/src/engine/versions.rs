@@ -19,49 +19,29 @@ impl Engine {
     /// [`EngineError`] with the reason; nothing has changed then.
     pub fn load(&self, version: PolicyVersion, path: &Path) -> Result<(), EngineError> {
         let shared = &self.0;
-        let refused = |reason: &str| EngineError::Load {
-            path: path.to_owned(),
-            reason: reason.into(),
-        };
+        let refused = |reason: &str| EngineError::Load { path: path.to_owned(), reason: reason.into() };
         if shared.shutting_down.load(Ordering::Acquire) {
             return Err(refused("the engine is shutting down"));
         }
-        if self
-            .resident(version)
-            .is_some_and(|resident| !resident.is_draining())
-        {
+        if self.resident(version).is_some_and(|resident| !resident.is_draining()) {
             return Err(EngineError::AlreadyLoaded(version));
         }
         if gguf::inspect(path)? != shared.vocabulary.digest() {
             return Err(refused("its tokenizer is not version 0's"));
         }
-        let setup = Setup::new(
-            &shared.config,
-            &shared.vocabulary,
-            &shared.gate,
-            shared.context_tokens,
-            version,
-            path,
-        );
+        let setup = Setup::new(&shared.config, &shared.vocabulary, &shared.gate, shared.context_tokens, version, path);
         let residents = Arc::downgrade(&shared.residents);
         let forget = move || {
             if let Some(residents) = residents.upgrade() {
                 residents.remove_if(&version, |_, resident| resident.is_draining());
             }
         };
-        let resident = Resident::start(
-            &shared.nursery,
-            setup,
-            Arc::clone(&shared.counters),
-            shared.config.max_queue,
-            forget,
-        )?;
+        let resident =
+            Resident::start(&shared.nursery, setup, Arc::clone(&shared.counters), shared.config.max_queue, forget)?;
         let mut replaced = shared.replaced.lock().expect(UNPOISONED);
         replaced.retain(|old| !old.wait_freed(Duration::ZERO));
         match shared.residents.entry(version) {
-            dashmap::Entry::Occupied(entry) if !entry.get().is_draining() => {
-                Err(EngineError::AlreadyLoaded(version))
-            }
+            dashmap::Entry::Occupied(entry) if !entry.get().is_draining() => Err(EngineError::AlreadyLoaded(version)),
             dashmap::Entry::Occupied(mut entry) => {
                 replaced.push(entry.insert(Arc::new(resident)));
                 Ok(())
@@ -80,9 +60,7 @@ impl Engine {
     /// [`EngineError::NotResident`] when it is not in memory or drains.
     pub fn promote(&self, version: PolicyVersion) -> Result<PolicyVersion, EngineError> {
         let _swap = self.0.swap.lock().expect(UNPOISONED);
-        let resident = self
-            .resident(version)
-            .filter(|resident| !resident.is_draining());
+        let resident = self.resident(version).filter(|resident| !resident.is_draining());
         let resident = resident.ok_or(EngineError::NotResident(version))?;
         Ok(self.0.live.swap(resident).version)
     }
@@ -100,9 +78,7 @@ impl Engine {
         if version == self.live() {
             return Err(EngineError::StillNeeded(version, "live"));
         }
-        self.resident(version)
-            .ok_or(EngineError::NotResident(version))?
-            .drain();
+        self.resident(version).ok_or(EngineError::NotResident(version))?.drain();
         Ok(())
     }
 
@@ -111,19 +87,11 @@ impl Engine {
     pub fn shutdown(&self, deadline: Duration) -> bool {
         self.0.shutting_down.store(true, Ordering::Release);
         let until = Instant::now() + deadline;
-        let mut residents: Vec<_> = self
-            .0
-            .residents
-            .iter()
-            .map(|entry| Arc::clone(entry.value()))
-            .collect();
+        let mut residents: Vec<_> = self.0.residents.iter().map(|entry| Arc::clone(entry.value())).collect();
         residents.append(&mut self.0.replaced.lock().expect(UNPOISONED));
         residents.iter().for_each(|resident| resident.drain());
         let left = |until: Instant| until.saturating_duration_since(Instant::now());
-        let unfinished: Vec<_> = residents
-            .iter()
-            .filter(|resident| !resident.wait_freed(left(until)))
-            .collect();
+        let unfinished: Vec<_> = residents.iter().filter(|resident| !resident.wait_freed(left(until))).collect();
         unfinished.iter().for_each(|resident| resident.abort());
         // A decode step is the longest that an owner thread can be deaf.
         for resident in &unfinished {

@@ -80,10 +80,7 @@ impl Setup {
 /// The context window of one sequence: as configured, or what the model was trained for.
 pub(super) fn context_tokens(config: &config::Policy, vocabulary: &Vocabulary) -> u32 {
     match config.context_tokens {
-        0 => vocabulary
-            .trained_context()
-            .unwrap_or(CONTEXT_TOKENS_MAX)
-            .clamp(2, CONTEXT_TOKENS_MAX),
+        0 => vocabulary.trained_context().unwrap_or(CONTEXT_TOKENS_MAX).clamp(2, CONTEXT_TOKENS_MAX),
         configured => configured.max(2),
     }
 }
@@ -93,10 +90,7 @@ pub(super) enum Work {
     /// Drawing a response. Decoding once it has drawn a token, in prefill before.
     Answer(Box<Sequence>),
     /// Scoring given tokens.
-    Score {
-        job: ScoreJob,
-        log_probs: Vec<LogProb>,
-    },
+    Score { job: ScoreJob, log_probs: Vec<LogProb> },
 }
 
 /// One of the `parallel` places in the batch; its index is llama.cpp's sequence id.
@@ -154,15 +148,9 @@ impl Worker<'_> {
     ) -> Result<Worker<'_>, EngineError> {
         let context = loading::context(model, &setup)?;
         let mut worker = Worker {
-            cells: Cells::new(
-                context,
-                setup.parallel,
-                loading::copy_pays_from(model, &setup),
-            ),
+            cells: Cells::new(context, setup.parallel, loading::copy_pays_from(model, &setup)),
             batch: LlamaBatch::new(setup.batch_tokens + setup.parallel, 1),
-            slots: std::iter::repeat_with(Slot::default)
-                .take(setup.parallel)
-                .collect(),
+            slots: std::iter::repeat_with(Slot::default).take(setup.parallel).collect(),
             sampler: Sampler::default(),
             row: Vec::new(),
             counters,
@@ -217,16 +205,13 @@ impl Worker<'_> {
 
     fn admit(&mut self, command: Command) {
         match command {
-            Command::Generate(job) => self
-                .queue
-                .push_back(Rc::new(Exchange::new(job, &self.setup.vocabulary))),
+            Command::Generate(job) => self.queue.push_back(Rc::new(Exchange::new(job, &self.setup.vocabulary))),
             Command::Score(job) => self.scores.push_back(job),
         }
     }
 
     fn is_idle(&self) -> bool {
-        let nothing_waits =
-            self.queue.is_empty() && self.forking.is_empty() && self.scores.is_empty();
+        let nothing_waits = self.queue.is_empty() && self.forking.is_empty() && self.scores.is_empty();
         nothing_waits && self.slots.iter().all(|slot| slot.work.is_none())
     }
 

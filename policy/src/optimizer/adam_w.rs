@@ -23,12 +23,7 @@ pub struct AdamConfig {
 impl Default for AdamConfig {
     /// InstructGPT's betas (appendix C), PPO's eps (lm-human-preferences), no decay.
     fn default() -> Self {
-        AdamConfig {
-            beta1: 0.9,
-            beta2: 0.95,
-            eps: 1e-5,
-            weight_decay: 0.0,
-        }
+        AdamConfig { beta1: 0.9, beta2: 0.95, eps: 1e-5, weight_decay: 0.0 }
     }
 }
 
@@ -63,21 +58,9 @@ impl AdamW {
     /// # Errors
     /// When memory or the device fails.
     pub fn new(parameters: &BTreeMap<String, Var>, config: AdamConfig) -> Result<AdamW> {
-        let zeros = |var: &Var| {
-            Ok::<_, ModelError>(Moments {
-                first: var.zeros_like()?,
-                second: var.zeros_like()?,
-            })
-        };
-        let moments = parameters
-            .iter()
-            .map(|(name, var)| Ok((name.clone(), zeros(var)?)))
-            .collect::<Result<_>>()?;
-        Ok(AdamW {
-            config,
-            parameters: parameters.clone(),
-            state: AdamState { step: 0, moments },
-        })
+        let zeros = |var: &Var| Ok::<_, ModelError>(Moments { first: var.zeros_like()?, second: var.zeros_like()? });
+        let moments = parameters.iter().map(|(name, var)| Ok((name.clone(), zeros(var)?))).collect::<Result<_>>()?;
+        Ok(AdamW { config, parameters: parameters.clone(), state: AdamState { step: 0, moments } })
     }
 
     /// One step: θ ← θ(1 − lr·wd); m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²; θ ← θ − lr·m̂/(√v̂ + ε).
@@ -90,9 +73,7 @@ impl AdamW {
         self.state.step += 1;
         let rule = Rule::new(self.config, self.state.step, learning_rate);
         for (name, var) in &self.parameters {
-            let (Some(gradient), Some(moments)) =
-                (gradients.get(name), self.state.moments.get_mut(name))
-            else {
+            let (Some(gradient), Some(moments)) = (gradients.get(name), self.state.moments.get_mut(name)) else {
                 continue;
             };
             let theta = var.as_detached_tensor();
@@ -123,9 +104,7 @@ impl AdamW {
             match state.moments.get(name) {
                 Some(m) if fits(&m.first) && fits(&m.second) => {}
                 Some(_) => {
-                    return Err(ModelError::OptimizerState(format!(
-                        "moments of {name} have another shape"
-                    )));
+                    return Err(ModelError::OptimizerState(format!("moments of {name} have another shape")));
                 }
                 None => return Err(ModelError::OptimizerState(format!("no moments of {name}"))),
             }
@@ -134,16 +113,10 @@ impl AdamW {
         let mut moments = BTreeMap::new();
         for (name, var) in &self.parameters {
             let saved = &state.moments[name];
-            let placed = Moments {
-                first: place(&saved.first, var)?,
-                second: place(&saved.second, var)?,
-            };
+            let placed = Moments { first: place(&saved.first, var)?, second: place(&saved.second, var)? };
             moments.insert(name.clone(), placed);
         }
-        self.state = AdamState {
-            step: state.step,
-            moments,
-        };
+        self.state = AdamState { step: state.step, moments };
         Ok(())
     }
 }

@@ -57,23 +57,15 @@ fn checkpoint(shape: &Shape, seed: u64) -> Checkpoint {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     for (name, tensor) in &mut checkpoint.tensors {
         let spread = if name.contains("norm") { 0.3 } else { 0.1 };
-        let noise: Vec<f32> = (0..tensor.elem_count())
-            .map(|_| rng.random_range(-spread..spread))
-            .collect();
-        *tensor =
-            (&*tensor + Tensor::from_vec(noise, tensor.dims(), &Device::Cpu).unwrap()).unwrap();
+        let noise: Vec<f32> = (0..tensor.elem_count()).map(|_| rng.random_range(-spread..spread)).collect();
+        *tensor = (&*tensor + Tensor::from_vec(noise, tensor.dims(), &Device::Cpu).unwrap()).unwrap();
     }
     checkpoint
 }
 
 fn shape(tied: bool) -> Shape {
     let tokens = bpe().size();
-    Shape {
-        tied,
-        context: 256,
-        rope_theta: 5000.0,
-        ..Shape::llama(tokens, 64, 3, 4, 2, 96)
-    }
+    Shape { tied, context: 256, rope_theta: 5000.0, ..Shape::llama(tokens, 64, 3, 4, 2, 96) }
 }
 
 fn engine(path: &Path) -> Engine {
@@ -99,9 +91,7 @@ fn largest_difference(checkpoint: &Checkpoint) -> f32 {
     let mut worst = 0f32;
     for length in [2, 7, 40, 130] {
         let n_tokens = model.trunk().shape().vocab_size as u32;
-        let tokens: Vec<TokenId> = (0..length)
-            .map(|_| TokenId(rng.random_range(0..n_tokens)))
-            .collect();
+        let tokens: Vec<TokenId> = (0..length).map(|_| TokenId(rng.random_range(0..n_tokens))).collect();
         let served = engine.log_probs(PolicyVersion::SFT, &tokens).unwrap();
         let batch = SequenceBatch::new(vec![Sequence::text(tokens)]);
         let trained = model.frozen_log_probs(&batch, &[1.0]).unwrap().log_probs;
@@ -110,10 +100,7 @@ fn largest_difference(checkpoint: &Checkpoint) -> f32 {
         let exact = naive::log_probs(&as_read, model.trunk().shape(), &batch.sequences[0].tokens);
         for (log_prob, exact) in trained.iter().zip(exact) {
             let error = (f64::from(*log_prob) - exact).abs();
-            assert!(
-                error < 1e-5,
-                "the trainer is {error:.1e} nats off the slow twin"
-            );
+            assert!(error < 1e-5, "the trainer is {error:.1e} nats off the slow twin");
         }
         worst = differences.fold(worst, f32::max);
     }
@@ -131,18 +118,10 @@ fn log_probs_of_an_f32_file_agree() {
 
 #[test]
 fn log_probs_agree_with_wide_heads_linear_scaling_and_rope_factors() {
-    let odd = Shape {
-        head_dim: 24,
-        rope_dims: 24,
-        rope_scale: 0.5,
-        ..shape(true)
-    };
+    let odd = Shape { head_dim: 24, rope_dims: 24, rope_scale: 0.5, ..shape(true) };
     let mut odd = checkpoint(&odd, 2);
     let factors: Vec<f32> = (0..12).map(|i| 1.0 + 0.5 * i as f32).collect();
-    odd.tensors.insert(
-        "rope_freqs.weight".to_owned(),
-        Tensor::new(factors, &Device::Cpu).unwrap(),
-    );
+    odd.tensors.insert("rope_freqs.weight".to_owned(), Tensor::new(factors, &Device::Cpu).unwrap());
     let worst = largest_difference(&odd);
     println!("odd shape: largest difference {worst:.2e} nats");
     assert!(worst < 2e-3, "{worst}");
@@ -172,24 +151,14 @@ fn a_wrong_rotation_would_be_seen() {
     let checkpoint = checkpoint(&shape(true), 1);
     let engine = engine(&write(&folder, &checkpoint));
     let mut wrong = checkpoint.clone();
-    wrong.metadata.set(
-        "llama.rope.freq_base",
-        candle_core::quantized::gguf_file::Value::F32(5100.0),
-    );
+    wrong.metadata.set("llama.rope.freq_base", candle_core::quantized::gguf_file::Value::F32(5100.0));
     let model = CausalLm::from_checkpoint(&wrong, &Device::Cpu).unwrap();
     let tokens: Vec<TokenId> = (5..105).map(TokenId).collect();
     let served = engine.log_probs(PolicyVersion::SFT, &tokens).unwrap();
     let batch = SequenceBatch::new(vec![Sequence::text(tokens)]);
     let trained = model.frozen_log_probs(&batch, &[1.0]).unwrap().log_probs;
-    let worst = served
-        .iter()
-        .zip(&trained)
-        .map(|(a, b)| (a.0 - b).abs())
-        .fold(0.0, f32::max);
-    assert!(
-        worst > 2e-3,
-        "two per cent on the base moved log-probs by only {worst}"
-    );
+    let worst = served.iter().zip(&trained).map(|(a, b)| (a.0 - b).abs()).fold(0.0, f32::max);
+    assert!(worst > 2e-3, "two per cent on the base moved log-probs by only {worst}");
 }
 
 #[test]
@@ -200,11 +169,7 @@ fn llama_cpp_cuts_every_text_into_the_same_tokens() {
     for text in VARIED.iter().chain(&TEXTS) {
         let expected = learnt.encode(text).unwrap();
         assert_eq!(served.tokenize(text), expected, "{text:?}");
-        assert_eq!(
-            served.prompt(text),
-            expected,
-            "{text:?}: something was put in front"
-        );
+        assert_eq!(served.prompt(text), expected, "{text:?}: something was put in front");
         assert_eq!(served.detokenize(&expected, false), *text);
     }
     assert_eq!(served.end_token(), policy::byte_pair::END);
@@ -217,20 +182,12 @@ fn llama_cpp_cuts_random_texts_into_the_same_tokens() {
     let folder = tempfile::tempdir().unwrap();
     let path = write(&folder, &checkpoint(&shape(true), 1));
     let (served, learnt) = (Vocabulary::load(&path).unwrap(), bpe());
-    let alphabet: Vec<char> = "aZ é9½ \t\n\r'sd.,!_-()日本🐻\u{a0}\u{301}<|>\u{3000}ñ0"
-        .chars()
-        .collect();
+    let alphabet: Vec<char> = "aZ é9½ \t\n\r'sd.,!_-()日本🐻\u{a0}\u{301}<|>\u{3000}ñ0".chars().collect();
     let mut rng = ChaCha8Rng::seed_from_u64(5);
     for _ in 0..500 {
         let length = rng.random_range(1..30);
-        let text: String = (0..length)
-            .map(|_| alphabet[rng.random_range(0..alphabet.len())])
-            .collect();
-        assert_eq!(
-            served.tokenize(&text),
-            learnt.encode(&text).unwrap(),
-            "{text:?}"
-        );
+        let text: String = (0..length).map(|_| alphabet[rng.random_range(0..alphabet.len())]).collect();
+        assert_eq!(served.tokenize(&text), learnt.encode(&text).unwrap(), "{text:?}");
     }
 }
 
@@ -247,30 +204,12 @@ fn the_chat_template_gives_the_tokens_that_training_uses() {
     let folder = tempfile::tempdir().unwrap();
     let served = Vocabulary::load(&write(&folder, &checkpoint(&shape(true), 1))).unwrap();
     let learnt = bpe();
-    let message = |role: &str, content: &str| policy::Message {
-        role: role.to_owned(),
-        content: content.to_owned(),
-    };
-    let prompt = served
-        .chat(&[message("user", "What color is the sky?")])
-        .unwrap();
+    let message = |role: &str, content: &str| policy::Message { role: role.to_owned(), content: content.to_owned() };
+    let prompt = served.chat(&[message("user", "What color is the sky?")]).unwrap();
     let question = learnt.encode("What color is the sky?").unwrap();
-    let expected = [
-        &[policy::byte_pair::USER],
-        question.as_slice(),
-        &[policy::byte_pair::ASSISTANT],
-    ]
-    .concat();
+    let expected = [&[policy::byte_pair::USER], question.as_slice(), &[policy::byte_pair::ASSISTANT]].concat();
     assert_eq!(prompt, expected);
-    let whole = [
-        message("user", "What color is the sky?"),
-        message("assistant", "blue"),
-    ];
-    let answer = [
-        expected,
-        learnt.encode("blue").unwrap(),
-        vec![policy::byte_pair::END],
-    ]
-    .concat();
+    let whole = [message("user", "What color is the sky?"), message("assistant", "blue")];
+    let answer = [expected, learnt.encode("blue").unwrap(), vec![policy::byte_pair::END]].concat();
     assert_eq!(served.chat_with_answer(&whole).unwrap(), answer);
 }

@@ -14,65 +14,35 @@ pub(crate) fn log_probs(checkpoint: &Checkpoint, shape: &Shape, tokens: &[TokenI
         let normed = norm(&x, &weight("attn_norm")[0], shape);
         let turned = |what: &str| -> Vec<Row> {
             let rows = product(&normed, &weight(what));
-            rows.into_iter()
-                .enumerate()
-                .map(|(p, row)| turn(row, p, checkpoint, shape))
-                .collect()
+            rows.into_iter().enumerate().map(|(p, row)| turn(row, p, checkpoint, shape)).collect()
         };
-        let mixed = attend(
-            &turned("attn_q"),
-            &turned("attn_k"),
-            &product(&normed, &weight("attn_v")),
-            shape,
-        );
+        let mixed = attend(&turned("attn_q"), &turned("attn_k"), &product(&normed, &weight("attn_v")), shape);
         add(&mut x, &product(&mixed, &weight("attn_output")));
         let normed = norm(&x, &weight("ffn_norm")[0], shape);
-        let (gate, up) = (
-            product(&normed, &weight("ffn_gate")),
-            product(&normed, &weight("ffn_up")),
-        );
+        let (gate, up) = (product(&normed, &weight("ffn_gate")), product(&normed, &weight("ffn_up")));
         let act: Vec<Row> = gate
             .iter()
             .zip(&up)
-            .map(|(g, u)| {
-                g.iter()
-                    .zip(u)
-                    .map(|(g, u)| g / (1.0 + (-g).exp()) * u)
-                    .collect()
-            })
+            .map(|(g, u)| g.iter().zip(u).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect())
             .collect();
         add(&mut x, &product(&act, &weight("ffn_down")));
     }
     let hidden = norm(&x, &matrix(checkpoint, "output_norm.weight")[0], shape);
-    let head = if shape.tied {
-        table
-    } else {
-        matrix(checkpoint, "output.weight")
-    };
+    let head = if shape.tied { table } else { matrix(checkpoint, "output.weight") };
     let logits = product(&hidden, &head);
     let log_sum = |row: &Row| row.iter().map(|z| z.exp()).sum::<f64>().ln();
-    tokens[1..]
-        .iter()
-        .zip(&logits)
-        .map(|(t, row)| row[t.0 as usize] - log_sum(row))
-        .collect()
+    tokens[1..].iter().zip(&logits).map(|(t, row)| row[t.0 as usize] - log_sum(row)).collect()
 }
 
 fn matrix(checkpoint: &Checkpoint, name: &str) -> Vec<Row> {
     let tensor = checkpoint.tensors[name].to_dtype(DType::F64).unwrap();
-    let tensor = if tensor.rank() == 1 {
-        tensor.unsqueeze(0).unwrap()
-    } else {
-        tensor
-    };
+    let tensor = if tensor.rank() == 1 { tensor.unsqueeze(0).unwrap() } else { tensor };
     tensor.to_vec2().unwrap()
 }
 
 fn product(x: &[Row], weight: &[Row]) -> Vec<Row> {
     let dot = |a: &Row, b: &Row| a.iter().zip(b).map(|(a, b)| a * b).sum();
-    x.iter()
-        .map(|x| weight.iter().map(|w| dot(x, w)).collect())
-        .collect()
+    x.iter().map(|x| weight.iter().map(|w| dot(x, w)).collect()).collect()
 }
 
 fn norm(x: &[Row], gain: &Row, shape: &Shape) -> Vec<Row> {
@@ -86,14 +56,10 @@ fn norm(x: &[Row], gain: &Row, shape: &Shape) -> Vec<Row> {
 }
 
 fn turn(mut row: Row, position: usize, checkpoint: &Checkpoint, shape: &Shape) -> Row {
-    let factors = checkpoint
-        .tensors
-        .get("rope_freqs.weight")
-        .map(|t| t.to_vec1::<f32>().unwrap());
+    let factors = checkpoint.tensors.get("rope_freqs.weight").map(|t| t.to_vec1::<f32>().unwrap());
     for head in row.chunks_mut(shape.head_dim) {
         for i in 0..shape.rope_dims / 2 {
-            let frequency =
-                f64::from(shape.rope_theta).powf(-2.0 * i as f64 / shape.rope_dims as f64);
+            let frequency = f64::from(shape.rope_theta).powf(-2.0 * i as f64 / shape.rope_dims as f64);
             let factor = factors.as_ref().map_or(1.0, |f| f64::from(f[i]));
             let angle = position as f64 * f64::from(shape.rope_scale) * frequency / factor;
             let (a, b) = (head[2 * i], head[2 * i + 1]);
@@ -110,9 +76,7 @@ fn attend(q: &[Row], k: &[Row], v: &[Row], shape: &Shape) -> Vec<Row> {
     for i in 0..q.len() {
         for h in 0..shape.n_heads {
             let kv = h / group * d;
-            let score = |j: usize| {
-                (0..d).map(|c| q[i][h * d + c] * k[j][kv + c]).sum::<f64>() / (d as f64).sqrt()
-            };
+            let score = |j: usize| (0..d).map(|c| q[i][h * d + c] * k[j][kv + c]).sum::<f64>() / (d as f64).sqrt();
             let weights: Vec<f64> = (0..=i).map(|j| score(j).exp()).collect();
             let sum: f64 = weights.iter().sum();
             for (j, weight) in weights.iter().enumerate() {
@@ -124,7 +88,5 @@ fn attend(q: &[Row], k: &[Row], v: &[Row], shape: &Shape) -> Vec<Row> {
 }
 
 fn add(x: &mut [Row], y: &[Row]) {
-    x.iter_mut()
-        .zip(y)
-        .for_each(|(x, y)| x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
+    x.iter_mut().zip(y).for_each(|(x, y)| x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
 }

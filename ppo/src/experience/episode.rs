@@ -68,11 +68,7 @@ pub fn admit(rollouts: &[ScoredRollout], limits: Limits<'_>) -> Admitted {
     admitted
 }
 
-fn episode(
-    index: usize,
-    scored: &ScoredRollout,
-    limits: Limits<'_>,
-) -> Result<Episode, DropReason> {
+fn episode(index: usize, scored: &ScoredRollout, limits: Limits<'_>) -> Result<Episode, DropReason> {
     let rollout = scored.rollout();
     if let Some(reason) = obstacle(rollout) {
         return Err(reason);
@@ -95,11 +91,7 @@ fn episode(
         index,
         sequence: Sequence::new(&rollout.prompt, &response),
         temperature: rollout.sampling.temperature,
-        behavior: rollout
-            .response
-            .iter()
-            .map(|token| f64::from(token.behavior.0))
-            .collect(),
+        behavior: rollout.response.iter().map(|token| f64::from(token.behavior.0)).collect(),
         score: scored.scored().score.0,
         terminated: matches!(rollout.finish, FinishReason::EndToken | FinishReason::Stop),
         cut_by_daemon: rollout.finish == FinishReason::DaemonLimit,

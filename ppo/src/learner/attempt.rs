@@ -96,12 +96,7 @@ impl Owner {
         record.version = ended.version;
         record.reason = ended.reason;
         record.numbers = named(&ended.round.stats);
-        record.numbers.extend(
-            ended
-                .verdict
-                .map(|verdict| verdict.numbers)
-                .unwrap_or_default(),
-        );
+        record.numbers.extend(ended.verdict.map(|verdict| verdict.numbers).unwrap_or_default());
         if let Some(trainer) = &mut self.trainer {
             trainer.update += 1;
             let (version, update) = (trainer.version, trainer.update);
@@ -122,23 +117,11 @@ impl Owner {
         );
     }
 
-    fn learn_and_publish(
-        &self,
-        trainer: &mut Trainer,
-        batch: &Batch,
-        loader: &Loader,
-    ) -> Result<Ended, AttemptError> {
-        let lineage = self
-            .setup
-            .registry
-            .lineage(trainer.version, self.setup.config.max_staleness)?;
+    fn learn_and_publish(&self, trainer: &mut Trainer, batch: &Batch, loader: &Loader) -> Result<Ended, AttemptError> {
+        let lineage = self.setup.registry.lineage(trainer.version, self.setup.config.max_staleness)?;
         let snapshot = trainer.models.snapshot()?;
         let interrupt = &self.interrupt;
-        let round = Round {
-            config: &self.setup.config,
-            update: trainer.update,
-            lineage: &lineage,
-        };
+        let round = Round { config: &self.setup.config, update: trainer.update, lineage: &lineage };
         let models = &mut trainer.models;
         let round = trainer.pool.install(|| {
             let mut pace = || match interrupt.load(Ordering::Acquire) {
@@ -149,13 +132,7 @@ impl Owner {
         })?;
         if !round.has_new_policy() {
             self.end_claim(batch.settled(&round.fates, Outcome::Trained(trainer.version)));
-            return Ok(Ended {
-                outcome: UpdateOutcome::NoStep,
-                version: None,
-                reason: None,
-                round,
-                verdict: None,
-            });
+            return Ok(Ended { outcome: UpdateOutcome::NoStep, version: None, reason: None, round, verdict: None });
         }
         self.board.set_state(LearnerState::Publishing);
         match self.publish(trainer, batch, &round, loader) {
@@ -200,8 +177,7 @@ impl Owner {
             };
             let before_commit = |version, digest: Digest| {
                 if trainer.is_saving_due() {
-                    let took =
-                        trainer.write_companion(&self.setup, version, update, &digest.to_string());
+                    let took = trainer.write_companion(&self.setup, version, update, &digest.to_string());
                     companion = took.map(|took| (version, took));
                 }
             };
@@ -225,18 +201,13 @@ impl Owner {
         let passed = verdict.is_pass();
         if passed {
             trainer.version = version;
-            self.counters
-                .count_trained(n_trained(&round) as u64, round.stats.n_tokens as u64);
+            self.counters.count_trained(n_trained(&round) as u64, round.stats.n_tokens as u64);
         } else {
             // What the value model learnt stays true.
             trainer.models.restore_policy(snapshot)?;
         }
         Ok(Ended {
-            outcome: if passed {
-                UpdateOutcome::Promoted
-            } else {
-                UpdateOutcome::Rejected
-            },
+            outcome: if passed { UpdateOutcome::Promoted } else { UpdateOutcome::Rejected },
             version: Some(version),
             reason: (!passed).then(|| verdict.refusals.join("; ")),
             round,

@@ -22,11 +22,7 @@ impl Batch {
         let (mut seqs, mut rollouts) = (Vec::new(), Vec::new());
         for row in rows {
             let score = row.score.expect("a row without a score cannot be claimed");
-            let scored = Scored {
-                score: Score(score.score),
-                std: score.std,
-                reward_version: score.reward_version,
-            };
+            let scored = Scored { score: Score(score.score), std: score.std, reward_version: score.reward_version };
             let rollout = ScoredRollout::new(row.rollout, scored);
             seqs.push(row.seq);
             rollouts.push(rollout.expect("the log stores finite scores only"));
@@ -44,11 +40,7 @@ impl Batch {
             Fate::Trained => trained,
             Fate::Dropped(reason) => Outcome::Dropped(*reason),
         };
-        self.seqs
-            .iter()
-            .copied()
-            .zip(fates.iter().map(outcome))
-            .collect()
+        self.seqs.iter().copied().zip(fates.iter().map(outcome)).collect()
     }
 
     pub(super) fn sequences(&self) -> Vec<Sequence> {
@@ -57,10 +49,6 @@ impl Batch {
             let response: Vec<TokenId> = rollout.response.iter().map(|token| token.id).collect();
             Sequence::new(&rollout.prompt, &response)
         };
-        self.rollouts
-            .iter()
-            .take(N_REPLAYABLE)
-            .map(sequence)
-            .collect()
+        self.rollouts.iter().take(N_REPLAYABLE).map(sequence).collect()
     }
 }

@@ -35,9 +35,7 @@ impl AttemptError {
 
     /// What a caught panic says.
     pub(super) fn panic(payload: &(dyn Any + Send)) -> AttemptError {
-        let text = payload
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_string());
+        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_string());
         let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
         AttemptError::Panic(text.unwrap_or_else(|| "no message".to_string()))
     }

@@ -4,14 +4,12 @@ use std::time::{Duration, Instant};
 
 use candle_core::Device;
 use policy::{
-    PolicyVersion, architecture::llama::TOKEN_EMBEDDING, checkpoint::Checkpoint,
-    model_error::ModelError, threads::learner_pool,
+    PolicyVersion, architecture::llama::TOKEN_EMBEDDING, checkpoint::Checkpoint, model_error::ModelError,
+    threads::learner_pool,
 };
 
 use super::{LearnerSetup, ValueStart, saved};
-use crate::{
-    error::PpoError, models::Models, registry::RegistryError, rollout_log::VersionRow, value_model,
-};
+use crate::{error::PpoError, models::Models, registry::RegistryError, rollout_log::VersionRow, value_model};
 
 /// Writing what a restart needs may take this share of the time, 1/N.
 const SAVING_SHARE: u32 = 20;
@@ -38,10 +36,7 @@ impl BuildError {
             BuildError::Registry(_) | BuildError::Ppo(_) => return false,
         };
         use ModelError::{MissingTensor, TensorShape, Unsupported, Untrainable};
-        matches!(
-            model,
-            Untrainable(_) | Unsupported(_) | MissingTensor(_) | TensorShape { .. }
-        )
+        matches!(model, Untrainable(_) | Unsupported(_) | MissingTensor(_) | TensorShape { .. })
     }
 }
 
@@ -73,52 +68,28 @@ impl Trainer {
     pub(super) fn build(setup: &LearnerSetup) -> Result<Trainer, BuildError> {
         let pool = learner_pool(setup.config.threads)?;
         let loaded = pool.install(|| Loaded::new(setup))?;
-        let holds = loaded
-            .is_restored
-            .then_some((loaded.version, loaded.update));
+        let holds = loaded.is_restored.then_some((loaded.version, loaded.update));
         Ok(Trainer {
             models: loaded.models,
             pool,
             source: loaded.source,
             version: loaded.version,
             update: loaded.update,
-            saving: Saving {
-                last: None,
-                took: Duration::ZERO,
-                holds,
-            },
+            saving: Saving { last: None, took: Duration::ZERO, holds },
         })
     }
 
     /// Takes over another version's weights, with fresh moments; the value model keeps what it learnt.
-    pub(super) fn rebase(
-        self,
-        setup: &LearnerSetup,
-        row: &VersionRow,
-    ) -> Result<Trainer, BuildError> {
+    pub(super) fn rebase(self, setup: &LearnerSetup, row: &VersionRow) -> Result<Trainer, BuildError> {
         let device = device(&setup.config.device)?;
-        let Trainer {
-            models,
-            pool,
-            source,
-            update,
-            saving,
-            ..
-        } = self;
+        let Trainer { models, pool, source, update, saving, .. } = self;
         let (models, source) = pool.install(|| -> Result<_, BuildError> {
             let policy = Checkpoint::read(&row.path)?;
             let value = models.value;
             let models = Models::new(&policy, &source, value, &setup.config, &device)?;
             Ok((models, source))
         })?;
-        Ok(Trainer {
-            models,
-            pool,
-            source,
-            version: row.version,
-            update,
-            saving,
-        })
+        Ok(Trainer { models, pool, source, version: row.version, update, saving })
     }
 
     /// Whether it is time to write what a restart needs.
@@ -159,11 +130,7 @@ impl Trainer {
             // What stays is removed with its version.
             let _ = std::fs::remove_file(setup.registry.companion(older, saved::SUFFIX));
         }
-        self.saving = Saving {
-            last: Some(Instant::now()),
-            took,
-            holds: Some((version, update)),
-        };
+        self.saving = Saving { last: Some(Instant::now()), took, holds: Some((version, update)) };
     }
 
     /// Writes what a restart needs beside the live version, unless it is there.
@@ -196,21 +163,12 @@ impl Loaded {
         let fresh = || -> Result<Models, BuildError> {
             let value = match &setup.value_start {
                 ValueStart::Policy => value_model::from_policy(&source, &device)?,
-                ValueStart::RewardModel {
-                    checkpoint,
-                    normalization,
-                } => {
+                ValueStart::RewardModel { checkpoint, normalization } => {
                     let vocab_size = source.tensor(TOKEN_EMBEDDING)?.dim(0)?;
                     value_model::from_reward_model(checkpoint, *normalization, vocab_size, &device)?
                 }
             };
-            Ok(Models::new(
-                &policy,
-                &source,
-                value,
-                &setup.config,
-                &device,
-            )?)
+            Ok(Models::new(&policy, &source, value, &setup.config, &device)?)
         };
         let mut models = fresh()?;
         let companion = setup.registry.companion(live.version, saved::SUFFIX);
@@ -236,9 +194,7 @@ impl Loaded {
 }
 
 fn next_update(live: &VersionRow) -> u64 {
-    live.numbers
-        .get("update")
-        .map_or(0, |update| *update as u64 + 1)
+    live.numbers.get("update").map_or(0, |update| *update as u64 + 1)
 }
 
 /// `cpu` or `cuda:N`; `config` has checked the words.

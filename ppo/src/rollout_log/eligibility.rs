@@ -27,10 +27,7 @@ pub fn obstacle(rollout: &Rollout) -> Option<DropReason> {
     }
     match rollout.finish {
         FinishReason::Cancelled => return Some(DropReason::Cancelled),
-        FinishReason::EndToken
-        | FinishReason::Stop
-        | FinishReason::ClientLimit
-        | FinishReason::DaemonLimit => {}
+        FinishReason::EndToken | FinishReason::Stop | FinishReason::ClientLimit | FinishReason::DaemonLimit => {}
     }
     if sampling.temperature <= 0.0 {
         return Some(DropReason::Greedy);
@@ -43,18 +40,12 @@ pub fn obstacle(rollout: &Rollout) -> Option<DropReason> {
         return Some(DropReason::Altered);
     }
     let finite = |token: &policy::SampledToken| {
-        token.log_prob.0.is_finite()
-            && token.behavior.0.is_finite()
-            && token.log_kept_mass.is_finite()
+        token.log_prob.0.is_finite() && token.behavior.0.is_finite() && token.log_kept_mass.is_finite()
     };
     if !rollout.response.iter().all(finite) {
         return Some(DropReason::NonFinite);
     }
-    if rollout
-        .response
-        .iter()
-        .any(|token| token.log_kept_mass < KEPT_MASS_MIN.ln())
-    {
+    if rollout.response.iter().any(|token| token.log_kept_mass < KEPT_MASS_MIN.ln()) {
         return Some(DropReason::TruncatedMass);
     }
     None

@@ -14,27 +14,12 @@ use crate::{
 const LINEAGE: [PolicyVersion; 1] = [PolicyVersion(0)];
 
 fn run(world: &mut World, rollouts: &[reward::ScoredRollout], update: u64) -> RoundOutcome {
-    let round = Round {
-        config: &world.config,
-        update,
-        lineage: &LINEAGE,
-    };
-    round
-        .run(&mut world.models, rollouts, &mut || {
-            ControlFlow::Continue(())
-        })
-        .unwrap()
+    let round = Round { config: &world.config, update, lineage: &LINEAGE };
+    round.run(&mut world.models, rollouts, &mut || ControlFlow::Continue(())).unwrap()
 }
 
 fn experience(world: &World, rollouts: &[reward::ScoredRollout]) -> Experience {
-    let admitted = admit(
-        rollouts,
-        Limits {
-            lineage: &LINEAGE,
-            vocab_size: VOCAB,
-            trains_client_limited: false,
-        },
-    );
+    let admitted = admit(rollouts, Limits { lineage: &LINEAGE, vocab_size: VOCAB, trains_client_limited: false });
     let pace = &mut || ControlFlow::Continue(());
     Experience::collect(admitted.episodes, &world.models, &world.config, 0.05, pace).unwrap()
 }
@@ -58,14 +43,8 @@ fn gradients_do_not_depend_on_the_micro_batch() {
     let gradients = |world: &World| {
         let minibatch = Minibatch::new(&experience, &members);
         let pace = &mut || ControlFlow::Continue(());
-        let policy = minibatch
-            .policy_gradients(&world.models, &world.config, pace)
-            .unwrap()
-            .0;
-        let value = minibatch
-            .value_gradients(&world.models, &world.config, pace)
-            .unwrap()
-            .0;
+        let policy = minibatch.policy_gradients(&world.models, &world.config, pace).unwrap().0;
+        let value = minibatch.value_gradients(&world.models, &world.config, pace).unwrap().0;
         [policy, value]
     };
     world.config.micro_batch = members.len();
@@ -75,16 +54,8 @@ fn gradients_do_not_depend_on_the_micro_batch() {
         for (cut, whole) in gradients(&world).iter().zip(&whole) {
             for (name, gradient) in whole.iter() {
                 let other = cut.get(name).unwrap();
-                let difference = (gradient - other)
-                    .unwrap()
-                    .abs()
-                    .unwrap()
-                    .max_all()
-                    .unwrap();
-                assert!(
-                    difference.to_scalar::<f32>().unwrap() < 1e-5,
-                    "{name} at micro-batch {micro_batch}"
-                );
+                let difference = (gradient - other).unwrap().abs().unwrap().max_all().unwrap();
+                assert!(difference.to_scalar::<f32>().unwrap() < 1e-5, "{name} at micro-batch {micro_batch}");
             }
         }
     }
@@ -96,30 +67,13 @@ fn every_parameter_of_policy_and_value_model_has_a_gradient() {
     let members: Vec<usize> = (0..experience.episodes.len()).collect();
     let minibatch = Minibatch::new(&experience, &members);
     let pace = &mut || ControlFlow::Continue(());
-    let policy = minibatch
-        .policy_gradients(&world.models, &world.config, pace)
-        .unwrap()
-        .0;
-    let value = minibatch
-        .value_gradients(&world.models, &world.config, pace)
-        .unwrap()
-        .0;
-    let parameters = [
-        (world.models.policy.parameters(), policy),
-        (world.models.value.parameters(), value),
-    ];
+    let policy = minibatch.policy_gradients(&world.models, &world.config, pace).unwrap().0;
+    let value = minibatch.value_gradients(&world.models, &world.config, pace).unwrap().0;
+    let parameters = [(world.models.policy.parameters(), policy), (world.models.value.parameters(), value)];
     for (parameters, gradients) in parameters {
         for name in parameters.keys() {
-            let gradient = gradients
-                .get(name)
-                .unwrap_or_else(|| panic!("{name} has no gradient"));
-            let norm = gradient
-                .sqr()
-                .unwrap()
-                .sum_all()
-                .unwrap()
-                .to_scalar::<f32>()
-                .unwrap();
+            let gradient = gradients.get(name).unwrap_or_else(|| panic!("{name} has no gradient"));
+            let norm = gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
             assert!(norm > 0.0 && norm.is_finite(), "{name}: {norm}");
         }
     }
@@ -132,21 +86,14 @@ fn a_learning_rate_of_zero_changes_no_bit() {
     world.config.value_learning_rate = 0.0;
     world.config.epochs = 2;
     let rollouts = world.rollouts(8, share_of(TokenId(3)));
-    let before = (
-        bytes_of(world.models.policy.parameters()),
-        bytes_of(world.models.value.parameters()),
-    );
+    let before = (bytes_of(world.models.policy.parameters()), bytes_of(world.models.value.parameters()));
     let outcome = run(&mut world, &rollouts, 0);
     assert!(outcome.stats.n_policy_steps > 0);
     assert_eq!(bytes_of(world.models.policy.parameters()), before.0);
     assert_eq!(bytes_of(world.models.value.parameters()), before.1);
     let stats = outcome.stats;
     assert!((stats.ratio_mean - 1.0).abs() < 1e-6 && stats.policy_approx_kl_k3.abs() < 1e-9);
-    assert!(
-        stats.objective_kl.abs() < 1e-5,
-        "the policy is its reference: {}",
-        stats.objective_kl
-    );
+    assert!(stats.objective_kl.abs() < 1e-5, "the policy is its reference: {}", stats.objective_kl);
 }
 
 #[test]
@@ -155,16 +102,8 @@ fn the_same_weights_say_the_same_twice() {
     let rollouts = world.rollouts(8, share_of(TokenId(3)));
     let (first, second) = (experience(&world, &rollouts), experience(&world, &rollouts));
     assert_eq!(first.passes, second.passes);
-    for (old, behavior) in first
-        .passes
-        .old
-        .iter()
-        .zip(first.episodes.iter().flat_map(|e| &e.behavior))
-    {
-        assert!(
-            (old - behavior).abs() < 1e-5,
-            "old {old}, drawn with {behavior}"
-        );
+    for (old, behavior) in first.passes.old.iter().zip(first.episodes.iter().flat_map(|e| &e.behavior)) {
+        assert!((old - behavior).abs() < 1e-5, "old {old}, drawn with {behavior}");
     }
 }
 
@@ -188,24 +127,13 @@ fn the_reference_never_moves_and_a_round_repeats_bit_for_bit() {
 fn an_interrupted_round_leaves_the_models_as_they_were() {
     let mut world = World::new(7);
     let rollouts = world.rollouts(16, share_of(TokenId(3)));
-    let before = (
-        bytes_of(world.models.policy.parameters()),
-        bytes_of(world.models.value.parameters()),
-    );
-    let round = Round {
-        config: &world.config,
-        update: 0,
-        lineage: &LINEAGE,
-    };
+    let before = (bytes_of(world.models.policy.parameters()), bytes_of(world.models.value.parameters()));
+    let round = Round { config: &world.config, update: 0, lineage: &LINEAGE };
     // Enough for the frozen passes and the first steps.
     let mut patience = 10;
     let mut pace = || {
         patience -= 1;
-        if patience == 0 {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+        if patience == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let result = rayon::ThreadPoolBuilder::new()
         .num_threads(1)
@@ -229,22 +157,14 @@ fn a_round_that_runs_away_is_taken_back() {
     let outcome = run(&mut world, &rollouts, 0);
     assert!(outcome.stats.ran_away && !outcome.has_new_policy());
     assert_eq!(bytes_of(world.models.policy.parameters()), before);
-    assert!(
-        outcome
-            .fates
-            .iter()
-            .all(|fate| *fate == Fate::Dropped(DropReason::UpdateFailed))
-    );
+    assert!(outcome.fates.iter().all(|fate| *fate == Fate::Dropped(DropReason::UpdateFailed)));
 }
 
 #[test]
 fn data_of_another_policy_make_no_step() {
     let mut world = World::new(9);
     let mut rollouts = world.rollouts(8, share_of(TokenId(3)));
-    rollouts = rollouts
-        .into_iter()
-        .map(|r| World::redrawn(r, |token| token.behavior.0 -= 1.0))
-        .collect();
+    rollouts = rollouts.into_iter().map(|r| World::redrawn(r, |token| token.behavior.0 -= 1.0)).collect();
     let before = bytes_of(world.models.policy.parameters());
     let outcome = run(&mut world, &rollouts, 0);
     assert!(!outcome.has_new_policy());
@@ -269,10 +189,7 @@ fn the_penalty_follows_the_divergence() {
     world.config.kl_horizon = 100;
     let rollouts = world.rollouts(8, share_of(TokenId(3)));
     let stats = run(&mut world, &rollouts, 0).stats;
-    assert!(
-        stats.kl_coef_next < stats.kl_coef,
-        "no divergence yet, so the penalty falls"
-    );
+    assert!(stats.kl_coef_next < stats.kl_coef, "no divergence yet, so the penalty falls");
     assert_eq!(world.models.kl_coef, stats.kl_coef_next);
 }
 

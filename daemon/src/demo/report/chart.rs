@@ -26,12 +26,7 @@ pub(super) struct Series {
 impl Series {
     /// A line without a band.
     pub(super) fn line(name: &'static str, color: &'static str, points: Vec<(f64, f64)>) -> Series {
-        Series {
-            name,
-            color,
-            points,
-            band: Vec::new(),
-        }
+        Series { name, color, points, band: Vec::new() }
     }
 
     fn spread(&self, i: usize) -> f64 {
@@ -111,35 +106,19 @@ struct Plane {
 impl Plane {
     fn of(chart: &Chart) -> Plane {
         let points = || {
-            chart.series.iter().flat_map(|series| {
-                series
-                    .points
-                    .iter()
-                    .enumerate()
-                    .map(move |(i, p)| (series.spread(i), p))
-            })
+            chart
+                .series
+                .iter()
+                .flat_map(|series| series.points.iter().enumerate().map(move |(i, p)| (series.spread(i), p)))
         };
-        let xs = points()
-            .map(|(_, p)| p.0)
-            .chain(chart.marks.iter().copied());
-        let lows = points()
-            .map(|(spread, p)| p.1 - spread)
-            .chain(chart.include);
-        let highs = points()
-            .map(|(spread, p)| p.1 + spread)
-            .chain(chart.include);
+        let xs = points().map(|(_, p)| p.0).chain(chart.marks.iter().copied());
+        let lows = points().map(|(spread, p)| p.1 - spread).chain(chart.include);
+        let highs = points().map(|(spread, p)| p.1 + spread).chain(chart.include);
         let x = widened(range(xs));
         let (low, high) = widened((range(lows).0, range(highs).1));
         let step = nice_step((high - low) / 5.0);
         // Room on top, so that the legend does not lie on a line.
-        Plane {
-            x,
-            y: (
-                (low / step).floor() * step,
-                (high / step).ceil() * step + 0.35 * step,
-            ),
-            step,
-        }
+        Plane { x, y: ((low / step).floor() * step, (high / step).ceil() * step + 0.35 * step), step }
     }
 
     fn x(&self, value: f64) -> f64 {
@@ -190,13 +169,7 @@ impl Plane {
             let edge = |sign: f64| {
                 let points = series.points.iter().enumerate();
                 points
-                    .map(move |(i, p)| {
-                        format!(
-                            "{:.1},{:.1}",
-                            self.x(p.0),
-                            self.y(p.1 + sign * series.spread(i))
-                        )
-                    })
+                    .map(move |(i, p)| format!("{:.1},{:.1}", self.x(p.0), self.y(p.1 + sign * series.spread(i))))
                     .collect::<Vec<_>>()
             };
             let below: Vec<String> = edge(-1.0).into_iter().rev().collect();
@@ -208,11 +181,8 @@ impl Plane {
                 series.color
             );
         }
-        let path: Vec<String> = series
-            .points
-            .iter()
-            .map(|p| format!("{:.1},{:.1}", self.x(p.0), self.y(p.1)))
-            .collect();
+        let path: Vec<String> =
+            series.points.iter().map(|p| format!("{:.1},{:.1}", self.x(p.0), self.y(p.1))).collect();
         let _ = write!(
             svg,
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\" stroke-linejoin=\"round\"/>",
@@ -236,9 +206,7 @@ impl Plane {
 fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     values
         .filter(|v| v.is_finite())
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
-            (low.min(v), high.max(v))
-        })
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
 }
 
 /// A range that can be divided by: not empty, not of zero width.
@@ -253,29 +221,14 @@ fn widened((low, high): (f64, f64)) -> (f64, f64) {
 /// The next of 1, 2, 5 times a power of ten.
 fn nice_step(raw: f64) -> f64 {
     let power = 10f64.powf(raw.max(1e-12).log10().floor());
-    let factor = [1.0, 2.0, 5.0, 10.0]
-        .into_iter()
-        .find(|factor| factor * power >= raw * 0.999)
-        .unwrap_or(10.0);
+    let factor = [1.0, 2.0, 5.0, 10.0].into_iter().find(|factor| factor * power >= raw * 0.999).unwrap_or(10.0);
     factor * power
 }
 
 fn label(value: f64, step: f64) -> String {
-    let decimals = if step >= 1.0 {
-        0
-    } else {
-        (-step.log10().floor()) as usize
-    };
+    let decimals = if step >= 1.0 { 0 } else { (-step.log10().floor()) as usize };
     let text = format!("{value:.decimals$}");
-    if text
-        .trim_start_matches('-')
-        .chars()
-        .all(|c| matches!(c, '0' | '.'))
-    {
-        "0".to_owned()
-    } else {
-        text
-    }
+    if text.trim_start_matches('-').chars().all(|c| matches!(c, '0' | '.')) { "0".to_owned() } else { text }
 }
 
 #[cfg(test)]
@@ -285,29 +238,18 @@ mod tests {
     #[test]
     fn steps_are_round_and_labels_short() {
         assert_eq!(
-            [0.013, 0.2, 0.21, 3.0, 70.0]
-                .map(nice_step)
-                .map(|step| format!("{step:.2}")),
+            [0.013, 0.2, 0.21, 3.0, 70.0].map(nice_step).map(|step| format!("{step:.2}")),
             ["0.02", "0.20", "0.50", "5.00", "100.00"]
         );
         assert_eq!(
-            (
-                label(0.30000000000000004, 0.1),
-                label(-0.0, 0.5),
-                label(40.0, 20.0)
-            ),
+            (label(0.30000000000000004, 0.1), label(-0.0, 0.5), label(40.0, 20.0)),
             ("0.3".into(), "0".into(), "40".into())
         );
     }
 
     #[test]
     fn nothing_a_run_may_lack_breaks_a_chart() {
-        for points in [
-            vec![],
-            vec![(1.0, 2.0)],
-            vec![(0.0, 1.0), (1.0, 1.0)],
-            vec![(0.0, f64::NAN)],
-        ] {
+        for points in [vec![], vec![(1.0, 2.0)], vec![(0.0, 1.0), (1.0, 1.0)], vec![(0.0, f64::NAN)]] {
             let chart = Chart {
                 title: "t",
                 note: "<n>".into(),

@@ -76,28 +76,15 @@ fn cards(page: &mut String, story: &Story) {
         ),
         (
             format!("{:.0} %", 100.0 * rate),
-            format!(
-                "win rate against sft (95 %: {:.0} to {:.0} %)",
-                100.0 * low,
-                100.0 * high
-            ),
+            format!("win rate against sft (95 %: {:.0} to {:.0} %)", 100.0 * low, 100.0 * high),
         ),
         (
             story.promoted.to_string(),
-            format!(
-                "versions in {:.0} s, {} failed requests",
-                story.seconds, story.seen.failed
-            ),
+            format!("versions in {:.0} s, {} failed requests", story.seconds, story.seen.failed),
         ),
+        (format!("{:.1}", story.last_number("objective/kl")), "nats an answer from sft (KL)".to_owned()),
         (
-            format!("{:.1}", story.last_number("objective/kl")),
-            "nats an answer from sft (KL)".to_owned(),
-        ),
-        (
-            format!(
-                "{:.2} → {:.2}",
-                story.pretraining_nll.0, story.pretraining_nll.1
-            ),
+            format!("{:.2} → {:.2}", story.pretraining_nll.0, story.pretraining_nll.1),
             "pretraining loss, nats a token".to_owned(),
         ),
         (
@@ -107,22 +94,14 @@ fn cards(page: &mut String, story: &Story) {
     ];
     page.push_str("<div class=\"cards\">");
     for (value, name) in cards {
-        let _ = write!(
-            page,
-            "<div class=\"card\"><b>{}</b><span>{}</span></div>",
-            escape(&value),
-            escape(&name)
-        );
+        let _ = write!(page, "<div class=\"card\"><b>{}</b><span>{}</span></div>", escape(&value), escape(&name));
     }
     page.push_str("</div>");
 }
 
 fn charts(story: &Story) -> Vec<Chart> {
     let by_version = |name: &str| {
-        let points = story
-            .stations
-            .iter()
-            .filter_map(|s| s.numbers.get(name).map(|value| (s.version as f64, *value)));
+        let points = story.stations.iter().filter_map(|s| s.numbers.get(name).map(|value| (s.version as f64, *value)));
         points.collect::<Vec<_>>()
     };
     let plain = |title, note: &str, name: &'static str, number: &str, color, include| Chart {
@@ -172,22 +151,15 @@ fn charts(story: &Story) -> Vec<Chart> {
 }
 
 fn gold_chart(stations: &[Station]) -> Chart {
-    let measured: Vec<_> = stations
-        .iter()
-        .filter_map(|s| s.gold.map(|gold| (s.version as f64, gold)))
-        .collect();
+    let measured: Vec<_> = stations.iter().filter_map(|s| s.gold.map(|gold| (s.version as f64, gold))).collect();
     Chart {
         title: "Gold score on held-out prompts",
-        note: "Mean with its standard error, for each version that was live when it was measured."
-            .to_owned(),
+        note: "Mean with its standard error, for each version that was live when it was measured.".to_owned(),
         x_label: "version",
         series: vec![Series {
             name: "gold",
             color: GREEN,
-            points: measured
-                .iter()
-                .map(|(version, gold)| (*version, gold.mean))
-                .collect(),
+            points: measured.iter().map(|(version, gold)| (*version, gold.mean)).collect(),
             band: measured.iter().map(|(_, gold)| gold.error).collect(),
         }],
         marks: Vec::new(),
@@ -204,28 +176,15 @@ fn latency_chart(story: &Story) -> Chart {
         buckets[((gap.0 / width) as usize).min(BUCKETS - 1)].push(*gap);
     }
     let line = |q| {
-        let filled = buckets
-            .iter()
-            .enumerate()
-            .filter(|(_, bucket)| !bucket.is_empty());
-        filled
-            .map(|(i, bucket)| ((i as f64 + 0.5) * width, Story::quantile(bucket, q)))
-            .collect::<Vec<_>>()
+        let filled = buckets.iter().enumerate().filter(|(_, bucket)| !bucket.is_empty());
+        filled.map(|(i, bucket)| ((i as f64 + 0.5) * width, Story::quantile(bucket, q))).collect::<Vec<_>>()
     };
     Chart {
         title: "Milliseconds between tokens",
         note: "As clients saw them; dashed lines are swaps of the live version.".to_owned(),
         x_label: "seconds",
-        series: vec![
-            Series::line("p50", BLUE, line(0.5)),
-            Series::line("p99", ORANGE, line(0.99)),
-        ],
-        marks: story
-            .stations
-            .iter()
-            .skip(1)
-            .map(|station| station.seconds)
-            .collect(),
+        series: vec![Series::line("p50", BLUE, line(0.5)), Series::line("p99", ORANGE, line(0.99))],
+        marks: story.stations.iter().skip(1).map(|station| station.seconds).collect(),
         include: Some(0.0),
     }
 }
@@ -234,19 +193,9 @@ fn answers(page: &mut String, story: &Story) {
     page.push_str("<h2>Before and after</h2><table><tr><th>Held-out prompt</th><th>Version 0 (sft)</th><th>Last version</th></tr>");
     // An even walk over all prompts, not the best ones.
     let step = (story.answers.len() / SHOWN).max(1);
-    for SideBySide {
-        instruction,
-        before,
-        after,
-    } in story.answers.iter().step_by(step).take(SHOWN)
-    {
-        let _ = write!(
-            page,
-            "<tr><td>{}</td><td>{}</td><td>{}</td></tr>",
-            escape(instruction),
-            cell(before),
-            cell(after)
-        );
+    for SideBySide { instruction, before, after } in story.answers.iter().step_by(step).take(SHOWN) {
+        let _ =
+            write!(page, "<tr><td>{}</td><td>{}</td><td>{}</td></tr>", escape(instruction), cell(before), cell(after));
     }
     page.push_str("</table>");
 }
@@ -259,10 +208,6 @@ fn cell((answer, gold): &(String, f64)) -> String {
     } else {
         "g"
     };
-    let text = if answer.trim().is_empty() {
-        "(nothing)"
-    } else {
-        answer
-    };
+    let text = if answer.trim().is_empty() { "(nothing)" } else { answer };
     format!("<span class=\"{class}\">{gold:.2}</span>{}", escape(text))
 }

@@ -16,15 +16,9 @@ impl Quantiles {
         values.sort_by(f64::total_cmp);
         let at = |share: f64| {
             let i = (share * values.len() as f64) as usize;
-            values
-                .get(i.min(values.len().saturating_sub(1)))
-                .map_or(0.0, |ms| (ms * 1000.0).round() / 1000.0)
+            values.get(i.min(values.len().saturating_sub(1))).map_or(0.0, |ms| (ms * 1000.0).round() / 1000.0)
         };
-        Quantiles {
-            p50: at(0.5),
-            p99: at(0.99),
-            max: at(1.0),
-        }
+        Quantiles { p50: at(0.5), p99: at(0.99), max: at(1.0) }
     }
 }
 

@@ -31,8 +31,7 @@ impl Traffic {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
-            let (in_flight, n_failed) =
-                (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+            let (in_flight, n_failed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
             while !stopped.load(Ordering::Relaxed) {
                 if in_flight.load(Ordering::Relaxed) >= N_IN_FLIGHT {
                     std::thread::park_timeout(Duration::from_micros(200));
@@ -44,11 +43,7 @@ impl Traffic {
                     id: "cmpl-busy".to_string(),
                     prompt: engine.vocabulary().tokenize("a sea"),
                     n: 1,
-                    sampling: SamplingParams {
-                        max_tokens: 64,
-                        ignore_eos: true,
-                        ..SamplingParams::default()
-                    },
+                    sampling: SamplingParams { max_tokens: 64, ignore_eos: true, ..SamplingParams::default() },
                     top_logprobs: 0,
                     user: None,
                     cancel: CancelFlag::default(),
@@ -62,10 +57,7 @@ impl Traffic {
             }
             n_failed.load(Ordering::Relaxed)
         });
-        Traffic {
-            stop,
-            thread: Some(thread),
-        }
+        Traffic { stop, thread: Some(thread) }
     }
 
     fn end(mut self) -> usize {
@@ -84,12 +76,7 @@ fn the_learner_keeps_its_share_and_no_request_fails() {
     let traffic = Traffic::start(world.engine.clone());
     let learner = world.start_learner();
     let history = world.until_updates(&learner, 2);
-    assert!(
-        history
-            .iter()
-            .all(|record| record.outcome == UpdateOutcome::Promoted),
-        "{history:?}"
-    );
+    assert!(history.iter().all(|record| record.outcome == UpdateOutcome::Promoted), "{history:?}");
     assert_eq!(traffic.end(), 0);
     assert!(learner.counters().rests > 0, "nobody asked serving to rest");
     world.close();

@@ -32,12 +32,7 @@ fn child() {
 /// Runs the child until it has promised `n_lines` versions; a little later, at a moment that differs, it is killed.
 fn last_promise(folder: &Folder, n_lines: usize) -> u64 {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "learner::tests::crash::child",
-            "--nocapture",
-            "--quiet",
-        ])
+        .args(["--exact", "learner::tests::crash::child", "--nocapture", "--quiet"])
         .env(FOLDER, folder.path())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -69,21 +64,10 @@ fn a_killed_learner_leaves_whole_versions_and_trains_nothing_twice() {
         let promised = last_promise(&folder, n_lines);
         let world = folder.open(|_| ());
         let live = world.registry.live().unwrap();
-        assert!(
-            live.version.0 >= promised,
-            "{} serves, {promised} was promised",
-            live.version
-        );
+        assert!(live.version.0 >= promised, "{} serves, {promised} was promised", live.version);
         assert_eq!(world.engine.live(), live.version);
         world.registry.verify(live.version).unwrap();
-        let rows = world
-            .log
-            .reader()
-            .page(&PageQuery {
-                limit: 100_000,
-                ..PageQuery::default()
-            })
-            .unwrap();
+        let rows = world.log.reader().page(&PageQuery { limit: 100_000, ..PageQuery::default() }).unwrap();
         let mut trained: BTreeMap<PolicyVersion, u64> = BTreeMap::new();
         for row in &rows {
             assert_ne!(row.state, RolloutState::Claimed);
@@ -100,11 +84,7 @@ fn a_killed_learner_leaves_whole_versions_and_trains_nothing_twice() {
                 _ => assert_eq!(n, 0, "{} was never published", version.version),
             }
         }
-        assert_eq!(
-            trained,
-            BTreeMap::new(),
-            "trained for versions that do not exist"
-        );
+        assert_eq!(trained, BTreeMap::new(), "trained for versions that do not exist");
         folder = world.close();
     }
 }

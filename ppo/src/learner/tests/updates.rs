@@ -18,46 +18,23 @@ fn traffic_becomes_versions_and_each_serves_the_next_request() {
         world.feed();
         let history = world.until_updates(&learner, n);
         let record = &history[n - 1];
-        assert_eq!(
-            record.outcome,
-            UpdateOutcome::Promoted,
-            "{:?}",
-            record.reason
-        );
-        assert_eq!(
-            (record.update, record.version),
-            (n as u64 - 1, Some(PolicyVersion(n as u64)))
-        );
-        assert!(
-            record.numbers["parity/max"] < 2e-3,
-            "{}",
-            record.numbers["parity/max"]
-        );
+        assert_eq!(record.outcome, UpdateOutcome::Promoted, "{:?}", record.reason);
+        assert_eq!((record.update, record.version), (n as u64 - 1, Some(PolicyVersion(n as u64))));
+        assert!(record.numbers["parity/max"] < 2e-3, "{}", record.numbers["parity/max"]);
         assert!(record.numbers["parity/tokens"] > 0.0);
         let rollouts = world.serve(1);
         assert_eq!(rollouts[0].version, PolicyVersion(n as u64));
     }
     let rows = world.registry.rows().unwrap();
     assert_eq!(rows[3].state, VersionState::Live);
-    assert_eq!(
-        (rows[3].parent, rows[3].n_rollouts),
-        (Some(PolicyVersion(2)), 8)
-    );
-    assert!(
-        rows[3].numbers.contains_key("objective/kl") && rows[3].numbers.contains_key("gate/pass")
-    );
+    assert_eq!((rows[3].parent, rows[3].n_rollouts), (Some(PolicyVersion(2)), 8));
+    assert!(rows[3].numbers.contains_key("objective/kl") && rows[3].numbers.contains_key("gate/pass"));
     assert_eq!(world.states()[&RolloutState::Trained], 24);
     assert_eq!(world.states().get(&RolloutState::Claimed), None);
     let status = learner.status();
     assert_eq!((status.version, status.n_updates), (PolicyVersion(3), 3));
     let counters = learner.counters();
-    assert_eq!(
-        (
-            counters.outcomes[&UpdateOutcome::Promoted],
-            counters.trained
-        ),
-        (3, 24)
-    );
+    assert_eq!((counters.outcomes[&UpdateOutcome::Promoted], counters.trained), (3, 24));
     assert_eq!((counters.loads.count, counters.promotions.count), (3, 3));
     world.close();
 }
@@ -102,23 +79,12 @@ fn with_learning_rate_0_the_published_weights_are_the_same_bits() {
     world.feed();
     let record = world.until_updates(&learner, 1).remove(0);
     assert_eq!(record.outcome, UpdateOutcome::Promoted);
-    assert_eq!(
-        (
-            record.numbers["val/ratio"],
-            record.numbers["policy/approxkl_avg"]
-        ),
-        (1.0, 0.0)
-    );
+    assert_eq!((record.numbers["val/ratio"], record.numbers["policy/approxkl_avg"]), (1.0, 0.0));
     assert!(record.numbers["objective/kl"].abs() < 1e-4);
     let weights = |n: u64| {
         let checkpoint = Checkpoint::read(&world.registry.path(PolicyVersion(n))).unwrap();
-        let bits =
-            |tensor: &candle_core::Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        checkpoint
-            .tensors
-            .iter()
-            .map(|(name, tensor)| (name.clone(), bits(tensor)))
-            .collect::<Vec<_>>()
+        let bits = |tensor: &candle_core::Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        checkpoint.tensors.iter().map(|(name, tensor)| (name.clone(), bits(tensor))).collect::<Vec<_>>()
     };
     assert_eq!(weights(0), weights(1));
     world.close();
@@ -153,10 +119,7 @@ fn a_planted_reward_rises_over_versions() {
         world.judge(rule);
         world.until_updates(&learner, n);
     }
-    let (first, last) = (
-        means[..3].iter().sum::<f64>() / 3.0,
-        means[9..].iter().sum::<f64>() / 3.0,
-    );
+    let (first, last) = (means[..3].iter().sum::<f64>() / 3.0, means[9..].iter().sum::<f64>() / 3.0);
     assert!(last > first + 0.5, "from {first} to {last}: {means:?}");
     world.close();
 }
@@ -171,14 +134,7 @@ fn a_restart_goes_on_with_the_saved_moments_and_the_next_number() {
     let mut world = folder.open(|_| ());
     assert_eq!(world.engine.live(), PolicyVersion(1));
     let companion = world.registry.companion(PolicyVersion(1), "learner.gguf");
-    assert_eq!(
-        Checkpoint::read(&companion)
-            .unwrap()
-            .metadata
-            .usize("learner.policy_step")
-            .unwrap(),
-        2
-    );
+    assert_eq!(Checkpoint::read(&companion).unwrap().metadata.usize("learner.policy_step").unwrap(), 2);
     let learner = world.start_learner();
     world.feed();
     let record = world.until_updates(&learner, 1).remove(0);
@@ -186,45 +142,25 @@ fn a_restart_goes_on_with_the_saved_moments_and_the_next_number() {
     let folder = world.close();
     let world = folder.open(|_| ());
     let companion = world.registry.companion(PolicyVersion(2), "learner.gguf");
-    assert_eq!(
-        Checkpoint::read(&companion)
-            .unwrap()
-            .metadata
-            .usize("learner.policy_step")
-            .unwrap(),
-        4
-    );
-    assert!(
-        !world
-            .registry
-            .companion(PolicyVersion(1), "learner.gguf")
-            .exists(),
-        "only the newest is kept"
-    );
+    assert_eq!(Checkpoint::read(&companion).unwrap().metadata.usize("learner.policy_step").unwrap(), 4);
+    assert!(!world.registry.companion(PolicyVersion(1), "learner.gguf").exists(), "only the newest is kept");
 }
 
 #[test]
 fn a_disk_that_refuses_leaves_the_live_version_and_gives_the_claim_back() {
     let mut world = World::new(|_| ());
     let learner = world.start_learner();
-    let obstacle = world
-        .registry
-        .path(PolicyVersion(1))
-        .with_extension("gguf.partial");
+    let obstacle = world.registry.path(PolicyVersion(1)).with_extension("gguf.partial");
     fs::create_dir(&obstacle).unwrap();
     world.feed();
-    eventually("a failure", || {
-        matches!(learner.status().state, LearnerState::Failed(_))
-    });
+    eventually("a failure", || matches!(learner.status().state, LearnerState::Failed(_)));
     assert_eq!(world.engine.live(), PolicyVersion::SFT);
     assert_eq!(world.registry.live().unwrap().version, PolicyVersion::SFT);
     assert_eq!(world.states()[&RolloutState::Scored], 8);
     assert_eq!(world.serve(2).len(), 2, "serving goes on");
     fs::remove_dir(&obstacle).unwrap();
     eventually("recovery", || world.engine.live() == PolicyVersion(1));
-    eventually("the record", || {
-        learner.counters().outcomes[&UpdateOutcome::Promoted] == 1
-    });
+    eventually("the record", || learner.counters().outcomes[&UpdateOutcome::Promoted] == 1);
     assert_eq!(world.states()[&RolloutState::Trained], 8);
     world.close();
 }
@@ -233,19 +169,11 @@ fn a_disk_that_refuses_leaves_the_live_version_and_gives_the_claim_back() {
 fn rollouts_whose_updates_keep_failing_are_given_up() {
     let mut world = World::new(|_| ());
     let learner = world.start_learner();
-    let obstacle = world
-        .registry
-        .path(PolicyVersion(1))
-        .with_extension("gguf.partial");
+    let obstacle = world.registry.path(PolicyVersion(1)).with_extension("gguf.partial");
     fs::create_dir(&obstacle).unwrap();
     world.feed();
-    eventually("the last attempt", || {
-        world.log.counters().dropped[&DropReason::UpdateFailed] == 8
-    });
-    assert_eq!(
-        learner.counters().outcomes[&UpdateOutcome::Failed],
-        u64::from(ATTEMPTS_MAX)
-    );
+    eventually("the last attempt", || world.log.counters().dropped[&DropReason::UpdateFailed] == 8);
+    assert_eq!(learner.counters().outcomes[&UpdateOutcome::Failed], u64::from(ATTEMPTS_MAX));
     world.close();
 }
 
@@ -259,27 +187,15 @@ fn a_refused_candidate_costs_its_rollouts_and_nothing_else() {
     let learner = world.start_learner();
     world.feed();
     let record = world.until_updates(&learner, 1).remove(0);
-    assert_eq!(
-        (record.outcome, record.version),
-        (UpdateOutcome::Rejected, Some(PolicyVersion(1)))
-    );
+    assert_eq!((record.outcome, record.version), (UpdateOutcome::Rejected, Some(PolicyVersion(1))));
     assert!(record.reason.unwrap().contains("KL to version 0"));
     assert_eq!(world.engine.live(), PolicyVersion::SFT);
-    assert_eq!(
-        world.registry.rows().unwrap()[1].state,
-        VersionState::Rejected
-    );
+    assert_eq!(world.registry.rows().unwrap()[1].state, VersionState::Rejected);
     assert!(!world.registry.path(PolicyVersion(1)).exists());
     assert_eq!(world.log.counters().dropped[&DropReason::Gate], 8);
-    eventually("the candidate to leave memory", || {
-        world.engine.residents().len() == 1
-    });
+    eventually("the candidate to leave memory", || world.engine.residents().len() == 1);
     world.feed();
-    assert_eq!(
-        world.until_updates(&learner, 2)[1].version,
-        Some(PolicyVersion(2)),
-        "its number is not used again"
-    );
+    assert_eq!(world.until_updates(&learner, 2)[1].version, Some(PolicyVersion(2)), "its number is not used again");
     world.close();
 }
 
@@ -288,21 +204,13 @@ fn a_paused_learner_takes_single_steps() {
     let mut world = World::new(|_| ());
     let learner = world.start_learner();
     learner.pause().unwrap();
-    eventually("the pause", || {
-        learner.status().state == LearnerState::Paused
-    });
+    eventually("the pause", || learner.status().state == LearnerState::Paused);
     world.feed();
     world.feed();
     learner.step().unwrap();
     world.until_updates(&learner, 1);
-    eventually("the pause after the step", || {
-        learner.status().state == LearnerState::Paused
-    });
-    assert_eq!(
-        world.states()[&RolloutState::Scored],
-        8,
-        "one step is one update"
-    );
+    eventually("the pause after the step", || learner.status().state == LearnerState::Paused);
+    assert_eq!(world.states()[&RolloutState::Scored], 8, "one step is one update");
     learner.resume().unwrap();
     world.until_updates(&learner, 2);
     world.close();
@@ -318,21 +226,11 @@ fn an_activation_rolls_back_and_the_next_update_starts_there() {
     }
     let lost = learner.activate(PolicyVersion(1), Some(PolicyVersion(1)));
     assert!(lost.unwrap_err().to_string().contains("expected policy@1"));
-    learner
-        .activate(PolicyVersion(1), Some(PolicyVersion(2)))
-        .unwrap();
-    assert_eq!(
-        (world.engine.live(), learner.status().version),
-        (PolicyVersion(1), PolicyVersion(1))
-    );
+    learner.activate(PolicyVersion(1), Some(PolicyVersion(2))).unwrap();
+    assert_eq!((world.engine.live(), learner.status().version), (PolicyVersion(1), PolicyVersion(1)));
     world.feed();
     let record = world.until_updates(&learner, 3).remove(2);
-    assert_eq!(
-        (record.parent, record.version),
-        (PolicyVersion(1), Some(PolicyVersion(3))),
-        "{:?}",
-        record.reason
-    );
+    assert_eq!((record.parent, record.version), (PolicyVersion(1), Some(PolicyVersion(3))), "{:?}", record.reason);
     assert!(learner.activate(PolicyVersion(9), None).is_err());
     assert_eq!(world.engine.live(), PolicyVersion(3));
     world.close();
@@ -345,14 +243,9 @@ fn a_learner_that_cannot_read_its_weights_says_so_and_recovers() {
     let aside = path.with_extension("aside");
     fs::rename(&path, &aside).unwrap();
     let learner = world.start_learner();
-    eventually("the failure", || {
-        matches!(learner.status().state, LearnerState::Failed(_))
-    });
+    eventually("the failure", || matches!(learner.status().state, LearnerState::Failed(_)));
     fs::rename(&aside, &path).unwrap();
     world.feed();
-    assert_eq!(
-        world.until_updates(&learner, 1)[0].outcome,
-        UpdateOutcome::Promoted
-    );
+    assert_eq!(world.until_updates(&learner, 1)[0].outcome, UpdateOutcome::Promoted);
     world.close();
 }

@@ -47,10 +47,7 @@ impl Folder {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_path_buf();
         model().write(&path.join("sft.gguf")).unwrap();
-        Folder {
-            path,
-            _owned: Some(dir),
-        }
+        Folder { path, _owned: Some(dir) }
     }
 
     /// A folder that another process began.
@@ -79,18 +76,9 @@ impl Folder {
         change_policy(&mut config.policy);
         config.ppo = small(config.ppo);
         change(&mut config.ppo);
-        let settings = LogSettings {
-            commit_ms: 5,
-            queue: 1024,
-            rescore_on_feedback: false,
-        };
+        let settings = LogSettings { commit_ms: 5, queue: 1024, rescore_on_feedback: false };
         let log = RolloutLog::open(&self.path.join("data"), &settings).unwrap();
-        let registry = Registry::open(
-            log.clone(),
-            &self.path.join("sft.gguf"),
-            config.ppo.keep_versions,
-        )
-        .unwrap();
+        let registry = Registry::open(log.clone(), &self.path.join("sft.gguf"), config.ppo.keep_versions).unwrap();
         let engine = Engine::start(&config.policy, &registry.path(PolicyVersion::SFT)).unwrap();
         // Ids and seeds go on where the last process stopped.
         let n_requests = log.reader().stats().unwrap().n_rollouts;
@@ -99,15 +87,7 @@ impl Folder {
             engine.load(live.version, &live.path).unwrap();
             engine.promote(live.version).unwrap();
         }
-        World {
-            learner: None,
-            engine,
-            log,
-            registry,
-            config: config.ppo,
-            n_requests,
-            folder: self,
-        }
+        World { learner: None, engine, log, registry, config: config.ppo, n_requests, folder: self }
     }
 }
 
@@ -125,18 +105,10 @@ fn small(config: config::Ppo) -> config::Ppo {
 }
 
 fn model() -> Checkpoint {
-    let specials = [
-        "<|endoftext|>",
-        "<|pad|>",
-        "<|user|>",
-        "<|assistant|>",
-        "<|system|>",
-    ];
+    let specials = ["<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>"];
     let bpe = Bpe::learn(["a sea of blue, a blue sea"].into_iter(), 270, &specials).unwrap();
     let mut checkpoint = random_checkpoint(&Shape::llama(bpe.size(), 32, 2, 4, 2, 64), 7).unwrap();
-    checkpoint
-        .metadata
-        .extend(bpe.metadata("{{ messages[0]['content'] }}"));
+    checkpoint.metadata.extend(bpe.metadata("{{ messages[0]['content'] }}"));
     checkpoint
 }
 
@@ -220,19 +192,9 @@ impl World {
         let rows = self.log.reader().unscored(None, 10_000, u64::MAX).unwrap();
         let verdict = |rollout: &Rollout| {
             let score = rule(rollout);
-            Verdict::Scored(ScoreRecord {
-                score,
-                std: None,
-                reward_version: "rule".to_string(),
-            })
+            Verdict::Scored(ScoreRecord { score, std: None, reward_version: "rule".to_string() })
         };
-        self.log
-            .score(
-                rows.iter()
-                    .map(|row| (row.seq, verdict(&row.rollout)))
-                    .collect(),
-            )
-            .unwrap();
+        self.log.score(rows.iter().map(|row| (row.seq, verdict(&row.rollout))).collect()).unwrap();
     }
 
     /// Traffic for one update.
@@ -243,14 +205,7 @@ impl World {
     }
 
     pub(super) fn states(&self) -> HashMap<RolloutState, usize> {
-        let rows = self
-            .log
-            .reader()
-            .page(&PageQuery {
-                limit: 100_000,
-                ..PageQuery::default()
-            })
-            .unwrap();
+        let rows = self.log.reader().page(&PageQuery { limit: 100_000, ..PageQuery::default() }).unwrap();
         let mut counts = HashMap::new();
         for row in rows {
             *counts.entry(row.state).or_insert(0) += 1;

@@ -43,8 +43,7 @@ pub(super) fn answered(
         .iter()
         .map(|prompt| bench.encoder.prompt(&prompt.instruction, formats.random_bool(world::CHAT)))
         .collect::<Result<Vec<_>>>()?;
-    let what =
-        Draw { version: PolicyVersion::SFT, n, max_tokens: ANSWER_TOKENS, seed: seed_of(bench.world, stream) };
+    let what = Draw { version: PolicyVersion::SFT, n, max_tokens: ANSWER_TOKENS, seed: seed_of(bench.world, stream) };
     let answers = draw(bench.engine, &tokens, what)?;
     let all = prompts.into_iter().zip(tokens).zip(answers);
     Ok(all.map(|((prompt, tokens), answers)| Answered { prompt, tokens, answers }).collect())
@@ -56,8 +55,7 @@ pub(super) fn rankings(bench: &Bench<'_>) -> Result<Vec<Ranking>> {
     bench.progress.line("drawing answers to rank");
     let answered = answered(bench, Split::Train, "reward", recipe::RANKED_PROMPTS, most)?;
     let tokens: Vec<Vec<TokenId>> = answered.iter().map(|one| one.tokens.clone()).collect();
-    let what =
-        Draw { version: BASE, n: 1, max_tokens: ANSWER_TOKENS, seed: seed_of(bench.world, "base answers") };
+    let what = Draw { version: BASE, n: 1, max_tokens: ANSWER_TOKENS, seed: seed_of(bench.world, "base answers") };
     let base = draw(bench.engine, &tokens, what)?;
     let mut rng = bench.world.stream("rankings");
     let others: Vec<String> = answered.iter().map(|one| one.prompt.instruction.clone()).collect();
@@ -70,7 +68,8 @@ pub(super) fn rankings(bench: &Bench<'_>) -> Result<Vec<Ranking>> {
             let text = staged_answer(&one.prompt, &[question], &mut rng);
             candidates.push(Drawn { tokens: bench.encoder.answer(&text)?, text, ended: true });
         }
-        let golds: Vec<_> = candidates.iter().map(|drawn| judge(&one.prompt.wanted, &drawn.text, drawn.ended)).collect();
+        let golds: Vec<_> =
+            candidates.iter().map(|drawn| judge(&one.prompt.wanted, &drawn.text, drawn.ended)).collect();
         let ranks = rank(&golds, recipe::LABEL_NOISE, &mut rng);
         let responses: Vec<Vec<TokenId>> = candidates.into_iter().map(|drawn| drawn.tokens).collect();
         rankings.push(Ranking::new(&one.tokens, &responses, &ranks));
