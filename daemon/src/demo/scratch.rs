@@ -13,6 +13,7 @@ use std::{path::Path, time::Instant};
 use policy::{
     PolicyVersion,
     byte_pair::{Bpe, SPECIAL_TOKENS},
+    checkpoint::{self, Checkpoint},
     engine::Engine,
     sequence_batch::Sequence,
 };
@@ -43,7 +44,8 @@ struct Measured {
     by_kind: Vec<(Kind, f64)>,
 }
 
-/// Builds everything into `folder`, with work files in `folder/work`.
+/// Builds everything into `folder`, with work files in `folder/work`. A build that was interrupted after the supervised
+/// stage goes on from there: seeds name every stream, so the result is the same.
 ///
 /// # Errors
 /// When a stage fails or a file cannot be written.
@@ -68,17 +70,23 @@ pub(super) fn build(seed: u64, folder: &Path, progress: &Progress) -> Result<()>
     )?;
     let encoder = Encoder(&bpe);
     let held_out = held_out(&world, &encoder)?;
-    let trained =
-        pool.install(|| supervised::train(&world, &encoder, &held_out, progress, &mut story))?;
     let (base, sft) = (work.join("base.gguf"), folder.join("policy.gguf"));
-    trained.base.write(&base)?;
-    story.digest("policy.gguf", trained.sft.write(&sft)?);
+    let notes = work.join("notes.txt");
+    let resumed = base.exists() && sft.exists() && story.resume(&notes);
+    if !resumed {
+        let trained = pool.install(|| supervised::train(&world, &encoder, &held_out, progress, &mut story))?;
+        trained.base.write(&base)?;
+        trained.sft.write(&sft)?;
+    }
+    let policy = Checkpoint::read(&sft)?;
+    story.digest("policy.gguf", checkpoint::digest(&sft)?);
 
     let engine = Engine::start(&serving(), &sft)?;
     engine.load(BASE, &base)?;
     for (name, version) in [("base", BASE), ("sft", PolicyVersion::SFT)] {
         story.measured(name, &measure(&engine, &world, &encoder, version)?);
     }
+    std::fs::write(&notes, story.summary()).map_err(DemoError::io(&notes))?;
     progress.line(&story.summary());
     let bench = Bench {
         world: &world,
@@ -86,7 +94,7 @@ pub(super) fn build(seed: u64, folder: &Path, progress: &Progress) -> Result<()>
         engine: &engine,
         progress,
     };
-    let judged = pool.install(|| judging::train(&bench, &trained.sft))?;
+    let judged = pool.install(|| judging::train(&bench, &policy))?;
     story.numbers(judged.numbers);
     let digest = judged.model.save(&folder.join("reward.gguf"));
     story.digest(
@@ -140,6 +148,7 @@ fn measure(
             version,
             n: 1,
             max_tokens: ANSWER_TOKENS,
+            temperature: 1.0,
             seed: 1,
         },
     )?;
