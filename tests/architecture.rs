@@ -31,12 +31,7 @@ fn check(rule: fn(&SourceFile) -> Vec<String>) {
 }
 
 fn report(faults: Vec<String>) {
-    assert!(
-        faults.is_empty(),
-        "{} faults:\n{}",
-        faults.len(),
-        faults.join("\n")
-    );
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
 }
 
 fn read(name: &str) -> String {
@@ -47,10 +42,7 @@ fn read(name: &str) -> String {
 #[test]
 fn crates_use_only_crates_to_their_right() {
     report(
-        CRATES
-            .iter()
-            .flat_map(|name| manifests::arrow_faults(name, &read(&format!("{name}/Cargo.toml"))))
-            .collect(),
+        CRATES.iter().flat_map(|name| manifests::arrow_faults(name, &read(&format!("{name}/Cargo.toml")))).collect(),
     );
 }
 
@@ -67,21 +59,13 @@ fn every_dependency_states_its_reason() {
 
 #[test]
 fn the_top_level_is_fixed() {
-    let listed = std::process::Command::new("git")
-        .arg("-C")
-        .arg(root())
-        .args(["ls-files", "-z"])
-        .output();
+    let listed = std::process::Command::new("git").arg("-C").arg(root()).args(["ls-files", "-z"]).output();
     match listed {
         Ok(output) if output.status.success() && !output.stdout.is_empty() => {
             let names = String::from_utf8_lossy(&output.stdout);
-            report(manifests::top_level_faults(
-                names.split('\0').filter(|name| !name.is_empty()),
-            ));
+            report(manifests::top_level_faults(names.split('\0').filter(|name| !name.is_empty())));
         }
-        _ => eprintln!(
-            "skipped: the files of the top level are known to git only, and there is none here"
-        ),
+        _ => eprintln!("skipped: the files of the top level are known to git only, and there is none here"),
     }
 }
 

@@ -80,21 +80,13 @@ fn production_mathematics_meet_every_golden_number() {
     files.sort();
     assert!(!files.is_empty(), "{}: no golden files", folder.display());
     let wrong: Vec<String> = files.iter().flat_map(|path| mismatches(path)).collect();
-    assert!(
-        wrong.is_empty(),
-        "{} of the golden numbers are missed:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "{} of the golden numbers are missed:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 #[test]
 fn every_check_has_its_file_in_the_repository() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
     for (name, _) in CHECKS {
-        assert!(
-            folder.join(format!("{name}.json")).is_file(),
-            "{name}.json is missing"
-        );
+        assert!(folder.join(format!("{name}.json")).is_file(), "{name}.json is missing");
     }
 }

@@ -78,8 +78,18 @@ fn broken_bodies_are_refused_as_a_whole() {
     let daemon = TestDaemon::start();
     let deep = "[".repeat(100_000);
     let bodies: [&[u8]; 12] = [
-        b"", b"[]", b"5", b"\"x\"", b"true", b"null", b"{\"prompt\":", b"{\"temperature\":NaN}", b"{\"max_tokens\":1e309}",
-        b"{\"prompt\":\"\\ud800\"}", b"{\"prompt\":\"\xff\"}", deep.as_bytes(),
+        b"",
+        b"[]",
+        b"5",
+        b"\"x\"",
+        b"true",
+        b"null",
+        b"{\"prompt\":",
+        b"{\"temperature\":NaN}",
+        b"{\"max_tokens\":1e309}",
+        b"{\"prompt\":\"\\ud800\"}",
+        b"{\"prompt\":\"\xff\"}",
+        deep.as_bytes(),
     ];
     for body in bodies {
         let error = daemon.post_bytes("/v1/completions", body).error(400);
@@ -135,7 +145,11 @@ fn names_that_are_no_model_are_not_found() {
     let daemon = TestDaemon::start();
     for model in ["gpt-4", "policy@", "policy@x", "policy@7", "policy@-1", "../../etc/passwd", "POLICY"] {
         let error = daemon.post("/v1/completions", &json!({"model": model, "prompt": "a"})).error(404);
-        assert_eq!((error["code"].as_str(), error["param"].as_str()), (Some("model_not_found"), Some("model")), "{model}");
+        assert_eq!(
+            (error["code"].as_str(), error["param"].as_str()),
+            (Some("model_not_found"), Some("model")),
+            "{model}"
+        );
     }
     daemon.post("/v1/completions", &json!({"model": "m".repeat(1_000_000), "prompt": "a"})).error(400);
 }

@@ -28,7 +28,10 @@ fn a_stream_says_what_the_whole_answer_says() {
     let messages = json!([{"role": "user", "content": "what color is the sky"}]);
     let requests = [
         ("/v1/completions", json!({"prompt": "the ocean", "max_tokens": 40, "seed": 7, "n": 3})),
-        ("/v1/completions", json!({"prompt": "the ocean", "max_tokens": 40, "seed": 8, "stop": ["e", "the"], "echo": true})),
+        (
+            "/v1/completions",
+            json!({"prompt": "the ocean", "max_tokens": 40, "seed": 8, "stop": ["e", "the"], "echo": true}),
+        ),
         ("/v1/completions", json!({"prompt": ["a", "b"], "max_tokens": 20, "seed": 9, "n": 2, "temperature": 1.7})),
         ("/v1/chat/completions", json!({"messages": messages, "max_tokens": 30, "seed": 7, "n": 2})),
     ];
@@ -106,7 +109,8 @@ fn legacy_log_probs_are_four_arrays_that_fit_the_text() {
 #[test]
 fn chat_log_probs_sum_to_no_more_than_one() {
     let daemon = TestDaemon::start();
-    let body = json!({"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4, "logprobs": true, "top_logprobs": 20});
+    let body =
+        json!({"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4, "logprobs": true, "top_logprobs": 20});
     let answer = daemon.post("/v1/chat/completions", &body).ok();
     let content = answer["choices"][0]["logprobs"]["content"].as_array().expect("tokens").clone();
     assert_eq!(content.len(), 4);
@@ -124,7 +128,8 @@ fn echo_repeats_the_prompt_and_nothing_is_drawn_for_zero_tokens() {
     let answer = daemon.post("/v1/completions", &body).ok();
     assert_eq!(texts(&answer), ["the ocean", "a bear"]);
     assert_eq!(answer["usage"]["completion_tokens"], 0);
-    let streamed = daemon.stream("/v1/completions", &json!({"prompt": "the ocean", "max_tokens": 0, "echo": true, "stream": true}));
+    let streamed = daemon
+        .stream("/v1/completions", &json!({"prompt": "the ocean", "max_tokens": 0, "echo": true, "stream": true}));
     assert_eq!(joined(&streamed.events(), 1), ["the ocean"]);
 }
 

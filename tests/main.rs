@@ -1,10 +1,13 @@
 //! One binary for everything that crosses crates.
 
-mod architecture;
-mod harness;
-mod http_errors;
-mod http_generation;
 // Helpers here are tests too, but clippy sees only functions that carry the attribute.
 #![allow(clippy::unwrap_used)]
 
+mod architecture;
+mod enumerable_world;
 mod golden;
+mod harness;
+mod http_errors;
+mod http_generation;
+mod http_lifecycle;
+mod planted_reward;

@@ -7,10 +7,7 @@ impl Config {
     pub(crate) fn check_agreement(&self) -> Result<(), ConfigError> {
         let ppo = &self.ppo;
         if !ppo.rollouts_per_update.is_multiple_of(ppo.minibatch) {
-            let expected = format!(
-                "a divisor of {}",
-                self.cite("ppo.rollouts_per_update", ppo.rollouts_per_update)
-            );
+            let expected = format!("a divisor of {}", self.cite("ppo.rollouts_per_update", ppo.rollouts_per_update));
             return Err(self.disagreement("ppo.minibatch", expected, ppo.minibatch));
         }
         if ppo.is_geo_low > ppo.is_geo_high {
@@ -23,11 +20,7 @@ impl Config {
     fn check_reward_sources(&self) -> Result<(), ConfigError> {
         let reward = &self.reward;
         let mixes = reward.source == "mix";
-        if mixes
-            && reward.mix_model == 0.0
-            && reward.mix_remote == 0.0
-            && reward.mix_feedback == 0.0
-        {
+        if mixes && reward.mix_model == 0.0 && reward.mix_remote == 0.0 && reward.mix_feedback == 0.0 {
             let expected = "a weight other than 0 in mix_model, mix_remote or mix_feedback";
             return Err(self.disagreement("reward.source", expected.to_owned(), &reward.source));
         }
@@ -55,18 +48,8 @@ impl Config {
         format!("`{key}` = {value:?} (from {})", self.origins.of(key))
     }
 
-    fn disagreement(
-        &self,
-        key: &str,
-        expected: String,
-        value: impl std::fmt::Debug,
-    ) -> ConfigError {
+    fn disagreement(&self, key: &str, expected: String, value: impl std::fmt::Debug) -> ConfigError {
         let origin = self.origins.of(key);
-        ConfigError::Value {
-            key: key.to_owned(),
-            expected,
-            value: format!("{value:?}"),
-            origin,
-        }
+        ConfigError::Value { key: key.to_owned(), expected, value: format!("{value:?}"), origin }
     }
 }

@@ -28,12 +28,8 @@ impl Layers {
     where
         E: IntoIterator<Item = (String, String)>,
     {
-        let mut layers = Layers {
-            values: BTreeMap::new(),
-        };
-        let defaults = DEFAULTS
-            .parse()
-            .expect("a test parses the embedded honed.toml");
+        let mut layers = Layers { values: BTreeMap::new() };
+        let defaults = DEFAULTS.parse().expect("a test parses the embedded honed.toml");
         layers.put_table("", defaults, &Origin::Default)?;
         if let Some(path) = &sources.file {
             layers.put_table("", read_table(path)?, &Origin::File(path.clone()))?;
@@ -48,11 +44,7 @@ impl Layers {
         }
         for assignment in &sources.sets {
             let (key, text) =
-                assignment
-                    .split_once('=')
-                    .ok_or_else(|| ConfigError::Assignment {
-                        text: assignment.clone(),
-                    })?;
+                assignment.split_once('=').ok_or_else(|| ConfigError::Assignment { text: assignment.clone() })?;
             layers.put_text(key.trim(), text, Origin::Set)?;
         }
         Ok(layers)
@@ -73,11 +65,7 @@ impl Layers {
 
     fn put_table(&mut self, path: &str, table: Table, origin: &Origin) -> Result<(), ConfigError> {
         for (name, value) in table {
-            let key = if path.is_empty() {
-                name
-            } else {
-                format!("{path}.{name}")
-            };
+            let key = if path.is_empty() { name } else { format!("{path}.{name}") };
             let is_section = section(&key).is_some();
             match value {
                 Value::Table(inner) if is_section => self.put_table(&key, inner, origin)?,
@@ -97,13 +85,7 @@ impl Layers {
         self.put(key, knob, knob.rule.read(text), origin)
     }
 
-    fn put(
-        &mut self,
-        key: &str,
-        knob: &Knob,
-        value: Value,
-        origin: Origin,
-    ) -> Result<(), ConfigError> {
+    fn put(&mut self, key: &str, knob: &Knob, value: Value, origin: Origin) -> Result<(), ConfigError> {
         let refused = || ConfigError::Value {
             key: key.to_owned(),
             expected: knob.rule.to_string(),
@@ -118,14 +100,8 @@ impl Layers {
 
 fn read_table(path: &Path) -> Result<Table, ConfigError> {
     let name = || path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|cause| ConfigError::Read {
-        path: name(),
-        cause,
-    })?;
-    text.parse().map_err(|cause| ConfigError::Syntax {
-        path: name(),
-        cause: Box::new(cause),
-    })
+    let text = std::fs::read_to_string(path).map_err(|cause| ConfigError::Read { path: name(), cause })?;
+    text.parse().map_err(|cause| ConfigError::Syntax { path: name(), cause: Box::new(cause) })
 }
 
 fn insert(root: &mut Table, key: &str, value: Value) {
@@ -136,12 +112,8 @@ fn insert(root: &mut Table, key: &str, value: Value) {
             table.insert(name.to_owned(), value);
             return;
         }
-        let inner = table
-            .entry(name)
-            .or_insert_with(|| Value::Table(Table::new()));
-        table = inner
-            .as_table_mut()
-            .expect("no key of the table of knobs is also a section");
+        let inner = table.entry(name).or_insert_with(|| Value::Table(Table::new()));
+        table = inner.as_table_mut().expect("no key of the table of knobs is also a section");
     }
 }
 
@@ -159,11 +131,7 @@ fn unknown_section(path: &str, origin: &Origin) -> ConfigError {
         .iter()
         .min_by_key(|section| strsim::damerau_levenshtein(section.path, path))
         .expect("there are sections");
-    ConfigError::UnknownSection {
-        section: path.to_owned(),
-        origin: origin.clone(),
-        nearest: nearest.path.to_owned(),
-    }
+    ConfigError::UnknownSection { section: path.to_owned(), origin: origin.clone(), nearest: nearest.path.to_owned() }
 }
 
 fn not_a_section(key: &str, value: &Value, origin: &Origin) -> ConfigError {
@@ -181,17 +149,9 @@ fn unknown_key(key: &str, origin: &Origin) -> ConfigError {
     let (path, name) = key.rsplit_once('.').unwrap_or(("", key));
     let nearest = SECTIONS
         .iter()
-        .flat_map(|section| {
-            section
-                .knobs
-                .iter()
-                .map(move |knob| (section.path, knob.name))
-        })
+        .flat_map(|section| section.knobs.iter().map(move |knob| (section.path, knob.name)))
         .min_by_key(|(section, knob)| {
-            (
-                3 * strsim::damerau_levenshtein(knob, name),
-                strsim::damerau_levenshtein(section, path),
-            )
+            (3 * strsim::damerau_levenshtein(knob, name), strsim::damerau_levenshtein(section, path))
         })
         .expect("there are knobs");
     ConfigError::UnknownKey {

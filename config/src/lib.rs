@@ -31,13 +31,7 @@ use serde::{Deserialize, Serialize};
 pub const DEFAULTS: &str = include_str!("../honed.toml");
 
 /// The tables of the file in its order.
-const SECTIONS: [rule::Section; 5] = [
-    Policy::SECTION,
-    Reward::SECTION,
-    Ppo::SECTION,
-    PpoLog::SECTION,
-    Daemon::SECTION,
-];
+const SECTIONS: [rule::Section; 5] = [Policy::SECTION, Reward::SECTION, Ppo::SECTION, PpoLog::SECTION, Daemon::SECTION];
 
 /// All sections.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -70,14 +64,8 @@ impl Sources<Vec<(String, String)>> {
     /// The environment of this process, beside a file and assignments of the command line.
     pub fn of_process(file: Option<PathBuf>, sets: Vec<String>) -> Self {
         // `std::env::vars` panics on the first variable that is not UTF-8, whoever it belongs to.
-        #[expect(clippy::disallowed_methods, reason = "this is the one place that may")]
         let env = std::env::vars_os()
-            .map(|(name, value)| {
-                (
-                    name.to_string_lossy().into_owned(),
-                    value.to_string_lossy().into_owned(),
-                )
-            })
+            .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
             .collect();
         Sources { file, env, sets }
     }
@@ -90,9 +78,7 @@ impl Config {
         E: IntoIterator<Item = (String, String)>,
     {
         let (root, origins) = layers::Layers::stack(sources)?.split();
-        let mut config: Config = root
-            .try_into()
-            .expect("every key is present, and its rule admits only its own type");
+        let mut config: Config = root.try_into().expect("every key is present, and its rule admits only its own type");
         config.origins = origins;
         config.check_agreement()?;
         Ok(config)
@@ -101,11 +87,7 @@ impl Config {
 
 impl Default for Config {
     fn default() -> Self {
-        let nothing = Sources {
-            file: None,
-            env: Vec::new(),
-            sets: Vec::new(),
-        };
+        let nothing = Sources { file: None, env: Vec::new(), sets: Vec::new() };
         Config::load(nothing).expect("the embedded honed.toml is checked by a test")
     }
 }

@@ -43,6 +43,8 @@ section! {
         score_clip: f64 => real(0.0, 1_000_000.0);
         /// Score of an answer that the daemon's own limit cut off before its end token (Ziegler et al. 2019).
         missing_eos_score: f64 => real(-1000.0, 1000.0);
+        /// What becomes of an answer that the client's max_tokens cut off: "score" trains on it with the score of the text that there is; "drop" trains on whole answers only (stricter, but a base model that never ends would never learn).
+        client_limit: String => one_of(&["score", "drop"]);
         /// Versions that a rollout may be behind the trainer.
         max_staleness: u64 => whole(0, 64);
         /// Cap of the per-token importance weight trainer / behavior.

@@ -13,10 +13,7 @@ impl Config {
         let root = Value::try_from(self).expect("numbers, switches and strings are TOML");
         let mut text = String::new();
         for section in SECTIONS {
-            let table = section
-                .path
-                .split('.')
-                .fold(&root, |table, name| &table[name]);
+            let table = section.path.split('.').fold(&root, |table, name| &table[name]);
             let blank = if text.is_empty() { "" } else { "\n" };
             writeln!(text, "{blank}[{}]", section.path).expect("a String takes all text");
             for knob in section.knobs {
@@ -28,8 +25,7 @@ impl Config {
                     Value::Float(x) => format!("{x:?}"),
                     value => value.to_string(),
                 };
-                writeln!(text, "{} = {value} # {origin}", knob.name)
-                    .expect("a String takes all text");
+                writeln!(text, "{} = {value} # {origin}", knob.name).expect("a String takes all text");
             }
         }
         text

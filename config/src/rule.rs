@@ -28,10 +28,7 @@ pub(crate) struct Knob {
     /// Its name within the section.
     pub(crate) name: &'static str,
     /// What it is for.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "read by the test that holds honed.toml to it")
-    )]
+    #[cfg_attr(not(test), expect(dead_code, reason = "read by the test that holds honed.toml to it"))]
     pub(crate) doc: &'static str,
     /// What it may hold.
     pub(crate) rule: Rule,
@@ -76,27 +73,19 @@ pub(crate) const SWITCH: Rule = Rule::Switch;
 pub(crate) const TEXT: Rule = Rule::Text("any text", |_| true);
 pub(crate) const NOT_EMPTY: Rule = Rule::Text("any text but empty", |text| !text.is_empty());
 pub(crate) const LISTEN: Rule = Rule::Text("host:port", |text| {
-    text.rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+    text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 });
 // The HTTP client is built without TLS: a reward server is a neighbour, and a promise of https must not be broken silently.
 pub(crate) const REMOTE_URL: Rule = Rule::Text("empty or http://host…", |text| {
-    text.is_empty()
-        || text
-            .strip_prefix("http://")
-            .is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
+    text.is_empty() || text.strip_prefix("http://").is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
 });
 pub(crate) const DEVICE: Rule = Rule::Text("\"cpu\" or \"cuda:N\"", |text| {
-    text == "cpu"
-        || text
-            .strip_prefix("cuda:")
-            .is_some_and(|index| index.parse::<u8>().is_ok())
+    text == "cpu" || text.strip_prefix("cuda:").is_some_and(|index| index.parse::<u8>().is_ok())
 });
 // `sft`, `reward` and `policy@3` already name models of the API.
-pub(crate) const SERVED_NAME: Rule =
-    Rule::Text("text without @; not empty, sft or reward", |text| {
-        !text.is_empty() && !text.contains('@') && text != "sft" && text != "reward"
-    });
+pub(crate) const SERVED_NAME: Rule = Rule::Text("text without @; not empty, sft or reward", |text| {
+    !text.is_empty() && !text.contains('@') && text != "sft" && text != "reward"
+});
 
 pub(crate) const fn whole(low: i64, high: i64) -> Rule {
     Rule::Whole(low, high)
@@ -115,22 +104,12 @@ impl Rule {
     pub(crate) fn admit(&self, value: Value) -> Option<Value> {
         match (self, value) {
             (Rule::Switch, Value::Boolean(switch)) => Some(Value::Boolean(switch)),
-            (Rule::Whole(low, high), Value::Integer(n)) => {
-                (*low..=*high).contains(&n).then_some(Value::Integer(n))
-            }
-            (Rule::Whole(..), Value::Float(x)) if is_exact_integer(x) => {
-                self.admit(Value::Integer(x as i64))
-            }
-            (Rule::Real(low, high), Value::Float(x)) => {
-                (*low..=*high).contains(&x).then_some(Value::Float(x))
-            }
+            (Rule::Whole(low, high), Value::Integer(n)) => (*low..=*high).contains(&n).then_some(Value::Integer(n)),
+            (Rule::Whole(..), Value::Float(x)) if is_exact_integer(x) => self.admit(Value::Integer(x as i64)),
+            (Rule::Real(low, high), Value::Float(x)) => (*low..=*high).contains(&x).then_some(Value::Float(x)),
             (Rule::Real(..), Value::Integer(n)) => self.admit(Value::Float(n as f64)),
-            (Rule::OneOf(words), Value::String(word)) => words
-                .contains(&word.as_str())
-                .then_some(Value::String(word)),
-            (Rule::Text(_, allows), Value::String(text)) => {
-                allows(&text).then_some(Value::String(text))
-            }
+            (Rule::OneOf(words), Value::String(word)) => words.contains(&word.as_str()).then_some(Value::String(word)),
+            (Rule::Text(_, allows), Value::String(text)) => allows(&text).then_some(Value::String(text)),
             _ => None,
         }
     }

@@ -8,9 +8,7 @@ use crate::rule::Rule;
 fn load(env: &[(&str, &str)], sets: &[&str]) -> Result<Config, ConfigError> {
     Config::load(Sources {
         file: None,
-        env: env
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+        env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
         sets: sets.iter().map(|set| (*set).to_owned()).collect(),
     })
 }
@@ -18,20 +16,13 @@ fn load(env: &[(&str, &str)], sets: &[&str]) -> Result<Config, ConfigError> {
 fn load_file(text: &str) -> Result<Config, ConfigError> {
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
     file.write_all(text.as_bytes()).expect("room on the disk");
-    Config::load(Sources {
-        file: Some(file.path().to_owned()),
-        env: Vec::new(),
-        sets: Vec::new(),
-    })
+    Config::load(Sources { file: Some(file.path().to_owned()), env: Vec::new(), sets: Vec::new() })
 }
 
 fn check_refused(result: Result<Config, ConfigError>, parts: &[&str]) {
     let message = result.expect_err("must be refused").to_string();
     for part in parts {
-        assert!(
-            message.contains(part),
-            "{message:?} does not mention {part:?}"
-        );
+        assert!(message.contains(part), "{message:?} does not mention {part:?}");
     }
 }
 
@@ -39,38 +30,41 @@ fn check_refused(result: Result<Config, ConfigError>, parts: &[&str]) {
 /// Method: rebuild every comment of the file from the table of knobs and compare.
 #[test]
 fn comments_of_the_file_say_what_the_checks_enforce() {
-    let mut documented = Vec::new();
-    let (mut section, mut comment) = ("", "");
-    for line in DEFAULTS.lines() {
-        if let Some(text) = line.strip_prefix("# ") {
-            comment = text;
-        } else if let Some(path) = line.strip_prefix('[') {
-            section = path.trim_end_matches(']');
-        } else if let Some((name, _)) = line.split_once(" = ") {
-            documented.push((section.to_owned(), name.to_owned(), comment.to_owned()));
+    let mut documented = documented_knobs().into_iter();
+    for section in SECTIONS {
+        for knob in section.knobs {
+            let key = format!("{}.{}", section.path, knob.name);
+            let comment = format!("{} [{}]", knob.doc.trim(), knob.rule);
+            assert_eq!(documented.next(), Some((key, comment)));
         }
     }
-    let declared: Vec<(String, String, String)> = SECTIONS
-        .iter()
-        .flat_map(|section| section.knobs.iter().map(move |knob| (section.path, knob)))
-        .map(|(path, knob)| {
-            (
-                path.to_owned(),
-                knob.name.to_owned(),
-                format!("{} [{}]", knob.doc.trim(), knob.rule),
-            )
-        })
-        .collect();
-    assert_eq!(documented, declared);
+    assert_eq!(documented.next(), None);
+}
+
+/// Every key of the file in its order, with the comment above it; keys without a comment between them share one.
+fn documented_knobs() -> Vec<(String, String)> {
+    let mut knobs = Vec::new();
+    let (mut section, mut comment, mut is_new) = ("", String::new(), true);
+    for line in DEFAULTS.lines() {
+        if let Some(text) = line.strip_prefix("# ") {
+            comment = if is_new { text.to_owned() } else { format!("{comment} {text}") };
+            is_new = false;
+            continue;
+        }
+        is_new = true;
+        if let Some(path) = line.strip_prefix('[') {
+            section = path.trim_end_matches(']');
+        } else if let Some((name, _)) = line.split_once(" = ") {
+            knobs.push((format!("{section}.{name}"), comment.clone()));
+        }
+    }
+    knobs
 }
 
 #[test]
 fn defaults_are_those_of_the_file() {
     let config = Config::default();
-    assert_eq!(
-        (config.ppo.rollouts_per_update, config.ppo.log.commit_ms),
-        (128, 50)
-    );
+    assert_eq!((config.ppo.rollouts_per_update, config.ppo.log.commit_ms), (128, 50));
     assert_eq!(config.ppo.policy_learning_rate, 2e-6);
     assert_eq!(config.daemon.listen, "127.0.0.1:8080");
 }
@@ -78,42 +72,17 @@ fn defaults_are_those_of_the_file() {
 #[test]
 fn later_layers_win_and_name_themselves() {
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
-    write!(
-        file,
-        "[ppo]\nepochs = 2\ngamma = 1\n[ppo.log]\nqueue = 7\n[policy]\nparallel = 3"
-    )
-    .expect("room");
+    write!(file, "[ppo]\nepochs = 2\ngamma = 1\n[ppo.log]\nqueue = 7\n[policy]\nparallel = 3").expect("room");
     let config = Config::load(Sources {
         file: Some(file.path().to_owned()),
-        env: [
-            ("HONED__PPO__LOG__QUEUE", "8"),
-            ("HONED__POLICY__PARALLEL", "4"),
-            ("HOME", "/"),
-            ("HONED_GOLDEN", "x"),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned())),
-        sets: vec![
-            "policy.parallel=5".to_owned(),
-            "policy.parallel = 6".to_owned(),
-        ],
+        env: [("HONED__PPO__LOG__QUEUE", "8"), ("HONED__POLICY__PARALLEL", "4"), ("HOME", "/"), ("HONED_GOLDEN", "x")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned())),
+        sets: vec!["policy.parallel=5".to_owned(), "policy.parallel = 6".to_owned()],
     })
     .expect("valid");
-    assert_eq!(
-        (
-            config.ppo.epochs,
-            config.ppo.log.queue,
-            config.policy.parallel
-        ),
-        (2, 8, 6)
-    );
-    assert_eq!(
-        config.origins.of("ppo.epochs"),
-        Origin::File(file.path().to_owned())
-    );
-    assert_eq!(
-        config.origins.of("ppo.log.queue"),
-        Origin::Environment("HONED__PPO__LOG__QUEUE".to_owned())
-    );
+    assert_eq!((config.ppo.epochs, config.ppo.log.queue, config.policy.parallel), (2, 8, 6));
+    assert_eq!(config.origins.of("ppo.epochs"), Origin::File(file.path().to_owned()));
+    assert_eq!(config.origins.of("ppo.log.queue"), Origin::Environment("HONED__PPO__LOG__QUEUE".to_owned()));
     assert_eq!(config.origins.of("policy.parallel"), Origin::Set);
     assert_eq!(config.origins.of("ppo.lambda"), Origin::Default);
 }
@@ -136,25 +105,9 @@ fn text_of_a_command_line_becomes_the_type_of_the_key() {
     let config = load(&[], &sets).expect("all valid");
     assert_eq!(config.policy.served_name, "7");
     assert_eq!(config.policy.model, "C:\\models\\a b.gguf");
-    assert_eq!(
-        (
-            config.daemon.data_dir.as_str(),
-            config.reward.source.as_str()
-        ),
-        ("a#b", "feedback")
-    );
-    assert_eq!(
-        (config.ppo.enabled, config.ppo.kl_horizon, config.ppo.gamma),
-        (false, 10_000, 1.0)
-    );
-    assert_eq!(
-        (
-            config.ppo.kl_coef,
-            config.ppo.seed,
-            config.ppo.log.commit_ms
-        ),
-        (0.05, i64::MAX as u64, 20)
-    );
+    assert_eq!((config.daemon.data_dir.as_str(), config.reward.source.as_str()), ("a#b", "feedback"));
+    assert_eq!((config.ppo.enabled, config.ppo.kl_horizon, config.ppo.gamma), (false, 10_000, 1.0));
+    assert_eq!((config.ppo.kl_coef, config.ppo.seed, config.ppo.log.commit_ms), (0.05, i64::MAX as u64, 20));
 }
 
 #[test]
@@ -166,41 +119,18 @@ fn every_bound_is_allowed_and_one_step_beyond_is_not() {
             match knob.rule {
                 Rule::Whole(low, high) => {
                     assert!(admits(low.into()) && admits(high.into()), "{key}");
-                    assert!(
-                        !admits((low - 1).into())
-                            && !admits((high as f64 * 1.001 + 1.0).floor().into()),
-                        "{key}"
-                    );
-                    assert!(
-                        !admits((low as f64 + 0.5).into())
-                            && !admits("1".into())
-                            && !admits(true.into()),
-                        "{key}"
-                    );
+                    assert!(!admits((low - 1).into()) && !admits((high as f64 * 1.001 + 1.0).floor().into()), "{key}");
+                    assert!(!admits((low as f64 + 0.5).into()) && !admits("1".into()) && !admits(true.into()), "{key}");
                 }
                 Rule::Real(low, high) => {
                     assert!(admits(low.into()) && admits(high.into()), "{key}");
-                    assert!(
-                        !admits(low.next_down().into()) && !admits(high.next_up().into()),
-                        "{key}"
-                    );
-                    assert!(
-                        !admits(f64::NAN.into())
-                            && !admits(f64::INFINITY.into())
-                            && !admits("1".into()),
-                        "{key}"
-                    );
+                    assert!(!admits(low.next_down().into()) && !admits(high.next_up().into()), "{key}");
+                    assert!(!admits(f64::NAN.into()) && !admits(f64::INFINITY.into()) && !admits("1".into()), "{key}");
                 }
-                Rule::Switch => assert!(
-                    admits(true.into()) && !admits(1.into()) && !admits("true".into()),
-                    "{key}"
-                ),
+                Rule::Switch => assert!(admits(true.into()) && !admits(1.into()) && !admits("true".into()), "{key}"),
                 Rule::OneOf(words) => {
                     assert!(words.iter().all(|word| admits((*word).into())), "{key}");
-                    assert!(
-                        !admits("other".into()) && !admits("".into()) && !admits(1.into()),
-                        "{key}"
-                    );
+                    assert!(!admits("other".into()) && !admits("".into()) && !admits(1.into()), "{key}");
                 }
                 Rule::Text(..) => assert!(!admits(1.into()), "{key}"),
             }
@@ -210,91 +140,36 @@ fn every_bound_is_allowed_and_one_step_beyond_is_not() {
 
 #[test]
 fn a_wrong_value_is_refused_with_key_rule_value_and_origin() {
-    check_refused(
-        load(&[], &["policy.parallel=0"]),
-        &["`policy.parallel`", "1..=256", "got 0", "--set"],
-    );
+    check_refused(load(&[], &["policy.parallel=0"]), &["`policy.parallel`", "1..=256", "got 0", "--set"]);
     check_refused(
         load(&[("HONED__PPO__GAMMA", "nan")], &[]),
         &["`ppo.gamma`", "0.0..=1.0", "nan", "HONED__PPO__GAMMA"],
     );
-    check_refused(
-        load_file("[reward]\nsource = \"oracle\""),
-        &["`reward.source`", "\"mix\"", "\"oracle\"", "file "],
-    );
-    check_refused(
-        load_file("[ppo]\nenabled = \"yes\""),
-        &["`ppo.enabled`", "true or false", "\"yes\""],
-    );
+    check_refused(load_file("[reward]\nsource = \"oracle\""), &["`reward.source`", "\"mix\"", "\"oracle\"", "file "]);
+    check_refused(load_file("[ppo]\nenabled = \"yes\""), &["`ppo.enabled`", "true or false", "\"yes\""]);
     check_refused(load_file("ppo = 3"), &["`ppo`", "[ppo]", "got 3"]);
-    check_refused(
-        load(&[], &["ppo.seed=18446744073709551615"]),
-        &["`ppo.seed`", "9223372036854775807"],
-    );
-    check_refused(
-        load(&[], &["ppo.device=gpu"]),
-        &["`ppo.device`", "cuda:N", "\"gpu\""],
-    );
-    check_refused(
-        load(&[], &["daemon.listen=localhost"]),
-        &["`daemon.listen`", "host:port"],
-    );
-    check_refused(
-        load(&[], &["daemon.listen=localhost:70000"]),
-        &["`daemon.listen`"],
-    );
-    check_refused(
-        load(&[], &["reward.remote_url=https://host"]),
-        &["`reward.remote_url`", "http://"],
-    );
-    check_refused(
-        load(&[], &["policy.served_name=policy@1"]),
-        &["`policy.served_name`"],
-    );
-    check_refused(
-        load(&[], &["policy.parallel"]),
-        &["--set policy.parallel", "section.key=value"],
-    );
+    check_refused(load(&[], &["ppo.seed=18446744073709551615"]), &["`ppo.seed`", "9223372036854775807"]);
+    check_refused(load(&[], &["ppo.device=gpu"]), &["`ppo.device`", "cuda:N", "\"gpu\""]);
+    check_refused(load(&[], &["daemon.listen=localhost"]), &["`daemon.listen`", "host:port"]);
+    check_refused(load(&[], &["daemon.listen=localhost:70000"]), &["`daemon.listen`"]);
+    check_refused(load(&[], &["reward.remote_url=https://host"]), &["`reward.remote_url`", "http://"]);
+    check_refused(load(&[], &["policy.served_name=policy@1"]), &["`policy.served_name`"]);
+    check_refused(load(&[], &["policy.parallel"]), &["--set policy.parallel", "section.key=value"]);
     check_refused(load_file("[ppo"), &["not valid TOML"]);
-    let missing = Sources {
-        file: Some("no/such/file".into()),
-        env: Vec::new(),
-        sets: Vec::new(),
-    };
+    let missing = Sources { file: Some("no/such/file".into()), env: Vec::new(), sets: Vec::new() };
     check_refused(Config::load(missing), &["no/such/file"]);
 }
 
 #[test]
 fn an_unknown_key_suggests_the_nearest() {
-    check_refused(
-        load(&[], &["ppo.kl_coeff=1"]),
-        &["`ppo.kl_coeff`", "--set", "did you mean `ppo.kl_coef`?"],
-    );
-    check_refused(
-        load(&[], &["daemon.kl_coef=1"]),
-        &["did you mean `ppo.kl_coef`?"],
-    );
-    check_refused(
-        load(&[], &["ppo.comit_ms=1"]),
-        &["did you mean `ppo.log.commit_ms`?"],
-    );
+    check_refused(load(&[], &["ppo.kl_coeff=1"]), &["`ppo.kl_coeff`", "--set", "did you mean `ppo.kl_coef`?"]);
+    check_refused(load(&[], &["daemon.kl_coef=1"]), &["did you mean `ppo.kl_coef`?"]);
+    check_refused(load(&[], &["ppo.comit_ms=1"]), &["did you mean `ppo.log.commit_ms`?"]);
     check_refused(load(&[], &["listen=x"]), &["did you mean `daemon.listen`?"]);
-    check_refused(
-        load(&[("HONED__DAEMON__LISTE", "x")], &[]),
-        &["HONED__DAEMON__LISTE", "`daemon.listen`?"],
-    );
-    check_refused(
-        load_file("[policy]\nthread = 1"),
-        &["`policy.thread`", "`policy.threads`?"],
-    );
-    check_refused(
-        load_file("[polcy]\nthreads = 1"),
-        &["unknown section `polcy`", "`policy`?"],
-    );
-    check_refused(
-        load_file("[ppo.logs]\nqueue = 1"),
-        &["unknown section `ppo.logs`", "`ppo.log`?"],
-    );
+    check_refused(load(&[("HONED__DAEMON__LISTE", "x")], &[]), &["HONED__DAEMON__LISTE", "`daemon.listen`?"]);
+    check_refused(load_file("[policy]\nthread = 1"), &["`policy.thread`", "`policy.threads`?"]);
+    check_refused(load_file("[polcy]\nthreads = 1"), &["unknown section `polcy`", "`policy`?"]);
+    check_refused(load_file("[ppo.logs]\nqueue = 1"), &["unknown section `ppo.logs`", "`ppo.log`?"]);
 }
 
 #[test]
@@ -302,59 +177,26 @@ fn keys_that_contradict_each_other_are_refused() {
     let minibatch = load(&[("HONED__PPO__MINIBATCH", "48")], &[]);
     check_refused(
         minibatch,
-        &[
-            "`ppo.minibatch`",
-            "divisor",
-            "`ppo.rollouts_per_update` = 128 (from default)",
-            "got 48",
-        ],
+        &["`ppo.minibatch`", "divisor", "`ppo.rollouts_per_update` = 128 (from default)", "got 48"],
     );
-    check_refused(
-        load(&[], &["ppo.is_geo_low=2"]),
-        &[
-            "`ppo.is_geo_low`",
-            "at most `ppo.is_geo_high` = 1.25",
-            "2.0",
-        ],
-    );
-    check_refused(
-        load(&[], &["reward.source=remote"]),
-        &["`reward.remote_url`", "`reward.source` = \"remote\""],
-    );
-    check_refused(
-        load(&[], &["reward.source=mix", "reward.mix_remote=1"]),
-        &["`reward.remote_url`", "mix_remote"],
-    );
-    let fallback = load(
-        &[],
-        &["reward.source=feedback", "reward.feedback_fallback=remote"],
-    );
+    check_refused(load(&[], &["ppo.is_geo_low=2"]), &["`ppo.is_geo_low`", "at most `ppo.is_geo_high` = 1.25", "2.0"]);
+    check_refused(load(&[], &["reward.source=remote"]), &["`reward.remote_url`", "`reward.source` = \"remote\""]);
+    check_refused(load(&[], &["reward.source=mix", "reward.mix_remote=1"]), &["`reward.remote_url`", "mix_remote"]);
+    let fallback = load(&[], &["reward.source=feedback", "reward.feedback_fallback=remote"]);
     check_refused(fallback, &["`reward.remote_url`", "feedback_fallback"]);
-    check_refused(
-        load(&[], &["reward.source=mix", "reward.mix_model=0"]),
-        &["`reward.source`", "mix_model"],
-    );
+    check_refused(load(&[], &["reward.source=mix", "reward.mix_model=0"]), &["`reward.source`", "mix_model"]);
     let url = "reward.remote_url=http://localhost:9/score";
     assert!(load(&[], &["reward.source=remote", url]).is_ok());
-    assert!(
-        load(&[], &["reward.feedback_fallback=remote"]).is_ok(),
-        "nobody asks the fallback"
-    );
+    assert!(load(&[], &["reward.feedback_fallback=remote"]).is_ok(), "nobody asks the fallback");
 }
 
 #[test]
 fn the_printed_form_loads_to_the_same_values() {
     let url = "reward.remote_url=http://localhost:9/a\"b";
-    let config = load(
-        &[("HONED__PPO__KL_COEF", "1e-7")],
-        &["policy.model=a\\b", url, "ppo.log.queue=9"],
-    )
-    .expect("valid");
+    let config =
+        load(&[("HONED__PPO__KL_COEF", "1e-7")], &["policy.model=a\\b", url, "ppo.log.queue=9"]).expect("valid");
     let printed = config.print();
-    assert!(
-        printed.contains("kl_coef = 1e-7 # environment HONED__PPO__KL_COEF\n"),
-        "{printed}"
-    );
+    assert!(printed.contains("kl_coef = 1e-7 # environment HONED__PPO__KL_COEF\n"), "{printed}");
     assert!(printed.contains("queue = 9 # --set\n"), "{printed}");
     assert!(printed.contains("parallel = 8 # default\n"), "{printed}");
     let mut again = load_file(&printed).expect("what we print we can read");

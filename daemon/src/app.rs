@@ -32,11 +32,7 @@ const RUNTIME_THREADS: usize = 2;
 /// # Errors
 /// When the operating system gives no threads.
 pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(RUNTIME_THREADS)
-        .thread_name("http")
-        .enable_all()
-        .build()
+    tokio::runtime::Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).thread_name("http").enable_all().build()
 }
 
 /// A daemon that has its address and does not answer yet.
@@ -54,28 +50,15 @@ impl App {
     /// When the address is taken or malformed, or a key file cannot be used.
     pub async fn bind(config: Config) -> Result<App, AppError> {
         let listen = &config.daemon.listen;
-        let taken = |source| AppError::Listen {
-            address: listen.clone(),
-            source,
-        };
+        let taken = |source| AppError::Listen { address: listen.clone(), source };
         let listener = TcpListener::bind(listen).await.map_err(taken)?;
         let address = listener.local_addr().map_err(taken)?;
-        let keys = KeyRing {
-            api: keys(&config.daemon.api_keys_file)?,
-            admin: keys(&config.daemon.admin_keys_file)?,
-        };
-        let limits = Limits {
-            body_bytes_max: config.daemon.body_bytes_max,
-            request_timeout_s: config.daemon.request_timeout_s,
-        };
+        let keys = KeyRing { api: keys(&config.daemon.api_keys_file)?, admin: keys(&config.daemon.admin_keys_file)? };
+        let limits =
+            Limits { body_bytes_max: config.daemon.body_bytes_max, request_timeout_s: config.daemon.request_timeout_s };
         let served_name = config.policy.served_name.clone();
         let context = Context::new(served_name, limits, keys, Arc::new(Metrics::new()));
-        Ok(App {
-            config,
-            listener,
-            address,
-            context,
-        })
+        Ok(App { config, listener, address, context })
     }
 
     /// Where it listens; with port 0 in the configuration, the port that was free.
@@ -87,29 +70,15 @@ impl App {
     ///
     /// # Errors
     /// When a part cannot be loaded; the reason is for the operator.
-    pub async fn run(
-        self,
-        ready: impl FnOnce(SocketAddr),
-        stop: impl Future<Output = ()>,
-    ) -> Result<(), AppError> {
-        let App {
-            config,
-            listener,
-            address,
-            context,
-        } = self;
+    pub async fn run(self, ready: impl FnOnce(SocketAddr), stop: impl Future<Output = ()>) -> Result<(), AppError> {
+        let App { config, listener, address, context } = self;
         let daemon = config.daemon.clone();
         let limits = ConnectionLimits {
             connections_max: daemon.connections_max,
             header_timeout: Duration::from_secs(daemon.header_timeout_s),
         };
         let closing = watch::Sender::new(false);
-        let server = tokio::spawn(http::serve(
-            listener,
-            http::router(context.clone()),
-            limits,
-            closing.subscribe(),
-        ));
+        let server = tokio::spawn(http::serve(listener, http::router(context.clone()), limits, closing.subscribe()));
         let mut stop = std::pin::pin!(stop);
         let loading = tokio::task::spawn_blocking(move || load::services(&config));
         let services = tokio::select! {
@@ -120,31 +89,25 @@ impl App {
         context.set_services(services);
         ready(address);
         stop.await;
-        drain(
-            &context,
-            Duration::from_secs(daemon.drain_s),
-            &closing,
-            server,
-        )
-        .await;
+        drain(&context, Duration::from_secs(daemon.drain_s), &closing, server).await;
         Ok(())
     }
 }
 
+/// The file of version 0: the configured one, or the built-in one, written into the data directory.
+///
+/// # Errors
+/// When the built-in one cannot be written.
+pub(crate) fn sft_file(config: &Config) -> Result<std::path::PathBuf, AppError> {
+    source::sft(config)
+}
+
 fn keys(path: &str) -> Result<Keys, AppError> {
-    Keys::read(path).map_err(|source| AppError::Keys {
-        path: path.to_owned(),
-        source,
-    })
+    Keys::read(path).map_err(|source| AppError::Keys { path: path.to_owned(), source })
 }
 
 /// Admits nothing new, lets what runs finish, ends the rest, and closes every part in the order of [`shutdown`].
-async fn drain(
-    context: &Context,
-    patience: Duration,
-    closing: &watch::Sender<bool>,
-    server: JoinHandle<()>,
-) {
+async fn drain(context: &Context, patience: Duration, closing: &watch::Sender<bool>, server: JoinHandle<()>) {
     tracing::info!(drain_s = patience.as_secs(), "draining");
     context.drain();
     let Ok(services) = context.services() else {

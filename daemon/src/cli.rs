@@ -3,6 +3,7 @@
 
 mod config_args;
 mod config_command;
+mod doctor;
 mod policies;
 pub(crate) mod progress;
 mod rollouts;
@@ -14,19 +15,14 @@ use clap::{Parser, Subcommand};
 use config::ConfigError;
 
 pub use self::config_args::ConfigArgs;
-use crate::demo;
+use crate::{bench, demo};
 
 /// What every command returns.
 pub(crate) type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
 /// Serve a language model and train it with PPO while it serves.
 #[derive(Parser)]
-#[command(
-    name = "honed",
-    version,
-    subcommand_required = true,
-    arg_required_else_help = true
-)]
+#[command(name = "honed", version, subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -44,9 +40,14 @@ enum Command {
     /// Look at the versions of the policy.
     #[command(subcommand)]
     Policies(policies::Command),
+    /// Measure; one line of JSON each.
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Check or print the configuration.
     #[command(subcommand)]
     Config(config_command::Command),
+    /// Say what this machine and this installation can do, and whether the model answers.
+    Doctor(ConfigArgs),
 }
 
 /// Runs the command that the process was called with.
@@ -56,7 +57,9 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args).map_err(Into::into),
         Command::Rollouts(command) => rollouts::run(command),
         Command::Policies(command) => policies::run(command),
+        Command::Bench(command) => bench::run(command),
         Command::Config(command) => config_command::run(command),
+        Command::Doctor(args) => doctor::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -75,7 +78,5 @@ pub fn main() -> ExitCode {
 }
 
 fn is_broken_pipe(error: &(dyn Error + Send + Sync + 'static)) -> bool {
-    error
-        .downcast_ref::<std::io::Error>()
-        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }

@@ -90,10 +90,7 @@ pub(crate) fn router(context: Context) -> Router {
 }
 
 async fn no_such_path(uri: Uri) -> ApiError {
-    ApiError::NotFound(format!(
-        "there is nothing at {:?}",
-        uri.path().chars().take(256).collect::<String>()
-    ))
+    ApiError::NotFound(format!("there is nothing at {:?}", uri.path().chars().take(256).collect::<String>()))
 }
 
 async fn no_such_method() -> ApiError {
@@ -107,27 +104,18 @@ fn caught(_: Box<dyn Any + Send>) -> Response {
 
 /// Counts the request and stamps the response. The label is the route's pattern, so a scanner cannot make new ones.
 async fn observe(State(context): State<Context>, request: Request, next: Next) -> Response {
-    let path = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map(|path| path.as_str().to_owned());
+    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let handler = path.unwrap_or_else(|| "other".to_owned());
     let method = method_label(request.method());
     let mut response = next.run(request).await;
     let serving = &context.metrics().serving;
-    serving
-        .http_requests
-        .with_label_values(&[handler.as_str(), method, response.status().as_str()])
-        .inc();
+    serving.http_requests.with_label_values(&[handler.as_str(), method, response.status().as_str()]).inc();
     if let Some(ErrorCode(code)) = response.extensions().get() {
         serving.errors.with_label_values(&[code]).inc();
     }
     if let Ok(services) = context.services() {
         let live = || HeaderValue::from(services.engine.live().0);
-        response
-            .headers_mut()
-            .entry(VERSION_HEADER)
-            .or_insert_with(live);
+        response.headers_mut().entry(VERSION_HEADER).or_insert_with(live);
     }
     response
 }
@@ -147,10 +135,6 @@ fn method_label(method: &axum::http::Method) -> &'static str {
 }
 
 /// Runs what waits for disk or for an owner thread beside the runtime.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| ApiError::internal("a blocking task", error))
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::internal("a blocking task", error))
 }

@@ -1,6 +1,7 @@
 //! The process: HTTP, command line, demo, and the composition of everything below.
 
 pub mod app;
+mod bench;
 pub mod cli;
 pub mod demo;
 mod http;

@@ -3,5 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    policy::threads::prepare_process();
     daemon::cli::main()
 }

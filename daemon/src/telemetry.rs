@@ -13,19 +13,16 @@ use tracing_subscriber::EnvFilter;
 
 use crate::http::Services;
 
-/// Sends log lines to standard error, so that standard output stays for answers. `RUST_LOG` chooses what is logged.
+/// Sends log lines to standard error, so that standard output stays for answers. `RUST_LOG` chooses what is logged;
+/// without it, lines of `level` and above are.
 ///
 /// Only the first call of a process has an effect: the demo and tests start several daemons in one process.
-pub fn init_logging(format: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+pub fn init_logging(format: &str, level: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let _already_set = match format {
         "json" => builder.json().flatten_event(true).try_init(),
-        _ => builder
-            .with_ansi(std::io::stderr().is_terminal())
-            .try_init(),
+        _ => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
     };
 }
 
@@ -51,19 +48,12 @@ impl Metrics {
         let serving = ServingMetrics::register(&registry);
         let learning = LearningMetrics::register(&registry);
         let labels = [("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into();
-        let opts = prometheus::Opts::new(
-            "honed_build_info",
-            "Constant 1, labelled with the version of the program.",
-        )
-        .const_labels(labels);
+        let opts = prometheus::Opts::new("honed_build_info", "Constant 1, labelled with the version of the program.")
+            .const_labels(labels);
         let build = IntGauge::with_opts(opts).expect("the name is valid");
         build.set(1);
         registry.register(Box::new(build)).expect("the name is new");
-        Metrics {
-            registry,
-            serving,
-            learning,
-        }
+        Metrics { registry, serving, learning }
     }
 
     /// Takes over what the crates below count themselves.
@@ -71,12 +61,8 @@ impl Metrics {
         let stats = services.engine.stats();
         self.serving.running.set(stats.running as i64);
         self.serving.waiting.set(stats.waiting as i64);
-        self.serving
-            .version
-            .set(services.engine.live().0.cast_signed());
-        self.serving
-            .residents
-            .set(services.engine.residents().len() as i64);
+        self.serving.version.set(services.engine.live().0.cast_signed());
+        self.serving.residents.set(services.engine.residents().len() as i64);
         self.learning.set_log(&services.log.counters());
         if let Some(scorer) = &services.scorer {
             self.learning.set_scorer(&scorer.stats());
@@ -89,9 +75,7 @@ impl Metrics {
     /// The text format of Prometheus.
     pub fn render(&self) -> Vec<u8> {
         let mut text = Vec::new();
-        TextEncoder::new()
-            .encode(&self.registry.gather(), &mut text)
-            .expect("writing to memory cannot fail");
+        TextEncoder::new().encode(&self.registry.gather(), &mut text).expect("writing to memory cannot fail");
         text
     }
 }

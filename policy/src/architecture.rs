@@ -66,14 +66,8 @@ impl Shape {
         n_kv_heads: usize,
         ffn: usize,
     ) -> Shape {
-        assert!(
-            hidden.is_multiple_of(2 * n_heads),
-            "hidden {hidden} must be a multiple of twice {n_heads} heads"
-        );
-        assert!(
-            n_heads.is_multiple_of(n_kv_heads),
-            "{n_heads} heads must be a multiple of {n_kv_heads} kv heads"
-        );
+        assert!(hidden.is_multiple_of(2 * n_heads), "hidden {hidden} must be a multiple of twice {n_heads} heads");
+        assert!(n_heads.is_multiple_of(n_kv_heads), "{n_heads} heads must be a multiple of {n_kv_heads} kv heads");
         let head_dim = hidden / n_heads;
         Shape {
             vocab_size,
@@ -95,9 +89,6 @@ impl Shape {
     /// Trainable numbers of the trunk and its language-model head.
     #[must_use]
     pub fn n_parameters(&self) -> usize {
-        llama::parameters(self)
-            .iter()
-            .map(|p| p.dims.iter().product::<usize>())
-            .sum()
+        llama::parameters(self).iter().map(|p| p.dims.iter().product::<usize>()).sum()
     }
 }

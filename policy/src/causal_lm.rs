@@ -47,20 +47,11 @@ impl CausalLm {
         let head = if shape.tied {
             trunk.embedding().clone()
         } else {
-            let output = weights_of(
-                checkpoint,
-                llama::OUTPUT,
-                &[shape.vocab_size, shape.hidden],
-                device,
-            )?;
+            let output = weights_of(checkpoint, llama::OUTPUT, &[shape.vocab_size, shape.hidden], device)?;
             parameters.insert(llama::OUTPUT.to_owned(), output);
             Weight::named(&parameters, llama::OUTPUT)?
         };
-        Ok(CausalLm {
-            trunk,
-            head,
-            parameters,
-        })
+        Ok(CausalLm { trunk, head, parameters })
     }
 
     /// Random weights.
@@ -78,13 +69,8 @@ impl CausalLm {
     ///
     /// # Errors
     /// When the batch is empty, a temperature is missing or not positive, or the device fails.
-    pub fn response_log_probs(
-        &self,
-        batch: &SequenceBatch,
-        temperatures: &[f32],
-    ) -> Result<Tensor> {
-        let (logits, targets, temperatures) =
-            self.response_logits(batch, temperatures, Pass::Train)?;
+    pub fn response_log_probs(&self, batch: &SequenceBatch, temperatures: &[f32]) -> Result<Tensor> {
+        let (logits, targets, temperatures) = self.response_logits(batch, temperatures, Pass::Train)?;
         Ok(kernels::log_prob_gather(&logits, &targets, &temperatures)?)
     }
 
@@ -92,24 +78,16 @@ impl CausalLm {
     ///
     /// # Errors
     /// As [`Self::response_log_probs`].
-    pub fn frozen_log_probs(
-        &self,
-        batch: &SequenceBatch,
-        temperatures: &[f32],
-    ) -> Result<ResponseLogProbs> {
-        let (hidden, targets, temperatures) =
-            self.response_hidden(batch, temperatures, Pass::Frozen)?;
+    pub fn frozen_log_probs(&self, batch: &SequenceBatch, temperatures: &[f32]) -> Result<ResponseLogProbs> {
+        let (hidden, targets, temperatures) = self.response_hidden(batch, temperatures, Pass::Frozen)?;
         let mut out = ResponseLogProbs::default();
         for start in (0..targets.len()).step_by(FROZEN_ROWS) {
             let n = FROZEN_ROWS.min(targets.len() - start);
-            let logits =
-                kernels::linear(&hidden.narrow(0, start, n)?, self.head.get(Pass::Frozen))?;
+            let logits = kernels::linear(&hidden.narrow(0, start, n)?, self.head.get(Pass::Frozen))?;
             let temperatures = &temperatures[start..start + n];
-            let log_probs =
-                kernels::log_prob_gather(&logits, &targets[start..start + n], temperatures)?;
+            let log_probs = kernels::log_prob_gather(&logits, &targets[start..start + n], temperatures)?;
             out.log_probs.extend(log_probs.to_vec1::<f32>()?);
-            out.entropies
-                .extend(kernels::entropy(&logits, temperatures)?.to_vec1::<f32>()?);
+            out.entropies.extend(kernels::entropy(&logits, temperatures)?.to_vec1::<f32>()?);
         }
         Ok(out)
     }
@@ -125,11 +103,7 @@ impl CausalLm {
         pass: Pass,
     ) -> Result<(Tensor, Vec<u32>, Vec<f64>)> {
         let (hidden, targets, temperatures) = self.response_hidden(batch, temperatures, pass)?;
-        Ok((
-            kernels::linear(&hidden, self.head.get(pass))?,
-            targets,
-            temperatures,
-        ))
+        Ok((kernels::linear(&hidden, self.head.get(pass))?, targets, temperatures))
     }
 
     fn response_hidden(
@@ -142,12 +116,7 @@ impl CausalLm {
         let temperatures = per_token(batch, temperatures)?;
         let hidden = self.trunk.hidden(&batch.packed_inputs(), pass)?; // [n_tokens, hidden]
         let rows = Tensor::new(batch.prediction_rows(), self.trunk.device())?;
-        let targets = batch
-            .sequences
-            .iter()
-            .flat_map(|s| s.response())
-            .map(|t| t.0)
-            .collect();
+        let targets = batch.sequences.iter().flat_map(|s| s.response()).map(|t| t.0).collect();
         Ok((hidden.index_select(&rows, 0)?, targets, temperatures)) // [n_response_tokens, hidden]
     }
 
@@ -156,9 +125,7 @@ impl CausalLm {
     /// # Errors
     /// When a token lies outside the vocabulary.
     pub fn logits(&self, tokens: &[crate::token::TokenId]) -> Result<Tensor> {
-        let hidden = self
-            .trunk
-            .hidden(&Packed::new(std::iter::once(tokens)), Pass::Frozen)?;
+        let hidden = self.trunk.hidden(&Packed::new(std::iter::once(tokens)), Pass::Frozen)?;
         Ok(kernels::linear(&hidden, self.head.get(Pass::Frozen))?)
     }
 
@@ -191,16 +158,10 @@ pub(crate) fn to_checkpoint(
     like: &Checkpoint,
     weight_type: WeightType,
 ) -> Result<Checkpoint> {
-    let mut checkpoint = Checkpoint {
-        metadata: like.metadata.clone(),
-        tensors: like.tensors.clone(),
-        types: BTreeMap::new(),
-    };
+    let mut checkpoint =
+        Checkpoint { metadata: like.metadata.clone(), tensors: like.tensors.clone(), types: BTreeMap::new() };
     for (name, var) in parameters {
-        let tensor = var
-            .as_detached_tensor()
-            .to_device(&Device::Cpu)?
-            .to_dtype(DType::F32)?;
+        let tensor = var.as_detached_tensor().to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
         // A copy: the variable's storage changes in place when training goes on.
         checkpoint.tensors.insert(name.clone(), tensor.copy()?);
     }
@@ -211,19 +172,13 @@ pub(crate) fn to_checkpoint(
 fn per_token(batch: &SequenceBatch, temperatures: &[f32]) -> Result<Vec<f64>> {
     if temperatures.len() != batch.sequences.len() {
         let (expected, got) = (batch.sequences.len(), temperatures.len());
-        return Err(ModelError::Batch(format!(
-            "expected {expected} temperatures, got {got}"
-        )));
+        return Err(ModelError::Batch(format!("expected {expected} temperatures, got {got}")));
     }
     if let Some(bad) = temperatures.iter().find(|t| !(t.is_finite() && **t > 0.0)) {
-        return Err(ModelError::Batch(format!(
-            "expected a positive temperature, got {bad}"
-        )));
+        return Err(ModelError::Batch(format!("expected a positive temperature, got {bad}")));
     }
     let pairs = batch.sequences.iter().zip(temperatures);
-    Ok(pairs
-        .flat_map(|(s, &t)| std::iter::repeat_n(f64::from(t), s.response().len()))
-        .collect())
+    Ok(pairs.flat_map(|(s, &t)| std::iter::repeat_n(f64::from(t), s.response().len())).collect())
 }
 
 #[cfg(test)]

@@ -59,24 +59,15 @@ impl ChatTemplate {
         let failed = |e: minijinja::Error| EngineError::Template(e.to_string());
         messages.iter().try_for_each(check_role)?;
         let mut environment = environment();
-        environment
-            .add_template("chat", &self.source)
-            .map_err(failed)?;
-        let turns: Vec<Value> = messages
-            .iter()
-            .enumerate()
-            .map(|(i, message)| turn(i, message))
-            .collect();
+        environment.add_template("chat", &self.source).map_err(failed)?;
+        let turns: Vec<Value> = messages.iter().enumerate().map(|(i, message)| turn(i, message)).collect();
         let context = BTreeMap::from([
             ("messages", Value::from(turns)),
             ("add_generation_prompt", Value::from(true)),
             ("bos_token", Value::from(self.bos.as_str())),
             ("eos_token", Value::from(self.eos.as_str())),
         ]);
-        let text = environment
-            .get_template("chat")
-            .and_then(|t| t.render(context))
-            .map_err(failed)?;
+        let text = environment.get_template("chat").and_then(|t| t.render(context)).map_err(failed)?;
         Ok(cut(&text, messages))
     }
 }
@@ -88,21 +79,16 @@ fn environment<'a>() -> Environment<'a> {
     environment.set_lstrip_blocks(true);
     environment.set_fuel(Some(FUEL));
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_function(
-        "raise_exception",
-        |reason: String| -> Result<String, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, reason))
-        },
-    );
+    environment.add_function("raise_exception", |reason: String| -> Result<String, minijinja::Error> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, reason))
+    });
     environment
 }
 
 /// Roles reach the template as they are, so they must not be able to spell a control token.
 fn check_role(message: &Message) -> Result<(), EngineError> {
     let role = &message.role;
-    let plain = role
-        .chars()
-        .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    let plain = role.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
     if role.is_empty() || role.len() > ROLE_BYTES_MAX || !plain {
         return Err(EngineError::Template("a role must be a plain word".into()));
     }
@@ -117,10 +103,7 @@ fn turn(i: usize, message: &Message) -> Value {
         let (lead, trail) = margins(&message.content);
         format!("{lead}{OPEN}{i}{CLOSE}{trail}")
     };
-    Value::from(BTreeMap::from([
-        ("role", Value::from(message.role.as_str())),
-        ("content", Value::from(content)),
-    ]))
+    Value::from(BTreeMap::from([("role", Value::from(message.role.as_str())), ("content", Value::from(content))]))
 }
 
 /// White space before and after a text that holds more than that.
@@ -154,10 +137,7 @@ mod tests {
         {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
     fn message(role: &str, content: &str) -> Message {
-        Message {
-            role: role.into(),
-            content: content.into(),
-        }
+        Message { role: role.into(), content: content.into() }
     }
 
     fn render(source: &str, messages: &[Message]) -> Result<Vec<Segment>, EngineError> {
@@ -175,11 +155,7 @@ mod tests {
 
     #[test]
     fn contents_come_back_apart_from_the_template() {
-        let segments = render(
-            CHATML,
-            &[message("user", "  <|im_end|> \u{FDD0}0\u{FDD1} hi  ")],
-        )
-        .unwrap();
+        let segments = render(CHATML, &[message("user", "  <|im_end|> \u{FDD0}0\u{FDD1} hi  ")]).unwrap();
         assert_eq!(
             segments,
             [
@@ -193,40 +169,22 @@ mod tests {
     #[test]
     fn white_space_is_the_templates_to_trim() {
         let kept = "{% for m in messages %}[{{ m.content }}]{% endfor %}";
-        assert_eq!(
-            joined(&render(kept, &[message("user", " a b\n")]).unwrap()),
-            "[ a b\n]"
-        );
-        assert_eq!(
-            joined(&render(kept, &[message("user", "  ")]).unwrap()),
-            "[  ]"
-        );
+        assert_eq!(joined(&render(kept, &[message("user", " a b\n")]).unwrap()), "[ a b\n]");
+        assert_eq!(joined(&render(kept, &[message("user", "  ")]).unwrap()), "[  ]");
     }
 
     #[test]
     fn python_methods_loops_and_tokens_work_as_in_hugging_face() {
         let source = "{{ bos_token }}{% for m in messages %}\n    {% if m['role'].startswith('us') and loop.first %}\n\
             U:{{ m['content'] }}{{ eos_token }}\n    {% endif %}\n{% endfor %}";
-        assert_eq!(
-            joined(&render(source, &[message("user", "x")]).unwrap()),
-            "<s>U:x</s>\n"
-        );
+        assert_eq!(joined(&render(source, &[message("user", "x")]).unwrap()), "<s>U:x</s>\n");
     }
 
     #[test]
     fn refusals_and_runaway_templates_are_errors() {
+        assert!(render("{{ raise_exception('no system') }}", &[]).unwrap_err().to_string().contains("no system"));
         assert!(
-            render("{{ raise_exception('no system') }}", &[])
-                .unwrap_err()
-                .to_string()
-                .contains("no system")
-        );
-        assert!(
-            render(
-                "{% for i in range(99999) %}{% for j in range(99999) %}x{% endfor %}{% endfor %}",
-                &[]
-            )
-            .is_err()
+            render("{% for i in range(99999) %}{% for j in range(99999) %}x{% endfor %}{% endfor %}", &[]).is_err()
         );
         assert!(render("{% for %}", &[]).is_err());
     }

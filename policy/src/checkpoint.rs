@@ -14,7 +14,7 @@ mod metadata;
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{BufReader, Cursor, Read, Seek},
+    io::{BufReader, Cursor, Read, Seek, Write},
     path::{Path, PathBuf},
 };
 
@@ -24,10 +24,14 @@ use candle_core::{
 };
 
 pub use digest::{Digest, digest};
+use durable::stream_durably;
 pub use durable::write_durably;
 pub use metadata::Metadata;
 
-use crate::model_error::{ModelError, Result};
+use crate::{
+    architecture::llama,
+    model_error::{ModelError, Result},
+};
 
 /// Which types published weights get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,10 +84,7 @@ impl Checkpoint {
     /// # Errors
     /// When the file cannot be read or is not GGUF.
     pub fn read(path: &Path) -> Result<Checkpoint> {
-        let file = File::open(path).map_err(|source| ModelError::Io {
-            path: path.to_owned(),
-            source,
-        })?;
+        let file = File::open(path).map_err(|source| ModelError::Io { path: path.to_owned(), source })?;
         Self::from_reader(&mut BufReader::with_capacity(1 << 20, file), path)
     }
 
@@ -96,38 +97,32 @@ impl Checkpoint {
     }
 
     fn from_reader<R: Read + Seek>(reader: &mut R, path: &Path) -> Result<Checkpoint> {
-        let gguf = |source| ModelError::Gguf {
-            path: PathBuf::from(path),
-            source,
-        };
+        let gguf = |source| ModelError::Gguf { path: PathBuf::from(path), source };
         let content = gguf_file::Content::read(reader).map_err(gguf)?;
-        let mut checkpoint = Checkpoint {
-            metadata: Metadata::new(content.metadata.clone()),
-            ..Checkpoint::default()
-        };
+        let mut checkpoint = Checkpoint { metadata: Metadata::new(content.metadata.clone()), ..Checkpoint::default() };
         for (name, info) in &content.tensor_infos {
-            let tensor = content
-                .tensor(reader, name, &Device::Cpu)
-                .and_then(|t| t.dequantize(&Device::Cpu))
-                .map_err(gguf)?;
+            let tensor =
+                content.tensor(reader, name, &Device::Cpu).and_then(|t| t.dequantize(&Device::Cpu)).map_err(gguf)?;
             checkpoint.tensors.insert(name.clone(), tensor);
             checkpoint.types.insert(name.clone(), info.ggml_dtype);
         }
         Ok(checkpoint)
     }
 
-    /// Sets every tensor's file type by the rule of `weight_type`, `like` being the source.
+    /// Sets every tensor's file type by the rule of `weight_type`, `like` being the source, and the file's own mark of it:
+    /// the engine keeps the key-value cache of an all-f32 file in f32 too.
     pub fn retype(&mut self, like: &BTreeMap<String, GgmlDType>, weight_type: WeightType) {
         self.types = self
             .tensors
             .iter()
-            .map(|(name, t)| {
-                (
-                    name.clone(),
-                    weight_type.of(like.get(name).copied(), t.rank()),
-                )
-            })
+            .map(|(name, t)| (name.clone(), weight_type.of(like.get(name).copied(), t.rank())))
             .collect();
+        let mark = match weight_type {
+            WeightType::Source => return,
+            WeightType::F32 => llama::FILE_TYPE_F32,
+            WeightType::F16 => llama::FILE_TYPE_F16,
+        };
+        self.metadata.set("general.file_type", gguf_file::Value::U32(mark));
     }
 
     /// The file's bytes.
@@ -135,37 +130,33 @@ impl Checkpoint {
     /// # Errors
     /// When a tensor's row length does not fit its type's blocks.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let mut out = Cursor::new(Vec::new());
+        self.encode(&mut out)?;
+        Ok(out.into_inner())
+    }
+
+    fn encode<W: Write + Seek>(&self, out: &mut W) -> Result<()> {
         let tensors: Vec<(&str, QTensor)> = self
             .tensors
             .iter()
             .map(|(name, t)| {
                 let kind = self.types.get(name).copied().unwrap_or(GgmlDType::F32);
-                Ok((
-                    name.as_str(),
-                    QTensor::quantize(&t.to_device(&Device::Cpu)?, kind)?,
-                ))
+                Ok((name.as_str(), QTensor::quantize(&t.to_device(&Device::Cpu)?, kind)?))
             })
             .collect::<Result<_>>()?;
         let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, t)| (*name, t)).collect();
         // The writer aligns to 32 bytes whatever the source did, so a source's own alignment must not be repeated.
-        let metadata: Vec<_> = self
-            .metadata
-            .iter()
-            .filter(|(key, _)| *key != "general.alignment")
-            .collect();
-        let mut out = Cursor::new(Vec::new());
-        gguf_file::write(&mut out, &metadata, &tensors)?;
-        Ok(out.into_inner())
+        let metadata: Vec<_> = self.metadata.iter().filter(|(key, _)| *key != "general.alignment").collect();
+        Ok(gguf_file::write(out, &metadata, &tensors)?)
     }
 
-    /// Writes the file so that it appears whole or not at all, and returns its digest.
+    /// Writes the file so that it appears whole or not at all, and returns the digest of what then lies on the disk.
     ///
     /// # Errors
     /// When a tensor cannot be encoded or the disk refuses.
     pub fn write(&self, path: &Path) -> Result<Digest> {
-        let bytes = self.to_bytes()?;
-        write_durably(path, &bytes)?;
-        Ok(Digest::of(&bytes))
+        stream_durably(path, |out| self.encode(out))?;
+        digest(path)
     }
 
     /// A tensor by name.
@@ -173,9 +164,7 @@ impl Checkpoint {
     /// # Errors
     /// When it is absent.
     pub fn tensor(&self, name: &str) -> Result<&Tensor> {
-        self.tensors
-            .get(name)
-            .ok_or_else(|| ModelError::MissingTensor(name.to_owned()))
+        self.tensors.get(name).ok_or_else(|| ModelError::MissingTensor(name.to_owned()))
     }
 }
 

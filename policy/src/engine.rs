@@ -16,11 +16,16 @@
 //! Inside a resident (`worker`), sequences join and leave one batch at token boundaries; `sampler` draws in Rust, so that
 //! every token carries the probability that it was really drawn with.
 
+mod admission;
 pub(crate) mod backend;
 mod cells;
+mod ending;
 mod error;
+mod gate;
 pub(crate) mod gguf;
+mod history;
 mod loading;
+mod nursery;
 mod request;
 mod resident;
 mod rest;
@@ -31,6 +36,7 @@ mod stats;
 mod step;
 mod text;
 mod truncation;
+mod versions;
 mod worker;
 
 use std::{
@@ -48,21 +54,19 @@ use dashmap::DashMap;
 pub use self::{
     error::EngineError,
     request::{
-        CHOICES_MAX, CancelFlag, Event, Finished, GenerateRequest, Rejection, Sink,
-        TOP_LOG_PROBS_MAX, Target, Timings,
+        CHOICES_MAX, CancelFlag, Event, Finished, GenerateRequest, Rejection, Sink, TOP_LOG_PROBS_MAX, Target, Timings,
     },
     resident::{ResidentState, ResidentStatus},
     stats::{EngineStats, FINISH_REASONS},
 };
 use self::{
+    gate::Gate,
+    nursery::Nursery,
     resident::{Job, Resident},
     stats::Counters,
     worker::Setup,
 };
-use crate::{
-    log_prob::LogProb, sampling::check_token, token::TokenId, version::PolicyVersion,
-    vocabulary::Vocabulary,
-};
+use crate::{log_prob::LogProb, sampling::check_token, token::TokenId, version::PolicyVersion, vocabulary::Vocabulary};
 
 /// A live resident may be retired between reading the pointer and knocking; the pointer then already shows the next one.
 const LIVE_TRIES_MAX: u32 = 8;
@@ -76,6 +80,8 @@ struct Shared {
     config: config::Policy,
     vocabulary: Arc<Vocabulary>,
     context_tokens: u32,
+    gate: Arc<Gate>,
+    nursery: Nursery,
     residents: Arc<DashMap<PolicyVersion, Arc<Resident>>>,
     live: ArcSwap<Resident>,
     /// Held while the live pointer or a door changes, so that what is promoted is never retired at the same moment.
@@ -98,18 +104,17 @@ impl Engine {
         let context_tokens = worker::context_tokens(config, &vocabulary);
         let residents = Arc::new(DashMap::new());
         let counters = Arc::new(Counters::default());
-        let setup = Setup::new(config, &vocabulary, context_tokens, PolicyVersion::SFT, sft);
-        let first = Arc::new(Resident::start(
-            setup,
-            Arc::clone(&counters),
-            config.max_queue,
-            || (),
-        )?);
+        let gate = Arc::new(Gate::default());
+        let nursery = Nursery::start()?;
+        let setup = Setup::new(config, &vocabulary, &gate, context_tokens, PolicyVersion::SFT, sft);
+        let first = Arc::new(Resident::start(&nursery, setup, Arc::clone(&counters), config.max_queue, || ())?);
         residents.insert(PolicyVersion::SFT, Arc::clone(&first));
         Ok(Engine(Arc::new(Shared {
             config: config.clone(),
             vocabulary,
             context_tokens,
+            gate,
+            nursery,
             residents,
             live: ArcSwap::new(first),
             swap: Mutex::new(()),
@@ -118,98 +123,6 @@ impl Engine {
             unseeded: AtomicU64::new(0),
             shutting_down: AtomicBool::new(false),
         })))
-    }
-
-    /// Brings a version into memory beside the live one; blocks the caller until its canary has passed. The file must speak
-    /// version 0's vocabulary.
-    ///
-    /// # Errors
-    /// [`EngineError`] with the reason; nothing has changed then.
-    pub fn load(&self, version: PolicyVersion, path: &Path) -> Result<(), EngineError> {
-        let shared = &self.0;
-        let refused = |reason: &str| EngineError::Load {
-            path: path.to_owned(),
-            reason: reason.into(),
-        };
-        if shared.shutting_down.load(Ordering::Acquire) {
-            return Err(refused("the engine is shutting down"));
-        }
-        if self
-            .resident(version)
-            .is_some_and(|resident| !resident.is_draining())
-        {
-            return Err(EngineError::AlreadyLoaded(version));
-        }
-        if gguf::inspect(path)? != shared.vocabulary.digest() {
-            return Err(refused("its tokenizer is not version 0's"));
-        }
-        let setup = Setup::new(
-            &shared.config,
-            &shared.vocabulary,
-            shared.context_tokens,
-            version,
-            path,
-        );
-        let residents = Arc::downgrade(&shared.residents);
-        let forget = move || {
-            if let Some(residents) = residents.upgrade() {
-                residents.remove_if(&version, |_, resident| resident.is_draining());
-            }
-        };
-        let resident = Resident::start(
-            setup,
-            Arc::clone(&shared.counters),
-            shared.config.max_queue,
-            forget,
-        )?;
-        let mut replaced = shared.replaced.lock().expect(UNPOISONED);
-        replaced.retain(|old| !old.wait_freed(Duration::ZERO));
-        match shared.residents.entry(version) {
-            dashmap::Entry::Occupied(entry) if !entry.get().is_draining() => {
-                Err(EngineError::AlreadyLoaded(version))
-            }
-            dashmap::Entry::Occupied(mut entry) => {
-                replaced.push(entry.insert(Arc::new(resident)));
-                Ok(())
-            }
-            dashmap::Entry::Vacant(entry) => {
-                entry.insert(Arc::new(resident));
-                Ok(())
-            }
-        }
-    }
-
-    /// Sends new requests for the live policy to this version; returns the one that was live. Running responses stay where
-    /// they are, and the previous version stays resident until [`Engine::retire`].
-    ///
-    /// # Errors
-    /// [`EngineError::NotResident`] when it is not in memory or drains.
-    pub fn promote(&self, version: PolicyVersion) -> Result<PolicyVersion, EngineError> {
-        let _swap = self.0.swap.lock().expect(UNPOISONED);
-        let resident = self
-            .resident(version)
-            .filter(|resident| !resident.is_draining());
-        let resident = resident.ok_or(EngineError::NotResident(version))?;
-        Ok(self.0.live.swap(resident).version)
-    }
-
-    /// Lets a version finish what it runs and free its memory on its own thread. Returns at once; to retire a version that
-    /// drains already changes nothing.
-    ///
-    /// # Errors
-    /// [`EngineError::StillNeeded`] for the live version and version 0, [`EngineError::NotResident`] for an unknown one.
-    pub fn retire(&self, version: PolicyVersion) -> Result<(), EngineError> {
-        let _swap = self.0.swap.lock().expect(UNPOISONED);
-        if version == PolicyVersion::SFT {
-            return Err(EngineError::StillNeeded(version, "the reference"));
-        }
-        if version == self.live() {
-            return Err(EngineError::StillNeeded(version, "live"));
-        }
-        self.resident(version)
-            .ok_or(EngineError::NotResident(version))?
-            .drain();
-        Ok(())
     }
 
     /// The version that answers requests for the live policy.
@@ -222,12 +135,7 @@ impl Engine {
     #[must_use]
     pub fn residents(&self) -> Vec<ResidentStatus> {
         let live = self.live();
-        let mut all: Vec<_> = self
-            .0
-            .residents
-            .iter()
-            .map(|resident| resident.status(live))
-            .collect();
+        let mut all: Vec<_> = self.0.residents.iter().map(|resident| resident.status(live)).collect();
         all.sort_by_key(|status| status.version);
         all
     }
@@ -249,19 +157,11 @@ impl Engine {
     ///
     /// # Errors
     /// [`Rejection`]; the sink was not called.
-    pub fn submit(
-        &self,
-        target: Target,
-        request: GenerateRequest,
-    ) -> Result<PolicyVersion, Rejection> {
+    pub fn submit(&self, target: Target, request: GenerateRequest) -> Result<PolicyVersion, Rejection> {
         let shared = &self.0;
         request.check(shared.vocabulary.size(), shared.context_tokens)?;
         let seed = request.sampling.seed.unwrap_or_else(|| self.next_seed());
-        let mut job = Job {
-            request,
-            seed,
-            submitted: Instant::now(),
-        };
+        let mut job = Box::new(Job { request, seed, submitted: Instant::now() });
         let mut last = Rejection::ShuttingDown;
         for _ in 0..LIVE_TRIES_MAX {
             if shared.shutting_down.load(Ordering::Acquire) {
@@ -269,9 +169,7 @@ impl Engine {
             }
             let resident = match target {
                 Target::Live => shared.live.load_full(),
-                Target::Version(version) => self
-                    .resident(version)
-                    .ok_or(Rejection::UnknownVersion(version))?,
+                Target::Version(version) => self.resident(version).ok_or(Rejection::UnknownVersion(version))?,
             };
             match resident.submit(job) {
                 Ok(()) => return Ok(resident.version),
@@ -293,23 +191,16 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Tokens`] for fewer than two tokens, more than the context window, or unknown ids;
     /// [`EngineError::NotResident`]; [`EngineError::Forward`].
-    pub fn log_probs(
-        &self,
-        version: PolicyVersion,
-        tokens: &[TokenId],
-    ) -> Result<Vec<LogProb>, EngineError> {
+    pub fn log_probs(&self, version: PolicyVersion, tokens: &[TokenId]) -> Result<Vec<LogProb>, EngineError> {
         let n = tokens.len();
         if n < 2 || n > self.0.context_tokens as usize {
             let rule = format!("expected 2 to {} tokens, got {n}", self.0.context_tokens);
             return Err(EngineError::Tokens(rule));
         }
         for &id in tokens {
-            check_token("tokens", id, self.0.vocabulary.size())
-                .map_err(|e| EngineError::Tokens(e.to_string()))?;
+            check_token("tokens", id, self.0.vocabulary.size()).map_err(|e| EngineError::Tokens(e.to_string()))?;
         }
-        self.resident(version)
-            .ok_or(EngineError::NotResident(version))?
-            .score(tokens.to_vec())
+        self.resident(version).ok_or(EngineError::NotResident(version))?.score(tokens.to_vec())
     }
 
     /// Lets all residents rest from their next pass on, for at most 20 ms, so that threads of lower priority come to their
@@ -329,51 +220,14 @@ impl Engine {
         stats
     }
 
-    /// Admits nothing more, lets what runs finish until the deadline, ends the rest as cancelled, and frees everything.
-    /// True when nothing had to be cut. Blocks the caller.
-    pub fn shutdown(&self, deadline: Duration) -> bool {
-        self.0.shutting_down.store(true, Ordering::Release);
-        let until = Instant::now() + deadline;
-        let mut residents: Vec<_> = self
-            .0
-            .residents
-            .iter()
-            .map(|entry| Arc::clone(entry.value()))
-            .collect();
-        residents.append(&mut self.0.replaced.lock().expect(UNPOISONED));
-        residents.iter().for_each(|resident| resident.drain());
-        let left = |until: Instant| until.saturating_duration_since(Instant::now());
-        let unfinished: Vec<_> = residents
-            .iter()
-            .filter(|resident| !resident.wait_freed(left(until)))
-            .collect();
-        unfinished.iter().for_each(|resident| resident.abort());
-        // A decode step is the longest that an owner thread can be deaf.
-        for resident in &unfinished {
-            resident.wait_freed(Duration::from_secs(60));
-        }
-        unfinished.is_empty()
-    }
-
     fn resident(&self, version: PolicyVersion) -> Option<Arc<Resident>> {
-        self.0
-            .residents
-            .get(&version)
-            .map(|entry| Arc::clone(entry.value()))
+        self.0.residents.get(&version).map(|entry| Arc::clone(entry.value()))
     }
 
     /// Distinct for each request, the same in each run of the daemon: a bijection of a counter (splitmix64's finaliser).
     fn next_seed(&self) -> u64 {
-        let n = self
-            .0
-            .unseeded
-            .fetch_add(1, Ordering::Relaxed)
-            .wrapping_add(1);
-        let mut z = self
-            .0
-            .config
-            .seed
-            .wrapping_add(n.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let n = self.0.unseeded.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let mut z = self.0.config.seed.wrapping_add(n.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
@@ -382,10 +236,7 @@ impl Engine {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine")
-            .field("live", &self.live())
-            .field("residents", &self.residents())
-            .finish()
+        f.debug_struct("Engine").field("live", &self.live()).field("residents", &self.residents()).finish()
     }
 }
 

@@ -20,6 +20,7 @@ pub use linear::linear;
 pub use log_prob::{entropy, log_prob_gather};
 pub use rms_norm::rms_norm;
 pub use rope::{Rotation, rope};
+pub(crate) use rows::values;
 pub use swiglu::swiglu;
 
 use candle_core::{DType, Tensor};

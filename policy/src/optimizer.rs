@@ -5,6 +5,7 @@
 
 mod adam_w;
 mod gradients;
+mod rule;
 
 pub use adam_w::{AdamConfig, AdamState, AdamW, Moments};
 pub use gradients::{Gradients, accumulate};

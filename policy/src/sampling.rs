@@ -102,20 +102,12 @@ impl SamplingParams {
         at_most("stop", self.stop.len(), STOP_TEXTS_MAX)?;
         for text in &self.stop {
             if text.is_empty() || text.len() > STOP_TEXT_BYTES_MAX {
-                let rule = format!(
-                    "must hold texts of 1 to {STOP_TEXT_BYTES_MAX} bytes, got {}",
-                    text.len()
-                );
-                return Err(OutOfRange {
-                    field: "stop",
-                    rule,
-                });
+                let rule = format!("must hold texts of 1 to {STOP_TEXT_BYTES_MAX} bytes, got {}", text.len());
+                return Err(OutOfRange { field: "stop", rule });
             }
         }
         at_most("stop_token_ids", self.stop_token_ids.len(), STOP_TOKENS_MAX)?;
-        self.stop_token_ids
-            .iter()
-            .try_for_each(|&id| check_token("stop_token_ids", id, n_vocab))
+        self.stop_token_ids.iter().try_for_each(|&id| check_token("stop_token_ids", id, n_vocab))
     }
 
     fn check_logit_bias(&self, n_vocab: usize) -> Result<(), OutOfRange> {
@@ -136,10 +128,7 @@ pub fn check_token(field: &'static str, id: TokenId, n_vocab: usize) -> Result<(
     if (id.0 as usize) < n_vocab {
         return Ok(());
     }
-    Err(OutOfRange {
-        field,
-        rule: format!("must hold token ids below {n_vocab}, got {}", id.0),
-    })
+    Err(OutOfRange { field, rule: format!("must hold token ids below {n_vocab}, got {}", id.0) })
 }
 
 /// Refuses a value outside a closed range; NaN lies in no range.
@@ -154,11 +143,7 @@ pub fn within<T: PartialOrd + Display>(
     if range.contains(&value) {
         return Ok(());
     }
-    let rule = format!(
-        "must be between {} and {}, got {value}",
-        range.start(),
-        range.end()
-    );
+    let rule = format!("must be between {} and {}, got {value}", range.start(), range.end());
     Err(OutOfRange { field, rule })
 }
 
@@ -166,20 +151,14 @@ fn above_zero(field: &'static str, value: f32, max: f32) -> Result<(), OutOfRang
     if value > 0.0 && value <= max {
         return Ok(());
     }
-    Err(OutOfRange {
-        field,
-        rule: format!("must be above 0 and at most {max}, got {value}"),
-    })
+    Err(OutOfRange { field, rule: format!("must be above 0 and at most {max}, got {value}") })
 }
 
 fn at_most(field: &'static str, n: usize, max: usize) -> Result<(), OutOfRange> {
     if n <= max {
         return Ok(());
     }
-    Err(OutOfRange {
-        field,
-        rule: format!("must have at most {max} entries, got {n}"),
-    })
+    Err(OutOfRange { field, rule: format!("must have at most {max} entries, got {n}") })
 }
 
 #[cfg(test)]
@@ -203,35 +182,17 @@ mod tests {
         assert_eq!(broken(|p| p.temperature = f32::NAN), Some("temperature"));
         assert_eq!(broken(|p| p.top_p = 0.0), Some("top_p"));
         assert_eq!(broken(|p| p.min_p = -0.1), Some("min_p"));
-        assert_eq!(
-            broken(|p| p.presence_penalty = -2.1),
-            Some("presence_penalty")
-        );
-        assert_eq!(
-            broken(|p| p.frequency_penalty = f32::INFINITY),
-            Some("frequency_penalty")
-        );
-        assert_eq!(
-            broken(|p| p.repetition_penalty = 0.0),
-            Some("repetition_penalty")
-        );
+        assert_eq!(broken(|p| p.presence_penalty = -2.1), Some("presence_penalty"));
+        assert_eq!(broken(|p| p.frequency_penalty = f32::INFINITY), Some("frequency_penalty"));
+        assert_eq!(broken(|p| p.repetition_penalty = 0.0), Some("repetition_penalty"));
         assert_eq!(broken(|p| p.max_tokens = 0), Some("max_tokens"));
         assert_eq!(broken(|p| p.min_tokens = 17), Some("min_tokens"));
         assert_eq!(broken(|p| p.stop = vec![String::new()]), Some("stop"));
         assert_eq!(broken(|p| p.stop = vec!["x".into(); 5]), Some("stop"));
         assert_eq!(broken(|p| p.stop = vec!["x".repeat(1025)]), Some("stop"));
-        assert_eq!(
-            broken(|p| p.stop_token_ids = vec![TokenId(100)]),
-            Some("stop_token_ids")
-        );
-        assert_eq!(
-            broken(|p| p.logit_bias = vec![(TokenId(100), 0.0)]),
-            Some("logit_bias")
-        );
-        assert_eq!(
-            broken(|p| p.logit_bias = vec![(TokenId(1), 100.5)]),
-            Some("logit_bias")
-        );
+        assert_eq!(broken(|p| p.stop_token_ids = vec![TokenId(100)]), Some("stop_token_ids"));
+        assert_eq!(broken(|p| p.logit_bias = vec![(TokenId(100), 0.0)]), Some("logit_bias"));
+        assert_eq!(broken(|p| p.logit_bias = vec![(TokenId(1), 100.5)]), Some("logit_bias"));
     }
 
     #[test]

@@ -50,11 +50,7 @@ impl ScalarModel {
         let std = 1.0 / ((hidden + 1) as f32).sqrt();
         let weight = normal(&mut ChaCha8Rng::seed_from_u64(seed), std, hidden);
         let weight = Var::from_vec(weight, (1, hidden), device)?;
-        Self::assemble(
-            trunk,
-            weight,
-            Var::zeros(1, candle_core::DType::F32, device)?,
-        )
+        Self::assemble(trunk, weight, Var::zeros(1, candle_core::DType::F32, device)?)
     }
 
     /// A policy's trunk with a head of zeros: a value model that starts at V = 0 where there is no reward model to copy.
@@ -64,27 +60,15 @@ impl ScalarModel {
     pub fn from_policy_zero_head(checkpoint: &Checkpoint, device: &Device) -> Result<ScalarModel> {
         let trunk = Transformer::from_checkpoint(checkpoint, device)?;
         let weight = Var::zeros((1, trunk.shape().hidden), candle_core::DType::F32, device)?;
-        Self::assemble(
-            trunk,
-            weight,
-            Var::zeros(1, candle_core::DType::F32, device)?,
-        )
+        Self::assemble(trunk, weight, Var::zeros(1, candle_core::DType::F32, device)?)
     }
 
     fn assemble(trunk: Transformer, weight: Var, bias: Var) -> Result<ScalarModel> {
         let mut parameters = trunk.parameters().clone();
         parameters.insert(HEAD_WEIGHT.to_owned(), weight);
         parameters.insert(HEAD_BIAS.to_owned(), bias);
-        let (weight, bias) = (
-            Weight::named(&parameters, HEAD_WEIGHT)?,
-            Weight::named(&parameters, HEAD_BIAS)?,
-        );
-        Ok(ScalarModel {
-            trunk,
-            weight,
-            bias,
-            parameters,
-        })
+        let (weight, bias) = (Weight::named(&parameters, HEAD_WEIGHT)?, Weight::named(&parameters, HEAD_BIAS)?);
+        Ok(ScalarModel { trunk, weight, bias, parameters })
     }
 
     /// The scalar at each sequence's last token, the end token included: `[batch]`, f32, differentiable when `Train`.
@@ -94,14 +78,9 @@ impl ScalarModel {
     pub fn scores_at_last(&self, batch: &SequenceBatch, pass: Pass) -> Result<Tensor> {
         let packed = batch.packed();
         if packed.is_empty() || packed.spans().any(|(_, len)| len == 0) {
-            return Err(ModelError::Batch(
-                "a sequence without tokens has no last token".to_owned(),
-            ));
+            return Err(ModelError::Batch("a sequence without tokens has no last token".to_owned()));
         }
-        let last: Vec<u32> = packed.offsets[1..]
-            .iter()
-            .map(|&end| end as u32 - 1)
-            .collect();
+        let last: Vec<u32> = packed.offsets[1..].iter().map(|&end| end as u32 - 1).collect();
         self.read(self.trunk.hidden(&packed, pass)?, &last, pass)
     }
 
@@ -111,11 +90,7 @@ impl ScalarModel {
     /// When the batch is empty or the device fails.
     pub fn values_at_response(&self, batch: &SequenceBatch, pass: Pass) -> Result<Tensor> {
         batch.check()?;
-        self.read(
-            self.trunk.hidden(&batch.packed_inputs(), pass)?,
-            &batch.prediction_rows(),
-            pass,
-        )
+        self.read(self.trunk.hidden(&batch.packed_inputs(), pass)?, &batch.prediction_rows(), pass)
     }
 
     fn read(&self, hidden: Tensor, rows: &[u32], pass: Pass) -> Result<Tensor> {
@@ -130,9 +105,7 @@ impl ScalarModel {
     /// When the device fails.
     pub fn to_checkpoint(&self, like: &Checkpoint, weight_type: WeightType) -> Result<Checkpoint> {
         let mut checkpoint = to_checkpoint(&self.parameters, like, weight_type)?;
-        checkpoint
-            .tensors
-            .remove(crate::architecture::llama::OUTPUT);
+        checkpoint.tensors.remove(crate::architecture::llama::OUTPUT);
         checkpoint.types.remove(crate::architecture::llama::OUTPUT);
         checkpoint.types.remove(HEAD_WEIGHT);
         Ok(checkpoint)

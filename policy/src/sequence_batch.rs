@@ -23,19 +23,13 @@ impl Sequence {
     #[must_use]
     pub fn new(prompt: &[TokenId], response: &[TokenId]) -> Sequence {
         let tokens = prompt.iter().chain(response).copied().collect();
-        Sequence {
-            tokens,
-            prompt_len: prompt.len(),
-        }
+        Sequence { tokens, prompt_len: prompt.len() }
     }
 
     /// A text without a prompt: every token but the first is a target.
     #[must_use]
     pub fn text(tokens: Vec<TokenId>) -> Sequence {
-        Sequence {
-            tokens,
-            prompt_len: 1,
-        }
+        Sequence { tokens, prompt_len: 1 }
     }
 
     /// The response.
@@ -76,18 +70,10 @@ impl SequenceBatch {
         if self.sequences.is_empty() {
             return Err(ModelError::Batch("no sequences".to_owned()));
         }
-        match self
-            .sequences
-            .iter()
-            .position(|s| s.prompt_len == 0 || s.prompt_len > s.tokens.len())
-        {
+        match self.sequences.iter().position(|s| s.prompt_len == 0 || s.prompt_len > s.tokens.len()) {
             Some(i) => {
                 let s = &self.sequences[i];
-                Err(ModelError::Batch(format!(
-                    "sequence {i}: prompt of {} in {} tokens",
-                    s.prompt_len,
-                    s.tokens.len()
-                )))
+                Err(ModelError::Batch(format!("sequence {i}: prompt of {} in {} tokens", s.prompt_len, s.tokens.len())))
             }
             None => Ok(()),
         }
@@ -95,11 +81,7 @@ impl SequenceBatch {
 
     /// The tokens that predict a response token: everything but each sequence's last one.
     pub(crate) fn packed_inputs(&self) -> Packed {
-        Packed::new(
-            self.sequences
-                .iter()
-                .map(|s| &s.tokens[..s.tokens.len() - usize::from(!s.response().is_empty())]),
-        )
+        Packed::new(self.sequences.iter().map(|s| &s.tokens[..s.tokens.len() - usize::from(!s.response().is_empty())]))
     }
 
     /// Every token.
@@ -136,11 +118,7 @@ pub struct Packed {
 impl Packed {
     /// Packs rows of tokens.
     pub fn new<'a>(rows: impl Iterator<Item = &'a [TokenId]>) -> Packed {
-        let mut packed = Packed {
-            ids: Vec::new(),
-            positions: Vec::new(),
-            offsets: vec![0],
-        };
+        let mut packed = Packed { ids: Vec::new(), positions: Vec::new(), offsets: vec![0] };
         for tokens in rows {
             packed.ids.extend(tokens.iter().map(|t| t.0));
             packed.positions.extend((0..tokens.len()).map(row));

@@ -58,10 +58,7 @@ impl Default for SftOptions {
             final_share: 0.1,
             mix_share: 0.0,
             max_grad_norm: 1.0,
-            adam: AdamConfig {
-                eps: 1e-8,
-                ..AdamConfig::default()
-            },
+            adam: AdamConfig { eps: 1e-8, ..AdamConfig::default() },
             seed: 0,
         }
     }
@@ -100,18 +97,8 @@ pub fn train(
 ) -> Result<SftProgress> {
     let mut batches = Batches::new(examples, mix, options)?;
     let n_steps = batches.n_steps(options.epochs);
-    let SftOptions {
-        learning_rate: peak,
-        final_share,
-        warmup_steps,
-        ..
-    } = *options;
-    let schedule = Schedule {
-        peak,
-        final_share,
-        warmup_steps,
-        n_steps,
-    };
+    let SftOptions { learning_rate: peak, final_share, warmup_steps, .. } = *options;
+    let schedule = Schedule { peak, final_share, warmup_steps, n_steps };
     let mut adam = AdamW::new(model.parameters(), options.adam)?;
     let mut now = SftProgress {
         step: 0,
@@ -145,16 +132,10 @@ pub fn train(
 ///
 /// # Errors
 /// When no sequence has a response or the device fails.
-pub fn loss_and_gradients(
-    model: &CausalLm,
-    batch: &[Sequence],
-    micro_batch_tokens: usize,
-) -> Result<(f64, Gradients)> {
+pub fn loss_and_gradients(model: &CausalLm, batch: &[Sequence], micro_batch_tokens: usize) -> Result<(f64, Gradients)> {
     let n: usize = batch.iter().map(|s| s.response().len()).sum();
     if n == 0 {
-        return Err(ModelError::Batch(
-            "no response tokens to learn from".to_owned(),
-        ));
+        return Err(ModelError::Batch("no response tokens to learn from".to_owned()));
     }
     let lanes = lanes(model.parameters());
     let mut gradients = Gradients::new();
@@ -172,17 +153,11 @@ pub fn loss_and_gradients(
 ///
 /// # Errors
 /// When no sequence has a response or the device fails.
-pub fn mean_nll(
-    model: &CausalLm,
-    sequences: &[Sequence],
-    micro_batch_tokens: usize,
-) -> Result<f64> {
+pub fn mean_nll(model: &CausalLm, sequences: &[Sequence], micro_batch_tokens: usize) -> Result<f64> {
     use rayon::prelude::*;
     let n: usize = sequences.iter().map(|s| s.response().len()).sum();
     if n == 0 {
-        return Err(ModelError::Batch(
-            "no response tokens to measure".to_owned(),
-        ));
+        return Err(ModelError::Batch("no response tokens to measure".to_owned()));
     }
     let micro = micro_batches(sequences, micro_batch_tokens, lanes(model.parameters()));
     let sums: Vec<Result<f64>> = micro
@@ -205,16 +180,8 @@ struct Batches<'a> {
 }
 
 impl<'a> Batches<'a> {
-    fn new(
-        examples: &'a [Sequence],
-        mix: &'a [Sequence],
-        options: &SftOptions,
-    ) -> Result<Batches<'a>> {
-        let share = if mix.is_empty() {
-            0.0
-        } else {
-            options.mix_share
-        };
+    fn new(examples: &'a [Sequence], mix: &'a [Sequence], options: &SftOptions) -> Result<Batches<'a>> {
+        let share = if mix.is_empty() { 0.0 } else { options.mix_share };
         let n_mixed = (options.batch as f64 * share).round() as usize;
         let n_examples = options.batch.saturating_sub(n_mixed);
         if examples.is_empty() || n_examples == 0 {
@@ -222,12 +189,7 @@ impl<'a> Batches<'a> {
         }
         let examples = Shuffled::new(examples, options.seed);
         // Another stream for the mix, so that changing its share leaves the examples' order alone.
-        Ok(Batches {
-            examples,
-            mix: Shuffled::new(mix, options.seed ^ u64::MAX),
-            n_examples,
-            n_mixed,
-        })
+        Ok(Batches { examples, mix: Shuffled::new(mix, options.seed ^ u64::MAX), n_examples, n_mixed })
     }
 
     fn n_steps(&self, epochs: usize) -> usize {
@@ -235,9 +197,7 @@ impl<'a> Batches<'a> {
     }
 
     fn next_batch(&mut self) -> Vec<Sequence> {
-        let mut batch: Vec<Sequence> = (0..self.n_examples)
-            .map(|_| self.examples.draw().clone())
-            .collect();
+        let mut batch: Vec<Sequence> = (0..self.n_examples).map(|_| self.examples.draw().clone()).collect();
         batch.extend((0..self.n_mixed).map(|_| self.mix.draw().clone()));
         batch
     }
@@ -246,11 +206,7 @@ impl<'a> Batches<'a> {
 /// A batch of texts as sequences that are targets from their second token on.
 #[must_use]
 pub fn texts(documents: Vec<Vec<crate::token::TokenId>>) -> Vec<Sequence> {
-    documents
-        .into_iter()
-        .filter(|d| d.len() > 1)
-        .map(Sequence::text)
-        .collect()
+    documents.into_iter().filter(|d| d.len() > 1).map(Sequence::text).collect()
 }
 
 #[cfg(test)]

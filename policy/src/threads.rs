@@ -79,11 +79,7 @@ pub fn prepare_process() {
 pub fn lanes(parameters: &BTreeMap<String, Var>) -> usize {
     const SMALL: usize = 30_000_000;
     let n: usize = parameters.values().map(|var| var.elem_count()).sum();
-    if n < SMALL {
-        rayon::current_num_threads()
-    } else {
-        1
-    }
+    if n < SMALL { rayon::current_num_threads() } else { 1 }
 }
 
 #[cfg(test)]
@@ -92,31 +88,20 @@ mod tests {
 
     fn niceness() -> libc::c_int {
         // SAFETY: plain numbers in and out.
-        unsafe {
-            libc::getpriority(
-                libc::PRIO_PROCESS,
-                libc::syscall(libc::SYS_gettid) as libc::id_t,
-            )
-        }
+        unsafe { libc::getpriority(libc::PRIO_PROCESS, libc::syscall(libc::SYS_gettid) as libc::id_t) }
     }
 
     #[test]
     fn every_learner_thread_gives_way_and_the_caller_does_not() {
         let before = niceness();
         let pool = learner_pool(2).unwrap();
-        assert_eq!(
-            pool.broadcast(|_| niceness()),
-            vec![NICE_LEARNER, NICE_LEARNER]
-        );
+        assert_eq!(pool.broadcast(|_| niceness()), vec![NICE_LEARNER, NICE_LEARNER]);
         assert_eq!(niceness(), before);
     }
 
     #[test]
     fn learner_threads_have_names() {
         let pool = learner_pool(1).unwrap();
-        assert_eq!(
-            pool.install(|| std::thread::current().name().map(str::to_owned)),
-            Some("learner-0".to_owned())
-        );
+        assert_eq!(pool.install(|| std::thread::current().name().map(str::to_owned)), Some("learner-0".to_owned()));
     }
 }

@@ -72,11 +72,7 @@ impl Transformer {
         Self::from_checkpoint(&random_checkpoint(shape, seed)?, device)
     }
 
-    fn assemble(
-        shape: Shape,
-        parameters: BTreeMap<String, Var>,
-        rope: Rope,
-    ) -> Result<Transformer> {
+    fn assemble(shape: Shape, parameters: BTreeMap<String, Var>, rope: Rope) -> Result<Transformer> {
         let blocks = (0..shape.n_layers)
             .map(|layer| {
                 let norm = |what| RmsNorm::new(&parameters, &llama::block(layer, what), &shape);

@@ -46,10 +46,7 @@ impl Vocabulary {
     /// # Errors
     /// [`EngineError::Load`] when the file is damaged, has no vocabulary, or has no end token.
     pub fn load(path: &Path) -> Result<Vocabulary, EngineError> {
-        let refused = |reason: String| EngineError::Load {
-            path: path.to_owned(),
-            reason,
-        };
+        let refused = |reason: String| EngineError::Load { path: path.to_owned(), reason };
         let digest = gguf::inspect(path)?;
         let params = LlamaModelParams::default().with_vocab_only(true);
         let model = LlamaModel::load_from_file(backend()?, path, &params)
@@ -58,28 +55,17 @@ impl Vocabulary {
         if n_vocab == 0 {
             return Err(refused("it has no vocabulary".into()));
         }
-        let valid = |token: LlamaToken| {
-            usize::try_from(token.0)
-                .is_ok_and(|id| id < n_vocab)
-                .then(|| id_of(token))
-        };
+        let valid = |token: LlamaToken| usize::try_from(token.0).is_ok_and(|id| id < n_vocab).then(|| id_of(token));
         let vocab = model.vocab();
-        let end = valid(vocab.eos())
-            .or_else(|| valid(vocab.eot()))
-            .ok_or_else(|| refused("it has no end token".into()))?;
+        let end =
+            valid(vocab.eos()).or_else(|| valid(vocab.eot())).ok_or_else(|| refused("it has no end token".into()))?;
         let bos = valid(vocab.bos());
         let ends: Vec<bool> = vocab.tokens().map(|token| vocab.is_eog(token)).collect();
         let pieces = Pieces::of(&model);
-        let template = model
-            .chat_template(None)
-            .ok()
-            .and_then(|template| template.to_string().ok());
-        let text_of = |id: Option<TokenId>| {
-            id.map(|id| String::from_utf8_lossy(pieces.get(id)).into_owned())
-                .unwrap_or_default()
-        };
-        let template =
-            template.map(|source| ChatTemplate::new(source, text_of(bos), text_of(Some(end))));
+        let template = model.chat_template(None).ok().and_then(|template| template.to_string().ok());
+        let text_of =
+            |id: Option<TokenId>| id.map(|id| String::from_utf8_lossy(pieces.get(id)).into_owned()).unwrap_or_default();
+        let template = template.map(|source| ChatTemplate::new(source, text_of(bos), text_of(Some(end))));
         let controls = pieces.controls(&model);
         Ok(Vocabulary {
             bos: bos.filter(|_| model.vocab().should_add_bos()),
@@ -118,10 +104,7 @@ impl Vocabulary {
     /// # Errors
     /// [`EngineError::Template`] when the model has none, it refuses the conversation, or a role is not a plain word.
     pub fn chat(&self, messages: &[Message]) -> Result<Vec<TokenId>, EngineError> {
-        let template = self
-            .template
-            .as_ref()
-            .ok_or_else(|| EngineError::Template("the model has none".into()))?;
+        let template = self.template.as_ref().ok_or_else(|| EngineError::Template("the model has none".into()))?;
         let segments = template.render(messages)?;
         let mut tokens = Vec::new();
         let mut plain = String::new();
@@ -147,13 +130,8 @@ impl Vocabulary {
     /// # Errors
     /// As [`Vocabulary::chat`], and when the last message is not the assistant's.
     pub fn chat_with_answer(&self, messages: &[Message]) -> Result<Vec<TokenId>, EngineError> {
-        let Some((answer, prompt)) = messages
-            .split_last()
-            .filter(|(last, _)| last.role == "assistant")
-        else {
-            return Err(EngineError::Template(
-                "the last message must be the assistant's".into(),
-            ));
+        let Some((answer, prompt)) = messages.split_last().filter(|(last, _)| last.role == "assistant") else {
+            return Err(EngineError::Template("the last message must be the assistant's".into()));
         };
         let mut tokens = self.chat(prompt)?;
         tokens.append(&mut self.tokenize(&answer.content));
@@ -171,11 +149,7 @@ impl Vocabulary {
     #[must_use]
     pub fn detokenize(&self, ids: &[TokenId], specials: bool) -> String {
         let piece = |&id: &TokenId| {
-            if specials {
-                self.piece(id)
-            } else {
-                self.text_piece(id)
-            }
+            if specials { self.piece(id) } else { self.text_piece(id) }
         };
         let bytes: Vec<u8> = ids.iter().flat_map(piece).copied().collect();
         String::from_utf8_lossy(&bytes).into_owned()
@@ -190,17 +164,7 @@ impl Vocabulary {
     /// The bytes that a token adds to a text; none for a control token.
     #[must_use]
     pub fn text_piece(&self, id: TokenId) -> &[u8] {
-        if self
-            .pieces
-            .hidden
-            .get(id.0 as usize)
-            .copied()
-            .unwrap_or(true)
-        {
-            &[]
-        } else {
-            self.piece(id)
-        }
+        if self.pieces.hidden.get(id.0 as usize).copied().unwrap_or(true) { &[] } else { self.piece(id) }
     }
 
     /// Whether drawing this token ends a response.
@@ -211,10 +175,7 @@ impl Vocabulary {
 
     /// All tokens for which [`Vocabulary::is_end`] holds.
     pub fn end_tokens(&self) -> impl Iterator<Item = TokenId> + '_ {
-        (0..)
-            .map(TokenId)
-            .zip(&self.ends)
-            .filter_map(|(id, &is_end)| is_end.then_some(id))
+        (0..).map(TokenId).zip(&self.ends).filter_map(|(id, &is_end)| is_end.then_some(id))
     }
 
     /// The model's end token.
@@ -245,23 +206,14 @@ impl Vocabulary {
     #[must_use]
     pub fn trained_context(&self) -> Option<u32> {
         let architecture = self.model.meta_val_str("general.architecture").ok()?;
-        self.model
-            .meta_val_str(&format!("{architecture}.context_length"))
-            .ok()?
-            .parse()
-            .ok()
+        self.model.meta_val_str(&format!("{architecture}.context_length")).ok()?.parse().ok()
     }
 
     fn tokenize_with(&self, text: &str, parse_special: bool) -> Vec<TokenId> {
         if text.is_empty() {
             return Vec::new();
         }
-        self.model
-            .vocab()
-            .tokenize(text.as_bytes(), false, parse_special)
-            .into_iter()
-            .map(id_of)
-            .collect()
+        self.model.vocab().tokenize(text.as_bytes(), false, parse_special).into_iter().map(id_of).collect()
     }
 
     /// Walks template text: what is not a control token joins the plain text around it, because tokens may merge across
@@ -269,11 +221,7 @@ impl Vocabulary {
     fn cut_controls(&self, text: &str, plain: &mut String, tokens: &mut Vec<TokenId>) {
         let mut rest = text;
         while let Some(first) = rest.chars().next() {
-            if let Some((name, id)) = self
-                .controls
-                .iter()
-                .find(|(name, _)| rest.starts_with(name.as_str()))
-            {
+            if let Some((name, id)) = self.controls.iter().find(|(name, _)| rest.starts_with(name.as_str())) {
                 tokens.append(&mut self.tokenize(plain));
                 plain.clear();
                 tokens.push(*id);
@@ -289,10 +237,7 @@ impl Vocabulary {
 impl Pieces {
     fn of(model: &LlamaModel) -> Pieces {
         let vocab = model.vocab();
-        let mut pieces = Pieces {
-            starts: vec![0],
-            ..Pieces::default()
-        };
+        let mut pieces = Pieces { starts: vec![0], ..Pieces::default() };
         for token in vocab.tokens() {
             let shown = vocab.token_to_piece(token, false, None);
             let named = vocab.token_to_piece(token, true, None);
@@ -316,12 +261,7 @@ impl Pieces {
         let mut controls: Vec<(String, TokenId)> = vocab
             .tokens()
             .filter(|&token| vocab.is_control(token))
-            .map(|token| {
-                (
-                    String::from_utf8_lossy(self.get(id_of(token))).into_owned(),
-                    id_of(token),
-                )
-            })
+            .map(|token| (String::from_utf8_lossy(self.get(id_of(token))).into_owned(), id_of(token)))
             .filter(|(name, _)| !name.is_empty())
             .collect();
         controls.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then(a.1.cmp(&b.1)));
@@ -335,9 +275,6 @@ fn id_of(token: LlamaToken) -> TokenId {
 
 impl std::fmt::Debug for Vocabulary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Vocabulary")
-            .field("size", &self.size())
-            .field("digest", &self.digest)
-            .finish_non_exhaustive()
+        f.debug_struct("Vocabulary").field("size", &self.size()).field("digest", &self.digest).finish_non_exhaustive()
     }
 }

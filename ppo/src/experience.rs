@@ -36,6 +36,8 @@ pub struct Experience {
     pub lengths: Vec<usize>,
     /// Where the tokens of each episode start in the flat vectors.
     starts: Vec<usize>,
+    /// Rollouts for which a pass gave no finite number, by their index in the round.
+    pub broken: Vec<usize>,
     /// Scores after clip and missing-EOS rule, one an episode.
     pub scores: Vec<f64>,
     /// ℓ_old, reference log-probs, entropies and old values.
@@ -67,17 +69,14 @@ impl Experience {
         pace: Pace<'_>,
     ) -> Result<Experience, PpoError> {
         let passes = Passes::run(&episodes, models, config.micro_batch, pace)?;
-        Ok(Experience::from_passes(episodes, passes, config, kl_coef))
+        let (episodes, passes, broken) = passes.without_broken(episodes);
+        let experience = Experience::from_passes(episodes, passes, config, kl_coef);
+        Ok(Experience { broken, ..experience })
     }
 
     /// The part of [`Experience::collect`] that needs no model: rewards, advantages, weights, whitening.
     #[must_use]
-    pub fn from_passes(
-        episodes: Vec<Episode>,
-        passes: Passes,
-        config: &config::Ppo,
-        kl_coef: f64,
-    ) -> Experience {
+    pub fn from_passes(episodes: Vec<Episode>, passes: Passes, config: &config::Ppo, kl_coef: f64) -> Experience {
         let lengths: Vec<usize> = episodes.iter().map(Episode::n_tokens).collect();
         let starts = lengths
             .iter()
@@ -86,52 +85,22 @@ impl Experience {
                 Some(*next - n)
             })
             .collect();
-        let mut experience = Experience {
-            lengths,
-            starts,
-            passes,
-            ..Experience::default()
-        };
-        let rule = ScoreRule {
-            clip: Some(config.score_clip),
-            missing_eos: MissingEos::Replace(config.missing_eos_score),
-        };
-        experience.scores = episodes
-            .iter()
-            .map(|e| rule.apply(e.score, e.terminated))
-            .collect();
+        let mut experience = Experience { lengths, starts, passes, ..Experience::default() };
+        let rule =
+            ScoreRule { clip: Some(config.score_clip), missing_eos: MissingEos::Replace(config.missing_eos_score) };
+        experience.scores = episodes.iter().map(|e| rule.apply(e.score, !e.cut_by_daemon)).collect();
         experience.episodes = episodes;
-        experience.estimate_advantages(
-            kl_coef,
-            GaeOptions {
-                gamma: config.gamma,
-                lambda: config.lambda,
-            },
-        );
-        let behavior: Vec<f64> = experience
-            .episodes
-            .iter()
-            .flat_map(|e| e.behavior.iter().copied())
-            .collect();
+        experience.estimate_advantages(kl_coef, GaeOptions { gamma: config.gamma, lambda: config.lambda });
+        let behavior: Vec<f64> = experience.episodes.iter().flat_map(|e| e.behavior.iter().copied()).collect();
         let everything = vec![true; behavior.len()];
         let mode = ImportanceMode::GeometricFilter {
             floor: config.is_geo_low,
             cap: config.is_geo_high,
             token_cap: config.is_cap,
         };
-        let importance = importance_weights(
-            &experience.passes.old,
-            &behavior,
-            &everything,
-            &experience.lengths,
-            mode,
-        );
+        let importance = importance_weights(&experience.passes.old, &behavior, &everything, &experience.lengths, mode);
         // Whitened once a round, over what trains: independent of the order of minibatches, after the returns.
-        experience.whitened = masked::whiten(
-            &experience.advantages,
-            &importance.kept,
-            Whitening::default(),
-        );
+        experience.whitened = masked::whiten(&experience.advantages, &importance.kept, Whitening::default());
         experience.importance = importance;
         experience
     }
@@ -141,13 +110,8 @@ impl Experience {
             let range = self.range(i);
             let mask = vec![true; range.len()];
             let passes = &self.passes;
-            let paid = token_rewards(
-                &passes.old[range.clone()],
-                &passes.reference[range.clone()],
-                &mask,
-                *score,
-                kl_coef,
-            );
+            let paid =
+                token_rewards(&passes.old[range.clone()], &passes.reference[range.clone()], &mask, *score, kl_coef);
             // An answer that was cut off is final too: its score was replaced, there is nothing left to come.
             let got = gae(&paid, &passes.values[range], &mask, 0.0, options);
             self.rewards.extend(paid);

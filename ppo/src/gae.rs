@@ -36,23 +36,10 @@ pub struct GaeOptions {
 /// # Panics
 /// When the lengths differ.
 #[must_use]
-pub fn gae(
-    rewards: &[f64],
-    values: &[f64],
-    mask: &[bool],
-    bootstrap: f64,
-    options: GaeOptions,
-) -> Advantages {
-    assert_eq!(
-        (rewards.len(), values.len()),
-        (mask.len(), mask.len()),
-        "one mask entry per token"
-    );
+pub fn gae(rewards: &[f64], values: &[f64], mask: &[bool], bootstrap: f64, options: GaeOptions) -> Advantages {
+    assert_eq!((rewards.len(), values.len()), (mask.len(), mask.len()), "one mask entry per token");
     let (mut next_value, mut next_advantage) = (bootstrap, 0.0);
-    let mut result = Advantages {
-        advantages: vec![0.0; mask.len()],
-        returns: vec![0.0; mask.len()],
-    };
+    let mut result = Advantages { advantages: vec![0.0; mask.len()], returns: vec![0.0; mask.len()] };
     for t in (0..mask.len()).rev().filter(|t| mask[*t]) {
         let delta = rewards[t] + options.gamma * next_value - values[t];
         next_advantage = delta + options.gamma * options.lambda * next_advantage;
@@ -72,56 +59,27 @@ mod tests {
 
     #[test]
     fn lambda_one_is_monte_carlo() {
-        let got = gae(
-            &REWARDS,
-            &VALUES,
-            &[true; 4],
-            0.0,
-            GaeOptions {
-                gamma: 1.0,
-                lambda: 1.0,
-            },
-        );
+        let got = gae(&REWARDS, &VALUES, &[true; 4], 0.0, GaeOptions { gamma: 1.0, lambda: 1.0 });
         for t in 0..4 {
             let to_go: f64 = REWARDS[t..].iter().sum();
-            assert!(
-                (got.returns[t] - to_go).abs() < 1e-12,
-                "the return is the reward to go"
-            );
+            assert!((got.returns[t] - to_go).abs() < 1e-12, "the return is the reward to go");
             assert!((got.advantages[t] - (to_go - VALUES[t])).abs() < 1e-12);
         }
     }
 
     #[test]
     fn lambda_zero_is_one_step() {
-        let got = gae(
-            &REWARDS,
-            &VALUES,
-            &[true; 4],
-            0.0,
-            GaeOptions {
-                gamma: 0.9,
-                lambda: 0.0,
-            },
-        );
+        let got = gae(&REWARDS, &VALUES, &[true; 4], 0.0, GaeOptions { gamma: 0.9, lambda: 0.0 });
         assert!((got.advantages[0] - (0.1 + 0.9 * 0.3 - 0.5)).abs() < 1e-12);
         assert!((got.advantages[3] - (2.0 + 0.7)).abs() < 1e-12);
     }
 
     #[test]
     fn what_the_mask_hides_leaks_into_nothing() {
-        let options = GaeOptions {
-            gamma: 1.0,
-            lambda: 0.95,
-        };
+        let options = GaeOptions { gamma: 1.0, lambda: 0.95 };
         let short = gae(&REWARDS[..2], &VALUES[..2], &[true; 2], 0.0, options);
-        let padded = gae(
-            &[0.1, -0.4, 9.0, f64::NAN],
-            &[0.5, 0.3, f64::NAN, 9.0],
-            &[true, true, false, false],
-            0.0,
-            options,
-        );
+        let padded =
+            gae(&[0.1, -0.4, 9.0, f64::NAN], &[0.5, 0.3, f64::NAN, 9.0], &[true, true, false, false], 0.0, options);
         assert_eq!(short.advantages, padded.advantages[..2]);
         assert_eq!(padded.returns[2..], [0.0, 0.0]);
     }
@@ -129,16 +87,7 @@ mod tests {
     #[test]
     fn a_perfect_value_model_leaves_no_advantage() {
         let rewards = [0.0, 0.0, 1.5];
-        let got = gae(
-            &rewards,
-            &[1.5; 3],
-            &[true; 3],
-            0.0,
-            GaeOptions {
-                gamma: 1.0,
-                lambda: 0.95,
-            },
-        );
+        let got = gae(&rewards, &[1.5; 3], &[true; 3], 0.0, GaeOptions { gamma: 1.0, lambda: 0.95 });
         assert!(got.advantages.iter().all(|a| a.abs() < 1e-12));
     }
 }

@@ -56,17 +56,10 @@ impl Verdict {
 /// Judges a candidate.
 #[must_use]
 pub fn judge(evidence: &Evidence<'_>, config: &config::Ppo) -> Verdict {
-    let Evidence {
-        n_broken_tensors,
-        parity,
-        parity_limits,
-        stats,
-    } = *evidence;
+    let Evidence { n_broken_tensors, parity, parity_limits, stats } = *evidence;
     let mut refusals = Vec::new();
     if n_broken_tensors > 0 {
-        refusals.push(format!(
-            "{n_broken_tensors} tensors hold weights that are not finite"
-        ));
+        refusals.push(format!("{n_broken_tensors} tensors hold weights that are not finite"));
     }
     // Written so that NaN refuses.
     let mut within = |what: &str, value: f64, limit: f64| {
@@ -74,36 +67,17 @@ pub fn judge(evidence: &Evidence<'_>, config: &config::Ppo) -> Verdict {
             refusals.push(format!("{what}: expected at most {limit}, got {value}"));
         }
     };
-    within(
-        "log-prob difference between engine and trainer",
-        parity.max,
-        parity_limits.hard,
-    );
-    within(
-        "KL to the live policy, nats per token",
-        stats.policy_approx_kl_k3,
-        config.skip_kl,
-    );
-    let kl_limit = if config.kl_adaptive {
-        KL_TARGET_MULTIPLE * config.kl_target
-    } else {
-        f64::MAX
-    };
-    within(
-        "KL to version 0, nats per episode",
-        stats.objective_kl,
-        kl_limit,
-    );
+    within("log-prob difference between engine and trainer", parity.max, parity_limits.hard);
+    within("KL to the live policy, nats per token", stats.policy_approx_kl_k3, config.skip_kl);
+    let kl_limit = if config.kl_adaptive { KL_TARGET_MULTIPLE * config.kl_target } else { f64::MAX };
+    within("KL to version 0, nats per episode", stats.objective_kl, kl_limit);
     within("objective", stats.objective_rlhf_reward, f64::MAX);
     let numbers = BTreeMap::from([
         ("parity/tokens".to_string(), parity.n_tokens as f64),
         ("parity/max".to_string(), parity.max),
         ("parity/mean".to_string(), parity.mean),
         ("parity/limit".to_string(), parity_limits.hard),
-        (
-            "gate/pass".to_string(),
-            f64::from(u8::from(refusals.is_empty())),
-        ),
+        ("gate/pass".to_string(), f64::from(u8::from(refusals.is_empty()))),
     ]);
     Verdict { refusals, numbers }
 }
@@ -112,33 +86,15 @@ pub fn judge(evidence: &Evidence<'_>, config: &config::Ppo) -> Verdict {
 mod tests {
     use super::*;
 
-    const LIMITS: ParityLimits = ParityLimits {
-        expected: 2e-3,
-        hard: 2e-2,
-    };
+    const LIMITS: ParityLimits = ParityLimits { expected: 2e-3, hard: 2e-2 };
 
-    fn verdict(
-        change: impl FnOnce(&mut Parity, &mut RoundStats, &mut config::Ppo, &mut usize),
-    ) -> Verdict {
-        let mut parity = Parity {
-            n_tokens: 9,
-            max: 1e-3,
-            mean: 1e-4,
-        };
-        let mut stats = RoundStats {
-            objective_kl: 100.0,
-            policy_approx_kl_k3: 0.01,
-            ..RoundStats::default()
-        };
+    fn verdict(change: impl FnOnce(&mut Parity, &mut RoundStats, &mut config::Ppo, &mut usize)) -> Verdict {
+        let mut parity = Parity { n_tokens: 9, max: 1e-3, mean: 1e-4 };
+        let mut stats = RoundStats { objective_kl: 100.0, policy_approx_kl_k3: 0.01, ..RoundStats::default() };
         let mut config = config::Config::default().ppo;
         let mut n_broken_tensors = 0;
         change(&mut parity, &mut stats, &mut config, &mut n_broken_tensors);
-        let evidence = Evidence {
-            n_broken_tensors,
-            parity,
-            parity_limits: LIMITS,
-            stats: &stats,
-        };
+        let evidence = Evidence { n_broken_tensors, parity, parity_limits: LIMITS, stats: &stats };
         judge(&evidence, &config)
     }
 
@@ -146,35 +102,24 @@ mod tests {
     fn a_healthy_candidate_passes_whatever_the_kl_under_a_fixed_beta() {
         let verdict = verdict(|_, _, _, _| ());
         assert_eq!(verdict.refusals, Vec::<String>::new());
-        assert_eq!(
-            (verdict.numbers["gate/pass"], verdict.numbers["parity/max"]),
-            (1.0, 1e-3)
-        );
+        assert_eq!((verdict.numbers["gate/pass"], verdict.numbers["parity/max"]), (1.0, 1e-3));
     }
 
     #[test]
     fn each_check_refuses_alone_and_not_a_number_is_a_refusal() {
         let refusal = |change: fn(&mut Parity, &mut RoundStats, &mut config::Ppo, &mut usize)| {
             let verdict = verdict(change);
-            assert_eq!(
-                (verdict.refusals.len(), verdict.is_pass()),
-                (1, false),
-                "{:?}",
-                verdict.refusals
-            );
+            assert_eq!((verdict.refusals.len(), verdict.is_pass()), (1, false), "{:?}", verdict.refusals);
             verdict.refusals[0].clone()
         };
         assert!(refusal(|_, _, _, broken| *broken = 2).contains("2 tensors"));
-        assert!(refusal(|parity, ..| parity.max = 0.021).contains("engine and trainer"));
-        assert!(refusal(|parity, ..| parity.max = f64::NAN).contains("engine and trainer"));
+        assert!(refusal(|parity, _, _, _| parity.max = 0.021).contains("engine and trainer"));
+        assert!(refusal(|parity, _, _, _| parity.max = f64::NAN).contains("engine and trainer"));
         assert!(
-            refusal(|_, stats, config, _| stats.policy_approx_kl_k3 = 1.01 * config.skip_kl)
-                .contains("live policy")
+            refusal(|_, stats, config, _| stats.policy_approx_kl_k3 = 1.01 * config.skip_kl).contains("live policy")
         );
         assert!(refusal(|_, _, config, _| config.kl_adaptive = true).contains("version 0"));
-        assert!(refusal(|_, stats, ..| stats.objective_kl = f64::INFINITY).contains("version 0"));
-        assert!(
-            refusal(|_, stats, ..| stats.objective_rlhf_reward = f64::NAN).contains("objective")
-        );
+        assert!(refusal(|_, stats, _, _| stats.objective_kl = f64::INFINITY).contains("version 0"));
+        assert!(refusal(|_, stats, _, _| stats.objective_rlhf_reward = f64::NAN).contains("objective"));
     }
 }

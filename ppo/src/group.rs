@@ -14,10 +14,7 @@ fn group_means(scores: &[f64], groups: &[usize]) -> Vec<(f64, usize)> {
         sums[*group].0 += score;
         sums[*group].1 += 1;
     }
-    groups
-        .iter()
-        .map(|g| (sums[*g].0 / sums[*g].1 as f64, sums[*g].1))
-        .collect()
+    groups.iter().map(|g| (sums[*g].0 / sums[*g].1 as f64, sums[*g].1)).collect()
 }
 
 /// RLOO: the score minus the mean of the *other* scores of the group; 0 for a group of one.
@@ -46,11 +43,7 @@ pub fn rloo(scores: &[f64], groups: &[usize]) -> Vec<f64> {
 /// When the lengths differ.
 #[must_use]
 pub fn dr_grpo(scores: &[f64], groups: &[usize]) -> Vec<f64> {
-    scores
-        .iter()
-        .zip(group_means(scores, groups))
-        .map(|(score, (mean, _))| score - mean)
-        .collect()
+    scores.iter().zip(group_means(scores, groups)).map(|(score, (mean, _))| score - mean).collect()
 }
 
 /// GRPO: [`dr_grpo`] divided by the group's standard deviation, which weighs up prompts that are nearly always or hardly
@@ -69,11 +62,7 @@ pub fn grpo(scores: &[f64], groups: &[usize], eps: f64) -> Vec<f64> {
         let mask: Vec<bool> = groups.iter().map(|g| *g == group).collect();
         masked::variance(scores, &mask, Variance::Sample).sqrt()
     };
-    centred
-        .iter()
-        .zip(groups)
-        .map(|(a, g)| a / (std_of(*g) + eps))
-        .collect()
+    centred.iter().zip(groups).map(|(a, g)| a / (std_of(*g) + eps)).collect()
 }
 
 /// Reward to go: `G_t = r_t + γ·G_{t+1}` within each sequence.
@@ -108,11 +97,7 @@ pub fn reward_to_go(rewards: &[f64], mask: &[bool], lengths: &[usize], gamma: f6
 /// When the lengths differ.
 #[must_use]
 pub fn reinforce_pp(rewards: &[f64], mask: &[bool], lengths: &[usize], gamma: f64) -> Vec<f64> {
-    masked::whiten(
-        &reward_to_go(rewards, mask, lengths, gamma),
-        mask,
-        Whitening::default(),
-    )
+    masked::whiten(&reward_to_go(rewards, mask, lengths, gamma), mask, Whitening::default())
 }
 
 /// REINFORCE++-baseline: the score minus the group's mean on every token, whitened over the batch's tokens.
@@ -123,18 +108,9 @@ pub fn reinforce_pp(rewards: &[f64], mask: &[bool], lengths: &[usize], gamma: f6
 /// # Panics
 /// When the lengths differ.
 #[must_use]
-pub fn reinforce_pp_baseline(
-    scores: &[f64],
-    groups: &[usize],
-    mask: &[bool],
-    lengths: &[usize],
-) -> Vec<f64> {
+pub fn reinforce_pp_baseline(scores: &[f64], groups: &[usize], mask: &[bool], lengths: &[usize]) -> Vec<f64> {
     let per_sequence = dr_grpo(scores, groups);
-    let per_token: Vec<f64> = per_sequence
-        .iter()
-        .zip(lengths)
-        .flat_map(|(a, n)| std::iter::repeat_n(*a, *n))
-        .collect();
+    let per_token: Vec<f64> = per_sequence.iter().zip(lengths).flat_map(|(a, n)| std::iter::repeat_n(*a, *n)).collect();
     masked::whiten(&per_token, mask, Whitening::default())
 }
 
@@ -145,11 +121,7 @@ mod tests {
     #[test]
     fn advantages_of_a_group_cancel() {
         let (scores, groups) = ([1.0, 4.0, -2.0, 0.5, 0.25], [0, 0, 0, 1, 1]);
-        for advantages in [
-            rloo(&scores, &groups),
-            dr_grpo(&scores, &groups),
-            grpo(&scores, &groups, 1e-4),
-        ] {
+        for advantages in [rloo(&scores, &groups), dr_grpo(&scores, &groups), grpo(&scores, &groups, 1e-4)] {
             assert!(advantages[..3].iter().sum::<f64>().abs() < 1e-12);
             assert!(advantages[3..].iter().sum::<f64>().abs() < 1e-12);
         }
@@ -162,14 +134,7 @@ mod tests {
 
     #[test]
     fn a_response_that_is_alone_has_no_advantage() {
-        assert_eq!(
-            (rloo(&[7.0], &[0]), grpo(&[7.0], &[0], 1e-4)),
-            (vec![0.0], vec![0.0])
-        );
-        assert_eq!(
-            grpo(&[2.0, 2.0], &[0, 0], 1e-4),
-            vec![0.0, 0.0],
-            "nor have equals"
-        );
+        assert_eq!((rloo(&[7.0], &[0]), grpo(&[7.0], &[0], 1e-4)), (vec![0.0], vec![0.0]));
+        assert_eq!(grpo(&[2.0, 2.0], &[0, 0], 1e-4), vec![0.0, 0.0], "nor have equals");
     }
 }

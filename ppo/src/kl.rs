@@ -59,22 +59,10 @@ impl KlEstimator {
 /// # Panics
 /// When the lengths differ.
 #[must_use]
-pub fn per_token(
-    estimator: KlEstimator,
-    log_probs: &[f64],
-    reference: &[f64],
-    mask: &[bool],
-) -> Vec<f64> {
-    assert_eq!(
-        (log_probs.len(), reference.len()),
-        (mask.len(), mask.len()),
-        "one mask entry per token"
-    );
+pub fn per_token(estimator: KlEstimator, log_probs: &[f64], reference: &[f64], mask: &[bool]) -> Vec<f64> {
+    assert_eq!((log_probs.len(), reference.len()), (mask.len(), mask.len()), "one mask entry per token");
     let pairs = log_probs.iter().zip(reference);
-    pairs
-        .zip(mask)
-        .map(|((l, r), keep)| if *keep { estimator.value(l - r) } else { 0.0 })
-        .collect()
+    pairs.zip(mask).map(|((l, r), keep)| if *keep { estimator.value(l - r) } else { 0.0 }).collect()
 }
 
 /// Σ_t k1 of every sequence, nats per episode: the KL that the controller and every chart speak of.
@@ -84,16 +72,9 @@ pub fn per_token(
 /// # Panics
 /// When the lengths differ.
 #[must_use]
-pub fn per_sequence(
-    log_probs: &[f64],
-    reference: &[f64],
-    mask: &[bool],
-    lengths: &[usize],
-) -> Vec<f64> {
+pub fn per_sequence(log_probs: &[f64], reference: &[f64], mask: &[bool], lengths: &[usize]) -> Vec<f64> {
     let k1 = per_token(KlEstimator::K1, log_probs, reference, mask);
-    masked::split(&k1, lengths)
-        .map(|sequence| sequence.iter().sum())
-        .collect()
+    masked::split(&k1, lengths).map(|sequence| sequence.iter().sum()).collect()
 }
 
 /// Relative error beyond which the controller pays no attention (Ziegler et al.: 0.2).
@@ -118,21 +99,13 @@ impl AdaptiveKl {
     /// `start`: first β, per nat; `target`: nats per episode; `horizon`: episodes.
     #[must_use]
     pub fn new(start: f64, target: f64, horizon: u64) -> Self {
-        AdaptiveKl {
-            coef: start,
-            start,
-            target,
-            horizon: horizon as f64,
-        }
+        AdaptiveKl { coef: start, start, target, horizon: horizon as f64 }
     }
 
     /// The controller with its coefficient put back to where an earlier one had it.
     #[must_use]
     pub fn resumed(self, coef: f64) -> Self {
-        AdaptiveKl {
-            coef: coef.clamp(self.start / RANGE, self.start * RANGE),
-            ..self
-        }
+        AdaptiveKl { coef: coef.clamp(self.start / RANGE, self.start * RANGE), ..self }
     }
 
     /// β, per nat.
@@ -174,20 +147,12 @@ mod tests {
         }
         let tiny = 1e-6_f64;
         let exact = tiny * tiny / 2.0;
-        assert!(
-            (KlEstimator::K3.value(tiny) / exact - 1.0).abs() < 1e-3,
-            "k3 approaches D²/2"
-        );
+        assert!((KlEstimator::K3.value(tiny) / exact - 1.0).abs() < 1e-3, "k3 approaches D²/2");
     }
 
     #[test]
     fn what_the_mask_hides_does_not_count() {
-        let kl = per_sequence(
-            &[-1.0, f64::NAN, -2.0],
-            &[-1.5, 0.0, -1.0],
-            &[true, false, true],
-            &[2, 1],
-        );
+        let kl = per_sequence(&[-1.0, f64::NAN, -2.0], &[-1.5, 0.0, -1.0], &[true, false, true], &[2, 1]);
         assert_eq!(kl, vec![0.5, -1.0]);
     }
 

@@ -8,16 +8,19 @@
 //!
 //! # What it promises
 //!
-//! * *Serving never waits for it.* It talks to the engine as any client does, at nice 19 ([`share`] keeps its floor), and
+//! * *Serving never waits for it.* It talks to the engine as any client does, at nice 19 (`share` keeps its floor), and
 //!   its failures end here: an error or a panic in an update gives the claim back, counts, and is tried again from the last
 //!   good weights after a pause; rollouts that were part of [`ATTEMPTS_MAX`] failures in a row are dropped.
 //! * *What it publishes is what it trained.* The trainer's version is the live version: nothing else changes the live
 //!   version while a learner runs, because activations go through its queue ([`Learner::activate`]). An activation
 //!   interrupts the update at hand: its weights would have been the child of a parent that the operator just left.
 //! * *It can be looked at.* [`Learner::status`], [`Learner::history`] and [`Learner::counters`] never wait.
-//! * *It goes on where it stopped.* Moments, value model and β lie beside the live version ([`saved`]).
+//! * *It goes on where it stopped.* Moments, value model and β lie beside the live version (`saved`).
 
+mod activation;
 mod attempt;
+mod batch;
+mod failure;
 mod owner;
 mod saved;
 mod share;
@@ -68,10 +71,16 @@ pub enum LearnerError {
     Registry(#[from] RegistryError),
     /// The version could not be brought into service.
     #[error(transparent)]
-    Publish(#[from] PublishError),
+    Publish(Box<PublishError>),
     /// No thread.
     #[error("the learner's thread: {0}")]
     Thread(#[from] std::io::Error),
+}
+
+impl From<PublishError> for LearnerError {
+    fn from(error: PublishError) -> LearnerError {
+        LearnerError::Publish(Box::new(error))
+    }
 }
 
 impl From<LogError> for LearnerError {
@@ -114,11 +123,7 @@ enum Command {
     Pause,
     Resume,
     Step,
-    Activate {
-        version: PolicyVersion,
-        expected_live: Option<PolicyVersion>,
-        reply: Sender<Result<(), LearnerError>>,
-    },
+    Activate { version: PolicyVersion, expected_live: Option<PolicyVersion>, reply: Sender<Result<(), LearnerError>> },
     Shutdown,
 }
 
@@ -152,28 +157,14 @@ impl Learner {
         let board = Arc::new(Board::new(live, setup.config.rollouts_per_update));
         let counters = Arc::new(LearnerCounters::default());
         let interrupt = Arc::new(AtomicBool::new(false));
-        let owner = owner::Owner::new(
-            setup,
-            received,
-            Arc::clone(&board),
-            Arc::clone(&counters),
-            Arc::clone(&interrupt),
-        );
-        let thread = std::thread::Builder::new()
-            .name("learner".to_string())
-            .spawn(move || {
-                owner.run();
-                drop(alive);
-            })?;
+        let owner =
+            owner::Owner::new(setup, received, Arc::clone(&board), Arc::clone(&counters), Arc::clone(&interrupt));
+        let thread = std::thread::Builder::new().name("learner".to_string()).spawn(move || {
+            owner.run();
+            drop(alive);
+        })?;
         Ok(Learner {
-            shared: Arc::new(Shared {
-                commands,
-                board,
-                counters,
-                interrupt,
-                ended,
-                thread: Mutex::new(Some(thread)),
-            }),
+            shared: Arc::new(Shared { commands, board, counters, interrupt, ended, thread: Mutex::new(Some(thread)) }),
         })
     }
 
@@ -206,19 +197,11 @@ impl Learner {
     ///
     /// # Errors
     /// When the compare-and-set lost, or the version is not in a state to serve; the live version is then what it was.
-    pub fn activate(
-        &self,
-        version: PolicyVersion,
-        expected_live: Option<PolicyVersion>,
-    ) -> Result<(), LearnerError> {
+    pub fn activate(&self, version: PolicyVersion, expected_live: Option<PolicyVersion>) -> Result<(), LearnerError> {
         let (reply, answer) = bounded(1);
         // Before the command, so that an update cannot begin between the two; whoever obeys it takes the flag down.
         self.shared.interrupt.store(true, Ordering::Release);
-        let sent = self.send(Command::Activate {
-            version,
-            expected_live,
-            reply,
-        });
+        let sent = self.send(Command::Activate { version, expected_live, reply });
         if let Err(error) = sent {
             self.shared.interrupt.store(false, Ordering::Release);
             return Err(error);
@@ -250,21 +233,12 @@ impl Learner {
         let until = Instant::now() + deadline;
         self.shared.interrupt.store(true, Ordering::Release);
         // A disconnected queue means that it has ended already.
-        let _ = self
-            .shared
-            .commands
-            .send_timeout(Command::Shutdown, deadline);
+        let _ = self.shared.commands.send_timeout(Command::Shutdown, deadline);
         let left = until.saturating_duration_since(Instant::now());
-        if self.shared.ended.recv_timeout(left) == Err(crossbeam_channel::RecvTimeoutError::Timeout)
-        {
+        if self.shared.ended.recv_timeout(left) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
             return false;
         }
-        let thread = self
-            .shared
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let thread = self.shared.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the learner's thread panicked");
         }
@@ -272,12 +246,9 @@ impl Learner {
     }
 
     fn send(&self, command: Command) -> Result<(), LearnerError> {
-        self.shared
-            .commands
-            .try_send(command)
-            .map_err(|error| match error {
-                TrySendError::Full(_) => LearnerError::Busy,
-                TrySendError::Disconnected(_) => LearnerError::Closed,
-            })
+        self.shared.commands.try_send(command).map_err(|error| match error {
+            TrySendError::Full(_) => LearnerError::Busy,
+            TrySendError::Disconnected(_) => LearnerError::Closed,
+        })
     }
 }

@@ -5,6 +5,7 @@
 //! against numbers made by another program, and fed to whatever differentiates the model.
 
 pub mod averaging;
+mod clock;
 pub mod error;
 pub mod experience;
 pub mod gae;
@@ -26,6 +27,8 @@ pub mod schedule;
 pub mod scoring;
 pub mod staleness;
 pub mod stats;
+#[cfg(test)]
+mod test_world;
 pub mod token_rewards;
 pub mod update;
 pub mod value_model;

@@ -8,11 +8,7 @@
 /// # Panics
 /// When the lengths do not add up to the slice: only a bug can do that, and it would mix tokens of different responses.
 pub fn split<'a, T>(flat: &'a [T], lengths: &'a [usize]) -> impl Iterator<Item = &'a [T]> + 'a {
-    assert_eq!(
-        lengths.iter().sum::<usize>(),
-        flat.len(),
-        "the lengths cover the tokens"
-    );
+    assert_eq!(lengths.iter().sum::<usize>(), flat.len(), "the lengths cover the tokens");
     let mut start = 0;
     lengths.iter().map(move |n| {
         let sequence = &flat[start..start + n];
@@ -33,10 +29,7 @@ pub fn count(mask: &[bool]) -> usize {
 /// When the lengths differ.
 pub fn kept<'a>(x: &'a [f64], mask: &'a [bool]) -> impl Iterator<Item = f64> + 'a {
     assert_eq!(x.len(), mask.len(), "one mask entry per value");
-    x.iter()
-        .zip(mask)
-        .filter(|(_, keep)| **keep)
-        .map(|(v, _)| *v)
+    x.iter().zip(mask).filter(|(_, keep)| **keep).map(|(v, _)| *v)
 }
 
 /// `Σ x·m / Σ m`; 0 when nothing is let through.
@@ -69,10 +62,7 @@ pub fn variance(x: &[f64], mask: &[bool], kind: Variance) -> f64 {
         return 0.0;
     }
     let centre = mean(x, mask);
-    kept(x, mask)
-        .map(|v| (v - centre) * (v - centre))
-        .sum::<f64>()
-        / divisor as f64
+    kept(x, mask).map(|v| (v - centre) * (v - centre)).sum::<f64>() / divisor as f64
 }
 
 /// Added to the variance, inside the root (`lm-human-preferences` `utils/core.py:whiten`).
@@ -89,10 +79,7 @@ pub struct Whitening {
 
 impl Default for Whitening {
     fn default() -> Self {
-        Whitening {
-            removes_mean: true,
-            variance: Variance::Population,
-        }
+        Whitening { removes_mean: true, variance: Variance::Population }
     }
 }
 
@@ -113,16 +100,7 @@ pub fn whiten(x: &[f64], mask: &[bool], options: Whitening) -> Vec<f64> {
     let centre = mean(x, mask);
     let scale = 1.0 / (variance(x, mask, options.variance) + WHITEN_EPS).sqrt();
     let shift = if options.removes_mean { 0.0 } else { centre };
-    x.iter()
-        .zip(mask)
-        .map(|(v, keep)| {
-            if *keep {
-                (v - centre) * scale + shift
-            } else {
-                0.0
-            }
-        })
-        .collect()
+    x.iter().zip(mask).map(|(v, keep)| if *keep { (v - centre) * scale + shift } else { 0.0 }).collect()
 }
 
 #[cfg(test)]
@@ -132,11 +110,7 @@ mod tests {
     #[test]
     fn whitened_values_have_mean_zero_and_variance_one() {
         let mask = [true, false, true, true];
-        let y = whiten(
-            &[3.0, f64::INFINITY, -1.0, 7.0],
-            &mask,
-            Whitening::default(),
-        );
+        let y = whiten(&[3.0, f64::INFINITY, -1.0, 7.0], &mask, Whitening::default());
         assert!(mean(&y, &mask).abs() < 1e-12);
         assert!((variance(&y, &mask, Variance::Population) - 1.0).abs() < 1e-8);
         assert_eq!(y[1], 0.0, "what the mask hides stays hidden");
@@ -145,15 +119,9 @@ mod tests {
     #[test]
     fn one_token_or_equal_tokens_whiten_to_zero() {
         assert_eq!(whiten(&[5.0], &[true], Whitening::default()), vec![0.0]);
-        assert_eq!(
-            whiten(&[5.0, 5.0], &[true, true], Whitening::default()),
-            vec![0.0, 0.0]
-        );
+        assert_eq!(whiten(&[5.0, 5.0], &[true, true], Whitening::default()), vec![0.0, 0.0]);
         assert_eq!(whiten(&[], &[], Whitening::default()), Vec::<f64>::new());
-        let sample = Whitening {
-            variance: Variance::Sample,
-            ..Whitening::default()
-        };
+        let sample = Whitening { variance: Variance::Sample, ..Whitening::default() };
         assert_eq!(whiten(&[5.0], &[true], sample), vec![0.0]);
     }
 
@@ -162,10 +130,7 @@ mod tests {
         let mask = [true; 4];
         let x = [1.0, -2.0, 0.5, 4.0];
         let moved: Vec<f64> = x.iter().map(|v| 1000.0 * v + 17.0).collect();
-        let (a, b) = (
-            whiten(&x, &mask, Whitening::default()),
-            whiten(&moved, &mask, Whitening::default()),
-        );
+        let (a, b) = (whiten(&x, &mask, Whitening::default()), whiten(&moved, &mask, Whitening::default()));
         assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-7));
     }
 

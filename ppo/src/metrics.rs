@@ -41,16 +41,8 @@ pub fn pair_agreement(gaps: &[f64], a_preferred: &[bool], n_bins: usize) -> Opti
     }
     let n = gaps.len() as f64;
     // |Σ confidence − Σ right| is the bin's count times the distance of its means.
-    let calibration_error = bins
-        .iter()
-        .map(|(confidence, right)| (confidence - right).abs())
-        .sum::<f64>()
-        / n;
-    Some(PairAgreement {
-        accuracy: n_right / n,
-        log_loss: log_loss / n,
-        calibration_error,
-    })
+    let calibration_error = bins.iter().map(|(confidence, right)| (confidence - right).abs()).sum::<f64>() / n;
+    Some(PairAgreement { accuracy: n_right / n, log_loss: log_loss / n, calibration_error })
 }
 
 /// A win rate with its uncertainty.
@@ -80,11 +72,7 @@ pub fn win_rate(wins: usize, ties: usize, losses: usize) -> Option<WinRate> {
     let rate = (wins as f64 + 0.5 * ties as f64) / n;
     let squares = (wins as f64 + 0.25 * ties as f64) / n;
     let stderr = ((squares - rate * rate).max(0.0) / n).sqrt();
-    Some(WinRate {
-        rate,
-        stderr,
-        ci95: (rate - Z_95 * stderr, rate + Z_95 * stderr),
-    })
+    Some(WinRate { rate, stderr, ci95: (rate - Z_95 * stderr, rate + Z_95 * stderr) })
 }
 
 /// Gold reward of best-of-n as it over-optimises a proxy: `d·(α − β·d)`, `d = √KL`.
@@ -100,11 +88,7 @@ pub fn gold_reward_best_of_n(d: f64, alpha: f64, beta: f64) -> f64 {
 /// Source: Gao et al. (arXiv 2210.10760) section 3.1.
 #[must_use]
 pub fn gold_reward_rl(d: f64, alpha: f64, beta: f64) -> f64 {
-    if d == 0.0 {
-        0.0
-    } else {
-        d * (alpha - beta * d.ln())
-    }
+    if d == 0.0 { 0.0 } else { d * (alpha - beta * d.ln()) }
 }
 
 /// Where [`gold_reward_best_of_n`] turns down: `α/(2β)`.
@@ -141,11 +125,7 @@ pub fn pearson(x: &[f64], y: &[f64]) -> f64 {
         yy += (b - mean_y) * (b - mean_y);
         xy += (a - mean_x) * (b - mean_y);
     }
-    if xx == 0.0 || yy == 0.0 {
-        0.0
-    } else {
-        xy / (xx * yy).sqrt()
-    }
+    if xx == 0.0 || yy == 0.0 { 0.0 } else { xy / (xx * yy).sqrt() }
 }
 
 #[cfg(test)]
@@ -178,10 +158,7 @@ mod tests {
     fn the_curves_peak_where_they_say() {
         let peak = peak_rl(0.8, 0.3);
         let top = gold_reward_rl(peak, 0.8, 0.3);
-        assert!(
-            gold_reward_rl(peak * 0.99, 0.8, 0.3) < top
-                && gold_reward_rl(peak * 1.01, 0.8, 0.3) < top
-        );
+        assert!(gold_reward_rl(peak * 0.99, 0.8, 0.3) < top && gold_reward_rl(peak * 1.01, 0.8, 0.3) < top);
         assert_eq!((gold_reward_rl(0.0, 0.8, 0.3), kl_best_of_n(1)), (0.0, 0.0));
     }
 

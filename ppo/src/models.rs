@@ -42,12 +42,8 @@ impl Models {
         config: &config::Ppo,
         device: &Device,
     ) -> Result<Models, PpoError> {
-        let adam = AdamConfig {
-            beta1: config.adam_beta1,
-            beta2: config.adam_beta2,
-            eps: config.adam_eps,
-            weight_decay: 0.0,
-        };
+        let adam =
+            AdamConfig { beta1: config.adam_beta1, beta2: config.adam_beta2, eps: config.adam_eps, weight_decay: 0.0 };
         let policy = CausalLm::from_checkpoint(policy, device)?;
         Ok(Models {
             policy_optimizer: AdamW::new(policy.parameters(), adam)?,
@@ -80,8 +76,7 @@ impl Models {
     pub fn restore(&mut self, snapshot: &Snapshot) -> Result<(), PpoError> {
         self.restore_policy(snapshot)?;
         put_back(self.value.parameters(), &snapshot.value)?;
-        self.value_optimizer
-            .restore(snapshot.value_optimizer.clone())?;
+        self.value_optimizer.restore(snapshot.value_optimizer.clone())?;
         self.kl_coef = snapshot.kl_coef;
         Ok(())
     }
@@ -92,9 +87,7 @@ impl Models {
     /// When the snapshot is of other models.
     pub fn restore_policy(&mut self, snapshot: &Snapshot) -> Result<(), PpoError> {
         put_back(self.policy.parameters(), &snapshot.policy)?;
-        Ok(self
-            .policy_optimizer
-            .restore(snapshot.policy_optimizer.clone())?)
+        Ok(self.policy_optimizer.restore(snapshot.policy_optimizer.clone())?)
     }
 }
 
@@ -109,16 +102,10 @@ pub struct Snapshot {
 
 fn copies(parameters: &BTreeMap<String, Var>) -> Result<BTreeMap<String, Tensor>, PpoError> {
     // A real copy: the optimiser writes into the variable's storage.
-    parameters
-        .iter()
-        .map(|(name, var)| Ok((name.clone(), var.as_detached_tensor().copy()?)))
-        .collect()
+    parameters.iter().map(|(name, var)| Ok((name.clone(), var.as_detached_tensor().copy()?))).collect()
 }
 
-fn put_back(
-    parameters: &BTreeMap<String, Var>,
-    saved: &BTreeMap<String, Tensor>,
-) -> Result<(), PpoError> {
+fn put_back(parameters: &BTreeMap<String, Var>, saved: &BTreeMap<String, Tensor>) -> Result<(), PpoError> {
     for (name, var) in parameters {
         if let Some(tensor) = saved.get(name) {
             var.set(tensor)?;

@@ -87,14 +87,8 @@ pub fn importance_weights(
     mode: ImportanceMode,
 ) -> ImportanceWeights {
     let n = mask.len();
-    assert_eq!(
-        (old.len(), behavior.len()),
-        (n, n),
-        "one mask entry per token"
-    );
-    let gaps: Vec<f64> = (0..n)
-        .map(|t| if mask[t] { old[t] - behavior[t] } else { 0.0 })
-        .collect();
+    assert_eq!((old.len(), behavior.len()), (n, n), "one mask entry per token");
+    let gaps: Vec<f64> = (0..n).map(|t| if mask[t] { old[t] - behavior[t] } else { 0.0 }).collect();
     let mut weights = Vec::with_capacity(n);
     let mut kept = Vec::with_capacity(n);
     for (gaps, mask) in masked::split(&gaps, lengths).zip(masked::split(mask, lengths)) {
@@ -104,19 +98,15 @@ pub fn importance_weights(
         }
     }
     let count = masked::count(mask).max(1) as f64;
-    let n_truncated = (0..n)
-        .filter(|t| kept[*t] && weights[*t] < ratio(gaps[*t]) && mode != ImportanceMode::Off)
-        .count();
+    let n_truncated =
+        (0..n).filter(|t| kept[*t] && weights[*t] < ratio(gaps[*t]) && mode != ImportanceMode::Off).count();
     ImportanceWeights {
         ess_fraction: ess_fraction(&weights, mask),
         truncated_fraction: n_truncated as f64 / count,
         filtered_fraction: (masked::count(mask) - masked::count(&kept)) as f64 / count,
         mean_abs_gap: masked::kept(&gaps, mask).map(f64::abs).sum::<f64>() / count,
         k1: -masked::mean(&gaps, mask),
-        k3: masked::kept(&gaps, mask)
-            .map(|d| KlEstimator::K3.value(-d))
-            .sum::<f64>()
-            / count,
+        k3: masked::kept(&gaps, mask).map(|d| KlEstimator::K3.value(-d)).sum::<f64>() / count,
         weights,
         kept,
     }
@@ -129,22 +119,13 @@ fn sequence_weights(gaps: &[f64], mask: &[bool], mode: ImportanceMode) -> Vec<(f
     let weigh = |gap: f64| match mode {
         ImportanceMode::Off => (1.0, true),
         ImportanceMode::TokenTruncate { cap } => (ratio(gap).min(cap), true),
-        ImportanceMode::TokenMask { floor, cap } if !(floor..=cap).contains(&ratio(gap)) => {
-            (0.0, false)
-        }
+        ImportanceMode::TokenMask { floor, cap } if !(floor..=cap).contains(&ratio(gap)) => (0.0, false),
         ImportanceMode::TokenMask { .. } => (ratio(gap), true),
         ImportanceMode::SequenceTruncate { cap } => (ratio(sum).min(cap), true),
-        ImportanceMode::GeometricFilter { floor, cap, .. }
-            if !(floor..=cap).contains(&geometric) =>
-        {
-            (0.0, false)
-        }
+        ImportanceMode::GeometricFilter { floor, cap, .. } if !(floor..=cap).contains(&geometric) => (0.0, false),
         ImportanceMode::GeometricFilter { token_cap, .. } => (ratio(gap).min(token_cap), true),
     };
-    gaps.iter()
-        .zip(mask)
-        .map(|(gap, keep)| if *keep { weigh(*gap) } else { (0.0, false) })
-        .collect()
+    gaps.iter().zip(mask).map(|(gap, keep)| if *keep { weigh(*gap) } else { (0.0, false) }).collect()
 }
 
 /// Effective sample size as a share of the tokens: `(Σw)²/(n·Σw²)` over the mask; 0 when every weight is 0.
@@ -208,11 +189,7 @@ pub fn loglinear_proximal(behavior: f64, current: f64, versions: ProximalVersion
 mod tests {
     use super::{ImportanceMode, ess_fraction, importance_weights};
 
-    const OURS: ImportanceMode = ImportanceMode::GeometricFilter {
-        floor: 0.8,
-        cap: 1.25,
-        token_cap: 2.0,
-    };
+    const OURS: ImportanceMode = ImportanceMode::GeometricFilter { floor: 0.8, cap: 1.25, token_cap: 2.0 };
 
     #[test]
     fn on_policy_every_mode_weighs_one() {
@@ -220,24 +197,14 @@ mod tests {
         let modes = [
             ImportanceMode::Off,
             ImportanceMode::TokenTruncate { cap: 2.0 },
-            ImportanceMode::TokenMask {
-                floor: 0.5,
-                cap: 5.0,
-            },
+            ImportanceMode::TokenMask { floor: 0.5, cap: 5.0 },
             ImportanceMode::SequenceTruncate { cap: 2.0 },
             OURS,
         ];
         for mode in modes {
             let got = importance_weights(&l, &l, &[true; 3], &[2, 1], mode);
             assert_eq!(got.weights, vec![1.0; 3], "{mode:?}");
-            assert_eq!(
-                (
-                    got.ess_fraction,
-                    got.filtered_fraction,
-                    got.truncated_fraction
-                ),
-                (1.0, 0.0, 0.0)
-            );
+            assert_eq!((got.ess_fraction, got.filtered_fraction, got.truncated_fraction), (1.0, 0.0, 0.0));
             assert_eq!((got.k1, got.k3, got.mean_abs_gap), (0.0, 0.0, 0.0));
         }
     }

@@ -26,11 +26,7 @@ pub struct KlRegularisedOptimum {
 /// When the lengths differ.
 #[must_use]
 pub fn objective(probs: &[f64], reference: &[f64], rewards: &[f64], kl_coef: f64) -> f64 {
-    assert_eq!(
-        (probs.len(), reference.len()),
-        (rewards.len(), rewards.len()),
-        "one probability per response"
-    );
+    assert_eq!((probs.len(), reference.len()), (rewards.len(), rewards.len()), "one probability per response");
     let reward: f64 = probs.iter().zip(rewards).map(|(p, r)| p * r).sum();
     reward - kl_coef * divergence(probs, reference)
 }
@@ -41,16 +37,8 @@ pub fn objective(probs: &[f64], reference: &[f64], rewards: &[f64], kl_coef: f64
 /// When the lengths differ.
 #[must_use]
 pub fn divergence(p: &[f64], q: &[f64]) -> f64 {
-    assert_eq!(
-        p.len(),
-        q.len(),
-        "two distributions over the same responses"
-    );
-    p.iter()
-        .zip(q)
-        .filter(|(p, _)| **p > 0.0)
-        .map(|(p, q)| p * (p / q).ln())
-        .sum()
+    assert_eq!(p.len(), q.len(), "two distributions over the same responses");
+    p.iter().zip(q).filter(|(p, _)| **p > 0.0).map(|(p, q)| p * (p / q).ln()).sum()
 }
 
 /// The optimum in closed form.
@@ -62,35 +50,12 @@ pub fn divergence(p: &[f64], q: &[f64]) -> f64 {
 /// # Panics
 /// When the lengths differ.
 #[must_use]
-pub fn kl_regularised_optimum(
-    reference: &[f64],
-    rewards: &[f64],
-    kl_coef: f64,
-) -> KlRegularisedOptimum {
-    assert_eq!(
-        reference.len(),
-        rewards.len(),
-        "one probability per response"
-    );
-    let log_weights: Vec<f64> = reference
-        .iter()
-        .zip(rewards)
-        .map(|(q, r)| q.ln() + r / kl_coef)
-        .collect();
-    let max = log_weights
-        .iter()
-        .copied()
-        .fold(f64::NEG_INFINITY, f64::max);
-    let log_normaliser = max
-        + log_weights
-            .iter()
-            .map(|w| (w - max).exp())
-            .sum::<f64>()
-            .ln();
-    let probs: Vec<f64> = log_weights
-        .iter()
-        .map(|w| (w - log_normaliser).exp())
-        .collect();
+pub fn kl_regularised_optimum(reference: &[f64], rewards: &[f64], kl_coef: f64) -> KlRegularisedOptimum {
+    assert_eq!(reference.len(), rewards.len(), "one probability per response");
+    let log_weights: Vec<f64> = reference.iter().zip(rewards).map(|(q, r)| q.ln() + r / kl_coef).collect();
+    let max = log_weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let log_normaliser = max + log_weights.iter().map(|w| (w - max).exp()).sum::<f64>().ln();
+    let probs: Vec<f64> = log_weights.iter().map(|w| (w - log_normaliser).exp()).collect();
     KlRegularisedOptimum {
         log_normaliser,
         objective: kl_coef * log_normaliser,

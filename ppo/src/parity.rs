@@ -72,10 +72,7 @@ impl ParityLimits {
             _ => 0.5,
         });
         let expected = expected.fold(2e-3, f64::max);
-        ParityLimits {
-            expected,
-            hard: 10.0 * expected,
-        }
+        ParityLimits { expected, hard: 10.0 * expected }
     }
 }
 
@@ -123,12 +120,6 @@ fn compare(
     let pairs = served.iter().zip(&trained);
     Ok(pairs
         .map(|(served, trained)| (f64::from(served.0) - f64::from(*trained)).abs())
-        .map(|difference| {
-            if difference.is_nan() {
-                f64::INFINITY
-            } else {
-                difference
-            }
-        })
+        .map(|difference| if difference.is_nan() { f64::INFINITY } else { difference })
         .collect())
 }

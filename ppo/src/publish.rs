@@ -138,8 +138,7 @@ impl Publisher<'_> {
         numbers.extend(verdict.numbers.clone());
         if !verdict.is_pass() {
             self.forget(version);
-            self.registry
-                .reject(version, &verdict.refusals.join("; "), settled, numbers)?;
+            self.registry.reject(version, &verdict.refusals.join("; "), settled, numbers)?;
             return Ok(Published { version, verdict });
         }
         before_commit(version, digest);
@@ -175,9 +174,7 @@ impl Publisher<'_> {
     /// # Errors
     /// When the engine refuses the file.
     pub fn load(&self, version: PolicyVersion) -> Result<(), PublishError> {
-        let ready = |r: &policy::engine::ResidentStatus| {
-            r.version == version && r.state != ResidentState::Draining
-        };
+        let ready = |r: &policy::engine::ResidentStatus| r.version == version && r.state != ResidentState::Draining;
         if !self.engine.residents().iter().any(ready) {
             let started = Instant::now();
             self.loader.load(version, self.registry.path(version))?;
@@ -188,14 +185,7 @@ impl Publisher<'_> {
 
     fn wait_for_room(&self, go_on: impl Fn() -> bool) -> Result<(), PublishError> {
         let draining = |r: &policy::engine::ResidentStatus| r.state == ResidentState::Draining;
-        while self
-            .engine
-            .residents()
-            .iter()
-            .filter(|r| draining(r))
-            .count()
-            > N_DRAINING_MAX
-        {
+        while self.engine.residents().iter().filter(|r| draining(r)).count() > N_DRAINING_MAX {
             if !go_on() {
                 return Err(PublishError::Interrupted);
             }
@@ -204,22 +194,13 @@ impl Publisher<'_> {
         Ok(())
     }
 
-    fn write(
-        &self,
-        version: PolicyVersion,
-        proposal: &Proposal<'_>,
-    ) -> Result<(Digest, ParityLimits), PublishError> {
-        let weight_type = WeightType::parse(&self.config.weight_type)
-            .expect("config has checked the words of ppo.weight_type");
+    fn write(&self, version: PolicyVersion, proposal: &Proposal<'_>) -> Result<(Digest, ParityLimits), PublishError> {
+        let weight_type =
+            WeightType::parse(&self.config.weight_type).expect("config has checked the words of ppo.weight_type");
         let policy = &proposal.models.policy;
         let checkpoint = policy.to_checkpoint(proposal.source, weight_type)?;
         let digest = checkpoint.write(&self.registry.path(version))?;
-        let candidate = Candidate {
-            version,
-            parent: proposal.parent,
-            digest,
-            n_rollouts: proposal.n_rollouts as u64,
-        };
+        let candidate = Candidate { version, parent: proposal.parent, digest, n_rollouts: proposal.n_rollouts as u64 };
         if let Err(error) = self.registry.register(&candidate) {
             self.registry.discard(version);
             return Err(error.into());
@@ -240,22 +221,14 @@ impl Publisher<'_> {
         if parity.max > parity_limits.expected {
             tracing::warn!(%version, max = parity.max, expected = parity_limits.expected, "engine and trainer disagree");
         }
-        let evidence = Evidence {
-            n_broken_tensors,
-            parity,
-            parity_limits,
-            stats: proposal.stats,
-        };
+        let evidence = Evidence { n_broken_tensors, parity, parity_limits, stats: proposal.stats };
         Ok(gate::judge(&evidence, self.config))
     }
 
     /// A candidate that came to nothing for no fault of its weights. The claim stays.
     fn abandon(&self, version: PolicyVersion, why: &str) {
         self.forget(version);
-        if let Err(error) = self
-            .registry
-            .reject(version, why, Vec::new(), BTreeMap::new())
-        {
+        if let Err(error) = self.registry.reject(version, why, Vec::new(), BTreeMap::new()) {
             // The next open rejects it.
             tracing::warn!(%version, %error, "a candidate could not be marked as rejected");
         }
@@ -277,9 +250,7 @@ impl Publisher<'_> {
 fn n_broken_tensors(models: &Models) -> Result<usize, PublishError> {
     let mut n_broken = 0;
     for parameter in models.policy.parameters().values() {
-        let sum = parameter
-            .abs()
-            .and_then(|x| x.sum_all()?.to_scalar::<f32>());
+        let sum = parameter.abs().and_then(|x| x.sum_all()?.to_scalar::<f32>());
         // Weights so large that their sum overflows are as broken as infinite ones.
         n_broken += usize::from(!sum.map_err(ModelError::from)?.is_finite());
     }

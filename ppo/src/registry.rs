@@ -21,15 +21,15 @@ mod tests;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use policy::{PolicyVersion, checkpoint};
 
 pub use error::RegistryError;
 
-use crate::rollout_log::{
-    LogError, Outcome, RolloutLog, Seq, VersionChange, VersionRow, VersionState,
+use crate::{
+    clock::now_ms,
+    rollout_log::{LogError, Outcome, RolloutLog, Seq, VersionChange, VersionRow, VersionState},
 };
 
 /// The versions of one data directory. Its rows live in the log's database.
@@ -62,11 +62,7 @@ impl Registry {
     pub fn open(log: RolloutLog, sft: &Path, n_kept: usize) -> Result<Registry, RegistryError> {
         let folder = log.data_dir().join("versions");
         std::fs::create_dir_all(&folder).map_err(|source| RegistryError::io(&folder, source))?;
-        let registry = Registry {
-            log,
-            folder,
-            n_kept,
-        };
+        let registry = Registry { log, folder, n_kept };
         registry.adopt_sft(sft)?;
         registry.finish_what_a_crash_began()?;
         registry.remove_orphans()?;
@@ -98,8 +94,7 @@ impl Registry {
     /// When the log cannot be read.
     pub fn live(&self) -> Result<VersionRow, RegistryError> {
         let live = self.log.reader().live_version()?;
-        live.map(|row| self.resolve(row))
-            .ok_or(RegistryError::NoneLive)
+        live.map(|row| self.resolve(row)).ok_or(RegistryError::NoneLive)
     }
 
     /// Where a version's weights lie, or would lie.
@@ -127,11 +122,7 @@ impl Registry {
     ///
     /// # Errors
     /// When the log cannot be read.
-    pub fn lineage(
-        &self,
-        version: PolicyVersion,
-        n_publications: u64,
-    ) -> Result<Vec<PolicyVersion>, RegistryError> {
+    pub fn lineage(&self, version: PolicyVersion, n_publications: u64) -> Result<Vec<PolicyVersion>, RegistryError> {
         let mut lineage = vec![version];
         let mut at = version;
         for _ in 0..n_publications {
@@ -172,11 +163,7 @@ impl Registry {
         outcomes: Vec<(Seq, Outcome)>,
         numbers: BTreeMap<String, f64>,
     ) -> Result<(), RegistryError> {
-        self.change(VersionChange::Publish {
-            version,
-            outcomes,
-            numbers,
-        })
+        self.change(VersionChange::Publish { version, outcomes, numbers })
     }
 
     /// One transaction: the candidate is refused, its rollouts are settled. Its files go.
@@ -190,12 +177,7 @@ impl Registry {
         outcomes: Vec<(Seq, Outcome)>,
         numbers: BTreeMap<String, f64>,
     ) -> Result<(), RegistryError> {
-        self.change(VersionChange::Reject {
-            version,
-            reason: reason.to_string(),
-            outcomes,
-            numbers,
-        })?;
+        self.change(VersionChange::Reject { version, reason: reason.to_string(), outcomes, numbers })?;
         files::remove_all_of(&self.folder, version);
         Ok(())
     }
@@ -215,10 +197,7 @@ impl Registry {
         expected_live: Option<PolicyVersion>,
     ) -> Result<PolicyVersion, RegistryError> {
         let before = self.live()?.version;
-        self.change(VersionChange::Activate {
-            version,
-            expected_live,
-        })?;
+        self.change(VersionChange::Activate { version, expected_live })?;
         Ok(before)
     }
 
@@ -239,23 +218,13 @@ impl Registry {
     /// When the log refuses.
     pub fn retain(&self, residents: &[PolicyVersion]) -> Result<(), RegistryError> {
         let step = |version, from, to, reason: Option<&str>| {
-            self.change(VersionChange::Move {
-                version,
-                from,
-                to,
-                reason: reason.map(str::to_string),
-            })
+            self.change(VersionChange::Move { version, from, to, reason: reason.map(str::to_string) })
         };
         let in_memory = |row: &VersionRow| residents.contains(&row.version);
         let mut rows = self.rows()?;
         for row in &mut rows {
             if row.state == VersionState::Draining && !in_memory(row) {
-                step(
-                    row.version,
-                    VersionState::Draining,
-                    VersionState::Retained,
-                    None,
-                )?;
+                step(row.version, VersionState::Draining, VersionState::Retained, None)?;
                 row.state = VersionState::Retained;
             }
         }
@@ -264,19 +233,10 @@ impl Registry {
             .filter(|row| row.state == VersionState::Retained && row.version != PolicyVersion::SFT)
             .collect();
         let n_over = retained.len().saturating_sub(self.n_kept);
-        for row in retained
-            .into_iter()
-            .take(n_over)
-            .filter(|row| !in_memory(row))
-        {
+        for row in retained.into_iter().take(n_over).filter(|row| !in_memory(row)) {
             // Row first: a crash between the two leaves a file that no row wants, which the next open removes.
             let why = Some("beyond ppo.keep_versions");
-            step(
-                row.version,
-                VersionState::Retained,
-                VersionState::Retired,
-                why,
-            )?;
+            step(row.version, VersionState::Retained, VersionState::Retired, why)?;
             files::remove_all_of(&self.folder, row.version);
         }
         Ok(())
@@ -284,19 +244,10 @@ impl Registry {
 
     /// Rows hold file names, so that a data directory may be moved or reached by another path.
     fn resolve(&self, row: VersionRow) -> VersionRow {
-        VersionRow {
-            path: self.folder.join(&row.path),
-            ..row
-        }
+        VersionRow { path: self.folder.join(&row.path), ..row }
     }
 
     fn change(&self, change: VersionChange) -> Result<(), RegistryError> {
         Ok(self.log.change_version(change)?)
     }
-}
-
-/// Milliseconds since the Unix epoch.
-pub(crate) fn now_ms() -> u64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
-    since_epoch.map_or(0, |elapsed| elapsed.as_millis() as u64)
 }

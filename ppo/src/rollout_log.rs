@@ -21,9 +21,9 @@
 //!
 //! # Shape
 //!
-//! One writer thread owns the writing connection ([`writer`]); handles send commands through one bounded channel, so the
+//! One writer thread owns the writing connection (`writer`); handles send commands through one bounded channel, so the
 //! order of commands is the order of effects: feedback sent after the append of its rollout finds it, committed or not.
-//! Readers have connections of their own ([`read`]). The log itself is not bounded: it is the product (training data), and
+//! Readers have connections of their own (`read`). The log itself is not bounded: it is the product (training data), and
 //! `honed rollouts export` is how it leaves.
 
 mod answer;
@@ -65,6 +65,8 @@ pub use transition::{Claim, ClaimRequest, Outcome, Verdict};
 pub use version_row::{VersionChange, VersionRow, VersionState};
 
 use crate::stats::{LogCounters, LogCountersSnapshot};
+#[cfg(test)]
+pub(crate) use tests::rollout as exchange;
 use writer::{Command, Reply, Writer};
 
 /// How long a sender waits for room in the queue before it gets [`LogError::Busy`].
@@ -102,23 +104,13 @@ impl RolloutLog {
     /// Takes the data directory (created when absent, for its owner only), brings the schema up to date, gives back the
     /// claims of a process that died, and starts the writer.
     pub fn open(data_dir: &Path, settings: &LogSettings) -> Result<RolloutLog, LogError> {
-        let io = |source| LogError::Io {
-            path: data_dir.to_path_buf(),
-            source,
-        };
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(data_dir)
-            .map_err(io)?;
+        let io = |source| LogError::Io { path: data_dir.to_path_buf(), source };
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(io)?;
         let lock = lock::DirLock::take(data_dir)?;
         let connection = open_for_writing(&database(data_dir))?;
         let n_returned = transition::release_all(&connection)?;
         if n_returned > 0 {
-            tracing::warn!(
-                n_returned,
-                "returned the claims of an update that did not finish"
-            );
+            tracing::warn!(n_returned, "returned the claims of an update that did not finish");
         }
         let reader = LogReader::open(data_dir)?;
         let (sender, commands) = bounded(settings.queue);
@@ -131,10 +123,8 @@ impl RolloutLog {
             counters: Arc::clone(&counters),
             carried: Vec::new(),
         };
-        let thread = std::thread::Builder::new()
-            .name("rollout-log".to_string())
-            .spawn(move || writer.run())
-            .map_err(io)?;
+        let thread =
+            std::thread::Builder::new().name("rollout-log".to_string()).spawn(move || writer.run()).map_err(io)?;
         Ok(RolloutLog {
             shared: Arc::new(Shared {
                 data_dir: data_dir.to_path_buf(),
@@ -149,17 +139,11 @@ impl RolloutLog {
 
     /// Queues one answered exchange. Never blocks: with a full queue (or a closed log) the exchange is counted and gone.
     pub fn append(&self, rollout: Rollout) -> Result<(), Full> {
-        self.shared
-            .commands()
-            .try_send(Command::Append(Box::new(rollout)))
-            .map_err(|_| {
-                self.shared
-                    .counters
-                    .overflow
-                    .fetch_add(1, Ordering::Relaxed);
-                self.shared.counters.dropped.add(DropReason::QueueFull, 1);
-                Full
-            })
+        self.shared.commands().try_send(Command::Append(Box::new(rollout))).map_err(|_| {
+            self.shared.counters.overflow.fetch_add(1, Ordering::Relaxed);
+            self.shared.counters.dropped.add(DropReason::QueueFull, 1);
+            Full
+        })
     }
 
     /// Records what one user says about a rollout; returns after the commit. Finds rollouts that were appended before it,
@@ -203,10 +187,7 @@ impl RolloutLog {
     /// The shared reader; it never waits for the writer, only for another reader of this process.
     pub fn reader(&self) -> MutexGuard<'_, LogReader> {
         // A reader that panicked changed nothing: its connection only reads.
-        self.shared
-            .reader
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shared.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counters since the process began.
@@ -221,13 +202,10 @@ impl RolloutLog {
 
     fn call<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, LogError> {
         let (reply, answer) = bounded(1);
-        self.shared
-            .commands()
-            .send_timeout(command(reply), SEND_TIMEOUT)
-            .map_err(|error| match error {
-                SendTimeoutError::Timeout(_) => LogError::Busy,
-                SendTimeoutError::Disconnected(_) => LogError::Closed,
-            })?;
+        self.shared.commands().send_timeout(command(reply), SEND_TIMEOUT).map_err(|error| match error {
+            SendTimeoutError::Timeout(_) => LogError::Busy,
+            SendTimeoutError::Disconnected(_) => LogError::Closed,
+        })?;
         answer.recv().map_err(|_| LogError::Closed)?
     }
 }
@@ -238,11 +216,7 @@ impl Shared {
     }
 
     fn join(&self) {
-        let thread = self
-            .writer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let thread = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the writer of the rollout log panicked");
         }

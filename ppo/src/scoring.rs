@@ -2,7 +2,7 @@
 //!
 //! It takes the oldest rows that may be judged now, a bounded batch at a time, and hands them to the scorer's background
 //! lane. A row that somebody still waits for people to speak about is left where it is; so is a row whose judge cannot be
-//! reached: it stays `generated`, is counted, and comes back after a pause that doubles up to [`PAUSE_MAX`]. A score is
+//! reached: it stays `generated`, is counted, and comes back after a pause that doubles up to `PAUSE_MAX`. A score is
 //! never made up. Only what can never be judged is dropped: a judge's NaN, or feedback that did not come under the rule
 //! "drop".
 //!
@@ -19,15 +19,11 @@ use std::{
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use policy::{TokenId, Vocabulary, threads};
-use reward::{
-    Formula, Lane, Opinion, Ruling, ScoreError, ScoreRequest, Scored, Scorer, ScorerError,
-};
+use reward::{Formula, Lane, Opinion, Ruling, ScoreError, ScoreRequest, Scored, Scorer, ScorerError};
 
 use crate::{
-    registry::now_ms,
-    rollout_log::{
-        DropReason, Feedback, LogError, LoggedRollout, RolloutLog, ScoreRecord, Seq, Verdict,
-    },
+    clock::now_ms,
+    rollout_log::{DropReason, Feedback, LogError, LoggedRollout, RolloutLog, ScoreRecord, Seq, Verdict},
     stats::ScoringCounters,
 };
 
@@ -66,17 +62,11 @@ impl ScoringPump {
             feedback_wait_ms: config.feedback_wait_s.saturating_mul(1000),
             counters: Arc::clone(&counters),
         };
-        let thread = std::thread::Builder::new()
-            .name("scoring-pump".to_string())
-            .spawn(move || {
-                threads::lower_priority(threads::NICE_LEARNER);
-                pump.run(&stopped);
-            })?;
-        Ok(ScoringPump {
-            stop: Some(stop),
-            thread: Some(thread),
-            counters,
-        })
+        let thread = std::thread::Builder::new().name("scoring-pump".to_string()).spawn(move || {
+            threads::lower_priority(threads::NICE_LEARNER);
+            pump.run(&stopped);
+        })?;
+        Ok(ScoringPump { stop: Some(stop), thread: Some(thread), counters })
     }
 
     /// What the pump counted.
@@ -92,11 +82,7 @@ impl ScoringPump {
 
     fn end(&mut self) {
         self.stop = None;
-        if self
-            .thread
-            .take()
-            .is_some_and(|thread| thread.join().is_err())
-        {
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the scoring pump panicked");
         }
     }
@@ -166,10 +152,7 @@ impl Pump {
                 true => now.saturating_sub(self.feedback_wait_ms),
                 false => u64::MAX,
             };
-            let rows = self
-                .log
-                .reader()
-                .unscored(after, self.batch, waited_since)?;
+            let rows = self.log.reader().unscored(after, self.batch, waited_since)?;
             let Some(last) = rows.last() else {
                 return Ok(sweep);
             };
@@ -188,15 +171,11 @@ impl Pump {
             verdicts.extend(judged);
             if !verdicts.is_empty() {
                 let n_moved = self.log.score(verdicts)?;
-                self.counters
-                    .stored
-                    .fetch_add(n_moved as u64, Ordering::Relaxed);
+                self.counters.stored.fetch_add(n_moved as u64, Ordering::Relaxed);
                 sweep = Sweep::Moved;
             }
             if n_deferred > 0 {
-                self.counters
-                    .deferred
-                    .fetch_add(n_deferred as u64, Ordering::Relaxed);
+                self.counters.deferred.fetch_add(n_deferred as u64, Ordering::Relaxed);
                 return Ok(Sweep::Unreachable);
             }
         }
@@ -256,11 +235,7 @@ impl Pump {
 }
 
 fn record(scored: Scored) -> ScoreRecord {
-    ScoreRecord {
-        score: scored.score.0,
-        std: scored.std,
-        reward_version: scored.reward_version,
-    }
+    ScoreRecord { score: scored.score.0, std: scored.std, reward_version: scored.reward_version }
 }
 
 /// The pause to take now; the next one is twice as long.

@@ -35,14 +35,7 @@ impl Admission {
     /// `max_staleness`: η, versions; `batch`: rollouts of one update; `max_concurrent`: rollouts in flight.
     #[must_use]
     pub fn new(max_staleness: u64, batch: u64, max_concurrent: u64) -> Self {
-        Admission {
-            max_staleness,
-            batch,
-            max_concurrent,
-            version: 0,
-            accepted: 0,
-            running: 0,
-        }
+        Admission { max_staleness, batch, max_concurrent, version: 0, accepted: 0, running: 0 }
     }
 
     /// Rollouts that may start now.
@@ -90,11 +83,7 @@ mod tests {
         let versions = [PolicyVersion(5), PolicyVersion(3), PolicyVersion(6)];
         assert_eq!(staleness(PolicyVersion(6), &versions), 3);
         assert_eq!(staleness(PolicyVersion(6), &[]), 0);
-        assert_eq!(
-            staleness(PolicyVersion(2), &versions),
-            0,
-            "a trainer behind its data is not stale"
-        );
+        assert_eq!(staleness(PolicyVersion(2), &versions), 0, "a trainer behind its data is not stale");
     }
 
     #[test]
@@ -103,11 +92,7 @@ mod tests {
         let admitted = (0..10).filter(|_| admission.submit()).count();
         assert_eq!(admitted, 4, "(1 + 0 + 1)·2");
         assert!(admission.accept());
-        assert_eq!(
-            admission.capacity(),
-            0,
-            "an accepted rollout keeps its place"
-        );
+        assert_eq!(admission.capacity(), 0, "an accepted rollout keeps its place");
         assert!(admission.reject());
         assert_eq!(admission.capacity(), 1, "a rejected one frees it");
         admission.publish();

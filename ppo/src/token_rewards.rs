@@ -63,25 +63,13 @@ impl ScoreRule {
 /// # Panics
 /// When the lengths differ.
 #[must_use]
-pub fn token_rewards(
-    log_probs: &[f64],
-    reference: &[f64],
-    mask: &[bool],
-    score: f64,
-    kl_coef: f64,
-) -> Vec<f64> {
-    assert_eq!(
-        (log_probs.len(), reference.len()),
-        (mask.len(), mask.len()),
-        "one mask entry per token"
-    );
+pub fn token_rewards(log_probs: &[f64], reference: &[f64], mask: &[bool], score: f64, kl_coef: f64) -> Vec<f64> {
+    assert_eq!((log_probs.len(), reference.len()), (mask.len(), mask.len()), "one mask entry per token");
     let last = mask.iter().rposition(|keep| *keep);
     (0..mask.len())
         .map(|t| match mask[t] {
             false => 0.0,
-            true => {
-                -kl_coef * (log_probs[t] - reference[t]) + if Some(t) == last { score } else { 0.0 }
-            }
+            true => -kl_coef * (log_probs[t] - reference[t]) + if Some(t) == last { score } else { 0.0 },
         })
         .collect()
 }
@@ -93,10 +81,7 @@ mod tests {
     #[test]
     fn without_divergence_only_the_last_token_is_paid() {
         let l = [-1.0, -0.5, -3.0, 0.0];
-        assert_eq!(
-            token_rewards(&l, &l, &[true, true, true, false], 2.5, 0.05),
-            vec![0.0, 0.0, 2.5, 0.0]
-        );
+        assert_eq!(token_rewards(&l, &l, &[true, true, true, false], 2.5, 0.05), vec![0.0, 0.0, 2.5, 0.0]);
     }
 
     #[test]
@@ -107,20 +92,10 @@ mod tests {
 
     #[test]
     fn the_clip_comes_before_the_missing_end() {
-        let rule = ScoreRule {
-            clip: Some(1.0),
-            missing_eos: MissingEos::Subtract(1.5),
-        };
+        let rule = ScoreRule { clip: Some(1.0), missing_eos: MissingEos::Subtract(1.5) };
         assert_eq!(rule.apply(9.0, true), 1.0);
         assert_eq!(rule.apply(9.0, false), -0.5);
-        let replace = ScoreRule {
-            clip: Some(0.5),
-            missing_eos: MissingEos::Replace(-1.0),
-        };
-        assert_eq!(
-            replace.apply(9.0, false),
-            -1.0,
-            "the replacement is not clipped"
-        );
+        let replace = ScoreRule { clip: Some(0.5), missing_eos: MissingEos::Replace(-1.0) };
+        assert_eq!(replace.apply(9.0, false), -1.0, "the replacement is not clipped");
     }
 }

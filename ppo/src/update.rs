@@ -116,9 +116,23 @@ impl Round<'_> {
         pace: Pace<'_>,
     ) -> Result<RoundOutcome, PpoError> {
         let snapshot = models.snapshot()?;
-        let result = self.learn(models, rollouts, &snapshot, pace);
+        self.run_from(&snapshot, models, rollouts, pace)
+    }
+
+    /// [`Round::run`] for a caller who keeps a snapshot of the models as they are now anyway.
+    ///
+    /// # Errors
+    /// When a pass fails or the round is interrupted.
+    pub fn run_from(
+        &self,
+        snapshot: &Snapshot,
+        models: &mut Models,
+        rollouts: &[ScoredRollout],
+        pace: Pace<'_>,
+    ) -> Result<RoundOutcome, PpoError> {
+        let result = self.learn(models, rollouts, snapshot, pace);
         if result.is_err() {
-            models.restore(&snapshot)?;
+            models.restore(snapshot)?;
         }
         result
     }
@@ -134,18 +148,14 @@ impl Round<'_> {
         let vocab_size = models.policy.trunk().shape().vocab_size;
         let admitted = admit(
             rollouts,
-            Limits {
-                lineage: self.lineage,
-                vocab_size,
-            },
+            Limits { lineage: self.lineage, vocab_size, trains_client_limited: self.config.client_limit == "score" },
         );
         let mut fates = vec![Fate::Trained; rollouts.len()];
         for (index, reason) in admitted.dropped {
             fates[index] = Fate::Dropped(reason);
         }
         let kl_coef = models.kl_coef;
-        let experience =
-            Experience::collect(admitted.episodes, models, self.config, kl_coef, pace)?;
+        let experience = Experience::collect(admitted.episodes, models, self.config, kl_coef, pace)?;
         let experience_s = started.elapsed().as_secs_f64();
         let mut progress = Progress::default();
         if can_learn(&experience) {
@@ -158,10 +168,7 @@ impl Round<'_> {
         self.adapt_kl_coef(models, &experience, &progress);
         settle(&mut fates, &experience, &progress);
         let mut stats = RoundStats::new(&experience, &progress);
-        stats.n_dropped = fates
-            .iter()
-            .filter(|fate| matches!(fate, Fate::Dropped(_)))
-            .count();
+        stats.n_dropped = fates.iter().filter(|fate| matches!(fate, Fate::Dropped(_))).count();
         let rates = self.learning_rates();
         (stats.policy_learning_rate, stats.value_learning_rate) = (rates.policy, rates.value);
         (stats.kl_coef, stats.kl_coef_next) = (kl_coef, models.kl_coef);
@@ -178,12 +185,7 @@ impl Round<'_> {
         pace: Pace<'_>,
     ) -> Result<(), PpoError> {
         for epoch in 0..self.config.epochs {
-            let order = permutation(
-                self.config.seed,
-                self.update,
-                epoch,
-                experience.episodes.len(),
-            );
+            let order = permutation(self.config.seed, self.update, epoch, experience.episodes.len());
             for members in minibatches(&order, self.config.minibatch) {
                 let minibatch = step::Minibatch::new(experience, members);
                 minibatch.step(models, self.config, self.learning_rates(), progress, pace)?;
@@ -194,12 +196,8 @@ impl Round<'_> {
 
     fn learning_rates(&self) -> LearningRates {
         let config = self.config;
-        let rate =
-            |peak| warmup_then_constant(peak, WARMUP_START, self.update, config.warmup_updates);
-        LearningRates {
-            policy: rate(config.policy_learning_rate),
-            value: rate(config.value_learning_rate),
-        }
+        let rate = |peak| warmup_then_constant(peak, WARMUP_START, self.update, config.warmup_updates);
+        LearningRates { policy: rate(config.policy_learning_rate), value: rate(config.value_learning_rate) }
     }
 
     fn adapt_kl_coef(&self, models: &mut Models, experience: &Experience, progress: &Progress) {
@@ -208,18 +206,9 @@ impl Round<'_> {
         }
         let everything = vec![true; experience.n_tokens()];
         let passes = &experience.passes;
-        let per_episode = kl::per_sequence(
-            &passes.old,
-            &passes.reference,
-            &everything,
-            &experience.lengths,
-        );
+        let per_episode = kl::per_sequence(&passes.old, &passes.reference, &everything, &experience.lengths);
         let mean = per_episode.iter().sum::<f64>() / per_episode.len().max(1) as f64;
-        let start = AdaptiveKl::new(
-            self.config.kl_coef,
-            self.config.kl_target,
-            self.config.kl_horizon,
-        );
+        let start = AdaptiveKl::new(self.config.kl_coef, self.config.kl_target, self.config.kl_horizon);
         let mut controller = start.resumed(models.kl_coef);
         controller.update(mean, per_episode.len());
         models.kl_coef = controller.coef();
@@ -237,6 +226,9 @@ fn can_learn(experience: &Experience) -> bool {
 /// Rollouts that were filtered, or whose round came to nothing, are spent all the same: given back, they would only be
 /// claimed again.
 fn settle(fates: &mut [Fate], experience: &Experience, progress: &Progress) {
+    for index in &experience.broken {
+        fates[*index] = Fate::Dropped(DropReason::NonFinite);
+    }
     let learnt = progress.n_policy_steps > 0 || progress.n_value_steps > 0;
     for (i, episode) in experience.episodes.iter().enumerate() {
         fates[episode.index] = match () {

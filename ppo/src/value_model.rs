@@ -32,18 +32,13 @@ pub fn from_reward_model(
 ) -> Result<ScalarModel, PpoError> {
     let mut checkpoint = reward_model.clone();
     let weight = (reward_model.tensor(HEAD_WEIGHT)? * normalization.gain)?;
-    let bias = reward_model
-        .tensor(HEAD_BIAS)?
-        .affine(normalization.gain, normalization.bias)?;
+    let bias = reward_model.tensor(HEAD_BIAS)?.affine(normalization.gain, normalization.bias)?;
     checkpoint.tensors.insert(HEAD_WEIGHT.to_owned(), weight);
     checkpoint.tensors.insert(HEAD_BIAS.to_owned(), bias);
     let model = ScalarModel::from_checkpoint(&checkpoint, device)?;
     let got = model.trunk().shape().vocab_size;
     if got != vocab_size {
-        let (expected, got) = (
-            format!("the policy's {vocab_size} tokens"),
-            format!("a reward model of {got}"),
-        );
+        let (expected, got) = (format!("the policy's {vocab_size} tokens"), format!("a reward model of {got}"));
         return Err(PpoError::ValueModel { expected, got });
     }
     Ok(model)
@@ -79,18 +74,11 @@ mod tests {
 
     fn batch() -> SequenceBatch {
         let ids = |ids: &[u32]| ids.iter().map(|i| TokenId(*i)).collect::<Vec<_>>();
-        SequenceBatch::new(vec![
-            Sequence::new(&ids(&[1, 2, 3]), &ids(&[4, 5])),
-            Sequence::new(&ids(&[7]), &ids(&[8])),
-        ])
+        SequenceBatch::new(vec![Sequence::new(&ids(&[1, 2, 3]), &ids(&[4, 5])), Sequence::new(&ids(&[7]), &ids(&[8]))])
     }
 
     fn values(model: &ScalarModel) -> Vec<f32> {
-        model
-            .values_at_response(&batch(), Pass::Frozen)
-            .unwrap()
-            .to_vec1()
-            .unwrap()
+        model.values_at_response(&batch(), Pass::Frozen).unwrap().to_vec1().unwrap()
     }
 
     /// Goal: V starts as the normalised score. Method: the raw reward model's output at the same positions, mapped by
@@ -100,16 +88,10 @@ mod tests {
         let base = random_checkpoint(&shape(), 3).unwrap();
         let raw = ScalarModel::from_policy(&base, 5, &Device::Cpu).unwrap();
         let checkpoint = raw.to_checkpoint(&base, WeightType::F32).unwrap();
-        let map = Normalization {
-            gain: 2.5,
-            bias: -0.75,
-        };
+        let map = Normalization { gain: 2.5, bias: -0.75 };
         let model = from_reward_model(&checkpoint, map, 11, &Device::Cpu).unwrap();
         for (value, raw) in values(&model).iter().zip(values(&raw)) {
-            assert!(
-                (f64::from(*value) - map.apply(f64::from(raw))).abs() < 1e-5,
-                "{value} from {raw}"
-            );
+            assert!((f64::from(*value) - map.apply(f64::from(raw))).abs() < 1e-5, "{value} from {raw}");
         }
     }
 
@@ -124,15 +106,7 @@ mod tests {
         let base = random_checkpoint(&shape(), 3).unwrap();
         let raw = ScalarModel::from_policy(&base, 5, &Device::Cpu).unwrap();
         let checkpoint = raw.to_checkpoint(&base, WeightType::F32).unwrap();
-        let refused = from_reward_model(
-            &checkpoint,
-            Normalization {
-                gain: 1.0,
-                bias: 0.0,
-            },
-            12,
-            &Device::Cpu,
-        );
+        let refused = from_reward_model(&checkpoint, Normalization { gain: 1.0, bias: 0.0 }, 12, &Device::Cpu);
         assert!(matches!(refused.err(), Some(PpoError::ValueModel { .. })));
     }
 }

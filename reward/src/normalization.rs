@@ -34,10 +34,7 @@ impl Normalization {
     #[must_use]
     pub fn centred(raw: &[f64]) -> Option<Self> {
         let (mean, _) = mean_and_std(raw)?;
-        Some(Normalization {
-            gain: 1.0,
-            bias: -mean,
-        })
+        Some(Normalization { gain: 1.0, bias: -mean })
     }
 
     /// The map after which `raw` has mean 0 and standard deviation 1.
@@ -50,10 +47,7 @@ impl Normalization {
     #[must_use]
     pub fn standardised(raw: &[f64]) -> Option<Self> {
         let (mean, std) = mean_and_std(raw)?;
-        (std > STD_MIN).then(|| Normalization {
-            gain: 1.0 / std,
-            bias: -mean / std,
-        })
+        (std > STD_MIN).then(|| Normalization { gain: 1.0 / std, bias: -mean / std })
     }
 }
 
@@ -102,11 +96,7 @@ pub fn ensemble(members: &[f64]) -> Option<EnsembleScore> {
     let mean = members.iter().sum::<f64>() / n;
     let variance = members.iter().map(|s| (s - mean) * (s - mean)).sum::<f64>() / n;
     let worst = members.iter().copied().fold(f64::INFINITY, f64::min);
-    Some(EnsembleScore {
-        mean,
-        worst,
-        variance,
-    })
+    Some(EnsembleScore { mean, worst, variance })
 }
 
 #[cfg(test)]
@@ -120,22 +110,13 @@ mod tests {
         let scores: Vec<f64> = raw.iter().map(|r| map.apply(*r)).collect();
         let mean = scores.iter().sum::<f64>() / 4.0;
         let variance = scores.iter().map(|s| s * s).sum::<f64>() / 4.0;
-        assert!(
-            mean.abs() < 1e-12 && (variance - 1.0).abs() < 1e-12,
-            "mean {mean}, variance {variance}"
-        );
+        assert!(mean.abs() < 1e-12 && (variance - 1.0).abs() < 1e-12, "mean {mean}, variance {variance}");
     }
 
     #[test]
     fn a_constant_reward_model_has_no_gain() {
         assert_eq!(Normalization::standardised(&[2.0, 2.0]), None);
-        assert_eq!(
-            Normalization::centred(&[2.0, 2.0]),
-            Some(Normalization {
-                gain: 1.0,
-                bias: -2.0
-            })
-        );
+        assert_eq!(Normalization::centred(&[2.0, 2.0]), Some(Normalization { gain: 1.0, bias: -2.0 }));
         assert_eq!(Normalization::centred(&[]), None);
         assert_eq!(Normalization::centred(&[f64::NAN]), None);
     }

@@ -62,21 +62,13 @@ impl Preference {
             return Err(PreferenceError::Count(responses.len()));
         }
         if ranks.len() != responses.len() {
-            return Err(PreferenceError::Ranks {
-                responses: responses.len(),
-                ranks: ranks.len(),
-            });
+            return Err(PreferenceError::Ranks { responses: responses.len(), ranks: ranks.len() });
         }
         let ranks = dense(ranks);
         if ranks.iter().all(|rank| *rank == 1) {
             return Err(PreferenceError::AllTied);
         }
-        Ok(Preference {
-            prompt,
-            responses,
-            ranks,
-            labeler: None,
-        })
+        Ok(Preference { prompt, responses, ranks, labeler: None })
     }
 
     /// A ranking from groups of response indices, best group first, ties sharing a group.
@@ -86,11 +78,7 @@ impl Preference {
         order: &[Vec<usize>],
     ) -> Result<Preference, PreferenceError> {
         let mut ranks = vec![0; responses.len()];
-        let fault = |index, fault| PreferenceError::Order {
-            responses: responses.len(),
-            index,
-            fault,
-        };
+        let fault = |index, fault| PreferenceError::Order { responses: responses.len(), index, fault };
         for (rank, group) in (1..).zip(order) {
             for &index in group {
                 match ranks.get_mut(index) {
@@ -137,10 +125,7 @@ fn dense(ranks: &[u32]) -> Vec<u32> {
     levels.sort_unstable();
     levels.dedup();
     let rank_of = |rank| (1..).zip(&levels).find(|(_, level)| **level == rank);
-    ranks
-        .iter()
-        .map(|rank| rank_of(*rank).expect("every rank is a level").0)
-        .collect()
+    ranks.iter().map(|rank| rank_of(*rank).expect("every rank is a level").0).collect()
 }
 
 #[cfg(test)]
@@ -153,30 +138,23 @@ mod tests {
 
     #[test]
     fn ranks_lose_their_gaps_and_keep_their_ties() {
-        let preference =
-            Preference::new(Vec::new(), responses(4), &[30, 7, 7, 9]).expect("an order");
+        let preference = Preference::new(Vec::new(), responses(4), &[30, 7, 7, 9]).expect("an order");
         assert_eq!(preference.ranks(), [3, 1, 1, 2]);
     }
 
     #[test]
     fn an_order_of_groups_becomes_ranks() {
         let order = [vec![2], vec![0, 1], vec![3]];
-        let preference =
-            Preference::from_order(Vec::new(), responses(4), &order).expect("an order");
+        let preference = Preference::from_order(Vec::new(), responses(4), &order).expect("an order");
         assert_eq!(preference.ranks(), [2, 2, 1, 3]);
         let ranking = Ranking::from(&preference);
-        assert_eq!(
-            (ranking.sequences, ranking.ranks),
-            (responses(4), vec![2, 2, 1, 3])
-        );
+        assert_eq!((ranking.sequences, ranking.ranks), (responses(4), vec![2, 2, 1, 3]));
     }
 
     #[test]
     fn what_is_no_ranking_is_refused() {
         let order = |n, order: &[Vec<usize>]| {
-            Preference::from_order(Vec::new(), responses(n), order)
-                .expect_err("no ranking")
-                .to_string()
+            Preference::from_order(Vec::new(), responses(n), order).expect_err("no ranking").to_string()
         };
         assert!(order(2, &[vec![0], vec![2]]).contains("2 is unknown"));
         assert!(order(2, &[vec![0], vec![0]]).contains("0 is repeated"));
@@ -184,14 +162,7 @@ mod tests {
         assert!(order(2, &[vec![1, 0]]).contains("tie"));
         assert!(order(1, &[vec![0]]).contains("got 1"));
         assert!(order(17, &[(0..17).collect()]).contains("got 17"));
-        let ranks =
-            Preference::new(Vec::new(), responses(3), &[1, 2]).expect_err("a rank is missing");
-        assert_eq!(
-            ranks,
-            PreferenceError::Ranks {
-                responses: 3,
-                ranks: 2
-            }
-        );
+        let ranks = Preference::new(Vec::new(), responses(3), &[1, 2]).expect_err("a rank is missing");
+        assert_eq!(ranks, PreferenceError::Ranks { responses: 3, ranks: 2 });
     }
 }

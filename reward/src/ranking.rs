@@ -116,12 +116,7 @@ pub fn sigmoid(x: f64) -> f64 {
 #[must_use]
 pub fn ranking_loss(scores: &[f64], ranks: &[u32], options: &RankingOptions) -> RankingLoss {
     assert_eq!(scores.len(), ranks.len(), "one rank per score");
-    let mut result = RankingLoss {
-        loss: 0.0,
-        grad_scores: vec![0.0; scores.len()],
-        n_pairs: 0,
-        n_correct: 0,
-    };
+    let mut result = RankingLoss { loss: 0.0, grad_scores: vec![0.0; scores.len()], n_pairs: 0, n_correct: 0 };
     for winner in 0..scores.len() {
         for loser in 0..scores.len() {
             if ranks[winner] < ranks[loser] {
@@ -171,21 +166,14 @@ fn add_pair(
 /// # Panics
 /// When the shapes differ.
 #[must_use]
-pub fn ranking_batch_loss<S, R>(
-    scores: &[S],
-    ranks: &[R],
-    options: &RankingOptions,
-) -> RankingBatchLoss
+pub fn ranking_batch_loss<S, R>(scores: &[S], ranks: &[R], options: &RankingOptions) -> RankingBatchLoss
 where
     S: AsRef<[f64]>,
     R: AsRef<[u32]>,
 {
     assert_eq!(scores.len(), ranks.len(), "one ranking per prompt");
-    let prompts: Vec<RankingLoss> = scores
-        .iter()
-        .zip(ranks)
-        .map(|(s, r)| ranking_loss(s.as_ref(), r.as_ref(), options))
-        .collect();
+    let prompts: Vec<RankingLoss> =
+        scores.iter().zip(ranks).map(|(s, r)| ranking_loss(s.as_ref(), r.as_ref(), options)).collect();
     let n_prompts = prompts.iter().filter(|p| p.n_pairs > 0).count();
     let scale = 1.0 / n_prompts.max(1) as f64;
     RankingBatchLoss {
@@ -193,10 +181,7 @@ where
         n_prompts,
         n_pairs: prompts.iter().map(|p| p.n_pairs).sum(),
         n_correct: prompts.iter().map(|p| p.n_correct).sum(),
-        grad_scores: prompts
-            .into_iter()
-            .map(|p| p.grad_scores.into_iter().map(|g| g * scale).collect())
-            .collect(),
+        grad_scores: prompts.into_iter().map(|p| p.grad_scores.into_iter().map(|g| g * scale).collect()).collect(),
     }
 }
 

@@ -37,14 +37,8 @@ impl Ranking {
     /// Joins a prompt with each of its responses.
     #[must_use]
     pub fn new(prompt: &[TokenId], responses: &[Vec<TokenId>], ranks: &[u32]) -> Ranking {
-        let sequences = responses
-            .iter()
-            .map(|response| [prompt, response].concat())
-            .collect();
-        Ranking {
-            sequences,
-            ranks: ranks.to_vec(),
-        }
+        let sequences = responses.iter().map(|response| [prompt, response].concat()).collect();
+        Ranking { sequences, ranks: ranks.to_vec() }
     }
 
     fn n_tokens(&self) -> usize {
@@ -161,18 +155,8 @@ pub fn train(
         return Err(ModelError::Batch("no rankings to learn from".to_owned()));
     }
     let n_steps = (rankings.len() * options.epochs).div_ceil(options.batch);
-    let RankingTrainOptions {
-        learning_rate: peak,
-        final_share,
-        warmup_steps,
-        ..
-    } = *options;
-    let schedule = Schedule {
-        peak,
-        final_share,
-        warmup_steps,
-        n_steps,
-    };
+    let RankingTrainOptions { learning_rate: peak, final_share, warmup_steps, .. } = *options;
+    let schedule = Schedule { peak, final_share, warmup_steps, n_steps };
     let mut shuffled = Shuffled::new(rankings, options.seed);
     let mut adam = AdamW::new(model.parameters(), options.adam)?;
     for step in 0..n_steps {
@@ -181,15 +165,7 @@ pub fn train(
         let grad_norm = gradients.clip(options.max_grad_norm)?;
         let learning_rate = schedule.at(step);
         adam.step(&gradients, learning_rate)?;
-        if progress(&RankingProgress {
-            step: step + 1,
-            n_steps,
-            report,
-            learning_rate,
-            grad_norm,
-        })
-        .is_break()
-        {
+        if progress(&RankingProgress { step: step + 1, n_steps, report, learning_rate, grad_norm }).is_break() {
             break;
         }
     }
@@ -209,40 +185,22 @@ pub fn loss_and_gradients(
     let lanes = lanes(model.parameters());
     let micro = balance(batch, |r| r.n_tokens(), options.micro_batch_tokens, lanes);
     let mut gradients = Gradients::new();
-    let losses = accumulate(
-        &mut gradients,
-        model.parameters(),
-        &micro,
-        lanes,
-        |rankings| {
-            let rows = rankings.iter().flat_map(|r| &r.sequences);
-            let rows = rows
-                .map(|tokens| Sequence {
-                    tokens: tokens.clone(),
-                    prompt_len: 0,
-                })
-                .collect();
-            let scores = model.scores_at_last(&SequenceBatch::new(rows), Pass::Train)?; // [responses of all prompts]
-            let values: Vec<f64> = scores
-                .to_vec1::<f32>()?
-                .into_iter()
-                .map(f64::from)
-                .collect();
-            let mut rest = values.as_slice();
-            let mut losses = Vec::with_capacity(rankings.len());
-            for ranking in rankings {
-                let (own, after) = rest.split_at(ranking.ranks.len());
-                rest = after;
-                losses.push(ranking_loss(own, &ranking.ranks, &options.loss));
-            }
-            let slopes = losses
-                .iter()
-                .flat_map(|l| &l.grad_scores)
-                .map(|g| (g / n_prompts) as f32);
-            let slopes = Tensor::new(slopes.collect::<Vec<f32>>(), scores.device())?;
-            Ok(((scores * slopes)?.sum_all()?, losses))
-        },
-    )?;
+    let losses = accumulate(&mut gradients, model.parameters(), &micro, lanes, |rankings| {
+        let rows = rankings.iter().flat_map(|r| &r.sequences);
+        let rows = rows.map(|tokens| Sequence { tokens: tokens.clone(), prompt_len: 0 }).collect();
+        let scores = model.scores_at_last(&SequenceBatch::new(rows), Pass::Train)?; // [responses of all prompts]
+        let values: Vec<f64> = scores.to_vec1::<f32>()?.into_iter().map(f64::from).collect();
+        let mut rest = values.as_slice();
+        let mut losses = Vec::with_capacity(rankings.len());
+        for ranking in rankings {
+            let (own, after) = rest.split_at(ranking.ranks.len());
+            rest = after;
+            losses.push(ranking_loss(own, &ranking.ranks, &options.loss));
+        }
+        let slopes = losses.iter().flat_map(|l| &l.grad_scores).map(|g| (g / n_prompts) as f32);
+        let slopes = Tensor::new(slopes.collect::<Vec<f32>>(), scores.device())?;
+        Ok(((scores * slopes)?.sum_all()?, losses))
+    })?;
     let mut report = RankingReport::default();
     losses.iter().flatten().for_each(|loss| report.add(loss));
     Ok((report.mean(), gradients))
@@ -252,15 +210,8 @@ pub fn loss_and_gradients(
 ///
 /// # Errors
 /// When the device fails.
-pub fn evaluate(
-    model: &ScalarModel,
-    rankings: &[Ranking],
-    options: &RankingOptions,
-) -> Result<RankingReport> {
-    let sequences: Vec<Vec<TokenId>> = rankings
-        .iter()
-        .flat_map(|r| r.sequences.iter().cloned())
-        .collect();
+pub fn evaluate(model: &ScalarModel, rankings: &[Ranking], options: &RankingOptions) -> Result<RankingReport> {
+    let sequences: Vec<Vec<TokenId>> = rankings.iter().flat_map(|r| r.sequences.iter().cloned()).collect();
     let scores = raw_scores(model, &sequences)?;
     let mut rest = scores.as_slice();
     let mut report = RankingReport::default();

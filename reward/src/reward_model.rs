@@ -73,15 +73,8 @@ impl RewardModel {
         let mut source = model.to_checkpoint(policy, weight_type)?;
         source.metadata.set(GAIN, Value::F64(normalization.gain));
         source.metadata.set(BIAS, Value::F64(normalization.bias));
-        source
-            .metadata
-            .set(VOCABULARY, Value::String(vocabulary_digest.clone()));
-        Ok(RewardModel {
-            model,
-            normalization,
-            vocabulary_digest,
-            source,
-        })
+        source.metadata.set(VOCABULARY, Value::String(vocabulary_digest.clone()));
+        Ok(RewardModel { model, normalization, vocabulary_digest, source })
     }
 
     /// Reads a reward model's file.
@@ -100,29 +93,13 @@ impl RewardModel {
         Self::from_checkpoint(Checkpoint::from_bytes(bytes)?, device)
     }
 
-    fn from_checkpoint(
-        source: Checkpoint,
-        device: &Device,
-    ) -> Result<RewardModel, RewardModelError> {
-        let number = |key| {
-            source
-                .metadata
-                .f64(key)
-                .map_err(|e| RewardModelError::Normalization(e.to_string()))
-        };
-        let normalization = Normalization {
-            gain: number(GAIN)?,
-            bias: number(BIAS)?,
-        };
+    fn from_checkpoint(source: Checkpoint, device: &Device) -> Result<RewardModel, RewardModelError> {
+        let number = |key| source.metadata.f64(key).map_err(|e| RewardModelError::Normalization(e.to_string()));
+        let normalization = Normalization { gain: number(GAIN)?, bias: number(BIAS)? };
         check(normalization)?;
         let vocabulary_digest = source.metadata.string(VOCABULARY)?.to_owned();
         let model = ScalarModel::from_checkpoint(&source, device)?;
-        Ok(RewardModel {
-            model,
-            normalization,
-            vocabulary_digest,
-            source,
-        })
+        Ok(RewardModel { model, normalization, vocabulary_digest, source })
     }
 
     /// Writes the file whole or not at all, and returns its digest: the reward model's version.
@@ -141,10 +118,7 @@ impl RewardModel {
         if self.vocabulary_digest == policy {
             return Ok(());
         }
-        Err(RewardModelError::Vocabulary {
-            expected: self.vocabulary_digest.clone(),
-            got: policy.to_owned(),
-        })
+        Err(RewardModelError::Vocabulary { expected: self.vocabulary_digest.clone(), got: policy.to_owned() })
     }
 
     /// Normalised scores of whole sequences (prompt, response, end token), in their order. Call it inside a learner pool.
@@ -153,10 +127,7 @@ impl RewardModel {
     /// When a sequence is empty, has a token outside the vocabulary, or the device fails.
     pub fn score(&self, sequences: &[Vec<TokenId>]) -> Result<Vec<f64>, RewardModelError> {
         let raw = raw_scores(&self.model, sequences)?;
-        Ok(raw
-            .into_iter()
-            .map(|raw| self.normalization.apply(raw))
-            .collect())
+        Ok(raw.into_iter().map(|raw| self.normalization.apply(raw)).collect())
     }
 
     /// Trunk, head and metadata, f32: what a value model starts from.
@@ -177,9 +148,7 @@ fn check(normalization: Normalization) -> Result<(), RewardModelError> {
     if gain.is_finite() && gain > 0.0 && bias.is_finite() {
         return Ok(());
     }
-    Err(RewardModelError::Normalization(format!(
-        "gain {gain}, bias {bias}"
-    )))
+    Err(RewardModelError::Normalization(format!("gain {gain}, bias {bias}")))
 }
 
 /// Outputs of the head at each sequence's last token, before normalization, in their order.
@@ -188,27 +157,13 @@ fn check(normalization: Normalization) -> Result<(), RewardModelError> {
 /// When a sequence is empty, has a token outside the vocabulary, or the device fails.
 pub fn raw_scores(model: &ScalarModel, sequences: &[Vec<TokenId>]) -> Result<Vec<f64>, ModelError> {
     let numbered: Vec<(usize, &Vec<TokenId>)> = sequences.iter().enumerate().collect();
-    let passes = balance(
-        &numbered,
-        |(_, s)| s.len(),
-        PASS_TOKENS,
-        lanes(model.parameters()),
-    );
+    let passes = balance(&numbered, |(_, s)| s.len(), PASS_TOKENS, lanes(model.parameters()));
     let scored: Vec<Result<Vec<(usize, f64)>, ModelError>> = passes
         .par_iter()
         .map(|pass| {
-            let rows = pass.iter().map(|(_, tokens)| Sequence {
-                tokens: (*tokens).clone(),
-                prompt_len: 0,
-            });
-            let scores = model
-                .scores_at_last(&SequenceBatch::new(rows.collect()), Pass::Frozen)?
-                .to_vec1::<f32>()?;
-            Ok(pass
-                .iter()
-                .zip(scores)
-                .map(|((i, _), score)| (*i, f64::from(score)))
-                .collect())
+            let rows = pass.iter().map(|(_, tokens)| Sequence { tokens: (*tokens).clone(), prompt_len: 0 });
+            let scores = model.scores_at_last(&SequenceBatch::new(rows.collect()), Pass::Frozen)?.to_vec1::<f32>()?;
+            Ok(pass.iter().zip(scores).map(|((i, _), score)| (*i, f64::from(score))).collect())
         })
         .collect();
     let mut out = vec![f64::NAN; sequences.len()];

@@ -49,9 +49,6 @@ impl ScoreError {
         if value.is_finite() {
             return Ok(value);
         }
-        Err(ScoreError::NonFinite {
-            origin,
-            got: value.to_string(),
-        })
+        Err(ScoreError::NonFinite { origin, got: value.to_string() })
     }
 }

@@ -50,10 +50,7 @@ mod tests {
     #[test]
     fn a_rollout_without_a_finite_score_is_not_a_scored_rollout() {
         let rollout = Rollout {
-            id: RolloutId {
-                request: "cmpl-0".to_owned(),
-                index: 0,
-            },
+            id: RolloutId { request: "cmpl-0".to_owned(), index: 0 },
             version: PolicyVersion::SFT,
             prompt: Vec::new(),
             response: Vec::new(),
@@ -63,17 +60,10 @@ mod tests {
             created_ms: 0,
         };
         let judged = |score| {
-            let scored = Scored {
-                score: Score(score),
-                std: None,
-                reward_version: "remote".to_owned(),
-            };
+            let scored = Scored { score: Score(score), std: None, reward_version: "remote".to_owned() };
             ScoredRollout::new(rollout.clone(), scored)
         };
-        assert_eq!(
-            judged(-2.5).expect("finite").into_parts().1.score,
-            Score(-2.5)
-        );
+        assert_eq!(judged(-2.5).expect("finite").into_parts().1.score, Score(-2.5));
         assert!(judged(f64::NAN).is_err());
         assert!(judged(f64::NEG_INFINITY).is_err());
     }

@@ -116,20 +116,9 @@ impl Scorer {
         let (stop, stopped) = bounded(0);
         let (alive, ended) = bounded(0);
         let counters = Arc::new(Counters::default());
-        let setup = lane::Setup {
-            reward,
-            model,
-            counters: &counters,
-            stopped: &stopped,
-            alive: &alive,
-        };
+        let setup = lane::Setup { reward, model, counters: &counters, stopped: &stopped, alive: &alive };
         Worker::spawn(&setup, Lane::Requests, requests_jobs, 1)?;
-        Worker::spawn(
-            &setup,
-            Lane::Background,
-            background_jobs,
-            n_background_threads,
-        )?;
+        Worker::spawn(&setup, Lane::Background, background_jobs, n_background_threads)?;
         let shared = Shared {
             requests,
             background,
@@ -139,9 +128,7 @@ impl Scorer {
             stop: Mutex::new(Some(stop)),
             ended,
         };
-        Ok(Scorer {
-            shared: Arc::new(shared),
-        })
+        Ok(Scorer { shared: Arc::new(shared) })
     }
 
     /// The configured sources: who judges what, and when.
@@ -172,10 +159,7 @@ impl Scorer {
             Lane::Requests => &self.shared.requests,
             Lane::Background => &self.shared.background,
         };
-        match queue.try_send(Job {
-            items,
-            reply: Box::new(reply),
-        }) {
+        match queue.try_send(Job { items, reply: Box::new(reply) }) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(_)) => refused(ScorerError::Full),
             Err(TrySendError::Disconnected(_)) => refused(ScorerError::Closed),
@@ -203,14 +187,7 @@ impl Scorer {
     /// Whether they ended; a call to a reward server can outlast any deadline and is then left to itself.
     pub fn shutdown(&self, deadline: Duration) -> bool {
         self.shared.is_open.store(false, Ordering::Release);
-        self.shared
-            .stop
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        matches!(
-            self.shared.ended.recv_timeout(deadline),
-            Err(RecvTimeoutError::Disconnected)
-        )
+        self.shared.stop.lock().unwrap_or_else(PoisonError::into_inner).take();
+        matches!(self.shared.ended.recv_timeout(deadline), Err(RecvTimeoutError::Disconnected))
     }
 }

@@ -14,25 +14,14 @@ pub(super) struct SourceFile {
 
 impl SourceFile {
     pub(super) fn new(path: &str, text: &str) -> SourceFile {
-        let code = if is_test_path(path) {
-            "\n".repeat(text.lines().count())
-        } else {
-            without_tests(&blank(text))
-        };
-        SourceFile {
-            path: path.to_owned(),
-            text: text.to_owned(),
-            code,
-        }
+        let code = if is_test_path(path) { "\n".repeat(text.lines().count()) } else { without_tests(&blank(text)) };
+        SourceFile { path: path.to_owned(), text: text.to_owned(), code }
     }
 
     /// `path:line: what`, for the lines of code that are at fault.
     pub(super) fn faults(&self, what: &str, is_fault: impl Fn(&str) -> bool) -> Vec<String> {
         let lines = (1..).zip(self.code.lines());
-        lines
-            .filter(|(_, line)| is_fault(line))
-            .map(|(n, _)| format!("{}:{n}: {what}", self.path))
-            .collect()
+        lines.filter(|(_, line)| is_fault(line)).map(|(n, _)| format!("{}:{n}: {what}", self.path)).collect()
     }
 }
 
@@ -48,13 +37,7 @@ pub(super) fn all(root: &Path, crates: &[&str]) -> Vec<SourceFile> {
 fn collect(root: &Path, folder: &str, files: &mut Vec<SourceFile>) {
     let mut names: Vec<String> = fs::read_dir(root.join(folder))
         .unwrap_or_else(|error| panic!("{folder}: {error}"))
-        .map(|entry| {
-            entry
-                .expect("readable")
-                .file_name()
-                .to_string_lossy()
-                .into_owned()
-        })
+        .map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned())
         .collect();
     names.sort();
     for name in names {
@@ -62,17 +45,15 @@ fn collect(root: &Path, folder: &str, files: &mut Vec<SourceFile>) {
         if root.join(&path).is_dir() {
             collect(root, &path, files);
         } else if name.ends_with(".rs") {
-            files.push(SourceFile::new(
-                &path,
-                &fs::read_to_string(root.join(&path)).expect("UTF-8"),
-            ));
+            files.push(SourceFile::new(&path, &fs::read_to_string(root.join(&path)).expect("UTF-8")));
         }
     }
 }
 
 fn is_test_path(path: &str) -> bool {
+    // `test_world.rs` and its like are helpers of unit tests, declared under `#[cfg(test)]`.
     path.split('/')
-        .any(|part| part == "tests" || part == "tests.rs")
+        .any(|part| part == "tests" || part == "tests.rs" || (part.starts_with("test_") && part.ends_with(".rs")))
 }
 
 /// The text with the contents of comments, strings and character literals replaced by spaces.
@@ -81,17 +62,9 @@ pub(super) fn blank(text: &str) -> String {
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
         let (n_kept, n_blanked) = next_piece(rest, out.chars().last());
-        let n_kept = if n_blanked == 0 {
-            n_kept.max(first.len_utf8())
-        } else {
-            n_kept
-        };
+        let n_kept = if n_blanked == 0 { n_kept.max(first.len_utf8()) } else { n_kept };
         out.push_str(&rest[..n_kept]);
-        out.extend(
-            rest[n_kept..n_kept + n_blanked]
-                .chars()
-                .map(|c| if c == '\n' { '\n' } else { ' ' }),
-        );
+        out.extend(rest[n_kept..n_kept + n_blanked].chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
         rest = &rest[n_kept + n_blanked..];
     }
     out
@@ -109,14 +82,8 @@ fn next_piece(rest: &str, before: Option<char>) -> (usize, usize) {
         let n_hashes = rest[1..].chars().take_while(|c| *c == '#').count();
         let close = format!("\"{}", "#".repeat(n_hashes));
         let open = 1 + n_hashes + 1;
-        match rest
-            .get(open..)
-            .filter(|_| rest[1 + n_hashes..].starts_with('"'))
-        {
-            Some(body) => (
-                0,
-                until(body.find(&close).map(|end| open + end + close.len())),
-            ),
+        match rest.get(open..).filter(|_| rest[1 + n_hashes..].starts_with('"')) {
+            Some(body) => (0, until(body.find(&close).map(|end| open + end + close.len()))),
             None => (1, 0),
         }
     } else if rest.starts_with('"') {
@@ -149,10 +116,7 @@ fn char_literal(rest: &str) -> Option<usize> {
     if first == '\\' {
         return unescaped(rest, '\'');
     }
-    chars
-        .next()
-        .filter(|(_, second)| *second == '\'')
-        .map(|(at, _)| at + 1)
+    chars.next().filter(|(_, second)| *second == '\'').map(|(at, _)| at + 1)
 }
 
 /// Blanked text without the items under `#[cfg(test)]`.

@@ -16,7 +16,7 @@ const PLACES: [(&str, &[&str]); 9] = [
 ];
 
 /// Plain files and folders beside the crates.
-const BESIDE_CRATES: [&str; 13] = [
+const BESIDE_CRATES: [&str; 14] = [
     ".cargo",
     ".ci",
     ".github",
@@ -30,6 +30,7 @@ const BESIDE_CRATES: [&str; 13] = [
     "README.md",
     "clippy.toml",
     "deny.toml",
+    "rustfmt.toml",
 ];
 
 pub(super) fn arrow_faults(name: &str, manifest: &str) -> Vec<String> {
@@ -37,9 +38,7 @@ pub(super) fn arrow_faults(name: &str, manifest: &str) -> Vec<String> {
     let own = place(name).expect("a crate of the house");
     let is_backwards = |dependency: &String| place(dependency).is_some_and(|other| other <= own);
     let faults = dependencies(manifest).into_iter().filter(is_backwards);
-    faults
-        .map(|dependency| format!("{name}/Cargo.toml: {name} must not use {dependency}"))
-        .collect()
+    faults.map(|dependency| format!("{name}/Cargo.toml: {name} must not use {dependency}")).collect()
 }
 
 pub(super) fn place_faults(name: &str, manifest: &str) -> Vec<String> {
@@ -47,10 +46,7 @@ pub(super) fn place_faults(name: &str, manifest: &str) -> Vec<String> {
     for dependency in dependencies(manifest) {
         let place = PLACES.iter().find(|(heavy, _)| *heavy == dependency);
         if let Some((_, crates)) = place.filter(|(_, crates)| !crates.contains(&name)) {
-            faults.push(format!(
-                "{name}/Cargo.toml: {dependency} belongs to {}",
-                crates.join(", ")
-            ));
+            faults.push(format!("{name}/Cargo.toml: {dependency} belongs to {}", crates.join(", ")));
         }
     }
     faults
@@ -68,9 +64,7 @@ pub(super) fn reason_faults(manifest: &str) -> Vec<String> {
         } else if line.trim().is_empty() {
             has_reason = false;
         } else if is_inside && !has_reason {
-            faults.push(format!(
-                "Cargo.toml: no comment says what this buys: {line}"
-            ));
+            faults.push(format!("Cargo.toml: no comment says what this buys: {line}"));
         }
     }
     faults
@@ -90,11 +84,7 @@ pub(super) fn top_level_faults<'a>(paths: impl Iterator<Item = &'a str>) -> Vec<
 
 pub(super) fn readme_faults(readme: &str) -> Vec<String> {
     let is_missing = |name: &&&str| !readme.contains(&format!("{name}/"));
-    CRATES
-        .iter()
-        .filter(is_missing)
-        .map(|name| format!("README.md: the tree does not show {name}/"))
-        .collect()
+    CRATES.iter().filter(is_missing).map(|name| format!("README.md: the tree does not show {name}/")).collect()
 }
 
 /// Names under every kind of `[…dependencies]`, targets included.

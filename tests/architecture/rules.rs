@@ -8,22 +8,17 @@ const FILE_LINES_MAX: usize = 300;
 const FUNCTION_LINES_MAX: usize = 70;
 
 /// Where JSON may be: on the wire, in the body of a reward server, and in what a model file says about its vocabulary.
-const JSON_PLACES: [&str; 4] = [
-    "daemon/src/http/wire",
-    "policy/src/byte_pair",
-    "policy/src/chat_template",
-    "reward/src/sources/remote",
-];
+const JSON_PLACES: [&str; 4] =
+    ["daemon/src/http/wire", "policy/src/byte_pair", "policy/src/chat_template", "reward/src/sources/remote"];
 
 pub(super) fn no_async_below_daemon(file: &SourceFile) -> Vec<String> {
     if file.path.starts_with("daemon/") {
         return Vec::new();
     }
     let words = ["async", "await", "tokio", "futures"];
-    file.faults(
-        "async code below daemon: use an owner thread and a bounded channel",
-        |line| words.iter().any(|word| has_word(line, word)),
-    )
+    file.faults("async code below daemon: use an owner thread and a bounded channel", |line| {
+        words.iter().any(|word| has_word(line, word))
+    })
 }
 
 pub(super) fn json_in_its_place(file: &SourceFile) -> Vec<String> {
@@ -47,47 +42,27 @@ pub(super) fn environment_in_its_place(file: &SourceFile) -> Vec<String> {
         return Vec::new();
     }
     file.faults("the environment outside config: make it a knob", |line| {
-        ["env::var", "env::set_var", "env::remove_var"]
-            .iter()
-            .any(|call| line.contains(call))
+        ["env::var", "env::set_var", "env::remove_var"].iter().any(|call| line.contains(call))
     })
 }
 
 pub(super) fn no_fused_operations(file: &SourceFile) -> Vec<String> {
-    let fused = [
-        "softmax_last_dim",
-        "sdpa",
-        "rope_i",
-        "rope_thd",
-        "apply_op1_no_bwd",
-        "apply_op2_no_bwd",
-        "apply_op3_no_bwd",
-    ];
-    let modules = [
-        "candle_nn::rotary_emb",
-        "candle_nn::ops::rms_norm",
-        "candle_nn::ops::layer_norm",
-    ];
+    let fused =
+        ["softmax_last_dim", "sdpa", "rope_i", "rope_thd", "apply_op1_no_bwd", "apply_op2_no_bwd", "apply_op3_no_bwd"];
+    let modules = ["candle_nn::rotary_emb", "candle_nn::ops::rms_norm", "candle_nn::ops::layer_norm"];
     file.faults("an operation of candle that records no gradient", |line| {
-        fused.iter().any(|word| has_word(line, word))
-            || modules.iter().any(|path| line.contains(path))
+        fused.iter().any(|word| has_word(line, word)) || modules.iter().any(|path| line.contains(path))
     })
 }
 
 pub(super) fn short_files(file: &SourceFile) -> Vec<String> {
     // Tests come last in a file and are blanked, so the last line of code ends what counts.
     let lines: Vec<&str> = file.code.lines().collect();
-    let n_lines = lines
-        .iter()
-        .rposition(|line| !line.trim().is_empty())
-        .map_or(0, |last| last + 1);
+    let n_lines = lines.iter().rposition(|line| !line.trim().is_empty()).map_or(0, |last| last + 1);
     if n_lines <= FILE_LINES_MAX {
         return Vec::new();
     }
-    vec![format!(
-        "{}: {n_lines} lines, expected at most {FILE_LINES_MAX}",
-        file.path
-    )]
+    vec![format!("{}: {n_lines} lines, expected at most {FILE_LINES_MAX}", file.path)]
 }
 
 pub(super) fn short_functions(file: &SourceFile) -> Vec<String> {
@@ -112,10 +87,7 @@ pub(super) fn short_functions(file: &SourceFile) -> Vec<String> {
 /// Lines of the function that starts the text, to the brace at its own depth; a bare declaration has none.
 fn n_function_lines(lines: &[&str]) -> usize {
     let ends = |line: &&str| line.trim_end().ends_with(['{', ';', '}']);
-    let opens = lines
-        .iter()
-        .find(|line| ends(line))
-        .is_some_and(|line| line.trim_end().ends_with('{'));
+    let opens = lines.iter().find(|line| ends(line)).is_some_and(|line| line.trim_end().ends_with('{'));
     let indent = lines[0].len() - lines[0].trim_start().len();
     let closing = format!("{}}}", " ".repeat(indent));
     let closes = lines.iter().position(|line| line.trim_end() == closing);
@@ -124,44 +96,24 @@ fn n_function_lines(lines: &[&str]) -> usize {
 
 pub(super) fn opens_with_essay(file: &SourceFile) -> Vec<String> {
     // Unit tests that moved out of their file are told by its essay what they are about.
-    if file.text.starts_with("//! ")
-        || file.path.contains("/tests/")
-        || file.path.ends_with("/tests.rs")
-    {
+    if file.text.starts_with("//! ") || file.path.contains("/tests/") || file.path.ends_with("/tests.rs") {
         return Vec::new();
     }
-    vec![format!(
-        "{}:1: expected a line of `//!` that says what the file holds",
-        file.path
-    )]
+    vec![format!("{}:1: expected a line of `//!` that says what the file holds", file.path)]
 }
 
 pub(super) fn no_unwrap(file: &SourceFile) -> Vec<String> {
-    file.faults(
-        "unwrap: use `?`, or `expect` with the reason why it cannot fail",
-        |line| line.contains(".unwrap()"),
-    )
+    file.faults("unwrap: use `?`, or `expect` with the reason why it cannot fail", |line| line.contains(".unwrap()"))
 }
 
 pub(super) fn nothing_unfinished(file: &SourceFile) -> Vec<String> {
-    let mut faults = file.faults("unfinished", |line| {
-        ["todo!", "unimplemented!"]
-            .iter()
-            .any(|macro_name| line.contains(macro_name))
-    });
+    let mut faults = file
+        .faults("unfinished", |line| ["todo!", "unimplemented!"].iter().any(|macro_name| line.contains(macro_name)));
     // Marks stand in comments, which `code` does not have; built here, or the rule would find itself.
-    let marks = [
-        ["FIX", "ME"].concat(),
-        ["XX", "X"].concat(),
-        ["HA", "CK"].concat(),
-        ["TO", "DO"].concat(),
-    ];
+    let marks = [["FIX", "ME"].concat(), ["XX", "X"].concat(), ["HA", "CK"].concat(), ["TO", "DO"].concat()];
     for (n, line) in (1..).zip(file.text.lines()) {
         if marks.iter().any(|mark| has_word(line, mark)) {
-            faults.push(format!(
-                "{}:{n}: a mark of unfinished work; open an issue instead",
-                file.path
-            ));
+            faults.push(format!("{}:{n}: a mark of unfinished work; open an issue instead", file.path));
         }
     }
     faults
@@ -171,22 +123,18 @@ fn only_in(file: &SourceFile, word: &str, places: &[&str]) -> Vec<String> {
     if places.iter().any(|place| is_within(&file.path, place)) {
         return Vec::new();
     }
-    file.faults(&format!("{word} outside {}", places.join(", ")), |line| {
-        has_word(line, word)
-    })
+    file.faults(&format!("{word} outside {}", places.join(", ")), |line| has_word(line, word))
 }
 
 /// `a/b.rs` and `a/b/c.rs` are within `a/b`, `a/bc.rs` is not.
 fn is_within(path: &str, place: &str) -> bool {
-    path.strip_prefix(place)
-        .is_some_and(|rest| rest.is_empty() || rest == ".rs" || rest.starts_with('/'))
+    path.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest == ".rs" || rest.starts_with('/'))
 }
 
 fn has_word(line: &str, word: &str) -> bool {
     let is_part = |c: char| c.is_alphanumeric() || c == '_';
-    line.match_indices(word).any(|(at, _)| {
-        !line[..at].ends_with(is_part) && !line[at + word.len()..].starts_with(is_part)
-    })
+    line.match_indices(word)
+        .any(|(at, _)| !line[..at].ends_with(is_part) && !line[at + word.len()..].starts_with(is_part))
 }
 
 fn function_name(line: &str) -> Option<&str> {

@@ -25,24 +25,13 @@ impl Logits {
         let flat = case.flat(key);
         let (n_sequences, longest) = (case.rows("tokens").len(), case.rows("tokens")[0].len());
         let shape = (n_sequences * longest, flat.len() / (n_sequences * longest));
-        let ends = case
-            .indices("prompt_lens")
-            .into_iter()
-            .zip(case.indices("seq_lens"));
-        let sequences =
-            case.rows("tokens")
-                .into_iter()
-                .zip(ends)
-                .map(|(tokens, (prompt_len, len))| Sequence {
-                    tokens: tokens[..len].iter().map(|t| TokenId(*t as u32)).collect(),
-                    prompt_len,
-                });
+        let ends = case.indices("prompt_lens").into_iter().zip(case.indices("seq_lens"));
+        let sequences = case.rows("tokens").into_iter().zip(ends).map(|(tokens, (prompt_len, len))| Sequence {
+            tokens: tokens[..len].iter().map(|t| TokenId(*t as u32)).collect(),
+            prompt_len,
+        });
         let batch = SequenceBatch::new(sequences.collect());
-        Logits {
-            var: variable(flat, shape, dtype),
-            batch,
-            longest,
-        }
+        Logits { var: variable(flat, shape, dtype), batch, longest }
     }
 
     /// The rows that predict response tokens, flat, sequence after sequence: `[n_response_tokens, vocab]`.
@@ -52,53 +41,31 @@ impl Logits {
             .sequences
             .iter()
             .enumerate()
-            .flat_map(|(b, sequence)| {
-                (0..sequence.tokens.len() - 1).map(move |i| (b * self.longest + i) as u32)
-            });
+            .flat_map(|(b, sequence)| (0..sequence.tokens.len() - 1).map(move |i| (b * self.longest + i) as u32));
         let packed = select(self.var.as_tensor(), inputs.collect());
         select(&packed, self.batch.prediction_rows())
     }
 
     /// The log-prob of every response token, flat.
     pub(super) fn log_probs(&self, temperature: f64) -> Tensor {
-        let targets: Vec<u32> = self
-            .batch
-            .sequences
-            .iter()
-            .flat_map(Sequence::response)
-            .map(|t| t.0)
-            .collect();
-        kernels::log_prob_gather(
-            &self.predicting(),
-            &targets,
-            &vec![temperature; targets.len()],
-        )
-        .unwrap()
+        let targets: Vec<u32> = self.batch.sequences.iter().flat_map(Sequence::response).map(|t| t.0).collect();
+        kernels::log_prob_gather(&self.predicting(), &targets, &vec![temperature; targets.len()]).unwrap()
     }
 
     /// Response tokens of each sequence.
     pub(super) fn lengths(&self) -> Vec<usize> {
-        self.batch
-            .sequences
-            .iter()
-            .map(|s| s.response().len())
-            .collect()
+        self.batch.sequences.iter().map(|s| s.response().len()).collect()
     }
 
     /// The gradient of a scalar in the logits, padding included.
     pub(super) fn gradient(&self, of: &Tensor) -> Vec<f64> {
         let store = of.backward().unwrap();
-        values(
-            store
-                .get(self.var.as_tensor())
-                .expect("the logits have a gradient"),
-        )
+        values(store.get(self.var.as_tensor()).expect("the logits have a gradient"))
     }
 }
 
 fn select(rows: &Tensor, indices: Vec<u32>) -> Tensor {
-    rows.index_select(&Tensor::new(indices, &Device::Cpu).unwrap(), 0)
-        .unwrap()
+    rows.index_select(&Tensor::new(indices, &Device::Cpu).unwrap(), 0).unwrap()
 }
 
 fn variable(flat: Vec<f64>, shape: (usize, usize), dtype: DType) -> Var {
@@ -108,33 +75,19 @@ fn variable(flat: Vec<f64>, shape: (usize, usize), dtype: DType) -> Var {
 
 /// The numbers of a tensor.
 pub(super) fn values(tensor: &Tensor) -> Vec<f64> {
-    tensor
-        .flatten_all()
-        .unwrap()
-        .to_dtype(DType::F64)
-        .unwrap()
-        .to_vec1::<f64>()
-        .unwrap()
+    tensor.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap()
 }
 
 /// Σ_t x_t·c_t with constant c: the surrogate that carries explicit gradients into the model.
 pub(super) fn surrogate(x: &Tensor, constant: &[f64]) -> Tensor {
-    let constant = Tensor::new(constant, &Device::Cpu)
-        .unwrap()
-        .to_dtype(x.dtype())
-        .unwrap();
+    let constant = Tensor::new(constant, &Device::Cpu).unwrap().to_dtype(x.dtype()).unwrap();
     (x * constant).unwrap().sum_all().unwrap()
 }
 
 /// Spreads a flat ragged list over rows of one width, zeros behind.
 pub(super) fn padded(flat: &[f64], lengths: &[usize], width: usize) -> Vec<f64> {
     let rows = ppo::masked::split(flat, lengths);
-    rows.flat_map(|row| {
-        row.iter()
-            .copied()
-            .chain(std::iter::repeat_n(0.0, width - row.len()))
-    })
-    .collect()
+    rows.flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(0.0, width - row.len()))).collect()
 }
 
 const TYPES: [DType; 2] = [DType::F64, DType::F32];
@@ -146,55 +99,31 @@ pub(super) fn log_prob_gather(case: &mut Case<'_>) {
         let logits = Logits::read(case, "logits", dtype);
         let log_probs = logits.log_probs(case.number("temperature"));
         let lengths = logits.lengths();
-        let kept: Vec<f64> = weights
-            .iter()
-            .zip(&lengths)
-            .flat_map(|(row, n)| row[..*n].to_vec())
-            .collect();
+        let kept: Vec<f64> = weights.iter().zip(&lengths).flat_map(|(row, n)| row[..*n].to_vec()).collect();
         let flat = values(&log_probs);
-        let sums: Vec<f64> = ppo::masked::split(&flat, &lengths)
-            .map(|row| row.iter().sum())
-            .collect();
+        let sums: Vec<f64> = ppo::masked::split(&flat, &lengths).map(|row| row.iter().sum()).collect();
         case.expect_as(dtype, "logprobs", &padded(&flat, &lengths, width));
-        case.expect_as(
-            dtype,
-            "mask",
-            &padded(&vec![1.0; flat.len()], &lengths, width),
-        );
+        case.expect_as(dtype, "mask", &padded(&vec![1.0; flat.len()], &lengths, width));
         case.expect_as(dtype, "seq_logprob", &sums);
-        case.expect_as(
-            dtype,
-            "grad_logits_of_weighted_sum",
-            &logits.gradient(&surrogate(&log_probs, &kept)),
-        );
+        case.expect_as(dtype, "grad_logits_of_weighted_sum", &logits.gradient(&surrogate(&log_probs, &kept)));
     }
 }
 
 pub(super) fn entropy(case: &mut Case<'_>) {
     let (flat, mask) = (case.flat("logits"), case.mask("mask"));
     let shape = (mask.len(), flat.len() / mask.len());
-    let kept: Vec<u32> = (0..mask.len())
-        .filter(|t| mask[*t])
-        .map(|t| t as u32)
-        .collect();
+    let kept: Vec<u32> = (0..mask.len()).filter(|t| mask[*t]).map(|t| t as u32).collect();
     for dtype in TYPES {
         let logits = variable(flat.clone(), shape, dtype);
         let rows = select(logits.as_tensor(), kept.clone());
-        let entropies =
-            kernels::entropy(&rows, &vec![case.number("temperature"); kept.len()]).unwrap();
+        let entropies = kernels::entropy(&rows, &vec![case.number("temperature"); kept.len()]).unwrap();
         let mut spread = vec![0.0; mask.len()];
-        kept.iter()
-            .zip(values(&entropies))
-            .for_each(|(t, h)| spread[*t as usize] = h);
+        kept.iter().zip(values(&entropies)).for_each(|(t, h)| spread[*t as usize] = h);
         let mean = entropies.mean_all().unwrap();
         case.expect_as(dtype, "entropy", &spread);
         case.expect_as(dtype, "mean_entropy", &values(&mean));
         let store = mean.backward().unwrap();
-        case.expect_as(
-            dtype,
-            "grad_logits_of_mean_entropy",
-            &values(store.get(logits.as_tensor()).unwrap()),
-        );
+        case.expect_as(dtype, "grad_logits_of_mean_entropy", &values(store.get(logits.as_tensor()).unwrap()));
     }
 }
 
@@ -208,20 +137,13 @@ pub(super) fn sft_loss(case: &mut Case<'_>) {
         "seq_mean_token_mean" => Aggregation::SequenceMeanTokenMean,
         other => panic!("unknown aggregation {other}"),
     };
-    let coefficients: Vec<f64> = aggregation
-        .coefficients(&vec![true; n], &lengths)
-        .iter()
-        .map(|c| -c)
-        .collect();
+    let coefficients: Vec<f64> = aggregation.coefficients(&vec![true; n], &lengths).iter().map(|c| -c).collect();
     let loss = surrogate(&log_probs, &coefficients);
-    let is_target =
-        |sequence: &Sequence, i: usize| (sequence.prompt_len..sequence.tokens.len()).contains(&i);
+    let is_target = |sequence: &Sequence, i: usize| (sequence.prompt_len..sequence.tokens.len()).contains(&i);
     let width = case.rows("tokens")[0].len();
     let sequences = &logits.batch.sequences;
-    let mask: Vec<f64> = sequences
-        .iter()
-        .flat_map(|s| (0..width).map(|i| f64::from(u8::from(is_target(s, i)))))
-        .collect();
+    let mask: Vec<f64> =
+        sequences.iter().flat_map(|s| (0..width).map(|i| f64::from(u8::from(is_target(s, i))))).collect();
     case.expect("loss_mask_on_target_token", &mask);
     case.expect("n_target_tokens", &[n as f64]);
     case.expect("loss", &values(&loss));

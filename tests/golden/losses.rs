@@ -2,9 +2,7 @@
 
 use candle_core::{Device, Tensor, Var};
 use policy::kernels;
-use ppo::loss::{
-    self, Aggregation, PolicyClip, PolicyTokens, ValueTokens, explained_variance, pretraining_loss,
-};
+use ppo::loss::{self, Aggregation, PolicyClip, PolicyTokens, ValueTokens, explained_variance, pretraining_loss};
 
 use super::{
     language_model::{surrogate, values},
@@ -12,25 +10,15 @@ use super::{
 };
 
 pub(super) fn policy_loss(case: &mut Case<'_>) {
-    let (log_probs, old, advantages) = (
-        case.flat("new_logp"),
-        case.flat("old_logp"),
-        case.flat("advantages"),
-    );
+    let (log_probs, old, advantages) = (case.flat("new_logp"), case.flat("old_logp"), case.flat("advantages"));
     let (mask, lengths) = (case.mask("mask"), case.lengths("mask"));
-    let clip = PolicyClip {
-        low: case.number("clip_low"),
-        high: case.number("clip_high"),
-        dual: case.optional("dual_clip"),
-    };
+    let clip =
+        PolicyClip { low: case.number("clip_low"), high: case.number("clip_high"), dual: case.optional("dual_clip") };
     let aggregations = [
         ("token_mean", Aggregation::TokenMean),
         ("seq_mean_token_sum", Aggregation::SequenceMeanTokenSum),
         ("seq_mean_token_mean", Aggregation::SequenceMeanTokenMean),
-        (
-            "const_norm",
-            Aggregation::ConstantNorm(case.number("const_norm_len")),
-        ),
+        ("const_norm", Aggregation::ConstantNorm(case.number("const_norm_len"))),
     ];
     for (name, aggregation) in aggregations {
         let coefficients = aggregation.coefficients(&mask, &lengths);
@@ -56,28 +44,16 @@ pub(super) fn policy_loss(case: &mut Case<'_>) {
 }
 
 pub(super) fn value_loss(case: &mut Case<'_>) {
-    let (predicted, old, returns) = (
-        case.flat("vpred"),
-        case.flat("old_values"),
-        case.flat("returns"),
-    );
+    let (predicted, old, returns) = (case.flat("vpred"), case.flat("old_values"), case.flat("returns"));
     let (mask, lengths) = (case.mask("mask"), case.lengths("mask"));
     let coefficients = Aggregation::TokenMean.coefficients(&mask, &lengths);
-    let tokens = ValueTokens {
-        values: &predicted,
-        old: &old,
-        returns: &returns,
-        coefficients: &coefficients,
-        mask: &mask,
-    };
+    let tokens =
+        ValueTokens { values: &predicted, old: &old, returns: &returns, coefficients: &coefficients, mask: &mask };
     let got = loss::value_loss(tokens, case.optional("clip"));
     case.expect("loss", &[got.loss]);
     case.expect("grad_vpred", &got.grad);
     case.expect("clipfrac", &[got.clip_fraction]);
-    case.expect(
-        "explained_variance_old_values",
-        &[explained_variance(&old, &returns, &mask)],
-    );
+    case.expect("explained_variance_old_values", &[explained_variance(&old, &returns, &mask)]);
 }
 
 fn norm(x: &[f64]) -> f64 {
@@ -92,26 +68,15 @@ fn matrix(rows: &[Vec<f64>]) -> Tensor {
 pub(super) fn ppo_ptx(case: &mut Case<'_>) {
     let weights = Var::from_tensor(&matrix(&case.rows("W"))).unwrap();
     let log_probs = |features: &str, targets: &str| {
-        let logits = matrix(&case.rows(features))
-            .matmul(&weights.as_tensor().t().unwrap())
-            .unwrap();
-        let targets: Vec<u32> = case
-            .indices(targets)
-            .into_iter()
-            .map(|t| t as u32)
-            .collect();
+        let logits = matrix(&case.rows(features)).matmul(&weights.as_tensor().t().unwrap()).unwrap();
+        let targets: Vec<u32> = case.indices(targets).into_iter().map(|t| t as u32).collect();
         kernels::log_prob_gather(&logits, &targets, &vec![1.0; targets.len()]).unwrap()
     };
-    let gradient =
-        |loss: &Tensor| values(loss.backward().unwrap().get(weights.as_tensor()).unwrap());
-    let (acting, pretraining) = (
-        log_probs("rl_features", "rl_actions"),
-        log_probs("ptx_features", "ptx_targets"),
-    );
+    let gradient = |loss: &Tensor| values(loss.backward().unwrap().get(weights.as_tensor()).unwrap());
+    let (acting, pretraining) = (log_probs("rl_features", "rl_actions"), log_probs("ptx_features", "ptx_targets"));
     let (old, advantages) = (case.flat("rl_old_logp"), case.flat("rl_advantages"));
     let mask = vec![true; old.len()];
-    let coefficients =
-        Aggregation::TokenMean.coefficients(&mask, &case.indices("rl_response_lens"));
+    let coefficients = Aggregation::TokenMean.coefficients(&mask, &case.indices("rl_response_lens"));
     let tokens = PolicyTokens {
         log_probs: &values(&acting),
         old: &old,
@@ -120,11 +85,7 @@ pub(super) fn ppo_ptx(case: &mut Case<'_>) {
         coefficients: &coefficients,
         mask: &mask,
     };
-    let clip = PolicyClip {
-        low: case.number("clip"),
-        high: case.number("clip"),
-        dual: None,
-    };
+    let clip = PolicyClip { low: case.number("clip"), high: case.number("clip"), dual: None };
     let ppo = loss::policy_loss(tokens, clip);
     let gamma = case.number("gamma_ptx");
     let text = values(&pretraining);
@@ -136,10 +97,7 @@ pub(super) fn ppo_ptx(case: &mut Case<'_>) {
     case.expect("ptx_loss", &[ptx.nll]);
     case.expect("combined_loss", &[ppo.loss + ptx.loss]);
     case.expect("grad_ppo", &grad_ppo);
-    case.expect(
-        "grad_ptx",
-        &grad_scaled.iter().map(|g| g / gamma).collect::<Vec<f64>>(),
-    );
+    case.expect("grad_ptx", &grad_scaled.iter().map(|g| g / gamma).collect::<Vec<f64>>());
     case.expect("grad_combined", &gradient(&both));
     case.expect("norm_ppo", &[norm(&grad_ppo)]);
     case.expect("norm_scaled_ptx", &[norm(&grad_scaled)]);

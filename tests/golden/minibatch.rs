@@ -53,20 +53,9 @@ impl Minibatch {
             coefficients,
             mask: &mask,
         };
-        let entropy = self.entropies[range]
-            .iter()
-            .zip(coefficients)
-            .map(|(h, c)| h * c)
-            .sum();
+        let entropy = self.entropies[range].iter().zip(coefficients).map(|(h, c)| h * c).sum();
         Parts {
-            policy: loss::policy_loss(
-                tokens,
-                PolicyClip {
-                    low: clip,
-                    high: clip,
-                    dual: None,
-                },
-            ),
+            policy: loss::policy_loss(tokens, PolicyClip { low: clip, high: clip, dual: None }),
             value: loss::value_loss(value_tokens, Some(case.number("hyper/vf_clip"))),
             entropy,
         }
@@ -82,11 +71,7 @@ impl Parts {
 
 /// The rows of an input cut to the lengths of the responses.
 fn trimmed(case: &Case<'_>, key: &str, lengths: &[usize]) -> Vec<f64> {
-    case.rows(key)
-        .iter()
-        .zip(lengths)
-        .flat_map(|(row, n)| row[..*n].to_vec())
-        .collect()
+    case.rows(key).iter().zip(lengths).flat_map(|(row, n)| row[..*n].to_vec()).collect()
 }
 
 /// Rewards, advantages and returns as the experience is made, with the outputs between them.
@@ -100,39 +85,22 @@ fn experience(
     let width = case.rows("values_old")[0].len();
     let rule = ScoreRule {
         clip: None,
-        missing_eos: missing_eos(
-            case.word("hyper/missing_eos"),
-            case.number("hyper/missing_eos_value"),
-        ),
+        missing_eos: missing_eos(case.word("hyper/missing_eos"), case.number("hyper/missing_eos_value")),
     };
-    let options = GaeOptions {
-        gamma: case.number("hyper/gamma"),
-        lambda: case.number("hyper/lambda"),
-    };
+    let options = GaeOptions { gamma: case.number("hyper/gamma"), lambda: case.number("hyper/lambda") };
     let (mut rewards, mut advantages, mut returns) = (Vec::new(), Vec::new(), Vec::new());
     let scores = case.flat("scores").into_iter().zip(case.mask("terminated"));
-    let sequences = masked::split(old, lengths)
-        .zip(masked::split(reference, lengths))
-        .zip(masked::split(old_values, lengths));
+    let sequences =
+        masked::split(old, lengths).zip(masked::split(reference, lengths)).zip(masked::split(old_values, lengths));
     for (((old, reference), values), (score, terminated)) in sequences.zip(scores) {
         let mask = vec![true; old.len()];
-        let paid = token_rewards(
-            old,
-            reference,
-            &mask,
-            rule.apply(score, terminated),
-            case.number("hyper/beta"),
-        );
+        let paid = token_rewards(old, reference, &mask, rule.apply(score, terminated), case.number("hyper/beta"));
         let got = gae(&paid, values, &mask, 0.0, options);
         rewards.extend(paid);
         advantages.extend(got.advantages);
         returns.extend(got.returns);
     }
-    let whitened = masked::whiten(
-        &advantages,
-        &vec![true; advantages.len()],
-        Whitening::default(),
-    );
+    let whitened = masked::whiten(&advantages, &vec![true; advantages.len()], Whitening::default());
     case.expect("old_logp", &padded(old, lengths, width));
     case.expect("ref_logp", &padded(reference, lengths, width));
     case.expect("rewards", &padded(&rewards, lengths, width));
@@ -164,19 +132,12 @@ pub(super) fn full_minibatch(case: &mut Case<'_>) {
     };
     let coefficients = Aggregation::TokenMean.coefficients(&vec![true; n], &minibatch.lengths);
     let whole = minibatch.loss(0..n, &coefficients, case);
-    let bonus: Vec<f64> = coefficients
-        .iter()
-        .map(|c| -case.number("hyper/entropy_coef") * c)
-        .collect();
-    let objective =
-        (surrogate(&log_probs, &whole.policy.grad) + surrogate(&entropies, &bonus)).unwrap();
+    let bonus: Vec<f64> = coefficients.iter().map(|c| -case.number("hyper/entropy_coef") * c).collect();
+    let objective = (surrogate(&log_probs, &whole.policy.grad) + surrogate(&entropies, &bonus)).unwrap();
     let width = case.rows("values_old")[0].len();
     let vf_coef = case.number("hyper/vf_coef");
     let grad_values: Vec<f64> = whole.value.grad.iter().map(|g| vf_coef * g).collect();
-    case.expect(
-        "new_logp",
-        &padded(&minibatch.log_probs, &minibatch.lengths, width),
-    );
+    case.expect("new_logp", &padded(&minibatch.log_probs, &minibatch.lengths, width));
     case.expect("pg_loss", &[whole.policy.loss]);
     case.expect("vf_loss", &[whole.value.loss]);
     case.expect("entropy", &[whole.entropy]);
@@ -185,10 +146,7 @@ pub(super) fn full_minibatch(case: &mut Case<'_>) {
     case.expect("vf_clipfrac", &[whole.value.clip_fraction]);
     case.expect("approxkl_k2", &[whole.policy.approx_kl_k2]);
     case.expect("grad_logits_new", &logits.gradient(&objective));
-    case.expect(
-        "grad_vpred",
-        &padded(&grad_values, &minibatch.lengths, width),
-    );
+    case.expect("grad_vpred", &padded(&grad_values, &minibatch.lengths, width));
     micro_batches(case, &minibatch, &coefficients);
 }
 
@@ -196,15 +154,8 @@ pub(super) fn full_minibatch(case: &mut Case<'_>) {
 fn micro_batches(case: &mut Case<'_>, minibatch: &Minibatch, coefficients: &[f64]) {
     let n = coefficients.len();
     let cut: usize = minibatch.lengths[..2].iter().sum();
-    let halves = [
-        (0..cut, &minibatch.lengths[..2]),
-        (cut..n, &minibatch.lengths[2..]),
-    ];
-    let right = halves.clone().map(|(range, _)| {
-        minibatch
-            .loss(range.clone(), &coefficients[range], case)
-            .total(case)
-    });
+    let halves = [(0..cut, &minibatch.lengths[..2]), (cut..n, &minibatch.lengths[2..])];
+    let right = halves.clone().map(|(range, _)| minibatch.loss(range.clone(), &coefficients[range], case).total(case));
     let wrong = halves.map(|(range, lengths)| {
         let own = Aggregation::TokenMean.coefficients(&vec![true; range.len()], lengths);
         minibatch.loss(range, &own, case).total(case)

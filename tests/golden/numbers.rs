@@ -16,26 +16,16 @@ impl GoldenFile {
     /// Reads a file, or fails the test with its name.
     pub(super) fn read(path: &Path) -> GoldenFile {
         let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let content: Value =
-            serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let name = content["name"]
-            .as_str()
-            .unwrap_or_else(|| panic!("{}: no name", path.display()))
-            .to_owned();
+        let content: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let name = content["name"].as_str().unwrap_or_else(|| panic!("{}: no name", path.display())).to_owned();
         GoldenFile { name, content }
     }
 
     /// Runs a check on every case, those that stand beside the list included; what was missed.
     pub(super) fn run(&self, check: super::Check) -> Vec<String> {
         let fields = self.content.as_object().into_iter().flatten();
-        let beside = fields
-            .filter(|(_, v)| v.get("outputs").is_some())
-            .map(|(kind, v)| (kind.as_str(), v));
-        let listed = self.content["cases"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(|v| ("case", v));
+        let beside = fields.filter(|(_, v)| v.get("outputs").is_some()).map(|(kind, v)| (kind.as_str(), v));
+        let listed = self.content["cases"].as_array().into_iter().flatten().map(|v| ("case", v));
         let mut wrong = Vec::new();
         let mut n_cases = 0;
         for (kind, content) in beside.chain(listed) {
@@ -68,11 +58,7 @@ pub(super) struct Case<'a> {
 
 impl<'a> Case<'a> {
     fn new(file: &'a GoldenFile, kind: &'a str, content: &'a Value) -> Case<'a> {
-        let tolerance = |key: &str| {
-            file.content[key]
-                .as_f64()
-                .unwrap_or_else(|| panic!("{}: no {key}", file.name))
-        };
+        let tolerance = |key: &str| file.content[key].as_f64().unwrap_or_else(|| panic!("{}: no {key}", file.name));
         let comment = content["comment"].as_str().unwrap_or("no comment");
         Case {
             kind,
@@ -82,9 +68,7 @@ impl<'a> Case<'a> {
             outputs: &content["outputs"],
             tolerance_f64: tolerance("tolerance_f64"),
             tolerance_f32: tolerance("tolerance_f32"),
-            relative: file.content["compare"]
-                .as_str()
-                .is_some_and(|c| c.starts_with("relative")),
+            relative: file.content["compare"].as_str().is_some_and(|c| c.starts_with("relative")),
             seen: BTreeSet::new(),
             wrong: Vec::new(),
         }
@@ -113,16 +97,12 @@ impl<'a> Case<'a> {
     /// An input as it stands.
     pub(super) fn value(&self, key: &str) -> &'a Value {
         let pointer = format!("/{key}");
-        self.inputs
-            .pointer(&pointer)
-            .unwrap_or_else(|| panic!("{}: no input {key}", self.label))
+        self.inputs.pointer(&pointer).unwrap_or_else(|| panic!("{}: no input {key}", self.label))
     }
 
     /// A number.
     pub(super) fn number(&self, key: &str) -> f64 {
-        self.value(key)
-            .as_f64()
-            .unwrap_or_else(|| panic!("{}: {key} is no number", self.label))
+        self.value(key).as_f64().unwrap_or_else(|| panic!("{}: {key} is no number", self.label))
     }
 
     /// A number, or null.
@@ -132,16 +112,12 @@ impl<'a> Case<'a> {
 
     /// A whole number that is not negative.
     pub(super) fn whole(&self, key: &str) -> u64 {
-        self.value(key)
-            .as_u64()
-            .unwrap_or_else(|| panic!("{}: {key} is no whole number", self.label))
+        self.value(key).as_u64().unwrap_or_else(|| panic!("{}: {key} is no whole number", self.label))
     }
 
     /// A word.
     pub(super) fn word(&self, key: &str) -> &'a str {
-        self.value(key)
-            .as_str()
-            .unwrap_or_else(|| panic!("{}: {key} is no word", self.label))
+        self.value(key).as_str().unwrap_or_else(|| panic!("{}: {key} is no word", self.label))
     }
 
     /// All numbers below a key, in order; true is 1, null is NaN.
@@ -151,12 +127,7 @@ impl<'a> Case<'a> {
 
     /// The rows below a key.
     pub(super) fn rows(&self, key: &str) -> Vec<Vec<f64>> {
-        self.value(key)
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(flatten)
-            .collect()
+        self.value(key).as_array().into_iter().flatten().map(flatten).collect()
     }
 
     /// The numbers below a key as truths.
@@ -195,17 +166,9 @@ impl<'a> Case<'a> {
     /// Demands an output that is made of words.
     pub(super) fn expect_words(&mut self, key: &str, got: &[&str]) {
         self.seen.insert(key.to_owned());
-        let want: Vec<&str> = self.outputs[key]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
+        let want: Vec<&str> = self.outputs[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         if want != got {
-            self.wrong.push(format!(
-                "{}: {key}: expected {want:?}, got {got:?}",
-                self.label
-            ));
+            self.wrong.push(format!("{}: {key}: expected {want:?}, got {got:?}", self.label));
         }
     }
 
@@ -215,49 +178,29 @@ impl<'a> Case<'a> {
     }
 
     fn compare(&mut self, key: &str, got: &[f64], tolerance: f64) {
-        self.seen
-            .insert(key.split('/').next().unwrap_or(key).to_owned());
+        self.seen.insert(key.split('/').next().unwrap_or(key).to_owned());
         let Some(want) = self.outputs.pointer(&format!("/{key}")).map(flatten) else {
-            self.wrong
-                .push(format!("{}: no output {key} to compare with", self.label));
+            self.wrong.push(format!("{}: no output {key} to compare with", self.label));
             return;
         };
         if want.len() != got.len() {
-            self.wrong.push(format!(
-                "{}: {key}: expected {} numbers, got {}",
-                self.label,
-                want.len(),
-                got.len()
-            ));
+            self.wrong.push(format!("{}: {key}: expected {} numbers, got {}", self.label, want.len(), got.len()));
             return;
         }
         let is_close = |want: f64, got: f64| {
             let scale = if self.relative { want.abs() } else { 1.0 };
             (want - got).abs() <= tolerance * scale
         };
-        let missed = want
-            .iter()
-            .zip(got)
-            .position(|(want, got)| !is_close(*want, *got));
+        let missed = want.iter().zip(got).position(|(want, got)| !is_close(*want, *got));
         if let Some(i) = missed {
-            self.wrong.push(format!(
-                "{}: {key}[{i}]: expected {}, got {}",
-                self.label, want[i], got[i]
-            ));
+            self.wrong.push(format!("{}: {key}[{i}]: expected {}, got {}", self.label, want[i], got[i]));
         }
     }
 
     fn finish(mut self) -> Vec<String> {
-        for key in self
-            .outputs
-            .as_object()
-            .into_iter()
-            .flatten()
-            .map(|(key, _)| key)
-        {
+        for key in self.outputs.as_object().into_iter().flatten().map(|(key, _)| key) {
             if !self.seen.contains(key) {
-                self.wrong
-                    .push(format!("{}: nothing checks the output {key}", self.label));
+                self.wrong.push(format!("{}: nothing checks the output {key}", self.label));
             }
         }
         self.wrong

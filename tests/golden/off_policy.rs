@@ -13,27 +13,17 @@ pub(super) fn decoupled_ppo(case: &mut Case<'_>) {
     if case.kind == "loglinear_prox" {
         return loglinear(case);
     }
-    let (log_probs, old, behavior) = (
-        case.flat("new_logp"),
-        case.flat("prox_logp"),
-        case.flat("behave_logp"),
-    );
-    let (advantages, mask, lengths) = (
-        case.flat("advantages"),
-        case.mask("mask"),
-        case.lengths("mask"),
-    );
+    let (log_probs, old, behavior) = (case.flat("new_logp"), case.flat("prox_logp"), case.flat("behave_logp"));
+    let (advantages, mask, lengths) = (case.flat("advantages"), case.mask("mask"), case.lengths("mask"));
     let (floor, cap) = (case.number("floor"), case.number("cap"));
     let mode = match case.word("mode") {
         "none" => ImportanceMode::Off,
         "token_truncate" => ImportanceMode::TokenTruncate { cap },
         "token_mask" => ImportanceMode::TokenMask { floor, cap },
         "seq_truncate" => ImportanceMode::SequenceTruncate { cap },
-        "seq_geo_mask_token_truncate" => ImportanceMode::GeometricFilter {
-            floor,
-            cap,
-            token_cap: case.number("token_cap_after_geo_mask"),
-        },
+        "seq_geo_mask_token_truncate" => {
+            ImportanceMode::GeometricFilter { floor, cap, token_cap: case.number("token_cap_after_geo_mask") }
+        }
         other => panic!("unknown mode {other}"),
     };
     let importance = importance_weights(&old, &behavior, &mask, &lengths, mode);
@@ -46,21 +36,10 @@ pub(super) fn decoupled_ppo(case: &mut Case<'_>) {
         coefficients: &coefficients,
         mask: &mask,
     };
-    let clip = PolicyClip {
-        low: case.number("clip_low"),
-        high: case.number("clip_high"),
-        dual: None,
-    };
+    let clip = PolicyClip { low: case.number("clip_low"), high: case.number("clip_high"), dual: None };
     let loss = policy_loss(tokens, clip);
     case.expect("weights", &importance.weights);
-    case.expect(
-        "kept_mask",
-        &importance
-            .kept
-            .iter()
-            .map(|k| f64::from(u8::from(*k)))
-            .collect::<Vec<f64>>(),
-    );
+    case.expect("kept_mask", &importance.kept.iter().map(|k| f64::from(u8::from(*k))).collect::<Vec<f64>>());
     case.expect("loss_token_mean", &[loss.loss]);
     case.expect("grad_new_logp", &loss.grad);
     case.expect("ess_fraction", &[importance.ess_fraction]);
@@ -71,11 +50,7 @@ pub(super) fn decoupled_ppo(case: &mut Case<'_>) {
 }
 
 fn loglinear(case: &mut Case<'_>) {
-    let (behavior, current, mask) = (
-        case.flat("behave_logp"),
-        case.flat("new_logp"),
-        case.mask("mask"),
-    );
+    let (behavior, current, mask) = (case.flat("behave_logp"), case.flat("new_logp"), case.mask("mask"));
     let drawn_by = case.indices("v_behave");
     let versions = |t: usize| ProximalVersions {
         behavior: drawn_by[t] as u64,
@@ -83,9 +58,7 @@ fn loglinear(case: &mut Case<'_>) {
         current: case.whole("v_new"),
     };
     let approximate = |t: usize| loglinear_proximal(behavior[t], current[t], versions(t));
-    let old: Vec<f64> = (0..mask.len())
-        .map(|t| if mask[t] { approximate(t) } else { 0.0 })
-        .collect();
+    let old: Vec<f64> = (0..mask.len()).map(|t| if mask[t] { approximate(t) } else { 0.0 }).collect();
     case.expect("prox_logp", &old);
 }
 
@@ -98,41 +71,17 @@ pub(super) fn staleness(case: &mut Case<'_>) {
     let ages: Vec<u64> = case
         .rows("token_versions")
         .iter()
-        .map(|versions| {
-            versions
-                .iter()
-                .map(|v| PolicyVersion(*v as u64))
-                .collect::<Vec<_>>()
-        })
+        .map(|versions| versions.iter().map(|v| PolicyVersion(*v as u64)).collect::<Vec<_>>())
         .map(|versions| staleness_of(trainer, &versions))
         .collect();
-    case.expect(
-        "staleness",
-        &ages.iter().map(|a| *a as f64).collect::<Vec<f64>>(),
-    );
-    case.expect(
-        "accepted",
-        &ages
-            .iter()
-            .map(|a| f64::from(u8::from(*a <= bound)))
-            .collect::<Vec<f64>>(),
-    );
+    case.expect("staleness", &ages.iter().map(|a| *a as f64).collect::<Vec<f64>>());
+    case.expect("accepted", &ages.iter().map(|a| f64::from(u8::from(*a <= bound))).collect::<Vec<f64>>());
 }
 
 fn admission(case: &mut Case<'_>) {
-    let mut admission = Admission::new(
-        case.whole("eta"),
-        case.whole("batch"),
-        case.whole("max_concurrent"),
-    );
+    let mut admission = Admission::new(case.whole("eta"), case.whole("batch"), case.whole("max_concurrent"));
     let (mut results, mut capacities) = (Vec::new(), Vec::new());
-    for event in case
-        .value("events")
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|e| e.as_str())
-    {
+    for event in case.value("events").as_array().into_iter().flatten().filter_map(|e| e.as_str()) {
         let (done, word) = match event {
             "submit" => (admission.submit(), "refused"),
             "accept" => (admission.accept(), "ignored"),

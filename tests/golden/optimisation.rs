@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor, Var};
 use policy::{
     optimizer::{AdamConfig, AdamW, Gradients},
-    sft::{Schedule, SftOptions},
+    sft::Schedule,
 };
 use ppo::{averaging, schedule};
 
@@ -32,23 +32,10 @@ pub(super) fn optimisers(case: &mut Case<'_>) {
         let slope = Tensor::new(single(&row), &Device::Cpu).unwrap();
         let loss = (theta.as_tensor() * slope).unwrap().sum_all().unwrap();
         let mut gradients = Gradients::new();
-        gradients
-            .add(&parameters, &loss.backward().unwrap())
-            .unwrap();
-        norms.push(
-            gradients
-                .clip(case.optional("max_grad_norm").unwrap_or(f64::INFINITY))
-                .unwrap(),
-        );
+        gradients.add(&parameters, &loss.backward().unwrap()).unwrap();
+        norms.push(gradients.clip(case.optional("max_grad_norm").unwrap_or(f64::INFINITY)).unwrap());
         adam.step(&gradients, case.number("lr")).unwrap();
-        path.extend(
-            theta
-                .as_tensor()
-                .to_vec1::<f32>()
-                .unwrap()
-                .into_iter()
-                .map(f64::from),
-        );
+        path.extend(theta.as_tensor().to_vec1::<f32>().unwrap().into_iter().map(f64::from));
     }
     case.expect_f32("grad_norms", &norms);
     case.expect_f32("theta_torch_style", &path);
@@ -70,19 +57,14 @@ fn moving_average(case: &mut Case<'_>) {
 pub(super) fn schedules(case: &mut Case<'_>) {
     let peak = case.number("peak");
     let n_steps = case.n_wanted("lr");
-    let cosine = |warmup_steps: u64| {
-        let options = SftOptions {
-            learning_rate: peak,
-            final_share: case.number("floor"),
-            warmup_steps: warmup_steps as usize,
-            ..SftOptions::default()
-        };
-        Schedule::cosine(&options, case.whole("n") as usize)
+    let cosine = |warmup_steps: u64| Schedule {
+        peak,
+        final_share: case.number("floor"),
+        warmup_steps: warmup_steps as usize,
+        n_steps: case.whole("n") as usize,
     };
     let rate = |step: u64| match (case.has("warmup"), case.has("start"), case.has("floor")) {
-        (true, true, _) => {
-            schedule::warmup_then_constant(peak, case.number("start"), step, case.whole("warmup"))
-        }
+        (true, true, _) => schedule::warmup_then_constant(peak, case.number("start"), step, case.whole("warmup")),
         (true, false, _) => cosine(case.whole("warmup")).at(step as usize),
         (false, _, true) => cosine(0).at(step as usize),
         (false, _, false) => schedule::linear_to_zero(peak, step, case.whole("n")),

@@ -9,11 +9,7 @@ use super::numbers::Case;
 
 pub(super) fn ranking_loss(case: &mut Case<'_>) {
     let scores = case.rows("scores");
-    let ranks: Vec<Vec<u32>> = case
-        .rows("ranks")
-        .iter()
-        .map(|r| r.iter().map(|rank| *rank as u32).collect())
-        .collect();
+    let ranks: Vec<Vec<u32>> = case.rows("ranks").iter().map(|r| r.iter().map(|rank| *rank as u32).collect()).collect();
     let options = RankingOptions {
         label_smoothing: case.number("label_smoothing"),
         margin_per_rank: case.number("margin_per_rank"),
@@ -39,42 +35,23 @@ pub(super) fn normalization(case: &mut Case<'_>) {
     // The two cases have the same inputs: the one that leaves the scale alone is InstructGPT's.
     let centred = Normalization::centred(&demonstrations).expect("demonstrations have a mean");
     let standardised = Normalization::standardised(&demonstrations).expect("demonstrations vary");
-    let map = if case.output("gain") == 1.0 {
-        centred
-    } else {
-        standardised
-    };
+    let map = if case.output("gain") == 1.0 { centred } else { standardised };
     let normalised = |raw: &[f64]| raw.iter().map(|r| map.apply(*r)).collect::<Vec<f64>>();
     case.expect("gain", &[map.gain]);
     case.expect("bias", &[map.bias]);
     case.expect("normalised", &normalised(&case.flat("scores")));
     let after = normalised(&demonstrations);
-    case.expect(
-        "demo_mean_after",
-        &[after.iter().sum::<f64>() / after.len() as f64],
-    );
+    case.expect("demo_mean_after", &[after.iter().sum::<f64>() / after.len() as f64]);
 }
 
 fn ensembles(case: &mut Case<'_>) {
     let members = case.rows("member_scores");
     let lambda = case.number("lambda");
     let scores: Vec<_> = (0..members[0].len())
-        .map(|i| {
-            ensemble(&members.iter().map(|m| m[i]).collect::<Vec<f64>>())
-                .expect("the ensemble has members")
-        })
+        .map(|i| ensemble(&members.iter().map(|m| m[i]).collect::<Vec<f64>>()).expect("the ensemble has members"))
         .collect();
     case.expect("mean", &scores.iter().map(|s| s.mean).collect::<Vec<f64>>());
     case.expect("wco", &scores.iter().map(|s| s.worst).collect::<Vec<f64>>());
-    case.expect(
-        "variance",
-        &scores.iter().map(|s| s.variance).collect::<Vec<f64>>(),
-    );
-    case.expect(
-        "uwo",
-        &scores
-            .iter()
-            .map(|s| s.uncertainty_weighted(lambda))
-            .collect::<Vec<f64>>(),
-    );
+    case.expect("variance", &scores.iter().map(|s| s.variance).collect::<Vec<f64>>());
+    case.expect("uwo", &scores.iter().map(|s| s.uncertainty_weighted(lambda)).collect::<Vec<f64>>());
 }

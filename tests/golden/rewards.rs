@@ -9,29 +9,18 @@ use ppo::{
 
 use super::numbers::Case;
 
-const ESTIMATORS: [(&str, KlEstimator); 3] = [
-    ("1", KlEstimator::K1),
-    ("2", KlEstimator::K2),
-    ("3", KlEstimator::K3),
-];
+const ESTIMATORS: [(&str, KlEstimator); 3] = [("1", KlEstimator::K1), ("2", KlEstimator::K2), ("3", KlEstimator::K3)];
 
 pub(super) fn kl_estimators(case: &mut Case<'_>) {
     if case.has("logits_p") {
         return exact_expectations(case);
     }
-    let (log_probs, reference, mask) =
-        (case.flat("logp"), case.flat("ref_logp"), case.mask("mask"));
+    let (log_probs, reference, mask) = (case.flat("logp"), case.flat("ref_logp"), case.mask("mask"));
     let mut means = Vec::new();
     for (n, estimator) in ESTIMATORS {
         let values = kl::per_token(estimator, &log_probs, &reference, &mask);
         let slopes: Vec<f64> = (0..mask.len())
-            .map(|t| {
-                if mask[t] {
-                    estimator.gradient(log_probs[t] - reference[t])
-                } else {
-                    0.0
-                }
-            })
+            .map(|t| if mask[t] { estimator.gradient(log_probs[t] - reference[t]) } else { 0.0 })
             .collect();
         means.push(masked::mean(&values, &mask));
         case.expect(&format!("k{n}"), &values);
@@ -48,33 +37,23 @@ fn exact_expectations(case: &mut Case<'_>) {
     let p = softmax(&case.flat("logits_p"));
     let q = softmax(&case.flat("logits_q"));
     let gaps: Vec<f64> = p.iter().zip(&q).map(|(p, q)| p.ln() - q.ln()).collect();
-    let expectation =
-        |f: &dyn Fn(f64) -> f64| p.iter().zip(&gaps).map(|(p, d)| p * f(*d)).sum::<f64>();
+    let expectation = |f: &dyn Fn(f64) -> f64| p.iter().zip(&gaps).map(|(p, d)| p * f(*d)).sum::<f64>();
     // d ln p_j / d logit_i = [i = j] − p_i, so the expected gradient of Σ_j p_j·w_j·ln p_j with constant w is:
     let gradient = |weight: &dyn Fn(f64) -> f64| {
         let mean = expectation(weight);
-        p.iter()
-            .zip(&gaps)
-            .map(|(p, d)| p * (weight(*d) - mean))
-            .collect::<Vec<f64>>()
+        p.iter().zip(&gaps).map(|(p, d)| p * (weight(*d) - mean)).collect::<Vec<f64>>()
     };
     case.expect("reverse_kl_p_q", &[ppo::optimum::divergence(&p, &q)]);
     case.expect("forward_kl_q_p", &[ppo::optimum::divergence(&q, &p)]);
     for (n, estimator) in ESTIMATORS {
         case.expect(&format!("E_k{n}"), &[expectation(&|d| estimator.value(d))]);
-        case.expect(
-            &format!("E_grad_k{n}_as_loss"),
-            &gradient(&|d| estimator.gradient(d)),
-        );
+        case.expect(&format!("E_grad_k{n}_as_loss"), &gradient(&|d| estimator.gradient(d)));
     }
     let reverse = gradient(&|d| KlEstimator::K2.gradient(d));
     let forward = gradient(&|d| KlEstimator::K3.gradient(d));
     case.expect("grad_reverse_kl", &reverse);
     case.expect("grad_forward_kl", &forward);
-    case.expect(
-        "E_k1_as_reward_times_score",
-        &gradient(&|d| KlEstimator::K1.value(d)),
-    );
+    case.expect("E_k1_as_reward_times_score", &gradient(&|d| KlEstimator::K1.value(d)));
 }
 
 fn softmax(logits: &[f64]) -> Vec<f64> {
@@ -94,8 +73,7 @@ pub(super) fn missing_eos(word: &str, value: f64) -> MissingEos {
 }
 
 pub(super) fn token_rewards(case: &mut Case<'_>) {
-    let (log_probs, reference, mask) =
-        (case.flat("logp"), case.flat("ref_logp"), case.mask("mask"));
+    let (log_probs, reference, mask) = (case.flat("logp"), case.flat("ref_logp"), case.mask("mask"));
     let lengths = case.lengths("mask");
     let beta = case.number("beta");
     let rule = ScoreRule {
@@ -103,25 +81,15 @@ pub(super) fn token_rewards(case: &mut Case<'_>) {
         missing_eos: missing_eos(case.word("missing_eos"), case.number("missing_eos_value")),
     };
     let terminated = case.mask("terminated");
-    let scores: Vec<f64> = case
-        .flat("scores")
-        .iter()
-        .zip(terminated)
-        .map(|(s, t)| rule.apply(*s, t))
-        .collect();
+    let scores: Vec<f64> = case.flat("scores").iter().zip(terminated).map(|(s, t)| rule.apply(*s, t)).collect();
     let sequences = masked::split(&log_probs, &lengths)
         .zip(masked::split(&reference, &lengths))
         .zip(masked::split(&mask, &lengths))
         .zip(&scores);
-    let rewards: Vec<Vec<f64>> = sequences
-        .map(|(((l, r), m), s)| ppo::token_rewards::token_rewards(l, r, m, *s, beta))
-        .collect();
+    let rewards: Vec<Vec<f64>> =
+        sequences.map(|(((l, r), m), s)| ppo::token_rewards::token_rewards(l, r, m, *s, beta)).collect();
     let totals: Vec<f64> = rewards.iter().map(|r| r.iter().sum()).collect();
-    let penalties: Vec<f64> = totals
-        .iter()
-        .zip(&scores)
-        .map(|(total, score)| total - score)
-        .collect();
+    let penalties: Vec<f64> = totals.iter().zip(&scores).map(|(total, score)| total - score).collect();
     let kl = kl::per_sequence(&log_probs, &reference, &mask, &lengths);
     case.expect("processed_scores", &scores);
     case.expect("rewards", &rewards.concat());
@@ -132,11 +100,7 @@ pub(super) fn token_rewards(case: &mut Case<'_>) {
 }
 
 pub(super) fn adaptive_kl(case: &mut Case<'_>) {
-    let mut controller = AdaptiveKl::new(
-        case.number("init_beta"),
-        case.number("target"),
-        case.whole("horizon"),
-    );
+    let mut controller = AdaptiveKl::new(case.number("init_beta"), case.number("target"), case.whole("horizon"));
     let n_episodes = case.whole("n_steps") as usize;
     let observed = case.flat("observed_mean_seq_kl");
     let coefs: Vec<f64> = observed
@@ -152,10 +116,7 @@ pub(super) fn adaptive_kl(case: &mut Case<'_>) {
 pub(super) fn gae(case: &mut Case<'_>) {
     let (rewards, values, mask) = (case.flat("rewards"), case.flat("values"), case.mask("mask"));
     let lengths = case.lengths("mask");
-    let options = GaeOptions {
-        gamma: case.number("gamma"),
-        lambda: case.number("lambda"),
-    };
+    let options = GaeOptions { gamma: case.number("gamma"), lambda: case.number("lambda") };
     let (mut advantages, mut returns) = (Vec::new(), Vec::new());
     let sequences = masked::split(&rewards, &lengths)
         .zip(masked::split(&values, &lengths))
@@ -175,20 +136,10 @@ pub(super) fn whiten(case: &mut Case<'_>) {
     assert_eq!(case.number("eps"), masked::WHITEN_EPS);
     for (ddof, variance) in [("0", Variance::Population), ("1", Variance::Sample)] {
         for (shift, removes_mean) in [("true", true), ("false", false)] {
-            let whitened = masked::whiten(
-                &x,
-                &mask,
-                Whitening {
-                    removes_mean,
-                    variance,
-                },
-            );
+            let whitened = masked::whiten(&x, &mask, Whitening { removes_mean, variance });
             case.expect(&format!("shift_mean_{shift}_ddof{ddof}"), &whitened);
         }
-        case.expect(
-            &format!("var_ddof{ddof}"),
-            &[masked::variance(&x, &mask, variance)],
-        );
+        case.expect(&format!("var_ddof{ddof}"), &[masked::variance(&x, &mask, variance)]);
     }
     case.expect("mean", &[masked::mean(&x, &mask)]);
 }

@@ -21,25 +21,11 @@ pub(super) fn behavior_log_prob(case: &mut Case<'_>) {
         min_p: case.number("min_p") as f32,
         ..SamplingParams::default()
     };
-    let order: Vec<Stage> = case
-        .value("order")
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|s| stage(s.as_str()))
-        .collect();
-    let draw = Draw {
-        params: &params,
-        order: &order,
-        history: &History::default(),
-        banned: &[],
-    };
+    let order: Vec<Stage> = case.value("order").as_array().into_iter().flatten().map(|s| stage(s.as_str())).collect();
+    let draw = Draw { params: &params, order: &order, history: &History::default(), banned: &[] };
     let mut sampler = Sampler::default();
     let probabilities = sampler.distribution(&logits, draw).unwrap();
-    let kept: Vec<f64> = probabilities
-        .iter()
-        .map(|p| f64::from(u8::from(*p > 0.0)))
-        .collect();
+    let kept: Vec<f64> = probabilities.iter().map(|p| f64::from(u8::from(*p > 0.0))).collect();
     case.expect_f32("processed_probs", &probabilities);
     case.expect("kept", &kept);
     let wanted = TokenId(case.whole("token") as u32);
@@ -48,20 +34,14 @@ pub(super) fn behavior_log_prob(case: &mut Case<'_>) {
         .map(|_| sampler.draw(&logits, draw, &mut rng).unwrap())
         .find(|token| token.id == wanted)
         .expect("the token of the case is among the draws");
-    let (raw, behavior, kept_mass) = (
-        f64::from(token.log_prob.0),
-        f64::from(token.behavior.0),
-        f64::from(token.log_kept_mass),
-    );
+    let (raw, behavior, kept_mass) =
+        (f64::from(token.log_prob.0), f64::from(token.behavior.0), f64::from(token.log_kept_mass));
     case.expect_f32("raw_logp", &[raw]);
     case.expect_f32("behave_logp", &[behavior]);
     case.expect_f32("log_kept_mass_at_temperature", &[kept_mass]);
     case.expect_f32("temperature_logp", &[behavior + kept_mass]);
     let is_exact = ppo::off_policy::is_exactly_on_policy(&params);
-    case.expect(
-        "exactly_on_policy_eligible",
-        &[f64::from(u8::from(is_exact))],
-    );
+    case.expect("exactly_on_policy_eligible", &[f64::from(u8::from(is_exact))]);
 }
 
 fn stage(word: Option<&str>) -> Stage {

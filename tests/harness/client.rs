@@ -78,7 +78,8 @@ pub(crate) fn connect(address: SocketAddr) -> TcpStream {
 pub(crate) fn read_head(reader: &mut impl BufRead) -> (u16, Vec<(String, String)>) {
     let mut line = String::new();
     reader.read_line(&mut line).expect("a status line");
-    let status = line.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("no status: {line:?}"));
+    let status =
+        line.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("no status: {line:?}"));
     let mut headers = Vec::new();
     loop {
         let mut line = String::new();
@@ -132,7 +133,8 @@ impl Stream {
         let mut reader = BufReader::new(socket);
         let (status, headers) = read_head(&mut reader);
         assert_eq!(status, 200, "{headers:?}");
-        let length = headers.iter().find(|(name, _)| name == "content-length").map(|(_, n)| n.parse().expect("a number"));
+        let length =
+            headers.iter().find(|(name, _)| name == "content-length").map(|(_, n)| n.parse().expect("a number"));
         let mut buffer = vec![0; length.unwrap_or(0)];
         reader.read_exact(&mut buffer).expect("the whole body");
         Stream { reader, headers, buffer, is_whole: length.is_some() }
@@ -140,7 +142,8 @@ impl Stream {
 
     /// The version in the header.
     pub(crate) fn version(&self) -> &str {
-        let (_, version) = self.headers.iter().find(|(name, _)| name == "x-honed-version").expect("every response has it");
+        let (_, version) =
+            self.headers.iter().find(|(name, _)| name == "x-honed-version").expect("every response has it");
         version
     }
 

@@ -88,11 +88,6 @@ impl Builder {
         self
     }
 
-    pub(crate) fn model(mut self, path: &Path) -> Builder {
-        self.model = path.display().to_string();
-        self
-    }
-
     pub(crate) fn start(self) -> TestDaemon {
         let folder = tempfile::tempdir().expect("a folder");
         let mut daemon = self.try_start(folder.path()).expect("the daemon starts");

@@ -31,18 +31,10 @@ pub(super) fn services(config: &Config) -> Result<Services, AppError> {
     let judges = source::judges(config, &engine.vocabulary())?;
     let scorer = scorer(config, &judges)?;
     let learning = match &scorer {
-        Some(scorer) if config.ppo.enabled => {
-            Some(learning(config, &judges, scorer, &log, &registry, &engine)?)
-        }
+        Some(scorer) if config.ppo.enabled => Some(learning(config, &judges, scorer, &log, &registry, &engine)?),
         _ => None,
     };
-    Ok(Services {
-        engine,
-        log,
-        registry,
-        scorer,
-        learning,
-    })
+    Ok(Services { engine, log, registry, scorer, learning })
 }
 
 /// Version 0 in memory, and the version that was live when the daemon last ran on top of it.
@@ -63,11 +55,7 @@ fn scorer(config: &Config, judges: &Judges) -> Result<Option<Scorer>, AppError> 
         Judges::Others => None,
         Judges::Nobody => return Ok(None),
     };
-    Ok(Some(Scorer::start(
-        &config.reward,
-        judge,
-        config.ppo.threads,
-    )?))
+    Ok(Some(Scorer::start(&config.reward, judge, config.ppo.threads)?))
 }
 
 fn learning(
@@ -85,12 +73,7 @@ fn learning(
         },
         Judges::Others | Judges::Nobody => ValueStart::Policy,
     };
-    let pump = ScoringPump::start(
-        log.clone(),
-        scorer.clone(),
-        engine.vocabulary(),
-        &config.reward,
-    )?;
+    let pump = ScoringPump::start(log.clone(), scorer.clone(), engine.vocabulary(), &config.reward)?;
     let setup = LearnerSetup {
         config: config.ppo.clone(),
         log: log.clone(),

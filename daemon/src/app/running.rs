@@ -26,28 +26,22 @@ impl Running {
     pub fn start(config: Config) -> Result<Running, AppError> {
         let (stop, stopped) = oneshot::channel();
         let (ready, address) = mpsc::channel();
-        let thread = thread::Builder::new()
-            .name("daemon".to_owned())
-            .spawn(move || {
-                runtime()?.block_on(async {
-                    let app = App::bind(config).await?;
-                    let tell = move |address| {
-                        // Nobody waits any more when the starter panicked; then the drop of `stop` ends the daemon.
-                        let _ = ready.send(address);
-                    };
-                    let stop = async {
-                        // An error means that the handle is gone, which asks for the same.
-                        let _ = stopped.await;
-                    };
-                    app.run(tell, stop).await
-                })
-            })?;
+        let thread = thread::Builder::new().name("daemon".to_owned()).spawn(move || {
+            runtime()?.block_on(async {
+                let app = App::bind(config).await?;
+                let tell = move |address| {
+                    // Nobody waits any more when the starter panicked; then the drop of `stop` ends the daemon.
+                    let _ = ready.send(address);
+                };
+                let stop = async {
+                    // An error means that the handle is gone, which asks for the same.
+                    let _ = stopped.await;
+                };
+                app.run(tell, stop).await
+            })
+        })?;
         match address.recv() {
-            Ok(address) => Ok(Running {
-                address,
-                stop: Some(stop),
-                thread: Some(thread),
-            }),
+            Ok(address) => Ok(Running { address, stop: Some(stop), thread: Some(thread) }),
             Err(_) => match thread.join() {
                 Ok(Err(error)) => Err(error),
                 _ => Err(AppError::Panicked),

@@ -19,10 +19,8 @@ pub(super) fn sft(config: &Config) -> Result<PathBuf, AppError> {
     }
     let path = Path::new(&config.daemon.data_dir).join("built-in.gguf");
     if std::fs::read(&path).ok().as_deref() != Some(artefacts::POLICY) {
-        write_durably(&path, artefacts::POLICY).map_err(|error| AppError::Write {
-            path: path.clone(),
-            reason: error.to_string(),
-        })?;
+        write_durably(&path, artefacts::POLICY)
+            .map_err(|error| AppError::Write { path: path.clone(), reason: error.to_string() })?;
     }
     Ok(path)
 }
@@ -47,11 +45,7 @@ pub(super) fn judges(config: &Config, vocabulary: &Vocabulary) -> Result<Judges,
     }
     let loaded = sources::model::load(&config.reward, artefacts::REWARD, vocabulary.digest());
     let (model, judge) = loaded.map_err(|error| AppError::RewardModel {
-        path: if config.reward.model.is_empty() {
-            "built-in".to_owned()
-        } else {
-            config.reward.model.clone()
-        },
+        path: if config.reward.model.is_empty() { "built-in".to_owned() } else { config.reward.model.clone() },
         reason: error.to_string(),
     })?;
     Ok(Judges::Model(model, judge))

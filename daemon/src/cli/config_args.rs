@@ -1,6 +1,6 @@
 //! The arguments that make a configuration.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use config::{Config, ConfigError, Sources};
@@ -34,6 +34,14 @@ impl ConfigArgs {
         Config::load(Sources::of_process(self.config.clone(), self.assignments()))
     }
 
+    /// For a daemon that is measured: a free port, a folder of its own, no learning of its own.
+    pub(crate) fn for_bench(&self, data_dir: &Path) -> Result<Config, ConfigError> {
+        let mut sets = vec!["daemon.listen=127.0.0.1:0".to_owned(), "ppo.enabled=false".to_owned()];
+        sets.extend(self.assignments());
+        sets.push(format!("daemon.data_dir={}", data_dir.display()));
+        Config::load(Sources::of_process(self.config.clone(), sets))
+    }
+
     /// `--set` comes last, so that it also wins over the named arguments.
     fn assignments(&self) -> Vec<String> {
         let named = [
@@ -42,10 +50,8 @@ impl ConfigArgs {
             ("policy.model", &self.model),
             ("reward.remote_url", &self.reward_url),
         ];
-        let mut sets: Vec<_> = named
-            .into_iter()
-            .filter_map(|(key, value)| Some(format!("{key}={}", value.as_ref()?)))
-            .collect();
+        let mut sets: Vec<_> =
+            named.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", value.as_ref()?))).collect();
         if self.reward_url.is_some() {
             sets.push("reward.source=remote".to_owned());
         }
@@ -68,10 +74,7 @@ mod tests {
         };
         let config = args.load().expect("valid");
         assert_eq!(
-            (
-                config.reward.source.as_str(),
-                config.reward.remote_url.as_str()
-            ),
+            (config.reward.source.as_str(), config.reward.remote_url.as_str()),
             ("remote", "http://127.0.0.1:9/r")
         );
         assert_eq!(config.daemon.listen, "127.0.0.1:2");

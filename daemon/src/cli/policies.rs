@@ -30,11 +30,7 @@ pub(super) fn run(command: Command) -> Outcome {
     let rows = rollouts::open(&args.config)?.versions()?;
     let mut out = std::io::stdout().lock();
     if !args.json {
-        writeln!(
-            out,
-            "{:<12}{:<12}{:<12}{:>9}  {:<14}{}",
-            "version", "state", "parent", "rollouts", "digest", "reason"
-        )?;
+        writeln!(out, "{:<12}{:<12}{:<12}{:>9}  {:<14}reason", "version", "state", "parent", "rollouts", "digest")?;
     }
     for row in rows {
         match args.json {
@@ -46,9 +42,7 @@ pub(super) fn run(command: Command) -> Outcome {
 }
 
 fn line(row: &VersionRow) -> String {
-    let parent = row
-        .parent
-        .map_or_else(|| "-".to_owned(), |parent| parent.to_string());
+    let parent = row.parent.map_or_else(|| "-".to_owned(), |parent| parent.to_string());
     let digest: String = row.digest.chars().take(12).collect();
     let reason = row.reason.as_deref().unwrap_or("");
     format!(

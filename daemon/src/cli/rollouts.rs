@@ -64,14 +64,10 @@ pub(super) fn run(command: Command) -> Outcome {
 }
 
 /// The reader of the configured folder, or an error that names it.
-pub(super) fn open(
-    config: &ConfigArgs,
-) -> Result<LogReader, Box<dyn std::error::Error + Send + Sync>> {
+pub(super) fn open(config: &ConfigArgs) -> Result<LogReader, Box<dyn std::error::Error + Send + Sync>> {
     let data_dir = config.load()?.daemon.data_dir;
     if !Path::new(&data_dir).is_dir() {
-        return Err(
-            format!("there is no data directory {data_dir:?}; name it with --data-dir").into(),
-        );
+        return Err(format!("there is no data directory {data_dir:?}; name it with --data-dir").into());
     }
     Ok(LogReader::open(Path::new(&data_dir))?)
 }
@@ -107,11 +103,7 @@ fn table(out: &mut impl Write, stats: &LogStats) -> std::io::Result<()> {
 fn export(args: &ExportArgs) -> Outcome {
     let reader = open(&args.config)?;
     let bar = progress::bar(reader.stats()?.n_rollouts, "exporting rollouts");
-    let query = PageQuery {
-        version: args.of_version.map(PolicyVersion),
-        state: args.state,
-        ..PageQuery::default()
-    };
+    let query = PageQuery { version: args.of_version.map(PolicyVersion), state: args.state, ..PageQuery::default() };
     let mut out: Box<dyn Write> = match &args.out {
         Some(path) => Box::new(BufWriter::new(File::create(path)?)),
         None => Box::new(BufWriter::new(std::io::stdout().lock())),

@@ -5,7 +5,7 @@ use crate::{app::App, shutdown, telemetry};
 
 pub(super) fn run(args: &ConfigArgs) -> Outcome {
     let config = args.load()?;
-    telemetry::init_logging(&config.daemon.log_format);
+    telemetry::init_logging(&config.daemon.log_format, "info");
     let runtime = crate::app::runtime()?;
     runtime.block_on(async {
         let app = App::bind(config).await?;

@@ -66,8 +66,7 @@ impl Client {
     pub(super) fn ask(&self, ask: &Ask<'_>) -> std::result::Result<Reply, String> {
         let started = Instant::now();
         let mut response = self.send(ask.route(), &ask.body())?;
-        let mut reply =
-            Reply { responses: vec![Response::default(); ask.n as usize], version: 0, gaps_ms: Vec::new() };
+        let mut reply = Reply { responses: vec![Response::default(); ask.n as usize], version: 0, gaps_ms: Vec::new() };
         if !ask.stream {
             let body = response.body_mut().read_to_vec().map_err(|error| error.to_string())?;
             take(&mut reply, &wire::piece(&body)?)?;
@@ -76,7 +75,9 @@ impl Client {
         let mut last = started;
         for line in BufReader::new(response.body_mut().as_reader()).lines() {
             let line = line.map_err(|error| format!("the stream broke: {error}"))?;
-            let Some(data) = line.strip_prefix("data: ") else { continue };
+            let Some(data) = line.strip_prefix("data: ") else {
+                continue;
+            };
             if data == "[DONE]" {
                 return Ok(reply);
             }

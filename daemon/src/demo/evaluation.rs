@@ -84,13 +84,18 @@ fn ask_all(client: &Client, model: &str, prompts: &[Prompt], n: u32) -> Result<V
         let mut done = Vec::new();
         loop {
             let i = next.fetch_add(1, Ordering::Relaxed);
-            let Some(prompt) = prompts.get(i) else { return Ok(done) };
+            let Some(prompt) = prompts.get(i) else {
+                return Ok(done);
+            };
             done.push((i, ask(client, model, prompt, i as u64, n)?));
         }
     };
     let parts: Vec<Result<Vec<(usize, Reply)>>> = std::thread::scope(|scope| {
         let lanes: Vec<_> = (0..LANES).map(|_| scope.spawn(work)).collect();
-        lanes.into_iter().map(|lane| lane.join().unwrap_or_else(|_| Err(DemoError::Daemon("an evaluation panicked".to_owned())))).collect()
+        lanes
+            .into_iter()
+            .map(|lane| lane.join().unwrap_or_else(|_| Err(DemoError::Daemon("an evaluation panicked".to_owned()))))
+            .collect()
     });
     let mut all = parts.into_iter().collect::<Result<Vec<_>>>()?.concat();
     all.sort_by_key(|(i, _)| *i);
@@ -118,10 +123,8 @@ mod tests {
 
     #[test]
     fn a_level_is_the_mean_and_its_standard_error() {
-        let one = |helpful| Judged {
-            answer: String::new(),
-            gold: Gold { helpful, honest: 1.0, harmless: 1.0, ends: 1.0 },
-        };
+        let one =
+            |helpful| Judged { answer: String::new(), gold: Gold { helpful, honest: 1.0, harmless: 1.0, ends: 1.0 } };
         let level = level(&[one(0.0), one(1.0), one(0.0), one(1.0)]);
         assert_eq!(level, Level { mean: 0.5, error: 0.25 });
     }

@@ -27,25 +27,15 @@ pub(super) struct Bar {
 impl Progress {
     /// Bars when standard error is a terminal.
     pub(super) fn new() -> Progress {
-        Progress {
-            terminal: std::io::stderr().is_terminal(),
-        }
+        Progress { terminal: std::io::stderr().is_terminal() }
     }
 
     /// Starts a bar.
     pub(super) fn bar(&self, name: &'static str) -> Bar {
-        let style = ProgressStyle::with_template(
-            "{prefix:>14} {bar:32.cyan/blue} {pos}/{len}  {msg}  {elapsed}",
-        )
-        .expect("the template above is well-formed");
-        let bar = self
-            .terminal
-            .then(|| ProgressBar::new(0).with_prefix(name).with_style(style));
-        Bar {
-            name,
-            bar,
-            last: Mutex::new(None),
-        }
+        let style = ProgressStyle::with_template("{prefix:>14} {bar:32.cyan/blue} {pos}/{len}  {msg}  {elapsed}")
+            .expect("the template above is well-formed");
+        let bar = self.terminal.then(|| ProgressBar::new(0).with_prefix(name).with_style(style));
+        Bar { name, bar, last: Mutex::new(None) }
     }
 
     /// Says something.

@@ -7,13 +7,7 @@ use std::{
 
 use candle_core::Device;
 use config::{Config, Sources};
-use policy::{
-    byte_pair::Bpe,
-    causal_lm::CausalLm,
-    checkpoint::Checkpoint,
-    sequence_batch::Sequence,
-    sft::mean_nll,
-};
+use policy::{byte_pair::Bpe, causal_lm::CausalLm, checkpoint::Checkpoint, sequence_batch::Sequence, sft::mean_nll};
 use ppo::metrics;
 
 use super::{
@@ -177,8 +171,7 @@ impl Stage<'_> {
     fn watch(&self, traffic: &Traffic, first: super::evaluation::Level) -> Result<Vec<Station>> {
         let bar = self.progress.bar("versions");
         let began = Instant::now();
-        let mut stations =
-            vec![Station { version: 0, seconds: 0.0, gold: Some(first), numbers: Default::default() }];
+        let mut stations = vec![Station { version: 0, seconds: 0.0, gold: Some(first), numbers: Default::default() }];
         loop {
             let (live, rows) = self.client.versions()?;
             let known = stations.last().map_or(0, |station| station.version);
@@ -309,8 +302,11 @@ mod tests {
     #[test]
     fn the_settings_of_the_demonstration_are_knobs_that_exist() {
         let args = <Args as clap::FromArgMatches>::from_arg_matches(
-            &<Args as clap::Args>::augment_args(clap::Command::new("demo"))
-                .get_matches_from(["demo", "--set", "ppo.kl_coef=0.5"]),
+            &<Args as clap::Args>::augment_args(clap::Command::new("demo")).get_matches_from([
+                "demo",
+                "--set",
+                "ppo.kl_coef=0.5",
+            ]),
         );
         let config = config(&args.expect("well-formed"), None, Path::new("/nowhere")).expect("every knob exists");
         assert_eq!((config.daemon.data_dir.as_str(), config.ppo.kl_coef), ("/nowhere", 0.5));

@@ -35,11 +35,7 @@ pub(super) struct Draw {
 }
 
 /// Draws `n` answers for each prompt, in the order of the prompts. The engine's queue must hold them all.
-pub(super) fn draw(
-    engine: &Engine,
-    prompts: &[Vec<TokenId>],
-    draw: Draw,
-) -> Result<Vec<Vec<Drawn>>> {
+pub(super) fn draw(engine: &Engine, prompts: &[Vec<TokenId>], draw: Draw) -> Result<Vec<Vec<Drawn>>> {
     // Bounded by what is asked for: one event a token, and every answer is short.
     let (sender, receiver) = unbounded();
     for (i, prompt) in prompts.iter().enumerate() {
@@ -82,12 +78,7 @@ fn collect(
             Event::Token { .. } => {}
             Event::Failed { reason } => return Err(DemoError::Sampling(reason)),
             Event::Finished(finished) => {
-                let tokens: Vec<TokenId> = finished
-                    .rollout
-                    .response
-                    .iter()
-                    .map(|token| token.id)
-                    .collect();
+                let tokens: Vec<TokenId> = finished.rollout.response.iter().map(|token| token.id).collect();
                 answers[prompt][finished.index as usize] = Some(Drawn {
                     text: vocabulary.detokenize(&tokens, false),
                     ended: finished.rollout.finish == FinishReason::EndToken,

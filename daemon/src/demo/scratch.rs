@@ -55,19 +55,11 @@ pub(super) fn build(seed: u64, folder: &Path, progress: &Progress) -> Result<()>
     let work = folder.join("work");
     std::fs::create_dir_all(&work).map_err(DemoError::io(&work))?;
     // Nobody is served meanwhile, so these threads need not give way as a learner's do.
-    let pool = rayon::ThreadPoolBuilder::new()
-        .build()
-        .map_err(|error| DemoError::Daemon(error.to_string()))?;
+    let pool = rayon::ThreadPoolBuilder::new().build().map_err(|error| DemoError::Daemon(error.to_string()))?;
     let mut story = Provenance::new(seed);
 
-    let documents = world
-        .documents("vocabulary")
-        .take(recipe::VOCABULARY_DOCUMENTS);
-    let bpe = Bpe::learn(
-        documents.collect::<Vec<_>>().into_iter(),
-        recipe::VOCABULARY,
-        &SPECIAL_TOKENS,
-    )?;
+    let documents = world.documents("vocabulary").take(recipe::VOCABULARY_DOCUMENTS);
+    let bpe = Bpe::learn(documents.collect::<Vec<_>>().into_iter(), recipe::VOCABULARY, &SPECIAL_TOKENS)?;
     let encoder = Encoder(&bpe);
     let held_out = held_out(&world, &encoder)?;
     let (base, sft) = (work.join("base.gguf"), folder.join("policy.gguf"));
@@ -88,19 +80,11 @@ pub(super) fn build(seed: u64, folder: &Path, progress: &Progress) -> Result<()>
     }
     std::fs::write(&notes, story.summary()).map_err(DemoError::io(&notes))?;
     progress.line(&story.summary());
-    let bench = Bench {
-        world: &world,
-        encoder: &encoder,
-        engine: &engine,
-        progress,
-    };
+    let bench = Bench { world: &world, encoder: &encoder, engine: &engine, progress };
     let judged = pool.install(|| judging::train(&bench, &policy))?;
     story.numbers(judged.numbers);
     let digest = judged.model.save(&folder.join("reward.gguf"));
-    story.digest(
-        "reward.gguf",
-        digest.map_err(|error| DemoError::Reward(error.to_string()))?,
-    );
+    story.digest("reward.gguf", digest.map_err(|error| DemoError::Reward(error.to_string()))?);
     engine.shutdown(std::time::Duration::from_secs(5));
     story.finish(started.elapsed());
     let path = folder.join("PROVENANCE.md");
@@ -112,65 +96,27 @@ pub(super) fn build(seed: u64, folder: &Path, progress: &Progress) -> Result<()>
 
 /// The engine as the build uses it: a queue that holds whole batches.
 fn serving() -> config::Policy {
-    config::Policy {
-        parallel: 64,
-        max_queue: 100_000,
-        ..config::Config::default().policy
-    }
+    config::Policy { parallel: 64, max_queue: 100_000, ..config::Config::default().policy }
 }
 
 /// Pretraining text that no stage learns from; the demo and the gate regenerate the same from the world's seed.
 fn held_out(world: &World, encoder: &Encoder<'_>) -> Result<Vec<Sequence>> {
     let documents = world.documents("held-out").take(recipe::HELD_OUT_DOCUMENTS);
-    documents
-        .map(|document| encoder.document(&document))
-        .collect()
+    documents.map(|document| encoder.document(&document)).collect()
 }
 
-fn measure(
-    engine: &Engine,
-    world: &World,
-    encoder: &Encoder<'_>,
-    version: PolicyVersion,
-) -> Result<Measured> {
-    let prompts: Vec<Prompt> = world
-        .prompts(Split::Validation, "measure")
-        .take(recipe::VALIDATION_PROMPTS)
-        .collect();
-    let tokens = prompts
-        .iter()
-        .map(|p| encoder.prompt(&p.instruction, true))
-        .collect::<Result<Vec<_>>>()?;
-    let answers = draw(
-        engine,
-        &tokens,
-        Draw {
-            version,
-            n: 1,
-            max_tokens: ANSWER_TOKENS,
-            temperature: 1.0,
-            seed: 1,
-        },
-    )?;
+fn measure(engine: &Engine, world: &World, encoder: &Encoder<'_>, version: PolicyVersion) -> Result<Measured> {
+    let prompts: Vec<Prompt> = world.prompts(Split::Validation, "measure").take(recipe::VALIDATION_PROMPTS).collect();
+    let tokens = prompts.iter().map(|p| encoder.prompt(&p.instruction, true)).collect::<Result<Vec<_>>>()?;
+    let answers = draw(engine, &tokens, Draw { version, n: 1, max_tokens: ANSWER_TOKENS, temperature: 1.0, seed: 1 })?;
     let golds: Vec<(Kind, Gold)> = prompts
         .iter()
         .zip(&answers)
-        .map(|(prompt, drawn)| {
-            (
-                prompt.kind,
-                judge(&prompt.wanted, &drawn[0].text, drawn[0].ended),
-            )
-        })
+        .map(|(prompt, drawn)| (prompt.kind, judge(&prompt.wanted, &drawn[0].text, drawn[0].ended)))
         .collect();
-    let mean = |of: &dyn Fn(&Gold) -> f64| {
-        golds.iter().map(|(_, gold)| of(gold)).sum::<f64>() / golds.len() as f64
-    };
+    let mean = |of: &dyn Fn(&Gold) -> f64| golds.iter().map(|(_, gold)| of(gold)).sum::<f64>() / golds.len() as f64;
     let of_kind = |kind: Kind| {
-        let own: Vec<f64> = golds
-            .iter()
-            .filter(|(k, _)| *k == kind)
-            .map(|(_, gold)| gold.total())
-            .collect();
+        let own: Vec<f64> = golds.iter().filter(|(k, _)| *k == kind).map(|(_, gold)| gold.total()).collect();
         (kind, own.iter().sum::<f64>() / own.len().max(1) as f64)
     };
     Ok(Measured {
@@ -182,14 +128,7 @@ fn measure(
             ends: mean(&|gold| gold.ends),
         },
         perfect: mean(&|gold| f64::from(u8::from(gold.total() > 0.999))),
-        n_tokens: answers
-            .iter()
-            .map(|drawn| drawn[0].tokens.len())
-            .sum::<usize>() as f64
-            / answers.len() as f64,
-        by_kind: Kind::SHARES
-            .iter()
-            .map(|(kind, _)| of_kind(*kind))
-            .collect(),
+        n_tokens: answers.iter().map(|drawn| drawn[0].tokens.len()).sum::<usize>() as f64 / answers.len() as f64,
+        by_kind: Kind::SHARES.iter().map(|(kind, _)| of_kind(*kind)).collect(),
     })
 }

@@ -108,15 +108,42 @@ impl Story {
         let (rate, low, high) = self.win_rate;
         let seen = &self.seen;
         let rows = [
-            ("gold score, held-out prompts", format!("{:.3} ± {:.3}  →  {:.3} ± {:.3}   (1 is perfect)", first.mean, first.error, last.mean, last.error)),
+            (
+                "gold score, held-out prompts",
+                format!(
+                    "{:.3} ± {:.3}  →  {:.3} ± {:.3}   (1 is perfect)",
+                    first.mean, first.error, last.mean, last.error
+                ),
+            ),
             ("win rate against sft", format!("{rate:.3}   (95 %: {low:.3} to {high:.3}, {} prompts)", self.n_held_out)),
             ("versions promoted under load", format!("{}", self.promoted)),
             ("requests, failed", format!("{}, {}", seen.answered + seen.failed, seen.failed)),
             ("KL to sft", format!("{:.2} nats an answer", self.last_number("objective/kl"))),
-            ("pretraining loss", format!("{:.3}  →  {:.3} nats a token", self.pretraining_nll.0, self.pretraining_nll.1)),
-            ("reward model, fresh answers", format!("{:.3} of {} pairs in gold's order", self.rm_accuracy.0, self.rm_accuracy.1)),
-            ("first token", format!("{:.1} ms median, {:.1} ms p99", Self::quantile(&seen.first_ms, 0.5), Self::quantile(&seen.first_ms, 0.99))),
-            ("between tokens", format!("{:.1} ms median, {:.1} ms p99, {:.1} ms longest", Self::quantile(&seen.gap_ms, 0.5), Self::quantile(&seen.gap_ms, 0.99), Self::quantile(&seen.gap_ms, 1.0))),
+            (
+                "pretraining loss",
+                format!("{:.3}  →  {:.3} nats a token", self.pretraining_nll.0, self.pretraining_nll.1),
+            ),
+            (
+                "reward model, fresh answers",
+                format!("{:.3} of {} pairs in gold's order", self.rm_accuracy.0, self.rm_accuracy.1),
+            ),
+            (
+                "first token",
+                format!(
+                    "{:.1} ms median, {:.1} ms p99",
+                    Self::quantile(&seen.first_ms, 0.5),
+                    Self::quantile(&seen.first_ms, 0.99)
+                ),
+            ),
+            (
+                "between tokens",
+                format!(
+                    "{:.1} ms median, {:.1} ms p99, {:.1} ms longest",
+                    Self::quantile(&seen.gap_ms, 0.5),
+                    Self::quantile(&seen.gap_ms, 0.99),
+                    Self::quantile(&seen.gap_ms, 1.0)
+                ),
+            ),
             ("time", format!("{:.0} s", self.seconds)),
         ];
         rows.iter().map(|(name, value)| format!("  {name:<30} {value}\n")).collect()

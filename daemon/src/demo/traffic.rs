@@ -64,7 +64,8 @@ impl Traffic {
     pub(super) fn start(client: &Client, world: World, seed: u64, habits: Habits, started: Instant) -> Traffic {
         let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Seen::default())));
         let users = (0..habits.users).map(|i| {
-            let user = User { client: client.clone(), stop: Arc::clone(&stop), seen: Arc::clone(&seen), started, habits };
+            let user =
+                User { client: client.clone(), stop: Arc::clone(&stop), seen: Arc::clone(&seen), started, habits };
             let prompts = world.prompts(Split::Train, &format!("traffic/{seed}/{i}"));
             let rng = world.stream(&format!("habits/{seed}/{i}"));
             std::thread::spawn(move || user.live(prompts, rng))

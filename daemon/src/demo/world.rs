@@ -44,9 +44,7 @@ impl World {
     /// A stream of random numbers; streams with different names are independent.
     pub fn stream(&self, name: &str) -> ChaCha8Rng {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        let number = name.bytes().fold(0u64, |hash, byte| {
-            hash.wrapping_mul(257).wrapping_add(u64::from(byte) + 1)
-        });
+        let number = name.bytes().fold(0u64, |hash, byte| hash.wrapping_mul(257).wrapping_add(u64::from(byte) + 1));
         rng.set_stream(number);
         rng
     }

@@ -44,10 +44,7 @@ pub(crate) struct Piece {
 impl Piece {
     /// Whether it has nothing to tell: its text is held back and nobody asked for more.
     pub(crate) fn is_silent(&self) -> bool {
-        self.text.is_empty()
-            && self.reports.is_empty()
-            && self.token_ids.is_empty()
-            && self.finish.is_none()
+        self.text.is_empty() && self.reports.is_empty() && self.token_ids.is_empty() && self.finish.is_none()
     }
 
     fn absorb(&mut self, next: Piece) {
@@ -97,44 +94,26 @@ pub(crate) struct Assembly {
 impl Assembly {
     /// Nothing has happened yet.
     pub(crate) fn new(settings: Settings) -> Assembly {
-        Assembly {
-            settings,
-            prompt_tokens: 0,
-            completion_tokens: 0,
-            cached_tokens: 0,
-        }
+        Assembly { settings, prompt_tokens: 0, completion_tokens: 0, cached_tokens: 0 }
     }
 
     /// The piece of one event; complete exchanges go into the deposit.
     pub(crate) fn piece(&mut self, event: Event, deposit: &mut Deposit) -> Piece {
         match event {
-            Event::Token {
-                index,
-                token,
-                text,
-                top,
-            } => {
+            Event::Token { index, token, text, top } => {
                 self.completion_tokens += 1;
                 let report = self.settings.log_probs.then(|| TokenReport {
                     text: self.text(token.id),
                     n_chars: n_chars(self.settings.vocabulary.text_piece(token.id)),
                     log_prob: token.log_prob.0,
                     behavior: self.settings.behavior.then_some(token.behavior.0),
-                    top: top
-                        .iter()
-                        .map(|(id, log_prob)| (self.text(*id), log_prob.0))
-                        .collect(),
+                    top: top.iter().map(|(id, log_prob)| (self.text(*id), log_prob.0)).collect(),
                 });
                 Piece {
                     choice: index,
                     text,
                     reports: report.into_iter().collect(),
-                    token_ids: self
-                        .settings
-                        .token_ids
-                        .then_some(token.id.0)
-                        .into_iter()
-                        .collect(),
+                    token_ids: self.settings.token_ids.then_some(token.id.0).into_iter().collect(),
                     finish: None,
                 }
             }
@@ -142,16 +121,10 @@ impl Assembly {
                 // A prompt is computed once, however many choices it has.
                 if finished.index % self.settings.n == 0 {
                     self.prompt_tokens += finished.rollout.prompt.len() as u64;
-                    self.cached_tokens +=
-                        u64::from(finished.cached_tokens).min(finished.rollout.prompt.len() as u64);
+                    self.cached_tokens += u64::from(finished.cached_tokens).min(finished.rollout.prompt.len() as u64);
                 }
                 let finish = Some(finish_reason(finished.rollout.finish));
-                let piece = Piece {
-                    choice: finished.index,
-                    text: finished.text_tail,
-                    finish,
-                    ..Piece::default()
-                };
+                let piece = Piece { choice: finished.index, text: finished.text_tail, finish, ..Piece::default() };
                 deposit.add(finished.rollout);
                 piece
             }
@@ -161,11 +134,7 @@ impl Assembly {
 
     /// Counts so far.
     pub(crate) fn usage(&self) -> Usage {
-        Usage::new(
-            self.prompt_tokens,
-            self.completion_tokens,
-            self.cached_tokens,
-        )
+        Usage::new(self.prompt_tokens, self.completion_tokens, self.cached_tokens)
     }
 
     /// Whether a stream ends with a usage chunk.
@@ -188,10 +157,7 @@ pub(crate) fn stream(generation: Generation, assembly: Assembly, shape: impl Sha
     let version = generation.version;
     let body = Body::new(EventStream::new(generation, assembly, shape));
     let headers = [
-        (
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("text/event-stream; charset=utf-8"),
-        ),
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
     ];
     with_version((headers, body).into_response(), version)
@@ -209,10 +175,7 @@ pub(crate) async fn whole(
         let piece = assembly.piece(event?, &mut deposit);
         let at = piece.choice as usize;
         if pieces.len() <= at {
-            pieces.extend((pieces.len()..=at).map(|i| Piece {
-                choice: i as u32,
-                ..Piece::default()
-            }));
+            pieces.extend((pieces.len()..=at).map(|i| Piece { choice: i as u32, ..Piece::default() }));
         }
         pieces[at].absorb(piece);
     }
@@ -222,14 +185,8 @@ pub(crate) async fn whole(
 
 /// A JSON answer that logs its exchanges once it is sent.
 pub(crate) fn json_response(json: String, version: PolicyVersion, deposit: Deposit) -> Response {
-    let body = Body::new(Answer {
-        bytes: Some(Bytes::from(json)),
-        _deposit: deposit,
-    });
-    let json = [(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    )];
+    let body = Body::new(Answer { bytes: Some(Bytes::from(json)), _deposit: deposit });
+    let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     with_version((json, body).into_response(), version)
 }
 
@@ -247,11 +204,7 @@ impl http_body::Body for Answer {
         mut self: std::pin::Pin<&mut Self>,
         _: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
-        std::task::Poll::Ready(
-            self.bytes
-                .take()
-                .map(|bytes| Ok(http_body::Frame::data(bytes))),
-        )
+        std::task::Poll::Ready(self.bytes.take().map(|bytes| Ok(http_body::Frame::data(bytes))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -27,17 +27,10 @@ impl Keys {
             return Ok(Keys::default());
         }
         let text = std::fs::read_to_string(Path::new(path))?;
-        let keys: Vec<_> = text
-            .lines()
-            .map(str::trim)
-            .filter(|l| !l.is_empty() && !l.starts_with('#'))
-            .collect();
+        let keys: Vec<_> = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')).collect();
         match keys.is_empty() {
             // A file without a key would read as "no key needed", which nobody who wrote it meant.
-            true => Err(std::io::Error::new(
-                std::io::ErrorKind::InvalidData,
-                "the file holds no key",
-            )),
+            true => Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "the file holds no key")),
             false => Ok(Keys(keys.into_iter().map(str::to_owned).collect())),
         }
     }
@@ -63,8 +56,7 @@ pub(crate) struct KeyRing {
 
 impl KeyRing {
     fn knows(&self, key: Option<&[u8]>) -> bool {
-        self.api.is_empty()
-            || key.is_some_and(|key| self.api.contains(key) | self.admin.contains(key))
+        self.api.is_empty() || key.is_some_and(|key| self.api.contains(key) | self.admin.contains(key))
     }
 
     fn check_admin(&self, request: &Request) -> Result<(), ApiError> {
@@ -72,9 +64,7 @@ impl KeyRing {
         if !self.admin.is_empty() {
             return match key {
                 Some(key) if self.admin.contains(key) => Ok(()),
-                Some(key) if self.api.contains(key) => {
-                    Err(ApiError::Forbidden("this route needs an admin key"))
-                }
+                Some(key) if self.api.contains(key) => Err(ApiError::Forbidden("this route needs an admin key")),
                 _ => Err(ApiError::NoKey),
             };
         }
@@ -91,11 +81,7 @@ impl KeyRing {
 }
 
 /// Lets a request with a good key through.
-pub(crate) async fn api(
-    State(context): State<Context>,
-    request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
+pub(crate) async fn api(State(context): State<Context>, request: Request, next: Next) -> Result<Response, ApiError> {
     match context.keys().knows(bearer(request.headers())) {
         true => Ok(next.run(request).await),
         false => Err(ApiError::NoKey),
@@ -103,11 +89,7 @@ pub(crate) async fn api(
 }
 
 /// Lets an administrator through.
-pub(crate) async fn admin(
-    State(context): State<Context>,
-    request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
+pub(crate) async fn admin(State(context): State<Context>, request: Request, next: Next) -> Result<Response, ApiError> {
     context.keys().check_admin(&request)?;
     Ok(next.run(request).await)
 }
@@ -119,28 +101,20 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
         return None;
     };
     let (scheme, key) = value.split_at_checked(7)?;
-    scheme
-        .eq_ignore_ascii_case(b"bearer ")
-        .then_some(key.trim_ascii())
+    scheme.eq_ignore_ascii_case(b"bearer ").then_some(key.trim_ascii())
 }
 
 /// Whether a program on this machine sent the request for itself.
 fn is_local(request: &Request) -> bool {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
     let headers = request.headers();
-    let proxied = ["forwarded", "x-forwarded-for", "x-real-ip", "via"]
-        .iter()
-        .any(|name| headers.contains_key(*name));
+    let proxied = ["forwarded", "x-forwarded-for", "x-real-ip", "via"].iter().any(|name| headers.contains_key(*name));
     peer.is_some_and(|peer| peer.0.ip().to_canonical().is_loopback())
         && !proxied
-        && headers
-            .get(header::HOST)
-            .is_none_or(|host| names_loopback(host.as_bytes()))
-        && headers.get(header::ORIGIN).is_none_or(|origin| {
-            match origin.as_bytes().strip_prefix(b"http://") {
-                Some(host) => names_loopback(host),
-                None => false,
-            }
+        && headers.get(header::HOST).is_none_or(|host| names_loopback(host.as_bytes()))
+        && headers.get(header::ORIGIN).is_none_or(|origin| match origin.as_bytes().strip_prefix(b"http://") {
+            Some(host) => names_loopback(host),
+            None => false,
         })
 }
 
@@ -152,10 +126,7 @@ fn names_loopback(host: &[u8]) -> bool {
         Some(rest) => rest.split(']').next().unwrap_or(""),
         None => host.split(':').next().unwrap_or(""),
     };
-    name.eq_ignore_ascii_case("localhost")
-        || name
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|ip| ip.is_loopback())
+    name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -166,10 +137,7 @@ mod tests {
 
     fn ring(api: &[&str], admin: &[&str]) -> KeyRing {
         let keys = |list: &[&str]| Keys(list.iter().map(|key| (*key).to_owned()).collect());
-        KeyRing {
-            api: keys(api),
-            admin: keys(admin),
-        }
+        KeyRing { api: keys(api), admin: keys(admin) }
     }
 
     fn request(peer: &str, headers: &[(&str, &str)]) -> Request {
@@ -184,13 +152,7 @@ mod tests {
     #[test]
     fn keys_match_whole_or_not_at_all() {
         let ring = ring(&["secret"], &["root"]);
-        for (key, good) in [
-            ("secret", true),
-            ("root", true),
-            ("secre", false),
-            ("secrets", false),
-            ("", false),
-        ] {
+        for (key, good) in [("secret", true), ("root", true), ("secre", false), ("secrets", false), ("", false)] {
             assert_eq!(ring.knows(Some(key.as_bytes())), good, "{key}");
         }
         assert!(!ring.knows(None));
@@ -198,15 +160,9 @@ mod tests {
 
     #[test]
     fn two_authorization_headers_are_none() {
-        let r = request(
-            "127.0.0.1:1",
-            &[("authorization", "Bearer a"), ("authorization", "Bearer b")],
-        );
+        let r = request("127.0.0.1:1", &[("authorization", "Bearer a"), ("authorization", "Bearer b")]);
         assert_eq!(bearer(r.headers()), None);
-        assert_eq!(
-            bearer(request("127.0.0.1:1", &[("authorization", "bearer a")]).headers()),
-            Some(&b"a"[..])
-        );
+        assert_eq!(bearer(request("127.0.0.1:1", &[("authorization", "bearer a")]).headers()), Some(&b"a"[..]));
     }
 
     #[test]
@@ -214,42 +170,20 @@ mod tests {
         let ring = ring(&[], &[]);
         let ok = |peer, headers: &[(&str, &str)]| ring.check_admin(&request(peer, headers)).is_ok();
         assert!(ok("127.0.0.1:9", &[("host", "localhost:8080")]));
-        assert!(ok(
-            "[::1]:9",
-            &[("host", "[::1]:8080"), ("origin", "http://127.0.0.1:8080")]
-        ));
+        assert!(ok("[::1]:9", &[("host", "[::1]:8080"), ("origin", "http://127.0.0.1:8080")]));
         assert!(!ok("10.0.0.7:9", &[("host", "localhost")]));
-        assert!(
-            !ok("127.0.0.1:9", &[("host", "evil.example")]),
-            "DNS rebinding"
-        );
-        assert!(
-            !ok("127.0.0.1:9", &[("host", "127.0.0.1.evil.example")]),
-            "DNS rebinding"
-        );
-        assert!(
-            !ok("127.0.0.1:9", &[("origin", "http://evil.example")]),
-            "a foreign page"
-        );
-        assert!(
-            !ok("127.0.0.1:9", &[("origin", "null")]),
-            "a sandboxed page"
-        );
-        assert!(
-            !ok("127.0.0.1:9", &[("x-forwarded-for", "10.0.0.7")]),
-            "a proxy"
-        );
+        assert!(!ok("127.0.0.1:9", &[("host", "evil.example")]), "DNS rebinding");
+        assert!(!ok("127.0.0.1:9", &[("host", "127.0.0.1.evil.example")]), "DNS rebinding");
+        assert!(!ok("127.0.0.1:9", &[("origin", "http://evil.example")]), "a foreign page");
+        assert!(!ok("127.0.0.1:9", &[("origin", "null")]), "a sandboxed page");
+        assert!(!ok("127.0.0.1:9", &[("x-forwarded-for", "10.0.0.7")]), "a proxy");
     }
 
     #[test]
     fn an_api_key_is_no_admin_key() {
         let ring = ring(&["user"], &["root"]);
-        let check = |key: &str| {
-            ring.check_admin(&request(
-                "127.0.0.1:9",
-                &[("authorization", &format!("Bearer {key}"))],
-            ))
-        };
+        let check =
+            |key: &str| ring.check_admin(&request("127.0.0.1:9", &[("authorization", &format!("Bearer {key}"))]));
         assert!(check("root").is_ok());
         assert!(matches!(check("user"), Err(ApiError::Forbidden(_))));
         assert!(matches!(check("other"), Err(ApiError::NoKey)));

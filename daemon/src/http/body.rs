@@ -7,7 +7,10 @@ use axum::{
 };
 use bytes::Bytes;
 
-use super::{context::Context, error::ApiError};
+use super::{
+    context::{Context, Limits},
+    error::ApiError,
+};
 
 /// The bytes of a JSON request, within `daemon.body_bytes_max`.
 pub(crate) struct JsonBytes(pub(crate) Bytes);
@@ -19,9 +22,7 @@ impl FromRequest<Context> for JsonBytes {
         if !is_json(&request) {
             return Err(ApiError::NotJson);
         }
-        read(request, context.limits().body_bytes_max)
-            .await
-            .map(JsonBytes)
+        read(request, context.limits()).await.map(JsonBytes)
     }
 }
 
@@ -33,7 +34,7 @@ impl FromRequest<Context> for OptionalJsonBytes {
 
     async fn from_request(request: Request, context: &Context) -> Result<Self, ApiError> {
         let json = is_json(&request);
-        let bytes = read(request, context.limits().body_bytes_max).await?;
+        let bytes = read(request, context.limits()).await?;
         match json || bytes.is_empty() {
             true => Ok(OptionalJsonBytes(bytes)),
             false => Err(ApiError::NotJson),
@@ -43,45 +44,25 @@ impl FromRequest<Context> for OptionalJsonBytes {
 
 /// A foreign web page can post text or forms to this daemon without asking, but not JSON: the check is a guard too.
 fn is_json(request: &Request) -> bool {
-    let value = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or("");
-    let essence = value
-        .split(';')
-        .next()
-        .unwrap_or("")
-        .trim()
-        .to_ascii_lowercase();
-    let plain = request
-        .headers()
-        .get(header::CONTENT_ENCODING)
-        .is_none_or(|encoding| encoding == "identity");
-    plain
-        && (essence == "application/json"
-            || (essence.starts_with("application/") && essence.ends_with("+json")))
+    let value = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let essence = value.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    let plain = request.headers().get(header::CONTENT_ENCODING).is_none_or(|encoding| encoding == "identity");
+    plain && (essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")))
 }
 
-async fn read(request: Request, bytes_max: usize) -> Result<Bytes, ApiError> {
-    let announced = request
-        .headers()
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse().ok());
+async fn read(request: Request, limits: Limits) -> Result<Bytes, ApiError> {
+    let bytes_max = limits.body_bytes_max;
+    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if announced.is_some_and(|bytes: usize| bytes > bytes_max) {
         return Err(ApiError::BodyTooLarge(bytes_max));
     }
-    to_bytes(Body::new(request.into_body()), bytes_max)
-        .await
-        .map_err(|error| {
-            let source = std::error::Error::source(&error);
-            match source.is_some_and(|source| source.to_string().contains("length limit")) {
-                true => ApiError::BodyTooLarge(bytes_max),
-                false => ApiError::Invalid {
-                    param: None,
-                    message: "the body ended early".into(),
-                    code: None,
-                },
-            }
-        })
+    let whole = to_bytes(Body::new(request.into_body()), bytes_max);
+    let read = tokio::time::timeout(limits.request_timeout(), whole).await;
+    read.map_err(|_| ApiError::TimedOut(limits.request_timeout_s))?.map_err(|error| {
+        let source = std::error::Error::source(&error);
+        match source.is_some_and(|source| source.to_string().contains("length limit")) {
+            true => ApiError::BodyTooLarge(bytes_max),
+            false => ApiError::Invalid { param: None, message: "the body ended early".into(), code: None },
+        }
+    })
 }

@@ -20,20 +20,14 @@ use super::{
 };
 
 /// Answers.
-pub(crate) async fn post(
-    State(context): State<Context>,
-    JsonBytes(body): JsonBytes,
-) -> Result<Response, ApiError> {
+pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBytes) -> Result<Response, ApiError> {
     let request = ChatRequest::parse(&body)?;
     let services = context.admit()?;
     let target = context.target(request.generation.model.as_deref())?;
     let vocabulary = services.engine.vocabulary();
-    let prompt = vocabulary.chat(&request.messages).map_err(|error| {
-        ApiError::invalid(
-            "messages",
-            format!("the model's chat template refused them: {error}"),
-        )
-    })?;
+    let prompt = vocabulary
+        .chat(&request.messages)
+        .map_err(|error| ApiError::invalid("messages", format!("the model's chat template refused them: {error}")))?;
     let g = request.generation;
     let prompts = vec![prompt];
     prompts::check(&prompts, g.max_tokens, g.n, &services)?;
@@ -54,11 +48,8 @@ pub(crate) async fn post(
         n: g.n,
     };
     // OpenAI's chat has no default limit: the window is the limit, and reaching it is the daemon's doing.
-    let window = services.engine.context_tokens() as u32;
-    let sampling = policy::SamplingParams {
-        max_tokens: g.max_tokens.unwrap_or(window),
-        ..g.sampling
-    };
+    let window = services.engine.context_tokens();
+    let sampling = policy::SamplingParams { max_tokens: g.max_tokens.unwrap_or(window), ..g.sampling };
     let job = Job {
         id: shape.stamp.id.clone(),
         target,
@@ -96,10 +87,7 @@ impl Chats {
     fn log_probs(&self, piece: &Piece) -> Option<ChatLogProbs> {
         self.log_probs.then(|| {
             let mut log_probs = ChatLogProbs::default();
-            piece
-                .reports
-                .iter()
-                .for_each(|report| log_probs.push(report));
+            piece.reports.iter().for_each(|report| log_probs.push(report));
             log_probs
         })
     }
@@ -125,12 +113,7 @@ impl Chats {
     }
 
     fn event(&self, choices: Vec<ChatChunkChoice>, prompt_token_ids: Option<Vec<u32>>) -> String {
-        self.json(
-            "chat.completion.chunk",
-            choices,
-            self.include_usage.then_some(None),
-            prompt_token_ids,
-        )
+        self.json("chat.completion.chunk", choices, self.include_usage.then_some(None), prompt_token_ids)
     }
 }
 
@@ -139,24 +122,15 @@ impl Shape for Chats {
     fn opening(&mut self) -> Vec<String> {
         let role = |index| ChatChunkChoice {
             index,
-            delta: Delta {
-                role: Some("assistant"),
-                content: Some(String::new()),
-            },
+            delta: Delta { role: Some("assistant"), content: Some(String::new()) },
             logprobs: None,
             finish_reason: None,
             token_ids: None,
         };
         let ids = |index| {
-            if index == 0 {
-                self.prompt_ids.clone()
-            } else {
-                None
-            }
+            if index == 0 { self.prompt_ids.clone() } else { None }
         };
-        (0..self.n)
-            .map(|index| self.event(vec![role(index)], ids(index)))
-            .collect()
+        (0..self.n).map(|index| self.event(vec![role(index)], ids(index))).collect()
     }
 
     fn chunk(&mut self, piece: Piece) -> String {
@@ -164,10 +138,7 @@ impl Shape for Chats {
         let is_last = piece.finish.is_some() && piece.text.is_empty();
         let choice = ChatChunkChoice {
             index: piece.choice,
-            delta: Delta {
-                role: None,
-                content: (!is_last).then_some(piece.text),
-            },
+            delta: Delta { role: None, content: (!is_last).then_some(piece.text) },
             logprobs,
             finish_reason: piece.finish,
             token_ids: self.prompt_ids.is_some().then_some(piece.token_ids),
@@ -176,32 +147,18 @@ impl Shape for Chats {
     }
 
     fn usage_chunk(&self, usage: Usage) -> String {
-        self.json(
-            "chat.completion.chunk",
-            Vec::<ChatChunkChoice>::new(),
-            Some(Some(usage)),
-            None,
-        )
+        self.json("chat.completion.chunk", Vec::<ChatChunkChoice>::new(), Some(Some(usage)), None)
     }
 
     fn whole(&mut self, pieces: Vec<Piece>, usage: Usage) -> String {
         let choice = |piece: Piece| ChatChoice {
             index: piece.choice,
             logprobs: self.log_probs(&piece),
-            message: AssistantMessage {
-                role: "assistant",
-                content: piece.text,
-                refusal: None,
-            },
+            message: AssistantMessage { role: "assistant", content: piece.text, refusal: None },
             finish_reason: piece.finish.unwrap_or("stop"),
             token_ids: self.prompt_ids.is_some().then_some(piece.token_ids),
         };
         let choices = pieces.into_iter().map(choice).collect();
-        self.json(
-            "chat.completion",
-            choices,
-            Some(Some(usage)),
-            self.prompt_ids.clone(),
-        )
+        self.json("chat.completion", choices, Some(Some(usage)), self.prompt_ids.clone())
     }
 }

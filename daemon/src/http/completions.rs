@@ -24,10 +24,7 @@ use super::{
 };
 
 /// Answers.
-pub(crate) async fn post(
-    State(context): State<Context>,
-    JsonBytes(body): JsonBytes,
-) -> Result<Response, ApiError> {
+pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBytes) -> Result<Response, ApiError> {
     let request = CompletionRequest::parse(&body)?;
     let services = context.admit()?;
     let target = context.target(request.generation.model.as_deref())?;
@@ -37,11 +34,7 @@ pub(crate) async fn post(
     prompts::check(&prompts, g.max_tokens, g.n, &services)?;
     let stamp = Stamp::new("cmpl", g.model.as_deref(), context.served_name());
     let shape = Completions {
-        echo: if request.echo {
-            echo(&vocabulary, &request.prompts)
-        } else {
-            Vec::new()
-        },
+        echo: if request.echo { echo(&vocabulary, &request.prompts) } else { Vec::new() },
         prompt_ids: prompts::ids(&prompts, g.return_token_ids),
         n: g.n,
         log_probs: request.log_probs.is_some(),
@@ -111,17 +104,9 @@ fn echo_only(
     let mut shape = shape.of_version(version);
     let usage = Usage::new(prompts.iter().map(|prompt| prompt.len() as u64).sum(), 0, 0);
     let choices = prompts.len() as u32 * shape.n;
-    let pieces = (0..choices).map(|choice| Piece {
-        choice,
-        finish: Some("length"),
-        ..Piece::default()
-    });
+    let pieces = (0..choices).map(|choice| Piece { choice, finish: Some("length"), ..Piece::default() });
     if !stream {
-        return Ok(answer::json_response(
-            shape.whole(pieces.collect(), usage),
-            version,
-            Deposit::new(None),
-        ));
+        return Ok(answer::json_response(shape.whole(pieces.collect(), usage), version, Deposit::new(None)));
     }
     let mut events = shape.opening();
     for piece in pieces {
@@ -131,18 +116,9 @@ fn echo_only(
         events.push(shape.usage_chunk(usage));
     }
     events.push("[DONE]".to_owned());
-    let body: String = events
-        .iter()
-        .map(|event| format!("data: {event}\n\n"))
-        .collect();
-    let event_stream = [(
-        axum::http::header::CONTENT_TYPE,
-        "text/event-stream; charset=utf-8",
-    )];
-    Ok(super::context::with_version(
-        (event_stream, body).into_response(),
-        version,
-    ))
+    let body: String = events.iter().map(|event| format!("data: {event}\n\n")).collect();
+    let event_stream = [(axum::http::header::CONTENT_TYPE, "text/event-stream; charset=utf-8")];
+    Ok(super::context::with_version((event_stream, body).into_response(), version))
 }
 
 /// OpenAI's `text_completion` objects.
@@ -186,8 +162,7 @@ impl Completions {
         let at = piece.choice as usize;
         while self.offsets.len() <= at {
             let prompt = self.prompt_of(self.offsets.len() as u32);
-            self.offsets
-                .push(self.echo.get(prompt).map_or(0, |text| text.chars().count()));
+            self.offsets.push(self.echo.get(prompt).map_or(0, |text| text.chars().count()));
         }
         let mut log_probs = LegacyLogProbs::default();
         for report in &piece.reports {
@@ -221,10 +196,7 @@ impl Shape for Completions {
         if self.echo.is_empty() && self.prompt_ids.is_none() {
             return Vec::new();
         }
-        let prompts = self
-            .echo
-            .len()
-            .max(self.prompt_ids.as_ref().map_or(0, Vec::len)) as u32;
+        let prompts = self.echo.len().max(self.prompt_ids.as_ref().map_or(0, Vec::len)) as u32;
         let events = (0..prompts * self.n).map(|choice| {
             let prompt = self.prompt_of(choice);
             let choice = CompletionChoice {

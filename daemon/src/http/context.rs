@@ -1,8 +1,11 @@
 //! What every handler sees: the parts of the daemon, its limits, and whether it admits requests.
 
-use std::sync::{
-    Arc, Mutex, OnceLock, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use axum::{
@@ -46,19 +49,12 @@ pub(crate) struct Learning {
 impl Learning {
     /// Both run already.
     pub(crate) fn new(learner: Learner, pump: ScoringPump) -> Learning {
-        Learning {
-            learner,
-            pump: Mutex::new(Some(pump)),
-        }
+        Learning { learner, pump: Mutex::new(Some(pump)) }
     }
 
     /// Stops the pump; the scorer should have stopped before, or its judge may keep it.
     pub(crate) fn stop_pump(&self) {
-        let pump = self
-            .pump
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let pump = self.pump.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(pump) = pump {
             pump.stop();
         }
@@ -72,6 +68,13 @@ pub(crate) struct Limits {
     pub(crate) body_bytes_max: usize,
     /// `daemon.request_timeout_s`.
     pub(crate) request_timeout_s: u64,
+}
+
+impl Limits {
+    /// The same as a duration.
+    pub(crate) fn request_timeout(self) -> Duration {
+        Duration::from_secs(self.request_timeout_s)
+    }
 }
 
 /// Shared by all handlers.
@@ -90,12 +93,7 @@ struct Inner {
 
 impl Context {
     /// A context that is loading.
-    pub(crate) fn new(
-        served_name: String,
-        limits: Limits,
-        keys: KeyRing,
-        metrics: Arc<Metrics>,
-    ) -> Context {
+    pub(crate) fn new(served_name: String, limits: Limits, keys: KeyRing, metrics: Arc<Metrics>) -> Context {
         Context(Arc::new(Inner {
             served_name,
             limits,
@@ -123,11 +121,7 @@ impl Context {
 
     /// For requests that only look: also while draining.
     pub(crate) fn services(&self) -> Result<Arc<Services>, ApiError> {
-        self.0
-            .services
-            .get()
-            .cloned()
-            .ok_or(ApiError::Unavailable("the model is loading"))
+        self.0.services.get().cloned().ok_or(ApiError::Unavailable("the model is loading"))
     }
 
     /// From now on nothing new is admitted.
@@ -169,22 +163,14 @@ impl Context {
         if name == "sft" {
             return Ok(Target::Version(PolicyVersion::SFT));
         }
-        let number = name
-            .strip_prefix("policy@")
-            .filter(|number| number.bytes().all(|b| b.is_ascii_digit()));
-        let version = number
-            .and_then(|number| number.parse().ok())
-            .map(PolicyVersion);
-        version
-            .map(Target::Version)
-            .ok_or_else(|| ApiError::UnknownModel(name.chars().take(128).collect()))
+        let number = name.strip_prefix("policy@").filter(|number| number.bytes().all(|b| b.is_ascii_digit()));
+        let version = number.and_then(|number| number.parse().ok()).map(PolicyVersion);
+        version.map(Target::Version).ok_or_else(|| ApiError::UnknownModel(name.chars().take(128).collect()))
     }
 }
 
 /// Stamps a response with the weights behind it.
 pub(crate) fn with_version(mut response: Response, version: PolicyVersion) -> Response {
-    response
-        .headers_mut()
-        .insert(VERSION_HEADER, HeaderValue::from(version.0));
+    response.headers_mut().insert(VERSION_HEADER, HeaderValue::from(version.0));
     response
 }

@@ -16,10 +16,7 @@ pub(crate) struct Deposit {
 impl Deposit {
     /// An empty deposit.
     pub(crate) fn new(log: Option<RolloutLog>) -> Deposit {
-        Deposit {
-            log,
-            rollouts: Vec::new(),
-        }
+        Deposit { log, rollouts: Vec::new() }
     }
 
     /// Another empty deposit into the same log.

@@ -67,22 +67,14 @@ pub(crate) enum ApiError {
 
 impl From<FieldError> for ApiError {
     fn from(error: FieldError) -> Self {
-        ApiError::Invalid {
-            param: error.param,
-            message: error.message,
-            code: None,
-        }
+        ApiError::Invalid { param: error.param, message: error.message, code: None }
     }
 }
 
 impl ApiError {
     /// An error about one field.
     pub(crate) fn invalid(param: &str, message: impl Into<String>) -> ApiError {
-        ApiError::Invalid {
-            param: Some(param.to_owned()),
-            message: message.into(),
-            code: None,
-        }
+        ApiError::Invalid { param: Some(param.to_owned()), message: message.into(), code: None }
     }
 
     /// Logs the cause and hides it.
@@ -147,12 +139,8 @@ impl ApiError {
     /// The body, also sent as an event when a stream has begun.
     pub(crate) fn json(&self) -> String {
         let message = self.to_string();
-        let error = ErrorObject {
-            message: &message,
-            r#type: self.kind(),
-            param: self.param(),
-            code: Some(self.code()),
-        };
+        let error =
+            ErrorObject { message: &message, r#type: self.kind(), param: self.param(), code: Some(self.code()) };
         json(&ErrorBody { error })
     }
 }
@@ -163,10 +151,7 @@ pub(crate) struct ErrorCode(pub(crate) &'static str);
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let json = (
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        );
+        let json = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let mut response = (self.status(), [json], self.json()).into_response();
         response.extensions_mut().insert(ErrorCode(self.code()));
         let headers = response.headers_mut();
@@ -182,10 +167,7 @@ impl IntoResponse for ApiError {
             }
             // OpenAI's clients retry 409; the state that a compare-and-set saw does not come back by itself.
             ApiError::Conflict(_) => {
-                headers.insert(
-                    HeaderName::from_static("x-should-retry"),
-                    HeaderValue::from_static("false"),
-                );
+                headers.insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
             }
             _ => {}
         }

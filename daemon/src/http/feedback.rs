@@ -17,19 +17,15 @@ use super::{
 };
 
 /// Records one user's words about one response.
-pub(crate) async fn post(
-    State(context): State<Context>,
-    JsonBytes(body): JsonBytes,
-) -> Result<Response, ApiError> {
+pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBytes) -> Result<Response, ApiError> {
     let feedback = feedback::parse(&body, now_ms())?;
     let services = context.services()?;
     let id = feedback.id.clone();
     let receipt = blocking(move || services.log.append_feedback(feedback)).await?;
     let receipt = receipt.map_err(|error| match error {
-        LogError::NotFound(id) => ApiError::NotFound(format!(
-            "no exchange {:?} with choice {} is in the rollout log",
-            id.request, id.index
-        )),
+        LogError::NotFound(id) => {
+            ApiError::NotFound(format!("no exchange {:?} with choice {} is in the rollout log", id.request, id.index))
+        }
         LogError::Busy => ApiError::QueueFull,
         LogError::Closed => ApiError::Unavailable("the daemon is shutting down"),
         other => ApiError::internal("feedback", other),

@@ -4,7 +4,6 @@ use std::{
     future::Future,
     pin::Pin,
     task::{self, Poll, ready},
-    time::Duration,
 };
 
 use policy::{
@@ -59,11 +58,7 @@ pub(crate) struct Generation {
 
 impl Generation {
     /// Submits every prompt of a job to one version, or none. Choices are numbered over all prompts: `prompt · n + choice`.
-    pub(crate) fn start(
-        context: &Context,
-        services: &Services,
-        job: Job,
-    ) -> Result<Generation, ApiError> {
+    pub(crate) fn start(context: &Context, services: &Services, job: Job) -> Result<Generation, ApiError> {
         let clock = TokenClock::start(context.clone(), &job);
         for _ in 0..SUBMIT_ATTEMPTS {
             let mut attempt = Attempt::default();
@@ -75,35 +70,25 @@ impl Generation {
                         version,
                         deposit: Deposit::new(job.store.then(|| services.log.clone())),
                         choices_open: job.prompts.len() * job.n as usize,
-                        deadline: Box::pin(tokio::time::sleep(Duration::from_secs(
-                            context.limits().request_timeout_s,
-                        ))),
+                        deadline: Box::pin(tokio::time::sleep(context.limits().request_timeout())),
                         clock,
                         context: context.clone(),
                     });
                 }
                 Err(rejection) => {
                     attempt.cancel.cancel();
-                    let moved = matches!(
-                        rejection,
-                        Rejection::Draining(_) | Rejection::UnknownVersion(_)
-                    );
+                    let moved = matches!(rejection, Rejection::Draining(_) | Rejection::UnknownVersion(_));
                     if !(moved && job.target == Target::Live) {
                         return Err(refusal(rejection));
                     }
                 }
             }
         }
-        Err(ApiError::Unavailable(
-            "versions change too fast for this request; try again",
-        ))
+        Err(ApiError::Unavailable("versions change too fast for this request; try again"))
     }
 
     /// The next event; `None` when every choice has finished. After an error nothing follows.
-    pub(crate) fn poll_next(
-        &mut self,
-        cx: &mut task::Context<'_>,
-    ) -> Poll<Option<Result<Event, ApiError>>> {
+    pub(crate) fn poll_next(&mut self, cx: &mut task::Context<'_>) -> Poll<Option<Result<Event, ApiError>>> {
         if self.choices_open == 0 {
             return Poll::Ready(None);
         }
@@ -112,18 +97,12 @@ impl Generation {
             return Poll::Ready(Some(Err(self.fail(error))));
         }
         Poll::Ready(Some(match ready!(self.events.poll_recv(cx)) {
-            Some(Event::Failed { reason }) => {
-                Err(self.fail(ApiError::internal("generation", reason)))
-            }
-            None => Err(self.fail(ApiError::internal(
-                "generation",
-                "the engine let go of the request",
-            ))),
+            Some(Event::Failed { reason }) => Err(self.fail(ApiError::internal("generation", reason))),
+            None => Err(self.fail(ApiError::internal("generation", "the engine let go of the request"))),
             Some(event) => {
                 self.clock.observe(&event);
                 // Nobody here cancels a request that is still read: the engine is shutting down.
-                if matches!(&event, Event::Finished(f) if f.rollout.finish == FinishReason::Cancelled)
-                {
+                if matches!(&event, Event::Finished(f) if f.rollout.finish == FinishReason::Cancelled) {
                     self.deposit.add_unanswered(event);
                     return Poll::Ready(Some(Err(self.fail(shutting_down()))));
                 }
@@ -140,12 +119,7 @@ impl Generation {
 
     /// Counts an error that has no status line of its own.
     pub(crate) fn count(&self, error: &ApiError) {
-        self.context
-            .metrics()
-            .serving
-            .errors
-            .with_label_values(&[error.code()])
-            .inc();
+        self.context.metrics().serving.errors.with_label_values(&[error.code()]).inc();
     }
 
     fn fail(&mut self, error: ApiError) -> ApiError {
@@ -194,11 +168,7 @@ impl Attempt {
                 top_logprobs: job.top_log_probs,
                 user: job.user.clone(),
                 cancel: self.cancel.clone(),
-                sink: sink(
-                    sender.clone(),
-                    i * job.n,
-                    Deposit::new(job.store.then(|| services.log.clone())),
-                ),
+                sink: sink(sender.clone(), i * job.n, Deposit::new(job.store.then(|| services.log.clone()))),
             };
             version = services.engine.submit(target, request)?;
             target = Target::Version(version);
@@ -208,11 +178,7 @@ impl Attempt {
 }
 
 /// Renumbers choices and hands events over; once the client is gone, logs what was left unanswered.
-fn sink(
-    sender: mpsc::UnboundedSender<Event>,
-    offset: u32,
-    mut unanswered: Deposit,
-) -> Box<dyn FnMut(Event) + Send> {
+fn sink(sender: mpsc::UnboundedSender<Event>, offset: u32, mut unanswered: Deposit) -> Box<dyn FnMut(Event) + Send> {
     Box::new(move |mut event| {
         match &mut event {
             Event::Token { index, .. } => *index += offset,
@@ -241,9 +207,8 @@ fn refusal(rejection: Rejection) -> ApiError {
             ApiError::UnknownModel(version.to_string())
         }
         Rejection::ShuttingDown => shutting_down(),
-        Rejection::Invalid(out_of_range) => ApiError::invalid(
-            out_of_range.field,
-            format!("`{}` {}", out_of_range.field, out_of_range.rule),
-        ),
+        Rejection::Invalid(out_of_range) => {
+            ApiError::invalid(out_of_range.field, format!("`{}` {}", out_of_range.field, out_of_range.rule))
+        }
     }
 }

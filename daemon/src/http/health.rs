@@ -22,12 +22,7 @@ pub(crate) async fn readyz(State(context): State<Context>) -> Result<&'static st
 pub(crate) async fn health(State(context): State<Context>) -> Result<Response, ApiError> {
     let services = context.admit()?;
     let stats = services.engine.stats();
-    Ok(health::ok(
-        services.engine.live().0,
-        stats.running as u64,
-        stats.waiting as u64,
-    )
-    .into_response())
+    Ok(health::ok(services.engine.live().0, stats.running as u64, stats.waiting as u64).into_response())
 }
 
 /// Which program this is.
@@ -41,14 +36,7 @@ pub(crate) async fn metrics(State(context): State<Context>) -> Response {
         context.metrics().refresh(&services);
     }
     let text = context.metrics().render();
-    (
-        [(
-            header::CONTENT_TYPE,
-            "text/plain; version=0.0.4; charset=utf-8",
-        )],
-        text,
-    )
-        .into_response()
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 /// A page for people who open the address in a browser.
@@ -58,9 +46,5 @@ pub(crate) async fn home(State(context): State<Context>) -> Html<String> {
         (Err(_), Ok(_)) => "draining".to_owned(),
         (Err(_), Err(_)) => "loading".to_owned(),
     };
-    Html(
-        include_str!("home.html")
-            .replace("{state}", &state)
-            .replace("{version}", env!("CARGO_PKG_VERSION")),
-    )
+    Html(include_str!("home.html").replace("{state}", &state).replace("{version}", env!("CARGO_PKG_VERSION")))
 }

@@ -16,24 +16,14 @@ use super::{
 /// All of them.
 pub(crate) async fn list(State(context): State<Context>) -> Result<Json<ModelList>, ApiError> {
     let services = context.services()?;
-    Ok(Json(ModelList {
-        object: "list",
-        data: all(&context, &services),
-    }))
+    Ok(Json(ModelList { object: "list", data: all(&context, &services) }))
 }
 
 /// One of them.
-pub(crate) async fn get(
-    State(context): State<Context>,
-    Path(id): Path<String>,
-) -> Result<Json<Model>, ApiError> {
+pub(crate) async fn get(State(context): State<Context>, Path(id): Path<String>) -> Result<Json<Model>, ApiError> {
     let services = context.services()?;
-    let found = all(&context, &services)
-        .into_iter()
-        .find(|model| model.id == id);
-    found
-        .map(Json)
-        .ok_or_else(|| ApiError::UnknownModel(id.chars().take(128).collect()))
+    let found = all(&context, &services).into_iter().find(|model| model.id == id);
+    found.map(Json).ok_or_else(|| ApiError::UnknownModel(id.chars().take(128).collect()))
 }
 
 fn all(context: &Context, services: &Services) -> Vec<Model> {
@@ -52,11 +42,7 @@ fn all(context: &Context, services: &Services) -> Vec<Model> {
     let mut models = vec![model(context.served_name(), Some(live.0), Some("live"))];
     for resident in &residents {
         let state = Some(state_word(resident.state));
-        models.push(model(
-            &resident.version.to_string(),
-            Some(resident.version.0),
-            state,
-        ));
+        models.push(model(&resident.version.to_string(), Some(resident.version.0), state));
         if resident.version.0 == 0 {
             models.push(model("sft", Some(0), state));
         }

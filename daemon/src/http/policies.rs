@@ -29,11 +29,7 @@ use super::{
 pub(crate) async fn list(State(context): State<Context>) -> Result<Json<PolicyList>, ApiError> {
     let services = context.services()?;
     let live = services.engine.live().0;
-    Ok(Json(PolicyList {
-        object: "list",
-        live,
-        data: rows(services).await?,
-    }))
+    Ok(Json(PolicyList { object: "list", live, data: rows(services).await? }))
 }
 
 /// One version.
@@ -64,28 +60,16 @@ pub(crate) async fn activate(
 
 fn parse(version: &str) -> Result<PolicyVersion, ApiError> {
     let number = version.strip_prefix("policy@").unwrap_or(version);
-    let number = if number.bytes().all(|b| b.is_ascii_digit()) {
-        number.parse().ok()
-    } else {
-        None
-    };
+    let number = if number.bytes().all(|b| b.is_ascii_digit()) { number.parse().ok() } else { None };
     number.map(PolicyVersion).ok_or_else(|| unknown(version))
 }
 
 fn unknown(version: &str) -> ApiError {
-    ApiError::NotFound(format!(
-        "there is no version {:?}",
-        version.chars().take(64).collect::<String>()
-    ))
+    ApiError::NotFound(format!("there is no version {:?}", version.chars().take(64).collect::<String>()))
 }
 
 async fn rows(services: Arc<Services>) -> Result<Vec<PolicyRow>, ApiError> {
-    let states: BTreeMap<_, _> = services
-        .engine
-        .residents()
-        .iter()
-        .map(|r| (r.version, r.state))
-        .collect();
+    let states: BTreeMap<_, _> = services.engine.residents().iter().map(|r| (r.version, r.state)).collect();
     let rows = blocking(move || services.registry.rows()).await?;
     let rows = rows.map_err(|error| ApiError::internal("reading the versions", error))?;
     let shown = |row: VersionRow| {
@@ -96,10 +80,7 @@ async fn rows(services: Arc<Services>) -> Result<Vec<PolicyRow>, ApiError> {
 }
 
 async fn one(services: Arc<Services>, version: PolicyVersion) -> Result<PolicyRow, ApiError> {
-    let found = rows(services)
-        .await?
-        .into_iter()
-        .find(|row| row.version() == version.0);
+    let found = rows(services).await?.into_iter().find(|row| row.version() == version.0);
     found.ok_or_else(|| unknown(&version.0.to_string()))
 }
 
@@ -116,16 +97,10 @@ fn activation(
     let row = services.registry.verify(version)?;
     let ready = |r: &ResidentStatus| r.version == version && r.state != ResidentState::Draining;
     if !services.engine.residents().iter().any(ready) {
-        services
-            .engine
-            .load(version, &row.path)
-            .map_err(PublishError::from)?;
+        services.engine.load(version, &row.path).map_err(PublishError::from)?;
     }
     let before = services.registry.activate(version, expected_live)?;
-    services
-        .engine
-        .promote(version)
-        .map_err(PublishError::from)?;
+    services.engine.promote(version).map_err(PublishError::from)?;
     if before != version && before != PolicyVersion::SFT {
         services.engine.retire(before).map_err(PublishError::from)?;
     }

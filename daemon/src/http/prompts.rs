@@ -23,9 +23,7 @@ pub(crate) struct Stamp {
 impl Stamp {
     /// A fresh name of 64 random bits.
     pub(crate) fn new(prefix: &str, model: Option<&str>, served_name: &str) -> Stamp {
-        let model = model
-            .filter(|model| !model.is_empty())
-            .unwrap_or(served_name);
+        let model = model.filter(|model| !model.is_empty()).unwrap_or(served_name);
         Stamp {
             id: format!("{prefix}-{:016x}", rand::rng().next_u64()),
             created: now_ms() / 1000,
@@ -36,9 +34,7 @@ impl Stamp {
 
 /// Milliseconds since the Unix epoch.
 pub(crate) fn now_ms() -> u64 {
-    let elapsed = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -50,21 +46,14 @@ pub(crate) fn check(
     services: &Services,
 ) -> Result<(), ApiError> {
     if prompts.len() * n as usize > CHOICES_MAX {
-        let message = format!(
-            "prompts times `n` must be at most {CHOICES_MAX}, not {}",
-            prompts.len() * n as usize
-        );
+        let message = format!("prompts times `n` must be at most {CHOICES_MAX}, not {}", prompts.len() * n as usize);
         return Err(ApiError::invalid("n", message));
     }
     let vocabulary = services.engine.vocabulary();
     let window = services.engine.context_tokens();
     for prompt in prompts {
         if let Some(id) = prompt.iter().find(|id| id.0 as usize >= vocabulary.size()) {
-            let message = format!(
-                "`prompt` holds token {}, but the vocabulary has {} tokens",
-                id.0,
-                vocabulary.size()
-            );
+            let message = format!("`prompt` holds token {}, but the vocabulary has {} tokens", id.0, vocabulary.size());
             return Err(ApiError::invalid("prompt", message));
         }
         fits(prompt.len(), max_tokens, window as usize)?;
@@ -79,32 +68,19 @@ fn fits(prompt: usize, max_tokens: Option<u32>, window: usize) -> Result<(), Api
         return Ok(());
     }
     let (param, message) = match prompt < window {
-        true => (
-            "max_tokens",
-            format!("the prompt has {prompt} tokens and `max_tokens` is {asked}"),
-        ),
+        true => ("max_tokens", format!("the prompt has {prompt} tokens and `max_tokens` is {asked}")),
         false => ("prompt", format!("the prompt has {prompt} tokens")),
     };
     Err(ApiError::Invalid {
         param: Some(param.to_owned()),
-        message: format!(
-            "the context window holds {window} tokens of prompt and response together; {message}"
-        ),
+        message: format!("the context window holds {window} tokens of prompt and response together; {message}"),
         code: Some("context_length_exceeded"),
     })
 }
 
 /// A version that is in memory.
-pub(crate) fn resident(
-    services: &Services,
-    version: PolicyVersion,
-) -> Result<PolicyVersion, ApiError> {
-    match services
-        .engine
-        .residents()
-        .iter()
-        .any(|resident| resident.version == version)
-    {
+pub(crate) fn resident(services: &Services, version: PolicyVersion) -> Result<PolicyVersion, ApiError> {
+    match services.engine.residents().iter().any(|resident| resident.version == version) {
         true => Ok(version),
         false => Err(ApiError::UnknownModel(version.to_string())),
     }
@@ -112,10 +88,5 @@ pub(crate) fn resident(
 
 /// Prompt ids for the wire, when asked for.
 pub(crate) fn ids(prompts: &[Vec<TokenId>], wanted: bool) -> Option<Vec<Vec<u32>>> {
-    wanted.then(|| {
-        prompts
-            .iter()
-            .map(|prompt| prompt.iter().map(|token| token.0).collect())
-            .collect()
-    })
+    wanted.then(|| prompts.iter().map(|prompt| prompt.iter().map(|token| token.0).collect()).collect())
 }

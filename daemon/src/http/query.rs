@@ -18,11 +18,7 @@ impl<'a> Query<'a> {
 
     /// The last value of that name.
     pub(crate) fn get(&self, name: &str) -> Option<&'a str> {
-        self.0
-            .iter()
-            .rev()
-            .find(|(key, _)| *key == name)
-            .map(|(_, value)| *value)
+        self.0.iter().rev().find(|(key, _)| *key == name).map(|(_, value)| *value)
     }
 
     /// A number from 0 to `max`.
@@ -31,9 +27,7 @@ impl<'a> Query<'a> {
             return Ok(None);
         };
         let number = text.parse().ok().filter(|number| *number <= max);
-        number.map(Some).ok_or_else(|| {
-            ApiError::invalid(name, format!("`{name}` must be an integer in 0..={max}"))
-        })
+        number.map(Some).ok_or_else(|| ApiError::invalid(name, format!("`{name}` must be an integer in 0..={max}")))
     }
 }
 
@@ -44,14 +38,8 @@ mod tests {
     #[test]
     fn wrong_numbers_are_named() {
         for wrong in ["limit=", "limit=-1", "limit=x", "limit=1001", "limit"] {
-            assert!(
-                Query::parse(wrong).number("limit", 1000).is_err(),
-                "{wrong}"
-            );
+            assert!(Query::parse(wrong).number("limit", 1000).is_err(), "{wrong}");
         }
-        assert!(matches!(
-            Query::parse("a=1&limit=7").number("limit", 1000),
-            Ok(Some(7))
-        ));
+        assert!(matches!(Query::parse("a=1&limit=7").number("limit", 1000), Ok(Some(7))));
     }
 }

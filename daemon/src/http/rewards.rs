@@ -13,27 +13,18 @@ use tokio::sync::oneshot;
 
 use super::{
     body::JsonBytes,
-    context::{Context, Services},
+    context::{Context, Limits, Services},
     error::ApiError,
     wire::{
-        reward::{
-            ExtraLogs, GetRewardRequest, GetRewardResponse, RewardEntry, RewardInput, RewardList,
-            RewardRequest,
-        },
+        reward::{ExtraLogs, GetRewardRequest, GetRewardResponse, RewardEntry, RewardInput, RewardList, RewardRequest},
         usage::Usage,
     },
 };
 
 /// Ours: prompts with completions, or conversations.
-pub(crate) async fn post(
-    State(context): State<Context>,
-    JsonBytes(body): JsonBytes,
-) -> Result<Response, ApiError> {
+pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBytes) -> Result<Response, ApiError> {
     let request = RewardRequest::parse(&body)?;
-    if let Some(name) = request
-        .model
-        .filter(|name| !name.is_empty() && name != "reward")
-    {
+    if let Some(name) = request.model.filter(|name| !name.is_empty() && name != "reward") {
         return Err(ApiError::UnknownModel(name.chars().take(128).collect()));
     }
     let services = context.admit()?;
@@ -43,22 +34,12 @@ pub(crate) async fn post(
         let (prompt, response) = tokenize(&vocabulary, input)?;
         items.push(Item { prompt, response });
     }
-    let tokens = items
-        .iter()
-        .map(|item| (item.prompt.len() + item.response.len()) as u64)
-        .sum();
+    let tokens = items.iter().map(|item| (item.prompt.len() + item.response.len()) as u64).sum();
     let window = services.engine.context_tokens() as usize;
-    items
-        .iter_mut()
-        .try_for_each(|item| item.fit(window, request.truncate, "input"))?;
-    let scored = score(&services, &vocabulary, items).await?;
+    items.iter_mut().try_for_each(|item| item.fit(window, request.truncate, "input"))?;
+    let scored = score(&context, &services, &vocabulary, items).await?;
     let data = scored.into_iter().enumerate();
-    let data = data.map(|(index, s)| RewardEntry {
-        index,
-        object: "reward",
-        score: s.score.0,
-        std: s.std,
-    });
+    let data = data.map(|(index, s)| RewardEntry { index, object: "reward", score: s.score.0, std: s.std });
     let list = RewardList {
         object: "list",
         model: "reward".to_owned(),
@@ -79,25 +60,15 @@ pub(crate) async fn get_reward(
     let window = services.engine.context_tokens() as usize;
     let mut items = Vec::with_capacity(request.query.len());
     for (i, query) in request.query.iter().enumerate() {
-        let prompt = request
-            .prompts
-            .get(i)
-            .filter(|prompt| query.starts_with(prompt.as_str()));
+        let prompt = request.prompts.get(i).filter(|prompt| query.starts_with(prompt.as_str()));
         let mut item = split(&vocabulary, query, prompt.map_or(0, String::len));
         item.fit(window, false, "query")?;
         items.push(item);
     }
-    let scores: Vec<f64> = score(&services, &vocabulary, items)
-        .await?
-        .into_iter()
-        .map(|s| s.score.0)
-        .collect();
+    let scores: Vec<f64> =
+        score(&context, &services, &vocabulary, items).await?.into_iter().map(|s| s.score.0).collect();
     let reward_mean = scores.iter().sum::<f64>() / scores.len() as f64;
-    let response = GetRewardResponse {
-        rewards: scores.clone(),
-        scores,
-        extra_logs: ExtraLogs { reward_mean },
-    };
+    let response = GetRewardResponse { rewards: scores.clone(), scores, extra_logs: ExtraLogs { reward_mean } };
     Ok(Json(response).into_response())
 }
 
@@ -112,18 +83,13 @@ impl Item {
     fn fit(&mut self, window: usize, truncate: bool, param: &str) -> Result<(), ApiError> {
         let tokens = self.prompt.len() + self.response.len();
         if self.response.is_empty() {
-            return Err(ApiError::invalid(
-                param,
-                "there is no response to judge: it has no tokens",
-            ));
+            return Err(ApiError::invalid(param, "there is no response to judge: it has no tokens"));
         }
         if tokens <= window {
             return Ok(());
         }
         if !truncate {
-            let message = format!(
-                "an input has {tokens} tokens, but the reward model reads {window} at most"
-            );
+            let message = format!("an input has {tokens} tokens, but the reward model reads {window} at most");
             return Err(ApiError::invalid(param, message));
         }
         self.prompt.drain(..self.prompt.len().min(tokens - window));
@@ -132,10 +98,7 @@ impl Item {
     }
 }
 
-fn tokenize(
-    vocabulary: &Vocabulary,
-    input: RewardInput,
-) -> Result<(Vec<TokenId>, Vec<TokenId>), ApiError> {
+fn tokenize(vocabulary: &Vocabulary, input: RewardInput) -> Result<(Vec<TokenId>, Vec<TokenId>), ApiError> {
     match input {
         RewardInput::Plain { prompt, completion } => {
             let mut response = vocabulary.tokenize(&completion);
@@ -145,23 +108,12 @@ fn tokenize(
         }
         RewardInput::Chat(messages) => {
             let refused = |e: &dyn std::fmt::Display| {
-                ApiError::invalid(
-                    "messages",
-                    format!("the model's chat template refused them: {e}"),
-                )
+                ApiError::invalid("messages", format!("the model's chat template refused them: {e}"))
             };
-            let (_, context) = messages
-                .split_last()
-                .expect("the wire checked that there is an answer");
+            let (_, context) = messages.split_last().expect("the wire checked that there is an answer");
             let prompt = vocabulary.chat(context).map_err(|e| refused(&e))?;
-            let whole = vocabulary
-                .chat_with_answer(&messages)
-                .map_err(|e| refused(&e))?;
-            let at = prompt
-                .iter()
-                .zip(&whole)
-                .take_while(|(a, b)| a == b)
-                .count();
+            let whole = vocabulary.chat_with_answer(&messages).map_err(|e| refused(&e))?;
+            let at = prompt.iter().zip(&whole).take_while(|(a, b)| a == b).count();
             Ok((whole[..at].to_vec(), whole[at..].to_vec()))
         }
     }
@@ -181,14 +133,12 @@ fn split(vocabulary: &Vocabulary, query: &str, prompt_bytes: usize) -> Item {
 }
 
 async fn score(
+    context: &Context,
     services: &Services,
     vocabulary: &Arc<Vocabulary>,
     items: Vec<Item>,
 ) -> Result<Vec<Scored>, ApiError> {
-    let scorer = services
-        .scorer
-        .as_ref()
-        .ok_or_else(|| ApiError::NotFound("no reward source is configured".into()))?;
+    let scorer = services.scorer.as_ref().ok_or_else(|| ApiError::NotFound("no reward source is configured".into()))?;
     let requests = items
         .into_iter()
         .map(|item| ScoreRequest {
@@ -199,16 +149,14 @@ async fn score(
             response: item.response,
         })
         .collect();
-    let outcomes = submit(scorer, requests).await?;
-    outcomes
-        .into_iter()
-        .collect::<Result<_, ScoreError>>()
-        .map_err(|error| ApiError::internal("scoring", error))
+    let outcomes = submit(scorer, requests, context.limits()).await?;
+    outcomes.into_iter().collect::<Result<_, ScoreError>>().map_err(|error| ApiError::internal("scoring", error))
 }
 
 async fn submit(
     scorer: &Scorer,
     requests: Vec<ScoreRequest>,
+    limits: Limits,
 ) -> Result<Vec<reward::scorer::Outcome>, ApiError> {
     let (reply, outcomes) = oneshot::channel();
     let submitted = scorer.submit(Lane::Requests, requests, move |scored| {
@@ -220,7 +168,8 @@ async fn submit(
         ScorerError::TooMany(_) => ApiError::invalid("input", error.to_string()),
         ScorerError::Closed => ApiError::Unavailable("the daemon is shutting down"),
     })?;
-    outcomes
+    tokio::time::timeout(limits.request_timeout(), outcomes)
         .await
+        .map_err(|_| ApiError::TimedOut(limits.request_timeout_s))?
         .map_err(|_| ApiError::Unavailable("the daemon is shutting down"))
 }

@@ -7,9 +7,7 @@ use axum::{
 use policy::PolicyVersion;
 use ppo::rollout_log::{PageQuery, RolloutState, Seq};
 
-use super::{
-    blocking, context::Context, error::ApiError, query::Query, wire::rollout::RolloutPage,
-};
+use super::{blocking, context::Context, error::ApiError, query::Query, wire::rollout::RolloutPage};
 
 /// Rows of a page at most, and when nothing is said.
 const LIMIT_MAX: u64 = 1000;
@@ -25,11 +23,7 @@ pub(crate) async fn list(
     let rows = blocking(move || services.log.reader().page(&query)).await?;
     let rows = rows.map_err(|error| ApiError::internal("reading the rollout log", error))?;
     let next_after = rows.last().map(|row| row.seq.0);
-    Ok(Json(RolloutPage {
-        object: "list",
-        data: rows.into_iter().map(Into::into).collect(),
-        next_after,
-    }))
+    Ok(Json(RolloutPage { object: "list", data: rows.into_iter().map(Into::into).collect(), next_after }))
 }
 
 fn page(query: &Query) -> Result<PageQuery, ApiError> {
@@ -37,19 +31,16 @@ fn page(query: &Query) -> Result<PageQuery, ApiError> {
         None => None,
         Some(word) => {
             let states = RolloutState::ALL.map(RolloutState::as_str).join(", ");
-            Some(RolloutState::parse(word).ok_or_else(|| {
-                ApiError::invalid("state", format!("`state` must be one of {states}"))
-            })?)
+            Some(
+                RolloutState::parse(word)
+                    .ok_or_else(|| ApiError::invalid("state", format!("`state` must be one of {states}")))?,
+            )
         }
     };
     Ok(PageQuery {
-        after: query
-            .number("after", i64::MAX.cast_unsigned())?
-            .map(|seq| Seq(seq.cast_signed())),
+        after: query.number("after", i64::MAX.cast_unsigned())?.map(|seq| Seq(seq.cast_signed())),
         limit: query.number("limit", LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT) as usize,
-        version: query
-            .number("version", i64::MAX.cast_unsigned())?
-            .map(PolicyVersion),
+        version: query.number("version", i64::MAX.cast_unsigned())?.map(PolicyVersion),
         state,
     })
 }

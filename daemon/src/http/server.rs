@@ -48,14 +48,7 @@ pub(crate) async fn serve(
         };
         match accepted {
             Ok((socket, peer)) => {
-                tokio::spawn(connection(
-                    socket,
-                    peer,
-                    app.clone(),
-                    limits,
-                    stop.clone(),
-                    permit,
-                ));
+                tokio::spawn(connection(socket, peer, app.clone(), limits, stop.clone(), permit));
             }
             // Out of file descriptors, most likely: breathe, and the connections that end will free some.
             Err(error) => {
@@ -80,16 +73,11 @@ async fn connection(
     let _ = socket.set_nodelay(true);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
-        app.clone()
-            .oneshot(request.map(axum::body::Body::new) as Request)
+        app.clone().oneshot(request.map(axum::body::Body::new) as Request)
     });
     let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout);
-    builder
-        .max_buf_size(HEADER_BYTES_MAX)
-        .max_headers(HEADERS_MAX);
+    builder.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
+    builder.max_buf_size(HEADER_BYTES_MAX).max_headers(HEADERS_MAX);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

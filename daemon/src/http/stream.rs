@@ -38,14 +38,7 @@ impl<S: Shape> EventStream<S> {
     pub(crate) fn new(generation: Generation, assembly: Assembly, mut shape: S) -> EventStream<S> {
         let opening = shape.opening();
         let silence = Box::pin(tokio::time::sleep(KEEP_ALIVE));
-        EventStream {
-            generation,
-            assembly,
-            shape,
-            silence,
-            is_over: false,
-            opening,
-        }
+        EventStream { generation, assembly, shape, silence, is_over: false, opening }
     }
 
     /// Writes every event that is ready.
@@ -94,10 +87,7 @@ impl<S: Shape> http_body::Body for EventStream<S> {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         if self.is_over {
             return Poll::Ready(None);
         }
@@ -109,9 +99,7 @@ impl<S: Shape> http_body::Body for EventStream<S> {
             }
             out.put_slice(b": still here\n\n");
         }
-        self.silence
-            .as_mut()
-            .reset(tokio::time::Instant::now() + KEEP_ALIVE);
+        self.silence.as_mut().reset(tokio::time::Instant::now() + KEEP_ALIVE);
         Poll::Ready(Some(Ok(Frame::data(out.freeze()))))
     }
 

@@ -18,14 +18,8 @@ impl TokenClock {
     pub(crate) fn start(context: Context, job: &Job) -> TokenClock {
         let serving = &context.metrics().serving;
         serving.params_n.observe(f64::from(job.n));
-        serving
-            .params_max_tokens
-            .observe(f64::from(job.sampling.max_tokens));
-        TokenClock {
-            context: context.clone(),
-            arrived: Instant::now(),
-            last_token: HashMap::new(),
-        }
+        serving.params_max_tokens.observe(f64::from(job.sampling.max_tokens));
+        TokenClock { context: context.clone(), arrived: Instant::now(), last_token: HashMap::new() }
     }
 
     /// Takes note of one event.
@@ -41,34 +35,19 @@ impl TokenClock {
             }
             Event::Finished(finished) => {
                 let rollout = &finished.rollout;
-                serving
-                    .finished
-                    .with_label_values(&[finish_reason(rollout.finish)])
-                    .inc();
-                serving
-                    .request_generation_tokens
-                    .observe(rollout.response.len() as f64);
+                serving.finished.with_label_values(&[finish_reason(rollout.finish)]).inc();
+                serving.request_generation_tokens.observe(rollout.response.len() as f64);
                 let cached = u64::from(finished.cached_tokens);
                 let prompt = rollout.prompt.len() as u64;
                 serving.prefix_queries.inc_by(prompt);
                 serving.prefix_hits.inc_by(cached.min(prompt));
                 serving.prompt_tokens.inc_by(prompt);
                 serving.request_prompt_tokens.observe(prompt as f64);
-                serving
-                    .request_s
-                    .observe(self.arrived.elapsed().as_secs_f64());
-                serving
-                    .first_token_s
-                    .observe(finished.timings.first_token.as_secs_f64());
-                serving
-                    .queue_s
-                    .observe(finished.timings.queued.as_secs_f64());
-                serving
-                    .prefill_s
-                    .observe(finished.timings.prefill.as_secs_f64());
-                serving
-                    .decode_s
-                    .observe(finished.timings.decode.as_secs_f64());
+                serving.request_s.observe(self.arrived.elapsed().as_secs_f64());
+                serving.first_token_s.observe(finished.timings.first_token.as_secs_f64());
+                serving.queue_s.observe(finished.timings.queued.as_secs_f64());
+                serving.prefill_s.observe(finished.timings.prefill.as_secs_f64());
+                serving.decode_s.observe(finished.timings.decode.as_secs_f64());
             }
             Event::Failed { .. } => {}
         }

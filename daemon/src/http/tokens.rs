@@ -17,19 +17,10 @@ pub(crate) async fn tokenize(
     let services = context.services()?;
     let vocabulary = services.engine.vocabulary();
     let tokens = match TokenizeRequest::parse(&body)? {
-        TokenizeRequest::Text {
-            prompt,
-            add_special_tokens: true,
-        } => vocabulary.prompt(&prompt),
-        TokenizeRequest::Text {
-            prompt,
-            add_special_tokens: false,
-        } => vocabulary.tokenize(&prompt),
+        TokenizeRequest::Text { prompt, add_special_tokens: true } => vocabulary.prompt(&prompt),
+        TokenizeRequest::Text { prompt, add_special_tokens: false } => vocabulary.tokenize(&prompt),
         TokenizeRequest::Chat(messages) => vocabulary.chat(&messages).map_err(|error| {
-            ApiError::invalid(
-                "messages",
-                format!("the model's chat template refused them: {error}"),
-            )
+            ApiError::invalid("messages", format!("the model's chat template refused them: {error}"))
         })?,
     };
     Ok(Json(TokenizeResponse {
@@ -48,18 +39,11 @@ pub(crate) async fn detokenize(
     let vocabulary = services.engine.vocabulary();
     let ids = tokens::detokenize(&body)?;
     if let Some(id) = ids.iter().find(|id| id.0 as usize >= vocabulary.size()) {
-        let message = format!(
-            "`tokens` holds {}, but the vocabulary has {} tokens",
-            id.0,
-            vocabulary.size()
-        );
+        let message = format!("`tokens` holds {}, but the vocabulary has {} tokens", id.0, vocabulary.size());
         return Err(ApiError::invalid("tokens", message));
     }
     let text = vocabulary.detokenize(&ids, true);
-    Ok(Json(DetokenizeResponse {
-        prompt: text.clone(),
-        content: text,
-    }))
+    Ok(Json(DetokenizeResponse { prompt: text.clone(), content: text }))
 }
 
 /// What a remote tokenizer needs to know.

@@ -35,9 +35,7 @@ async fn command(
 ) -> Result<Json<Training>, ApiError> {
     let services = context.admit()?;
     let Some(learning) = &services.learning else {
-        return Err(ApiError::Conflict(
-            "this daemon serves without learning (ppo.enabled, reward.source)".to_owned(),
-        ));
+        return Err(ApiError::Conflict("this daemon serves without learning (ppo.enabled, reward.source)".to_owned()));
     };
     tell(&learning.learner).map_err(|error| match error {
         LearnerError::Busy => ApiError::QueueFull,

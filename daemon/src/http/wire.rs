@@ -10,6 +10,7 @@ pub(crate) mod feedback;
 pub(crate) mod fields;
 pub(crate) mod health;
 pub(crate) mod log_probs;
+pub(crate) mod measurement;
 pub(crate) mod model;
 pub(crate) mod policy;
 pub(crate) mod prompt;

@@ -18,23 +18,14 @@ pub(super) struct ForeignHistogram {
 
 impl ForeignHistogram {
     pub(super) fn register(registry: &Registry, name: &str, help: &str) -> ForeignHistogram {
-        let desc = Desc::new(name.into(), help.into(), Vec::new(), Default::default())
-            .expect("metric names are valid");
-        let histogram = ForeignHistogram {
-            desc,
-            newest: Arc::default(),
-        };
-        registry
-            .register(Box::new(histogram.clone()))
-            .expect("metric names are used once");
+        let desc = Desc::new(name.into(), help.into(), Vec::new(), Default::default()).expect("metric names are valid");
+        let histogram = ForeignHistogram { desc, newest: Arc::default() };
+        registry.register(Box::new(histogram.clone())).expect("metric names are used once");
         histogram
     }
 
     pub(super) fn set(&self, snapshot: &HistogramSnapshot) {
-        self.newest
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone_from(snapshot);
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner).clone_from(snapshot);
     }
 }
 

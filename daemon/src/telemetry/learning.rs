@@ -48,94 +48,32 @@ impl LearningMetrics {
         let histogram = |name: &str, help: &str| ForeignHistogram::register(registry, name, help);
         LearningMetrics {
             registry: registry.clone(),
-            logged: r.counter(
-                "honed_rollouts_logged_total",
-                "Exchanges committed to the rollout log.",
-            ),
-            dropped: r.counters(
-                "honed_rollouts_dropped_total",
-                "Rollouts that will not train.",
-                &["reason"],
-            ),
-            write_errors: r.counter(
-                "honed_rollout_log_write_errors_total",
-                "Transactions of the rollout log that failed.",
-            ),
-            log_queue: r.gauge(
-                "honed_rollout_log_queue_depth",
-                "Commands that wait for the log's writer.",
-            ),
-            commit_s: histogram(
-                "honed_rollout_log_commit_seconds",
-                "Transactions of the rollout log.",
-            ),
-            scored: r.counter(
-                "honed_responses_scored_total",
-                "Responses that got a score.",
-            ),
-            score_failures: r.counter(
-                "honed_score_failures_total",
-                "Responses whose scoring failed; never counted as 0.",
-            ),
-            score_refused: r.counter(
-                "honed_score_refused_total",
-                "Scoring jobs refused because of a full queue.",
-            ),
-            remote_calls: r.counter(
-                "honed_reward_server_calls_total",
-                "Calls to the reward server, retries included.",
-            ),
-            remote_failures: r.counter(
-                "honed_reward_server_failures_total",
-                "Calls that gave nothing usable.",
-            ),
+            logged: r.counter("honed_rollouts_logged_total", "Exchanges committed to the rollout log."),
+            dropped: r.counters("honed_rollouts_dropped_total", "Rollouts that will not train.", &["reason"]),
+            write_errors: r
+                .counter("honed_rollout_log_write_errors_total", "Transactions of the rollout log that failed."),
+            log_queue: r.gauge("honed_rollout_log_queue_depth", "Commands that wait for the log's writer."),
+            commit_s: histogram("honed_rollout_log_commit_seconds", "Transactions of the rollout log."),
+            scored: r.counter("honed_responses_scored_total", "Responses that got a score."),
+            score_failures: r
+                .counter("honed_score_failures_total", "Responses whose scoring failed; never counted as 0."),
+            score_refused: r.counter("honed_score_refused_total", "Scoring jobs refused because of a full queue."),
+            remote_calls: r.counter("honed_reward_server_calls_total", "Calls to the reward server, retries included."),
+            remote_failures: r.counter("honed_reward_server_failures_total", "Calls that gave nothing usable."),
             score_queue: r.gauge("honed_score_queue_depth", "Scoring jobs that wait."),
-            update_s: histogram(
-                "honed_update_seconds",
-                "Whole updates: experience, minibatches, gate, publication.",
-            ),
-            swap_s: histogram(
-                "honed_swap_seconds",
-                "From a version's file to its first request.",
-            ),
-            load_s: histogram(
-                "honed_version_load_seconds",
-                "Loading a version into memory, canary included.",
-            ),
-            promotion_s: histogram(
-                "honed_version_promotion_seconds",
-                "Moving the pointer to the live version.",
-            ),
-            activations: r.counter(
-                "honed_version_activations_total",
-                "Versions activated by hand; rollbacks among them.",
-            ),
+            update_s: histogram("honed_update_seconds", "Whole updates: experience, minibatches, gate, publication."),
+            swap_s: histogram("honed_swap_seconds", "From a version's file to its first request."),
+            load_s: histogram("honed_version_load_seconds", "Loading a version into memory, canary included."),
+            promotion_s: histogram("honed_version_promotion_seconds", "Moving the pointer to the live version."),
+            activations: r
+                .counter("honed_version_activations_total", "Versions activated by hand; rollbacks among them."),
             trained: r.counter("honed_rollouts_trained_total", "Rollouts that trained."),
-            trained_tokens: r.counter(
-                "honed_response_tokens_trained_total",
-                "Response tokens that trained.",
-            ),
-            rests: r.counter(
-                "honed_serving_rests_total",
-                "Times that serving rested to give the learner its share.",
-            ),
-            waiting_scored: r.gauge(
-                "honed_rollouts_scored_waiting",
-                "Judged rollouts that could be claimed, capped.",
-            ),
-            waiting_generated: r.gauge(
-                "honed_rollouts_unscored_waiting",
-                "Rollouts that wait to be judged, capped.",
-            ),
-            updates: r.counters(
-                "honed_updates_total",
-                "Updates by what became of them.",
-                &["outcome"],
-            ),
-            learning: r.gauge(
-                "honed_learning",
-                "1 while the learner runs, 0 while it is paused, failed or absent.",
-            ),
+            trained_tokens: r.counter("honed_response_tokens_trained_total", "Response tokens that trained."),
+            rests: r.counter("honed_serving_rests_total", "Times that serving rested to give the learner its share."),
+            waiting_scored: r.gauge("honed_rollouts_scored_waiting", "Judged rollouts that could be claimed, capped."),
+            waiting_generated: r.gauge("honed_rollouts_unscored_waiting", "Rollouts that wait to be judged, capped."),
+            updates: r.counters("honed_updates_total", "Updates by what became of them.", &["outcome"]),
+            learning: r.gauge("honed_learning", "1 while the learner runs, 0 while it is paused, failed or absent."),
             numbers: Mutex::default(),
         }
     }
@@ -176,20 +114,12 @@ impl LearningMetrics {
         self.load_s.set(&counters.loads);
         self.promotion_s.set(&counters.promotions);
         let status = learner.status();
-        let runs = matches!(
-            status.state,
-            LearnerState::Waiting | LearnerState::Updating | LearnerState::Publishing
-        );
+        let runs = matches!(status.state, LearnerState::Waiting | LearnerState::Updating | LearnerState::Publishing);
         self.learning.set(i64::from(runs));
         self.waiting_scored.set(status.n_scored.cast_signed());
         self.waiting_generated.set(status.n_generated.cast_signed());
         if let Some(latest) = &status.latest {
-            self.set_numbers(
-                latest
-                    .numbers
-                    .iter()
-                    .map(|(name, value)| (name.as_str(), *value)),
-            );
+            self.set_numbers(latest.numbers.iter().map(|(name, value)| (name.as_str(), *value)));
         }
     }
 
@@ -199,9 +129,7 @@ impl LearningMetrics {
         for (name, value) in numbers {
             if let Some(gauge) = gauges.get(name) {
                 gauge.set(value);
-            } else if let Ok(gauge) =
-                Gauge::new(metric_name(name), format!("{name} of the newest update."))
-            {
+            } else if let Ok(gauge) = Gauge::new(metric_name(name), format!("{name} of the newest update.")) {
                 gauge.set(value);
                 // Two names that differ in punctuation only would collide; the first one keeps the metric.
                 let _ = self.registry.register(Box::new(gauge.clone()));
@@ -214,19 +142,26 @@ impl LearningMetrics {
 /// `objective/kl` is `honed_objective_kl`.
 fn metric_name(name: &str) -> String {
     let word = |c: char| {
-        if c.is_ascii_alphanumeric() {
-            c.to_ascii_lowercase()
-        } else {
-            '_'
-        }
+        if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }
     };
     let name: String = name.chars().map(word).collect();
     // These endings promise a counter or a histogram, which these are not.
-    let name = ["_total", "_count", "_sum", "_bucket"]
-        .iter()
-        .fold(name, |name, end| name.trim_end_matches(end).to_owned());
+    let name =
+        ["_total", "_count", "_sum", "_bucket"].iter().fold(name, |name, end| name.trim_end_matches(end).to_owned());
     match name.strip_suffix("_s") {
         Some(name) => format!("honed_{name}_seconds"),
         None => format!("honed_{name}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_promise_what_a_gauge_keeps() {
+        assert_eq!(metric_name("objective/kl"), "honed_objective_kl");
+        assert_eq!(metric_name("time/experience_s"), "honed_time_experience_seconds");
+        assert_eq!(metric_name("dropped/total"), "honed_dropped");
     }
 }

@@ -1,29 +1,25 @@
 //! Metrics of serving: vLLM's set under our prefix, with its buckets and finer ones below 10 ms.
 
-use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector,
-};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
 
 /// vLLM's buckets of time to first token, seconds.
 const FIRST_TOKEN_S: &[f64] = &[
-    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
-    20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
+    160.0, 640.0, 2560.0,
 ];
 /// vLLM's buckets of inter-token latency, and what a tiny model needs below them, seconds.
 const INTER_TOKEN_S: &[f64] = &[
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75,
-    1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5,
+    10.0, 20.0, 40.0, 80.0,
 ];
 /// vLLM's buckets of whole requests and their phases, and finer ones below, seconds.
 const REQUEST_S: &[f64] = &[
-    0.005, 0.01, 0.025, 0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0,
-    40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0,
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0,
+    120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0,
 ];
 /// Counts of tokens: 1-2-5.
-const TOKENS: &[f64] = &[
-    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5,
-    5e5, 1e6,
-];
+const TOKENS: &[f64] =
+    &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6];
 /// Choices per prompt.
 const CHOICES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0];
 
@@ -81,24 +77,12 @@ impl ServingMetrics {
         ServingMetrics {
             running: r.gauge("honed_num_requests_running", "Sequences being decoded."),
             waiting: r.gauge("honed_num_requests_waiting", "Requests waiting for a slot."),
-            prompt_tokens: r.counter(
-                "honed_prompt_tokens_total",
-                "Prompt tokens of admitted requests.",
-            ),
+            prompt_tokens: r.counter("honed_prompt_tokens_total", "Prompt tokens of admitted requests."),
             generation_tokens: r.counter("honed_generation_tokens_total", "Tokens drawn."),
-            finished: r.counters(
-                "honed_request_success_total",
-                "Finished choices.",
-                &["finished_reason"],
-            ),
-            prefix_queries: r.counter(
-                "honed_prefix_cache_queries_total",
-                "Prompt tokens looked up in the prefix cache.",
-            ),
-            prefix_hits: r.counter(
-                "honed_prefix_cache_hits_total",
-                "Prompt tokens found in the prefix cache.",
-            ),
+            finished: r.counters("honed_request_success_total", "Finished choices.", &["finished_reason"]),
+            prefix_queries: r
+                .counter("honed_prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache."),
+            prefix_hits: r.counter("honed_prefix_cache_hits_total", "Prompt tokens found in the prefix cache."),
             first_token_s: r.histogram(
                 "honed_time_to_first_token_seconds",
                 "From arrival to the first token.",
@@ -109,65 +93,27 @@ impl ServingMetrics {
                 "Between two tokens of one choice.",
                 INTER_TOKEN_S,
             ),
-            request_s: r.histogram(
-                "honed_e2e_request_latency_seconds",
-                "From arrival to the last token.",
-                REQUEST_S,
-            ),
-            queue_s: r.histogram(
-                "honed_request_queue_time_seconds",
-                "From arrival to a slot.",
-                REQUEST_S,
-            ),
-            prefill_s: r.histogram(
-                "honed_request_prefill_time_seconds",
-                "From a slot to the first token.",
-                REQUEST_S,
-            ),
-            decode_s: r.histogram(
-                "honed_request_decode_time_seconds",
-                "From the first token to the last.",
-                REQUEST_S,
-            ),
-            request_prompt_tokens: r.histogram(
-                "honed_request_prompt_tokens",
-                "Prompt tokens per prompt.",
-                TOKENS,
-            ),
+            request_s: r.histogram("honed_e2e_request_latency_seconds", "From arrival to the last token.", REQUEST_S),
+            queue_s: r.histogram("honed_request_queue_time_seconds", "From arrival to a slot.", REQUEST_S),
+            prefill_s: r.histogram("honed_request_prefill_time_seconds", "From a slot to the first token.", REQUEST_S),
+            decode_s: r.histogram("honed_request_decode_time_seconds", "From the first token to the last.", REQUEST_S),
+            request_prompt_tokens: r.histogram("honed_request_prompt_tokens", "Prompt tokens per prompt.", TOKENS),
             request_generation_tokens: r.histogram(
                 "honed_request_generation_tokens",
                 "Drawn tokens per choice.",
                 TOKENS,
             ),
-            params_n: r.histogram(
-                "honed_request_params_n",
-                "Choices asked for per prompt.",
-                CHOICES,
-            ),
+            params_n: r.histogram("honed_request_params_n", "Choices asked for per prompt.", CHOICES),
             params_max_tokens: r.histogram(
                 "honed_request_params_max_tokens",
                 "Most tokens asked for per choice.",
                 TOKENS,
             ),
-            http_requests: r.counters(
-                "honed_http_requests_total",
-                "HTTP requests.",
-                &["handler", "method", "status"],
-            ),
-            errors: r.counters(
-                "honed_errors_total",
-                "Errors by code, also those sent inside streams.",
-                &["code"],
-            ),
-            disconnects: r.counter(
-                "honed_disconnects_total",
-                "Clients that left before their answer was complete.",
-            ),
+            http_requests: r.counters("honed_http_requests_total", "HTTP requests.", &["handler", "method", "status"]),
+            errors: r.counters("honed_errors_total", "Errors by code, also those sent inside streams.", &["code"]),
+            disconnects: r.counter("honed_disconnects_total", "Clients that left before their answer was complete."),
             version: r.gauge("honed_policy_version", "Version of the policy that serves."),
-            residents: r.gauge(
-                "honed_policy_residents",
-                "Versions of the policy in memory.",
-            ),
+            residents: r.gauge("honed_policy_residents", "Versions of the policy in memory."),
         }
     }
 }
@@ -177,9 +123,7 @@ pub(super) struct Registrar<'a>(pub(super) &'a Registry);
 
 impl Registrar<'_> {
     fn keep<C: Collector + Clone + 'static>(&self, metric: C) -> C {
-        self.0
-            .register(Box::new(metric.clone()))
-            .expect("metric names are used once");
+        self.0.register(Box::new(metric.clone())).expect("metric names are used once");
         metric
     }
 
@@ -192,9 +136,7 @@ impl Registrar<'_> {
     }
 
     pub(super) fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.keep(
-            IntCounterVec::new(Opts::new(name, help), labels).expect("metric names are valid"),
-        )
+        self.keep(IntCounterVec::new(Opts::new(name, help), labels).expect("metric names are valid"))
     }
 
     pub(super) fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {

@@ -31,6 +31,10 @@ pub struct Parameter {
     pub init: Init,
 }
 
+/// llama.cpp's code of a file whose tensors are all f32.
+pub const FILE_TYPE_F32: u32 = 0;
+/// llama.cpp's code of a file whose matrices are f16.
+pub const FILE_TYPE_F16: u32 = 1;
 /// The embedding table.
 pub const TOKEN_EMBEDDING: &str = "token_embd.weight";
 /// The unembedding of models that do not tie it.
@@ -50,31 +54,15 @@ pub fn block(layer: usize, what: &str) -> String {
 /// residual stream divided by sqrt(2 layers), so that its variance does not grow with depth.
 #[must_use]
 pub fn parameters(shape: &Shape) -> Vec<Parameter> {
-    let (d, q, kv) = (
-        shape.hidden,
-        shape.n_heads * shape.head_dim,
-        shape.n_kv_heads * shape.head_dim,
-    );
+    let (d, q, kv) = (shape.hidden, shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim);
     let residual = Init::Normal(0.02 / (2.0 * shape.n_layers.max(1) as f32).sqrt());
     let normal = Init::Normal(0.02);
     let mut all = vec![
-        Parameter {
-            name: TOKEN_EMBEDDING.to_owned(),
-            dims: vec![shape.vocab_size, d],
-            init: normal,
-        },
-        Parameter {
-            name: OUTPUT_NORM.to_owned(),
-            dims: vec![d],
-            init: Init::Ones,
-        },
+        Parameter { name: TOKEN_EMBEDDING.to_owned(), dims: vec![shape.vocab_size, d], init: normal },
+        Parameter { name: OUTPUT_NORM.to_owned(), dims: vec![d], init: Init::Ones },
     ];
     if !shape.tied {
-        all.push(Parameter {
-            name: OUTPUT.to_owned(),
-            dims: vec![shape.vocab_size, d],
-            init: normal,
-        });
+        all.push(Parameter { name: OUTPUT.to_owned(), dims: vec![shape.vocab_size, d], init: normal });
     }
     for layer in 0..shape.n_layers {
         for (what, dims, init) in [
@@ -88,11 +76,7 @@ pub fn parameters(shape: &Shape) -> Vec<Parameter> {
             ("ffn_up", vec![shape.ffn, d], normal),
             ("ffn_down", vec![d, shape.ffn], residual),
         ] {
-            all.push(Parameter {
-                name: block(layer, what),
-                dims,
-                init,
-            });
+            all.push(Parameter { name: block(layer, what), dims, init });
         }
     }
     all
@@ -108,21 +92,16 @@ pub fn shape(metadata: &Metadata, vocab_size: usize, tied: bool) -> Result<Shape
     let n_heads = metadata.usize("llama.attention.head_count")?;
     let n_kv_heads = metadata.usize_or("llama.attention.head_count_kv", n_heads)?;
     if n_heads == 0 || n_kv_heads == 0 || !n_heads.is_multiple_of(n_kv_heads) {
-        return Err(ModelError::Unsupported(format!(
-            "{n_heads} query heads over {n_kv_heads} key heads"
-        )));
+        return Err(ModelError::Unsupported(format!("{n_heads} query heads over {n_kv_heads} key heads")));
     }
     let head_dim = metadata.usize_or("llama.attention.key_length", hidden / n_heads)?;
     if metadata.usize_or("llama.attention.value_length", head_dim)? != head_dim {
-        return Err(ModelError::Unsupported(
-            "keys and values of different width".to_owned(),
-        ));
+        return Err(ModelError::Unsupported("keys and values of different width".to_owned()));
     }
     let rope_dims = metadata.usize_or("llama.rope.dimension_count", head_dim)?;
-    if !rope_dims.is_multiple_of(2) || rope_dims > head_dim {
-        return Err(ModelError::Unsupported(format!(
-            "{rope_dims} rotated dimensions of {head_dim}"
-        )));
+    // llama.cpp refuses any other number for this architecture.
+    if !rope_dims.is_multiple_of(2) || rope_dims != head_dim {
+        return Err(ModelError::Unsupported(format!("{rope_dims} rotated dimensions of {head_dim}")));
     }
     Ok(Shape {
         vocab_size,
@@ -145,20 +124,14 @@ fn refuse_variants(metadata: &Metadata) -> Result<()> {
     if metadata.usize_or("llama.expert_count", 0)? > 0 {
         return Err(ModelError::Unsupported("mixture of experts".to_owned()));
     }
-    for key in [
-        "llama.attention.sliding_window",
-        "llama.attention.scale",
-        "llama.logit_scale",
-        "llama.residual_scale",
-    ] {
+    for key in ["llama.attention.sliding_window", "llama.attention.scale", "llama.logit_scale", "llama.residual_scale"]
+    {
         if metadata.get(key).is_some() {
             return Err(ModelError::Unsupported(format!("metadata key {key}")));
         }
     }
     if metadata.usize_or("split.count", 1)? > 1 {
-        return Err(ModelError::Unsupported(
-            "weights split over several files".to_owned(),
-        ));
+        return Err(ModelError::Unsupported("weights split over several files".to_owned()));
     }
     Ok(())
 }
@@ -167,9 +140,7 @@ fn rope_scale(metadata: &Metadata) -> Result<f32> {
     match metadata.get("llama.rope.scaling.type") {
         None => Ok(1.0 / metadata.f32_or("llama.rope.scale_linear", 1.0)?),
         Some(Value::String(kind)) if kind == "none" => Ok(1.0),
-        Some(Value::String(kind)) if kind == "linear" => {
-            Ok(1.0 / metadata.f32_or("llama.rope.scaling.factor", 1.0)?)
-        }
+        Some(Value::String(kind)) if kind == "linear" => Ok(1.0 / metadata.f32_or("llama.rope.scaling.factor", 1.0)?),
         Some(other) => Err(ModelError::Unsupported(format!("rope scaling {other:?}"))),
     }
 }
@@ -180,6 +151,7 @@ pub fn metadata(shape: &Shape) -> Metadata {
     let int = |v: usize| Value::U32(u32::try_from(v).expect("a shape fits 32 bits"));
     let mut m = Metadata::default();
     m.set("general.architecture", Value::String("llama".to_owned()));
+    m.set("general.file_type", Value::U32(FILE_TYPE_F32));
     m.set("llama.vocab_size", int(shape.vocab_size));
     m.set("llama.context_length", int(shape.context));
     m.set("llama.embedding_length", int(shape.hidden));
@@ -189,21 +161,12 @@ pub fn metadata(shape: &Shape) -> Metadata {
     m.set("llama.attention.head_count_kv", int(shape.n_kv_heads));
     m.set("llama.attention.key_length", int(shape.head_dim));
     m.set("llama.attention.value_length", int(shape.head_dim));
-    m.set(
-        "llama.attention.layer_norm_rms_epsilon",
-        Value::F32(shape.norm_eps),
-    );
+    m.set("llama.attention.layer_norm_rms_epsilon", Value::F32(shape.norm_eps));
     m.set("llama.rope.dimension_count", int(shape.rope_dims));
     m.set("llama.rope.freq_base", Value::F32(shape.rope_theta));
     if shape.rope_scale != 1.0 {
-        m.set(
-            "llama.rope.scaling.type",
-            Value::String("linear".to_owned()),
-        );
-        m.set(
-            "llama.rope.scaling.factor",
-            Value::F32(1.0 / shape.rope_scale),
-        );
+        m.set("llama.rope.scaling.type", Value::String("linear".to_owned()));
+        m.set("llama.rope.scaling.factor", Value::F32(1.0 / shape.rope_scale));
     }
     m
 }

@@ -35,10 +35,7 @@ impl fmt::Debug for Digest {
 /// # Errors
 /// When the file cannot be read.
 pub fn digest(path: &Path) -> Result<Digest> {
-    let io = |source| ModelError::Io {
-        path: path.to_owned(),
-        source,
-    };
+    let io = |source| ModelError::Io { path: path.to_owned(), source };
     let mut file = File::open(path).map_err(io)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0u8; 1 << 20];

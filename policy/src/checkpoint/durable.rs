@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io::{self, BufWriter, Write},
     path::{Path, PathBuf},
 };
 
@@ -13,16 +13,21 @@ use crate::model_error::{ModelError, Result};
 /// # Errors
 /// When the disk refuses; what was written aside is then removed.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
+    stream_durably(path, |out| out.write_all(bytes).map_err(|source| ModelError::Io { path: path.to_owned(), source }))
+}
+
+/// As [`write_durably`], for contents that should never lie in memory as a whole.
+///
+/// # Errors
+/// What `contents` returns, or when the disk refuses; what was written aside is then removed.
+pub(super) fn stream_durably(path: &Path, contents: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
     let aside = aside_of(path);
-    let written = write_and_rename(&aside, path, bytes);
+    let written = write_and_rename(&aside, path, contents);
     if written.is_err() {
         // The first error is the one worth reporting; a leftover is harmless and overwritten by the next attempt.
         let _ = fs::remove_file(&aside);
     }
-    written.map_err(|source| ModelError::Io {
-        path: path.to_owned(),
-        source,
-    })
+    written
 }
 
 fn aside_of(path: &Path) -> PathBuf {
@@ -31,14 +36,20 @@ fn aside_of(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn write_and_rename(aside: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(aside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(aside, path)?;
+fn write_and_rename(
+    aside: &Path,
+    path: &Path,
+    contents: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
+) -> Result<()> {
+    let io = |source: io::Error| ModelError::Io { path: path.to_owned(), source };
+    let mut out = BufWriter::with_capacity(1 << 20, File::create(aside).map_err(io)?);
+    contents(&mut out)?;
+    let file = out.into_inner().map_err(|e| io(e.into_error()))?;
+    file.sync_all().map_err(io)?;
+    fs::rename(aside, path).map_err(io)?;
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    File::open(folder)?.sync_all()
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)
 }

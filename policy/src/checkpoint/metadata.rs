@@ -47,11 +47,7 @@ impl Metadata {
     #[must_use]
     pub fn vocabulary_digest(&self) -> String {
         let mut whole = Sha256::new();
-        for (key, value) in self
-            .0
-            .iter()
-            .filter(|(key, _)| key.starts_with("tokenizer."))
-        {
+        for (key, value) in self.0.iter().filter(|(key, _)| key.starts_with("tokenizer.")) {
             let mut one = Sha256::new();
             digest_value(value, &mut one);
             digest_text(key, &mut whole);
@@ -77,9 +73,7 @@ impl Metadata {
     /// When the key is absent or not a count.
     pub fn usize(&self, key: &str) -> Result<usize> {
         let value = self.get(key);
-        value
-            .and_then(count)
-            .ok_or_else(|| wrong(key, "a count", value))
+        value.and_then(count).ok_or_else(|| wrong(key, "a count", value))
     }
 
     /// As [`Metadata::usize`], with a value for an absent key. A per-layer array counts when all its entries agree.
@@ -179,13 +173,6 @@ fn count(value: &Value) -> Option<usize> {
 }
 
 fn wrong(key: &str, expected: &'static str, got: Option<&Value>) -> ModelError {
-    let got = got.map_or_else(
-        || "nothing".to_owned(),
-        |v| format!("{:.80}", format!("{v:?}")),
-    );
-    ModelError::Metadata {
-        key: key.to_owned(),
-        expected,
-        got,
-    }
+    let got = got.map_or_else(|| "nothing".to_owned(), |v| format!("{:.80}", format!("{v:?}")));
+    ModelError::Metadata { key: key.to_owned(), expected, got }
 }

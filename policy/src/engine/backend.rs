@@ -11,8 +11,8 @@ use std::{
 
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_sys_2::{
-    GGML_LOG_LEVEL_DEBUG, GGML_LOG_LEVEL_ERROR, GGML_LOG_LEVEL_INFO, GGML_LOG_LEVEL_WARN,
-    ggml_log_level, ggml_log_set, llama_log_set,
+    GGML_LOG_LEVEL_DEBUG, GGML_LOG_LEVEL_ERROR, GGML_LOG_LEVEL_INFO, GGML_LOG_LEVEL_WARN, ggml_log_level, ggml_log_set,
+    llama_log_set,
 };
 
 use crate::engine::EngineError;
@@ -23,10 +23,7 @@ use crate::engine::EngineError;
 /// [`EngineError::Backend`], the same one each time.
 pub(crate) fn backend() -> Result<&'static LlamaBackend, EngineError> {
     static BACKEND: OnceLock<Result<LlamaBackend, String>> = OnceLock::new();
-    BACKEND
-        .get_or_init(start)
-        .as_ref()
-        .map_err(|reason| EngineError::Backend(reason.clone()))
+    BACKEND.get_or_init(start).as_ref().map_err(|reason| EngineError::Backend(reason.clone()))
 }
 
 fn start() -> Result<LlamaBackend, String> {

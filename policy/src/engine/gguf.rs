@@ -28,21 +28,13 @@ const ALIGNMENT_KEY: &[u8] = b"general.alignment";
 /// # Errors
 /// [`EngineError::Load`] with what is wrong.
 pub(crate) fn inspect(path: &Path) -> Result<String, EngineError> {
-    let refused = |reason: String| EngineError::Load {
-        path: path.to_owned(),
-        reason,
-    };
+    let refused = |reason: String| EngineError::Load { path: path.to_owned(), reason };
     let meta = std::fs::metadata(path).map_err(|e| refused(e.to_string()))?;
     if !meta.is_file() {
         return Err(refused("not a regular file".into()));
     }
     let file = File::open(path).map_err(|e| refused(e.to_string()))?;
-    let mut header = Header {
-        reader: BufReader::new(file),
-        len: meta.len(),
-        at: 0,
-        alignment: 32,
-    };
+    let mut header = Header { reader: BufReader::new(file), len: meta.len(), at: 0, alignment: 32 };
     header.walk().map_err(|e| match e.kind() {
         io::ErrorKind::UnexpectedEof => refused("the file ends inside its header".into()),
         _ => refused(e.to_string()),
@@ -86,21 +78,11 @@ impl<R: Read> Header<R> {
             digest.update(key);
             digest.update(value);
         }
-        Ok(digest
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect())
+        Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// Reads one value of type `kind` into the digest.
-    fn value(
-        &mut self,
-        kind: u32,
-        digest: &mut Sha256,
-        depth: u32,
-        is_alignment: bool,
-    ) -> io::Result<()> {
+    fn value(&mut self, kind: u32, digest: &mut Sha256, depth: u32, is_alignment: bool) -> io::Result<()> {
         digest.update(kind.to_le_bytes());
         match kind {
             0 | 1 | 7 => digest.update(self.array::<1>()?),
@@ -154,10 +136,7 @@ impl<R: Read> Header<R> {
             furthest = furthest.max(self.u64()?);
         }
         if self.alignment == 0 || !self.alignment.is_power_of_two() {
-            return Err(bad(&format!(
-                "alignment {}, expected a power of two",
-                self.alignment
-            )));
+            return Err(bad(&format!("alignment {}, expected a power of two", self.alignment)));
         }
         let data = self.at.next_multiple_of(self.alignment);
         if n > 0 && data.checked_add(furthest).is_none_or(|at| at >= self.len) {
@@ -183,11 +162,7 @@ impl<R: Read> Header<R> {
 
     fn count(&mut self, what: &str) -> io::Result<u64> {
         let n = self.u64()?;
-        if n > COUNT_MAX {
-            Err(bad(&format!("{n} {what}")))
-        } else {
-            Ok(n)
-        }
+        if n > COUNT_MAX { Err(bad(&format!("{n} {what}"))) } else { Ok(n) }
     }
 
     fn bytes(&mut self) -> io::Result<Vec<u8>> {

@@ -79,10 +79,7 @@ impl GenerateRequest {
         within("n", self.n, 1..=CHOICES_MAX)?;
         within("top_logprobs", self.top_logprobs, 0..=TOP_LOG_PROBS_MAX)?;
         if self.prompt.is_empty() {
-            return Err(OutOfRange {
-                field: "prompt",
-                rule: "must not be empty".into(),
-            });
+            return Err(OutOfRange { field: "prompt", rule: "must not be empty".into() });
         }
         // One position must be left for the first token of the response.
         if self.prompt.len() >= context_tokens as usize {
@@ -90,14 +87,9 @@ impl GenerateRequest {
                 "must be shorter than the context window of {context_tokens} tokens, got {} tokens",
                 self.prompt.len()
             );
-            return Err(OutOfRange {
-                field: "prompt",
-                rule,
-            });
+            return Err(OutOfRange { field: "prompt", rule });
         }
-        self.prompt
-            .iter()
-            .try_for_each(|&id| check_token("prompt", id, n_vocab))?;
+        self.prompt.iter().try_for_each(|&id| check_token("prompt", id, n_vocab))?;
         self.sampling.check(n_vocab)
     }
 }

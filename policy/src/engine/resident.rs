@@ -10,7 +10,6 @@ use std::{
         Arc, RwLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    thread,
     time::{Duration, Instant},
 };
 
@@ -18,7 +17,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::{
     engine::{
-        EngineError, GenerateRequest, Rejection,
+        EngineError, GenerateRequest, Rejection, loading,
+        nursery::Nursery,
         stats::{Counters, add},
         worker::{Setup, Worker},
     },
@@ -33,7 +33,7 @@ pub(super) const SCORES_MAX: usize = 64;
 /// What the owner thread can be asked.
 pub(super) enum Command {
     /// Answer a prompt.
-    Generate(Job),
+    Generate(Box<Job>),
     /// Log-probs of given tokens.
     Score(ScoreJob),
 }
@@ -82,6 +82,7 @@ impl Resident {
     /// Loads a version on a thread of its own and waits until it has passed its canary. `on_freed` runs on that thread
     /// after everything is freed.
     pub(super) fn start(
+        nursery: &Nursery,
         setup: Setup,
         counters: Arc<Counters>,
         waiting_max: usize,
@@ -94,73 +95,47 @@ impl Resident {
         let (freeing, freed) = bounded::<()>(0);
         let load = Arc::new(Load::default());
         let shared = (Arc::clone(&load), Arc::clone(&counters));
+        // The weights are read on the caller's thread: its priority is the right one for that, not the owner's.
+        let model = loading::model(&setup)?;
         let body = move || {
-            Worker::run(setup, shared.0, shared.1, &commands, &ready);
+            Worker::run(model, setup, shared.0, shared.1, &commands, &ready);
             on_freed();
             drop(freeing);
         };
-        thread::Builder::new()
-            .name(format!("engine-{}", version.0))
-            .spawn(body)
-            .map_err(|e| EngineError::Thread(version, e))?;
-        let lost = || EngineError::Load {
-            path: path.clone(),
-            reason: "its thread ended".into(),
-        };
+        nursery.spawn(version, Box::new(body))?;
+        let lost = || EngineError::Load { path: path.clone(), reason: "its thread ended".into() };
         started.recv().map_err(|_| lost())??;
         let door = RwLock::new(Some(door));
-        Ok(Resident {
-            version,
-            path,
-            load,
-            door,
-            freed,
-            waiting_max,
-            parallel,
-            counters,
-        })
+        Ok(Resident { version, path, load, door, freed, waiting_max, parallel, counters })
     }
 
     /// Admits a request, or gives it back with the reason.
-    pub(super) fn submit(&self, job: Job) -> Result<(), (Job, Rejection)> {
+    pub(super) fn submit(&self, job: Box<Job>) -> Result<(), (Box<Job>, Rejection)> {
         let door = self.door.read().expect("no holder of the door panics");
         let Some(sender) = door.as_ref() else {
             return Err((job, Rejection::Draining(self.version)));
         };
-        let free = self
-            .parallel
-            .saturating_sub(self.load.running.load(Ordering::Relaxed));
+        let free = self.parallel.saturating_sub(self.load.running.load(Ordering::Relaxed));
         let limit = self.waiting_max + free;
         let admit = |waiting| (waiting < limit).then_some(waiting + 1);
-        if let Err(waiting) =
-            self.load
-                .waiting
-                .fetch_update(Ordering::AcqRel, Ordering::Acquire, admit)
-        {
+        if let Err(waiting) = self.load.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, admit) {
             add(&self.counters.rejected_full, 1);
             return Err((job, Rejection::Full { waiting }));
         }
         sender.try_send(Command::Generate(job)).map_err(|refused| {
             self.load.waiting.fetch_sub(1, Ordering::AcqRel);
-            let Command::Generate(job) = refused.into_inner() else {
-                unreachable!("it was a Generate")
-            };
+            let Command::Generate(job) = refused.into_inner() else { unreachable!("it was a Generate") };
             (job, Rejection::Draining(self.version))
         })
     }
 
     /// Scores tokens; blocks until the owner thread has done it between other work.
     pub(super) fn score(&self, tokens: Vec<TokenId>) -> Result<Vec<LogProb>, EngineError> {
-        let failed = |reason: String| EngineError::Forward {
-            version: self.version,
-            reason,
-        };
+        let failed = |reason: String| EngineError::Forward { version: self.version, reason };
         let (reply, answer) = bounded(1);
         {
             let door = self.door.read().expect("no holder of the door panics");
-            let sender = door
-                .as_ref()
-                .ok_or(EngineError::NotResident(self.version))?;
+            let sender = door.as_ref().ok_or(EngineError::NotResident(self.version))?;
             let admit = |scoring| (scoring < SCORES_MAX).then_some(scoring + 1);
             self.load
                 .scoring
@@ -170,26 +145,17 @@ impl Resident {
                 .try_send(Command::Score(ScoreJob { tokens, reply }))
                 .map_err(|_| EngineError::NotResident(self.version))?;
         }
-        answer
-            .recv()
-            .map_err(|_| failed("its thread ended".into()))?
-            .map_err(failed)
+        answer.recv().map_err(|_| failed("its thread ended".into()))?.map_err(failed)
     }
 
     /// Closes the door; what is inside finishes. Returns at once.
     pub(super) fn drain(&self) {
-        self.door
-            .write()
-            .expect("no holder of the door panics")
-            .take();
+        self.door.write().expect("no holder of the door panics").take();
     }
 
     /// Whether the door is closed.
     pub(super) fn is_draining(&self) -> bool {
-        self.door
-            .read()
-            .expect("no holder of the door panics")
-            .is_none()
+        self.door.read().expect("no holder of the door panics").is_none()
     }
 
     /// Ends everything inside within one decode step.

@@ -23,10 +23,7 @@ pub(super) struct Rest {
 
 impl Default for Rest {
     fn default() -> Rest {
-        Rest {
-            epoch: Instant::now(),
-            until_us: AtomicU64::new(0),
-        }
+        Rest { epoch: Instant::now(), until_us: AtomicU64::new(0) }
     }
 }
 
@@ -34,8 +31,7 @@ impl Rest {
     /// Asks for a rest from now on, at most [`REST_MAX`].
     pub(super) fn ask(&self, duration: Duration) {
         let until = self.epoch.elapsed() + duration.min(REST_MAX);
-        self.until_us
-            .store(until.as_micros() as u64, Ordering::Relaxed);
+        self.until_us.store(until.as_micros() as u64, Ordering::Relaxed);
     }
 
     /// Called by owner threads between two passes.

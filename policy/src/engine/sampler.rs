@@ -9,12 +9,11 @@
 //! The stages run in an order that is an argument: the log of a draw depends on it, production uses [`ORDER`], and the
 //! golden numbers hold other engines' orders too. Untruncated draws, the ones that PPO wants, never sort the row.
 
-use std::collections::HashMap;
-
 use rand::RngCore;
 
 use crate::{
     engine::{
+        history::has_penalty,
         softmax::{LogSoftmax, NotFinite, Weights, largest_logit},
         truncation::{Candidate, Kept, best_of_row},
     },
@@ -40,37 +39,7 @@ pub enum Stage {
 /// The order of vLLM and Hugging Face. Penalties and logit bias always come first.
 pub const ORDER: [Stage; 4] = [Stage::Temperature, Stage::TopK, Stage::TopP, Stage::MinP];
 
-/// What the penalties look at.
-#[derive(Clone, Debug, Default)]
-pub struct History {
-    /// Occurrences of each token in the response; 0 for those in the prompt only.
-    counts: HashMap<TokenId, u32>,
-}
-
-impl History {
-    /// A history that starts with the prompt; stays empty when `params` has no penalty.
-    #[must_use]
-    pub fn new(prompt: &[TokenId], params: &SamplingParams) -> History {
-        let mut history = History::default();
-        if has_penalty(params) {
-            history.counts.extend(prompt.iter().map(|&id| (id, 0)));
-        }
-        history
-    }
-
-    /// Notes a drawn token.
-    pub fn push(&mut self, id: TokenId, params: &SamplingParams) {
-        if has_penalty(params) {
-            *self.counts.entry(id).or_insert(0) += 1;
-        }
-    }
-}
-
-fn has_penalty(params: &SamplingParams) -> bool {
-    params.presence_penalty != 0.0
-        || params.frequency_penalty != 0.0
-        || params.repetition_penalty != 1.0
-}
+pub use crate::engine::history::History;
 
 /// One draw: the settings, and what they depend on.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +61,6 @@ pub struct Sampler {
     tempered: Weights,
     adjusted: Vec<f32>,
     kept: Kept,
-    kept_weights: Vec<f64>,
 }
 
 impl Sampler {
@@ -100,12 +68,7 @@ impl Sampler {
     ///
     /// # Errors
     /// [`NotFinite`] when the row cannot be normalised, also after bans.
-    pub fn draw(
-        &mut self,
-        logits: &[f32],
-        draw: Draw<'_>,
-        rng: &mut impl RngCore,
-    ) -> Result<SampledToken, NotFinite> {
+    pub fn draw(&mut self, logits: &[f32], draw: Draw<'_>, rng: &mut impl RngCore) -> Result<SampledToken, NotFinite> {
         let raw = self.raw.fill(logits, largest_logit(logits)?, 1.0);
         let (id, behavior, log_kept_mass) = if draw.params.temperature == 0.0 {
             (self.greedy(logits, draw)?, 0.0, 0.0)
@@ -130,20 +93,14 @@ impl Sampler {
             probabilities[self.greedy(logits, draw)? as usize] = 1.0;
             return Ok(probabilities);
         }
-        self.adjust(logits, draw);
-        let full = self.tempered.fill(
-            &self.adjusted,
-            largest_logit(&self.adjusted)?,
-            draw.params.temperature,
-        );
-        self.ban(draw.banned)?;
-        self.truncate(draw);
+        self.prepare(logits, draw)?;
         if !self.kept.cut {
-            self.kept.without(&self.adjusted, &[]);
+            self.kept.all(&self.adjusted);
         }
-        let kept_mass = self.weigh_kept(full);
-        for (candidate, weight) in self.kept.tokens.iter().zip(&self.kept_weights) {
-            probabilities[candidate.id as usize] = weight / kept_mass;
+        let mass = self.kept_mass();
+        for candidate in &self.kept.tokens {
+            let i = candidate.id as usize;
+            probabilities[i] = f64::from(self.tempered.weights[i]) / mass;
         }
         Ok(probabilities)
     }
@@ -152,11 +109,7 @@ impl Sampler {
         self.adjust(logits, draw);
         let max = self.ban(draw.banned)?;
         // The lowest id wins a tie, so that equal logits give equal bytes.
-        let best = self
-            .adjusted
-            .iter()
-            .position(|&logit| logit == max)
-            .ok_or(NotFinite)?;
+        let best = self.adjusted.iter().position(|&logit| logit == max).ok_or(NotFinite)?;
         Ok(index(best))
     }
 
@@ -169,54 +122,68 @@ impl Sampler {
         u: f64,
     ) -> Result<(u32, f64, f64), NotFinite> {
         let params = draw.params;
-        if !changes_logits(draw) && !truncates(params) {
-            let full = match params.temperature {
-                1.0 => return Ok(whole_row(&self.raw, raw, logits, u)),
-                temperature => self.tempered.fill(logits, raw.max, temperature),
+        if !shifts_logits(params) && !truncates(params) {
+            let (weights, full) = match params.temperature {
+                1.0 => (&mut self.raw, raw),
+                temperature => {
+                    let full = self.tempered.fill(logits, raw.max, temperature);
+                    (&mut self.tempered, full)
+                }
             };
-            return Ok(whole_row(&self.tempered, full, logits, u));
+            if let Some(log_kept_mass) = weights.remove(draw.banned) {
+                let token = weights.quantile(u);
+                return Ok((index(token), full.log_prob(logits[token]) - log_kept_mass, log_kept_mass));
+            }
         }
+        let (full, left) = self.prepare(logits, draw)?;
+        let (id, mass) = if self.kept.cut {
+            let mass = self.kept_mass();
+            (self.kept_quantile(u * mass), mass)
+        } else {
+            (index(self.tempered.quantile(u)), self.tempered.total)
+        };
+        let in_set = LogSoftmax { log_sum: mass.ln(), ..left };
+        // `mass` is relative to the best token that is left; `full.log_prob` says what that one weighs in the whole row.
+        let log_kept_mass = in_set.log_sum + full.log_prob(left.max);
+        Ok((id, in_set.log_prob(self.adjusted[id as usize]), log_kept_mass))
+    }
+
+    /// Fills `adjusted`, its weights without the banned tokens, and the kept set. Returns the normalisers of the whole row
+    /// and of what bans left of it.
+    fn prepare(&mut self, logits: &[f32], draw: Draw<'_>) -> Result<(LogSoftmax, LogSoftmax), NotFinite> {
         self.adjust(logits, draw);
-        let full = self.tempered.fill(
-            &self.adjusted,
-            largest_logit(&self.adjusted)?,
-            params.temperature,
-        );
-        self.ban(draw.banned)?;
-        self.truncate(draw);
-        if !self.kept.cut {
-            return Ok(whole_row(&self.tempered, full, &self.adjusted, u));
+        let temperature = draw.params.temperature;
+        let full = self.tempered.fill(&self.adjusted, largest_logit(&self.adjusted)?, temperature);
+        let mut left = full;
+        if !draw.banned.is_empty() {
+            // Filled anew: a banned token that held nearly all mass would leave weights that underflow.
+            let max = self.ban(draw.banned)?;
+            left = self.tempered.fill(&self.adjusted, max, temperature);
         }
-        let kept_mass = self.weigh_kept(full);
-        let mut rest = u * kept_mass;
-        let mut drawn = self.kept.tokens[0];
-        for (&candidate, &weight) in self.kept.tokens.iter().zip(&self.kept_weights) {
+        self.truncate(draw);
+        Ok((full, left))
+    }
+
+    /// Weight of the kept set, in the units of `tempered`.
+    fn kept_mass(&self) -> f64 {
+        self.kept.tokens.iter().map(|candidate| f64::from(self.tempered.weights[candidate.id as usize])).sum()
+    }
+
+    /// The kept token at which the weights, added up, pass `mass`.
+    fn kept_quantile(&self, mass: f64) -> u32 {
+        let mut rest = mass;
+        let mut drawn = self.kept.tokens[0].id;
+        for candidate in &self.kept.tokens {
+            let weight = f64::from(self.tempered.weights[candidate.id as usize]);
             if weight > 0.0 {
-                drawn = candidate;
+                drawn = candidate.id;
                 rest -= weight;
                 if rest < 0.0 {
                     break;
                 }
             }
         }
-        let log_kept_mass = kept_mass.ln();
-        Ok((
-            drawn.id,
-            full.log_prob(drawn.logit) - log_kept_mass,
-            log_kept_mass,
-        ))
-    }
-
-    /// Probabilities of the kept tokens at the final temperature over the full row; returns their sum.
-    fn weigh_kept(&mut self, full: LogSoftmax) -> f64 {
-        self.kept_weights.clear();
-        self.kept_weights.extend(
-            self.kept
-                .tokens
-                .iter()
-                .map(|candidate| full.log_prob(candidate.logit).exp()),
-        );
-        self.kept_weights.iter().sum()
+        drawn
     }
 
     /// Copies the row and applies penalties (repetition, frequency, presence) and the logit bias.
@@ -226,11 +193,7 @@ impl Sampler {
         self.adjusted.extend_from_slice(logits);
         for (&id, &count) in &draw.history.counts {
             let logit = &mut self.adjusted[id.0 as usize];
-            *logit = if *logit > 0.0 {
-                *logit / params.repetition_penalty
-            } else {
-                *logit * params.repetition_penalty
-            };
+            *logit = if *logit > 0.0 { *logit / params.repetition_penalty } else { *logit * params.repetition_penalty };
             if count > 0 {
                 *logit -= params.frequency_penalty * count as f32 + params.presence_penalty;
             }
@@ -253,25 +216,16 @@ impl Sampler {
         let params = draw.params;
         let mut inverse_temperature = 1.0;
         self.kept.reset();
-        if !draw.banned.is_empty() {
-            self.kept.without(&self.adjusted, draw.banned);
-        }
         for stage in draw.order {
             match stage {
                 Stage::Temperature => inverse_temperature = 1.0 / f64::from(params.temperature),
-                Stage::TopK if params.top_k > 0 => {
-                    self.kept.best(&self.adjusted, params.top_k as usize)
-                }
+                Stage::TopK if params.top_k > 0 => self.kept.best(&self.adjusted, params.top_k as usize),
                 Stage::TopP if params.top_p < 1.0 => {
-                    self.kept
-                        .mass(&self.adjusted, f64::from(params.top_p), inverse_temperature);
+                    let p = f64::from(params.top_p);
+                    self.kept.mass(&self.adjusted, p, inverse_temperature);
                 }
                 Stage::MinP if params.min_p > 0.0 => {
-                    self.kept.near_best(
-                        &self.adjusted,
-                        f64::from(params.min_p),
-                        inverse_temperature,
-                    );
+                    self.kept.near_best(&self.adjusted, f64::from(params.min_p), inverse_temperature);
                 }
                 _ => {}
             }
@@ -279,14 +233,8 @@ impl Sampler {
     }
 }
 
-/// Token, behavior log-prob and log kept mass of a draw from the untruncated row.
-fn whole_row(weights: &Weights, full: LogSoftmax, logits: &[f32], u: f64) -> (u32, f64, f64) {
-    let token = weights.quantile(u);
-    (index(token), full.log_prob(logits[token]), 0.0)
-}
-
-fn changes_logits(draw: Draw<'_>) -> bool {
-    has_penalty(draw.params) || !draw.params.logit_bias.is_empty() || !draw.banned.is_empty()
+fn shifts_logits(params: &SamplingParams) -> bool {
+    has_penalty(params) || !params.logit_bias.is_empty()
 }
 
 fn truncates(params: &SamplingParams) -> bool {
@@ -297,19 +245,10 @@ fn truncates(params: &SamplingParams) -> bool {
 ///
 /// # Errors
 /// [`NotFinite`] when the row cannot be normalised.
-pub fn top_log_probs(
-    logits: &[f32],
-    k: usize,
-    scratch: &mut Sampler,
-) -> Result<Vec<(TokenId, LogProb)>, NotFinite> {
+pub fn top_log_probs(logits: &[f32], k: usize, scratch: &mut Sampler) -> Result<Vec<(TokenId, LogProb)>, NotFinite> {
     let softmax = scratch.raw.fill(logits, largest_logit(logits)?, 1.0);
     best_of_row(logits, k, &mut scratch.kept.tokens);
-    let named = |candidate: &Candidate| {
-        (
-            TokenId(candidate.id),
-            log_prob(softmax.log_prob(candidate.logit)),
-        )
-    };
+    let named = |candidate: &Candidate| (TokenId(candidate.id), log_prob(softmax.log_prob(candidate.logit)));
     Ok(scratch.kept.tokens.iter().map(named).collect())
 }
 
@@ -317,11 +256,7 @@ pub fn top_log_probs(
 ///
 /// # Errors
 /// [`NotFinite`] when the row cannot be normalised.
-pub fn raw_log_prob(
-    logits: &[f32],
-    id: TokenId,
-    scratch: &mut Sampler,
-) -> Result<LogProb, NotFinite> {
+pub fn raw_log_prob(logits: &[f32], id: TokenId, scratch: &mut Sampler) -> Result<LogProb, NotFinite> {
     let softmax = scratch.raw.fill(logits, largest_logit(logits)?, 1.0);
     Ok(log_prob(softmax.log_prob(logits[id.0 as usize])))
 }

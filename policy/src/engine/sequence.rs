@@ -27,7 +27,7 @@ use crate::{
 
 /// A request on its owner thread, shared by its choices.
 pub(super) struct Exchange {
-    pub(super) job: Job,
+    pub(super) job: Box<Job>,
     /// Choices that have a slot or had one.
     pub(super) n_started: Cell<u32>,
     /// The logits after the prompt, kept while choices wait for a slot: they start from here without a forward pass.
@@ -41,7 +41,7 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn new(mut job: Job, vocabulary: &Vocabulary) -> Exchange {
+    pub(super) fn new(mut job: Box<Job>, vocabulary: &Vocabulary) -> Exchange {
         let sink = std::mem::replace(&mut job.request.sink, Box::new(|_| ()));
         let params = &mut job.request.sampling;
         params.seed = Some(job.seed);
@@ -52,11 +52,7 @@ impl Exchange {
         if params.min_tokens > 0 && !params.ignore_eos {
             banned.extend_from_slice(&params.stop_token_ids);
         }
-        let banned_until = if params.ignore_eos {
-            usize::MAX
-        } else {
-            params.min_tokens as usize
-        };
+        let banned_until = if params.ignore_eos { usize::MAX } else { params.min_tokens as usize };
         Exchange {
             job,
             n_started: Cell::new(0),
@@ -84,9 +80,7 @@ impl Exchange {
     pub(super) fn fail(&self, reason: &str, counters: &Counters) {
         if !self.failed.replace(true) {
             add(&counters.failed, 1);
-            self.send(Event::Failed {
-                reason: reason.to_owned(),
-            });
+            self.send(Event::Failed { reason: reason.to_owned() });
         }
     }
 
@@ -150,17 +144,8 @@ impl Sequence {
     ) -> Result<Option<FinishReason>, NotFinite> {
         let exchange = Rc::clone(&self.exchange);
         let request = &exchange.job.request;
-        let banned = if self.response.len() < exchange.banned_until {
-            exchange.banned.as_slice()
-        } else {
-            &[]
-        };
-        let draw = Draw {
-            params: &request.sampling,
-            order: &ORDER,
-            history: &self.history,
-            banned,
-        };
+        let banned = if self.response.len() < exchange.banned_until { exchange.banned.as_slice() } else { &[] };
+        let draw = Draw { params: &request.sampling, order: &ORDER, history: &self.history, banned };
         let token = around.sampler.draw(logits, draw, &mut self.rng)?;
         let top: Vec<(TokenId, LogProb)> = match request.top_logprobs {
             0 => Vec::new(),
@@ -172,27 +157,13 @@ impl Sequence {
         add(&around.counters.generated_tokens, 1);
         let armed = self.response.len() > request.sampling.min_tokens as usize;
         let stops_here = request.sampling.stop_token_ids.contains(&token.id);
-        let bytes = if stops_here {
-            &[]
-        } else {
-            around.vocabulary.text_piece(token.id)
-        };
+        let bytes = if stops_here { &[] } else { around.vocabulary.text_piece(token.id) };
         let pushed = self.text.push(bytes, armed);
-        exchange.send(Event::Token {
-            index: self.index,
-            token,
-            text: pushed.text,
-            top,
-        });
+        exchange.send(Event::Token { index: self.index, token, text: pushed.text, top });
         Ok(self.finish_reason(token.id, stops_here || pushed.stopped, around))
     }
 
-    fn finish_reason(
-        &self,
-        id: TokenId,
-        stopped: bool,
-        around: &Surroundings<'_>,
-    ) -> Option<FinishReason> {
+    fn finish_reason(&self, id: TokenId, stopped: bool, around: &Surroundings<'_>) -> Option<FinishReason> {
         let request = &self.exchange.job.request;
         let n = self.response.len();
         if around.vocabulary.is_end(id) {
@@ -209,22 +180,14 @@ impl Sequence {
     }
 
     /// Sends the end of this choice.
-    pub(super) fn finish(
-        mut self,
-        finish: FinishReason,
-        version: PolicyVersion,
-        counters: &Counters,
-    ) {
+    pub(super) fn finish(mut self, finish: FinishReason, version: PolicyVersion, counters: &Counters) {
         counters.count_finish(finish);
         let text_tail = self.text.finish();
         let exchange = Rc::clone(&self.exchange);
         let timings = self.timings();
         let request = &exchange.job.request;
         let rollout = Rollout {
-            id: RolloutId {
-                request: request.id.clone(),
-                index: self.index,
-            },
+            id: RolloutId { request: request.id.clone(), index: self.index },
             version,
             prompt: request.prompt.clone(),
             response: self.response,
@@ -257,8 +220,6 @@ impl Sequence {
 }
 
 fn now_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -72,10 +72,7 @@ impl Counters {
     }
 
     pub(super) fn count_finish(&self, reason: FinishReason) {
-        let i = FINISH_REASONS
-            .iter()
-            .position(|&r| r == reason)
-            .expect("FINISH_REASONS holds every reason");
+        let i = FINISH_REASONS.iter().position(|&r| r == reason).expect("FINISH_REASONS holds every reason");
         add(&self.finished[i], 1);
     }
 }

@@ -41,7 +41,11 @@ impl Worker<'_> {
         if plan.gains.is_empty() {
             return;
         }
-        match self.cells.context.decode(&mut self.batch) {
+        let result = {
+            let _turn = self.setup.gate.enter();
+            self.cells.context.decode(&mut self.batch)
+        };
+        match result {
             Ok(()) => self.apply(plan),
             Err(error) => self.give_up(&plan, &error.to_string()),
         }
@@ -56,22 +60,14 @@ impl Worker<'_> {
             }
         }
         let decoding = plan.rows.len();
-        let mut budget = self
-            .setup
-            .batch_tokens
-            .saturating_sub(decoding)
-            .max(PREFILL_TOKENS_MIN);
+        let mut budget = self.setup.batch_tokens.saturating_sub(decoding).max(PREFILL_TOKENS_MIN);
         let mut score_rows = (SCORE_LOGITS_MAX / self.setup.vocabulary.size()).max(1);
-        let mut prefilling: Vec<usize> = (0..self.slots.len())
-            .filter(|&i| self.prefill_left(i) > 0)
-            .collect();
+        let mut prefilling: Vec<usize> = (0..self.slots.len()).filter(|&i| self.prefill_left(i) > 0).collect();
         prefilling.sort_by_key(|&i| self.slots[i].ticket);
         for i in prefilling {
             let left = self.prefill_left(i);
             let is_score = matches!(self.slots[i].work, Some(Work::Score { .. }));
-            let n = left
-                .min(budget)
-                .min(if is_score { score_rows } else { usize::MAX });
+            let n = left.min(budget).min(if is_score { score_rows } else { usize::MAX });
             if n == 0 {
                 continue;
             }
@@ -130,10 +126,7 @@ impl Worker<'_> {
 
     fn apply(&mut self, plan: Plan) {
         add(&self.counters.steps, 1);
-        add(
-            &self.counters.step_tokens,
-            usize::try_from(self.batch.n_tokens()).unwrap_or(0),
-        );
+        add(&self.counters.step_tokens, usize::try_from(self.batch.n_tokens()).unwrap_or(0));
         for (i, tokens) in &plan.gains {
             self.cells.append(*i, tokens);
         }
@@ -204,14 +197,10 @@ impl Worker<'_> {
         self.batch.clear();
         let mut plan = Plan::default();
         self.add(&mut plan, 0, tokens.to_vec(), tokens.len());
-        self.cells
-            .context
-            .decode(&mut self.batch)
-            .map_err(|e| e.to_string())?;
-        let finite = plan
-            .rows
-            .iter()
-            .all(|row| largest_logit(self.cells.context.get_logits_ith(row.at)).is_ok());
+        let turn = self.setup.gate.enter();
+        self.cells.context.decode(&mut self.batch).map_err(|e| e.to_string())?;
+        drop(turn);
+        let finite = plan.rows.iter().all(|row| largest_logit(self.cells.context.get_logits_ith(row.at)).is_ok());
         self.cells.clear(0);
         Ok(finite)
     }

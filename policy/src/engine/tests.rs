@@ -36,11 +36,7 @@ impl TestEngine {
 
     /// Writes and loads another version with weights of its own.
     fn load(&self, version: u64) {
-        let path = Model {
-            seed: 100 + version,
-            ..Model::default()
-        }
-        .write(&self.folder);
+        let path = Model { seed: 100 + version, ..Model::default() }.write(&self.folder);
         self.engine.load(PolicyVersion(version), &path).unwrap();
     }
 
@@ -58,12 +54,7 @@ impl TestEngine {
             sink: Box::new(move |event| drop(sender.send(event))),
         };
         let version = self.engine.submit(target, request)?;
-        Ok(Answer {
-            version,
-            cancel,
-            events,
-            n: ask.n as usize,
-        })
+        Ok(Answer { version, cancel, events, n: ask.n as usize })
     }
 
     fn ask(&self, ask: Ask) -> Vec<Choice> {
@@ -87,18 +78,9 @@ struct Ask {
 impl Ask {
     /// `n_tokens` tokens, never an end token, seeded.
     fn exactly(prompt: Vec<TokenId>, n_tokens: u32) -> Ask {
-        let sampling = SamplingParams {
-            max_tokens: n_tokens,
-            ignore_eos: true,
-            seed: Some(7),
-            ..SamplingParams::default()
-        };
-        Ask {
-            prompt,
-            n: 1,
-            top: 0,
-            sampling,
-        }
+        let sampling =
+            SamplingParams { max_tokens: n_tokens, ignore_eos: true, seed: Some(7), ..SamplingParams::default() };
+        Ask { prompt, n: 1, top: 0, sampling }
     }
 }
 
@@ -122,17 +104,11 @@ struct Choice {
 impl Answer {
     /// Waits for all choices, by index; checks on the way that the stream and the rollout agree.
     fn wait(self) -> Vec<Choice> {
-        let mut streams: Vec<(Vec<SampledToken>, String, Vec<_>)> =
-            vec![Default::default(); self.n];
+        let mut streams: Vec<(Vec<SampledToken>, String, Vec<_>)> = vec![Default::default(); self.n];
         let mut choices: Vec<Option<Choice>> = (0..self.n).map(|_| None).collect();
         for event in &self.events {
             match event {
-                Event::Token {
-                    index,
-                    token,
-                    text,
-                    top,
-                } => {
+                Event::Token { index, token, text, top } => {
                     let stream = &mut streams[index as usize];
                     stream.0.push(token);
                     stream.1.push_str(&text);
@@ -142,29 +118,15 @@ impl Answer {
                     let index = finished.index as usize;
                     let (streamed, mut text, top) = std::mem::take(&mut streams[index]);
                     text.push_str(&finished.text_tail);
-                    assert_eq!(
-                        streamed, finished.rollout.response,
-                        "the stream is the rollout"
-                    );
-                    assert_eq!(
-                        finished.rollout.version, self.version,
-                        "the version is the one of admission"
-                    );
-                    let before = choices[index].replace(Choice {
-                        streamed,
-                        text,
-                        top,
-                        finished: *finished,
-                    });
+                    assert_eq!(streamed, finished.rollout.response, "the stream is the rollout");
+                    assert_eq!(finished.rollout.version, self.version, "the version is the one of admission");
+                    let before = choices[index].replace(Choice { streamed, text, top, finished: *finished });
                     assert!(before.is_none(), "choice {index} finished twice");
                 }
                 Event::Failed { reason } => panic!("the request failed: {reason}"),
             }
         }
-        choices
-            .into_iter()
-            .map(|choice| choice.expect("every choice finishes"))
-            .collect()
+        choices.into_iter().map(|choice| choice.expect("every choice finishes")).collect()
     }
 }
 
@@ -182,11 +144,6 @@ fn check_replay(engine: &Engine, choice: &Choice, tolerance: f32) {
     assert_eq!(of_response.len(), rollout.response.len());
     for (token, replayed) in rollout.response.iter().zip(of_response) {
         let difference = (token.log_prob.0 - replayed.0).abs();
-        assert!(
-            difference < tolerance,
-            "{} replays {:?} as {replayed:?}",
-            rollout.version,
-            token.log_prob
-        );
+        assert!(difference < tolerance, "{} replays {:?} as {replayed:?}", rollout.version, token.log_prob);
     }
 }

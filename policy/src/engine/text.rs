@@ -21,40 +21,23 @@ pub(super) struct Pushed {
 
 impl TextStream {
     pub(super) fn new(stops: &[String]) -> TextStream {
-        TextStream {
-            stops: stops.to_vec(),
-            ..TextStream::default()
-        }
+        TextStream { stops: stops.to_vec(), ..TextStream::default() }
     }
 
     /// Adds a token's bytes. Stop texts count only while `armed`.
     pub(super) fn push(&mut self, bytes: &[u8], armed: bool) -> Pushed {
         self.decode(bytes);
         if !armed || self.stops.is_empty() {
-            return Pushed {
-                text: std::mem::take(&mut self.held),
-                stopped: false,
-            };
+            return Pushed { text: std::mem::take(&mut self.held), stopped: false };
         }
-        if let Some(at) = self
-            .stops
-            .iter()
-            .filter_map(|stop| self.held.find(stop.as_str()))
-            .min()
-        {
+        if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
             self.held.truncate(at);
             self.incomplete.clear();
-            return Pushed {
-                text: std::mem::take(&mut self.held),
-                stopped: true,
-            };
+            return Pushed { text: std::mem::take(&mut self.held), stopped: true };
         }
         let certain = self.held.len() - self.stop_prefix_len();
         let rest = self.held.split_off(certain);
-        Pushed {
-            text: std::mem::replace(&mut self.held, rest),
-            stopped: false,
-        }
+        Pushed { text: std::mem::replace(&mut self.held, rest), stopped: false }
     }
 
     /// The text that was still held back when the response ended for another reason.
@@ -78,9 +61,7 @@ impl TextStream {
                 }
                 Err(error) => {
                     let (valid, after) = rest.split_at(error.valid_up_to());
-                    self.held.push_str(
-                        std::str::from_utf8(valid).expect("valid_up_to ends at a character"),
-                    );
+                    self.held.push_str(std::str::from_utf8(valid).expect("valid_up_to ends at a character"));
                     rest = after;
                     let Some(broken) = error.error_len() else {
                         break;
@@ -97,16 +78,11 @@ impl TextStream {
     fn stop_prefix_len(&self) -> usize {
         let begins = |stop: &String| {
             let longest = self.held.len().min(stop.len() - 1);
-            (1..=longest)
-                .rev()
-                .find(|&n| self.held.as_bytes().ends_with(&stop.as_bytes()[..n]))
-                .unwrap_or(0)
+            (1..=longest).rev().find(|&n| self.held.as_bytes().ends_with(&stop.as_bytes()[..n])).unwrap_or(0)
         };
         let n = self.stops.iter().map(begins).max().unwrap_or(0);
         // A stop text's bytes may end inside a character of its own; hold that character whole.
-        (n..=self.held.len())
-            .find(|&n| self.held.is_char_boundary(self.held.len() - n))
-            .unwrap_or(n)
+        (n..=self.held.len()).find(|&n| self.held.is_char_boundary(self.held.len() - n)).unwrap_or(n)
     }
 }
 
@@ -149,10 +125,7 @@ mod tests {
     fn a_stop_text_ends_the_text_before_itself_however_it_is_cut() {
         let text = b"one two\nUser: three";
         for at in 0..text.len() {
-            assert_eq!(
-                stream(&[&text[..at], &text[at..]], &["\nUser:", "zz"]),
-                ("one two".into(), true)
-            );
+            assert_eq!(stream(&[&text[..at], &text[at..]], &["\nUser:", "zz"]), ("one two".into(), true));
         }
         let each: Vec<&[u8]> = text.chunks(1).collect();
         assert_eq!(stream(&each, &["\nUser:"]), ("one two".into(), true));
@@ -165,10 +138,7 @@ mod tests {
 
     #[test]
     fn a_beginning_that_leads_nowhere_is_given_back() {
-        assert_eq!(
-            stream(&[b"x\nUs", b"eless"], &["\nUser:"]),
-            ("x\nUseless".into(), false)
-        );
+        assert_eq!(stream(&[b"x\nUs", b"eless"], &["\nUser:"]), ("x\nUseless".into(), false));
         assert_eq!(stream(&[b"x\nUs"], &["\nUser:"]), ("x\nUs".into(), false));
         let mut held = TextStream::new(&["\nUser:".into()]);
         assert_eq!(held.push(b"x\nUs", true).text, "x");
@@ -177,26 +147,14 @@ mod tests {
 
     #[test]
     fn a_stop_with_long_characters_is_held_at_character_borders() {
-        assert_eq!(
-            stream(&["é".as_bytes(), "ü".as_bytes(), b"x"], &["éü"]),
-            (String::new(), true)
-        );
+        assert_eq!(stream(&["é".as_bytes(), "ü".as_bytes(), b"x"], &["éü"]), (String::new(), true));
         // "ê" shares its first byte with "é".
-        assert_eq!(
-            stream(&["ê".as_bytes(), b"x"], &["é"]),
-            ("êx".into(), false)
-        );
+        assert_eq!(stream(&["ê".as_bytes(), b"x"], &["é"]), ("êx".into(), false));
     }
 
     #[test]
     fn a_disarmed_stream_lets_stops_pass() {
         let mut stream = TextStream::new(&["ab".into()]);
-        assert_eq!(
-            stream.push(b"ab", false),
-            Pushed {
-                text: "ab".into(),
-                stopped: false
-            }
-        );
+        assert_eq!(stream.push(b"ab", false), Pushed { text: "ab".into(), stopped: false });
     }
 }

@@ -3,7 +3,7 @@
 //! Until a stage cuts, the set is the whole row and costs nothing. A stage that cuts looks at every logit once; none sorts
 //! the row.
 
-use crate::token::TokenId;
+use crate::engine::softmax::exp_nonpositive;
 
 /// A token that may be drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,11 +31,11 @@ impl Kept {
         self.tokens.clear();
     }
 
-    /// Everything but the banned tokens of a row that still holds another.
-    pub(super) fn without(&mut self, row: &[f32], banned: &[TokenId]) {
-        self.materialise(row);
-        self.tokens
-            .retain(|candidate| !banned.contains(&TokenId(candidate.id)));
+    /// The whole row, written out.
+    pub(super) fn all(&mut self, row: &[f32]) {
+        self.tokens.clear();
+        self.tokens.extend((0..).zip(row).map(|(id, &logit)| Candidate { logit, id }));
+        self.cut = true;
     }
 
     /// Top-k: the `k` best, ties by the lower id.
@@ -50,56 +50,65 @@ impl Kept {
 
     /// Min-p: what is at least `min_p` times as probable as the best, at `1 / inverse_temperature`.
     pub(super) fn near_best(&mut self, row: &[f32], min_p: f64, inverse_temperature: f64) {
-        self.materialise(row);
-        let threshold = f64::from(largest_of(&self.tokens)) + min_p.ln() / inverse_temperature;
-        self.tokens
-            .retain(|candidate| f64::from(candidate.logit) >= threshold);
+        let threshold = f64::from(self.largest(row)) + min_p.ln() / inverse_temperature;
+        let stays = |candidate: &Candidate| f64::from(candidate.logit) >= threshold;
+        if self.cut {
+            self.tokens.retain(stays);
+        } else {
+            let all = (0..).zip(row).map(|(id, &logit)| Candidate { logit, id });
+            self.tokens.clear();
+            self.tokens.extend(all.filter(stays));
+            self.cut = true;
+        }
     }
 
     /// Top-p: the smallest set, best first, whose share of the present mass reaches `p`; at least one token. The best
     /// 64, 512, … are tried in turn, so that a peaked row of a large vocabulary is never sorted whole.
     pub(super) fn mass(&mut self, row: &[f32], p: f64, inverse_temperature: f64) {
-        self.materialise(row);
-        let max = f64::from(largest_of(&self.tokens));
-        let weigh = |candidate: &Candidate| {
-            ((f64::from(candidate.logit) - max) * inverse_temperature).exp()
+        let max = self.largest(row);
+        let n = if self.cut { self.tokens.len() } else { row.len() };
+        let total = if self.cut {
+            self.tokens.iter().map(|candidate| weight(candidate.logit, max, inverse_temperature)).sum::<f64>()
+        } else {
+            row.iter().map(|&logit| weight(logit, max, inverse_temperature)).sum::<f64>()
         };
-        let total: f64 = self.tokens.iter().map(weigh).sum();
         let mut k = 64;
         loop {
-            self.scratch.clone_from(&self.tokens);
-            best_of(&mut self.scratch, k);
+            if self.cut {
+                self.scratch.clone_from(&self.tokens);
+                best_of(&mut self.scratch, k);
+            } else {
+                best_of_row(row, k, &mut self.scratch);
+            }
             let mut mass = 0.0;
             let last = self.scratch.iter().position(|candidate| {
-                mass += weigh(candidate);
+                mass += weight(candidate.logit, max, inverse_temperature);
                 mass >= p * total
             });
             if let Some(last) = last {
                 self.scratch.truncate(last + 1);
             }
-            if last.is_some() || k >= self.tokens.len() {
+            if last.is_some() || k >= n {
                 break;
             }
             k *= 8;
         }
         std::mem::swap(&mut self.tokens, &mut self.scratch);
+        self.cut = true;
     }
 
-    fn materialise(&mut self, row: &[f32]) {
-        if !self.cut {
-            self.tokens.clear();
-            self.tokens
-                .extend((0..).zip(row).map(|(id, &logit)| Candidate { logit, id }));
-            self.cut = true;
+    fn largest(&self, row: &[f32]) -> f32 {
+        if self.cut {
+            self.tokens.iter().map(|candidate| candidate.logit).fold(f32::NEG_INFINITY, f32::max)
+        } else {
+            row.iter().copied().fold(f32::NEG_INFINITY, f32::max)
         }
     }
 }
 
-fn largest_of(tokens: &[Candidate]) -> f32 {
-    tokens
-        .iter()
-        .map(|candidate| candidate.logit)
-        .fold(f32::NEG_INFINITY, f32::max)
+/// `exp((logit - max) / T)`; f32 precision is plenty to say where a share of the mass is reached.
+fn weight(logit: f32, max: f32, inverse_temperature: f64) -> f64 {
+    f64::from(exp_nonpositive(((f64::from(logit) - f64::from(max)) * inverse_temperature) as f32))
 }
 
 fn better_first(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
@@ -186,10 +195,10 @@ mod tests {
     fn stages_compose_on_what_is_left() {
         let row = row(100);
         let mut kept = Kept::default();
-        kept.without(&row, &[TokenId(sorted(&row)[0])]);
+        kept.all(&row);
         kept.best(&row, 3);
-        assert_eq!(ids(&kept.tokens), sorted(&row)[1..4]);
+        assert_eq!(ids(&kept.tokens), sorted(&row)[..3]);
         kept.near_best(&row, 1.0, 1.0);
-        assert_eq!(ids(&kept.tokens), sorted(&row)[1..2]);
+        assert_eq!(ids(&kept.tokens), sorted(&row)[..1]);
     }
 }

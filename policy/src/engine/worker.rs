@@ -23,15 +23,14 @@ use crate::{
     engine::{
         EngineError,
         cells::Cells,
+        gate::Gate,
         loading,
         resident::{Command, Load, ScoreJob},
         sampler::Sampler,
         sequence::{Exchange, Sequence, Surroundings},
-        stats::{Counters, add},
+        stats::Counters,
     },
     log_prob::LogProb,
-    rollout::FinishReason,
-    token::TokenId,
     version::PolicyVersion,
     vocabulary::Vocabulary,
 };
@@ -48,19 +47,22 @@ pub(super) struct Setup {
     pub(super) context_tokens: u32,
     pub(super) parallel: usize,
     pub(super) batch_tokens: usize,
+    /// As configured; 0 leaves it to the size of the model.
     pub(super) threads: usize,
     pub(super) gpu_layers: u32,
+    /// Shared by all residents.
+    pub(super) gate: Arc<Gate>,
 }
 
 impl Setup {
     pub(super) fn new(
         config: &config::Policy,
         vocabulary: &Arc<Vocabulary>,
+        gate: &Arc<Gate>,
         context_tokens: u32,
         version: PolicyVersion,
         path: &Path,
     ) -> Setup {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Setup {
             version,
             path: path.to_owned(),
@@ -68,12 +70,9 @@ impl Setup {
             context_tokens,
             parallel: config.parallel,
             batch_tokens: config.batch_tokens as usize,
-            threads: if config.threads == 0 {
-                cores
-            } else {
-                config.threads
-            },
+            threads: config.threads,
             gpu_layers: config.gpu_layers,
+            gate: Arc::clone(gate),
         }
     }
 }
@@ -81,10 +80,7 @@ impl Setup {
 /// The context window of one sequence: as configured, or what the model was trained for.
 pub(super) fn context_tokens(config: &config::Policy, vocabulary: &Vocabulary) -> u32 {
     match config.context_tokens {
-        0 => vocabulary
-            .trained_context()
-            .unwrap_or(CONTEXT_TOKENS_MAX)
-            .clamp(2, CONTEXT_TOKENS_MAX),
+        0 => vocabulary.trained_context().unwrap_or(CONTEXT_TOKENS_MAX).clamp(2, CONTEXT_TOKENS_MAX),
         configured => configured.max(2),
     }
 }
@@ -92,19 +88,16 @@ pub(super) fn context_tokens(config: &config::Policy, vocabulary: &Vocabulary) -
 /// What a slot works on.
 pub(super) enum Work {
     /// Drawing a response. Decoding once it has drawn a token, in prefill before.
-    Answer(Sequence),
+    Answer(Box<Sequence>),
     /// Scoring given tokens.
-    Score {
-        job: ScoreJob,
-        log_probs: Vec<LogProb>,
-    },
+    Score { job: ScoreJob, log_probs: Vec<LogProb> },
 }
 
 /// One of the `parallel` places in the batch; its index is llama.cpp's sequence id.
 #[derive(Default)]
 pub(super) struct Slot {
     pub(super) work: Option<Work>,
-    /// When it was given out last: prompts are computed in this order, caches are replaced in it.
+    /// When it was given out: prompts are computed in this order.
     pub(super) ticket: u64,
 }
 
@@ -117,29 +110,26 @@ pub(super) struct Worker<'m> {
     /// A row of logits while it is drawn from; kept for its allocation.
     pub(super) row: Vec<f32>,
     pub(super) counters: Arc<Counters>,
-    load: Arc<Load>,
+    pub(super) load: Arc<Load>,
     /// Requests none of whose choices has a slot. Bounded by admission.
-    queue: VecDeque<Rc<Exchange>>,
+    pub(super) queue: VecDeque<Rc<Exchange>>,
     /// Requests whose prompt is computed or being computed and which have choices left. At most one per slot ever given.
-    forking: VecDeque<Rc<Exchange>>,
+    pub(super) forking: VecDeque<Rc<Exchange>>,
     /// Bounded by admission.
-    scores: VecDeque<ScoreJob>,
-    tickets: u64,
+    pub(super) scores: VecDeque<ScoreJob>,
+    pub(super) tickets: u64,
 }
 
 impl Worker<'_> {
-    /// The whole life of an owner thread: build, canary, say so on `ready`, serve until the door is closed and the work done.
+    /// The whole life of an owner thread: context, canary, say so on `ready`, serve until the door is closed and the work done.
     pub(super) fn run(
+        model: LlamaModel,
         setup: Setup,
         load: Arc<Load>,
         counters: Arc<Counters>,
         commands: &Receiver<Command>,
         ready: &Sender<Result<(), EngineError>>,
     ) {
-        let model = match loading::model(&setup) {
-            Ok(model) => model,
-            Err(error) => return drop(ready.send(Err(error))),
-        };
         match Worker::build(&model, setup, load, counters) {
             Ok(mut worker) => {
                 if ready.send(Ok(())).is_ok() {
@@ -158,11 +148,9 @@ impl Worker<'_> {
     ) -> Result<Worker<'_>, EngineError> {
         let context = loading::context(model, &setup)?;
         let mut worker = Worker {
-            cells: Cells::new(context, setup.parallel),
+            cells: Cells::new(context, setup.parallel, loading::copy_pays_from(model, &setup)),
             batch: LlamaBatch::new(setup.batch_tokens + setup.parallel, 1),
-            slots: std::iter::repeat_with(Slot::default)
-                .take(setup.parallel)
-                .collect(),
+            slots: std::iter::repeat_with(Slot::default).take(setup.parallel).collect(),
             sampler: Sampler::default(),
             row: Vec::new(),
             counters,
@@ -217,164 +205,19 @@ impl Worker<'_> {
 
     fn admit(&mut self, command: Command) {
         match command {
-            Command::Generate(job) => self
-                .queue
-                .push_back(Rc::new(Exchange::new(job, &self.setup.vocabulary))),
+            Command::Generate(job) => self.queue.push_back(Rc::new(Exchange::new(job, &self.setup.vocabulary))),
             Command::Score(job) => self.scores.push_back(job),
         }
     }
 
     fn is_idle(&self) -> bool {
-        let nothing_waits =
-            self.queue.is_empty() && self.forking.is_empty() && self.scores.is_empty();
+        let nothing_waits = self.queue.is_empty() && self.forking.is_empty() && self.scores.is_empty();
         nothing_waits && self.slots.iter().all(|slot| slot.work.is_none())
     }
 
-    fn publish_load(&self) {
+    pub(super) fn publish_load(&self) {
         let running = self.slots.iter().filter(|slot| slot.work.is_some()).count();
         self.load.running.store(running, Ordering::Relaxed);
-    }
-
-    /// Ends every request whose client has gone, wherever it is.
-    fn sweep_cancelled(&mut self) {
-        for i in 0..self.slots.len() {
-            if matches!(&self.slots[i].work, Some(Work::Answer(sequence)) if sequence.exchange.is_cancelled())
-            {
-                self.finish(i, FinishReason::Cancelled);
-            }
-        }
-        self.drop_waiting(|exchange| exchange.is_cancelled());
-    }
-
-    fn cancel_all(&mut self) {
-        for i in 0..self.slots.len() {
-            if matches!(self.slots[i].work, Some(Work::Answer(_))) {
-                self.finish(i, FinishReason::Cancelled);
-            }
-        }
-        self.drop_waiting(|_| true);
-    }
-
-    /// Ends what waits for a slot and is `over`: choices without a token each get their `Finished`, unless the request
-    /// failed.
-    pub(super) fn drop_waiting(&mut self, over: impl Fn(&Exchange) -> bool) {
-        let mut ended = Vec::new();
-        for list in [&mut self.queue, &mut self.forking] {
-            list.retain(|exchange| {
-                let over = over(exchange);
-                if over {
-                    ended.push(Rc::clone(exchange));
-                }
-                !over
-            });
-        }
-        for exchange in ended {
-            if exchange.n_started.get() == 0 {
-                self.load.waiting.fetch_sub(1, Ordering::AcqRel);
-            }
-            while exchange.n_unstarted() > 0 {
-                let sequence = Sequence::next_of(&exchange);
-                if !exchange.failed.get() {
-                    sequence.finish(FinishReason::Cancelled, self.setup.version, &self.counters);
-                }
-            }
-        }
-    }
-
-    /// Gives free slots away: to scorings, to further choices of computed prompts, to requests in order of arrival.
-    fn fill_slots(&mut self) {
-        while self.slots.iter().any(|slot| slot.work.is_none()) {
-            if let Some(job) = self.scores.pop_front() {
-                self.start_score(job);
-                continue;
-            }
-            if let Some(at) = self
-                .forking
-                .iter()
-                .position(|exchange| exchange.prompt_row.borrow().is_some())
-            {
-                let exchange = Rc::clone(&self.forking[at]);
-                if exchange.n_unstarted() == 1 {
-                    self.forking.remove(at);
-                }
-                self.start_choice(&exchange);
-                continue;
-            }
-            let Some(exchange) = self.queue.pop_front() else {
-                return;
-            };
-            self.load.waiting.fetch_sub(1, Ordering::AcqRel);
-            if exchange.n_unstarted() > 1 {
-                self.forking.push_back(Rc::clone(&exchange));
-            }
-            self.start_choice(&exchange);
-        }
-    }
-
-    fn start_score(&mut self, job: ScoreJob) {
-        let i = self.free_slot(&[]);
-        self.cells.clear(i);
-        self.occupy(
-            i,
-            Work::Score {
-                log_probs: Vec::with_capacity(job.tokens.len()),
-                job,
-            },
-        );
-    }
-
-    /// Puts the next choice into a free slot, with as much of its prompt as any sequence of this context holds.
-    fn start_choice(&mut self, exchange: &Rc<Exchange>) {
-        let prompt = exchange.prompt();
-        let i = self.free_slot(prompt);
-        let own = self.cells.shared(i, prompt);
-        let others = (0..self.slots.len()).map(|j| (self.cells.shared(j, prompt), j));
-        let (best, from) = others
-            .max()
-            .filter(|&(best, _)| best > own)
-            .unwrap_or((own, i));
-        let row = exchange.prompt_row.borrow();
-        // Without the row after the prompt its last token must be computed again.
-        let n = if row.is_some() {
-            best
-        } else {
-            best.min(prompt.len() - 1)
-        };
-        let n = self.cells.take(i, from, n);
-        let mut sequence = Sequence::next_of(exchange);
-        sequence.cached_tokens = u32::try_from(n).unwrap_or(u32::MAX);
-        add(&self.counters.prompt_tokens, prompt.len());
-        add(&self.counters.cached_prompt_tokens, n);
-        self.occupy(i, Work::Answer(sequence));
-        if n == prompt.len()
-            && let Some(row) = row.as_deref()
-        {
-            self.draw(i, row);
-        }
-        drop(row);
-        if exchange.n_unstarted() == 0 {
-            exchange.prompt_row.replace(None);
-        }
-    }
-
-    /// The free slot that holds most of `prompt`, then the one that was given out the longest ago.
-    fn free_slot(&self, prompt: &[TokenId]) -> usize {
-        let free = (0..self.slots.len()).filter(|&i| self.slots[i].work.is_none());
-        free.max_by_key(|&i| {
-            (
-                self.cells.shared(i, prompt),
-                std::cmp::Reverse(self.slots[i].ticket),
-            )
-        })
-        .expect("the caller saw a free slot")
-    }
-
-    fn occupy(&mut self, i: usize, work: Work) {
-        self.tickets += 1;
-        self.slots[i] = Slot {
-            work: Some(work),
-            ticket: self.tickets,
-        };
     }
 
     /// Draws the next token of slot `i` from `row` and ends the response if that was its last.
@@ -395,36 +238,6 @@ impl Worker<'_> {
                 let exchange = Rc::clone(&sequence.exchange);
                 self.fail(&exchange, &error.to_string());
             }
-        }
-    }
-
-    /// Ends the response in slot `i`; its cache stays for the next prompt that begins alike.
-    fn finish(&mut self, i: usize, reason: FinishReason) {
-        if let Some(Work::Answer(sequence)) = self.slots[i].work.take() {
-            sequence.finish(reason, self.setup.version, &self.counters);
-        }
-    }
-
-    /// Ends a whole request as failed: its other choices leave their slots, its waiting ones their list.
-    pub(super) fn fail(&mut self, exchange: &Rc<Exchange>, reason: &str) {
-        tracing::error!(version = %self.setup.version, request = exchange.job.request.id, reason, "a request failed");
-        exchange.fail(reason, &self.counters);
-        for i in 0..self.slots.len() {
-            if matches!(&self.slots[i].work, Some(Work::Answer(other)) if Rc::ptr_eq(&other.exchange, exchange))
-            {
-                self.slots[i].work = None;
-                self.cells.clear(i);
-            }
-        }
-        self.drop_waiting(|other| other.failed.get());
-    }
-
-    /// Answers a scoring.
-    pub(super) fn reply(&mut self, i: usize, answer: Result<Vec<LogProb>, String>) {
-        if let Some(Work::Score { job, .. }) = self.slots[i].work.take() {
-            self.load.scoring.fetch_sub(1, Ordering::AcqRel);
-            // A caller that gave up is no failure.
-            drop(job.reply.send(answer));
         }
     }
 }

@@ -23,24 +23,11 @@ use crate::{sequence_batch::Packed, transformer::AttentionShape};
 ///
 /// # Errors
 /// When shapes do not fit.
-pub fn attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    packed: &Packed,
-    shape: AttentionShape,
-) -> Result<Tensor> {
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, packed: &Packed, shape: AttentionShape) -> Result<Tensor> {
     if !fused(q) {
         return plain::attention(q, k, v, packed, shape);
     }
-    q.apply_op3(
-        k,
-        v,
-        Attention {
-            offsets: packed.offsets.clone().into(),
-            shape,
-        },
-    )
+    q.apply_op3(k, v, Attention { offsets: packed.offsets.clone().into(), shape })
 }
 
 struct Attention {
@@ -51,10 +38,7 @@ struct Attention {
 /// Widths of a row of queries and of keys.
 impl Attention {
     fn widths(&self) -> (usize, usize) {
-        (
-            self.shape.n_heads * self.shape.head_dim,
-            self.shape.n_kv_heads * self.shape.head_dim,
-        )
+        (self.shape.n_heads * self.shape.head_dim, self.shape.n_kv_heads * self.shape.head_dim)
     }
 
     fn scale(&self) -> f32 {
@@ -114,28 +98,15 @@ fn products(x: &[f32], transposed: &[f32], len: usize, scale: f32, out: &mut [f3
 
 impl Attention {
     fn forward_sequence(&self, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
-        let AttentionShape {
-            n_heads,
-            n_kv_heads,
-            head_dim,
-        } = self.shape;
+        let AttentionShape { n_heads, n_kv_heads, head_dim } = self.shape;
         let (q_width, kv_width) = self.widths();
         let len = q.len() / q_width;
         let (mut keys, mut weights) = (Vec::new(), vec![0.0; len]);
         for kv in 0..n_kv_heads {
-            let shared = Head {
-                len,
-                width: kv_width,
-                column: kv * head_dim,
-                dim: head_dim,
-            };
+            let shared = Head { len, width: kv_width, column: kv * head_dim, dim: head_dim };
             shared.transpose(k, &mut keys);
             for h in kv * n_heads / n_kv_heads..(kv + 1) * n_heads / n_kv_heads {
-                let own = Head {
-                    width: q_width,
-                    column: h * head_dim,
-                    ..shared
-                };
+                let own = Head { width: q_width, column: h * head_dim, ..shared };
                 for i in 0..len {
                     let weights = &mut weights[..=i];
                     products(own.row(q, i), &keys, len, self.scale(), weights);
@@ -150,38 +121,19 @@ impl Attention {
     }
 
     /// With weights p and output o: dv_j += p_j·g, dp_j = g·v_j, ds_j = p_j(dp_j − g·o), dq += scale·ds_j·k_j, dk_j += scale·ds_j·q.
-    fn backward_sequence(
-        &self,
-        input: [&[f32]; 5],
-        dq: &mut [f32],
-        dk: &mut [f32],
-        dv: &mut [f32],
-    ) {
-        let AttentionShape {
-            n_heads,
-            n_kv_heads,
-            head_dim,
-        } = self.shape;
+    fn backward_sequence(&self, input: [&[f32]; 5], dq: &mut [f32], dk: &mut [f32], dv: &mut [f32]) {
+        let AttentionShape { n_heads, n_kv_heads, head_dim } = self.shape;
         let [q, k, v, o, g] = input;
         let (q_width, kv_width) = self.widths();
         let (len, scale) = (q.len() / q_width, self.scale());
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         let (mut weights, mut slopes) = (vec![0.0; len], vec![0.0; len]);
         for kv in 0..n_kv_heads {
-            let shared = Head {
-                len,
-                width: kv_width,
-                column: kv * head_dim,
-                dim: head_dim,
-            };
+            let shared = Head { len, width: kv_width, column: kv * head_dim, dim: head_dim };
             shared.transpose(k, &mut keys);
             shared.transpose(v, &mut values);
             for h in kv * n_heads / n_kv_heads..(kv + 1) * n_heads / n_kv_heads {
-                let own = Head {
-                    width: q_width,
-                    column: h * head_dim,
-                    ..shared
-                };
+                let own = Head { width: q_width, column: h * head_dim, ..shared };
                 for i in 0..len {
                     let (weights, slopes) = (&mut weights[..=i], &mut slopes[..=i]);
                     let (q, g) = (own.row(q, i), own.row(g, i));
@@ -202,10 +154,7 @@ impl Attention {
     }
 
     fn sequences<'a>(&self, x: &'a [f32], width: usize) -> Vec<&'a [f32]> {
-        self.offsets
-            .windows(2)
-            .map(|w| &x[w[0] * width..w[1] * width])
-            .collect()
+        self.offsets.windows(2).map(|w| &x[w[0] * width..w[1] * width]).collect()
     }
 }
 
@@ -227,22 +176,12 @@ impl CustomOp3 for Attention {
         let (q, k, v) = (slice(q, lq)?, slice(k, lk)?, slice(v, lv)?);
         let rows = self.offsets.last().copied().unwrap_or(0);
         if q.len() != rows * q_width || k.len() != rows * kv_width || v.len() != k.len() {
-            candle_core::bail!(
-                "attention: {rows} packed rows, q of {}, k of {}, v of {}",
-                q.len(),
-                k.len(),
-                v.len()
-            );
+            candle_core::bail!("attention: {rows} packed rows, q of {}, k of {}, v of {}", q.len(), k.len(), v.len());
         }
         let mut out = vec![0.0; q.len()];
-        let input = (
-            self.sequences(q, q_width),
-            self.sequences(k, kv_width),
-            self.sequences(v, kv_width),
-        );
+        let input = (self.sequences(q, q_width), self.sequences(k, kv_width), self.sequences(v, kv_width));
         let work = (input.0, input.1, input.2, self.pieces(&mut out, q_width));
-        work.into_par_iter()
-            .for_each(|(q, k, v, out)| self.forward_sequence(q, k, v, out));
+        work.into_par_iter().for_each(|(q, k, v, out)| self.forward_sequence(q, k, v, out));
         Ok((CpuStorage::F32(out), lq.shape().clone()))
     }
 
@@ -264,20 +203,12 @@ impl CustomOp3 for Attention {
         }
         let (mut dq, mut dk) = (vec![0.0; q.elem_count()], vec![0.0; k.elem_count()]);
         let mut dv = vec![0.0; v.elem_count()];
-        let outputs = (
-            self.pieces(&mut dq, q_width),
-            self.pieces(&mut dk, kv_width),
-            self.pieces(&mut dv, kv_width),
-        );
-        outputs
-            .into_par_iter()
-            .enumerate()
-            .for_each(|(s, (dq, dk, dv))| {
-                let input = std::array::from_fn(|i| columns[i][s]);
-                self.backward_sequence(input, dq, dk, dv);
-            });
-        let tensor =
-            |values, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device()).map(Some);
+        let outputs = (self.pieces(&mut dq, q_width), self.pieces(&mut dk, kv_width), self.pieces(&mut dv, kv_width));
+        outputs.into_par_iter().enumerate().for_each(|(s, (dq, dk, dv))| {
+            let input = std::array::from_fn(|i| columns[i][s]);
+            self.backward_sequence(input, dq, dk, dv);
+        });
+        let tensor = |values, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device()).map(Some);
         Ok((tensor(dq, q)?, tensor(dk, k)?, tensor(dv, v)?))
     }
 }

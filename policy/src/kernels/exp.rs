@@ -17,12 +17,7 @@ pub(super) fn exp(x: f32) -> f32 {
     let n = shifted - ROUND;
     let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, x));
     let p = (1.0f32 / 720.0).mul_add(r, 1.0 / 120.0);
-    let p = p
-        .mul_add(r, 1.0 / 24.0)
-        .mul_add(r, 1.0 / 6.0)
-        .mul_add(r, 0.5)
-        .mul_add(r, 1.0)
-        .mul_add(r, 1.0);
+    let p = p.mul_add(r, 1.0 / 24.0).mul_add(r, 1.0 / 6.0).mul_add(r, 0.5).mul_add(r, 1.0).mul_add(r, 1.0);
     f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23))
 }
 
@@ -48,19 +43,11 @@ const LANES: usize = 16;
 pub(super) fn max(x: &[f32]) -> f32 {
     let mut partial = [f32::NEG_INFINITY; LANES];
     let chunks = x.chunks_exact(LANES);
-    let rest = chunks
-        .remainder()
-        .iter()
-        .fold(f32::NEG_INFINITY, |m, &v| if v > m { v } else { m });
+    let rest = chunks.remainder().iter().fold(f32::NEG_INFINITY, |m, &v| if v > m { v } else { m });
     for chunk in chunks {
-        partial
-            .iter_mut()
-            .zip(chunk)
-            .for_each(|(m, &v)| *m = if v > *m { v } else { *m });
+        partial.iter_mut().zip(chunk).for_each(|(m, &v)| *m = if v > *m { v } else { *m });
     }
-    partial
-        .into_iter()
-        .fold(rest, |m, v| if v > m { v } else { m })
+    partial.into_iter().fold(rest, |m, v| if v > m { v } else { m })
 }
 
 /// Sum of all entries.
@@ -80,12 +67,7 @@ pub(super) fn sum(x: &[f32]) -> f32 {
 pub(super) fn dot(x: &[f32], y: &[f32]) -> f32 {
     let mut partial = [0.0f32; LANES];
     let (xs, ys) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
-    let rest: f32 = xs
-        .remainder()
-        .iter()
-        .zip(ys.remainder())
-        .map(|(a, b)| a * b)
-        .sum();
+    let rest: f32 = xs.remainder().iter().zip(ys.remainder()).map(|(a, b)| a * b).sum();
     for (a, b) in xs.zip(ys) {
         for i in 0..LANES {
             partial[i] = a[i].mul_add(b[i], partial[i]);
@@ -97,7 +79,5 @@ pub(super) fn dot(x: &[f32], y: &[f32]) -> f32 {
 /// out += factor · x.
 #[inline]
 pub(super) fn add_scaled(out: &mut [f32], factor: f32, x: &[f32]) {
-    out.iter_mut()
-        .zip(x)
-        .for_each(|(o, &v)| *o = factor.mul_add(v, *o));
+    out.iter_mut().zip(x).for_each(|(o, &v)| *o = factor.mul_add(v, *o));
 }

@@ -3,9 +3,7 @@
 //! candle's tape would transpose the weight, differentiate the product and transpose the gradient back through a strided
 //! addition, which costs more than the product for narrow models.
 
-use candle_core::{
-    CpuStorage, CudaStorage, CustomOp2, Layout, Result, Shape, Tensor, backend::BackendStorage,
-};
+use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, Result, Shape, Tensor, backend::BackendStorage};
 
 /// `x [rows, in]`, `weight [out, in]`; returns `[rows, out]`. dx = g·W, dW = gᵀ·x.
 ///
@@ -32,47 +30,20 @@ impl CustomOp2 for Linear {
         "linear"
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        lx: &Layout,
-        w: &CpuStorage,
-        lw: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
         let (rows, out, inner) = sizes(lx, lw)?;
-        Ok((
-            x.matmul(w, (1, rows, out, inner), lx, &lw.transpose(0, 1)?)?,
-            Shape::from((rows, out)),
-        ))
+        Ok((x.matmul(w, (1, rows, out, inner), lx, &lw.transpose(0, 1)?)?, Shape::from((rows, out))))
     }
 
-    fn cuda_fwd(
-        &self,
-        x: &CudaStorage,
-        lx: &Layout,
-        w: &CudaStorage,
-        lw: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
+    fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout, w: &CudaStorage, lw: &Layout) -> Result<(CudaStorage, Shape)> {
         let (rows, out, inner) = sizes(lx, lw)?;
-        Ok((
-            x.matmul(w, (1, rows, out, inner), lx, &lw.transpose(0, 1)?)?,
-            Shape::from((rows, out)),
-        ))
+        Ok((x.matmul(w, (1, rows, out, inner), lx, &lw.transpose(0, 1)?)?, Shape::from((rows, out))))
     }
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _: &Tensor,
-        g: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, x: &Tensor, weight: &Tensor, _: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let g = g.contiguous()?;
         let dx = x.track_op().then(|| g.matmul(weight)).transpose()?; // [rows, in]
-        let dw = weight
-            .track_op()
-            .then(|| g.t()?.matmul(&x.detach()))
-            .transpose()?; // [out, in]
+        let dw = weight.track_op().then(|| g.t()?.matmul(&x.detach())).transpose()?; // [out, in]
         Ok((dx, dw))
     }
 }

@@ -21,11 +21,7 @@ use super::{
 pub fn log_prob_gather(logits: &Tensor, targets: &[u32], temperatures: &[f64]) -> Result<Tensor> {
     let (rows, vocab) = logits.dims2()?;
     if targets.len() != rows || temperatures.len() != rows {
-        candle_core::bail!(
-            "{rows} rows of logits, {} targets, {} temperatures",
-            targets.len(),
-            temperatures.len()
-        );
+        candle_core::bail!("{rows} rows of logits, {} targets, {} temperatures", targets.len(), temperatures.len());
     }
     if let Some(target) = targets.iter().find(|&&t| t as usize >= vocab) {
         candle_core::bail!("target {target} is outside the vocabulary of {vocab}");
@@ -34,10 +30,7 @@ pub fn log_prob_gather(logits: &Tensor, targets: &[u32], temperatures: &[f64]) -
         return plain::log_prob_gather(logits, targets, temperatures);
     }
     let inverse_temperatures = temperatures.iter().map(|t| (1.0 / t) as f32).collect();
-    logits.contiguous()?.apply_op1(LogProbGather {
-        targets: targets.to_vec(),
-        inverse_temperatures,
-    })
+    logits.contiguous()?.apply_op1(LogProbGather { targets: targets.to_vec(), inverse_temperatures })
 }
 
 struct LogProbGather {
@@ -51,10 +44,7 @@ impl LogProbGather {
         let max = max(logits) * inverse;
         let mut partial = [0.0f32; 16];
         for chunk in logits.chunks(16) {
-            partial
-                .iter_mut()
-                .zip(chunk)
-                .for_each(|(s, &x)| *s += exp(x * inverse - max));
+            partial.iter_mut().zip(chunk).for_each(|(s, &x)| *s += exp(x * inverse - max));
         }
         logits[self.targets[row] as usize] * inverse - max - partial.iter().sum::<f32>().ln()
     }
@@ -80,9 +70,7 @@ impl CustomOp1 for LogProbGather {
             fill(0, &mut out);
         } else {
             use rayon::prelude::*;
-            out.par_chunks_mut(block)
-                .enumerate()
-                .for_each(|(i, out)| fill(i * block, out));
+            out.par_chunks_mut(block).enumerate().for_each(|(i, out)| fill(i * block, out));
         }
         Ok((CpuStorage::F32(out), Shape::from(rows)))
     }
@@ -117,9 +105,7 @@ pub fn entropy(logits: &Tensor, temperatures: &[f64]) -> Result<Tensor> {
     let vocab = logits.dims2()?.1;
     let values = values(logits);
     let rows = values.slice()?.chunks_exact(vocab).zip(temperatures);
-    let entropies: Vec<f32> = rows
-        .map(|(z, &t)| row_entropy(z, (1.0 / t) as f32))
-        .collect();
+    let entropies: Vec<f32> = rows.map(|(z, &t)| row_entropy(z, (1.0 / t) as f32)).collect();
     Tensor::new(entropies, logits.device())
 }
 

@@ -48,12 +48,9 @@ pub fn rope(x: &Tensor, rotation: &Rotation) -> Result<Tensor> {
     let (head_dim, half) = (rotation.head_dim, rotation.half);
     let heads = width / head_dim;
     let at_rows = |table: &[f32]| {
-        let table = Tensor::from_vec(table.to_vec(), (table.len() / half, half), x.device())?
-            .to_dtype(x.dtype())?;
+        let table = Tensor::from_vec(table.to_vec(), (table.len() / half, half), x.device())?.to_dtype(x.dtype())?;
         let positions = Tensor::new(rotation.positions.as_slice(), x.device())?;
-        table
-            .index_select(&positions, 0)?
-            .reshape((rows, 1, half, 1))
+        table.index_select(&positions, 0)?.reshape((rows, 1, half, 1))
     };
     let (cos, sin) = (at_rows(&rotation.cos)?, at_rows(&rotation.sin)?);
     let x = x.reshape((rows, heads, head_dim))?;
@@ -78,38 +75,20 @@ pub fn rope(x: &Tensor, rotation: &Rotation) -> Result<Tensor> {
 ///
 /// # Errors
 /// When shapes do not fit.
-pub fn attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    packed: &Packed,
-    shape: AttentionShape,
-) -> Result<Tensor> {
-    let AttentionShape {
-        n_heads,
-        n_kv_heads,
-        head_dim,
-    } = shape;
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, packed: &Packed, shape: AttentionShape) -> Result<Tensor> {
+    let AttentionShape { n_heads, n_kv_heads, head_dim } = shape;
     let device = q.device();
     let spans: Vec<(usize, usize)> = packed.spans().filter(|(_, len)| *len > 0).collect();
     let (batch, longest) = (spans.len(), spans.iter().map(|s| s.1).max().unwrap_or(0));
-    let pad: Vec<u32> = spans
-        .iter()
-        .flat_map(|&(start, len)| (0..longest).map(move |i| (start + i.min(len - 1)) as u32))
-        .collect();
-    let unpad: Vec<u32> = spans
-        .iter()
-        .enumerate()
-        .flat_map(|(b, &(_, len))| (0..len).map(move |i| (b * longest + i) as u32))
-        .collect();
+    let pad: Vec<u32> =
+        spans.iter().flat_map(|&(start, len)| (0..longest).map(move |i| (start + i.min(len - 1)) as u32)).collect();
+    let unpad: Vec<u32> =
+        spans.iter().enumerate().flat_map(|(b, &(_, len))| (0..len).map(move |i| (b * longest + i) as u32)).collect();
     let pad = Tensor::new(pad, device)?;
     let unpad = Tensor::new(unpad, device)?;
     let groups = n_heads / n_kv_heads;
     let heads = |x: &Tensor, n: usize| {
-        x.index_select(&pad, 0)?
-            .reshape((batch, longest, n, head_dim))?
-            .transpose(1, 2)?
-            .contiguous() // [batch, n, longest, head_dim]
+        x.index_select(&pad, 0)?.reshape((batch, longest, n, head_dim))?.transpose(1, 2)?.contiguous() // [batch, n, longest, head_dim]
     };
     let shared = |x: &Tensor| {
         heads(x, n_kv_heads)?
@@ -121,17 +100,13 @@ pub fn attention(
     let scores = (q.matmul(&k.t()?)? * (1.0 / (head_dim as f64).sqrt()))?; // [batch, n_heads, longest, longest]
     let scores = scores.broadcast_add(&causal_mask(longest, device)?)?;
     let weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
-    let mixed = weights
-        .matmul(&v)?
-        .transpose(1, 2)?
-        .reshape((batch * longest, n_heads * head_dim))?;
+    let mixed = weights.matmul(&v)?.transpose(1, 2)?.reshape((batch * longest, n_heads * head_dim))?;
     mixed.index_select(&unpad, 0)
 }
 
 fn causal_mask(len: usize, device: &Device) -> Result<Tensor> {
-    let mask: Vec<f32> = (0..len)
-        .flat_map(|i| (0..len).map(move |j| if j <= i { 0.0 } else { f32::NEG_INFINITY }))
-        .collect();
+    let mask: Vec<f32> =
+        (0..len).flat_map(|i| (0..len).map(move |j| if j <= i { 0.0 } else { f32::NEG_INFINITY })).collect();
     Tensor::from_vec(mask, (len, len), device)
 }
 
@@ -153,8 +128,7 @@ pub fn log_prob_gather(logits: &Tensor, targets: &[u32], temperatures: &[f64]) -
 /// When shapes do not fit.
 pub fn log_softmax(logits: &Tensor, temperatures: &[f64]) -> Result<Tensor> {
     let inverse: Vec<f64> = temperatures.iter().map(|t| 1.0 / t).collect();
-    let inverse = Tensor::from_vec(inverse, (temperatures.len(), 1), logits.device())?
-        .to_dtype(logits.dtype())?;
+    let inverse = Tensor::from_vec(inverse, (temperatures.len(), 1), logits.device())?.to_dtype(logits.dtype())?;
     let scaled = logits.broadcast_mul(&inverse)?; // [rows, vocab]
     let max = scaled.max_keepdim(1)?.detach(); // [rows, 1]
     let shifted = scaled.broadcast_sub(&max)?; // [rows, vocab]

@@ -15,11 +15,7 @@ use super::{
 /// # Errors
 /// When shapes do not fit.
 pub fn rms_norm(x: &Tensor, gain: &Tensor, eps: f64) -> Result<Tensor> {
-    if fused(x) {
-        x.contiguous()?.apply_op2(gain, RmsNorm { eps: eps as f32 })
-    } else {
-        plain::rms_norm(x, gain, eps)
-    }
+    if fused(x) { x.contiguous()?.apply_op2(gain, RmsNorm { eps: eps as f32 }) } else { plain::rms_norm(x, gain, eps) }
 }
 
 struct RmsNorm {
@@ -37,13 +33,7 @@ impl CustomOp2 for RmsNorm {
         "rms-norm"
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        lx: &Layout,
-        w: &CpuStorage,
-        lw: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
         let (x, w) = (slice(x, lx)?, slice(w, lw)?);
         let width = w.len();
         let mut y = vec![0.0; x.len()];
@@ -57,13 +47,7 @@ impl CustomOp2 for RmsNorm {
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        gain: &Tensor,
-        _: &Tensor,
-        g: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, x: &Tensor, gain: &Tensor, _: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let g = g.contiguous()?;
         let (values_x, values_w, values_g) = (values(x), values(gain), values(&g));
         let (xs, w, gs) = (values_x.slice()?, values_w.slice()?, values_g.slice()?);
@@ -87,9 +71,6 @@ impl CustomOp2 for RmsNorm {
                 dw[i] += g[i] * x[i] * s;
             }
         }
-        Ok((
-            Some(Tensor::from_vec(dx, x.shape(), x.device())?),
-            Some(Tensor::from_vec(dw, width, x.device())?),
-        ))
+        Ok((Some(Tensor::from_vec(dx, x.shape(), x.device())?), Some(Tensor::from_vec(dw, width, x.device())?)))
     }
 }

@@ -31,26 +31,14 @@ impl Rotation {
         let longest = positions.iter().max().map_or(0, |&p| p + 1);
         let angles = (0..longest).flat_map(|p| frequencies.iter().map(move |&f| p as f32 * f));
         let (sin, cos) = angles.map(f32::sin_cos).unzip();
-        Rotation {
-            positions: positions.to_vec(),
-            cos,
-            sin,
-            half: frequencies.len(),
-            head_dim,
-        }
+        Rotation { positions: positions.to_vec(), cos, sin, half: frequencies.len(), head_dim }
     }
 
     /// Turns every head of one row: forwards with `direction` 1, backwards with -1.
     fn turn(&self, row: usize, x: &[f32], direction: f32, out: &mut [f32]) {
         let start = self.positions[row] as usize * self.half;
-        let (cos, sin) = (
-            &self.cos[start..][..self.half],
-            &self.sin[start..][..self.half],
-        );
-        for (x, out) in x
-            .chunks_exact(self.head_dim)
-            .zip(out.chunks_exact_mut(self.head_dim))
-        {
+        let (cos, sin) = (&self.cos[start..][..self.half], &self.sin[start..][..self.half]);
+        for (x, out) in x.chunks_exact(self.head_dim).zip(out.chunks_exact_mut(self.head_dim)) {
             for i in 0..self.half {
                 let (a, b, s) = (x[2 * i], x[2 * i + 1], direction * sin[i]);
                 out[2 * i] = a * cos[i] - b * s;
@@ -62,9 +50,7 @@ impl Rotation {
 
     fn turn_all(&self, x: &[f32], width: usize, direction: f32) -> Vec<f32> {
         let mut out = vec![0.0; x.len()];
-        for_rows(&mut out, width, |row, out| {
-            self.turn(row, &x[row * width..][..width], direction, out)
-        });
+        for_rows(&mut out, width, |row, out| self.turn(row, &x[row * width..][..width], direction, out));
         out
     }
 }
@@ -76,16 +62,9 @@ impl Rotation {
 pub fn rope(x: &Tensor, rotation: &Arc<Rotation>) -> Result<Tensor> {
     let (rows, width) = x.dims2()?;
     if rows != rotation.positions.len() || !width.is_multiple_of(rotation.head_dim) {
-        candle_core::bail!(
-            "rope: {rows} rows of {width} for {} positions",
-            rotation.positions.len()
-        );
+        candle_core::bail!("rope: {rows} rows of {width} for {} positions", rotation.positions.len());
     }
-    if fused(x) {
-        x.apply_op1(Rope(rotation.clone()))
-    } else {
-        plain::rope(x, rotation)
-    }
+    if fused(x) { x.apply_op1(Rope(rotation.clone())) } else { plain::rope(x, rotation) }
 }
 
 struct Rope(Arc<Rotation>);
@@ -97,10 +76,7 @@ impl CustomOp1 for Rope {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let width = layout.shape().dims2()?.1;
-        Ok((
-            CpuStorage::F32(self.0.turn_all(slice(x, layout)?, width, 1.0)),
-            layout.shape().clone(),
-        ))
+        Ok((CpuStorage::F32(self.0.turn_all(slice(x, layout)?, width, 1.0)), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {

@@ -15,11 +15,7 @@ use super::{
 /// # Errors
 /// When shapes differ.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    if fused(gate) {
-        gate.apply_op2(up, SwiGlu)
-    } else {
-        plain::swiglu(gate, up)
-    }
+    if fused(gate) { gate.apply_op2(up, SwiGlu) } else { plain::swiglu(gate, up) }
 }
 
 struct SwiGlu;
@@ -34,13 +30,7 @@ impl CustomOp2 for SwiGlu {
         "swiglu"
     }
 
-    fn cpu_fwd(
-        &self,
-        gate: &CpuStorage,
-        lg: &Layout,
-        up: &CpuStorage,
-        lu: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, gate: &CpuStorage, lg: &Layout, up: &CpuStorage, lu: &Layout) -> Result<(CpuStorage, Shape)> {
         let (gate, up) = (slice(gate, lg)?, slice(up, lu)?);
         let width = lg.shape().dims2()?.1;
         let mut y = vec![0.0; gate.len()];
@@ -53,24 +43,14 @@ impl CustomOp2 for SwiGlu {
         Ok((CpuStorage::F32(y), lg.shape().clone()))
     }
 
-    fn bwd(
-        &self,
-        gate: &Tensor,
-        up: &Tensor,
-        _: &Tensor,
-        g: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, gate: &Tensor, up: &Tensor, _: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let g = g.contiguous()?;
         let (values_a, values_u, values_g) = (values(gate), values(up), values(&g));
         let (a, u, gs) = (values_a.slice()?, values_u.slice()?, values_g.slice()?);
         let width = gate.dims2()?.1;
         let mut da = vec![0.0; a.len()];
         for_rows(&mut da, width, |row, da| {
-            let (a, u, g) = (
-                &a[row * width..][..width],
-                &u[row * width..][..width],
-                &gs[row * width..][..width],
-            );
+            let (a, u, g) = (&a[row * width..][..width], &u[row * width..][..width], &gs[row * width..][..width]);
             for i in 0..width {
                 let s = sigmoid(a[i]);
                 da[i] = g[i] * u[i] * s * (1.0 + a[i] * (1.0 - s));

@@ -10,9 +10,7 @@ use super::*;
 use crate::{sequence_batch::Packed, token::TokenId, transformer::AttentionShape};
 
 fn random(rng: &mut ChaCha8Rng, dims: &[usize]) -> Var {
-    let values: Vec<f32> = (0..dims.iter().product())
-        .map(|_| rng.random_range(-2.0..2.0))
-        .collect();
+    let values: Vec<f32> = (0..dims.iter().product()).map(|_| rng.random_range(-2.0..2.0)).collect();
     Var::from_vec(values, dims, &Device::Cpu).unwrap()
 }
 
@@ -20,38 +18,12 @@ fn check(arguments: &[Var], fused: impl Fn() -> Tensor, plain: impl Fn() -> Tens
     let (a, b) = (fused(), plain());
     let mut rng = ChaCha8Rng::seed_from_u64(99);
     let weights = random(&mut rng, a.dims());
-    let gradients = |y: &Tensor| {
-        (y * weights.as_detached_tensor())
-            .unwrap()
-            .sum_all()
-            .unwrap()
-            .backward()
-            .unwrap()
-    };
+    let gradients = |y: &Tensor| (y * weights.as_detached_tensor()).unwrap().sum_all().unwrap().backward().unwrap();
     let difference = |a: &Tensor, b: &Tensor| {
-        let scale = b
-            .abs()
-            .unwrap()
-            .max_all()
-            .unwrap()
-            .to_scalar::<f32>()
-            .unwrap()
-            .max(1.0);
-        (a - b)
-            .unwrap()
-            .abs()
-            .unwrap()
-            .max_all()
-            .unwrap()
-            .to_scalar::<f32>()
-            .unwrap()
-            / scale
+        let scale = b.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap().max(1.0);
+        (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() / scale
     };
-    assert!(
-        difference(&a, &b) < 2e-6,
-        "value differs by {}",
-        difference(&a, &b)
-    );
+    assert!(difference(&a, &b) < 2e-6, "value differs by {}", difference(&a, &b));
     let (ga, gb) = (gradients(&a), gradients(&b));
     for (i, argument) in arguments.iter().enumerate() {
         let d = difference(ga.get(argument).unwrap(), gb.get(argument).unwrap());
@@ -63,33 +35,21 @@ fn check(arguments: &[Var], fused: impl Fn() -> Tensor, plain: impl Fn() -> Tens
 fn fused_linear_equals_plain() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let (x, w) = (random(&mut rng, &[7, 5]), random(&mut rng, &[3, 5]));
-    check(
-        &[x.clone(), w.clone()],
-        || linear(&x, &w).unwrap(),
-        || plain::linear(&x, &w).unwrap(),
-    );
+    check(&[x.clone(), w.clone()], || linear(&x, &w).unwrap(), || plain::linear(&x, &w).unwrap());
 }
 
 #[test]
 fn fused_rms_norm_equals_plain() {
     let mut rng = ChaCha8Rng::seed_from_u64(2);
     let (x, w) = (random(&mut rng, &[9, 40]), random(&mut rng, &[40]));
-    check(
-        &[x.clone(), w.clone()],
-        || rms_norm(&x, &w, 1e-5).unwrap(),
-        || plain::rms_norm(&x, &w, 1e-5).unwrap(),
-    );
+    check(&[x.clone(), w.clone()], || rms_norm(&x, &w, 1e-5).unwrap(), || plain::rms_norm(&x, &w, 1e-5).unwrap());
 }
 
 #[test]
 fn fused_swiglu_equals_plain() {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let (a, u) = (random(&mut rng, &[6, 37]), random(&mut rng, &[6, 37]));
-    check(
-        &[a.clone(), u.clone()],
-        || swiglu(&a, &u).unwrap(),
-        || plain::swiglu(&a, &u).unwrap(),
-    );
+    check(&[a.clone(), u.clone()], || swiglu(&a, &u).unwrap(), || plain::swiglu(&a, &u).unwrap());
 }
 
 #[test]
@@ -98,32 +58,17 @@ fn fused_rope_equals_plain_also_when_only_some_dimensions_turn() {
     for frequencies in [&[1.0, 0.1, 0.01, 0.001][..], &[1.0, 0.1]] {
         let rotation = Arc::new(Rotation::new(&[0, 1, 2, 0, 5], frequencies, 8));
         let x = random(&mut rng, &[5, 24]);
-        check(
-            std::slice::from_ref(&x),
-            || rope(&x, &rotation).unwrap(),
-            || plain::rope(&x, &rotation).unwrap(),
-        );
+        check(std::slice::from_ref(&x), || rope(&x, &rotation).unwrap(), || plain::rope(&x, &rotation).unwrap());
     }
 }
 
 #[test]
 fn fused_attention_equals_plain() {
     let mut rng = ChaCha8Rng::seed_from_u64(5);
-    let shape = AttentionShape {
-        n_heads: 6,
-        n_kv_heads: 2,
-        head_dim: 10,
-    };
-    let rows: Vec<Vec<TokenId>> = [5, 1, 33, 16]
-        .iter()
-        .map(|&n| vec![TokenId(0); n])
-        .collect();
+    let shape = AttentionShape { n_heads: 6, n_kv_heads: 2, head_dim: 10 };
+    let rows: Vec<Vec<TokenId>> = [5, 1, 33, 16].iter().map(|&n| vec![TokenId(0); n]).collect();
     let packed = Packed::new(rows.iter().map(Vec::as_slice));
-    let (q, k, v) = (
-        random(&mut rng, &[55, 60]),
-        random(&mut rng, &[55, 20]),
-        random(&mut rng, &[55, 20]),
-    );
+    let (q, k, v) = (random(&mut rng, &[55, 60]), random(&mut rng, &[55, 20]), random(&mut rng, &[55, 20]));
     check(
         &[q.clone(), k.clone(), v.clone()],
         || attention(&q, &k, &v, &packed, shape).unwrap(),
@@ -141,43 +86,23 @@ fn fused_log_probs_equal_plain_and_entropies_too() {
         || log_prob_gather(&logits, &targets, &temperatures).unwrap(),
         || plain::log_prob_gather(&logits, &targets, &temperatures).unwrap(),
     );
-    let (a, b) = (
-        entropy(&logits.as_detached_tensor(), &temperatures).unwrap(),
-        plain::entropy(&logits, &temperatures),
-    );
-    let difference = (a - b.unwrap())
-        .unwrap()
-        .abs()
-        .unwrap()
-        .max_all()
-        .unwrap()
-        .to_scalar::<f32>()
-        .unwrap();
+    let (a, b) =
+        (entropy(&logits.as_detached_tensor(), &temperatures).unwrap(), plain::entropy(&logits, &temperatures));
+    let difference = (a - b.unwrap()).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
     assert!(difference < 5e-6, "{difference}");
 }
 
 #[test]
 fn log_probs_survive_logits_that_overflow_an_exponential() {
     let logits = Tensor::new(&[[1000.0f32, 0.0, -1000.0]], &Device::Cpu).unwrap();
-    let at = |target| {
-        log_prob_gather(&logits, &[target], &[1.0])
-            .unwrap()
-            .to_vec1::<f32>()
-            .unwrap()[0]
-    };
+    let at = |target| log_prob_gather(&logits, &[target], &[1.0]).unwrap().to_vec1::<f32>().unwrap()[0];
     assert_eq!((at(0), at(1), at(2)), (0.0, -1000.0, -2000.0));
 }
 
 #[test]
 fn not_a_number_is_passed_on_and_not_hidden() {
     let logits = Tensor::new(&[[0.0f32, f32::NAN, 1.0]], &Device::Cpu).unwrap();
-    assert!(
-        log_prob_gather(&logits, &[0], &[1.0])
-            .unwrap()
-            .to_vec1::<f32>()
-            .unwrap()[0]
-            .is_nan()
-    );
+    assert!(log_prob_gather(&logits, &[0], &[1.0]).unwrap().to_vec1::<f32>().unwrap()[0].is_nan());
     assert!(super::exp::exp(f32::NAN).is_nan());
 }
 

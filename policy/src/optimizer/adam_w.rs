@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Tensor, Var};
 
-use super::Gradients;
+use super::{Gradients, rule::Rule};
 use crate::model_error::{ModelError, Result};
 
 /// Constants of Adam.
@@ -23,12 +23,7 @@ pub struct AdamConfig {
 impl Default for AdamConfig {
     /// InstructGPT's betas (appendix C), PPO's eps (lm-human-preferences), no decay.
     fn default() -> Self {
-        AdamConfig {
-            beta1: 0.9,
-            beta2: 0.95,
-            eps: 1e-5,
-            weight_decay: 0.0,
-        }
+        AdamConfig { beta1: 0.9, beta2: 0.95, eps: 1e-5, weight_decay: 0.0 }
     }
 }
 
@@ -63,21 +58,9 @@ impl AdamW {
     /// # Errors
     /// When memory or the device fails.
     pub fn new(parameters: &BTreeMap<String, Var>, config: AdamConfig) -> Result<AdamW> {
-        let zeros = |var: &Var| {
-            Ok::<_, ModelError>(Moments {
-                first: var.zeros_like()?,
-                second: var.zeros_like()?,
-            })
-        };
-        let moments = parameters
-            .iter()
-            .map(|(name, var)| Ok((name.clone(), zeros(var)?)))
-            .collect::<Result<_>>()?;
-        Ok(AdamW {
-            config,
-            parameters: parameters.clone(),
-            state: AdamState { step: 0, moments },
-        })
+        let zeros = |var: &Var| Ok::<_, ModelError>(Moments { first: var.zeros_like()?, second: var.zeros_like()? });
+        let moments = parameters.iter().map(|(name, var)| Ok((name.clone(), zeros(var)?))).collect::<Result<_>>()?;
+        Ok(AdamW { config, parameters: parameters.clone(), state: AdamState { step: 0, moments } })
     }
 
     /// One step: θ ← θ(1 − lr·wd); m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²; θ ← θ − lr·m̂/(√v̂ + ε).
@@ -88,27 +71,18 @@ impl AdamW {
     /// When the device fails.
     pub fn step(&mut self, gradients: &Gradients, learning_rate: f64) -> Result<()> {
         self.state.step += 1;
-        let t = self.state.step as f64;
-        let AdamConfig {
-            beta1,
-            beta2,
-            eps,
-            weight_decay,
-        } = self.config;
-        let (correction1, correction2) = (1.0 - beta1.powf(t), 1.0 - beta2.powf(t));
+        let rule = Rule::new(self.config, self.state.step, learning_rate);
         for (name, var) in &self.parameters {
-            let (Some(g), Some(moments)) = (gradients.get(name), self.state.moments.get_mut(name))
-            else {
+            let (Some(gradient), Some(moments)) = (gradients.get(name), self.state.moments.get_mut(name)) else {
                 continue;
             };
-            let first = ((&moments.first * beta1)? + (g * (1.0 - beta1))?)?;
-            let second = ((&moments.second * beta2)? + (g.sqr()? * (1.0 - beta2))?)?;
-            let denominator = ((&second / correction2)?.sqrt()? + eps)?;
-            let change = ((&first / correction1)? / denominator)?;
             let theta = var.as_detached_tensor();
-            var.set(
-                &((theta * (1.0 - learning_rate * weight_decay))? - (change * learning_rate)?)?,
-            )?;
+            let (theta, first, second) = if theta.device().is_cpu() && theta.dtype() == DType::F32 {
+                rule.fused(&theta, gradient, moments)?
+            } else {
+                rule.plain(&theta, gradient, moments)?
+            };
+            var.set(&theta)?;
             *moments = Moments { first, second };
         }
         Ok(())
@@ -130,9 +104,7 @@ impl AdamW {
             match state.moments.get(name) {
                 Some(m) if fits(&m.first) && fits(&m.second) => {}
                 Some(_) => {
-                    return Err(ModelError::OptimizerState(format!(
-                        "moments of {name} have another shape"
-                    )));
+                    return Err(ModelError::OptimizerState(format!("moments of {name} have another shape")));
                 }
                 None => return Err(ModelError::OptimizerState(format!("no moments of {name}"))),
             }
@@ -141,16 +113,10 @@ impl AdamW {
         let mut moments = BTreeMap::new();
         for (name, var) in &self.parameters {
             let saved = &state.moments[name];
-            let placed = Moments {
-                first: place(&saved.first, var)?,
-                second: place(&saved.second, var)?,
-            };
+            let placed = Moments { first: place(&saved.first, var)?, second: place(&saved.second, var)? };
             moments.insert(name.clone(), placed);
         }
-        self.state = AdamState {
-            step: state.step,
-            moments,
-        };
+        self.state = AdamState { step: state.step, moments };
         Ok(())
     }
 }

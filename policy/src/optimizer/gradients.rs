@@ -36,10 +36,7 @@ impl Gradients {
     /// # Errors
     /// When shapes do not fit.
     pub fn merge(&mut self, other: &Gradients) -> Result<()> {
-        other
-            .0
-            .iter()
-            .try_for_each(|(name, gradient)| self.add_one(name, gradient))
+        other.0.iter().try_for_each(|(name, gradient)| self.add_one(name, gradient))
     }
 
     fn add_one(&mut self, name: &str, gradient: &Tensor) -> Result<()> {
@@ -59,9 +56,7 @@ impl Gradients {
 
     /// All of them, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.0
-            .iter()
-            .map(|(name, gradient)| (name.as_str(), gradient))
+        self.0.iter().map(|(name, gradient)| (name.as_str(), gradient))
     }
 
     /// sqrt(Σ g²) over every parameter, summed in f64.
@@ -122,11 +117,8 @@ pub fn accumulate<T: Sync, R: Send>(
             Ok((objective.backward()?, report))
         };
         // One lane stays on this thread, so that products may use the whole pool.
-        let results: Vec<Result<(GradStore, R)>> = if wave.len() == 1 {
-            wave.iter().map(one).collect()
-        } else {
-            wave.par_iter().map(one).collect()
-        };
+        let results: Vec<Result<(GradStore, R)>> =
+            if wave.len() == 1 { wave.iter().map(one).collect() } else { wave.par_iter().map(one).collect() };
         for result in results {
             let (store, report) = result?;
             gradients.add(parameters, &store)?;

@@ -12,10 +12,7 @@ fn one_parameter(values: &[f32]) -> BTreeMap<String, Var> {
 /// Gradients of Σ c·w are c.
 fn gradients(parameters: &BTreeMap<String, Var>, c: &[f32]) -> Gradients {
     let c = Tensor::new(c, &Device::Cpu).unwrap();
-    let loss = (parameters["w"].as_tensor() * c)
-        .unwrap()
-        .sum_all()
-        .unwrap();
+    let loss = (parameters["w"].as_tensor() * c).unwrap().sum_all().unwrap();
     let mut out = Gradients::new();
     out.add(parameters, &loss.backward().unwrap()).unwrap();
     out
@@ -29,10 +26,7 @@ fn reference(theta: f64, gradients: &[f64], lr: f64, config: AdamConfig) -> f64 
         theta *= 1.0 - lr * config.weight_decay;
         m = config.beta1 * m + (1.0 - config.beta1) * g;
         v = config.beta2 * v + (1.0 - config.beta2) * g * g;
-        let (m_hat, v_hat) = (
-            m / (1.0 - config.beta1.powi(t)),
-            v / (1.0 - config.beta2.powi(t)),
-        );
+        let (m_hat, v_hat) = (m / (1.0 - config.beta1.powi(t)), v / (1.0 - config.beta2.powi(t)));
         theta -= lr * m_hat / (v_hat.sqrt() + config.eps);
     }
     theta
@@ -40,11 +34,7 @@ fn reference(theta: f64, gradients: &[f64], lr: f64, config: AdamConfig) -> f64 
 
 #[test]
 fn steps_follow_the_papers_formula() {
-    let config = AdamConfig {
-        weight_decay: 0.1,
-        eps: 1e-3,
-        ..AdamConfig::default()
-    };
+    let config = AdamConfig { weight_decay: 0.1, eps: 1e-3, ..AdamConfig::default() };
     let parameters = one_parameter(&[0.5, -1.0]);
     let mut adam = AdamW::new(&parameters, config).unwrap();
     let steps: [[f32; 2]; 4] = [[0.1, -2.0], [0.3, 0.5], [-0.2, 1e-4], [0.0, 3.0]];
@@ -55,11 +45,7 @@ fn steps_follow_the_papers_formula() {
     for (i, start) in [0.5, -1.0].into_iter().enumerate() {
         let column: Vec<f64> = steps.iter().map(|c| f64::from(c[i])).collect();
         let expected = reference(start, &column, 0.05, config);
-        assert!(
-            (f64::from(got[i]) - expected).abs() < 1e-5,
-            "{i}: {} {expected}",
-            got[i]
-        );
+        assert!((f64::from(got[i]) - expected).abs() < 1e-5, "{i}: {} {expected}", got[i]);
     }
 }
 
@@ -93,12 +79,8 @@ fn a_state_of_other_parameters_is_refused() {
 fn learning_rate_zero_leaves_the_weights_bit_identical() {
     let parameters = one_parameter(&[0.123_456_79, -1.0e-7]);
     let mut adam = AdamW::new(&parameters, AdamConfig::default()).unwrap();
-    adam.step(&gradients(&parameters, &[1.0, -3.0]), 0.0)
-        .unwrap();
-    assert_eq!(
-        parameters["w"].to_vec1::<f32>().unwrap(),
-        vec![0.123_456_79, -1.0e-7]
-    );
+    adam.step(&gradients(&parameters, &[1.0, -3.0]), 0.0).unwrap();
+    assert_eq!(parameters["w"].to_vec1::<f32>().unwrap(), vec![0.123_456_79, -1.0e-7]);
 }
 
 #[test]
@@ -109,10 +91,7 @@ fn clipping_scales_by_the_global_norm_and_reports_it() {
     assert!((g.global_norm().unwrap() - 5.0 / (5.0 + 1e-6)).abs() < 1e-6);
     let mut small = gradients(&parameters, &[0.3, 0.4]);
     small.clip(1.0).unwrap();
-    assert_eq!(
-        small.get("w").unwrap().to_vec1::<f32>().unwrap(),
-        vec![0.3, 0.4]
-    );
+    assert_eq!(small.get("w").unwrap().to_vec1::<f32>().unwrap(), vec![0.3, 0.4]);
 }
 
 #[test]
@@ -128,10 +107,7 @@ fn lanes_change_nothing_but_time() {
                 let loss = ((w * f64::from(x))?.sin()?).sum_all()?;
                 Ok((loss.clone(), loss.to_dtype(DType::F64)?.to_scalar::<f64>()?))
             });
-            (
-                gradients.get("w").unwrap().to_vec1::<f32>().unwrap(),
-                reports.unwrap(),
-            )
+            (gradients.get("w").unwrap().to_vec1::<f32>().unwrap(), reports.unwrap())
         })
     };
     assert_eq!(sum(1), sum(2));

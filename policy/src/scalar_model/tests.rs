@@ -12,26 +12,11 @@ fn model() -> ScalarModel {
 fn every_parameter_of_a_scalar_model_gets_a_gradient() {
     for read in [ScalarModel::scores_at_last, ScalarModel::values_at_response] {
         let model = model();
-        let loss = read(&model, &batch(), Pass::Train)
-            .unwrap()
-            .sqr()
-            .unwrap()
-            .sum_all()
-            .unwrap();
+        let loss = read(&model, &batch(), Pass::Train).unwrap().sqr().unwrap().sum_all().unwrap();
         let mut gradients = Gradients::new();
-        gradients
-            .add(model.parameters(), &loss.backward().unwrap())
-            .unwrap();
+        gradients.add(model.parameters(), &loss.backward().unwrap()).unwrap();
         for name in model.parameters().keys() {
-            let squares = gradients
-                .get(name)
-                .unwrap()
-                .sqr()
-                .unwrap()
-                .sum_all()
-                .unwrap()
-                .to_scalar::<f32>()
-                .unwrap();
+            let squares = gradients.get(name).unwrap().sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
             assert!(squares > 0.0, "{name}");
         }
     }
@@ -58,21 +43,9 @@ fn a_zero_head_gives_zero_and_a_saved_model_gives_the_same_scores() {
     assert_eq!(scores.to_vec1::<f32>().unwrap(), vec![0.0; 3]);
     let model = model();
     let saved = model.to_checkpoint(&source, WeightType::F32).unwrap();
-    let read = ScalarModel::from_checkpoint(
-        &Checkpoint::from_bytes(&saved.to_bytes().unwrap()).unwrap(),
-        &Device::Cpu,
-    );
-    let again = read
-        .unwrap()
-        .scores_at_last(&batch(), Pass::Frozen)
-        .unwrap();
-    assert_eq!(
-        largest_difference(
-            &again,
-            &model.scores_at_last(&batch(), Pass::Frozen).unwrap()
-        ),
-        0.0
-    );
+    let read = ScalarModel::from_checkpoint(&Checkpoint::from_bytes(&saved.to_bytes().unwrap()).unwrap(), &Device::Cpu);
+    let again = read.unwrap().scores_at_last(&batch(), Pass::Frozen).unwrap();
+    assert_eq!(largest_difference(&again, &model.scores_at_last(&batch(), Pass::Frozen).unwrap()), 0.0);
 }
 
 #[test]
@@ -80,16 +53,6 @@ fn the_head_starts_with_the_published_spread() {
     let wide = crate::architecture::Shape::llama(8, 1024, 1, 8, 8, 16);
     let checkpoint = crate::transformer::random_checkpoint(&wide, 0).unwrap();
     let model = ScalarModel::from_policy(&checkpoint, 3, &Device::Cpu).unwrap();
-    let squares = model.parameters()[HEAD_WEIGHT]
-        .sqr()
-        .unwrap()
-        .mean_all()
-        .unwrap()
-        .to_scalar::<f32>()
-        .unwrap();
-    assert!(
-        (squares * 1025.0 - 1.0).abs() < 0.15,
-        "variance times 1025: {}",
-        squares * 1025.0
-    );
+    let squares = model.parameters()[HEAD_WEIGHT].sqr().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap();
+    assert!((squares * 1025.0 - 1.0).abs() < 0.15, "variance times 1025: {}", squares * 1025.0);
 }

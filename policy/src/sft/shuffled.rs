@@ -14,11 +14,7 @@ impl<'a, T> Shuffled<'a, T> {
     /// Over these items.
     #[must_use]
     pub fn new(all: &'a [T], seed: u64) -> Shuffled<'a, T> {
-        Shuffled {
-            all,
-            order: Vec::new(),
-            rng: ChaCha8Rng::seed_from_u64(seed),
-        }
+        Shuffled { all, order: Vec::new(), rng: ChaCha8Rng::seed_from_u64(seed) }
     }
 
     /// Items in one epoch.

@@ -11,10 +11,7 @@ fn model() -> CausalLm {
 }
 
 fn flat(gradients: &Gradients) -> Vec<f32> {
-    gradients
-        .iter()
-        .flat_map(|(_, g)| g.flatten_all().unwrap().to_vec1::<f32>().unwrap())
-        .collect()
+    gradients.iter().flat_map(|(_, g)| g.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
 }
 
 /// Goal: pitfall 32. Method: the gradient of the same batch cut at 1, 2 and 4 sequences, whole, and on two lanes.
@@ -25,11 +22,7 @@ fn how_a_batch_is_cut_changes_nothing() {
     for micro_batch_tokens in [1, 5, 8] {
         let (loss, gradients) = loss_and_gradients(&model, &sequences, micro_batch_tokens).unwrap();
         assert!((loss - whole).abs() < 1e-6);
-        let worst = flat(&gradients)
-            .iter()
-            .zip(flat(&expected))
-            .map(|(a, b)| (a - b).abs())
-            .fold(0.0, f32::max);
+        let worst = flat(&gradients).iter().zip(flat(&expected)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst < 2e-6, "{worst}");
     }
     assert!((mean_nll(&model, &sequences, 8).unwrap() - whole).abs() < 1e-5);
@@ -38,10 +31,7 @@ fn how_a_batch_is_cut_changes_nothing() {
 #[test]
 fn the_loss_is_a_mean_over_tokens_and_not_over_sequences() {
     let (model, sequences) = (model(), batch().sequences);
-    let log_probs = model
-        .frozen_log_probs(&batch(), &[1.0; 3])
-        .unwrap()
-        .log_probs;
+    let log_probs = model.frozen_log_probs(&batch(), &[1.0; 3]).unwrap().log_probs;
     let mean = -log_probs.iter().map(|&l| f64::from(l)).sum::<f64>() / log_probs.len() as f64;
     assert!((loss_and_gradients(&model, &sequences, 5).unwrap().0 - mean).abs() < 1e-6);
 }
@@ -50,31 +40,13 @@ fn the_loss_is_a_mean_over_tokens_and_not_over_sequences() {
 fn a_model_learns_a_rule_by_heart() {
     let shape = Shape::llama(12, 32, 2, 4, 2, 48);
     let model = CausalLm::random(&shape, 1, &Device::Cpu).unwrap();
-    let examples: Vec<Sequence> = (0..10)
-        .map(|i| {
-            Sequence::new(
-                &tokens(&[i, 11]),
-                &tokens(&[(i + 1) % 10, (i + 2) % 10, 10]),
-            )
-        })
-        .collect();
-    let options = SftOptions {
-        epochs: 40,
-        batch: 5,
-        learning_rate: 1e-2,
-        warmup_steps: 4,
-        ..SftOptions::default()
-    };
+    let examples: Vec<Sequence> =
+        (0..10).map(|i| Sequence::new(&tokens(&[i, 11]), &tokens(&[(i + 1) % 10, (i + 2) % 10, 10]))).collect();
+    let options = SftOptions { epochs: 40, batch: 5, learning_rate: 1e-2, warmup_steps: 4, ..SftOptions::default() };
     let before = mean_nll(&model, &examples, 1024).unwrap();
-    let last = train(&model, &examples, &[], &options, |_| {
-        ControlFlow::Continue(())
-    })
-    .unwrap();
+    let last = train(&model, &examples, &[], &options, |_| ControlFlow::Continue(())).unwrap();
     let after = mean_nll(&model, &examples, 1024).unwrap();
-    assert!(
-        before > 2.0 && after < 0.2,
-        "before {before}, after {after}"
-    );
+    assert!(before > 2.0 && after < 0.2, "before {before}, after {after}");
     assert_eq!((last.step, last.n_steps), (80, 80));
 }
 
@@ -82,20 +54,9 @@ fn a_model_learns_a_rule_by_heart() {
 fn the_same_seed_trains_the_same_weights_and_another_does_not() {
     let run = |seed| {
         let model = model();
-        let options = SftOptions {
-            epochs: 3,
-            batch: 2,
-            learning_rate: 1e-3,
-            seed,
-            ..SftOptions::default()
-        };
-        train(&model, &batch().sequences, &[], &options, |_| {
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-        model.parameters()["output_norm.weight"]
-            .to_vec1::<f32>()
-            .unwrap()
+        let options = SftOptions { epochs: 3, batch: 2, learning_rate: 1e-3, seed, ..SftOptions::default() };
+        train(&model, &batch().sequences, &[], &options, |_| ControlFlow::Continue(())).unwrap();
+        model.parameters()["output_norm.weight"].to_vec1::<f32>().unwrap()
     };
     assert_eq!(run(1), run(1));
     assert_ne!(run(1), run(2));
@@ -104,11 +65,7 @@ fn the_same_seed_trains_the_same_weights_and_another_does_not() {
 #[test]
 fn every_example_comes_once_an_epoch_and_the_mix_has_its_share() {
     let (all, mix) = (batch().sequences, vec![Sequence::text(tokens(&[7, 7]))]);
-    let options = SftOptions {
-        batch: 4,
-        mix_share: 0.25,
-        ..SftOptions::default()
-    };
+    let options = SftOptions { batch: 4, mix_share: 0.25, ..SftOptions::default() };
     let mut batches = Batches::new(&all, &mix, &options).unwrap();
     assert_eq!(batches.n_steps(2), 2);
     for _ in 0..3 {
@@ -124,52 +81,26 @@ fn every_example_comes_once_an_epoch_and_the_mix_has_its_share() {
 #[test]
 fn progress_can_end_a_run() {
     let stop = |p: &SftProgress| {
-        if p.step == 2 {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+        if p.step == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let options = SftOptions {
-        epochs: 9,
-        batch: 1,
-        ..SftOptions::default()
-    };
-    assert_eq!(
-        train(&model(), &batch().sequences, &[], &options, stop)
-            .unwrap()
-            .step,
-        2
-    );
+    let options = SftOptions { epochs: 9, batch: 1, ..SftOptions::default() };
+    assert_eq!(train(&model(), &batch().sequences, &[], &options, stop).unwrap().step, 2);
 }
 
 #[test]
 fn micro_batches_keep_every_sequence_and_balance_tokens() {
-    let sequences: Vec<Sequence> = (1..40)
-        .map(|n| Sequence::text(tokens(&vec![1; n])))
-        .collect();
+    let sequences: Vec<Sequence> = (1..40).map(|n| Sequence::text(tokens(&vec![1; n]))).collect();
     let micro = micro_batches(&sequences, 100, 2);
     assert_eq!(micro.iter().map(|b| b.sequences.len()).sum::<usize>(), 39);
     assert_eq!(micro.len() % 2, 0);
     let sizes: Vec<usize> = micro.iter().map(SequenceBatch::n_tokens).collect();
-    assert!(
-        sizes.iter().max().unwrap() - sizes.iter().min().unwrap() < 10,
-        "{sizes:?}"
-    );
+    assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() < 10, "{sizes:?}");
 }
 
 #[test]
 fn the_rate_rises_then_falls_to_a_tenth() {
-    let schedule = Schedule {
-        peak: 2.0,
-        final_share: 0.1,
-        warmup_steps: 2,
-        n_steps: 10,
-    };
-    assert_eq!(
-        (schedule.at(0), schedule.at(1), schedule.at(2)),
-        (1.0, 2.0, 2.0)
-    );
+    let schedule = Schedule { peak: 2.0, final_share: 0.1, warmup_steps: 2, n_steps: 10 };
+    assert_eq!((schedule.at(0), schedule.at(1), schedule.at(2)), (1.0, 2.0, 2.0));
     assert!((schedule.at(6) - 2.0 * 0.55).abs() < 1e-12);
     assert!((schedule.at(10) - 0.2).abs() < 1e-12);
 }

@@ -32,33 +32,19 @@ pub(super) struct Attention {
 }
 
 impl Attention {
-    pub(super) fn new(
-        parameters: &BTreeMap<String, Var>,
-        layer: usize,
-        shape: &Shape,
-    ) -> Result<Attention> {
+    pub(super) fn new(parameters: &BTreeMap<String, Var>, layer: usize, shape: &Shape) -> Result<Attention> {
         let weight = |what| Weight::named(parameters, &llama::block(layer, what));
         Ok(Attention {
             query: weight("attn_q")?,
             key: weight("attn_k")?,
             value: weight("attn_v")?,
             output: weight("attn_output")?,
-            shape: AttentionShape {
-                n_heads: shape.n_heads,
-                n_kv_heads: shape.n_kv_heads,
-                head_dim: shape.head_dim,
-            },
+            shape: AttentionShape { n_heads: shape.n_heads, n_kv_heads: shape.n_kv_heads, head_dim: shape.head_dim },
         })
     }
 
     /// `[n_tokens, hidden]` to the same.
-    pub(super) fn forward(
-        &self,
-        x: &Tensor,
-        packed: &Packed,
-        rotation: &Arc<Rotation>,
-        pass: Pass,
-    ) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor, packed: &Packed, rotation: &Arc<Rotation>, pass: Pass) -> Result<Tensor> {
         let q = kernels::rope(&kernels::linear(x, self.query.get(pass))?, rotation)?; // [n_tokens, heads * head_dim]
         let k = kernels::rope(&kernels::linear(x, self.key.get(pass))?, rotation)?; // [n_tokens, kv_heads * head_dim]
         let v = kernels::linear(x, self.value.get(pass))?; // [n_tokens, kv_heads * head_dim]

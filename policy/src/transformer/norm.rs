@@ -13,15 +13,8 @@ pub(super) struct RmsNorm {
 }
 
 impl RmsNorm {
-    pub(super) fn new(
-        parameters: &BTreeMap<String, Var>,
-        name: &str,
-        shape: &Shape,
-    ) -> Result<RmsNorm> {
-        Ok(RmsNorm {
-            gain: Weight::named(parameters, name)?,
-            eps: f64::from(shape.norm_eps),
-        })
+    pub(super) fn new(parameters: &BTreeMap<String, Var>, name: &str, shape: &Shape) -> Result<RmsNorm> {
+        Ok(RmsNorm { gain: Weight::named(parameters, name)?, eps: f64::from(shape.norm_eps) })
     }
 
     /// `[n_tokens, hidden]` to the same.

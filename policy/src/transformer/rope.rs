@@ -36,21 +36,13 @@ impl Rope {
         // In f64, so that the wavelengths of long contexts do not depend on the order of roundings.
         let frequency = |i: usize| {
             let exponent = -2.0 * i as f64 / shape.rope_dims as f64;
-            f64::from(shape.rope_scale) * f64::from(shape.rope_theta).powf(exponent)
-                / f64::from(factors[i])
+            f64::from(shape.rope_scale) * f64::from(shape.rope_theta).powf(exponent) / f64::from(factors[i])
         };
-        Ok(Rope {
-            frequencies: (0..half).map(|i| frequency(i) as f32).collect(),
-            head_dim: shape.head_dim,
-        })
+        Ok(Rope { frequencies: (0..half).map(|i| frequency(i) as f32).collect(), head_dim: shape.head_dim })
     }
 
     /// The angles of one batch.
     pub(super) fn rotation(&self, packed: &Packed) -> Arc<Rotation> {
-        Arc::new(Rotation::new(
-            &packed.positions,
-            &self.frequencies,
-            self.head_dim,
-        ))
+        Arc::new(Rotation::new(&packed.positions, &self.frequencies, self.head_dim))
     }
 }

@@ -32,13 +32,8 @@ impl Weight {
     /// # Errors
     /// When it is absent.
     pub fn named(parameters: &BTreeMap<String, Var>, name: &str) -> Result<Weight> {
-        let var = parameters
-            .get(name)
-            .ok_or_else(|| ModelError::MissingTensor(name.to_owned()))?;
-        Ok(Weight {
-            frozen: var.as_detached_tensor(),
-            var: var.clone(),
-        })
+        let var = parameters.get(name).ok_or_else(|| ModelError::MissingTensor(name.to_owned()))?;
+        Ok(Weight { frozen: var.as_detached_tensor(), var: var.clone() })
     }
 
     /// The tensor for this kind of pass.
@@ -56,19 +51,11 @@ pub(crate) fn shape_of(checkpoint: &Checkpoint) -> Result<Shape> {
     // The architecture first, so that a model of another family gets that answer and not a missing tensor.
     Shape::from_metadata(&checkpoint.metadata, 0, true)?;
     let vocab_size = checkpoint.tensor(llama::TOKEN_EMBEDDING)?.dim(0)?;
-    Shape::from_metadata(
-        &checkpoint.metadata,
-        vocab_size,
-        !checkpoint.tensors.contains_key(llama::OUTPUT),
-    )
+    Shape::from_metadata(&checkpoint.metadata, vocab_size, !checkpoint.tensors.contains_key(llama::OUTPUT))
 }
 
 /// Every parameter of the trunk and, when it is not tied, the unembedding.
-pub(crate) fn load(
-    checkpoint: &Checkpoint,
-    shape: &Shape,
-    device: &Device,
-) -> Result<BTreeMap<String, Var>> {
+pub(crate) fn load(checkpoint: &Checkpoint, shape: &Shape, device: &Device) -> Result<BTreeMap<String, Var>> {
     let expected = llama::parameters(shape);
     refuse_strangers(checkpoint, &expected)?;
     expected
@@ -82,12 +69,7 @@ pub(crate) fn load(
 }
 
 /// One tensor of a checkpoint as a variable of its own (training it never touches the checkpoint).
-pub(crate) fn variable(
-    checkpoint: &Checkpoint,
-    name: &str,
-    dims: &[usize],
-    device: &Device,
-) -> Result<Var> {
+pub(crate) fn variable(checkpoint: &Checkpoint, name: &str, dims: &[usize], device: &Device) -> Result<Var> {
     let tensor = checkpoint.tensor(name)?;
     if tensor.dims() != dims {
         return Err(ModelError::TensorShape {
@@ -103,9 +85,7 @@ pub(crate) fn variable(
 fn refuse_strangers(checkpoint: &Checkpoint, expected: &[llama::Parameter]) -> Result<()> {
     let known: BTreeSet<&str> = expected.iter().map(|p| p.name.as_str()).collect();
     let stranger = checkpoint.tensors.keys().find(|name| {
-        !known.contains(name.as_str())
-            && name.as_str() != llama::ROPE_FREQS
-            && !name.starts_with("reward_head.")
+        !known.contains(name.as_str()) && name.as_str() != llama::ROPE_FREQS && !name.starts_with("reward_head.")
     });
     match stranger {
         Some(name) => Err(ModelError::Unsupported(format!("tensor {name}"))),
@@ -119,20 +99,14 @@ fn refuse_strangers(checkpoint: &Checkpoint, expected: &[llama::Parameter]) -> R
 /// When memory fails.
 pub fn random_checkpoint(shape: &Shape, seed: u64) -> Result<Checkpoint> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut checkpoint = Checkpoint {
-        metadata: llama::metadata(shape),
-        ..Checkpoint::default()
-    };
+    let mut checkpoint = Checkpoint { metadata: llama::metadata(shape), ..Checkpoint::default() };
     for parameter in llama::parameters(shape) {
         let n = parameter.dims.iter().product();
         let values = match parameter.init {
             Init::Ones => vec![1.0; n],
             Init::Normal(std) => normal(&mut rng, std, n),
         };
-        checkpoint.tensors.insert(
-            parameter.name,
-            Tensor::from_vec(values, parameter.dims, &Device::Cpu)?,
-        );
+        checkpoint.tensors.insert(parameter.name, Tensor::from_vec(values, parameter.dims, &Device::Cpu)?);
     }
     Ok(checkpoint)
 }

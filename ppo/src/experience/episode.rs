@@ -20,6 +20,9 @@ pub struct Episode {
     pub score: f64,
     /// It ended by itself: an end token, or a text that the client named as an end.
     pub terminated: bool,
+    /// The daemon's own limit cut it off: the missing-EOS rule replaces its score. What the client's `max_tokens` cut off
+    /// keeps the score of the text that there is: the cut was not the policy's doing.
+    pub cut_by_daemon: bool,
     /// Publications between the version that drew it and the trainer's.
     pub staleness: u64,
 }
@@ -39,6 +42,8 @@ pub struct Limits<'a> {
     pub lineage: &'a [PolicyVersion],
     /// Tokens that every model of the round knows.
     pub vocab_size: usize,
+    /// Whether what the client's `max_tokens` cut off trains (`ppo.client_limit`).
+    pub trains_client_limited: bool,
 }
 
 /// The episodes of a round, and why the other rollouts are none.
@@ -63,14 +68,13 @@ pub fn admit(rollouts: &[ScoredRollout], limits: Limits<'_>) -> Admitted {
     admitted
 }
 
-fn episode(
-    index: usize,
-    scored: &ScoredRollout,
-    limits: Limits<'_>,
-) -> Result<Episode, DropReason> {
+fn episode(index: usize, scored: &ScoredRollout, limits: Limits<'_>) -> Result<Episode, DropReason> {
     let rollout = scored.rollout();
     if let Some(reason) = obstacle(rollout) {
         return Err(reason);
+    }
+    if rollout.finish == FinishReason::ClientLimit && !limits.trains_client_limited {
+        return Err(DropReason::ClientLimit);
     }
     let Some(staleness) = limits.lineage.iter().position(|v| *v == rollout.version) else {
         return Err(DropReason::Stale);
@@ -87,13 +91,10 @@ fn episode(
         index,
         sequence: Sequence::new(&rollout.prompt, &response),
         temperature: rollout.sampling.temperature,
-        behavior: rollout
-            .response
-            .iter()
-            .map(|token| f64::from(token.behavior.0))
-            .collect(),
+        behavior: rollout.response.iter().map(|token| f64::from(token.behavior.0)).collect(),
         score: scored.scored().score.0,
         terminated: matches!(rollout.finish, FinishReason::EndToken | FinishReason::Stop),
+        cut_by_daemon: rollout.finish == FinishReason::DaemonLimit,
         staleness: staleness as u64,
     })
 }

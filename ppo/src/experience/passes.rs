@@ -2,9 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use policy::{
-    model_error::ModelError, sequence_batch::SequenceBatch, threads::lanes, transformer::Pass,
-};
+use policy::{model_error::ModelError, sequence_batch::SequenceBatch, threads::lanes, transformer::Pass};
 use rayon::prelude::*;
 
 use super::Episode;
@@ -31,12 +29,7 @@ impl Passes {
     ///
     /// # Errors
     /// When a pass fails, or `pace` says stop.
-    pub fn run(
-        episodes: &[Episode],
-        models: &Models,
-        micro_batch: usize,
-        pace: Pace<'_>,
-    ) -> Result<Passes, PpoError> {
+    pub fn run(episodes: &[Episode], models: &Models, micro_batch: usize, pace: Pace<'_>) -> Result<Passes, PpoError> {
         let order: Vec<usize> = (0..episodes.len()).collect();
         let micro_batches = MicroBatches::of(&order, micro_batch);
         let results = micro_batches.map(lanes(models.policy.parameters()), pace, |members| {
@@ -44,35 +37,45 @@ impl Passes {
             let temperatures = temperatures_of(episodes, members);
             let old = models.policy.frozen_log_probs(&batch, &temperatures)?;
             let reference = models.reference.frozen_log_probs(&batch, &temperatures)?;
-            let values = models
-                .value
-                .values_at_response(&batch, Pass::Frozen)?
-                .to_vec1::<f32>()?;
+            let values = models.value.values_at_response(&batch, Pass::Frozen)?.to_vec1::<f32>()?;
             Ok((old, reference.log_probs, values))
         })?;
         let mut passes = Passes::default();
         for (old, reference, values) in results {
             passes.old.extend(old.log_probs.into_iter().map(f64::from));
-            passes
-                .entropies
-                .extend(old.entropies.into_iter().map(f64::from));
-            passes
-                .reference
-                .extend(reference.into_iter().map(f64::from));
+            passes.entropies.extend(old.entropies.into_iter().map(f64::from));
+            passes.reference.extend(reference.into_iter().map(f64::from));
             passes.values.extend(values.into_iter().map(f64::from));
         }
         Ok(passes)
     }
 }
 
+impl Passes {
+    /// Takes out the episodes for which some model said a number that is none: one of them would poison the whitening of
+    /// all. Returns the rest, and where the others stand among the rollouts of the round.
+    pub(super) fn without_broken(self, episodes: Vec<Episode>) -> (Vec<Episode>, Passes, Vec<usize>) {
+        let (mut whole, mut rest, mut broken) = (Vec::new(), Passes::default(), Vec::new());
+        let mut start = 0;
+        for episode in episodes {
+            let range = start..start + episode.n_tokens();
+            start = range.end;
+            let own = [&self.old, &self.entropies, &self.reference, &self.values].map(|x| &x[range.clone()]);
+            if !own.iter().all(|x| x.iter().all(|v| v.is_finite())) {
+                broken.push(episode.index);
+                continue;
+            }
+            let kept = [&mut rest.old, &mut rest.entropies, &mut rest.reference, &mut rest.values];
+            kept.into_iter().zip(own).for_each(|(all, own)| all.extend_from_slice(own));
+            whole.push(episode);
+        }
+        (whole, rest, broken)
+    }
+}
+
 /// The sequences of some episodes as one batch.
 pub(crate) fn batch_of(episodes: &[Episode], members: &[usize]) -> SequenceBatch {
-    SequenceBatch::new(
-        members
-            .iter()
-            .map(|i| episodes[*i].sequence.clone())
-            .collect(),
-    )
+    SequenceBatch::new(members.iter().map(|i| episodes[*i].sequence.clone()).collect())
 }
 
 /// Their temperatures.
@@ -90,10 +93,7 @@ pub(crate) struct MicroBatches<'a> {
 impl<'a> MicroBatches<'a> {
     /// `order`: indices of episodes; `size`: episodes of one pass.
     pub(crate) fn of(order: &'a [usize], size: usize) -> Self {
-        MicroBatches {
-            order,
-            size: size.max(1),
-        }
+        MicroBatches { order, size: size.max(1) }
     }
 
     /// The pieces, in order.
@@ -114,8 +114,7 @@ impl<'a> MicroBatches<'a> {
         let mut results = Vec::new();
         for wave in self.pieces().chunks(lanes.max(1)) {
             go_on(pace)?;
-            let computed: Result<Vec<R>, ModelError> =
-                wave.par_iter().map(|piece| compute(piece)).collect();
+            let computed: Result<Vec<R>, ModelError> = wave.par_iter().map(|piece| compute(piece)).collect();
             results.extend(computed?);
         }
         Ok(results)

@@ -1,1 +1,147 @@
+use policy::{FinishReason, PolicyVersion, TokenId};
+use reward::ScoredRollout;
 
+use super::{Episode, Experience, Limits, Passes, admit};
+use crate::{
+    rollout_log::DropReason,
+    test_world::{END, VOCAB, World, share_of},
+};
+
+const LINEAGE: [PolicyVersion; 3] = [PolicyVersion(7), PolicyVersion(5), PolicyVersion(4)];
+
+fn rollout(change: impl FnOnce(&mut policy::Rollout)) -> ScoredRollout {
+    let drawn = World::new(1).rollouts(1, share_of(TokenId(3))).remove(0);
+    let (mut rollout, scored) = drawn.into_parts();
+    rollout.version = PolicyVersion(7);
+    rollout.finish = FinishReason::EndToken;
+    change(&mut rollout);
+    ScoredRollout::new(rollout, scored).unwrap()
+}
+
+fn limits() -> Limits<'static> {
+    Limits { lineage: &LINEAGE, vocab_size: VOCAB, trains_client_limited: false }
+}
+
+#[test]
+fn every_rollout_becomes_an_episode_or_says_why_not() {
+    let rollouts = [
+        rollout(|_| ()),
+        rollout(|r| r.version = PolicyVersion(6)),
+        rollout(|r| r.finish = FinishReason::ClientLimit),
+        rollout(|r| r.finish = FinishReason::Cancelled),
+        rollout(|r| r.sampling.temperature = 0.0),
+        rollout(|r| r.sampling.presence_penalty = 0.5),
+        rollout(|r| r.response[0].log_kept_mass = -0.2),
+        rollout(|r| r.response[0].behavior.0 = f32::NEG_INFINITY),
+        rollout(|r| r.response.clear()),
+        rollout(|r| r.prompt.clear()),
+        rollout(|r| r.prompt[0] = TokenId(VOCAB as u32)),
+        rollout(|r| r.version = PolicyVersion(4)),
+    ];
+    let admitted = admit(&rollouts, limits());
+    let taken: Vec<(usize, u64)> = admitted.episodes.iter().map(|e| (e.index, e.staleness)).collect();
+    assert_eq!(taken, vec![(0, 0), (11, 2)], "staleness counts publications, not numbers");
+    let reasons = [
+        DropReason::Stale,
+        DropReason::ClientLimit,
+        DropReason::Cancelled,
+        DropReason::Greedy,
+        DropReason::Altered,
+        DropReason::TruncatedMass,
+        DropReason::NonFinite,
+        DropReason::Empty,
+        DropReason::Empty,
+        DropReason::TooLong,
+    ];
+    assert_eq!(admitted.dropped, (1..11).zip(reasons).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_token_ids_that_were_drawn_are_the_ones_that_train() {
+    let scored = rollout(|_| ());
+    let episode = admit(std::slice::from_ref(&scored), limits()).episodes.remove(0);
+    let drawn: Vec<TokenId> = scored.rollout().response.iter().map(|t| t.id).collect();
+    assert_eq!(episode.sequence.response(), drawn);
+    assert_eq!(episode.sequence.tokens[..episode.sequence.prompt_len], scored.rollout().prompt);
+    assert!(episode.behavior.iter().zip(&scored.rollout().response).all(|(b, t)| *b == f64::from(t.behavior.0)));
+}
+
+#[test]
+fn a_stop_text_ends_an_answer_and_the_daemons_limit_does_not() {
+    let rollouts = [FinishReason::EndToken, FinishReason::Stop, FinishReason::DaemonLimit]
+        .map(|finish| rollout(|r| r.finish = finish));
+    let ended: Vec<bool> = admit(&rollouts, limits()).episodes.iter().map(|e| e.terminated).collect();
+    assert_eq!(ended, vec![true, true, false]);
+}
+
+fn episode(index: usize, n_tokens: usize, score: f64, terminated: bool) -> Episode {
+    let response = vec![END; n_tokens];
+    Episode {
+        index,
+        sequence: policy::sequence_batch::Sequence::new(&[TokenId(1)], &response),
+        temperature: 1.0,
+        behavior: vec![-1.0; n_tokens],
+        score,
+        terminated,
+        cut_by_daemon: !terminated,
+        staleness: 0,
+    }
+}
+
+fn from_passes(episodes: Vec<Episode>, old: &[f64], reference: &[f64], values: &[f64]) -> Experience {
+    let passes = Passes {
+        old: old.to_vec(),
+        entropies: vec![0.0; old.len()],
+        reference: reference.to_vec(),
+        values: values.to_vec(),
+    };
+    let mut config = config::Config::default().ppo;
+    (config.lambda, config.score_clip, config.missing_eos_score) = (1.0, 2.0, -1.0);
+    Experience::from_passes(episodes, passes, &config, 0.1)
+}
+
+#[test]
+fn rewards_pay_the_penalty_per_token_and_the_score_at_the_end() {
+    let episodes = vec![episode(0, 2, 5.0, true), episode(1, 1, 5.0, false)];
+    let got = from_passes(episodes, &[-1.0, -1.0, -1.0], &[-2.0, -1.0, -1.0], &[0.5, 0.5, 0.0]);
+    assert_eq!(got.scores, vec![2.0, -1.0], "clipped, and replaced where the end is missing");
+    assert_eq!(got.rewards, vec![-0.1, 2.0, -1.0]);
+    assert_eq!(got.returns, vec![1.9, 2.0, -1.0]);
+    assert_eq!(got.advantages, vec![1.4, 1.5, -1.0]);
+}
+
+/// A sequence that another policy drew has no say in the scale of the others' advantages.
+#[test]
+fn whitening_looks_only_at_what_trains() {
+    let mut stranger = episode(2, 1, -2.0, true);
+    stranger.behavior = vec![-3.0];
+    let episodes = vec![episode(0, 1, 1.0, true), episode(1, 1, 0.0, true), stranger];
+    let got = from_passes(episodes, &[-1.0; 3], &[-1.0; 3], &[0.0; 3]);
+    assert!(got.is_kept(0) && got.is_kept(1) && !got.is_kept(2));
+    assert!((got.whitened[0] - 1.0).abs() < 1e-6 && (got.whitened[1] + 1.0).abs() < 1e-6);
+    assert_eq!(got.whitened[2], 0.0);
+}
+
+#[test]
+fn what_the_client_cut_off_keeps_its_score_and_what_the_daemon_cut_off_does_not() {
+    let rollouts =
+        [rollout(|r| r.finish = FinishReason::ClientLimit), rollout(|r| r.finish = FinishReason::DaemonLimit)];
+    let limits = Limits { trains_client_limited: true, ..limits() };
+    let cut: Vec<bool> = admit(&rollouts, limits).episodes.iter().map(|e| e.cut_by_daemon).collect();
+    assert_eq!(cut, vec![false, true]);
+}
+
+/// One sequence that some model chokes on costs that sequence and no other.
+#[test]
+fn a_pass_that_is_not_finite_drops_its_episode_only() {
+    let episodes = vec![episode(4, 2, 1.0, true), episode(6, 1, 1.0, true), episode(9, 1, 0.0, true)];
+    let passes = Passes {
+        old: vec![-1.0; 4],
+        entropies: vec![0.5; 4],
+        reference: vec![-1.0, -2.0, -3.0, -4.0],
+        values: vec![0.0, 0.0, f64::NAN, 0.0],
+    };
+    let (whole, rest, broken) = passes.without_broken(episodes);
+    assert_eq!(whole.iter().map(|e| e.index).collect::<Vec<_>>(), vec![4, 9]);
+    assert_eq!((rest.reference, broken), (vec![-1.0, -2.0, -4.0], vec![6]));
+}

@@ -1,57 +1,31 @@
 //! One update from claim to publication, and every way in which it can end.
 
 use std::{
-    any::Any,
     ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::atomic::Ordering,
     time::Instant,
 };
 
-use policy::{PolicyVersion, TokenId, checkpoint::Digest, sequence_batch::Sequence};
-use reward::{Score, Scored, ScoredRollout};
+use policy::{PolicyVersion, checkpoint::Digest};
 
 use super::{
     ATTEMPTS_MAX, LearnerState,
+    batch::Batch,
+    failure::AttemptError,
     owner::{Next, Owner},
     trainer::Trainer,
 };
 use crate::{
+    clock::now_ms,
     error::PpoError,
     gate::Verdict,
     models::Snapshot,
     publish::{Loader, Proposal, PublishError, Published},
-    registry::{RegistryError, now_ms},
     rollout_log::{DropReason, LoggedRollout, Outcome, Seq},
     stats::{UpdateOutcome, UpdateRecord, named},
     update::{Fate, Round, RoundOutcome},
 };
-
-/// Sequences that the parity check may choose from.
-const N_REPLAYABLE: usize = 8;
-
-/// Why an update came to nothing.
-#[derive(Debug, thiserror::Error)]
-enum AttemptError {
-    #[error(transparent)]
-    Ppo(#[from] PpoError),
-    #[error(transparent)]
-    Publish(#[from] PublishError),
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
-    #[error("panic: {0}")]
-    Panic(String),
-}
-
-impl AttemptError {
-    fn is_interrupted(&self) -> bool {
-        matches!(
-            self,
-            AttemptError::Ppo(PpoError::Interrupted)
-                | AttemptError::Publish(PublishError::Interrupted)
-        )
-    }
-}
 
 /// What an update that ran to its end has to tell.
 struct Ended {
@@ -60,60 +34,6 @@ struct Ended {
     reason: Option<String>,
     round: RoundOutcome,
     verdict: Option<Verdict>,
-}
-
-/// A claim as the round sees it, in the claim's order.
-struct Batch {
-    seqs: Vec<Seq>,
-    rollouts: Vec<ScoredRollout>,
-}
-
-impl Batch {
-    fn new(rows: Vec<LoggedRollout>) -> Batch {
-        let (mut seqs, mut rollouts) = (Vec::new(), Vec::new());
-        for row in rows {
-            let score = row.score.expect("a row without a score cannot be claimed");
-            let scored = Scored {
-                score: Score(score.score),
-                std: score.std,
-                reward_version: score.reward_version,
-            };
-            let rollout = ScoredRollout::new(row.rollout, scored);
-            seqs.push(row.seq);
-            rollouts.push(rollout.expect("the log stores finite scores only"));
-        }
-        Batch { seqs, rollouts }
-    }
-
-    fn all(&self, outcome: Outcome) -> Vec<(Seq, Outcome)> {
-        self.seqs.iter().map(|seq| (*seq, outcome)).collect()
-    }
-
-    /// The end of the claim, rollout by rollout; `trained` is the end of those that took part.
-    fn settled(&self, fates: &[Fate], trained: Outcome) -> Vec<(Seq, Outcome)> {
-        let outcome = |fate: &Fate| match fate {
-            Fate::Trained => trained,
-            Fate::Dropped(reason) => Outcome::Dropped(*reason),
-        };
-        self.seqs
-            .iter()
-            .copied()
-            .zip(fates.iter().map(outcome))
-            .collect()
-    }
-
-    fn sequences(&self) -> Vec<Sequence> {
-        let sequence = |scored: &ScoredRollout| {
-            let rollout = scored.rollout();
-            let response: Vec<TokenId> = rollout.response.iter().map(|token| token.id).collect();
-            Sequence::new(&rollout.prompt, &response)
-        };
-        self.rollouts
-            .iter()
-            .take(N_REPLAYABLE)
-            .map(sequence)
-            .collect()
-    }
 }
 
 impl Owner {
@@ -137,7 +57,7 @@ impl Owner {
                 self.trainer = Some(trainer);
                 result
             }
-            Err(panic) => Err(AttemptError::Panic(text_of(panic.as_ref()))),
+            Err(panic) => Err(AttemptError::panic(panic.as_ref())),
         };
         let mut record = UpdateRecord {
             update,
@@ -176,12 +96,7 @@ impl Owner {
         record.version = ended.version;
         record.reason = ended.reason;
         record.numbers = named(&ended.round.stats);
-        record.numbers.extend(
-            ended
-                .verdict
-                .map(|verdict| verdict.numbers)
-                .unwrap_or_default(),
-        );
+        record.numbers.extend(ended.verdict.map(|verdict| verdict.numbers).unwrap_or_default());
         if let Some(trainer) = &mut self.trainer {
             trainer.update += 1;
             let (version, update) = (trainer.version, trainer.update);
@@ -202,23 +117,11 @@ impl Owner {
         );
     }
 
-    fn learn_and_publish(
-        &self,
-        trainer: &mut Trainer,
-        batch: &Batch,
-        loader: &Loader,
-    ) -> Result<Ended, AttemptError> {
-        let lineage = self
-            .setup
-            .registry
-            .lineage(trainer.version, self.setup.config.max_staleness)?;
+    fn learn_and_publish(&self, trainer: &mut Trainer, batch: &Batch, loader: &Loader) -> Result<Ended, AttemptError> {
+        let lineage = self.setup.registry.lineage(trainer.version, self.setup.config.max_staleness)?;
         let snapshot = trainer.models.snapshot()?;
         let interrupt = &self.interrupt;
-        let round = Round {
-            config: &self.setup.config,
-            update: trainer.update,
-            lineage: &lineage,
-        };
+        let round = Round { config: &self.setup.config, update: trainer.update, lineage: &lineage };
         let models = &mut trainer.models;
         let round = trainer.pool.install(|| {
             let mut pace = || match interrupt.load(Ordering::Acquire) {
@@ -229,13 +132,7 @@ impl Owner {
         })?;
         if !round.has_new_policy() {
             self.end_claim(batch.settled(&round.fates, Outcome::Trained(trainer.version)));
-            return Ok(Ended {
-                outcome: UpdateOutcome::NoStep,
-                version: None,
-                reason: None,
-                round,
-                verdict: None,
-            });
+            return Ok(Ended { outcome: UpdateOutcome::NoStep, version: None, reason: None, round, verdict: None });
         }
         self.board.set_state(LearnerState::Publishing);
         match self.publish(trainer, batch, &round, loader) {
@@ -280,8 +177,7 @@ impl Owner {
             };
             let before_commit = |version, digest: Digest| {
                 if trainer.is_saving_due() {
-                    let took =
-                        trainer.write_companion(&self.setup, version, update, &digest.to_string());
+                    let took = trainer.write_companion(&self.setup, version, update, &digest.to_string());
                     companion = took.map(|took| (version, took));
                 }
             };
@@ -305,18 +201,13 @@ impl Owner {
         let passed = verdict.is_pass();
         if passed {
             trainer.version = version;
-            self.counters
-                .count_trained(n_trained(&round) as u64, round.stats.n_tokens as u64);
+            self.counters.count_trained(n_trained(&round) as u64, round.stats.n_tokens as u64);
         } else {
             // What the value model learnt stays true.
             trainer.models.restore_policy(snapshot)?;
         }
         Ok(Ended {
-            outcome: if passed {
-                UpdateOutcome::Promoted
-            } else {
-                UpdateOutcome::Rejected
-            },
+            outcome: if passed { UpdateOutcome::Promoted } else { UpdateOutcome::Rejected },
             version: Some(version),
             reason: (!passed).then(|| verdict.refusals.join("; ")),
             round,
@@ -347,10 +238,4 @@ impl Owner {
 fn n_trained(round: &RoundOutcome) -> usize {
     let trained = |fate: &&Fate| **fate == Fate::Trained;
     round.fates.iter().filter(trained).count()
-}
-
-fn text_of(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_string());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_string())
 }

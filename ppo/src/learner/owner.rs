@@ -13,14 +13,14 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use policy::{PolicyVersion, threads};
 
 use super::{
-    Board, Command, LearnerError, LearnerSetup, LearnerState,
+    Board, Command, LearnerSetup, LearnerState,
     share::ShareKeeper,
     trainer::{BuildError, Trainer},
 };
 use crate::{
     publish::{Loader, Publisher},
     registry::RegistryError,
-    rollout_log::{Claim, ClaimRequest, LogError, LoggedRollout},
+    rollout_log::{Claim, ClaimRequest, LoggedRollout},
     stats::LearnerCounters,
 };
 
@@ -116,28 +116,19 @@ impl Owner {
             return None;
         }
         let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let n_threads = if config.threads == 0 {
-            n_cores
-        } else {
-            config.threads.min(n_cores)
-        };
+        let n_threads = if config.threads == 0 { n_cores } else { config.threads.min(n_cores) };
         let (engine, counters) = (self.setup.engine.clone(), Arc::clone(&self.counters));
         let keeper = ShareKeeper::start(config.cpu_share, n_threads, move |duration| {
             counters.rests.fetch_add(1, Ordering::Relaxed);
             engine.rest(duration);
         });
-        keeper
-            .inspect_err(|error| tracing::warn!(%error, "ppo.cpu_share is not kept"))
-            .ok()
+        keeper.inspect_err(|error| tracing::warn!(%error, "ppo.cpu_share is not kept")).ok()
     }
 
     /// Waits for a command at most so long (for ever without a limit), and carries out all that are there.
     fn obey(&mut self, limit: Option<Duration>, loader: &Loader) -> ControlFlow<()> {
         let first = match limit {
-            None => self
-                .commands
-                .recv()
-                .map_err(|_| RecvTimeoutError::Disconnected),
+            None => self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(limit) => self.commands.recv_timeout(limit),
         };
         let mut next = match first {
@@ -158,11 +149,7 @@ impl Owner {
                     self.is_unable = false;
                 }
                 Command::Step => self.is_stepping = self.is_paused,
-                Command::Activate {
-                    version,
-                    expected_live,
-                    reply,
-                } => {
+                Command::Activate { version, expected_live, reply } => {
                     let result = self.activate(version, expected_live, loader);
                     self.interrupt.store(false, Ordering::Release);
                     // Whoever asked may have gone; the version serves all the same.
@@ -202,7 +189,7 @@ impl Owner {
         }
     }
 
-    fn adopt(&mut self, trainer: Trainer) {
+    pub(super) fn adopt(&mut self, trainer: Trainer) {
         let (version, update) = (trainer.version, trainer.update);
         self.board.write(|status| {
             status.version = version;
@@ -217,19 +204,14 @@ impl Owner {
         }
         tracing::error!(%error, "this model serves, but the learner cannot train it");
         self.is_unable = true;
-        self.board
-            .set_state(LearnerState::Unable(error.to_string()));
+        self.board.set_state(LearnerState::Unable(error.to_string()));
         Next::Poll
     }
 
     fn claim(&self) -> Result<Option<Vec<LoggedRollout>>, RegistryError> {
         let config = &self.setup.config;
         let n_rollouts = config.rollouts_per_update;
-        let (n_scored, n_generated) = self
-            .setup
-            .log
-            .reader()
-            .backlog(n_rollouts.saturating_mul(BACKLOG_UPDATES))?;
+        let (n_scored, n_generated) = self.setup.log.reader().backlog(n_rollouts.saturating_mul(BACKLOG_UPDATES))?;
         self.board.write(|status| {
             status.n_scored = n_scored;
             status.n_generated = n_generated;
@@ -250,13 +232,8 @@ impl Owner {
     }
 
     pub(super) fn lineage(&self) -> Result<Vec<PolicyVersion>, RegistryError> {
-        let version = self
-            .trainer
-            .as_ref()
-            .map_or(PolicyVersion::SFT, |trainer| trainer.version);
-        self.setup
-            .registry
-            .lineage(version, self.setup.config.max_staleness)
+        let version = self.trainer.as_ref().map_or(PolicyVersion::SFT, |trainer| trainer.version);
+        self.setup.registry.lineage(version, self.setup.config.max_staleness)
     }
 
     pub(super) fn publisher<'a>(&'a self, loader: &'a Loader) -> Publisher<'a> {
@@ -269,42 +246,9 @@ impl Owner {
         }
     }
 
-    fn activate(
-        &mut self,
-        version: PolicyVersion,
-        expected_live: Option<PolicyVersion>,
-        loader: &Loader,
-    ) -> Result<(), LearnerError> {
-        let registry = &self.setup.registry;
-        let found = registry.live()?.version;
-        if let Some(expected) = expected_live.filter(|expected| *expected != found) {
-            return Err(LogError::LiveChanged { expected, found }.into());
-        }
-        let row = registry.verify(version)?;
-        let publisher = self.publisher(loader);
-        publisher.load(version)?;
-        registry.activate(version, expected_live)?;
-        publisher.promote(version)?;
-        self.counters.activations.fetch_add(1, Ordering::Relaxed);
-        tracing::info!(%version, before = %found, "activated by hand");
-        if let Some(trainer) = self.trainer.take().filter(|_| version != found) {
-            match trainer.rebase(&self.setup, &row) {
-                Ok(trainer) => self.adopt(trainer),
-                // The next attempt builds everything anew and reports what is wrong.
-                Err(error) => tracing::warn!(%error, "the learner could not follow the activation"),
-            }
-        }
-        self.board.write(|status| status.version = version);
-        Ok(())
-    }
-
     fn back_off(&mut self, reason: String) -> Duration {
         let pause = (PAUSE_MIN * 2_u32.pow(self.n_failures.min(6))).min(PAUSE_MAX);
-        tracing::error!(
-            reason,
-            pause_s = pause.as_secs(),
-            "learning failed and will be tried again; serving goes on"
-        );
+        tracing::error!(reason, pause_s = pause.as_secs(), "learning failed and will be tried again; serving goes on");
         self.board.set_state(LearnerState::Failed(reason));
         pause
     }

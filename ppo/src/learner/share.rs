@@ -53,21 +53,14 @@ impl ShareKeeper {
         let thread = std::thread::Builder::new()
             .name("cpu-share".to_string())
             .spawn(move || keep(share, n_threads, &rest, &stopped))?;
-        Ok(ShareKeeper {
-            stop: Some(stop),
-            thread: Some(thread),
-        })
+        Ok(ShareKeeper { stop: Some(stop), thread: Some(thread) })
     }
 }
 
 impl Drop for ShareKeeper {
     fn drop(&mut self) {
         self.stop = None;
-        if self
-            .thread
-            .take()
-            .is_some_and(|thread| thread.join().is_err())
-        {
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the keeper of ppo.cpu_share panicked");
         }
     }
@@ -108,10 +101,7 @@ struct Debt {
 
 impl Debt {
     fn new(share: f64) -> Debt {
-        Debt {
-            share,
-            owed: Duration::ZERO,
-        }
+        Debt { share, owed: Duration::ZERO }
     }
 
     /// Processor time that is missing after a period in which the learner's threads had this use.
@@ -128,12 +118,7 @@ impl Debt {
 fn read_all() -> Option<HashMap<i32, Use>> {
     let mut threads = HashMap::new();
     for entry in fs::read_dir("/proc/self/task").ok()? {
-        let Some(id) = entry
-            .ok()?
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
+        let Some(id) = entry.ok()?.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
         // A thread may end between the listing and this line; it is then no longer of interest.
@@ -154,10 +139,7 @@ fn nice_of(thread: i32) -> libc::c_int {
 fn read_one(thread: i32) -> Option<Use> {
     let text = fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
     let mut numbers = text.split_whitespace().map(|word| word.parse().ok());
-    Some(Use {
-        ran: Duration::from_nanos(numbers.next()??),
-        waited: Duration::from_nanos(numbers.next()??),
-    })
+    Some(Use { ran: Duration::from_nanos(numbers.next()??), waited: Duration::from_nanos(numbers.next()??) })
 }
 
 /// What the threads that lived through the whole period used in it.
@@ -178,10 +160,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn ms(ran: u32, waited: u32) -> Use {
-        Use {
-            ran: MS * ran,
-            waited: MS * waited,
-        }
+        Use { ran: MS * ran, waited: MS * waited }
     }
 
     #[test]

@@ -102,10 +102,7 @@ impl Board {
             n_generated: 0,
             latest: None,
         };
-        Board(Mutex::new(Inner {
-            status,
-            history: VecDeque::new(),
-        }))
+        Board(Mutex::new(Inner { status, history: VecDeque::new() }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -1,1 +1,6 @@
+//! The learner over the real things: a small random Llama in a GGUF file, llama.cpp serving it, a log and a registry on disk.
 
+mod busy;
+mod crash;
+mod updates;
+mod world;

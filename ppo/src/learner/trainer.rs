@@ -4,14 +4,12 @@ use std::time::{Duration, Instant};
 
 use candle_core::Device;
 use policy::{
-    PolicyVersion, architecture::llama::TOKEN_EMBEDDING, checkpoint::Checkpoint,
-    model_error::ModelError, threads::learner_pool,
+    PolicyVersion, architecture::llama::TOKEN_EMBEDDING, checkpoint::Checkpoint, model_error::ModelError,
+    threads::learner_pool,
 };
 
 use super::{LearnerSetup, ValueStart, saved};
-use crate::{
-    error::PpoError, models::Models, registry::RegistryError, rollout_log::VersionRow, value_model,
-};
+use crate::{error::PpoError, models::Models, registry::RegistryError, rollout_log::VersionRow, value_model};
 
 /// Writing what a restart needs may take this share of the time, 1/N.
 const SAVING_SHARE: u32 = 20;
@@ -38,10 +36,7 @@ impl BuildError {
             BuildError::Registry(_) | BuildError::Ppo(_) => return false,
         };
         use ModelError::{MissingTensor, TensorShape, Unsupported, Untrainable};
-        matches!(
-            model,
-            Untrainable(_) | Unsupported(_) | MissingTensor(_) | TensorShape { .. }
-        )
+        matches!(model, Untrainable(_) | Unsupported(_) | MissingTensor(_) | TensorShape { .. })
     }
 }
 
@@ -72,93 +67,29 @@ impl Trainer {
     /// there and belongs to it.
     pub(super) fn build(setup: &LearnerSetup) -> Result<Trainer, BuildError> {
         let pool = learner_pool(setup.config.threads)?;
-        pool.install(|| Trainer::load(setup))
-            .map(|(models, source, version, update)| Trainer {
-                models,
-                pool,
-                source,
-                version,
-                update,
-                saving: Saving {
-                    last: None,
-                    took: Duration::ZERO,
-                    holds: None,
-                },
-            })
-    }
-
-    fn load(setup: &LearnerSetup) -> Result<(Models, Checkpoint, PolicyVersion, u64), BuildError> {
-        let device = device(&setup.config.device)?;
-        let live = setup.registry.live()?;
-        let source = Checkpoint::read(&setup.registry.path(PolicyVersion::SFT))?;
-        let policy = Checkpoint::read(&live.path)?;
-        let fresh = || -> Result<Models, BuildError> {
-            let value = match &setup.value_start {
-                ValueStart::Policy => value_model::from_policy(&source, &device)?,
-                ValueStart::RewardModel {
-                    checkpoint,
-                    normalization,
-                } => {
-                    let vocab_size = source.tensor(TOKEN_EMBEDDING)?.dim(0)?;
-                    value_model::from_reward_model(checkpoint, *normalization, vocab_size, &device)?
-                }
-            };
-            Ok(Models::new(
-                &policy,
-                &source,
-                value,
-                &setup.config,
-                &device,
-            )?)
-        };
-        let mut models = fresh()?;
-        let companion = setup.registry.companion(live.version, saved::SUFFIX);
-        let update = match saved::restore(&companion, &mut models, &live.digest) {
-            Ok(update) => update,
-            Err(error) => {
-                if live.version != PolicyVersion::SFT {
-                    tracing::warn!(version = %live.version, %error, "the learner begins with fresh moments and value model");
-                }
-                models = fresh()?;
-                next_update(&live)
-            }
-        };
-        if !setup.config.kl_adaptive {
-            // A controller's coefficient is state; a fixed one is the operator's word of today.
-            models.kl_coef = setup.config.kl_coef;
-        }
-        Ok((models, source, live.version, update))
+        let loaded = pool.install(|| Loaded::new(setup))?;
+        let holds = loaded.is_restored.then_some((loaded.version, loaded.update));
+        Ok(Trainer {
+            models: loaded.models,
+            pool,
+            source: loaded.source,
+            version: loaded.version,
+            update: loaded.update,
+            saving: Saving { last: None, took: Duration::ZERO, holds },
+        })
     }
 
     /// Takes over another version's weights, with fresh moments; the value model keeps what it learnt.
-    pub(super) fn rebase(
-        self,
-        setup: &LearnerSetup,
-        row: &VersionRow,
-    ) -> Result<Trainer, BuildError> {
+    pub(super) fn rebase(self, setup: &LearnerSetup, row: &VersionRow) -> Result<Trainer, BuildError> {
         let device = device(&setup.config.device)?;
-        let Trainer {
-            models,
-            pool,
-            source,
-            update,
-            saving,
-            ..
-        } = self;
+        let Trainer { models, pool, source, update, saving, .. } = self;
         let (models, source) = pool.install(|| -> Result<_, BuildError> {
             let policy = Checkpoint::read(&row.path)?;
             let value = models.value;
             let models = Models::new(&policy, &source, value, &setup.config, &device)?;
             Ok((models, source))
         })?;
-        Ok(Trainer {
-            models,
-            pool,
-            source,
-            version: row.version,
-            update,
-            saving,
-        })
+        Ok(Trainer { models, pool, source, version: row.version, update, saving })
     }
 
     /// Whether it is time to write what a restart needs.
@@ -199,11 +130,7 @@ impl Trainer {
             // What stays is removed with its version.
             let _ = std::fs::remove_file(setup.registry.companion(older, saved::SUFFIX));
         }
-        self.saving = Saving {
-            last: Some(Instant::now()),
-            took,
-            holds: Some((version, update)),
-        };
+        self.saving = Saving { last: Some(Instant::now()), took, holds: Some((version, update)) };
     }
 
     /// Writes what a restart needs beside the live version, unless it is there.
@@ -218,10 +145,56 @@ impl Trainer {
     }
 }
 
+/// What [`Trainer::build`] reads from disk.
+struct Loaded {
+    models: Models,
+    source: Checkpoint,
+    version: PolicyVersion,
+    update: u64,
+    is_restored: bool,
+}
+
+impl Loaded {
+    fn new(setup: &LearnerSetup) -> Result<Loaded, BuildError> {
+        let device = device(&setup.config.device)?;
+        let live = setup.registry.live()?;
+        let source = Checkpoint::read(&setup.registry.path(PolicyVersion::SFT))?;
+        let policy = Checkpoint::read(&live.path)?;
+        let fresh = || -> Result<Models, BuildError> {
+            let value = match &setup.value_start {
+                ValueStart::Policy => value_model::from_policy(&source, &device)?,
+                ValueStart::RewardModel { checkpoint, normalization } => {
+                    let vocab_size = source.tensor(TOKEN_EMBEDDING)?.dim(0)?;
+                    value_model::from_reward_model(checkpoint, *normalization, vocab_size, &device)?
+                }
+            };
+            Ok(Models::new(&policy, &source, value, &setup.config, &device)?)
+        };
+        let mut models = fresh()?;
+        let companion = setup.registry.companion(live.version, saved::SUFFIX);
+        let restored = saved::restore(&companion, &mut models, &live.digest);
+        if let Err(error) = &restored {
+            if live.version != PolicyVersion::SFT {
+                tracing::warn!(version = %live.version, %error, "the learner begins with fresh moments and value model");
+            }
+            models = fresh()?;
+        }
+        if !setup.config.kl_adaptive {
+            // A controller's coefficient is state; a fixed one is the operator's word of today.
+            models.kl_coef = setup.config.kl_coef;
+        }
+        Ok(Loaded {
+            models,
+            source,
+            version: live.version,
+            is_restored: restored.is_ok(),
+            update: restored.unwrap_or_else(|_| next_update(&live)),
+        })
+    }
+}
+
 fn next_update(live: &VersionRow) -> u64 {
-    live.numbers
-        .get("update")
-        .map_or(0, |update| *update as u64 + 1)
+    live.numbers.get("update").map_or(0, |update| *update as u64 + 1)
 }
 
 /// `cpu` or `cuda:N`; `config` has checked the words.

@@ -34,16 +34,10 @@ impl Aggregation {
             let divisor = match self {
                 Aggregation::TokenMean => n_tokens,
                 Aggregation::SequenceMeanTokenSum => n_sequences,
-                Aggregation::SequenceMeanTokenMean => {
-                    n_sequences * masked::count(sequence).max(1) as f64
-                }
+                Aggregation::SequenceMeanTokenMean => n_sequences * masked::count(sequence).max(1) as f64,
                 Aggregation::ConstantNorm(length) => n_sequences * length,
             };
-            coefficients.extend(
-                sequence
-                    .iter()
-                    .map(|keep| if *keep { 1.0 / divisor } else { 0.0 }),
-            );
+            coefficients.extend(sequence.iter().map(|keep| if *keep { 1.0 / divisor } else { 0.0 }));
         }
         coefficients
     }

@@ -81,17 +81,8 @@ pub struct PolicyLoss {
 #[must_use]
 pub fn policy_loss(tokens: PolicyTokens<'_>, clip: PolicyClip) -> PolicyLoss {
     let n = tokens.mask.len();
-    let lengths = [
-        tokens.log_probs,
-        tokens.old,
-        tokens.advantages,
-        tokens.weights,
-        tokens.coefficients,
-    ];
-    assert!(
-        lengths.iter().all(|x| x.len() == n),
-        "every slice has one entry per token"
-    );
+    let lengths = [tokens.log_probs, tokens.old, tokens.advantages, tokens.weights, tokens.coefficients];
+    assert!(lengths.iter().all(|x| x.len() == n), "every slice has one entry per token");
     let mut result = PolicyLoss {
         loss: 0.0,
         grad: vec![0.0; n],
@@ -128,17 +119,9 @@ fn add_token(sum: &mut PolicyLoss, tokens: &PolicyTokens<'_>, clip: PolicyClip, 
     let plain = -advantage * rho;
     let clipped = -advantage * rho.clamp(1.0 - clip.low, 1.0 + clip.high);
     let mut loss = plain.max(clipped);
-    let mut slope = if plain >= clipped && divergence.abs() <= LOG_RATIO_MAX {
-        plain
-    } else {
-        0.0
-    };
+    let mut slope = if plain >= clipped && divergence.abs() <= LOG_RATIO_MAX { plain } else { 0.0 };
     sum.clip_fraction += f64::from(u8::from(clipped > plain));
-    if let Some(bound) = clip
-        .dual
-        .map(|c| -advantage * c)
-        .filter(|bound| advantage < 0.0 && *bound < loss)
-    {
+    if let Some(bound) = clip.dual.map(|c| -advantage * c).filter(|bound| advantage < 0.0 && *bound < loss) {
         loss = bound;
         slope = 0.0;
         sum.dual_clip_fraction += 1.0;

@@ -31,15 +31,8 @@ pub struct PretrainingLoss {
 pub fn pretraining_loss(log_probs: &[f64], mask: &[bool], coef: f64) -> PretrainingLoss {
     let nll = -masked::mean(log_probs, mask);
     let slope = -coef / masked::count(mask).max(1) as f64;
-    let grad = mask
-        .iter()
-        .map(|keep| if *keep { slope } else { 0.0 })
-        .collect();
-    PretrainingLoss {
-        nll,
-        loss: coef * nll,
-        grad,
-    }
+    let grad = mask.iter().map(|keep| if *keep { slope } else { 0.0 }).collect();
+    PretrainingLoss { nll, loss: coef * nll, grad }
 }
 
 #[cfg(test)]

@@ -42,21 +42,9 @@ pub struct ValueLoss {
 #[must_use]
 pub fn value_loss(tokens: ValueTokens<'_>, clip: Option<f64>) -> ValueLoss {
     let n = tokens.mask.len();
-    let lengths = [
-        tokens.values,
-        tokens.old,
-        tokens.returns,
-        tokens.coefficients,
-    ];
-    assert!(
-        lengths.iter().all(|x| x.len() == n),
-        "every slice has one entry per token"
-    );
-    let mut result = ValueLoss {
-        loss: 0.0,
-        grad: vec![0.0; n],
-        clip_fraction: 0.0,
-    };
+    let lengths = [tokens.values, tokens.old, tokens.returns, tokens.coefficients];
+    assert!(lengths.iter().all(|x| x.len() == n), "every slice has one entry per token");
+    let mut result = ValueLoss { loss: 0.0, grad: vec![0.0; n], clip_fraction: 0.0 };
     for t in (0..n).filter(|t| tokens.mask[*t]) {
         let (value, old) = (tokens.values[t], tokens.old[t]);
         let bounded = clip.map_or(value, |c| value.clamp(old - c, old + c));
@@ -65,11 +53,7 @@ pub fn value_loss(tokens: ValueTokens<'_>, clip: Option<f64>) -> ValueLoss {
         let error = if is_clipped { clipped } else { plain };
         result.loss += 0.5 * tokens.coefficients[t] * error * error;
         // The clipped branch can only win where the clip bites, and there V has no influence.
-        result.grad[t] = if is_clipped {
-            0.0
-        } else {
-            tokens.coefficients[t] * plain
-        };
+        result.grad[t] = if is_clipped { 0.0 } else { tokens.coefficients[t] * plain };
         result.clip_fraction += f64::from(u8::from(is_clipped));
     }
     result.clip_fraction /= masked::count(tokens.mask).max(1) as f64;
@@ -101,13 +85,7 @@ mod tests {
     const RETURNS: [f64; 4] = [1.0, 0.4, -0.5, -2.0];
 
     fn loss_of(values: &[f64], clip: Option<f64>) -> super::ValueLoss {
-        let tokens = ValueTokens {
-            values,
-            old: &OLD,
-            returns: &RETURNS,
-            coefficients: &[0.25; 4],
-            mask: &[true; 4],
-        };
+        let tokens = ValueTokens { values, old: &OLD, returns: &RETURNS, coefficients: &[0.25; 4], mask: &[true; 4] };
         value_loss(tokens, clip)
     }
 
@@ -123,11 +101,7 @@ mod tests {
                     loss_of(&moved, clip).loss
                 };
                 let numeric = (at(1e-6) - at(-1e-6)) / 2e-6;
-                assert!(
-                    (numeric - analytic[t]).abs() < 1e-8,
-                    "token {t}: {numeric} against {}",
-                    analytic[t]
-                );
+                assert!((numeric - analytic[t]).abs() < 1e-8, "token {t}: {numeric} against {}", analytic[t]);
             }
         }
     }
@@ -144,10 +118,6 @@ mod tests {
     fn perfect_values_explain_everything_and_a_constant_nothing() {
         assert_eq!(explained_variance(&RETURNS, &RETURNS, &[true; 4]), 1.0);
         assert_eq!(explained_variance(&[3.0; 4], &RETURNS, &[true; 4]), 0.0);
-        assert_eq!(
-            explained_variance(&OLD, &[1.0; 4], &[true; 4]),
-            0.0,
-            "nothing to explain"
-        );
+        assert_eq!(explained_variance(&OLD, &[1.0; 4], &[true; 4]), 0.0, "nothing to explain");
     }
 }

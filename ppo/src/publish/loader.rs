@@ -31,23 +31,13 @@ impl Loader {
     /// When no thread can be started.
     pub fn start(engine: Engine) -> std::io::Result<Loader> {
         let (loads, received): (Sender<Load>, Receiver<Load>) = bounded(1);
-        let thread = std::thread::Builder::new()
-            .name("version-loader".to_string())
-            .spawn(move || {
-                for Load {
-                    version,
-                    path,
-                    reply,
-                } in received
-                {
-                    // The one who waits below never gives up before this.
-                    let _ = reply.send(engine.load(version, &path));
-                }
-            })?;
-        Ok(Loader {
-            loads: Some(loads),
-            thread: Some(thread),
-        })
+        let thread = std::thread::Builder::new().name("version-loader".to_string()).spawn(move || {
+            for Load { version, path, reply } in received {
+                // The one who waits below never gives up before this.
+                let _ = reply.send(engine.load(version, &path));
+            }
+        })?;
+        Ok(Loader { loads: Some(loads), thread: Some(thread) })
     }
 
     /// Loads a version; blocks until its canary has passed.
@@ -56,15 +46,9 @@ impl Loader {
     /// What [`Engine::load`] says.
     pub fn load(&self, version: PolicyVersion, path: PathBuf) -> Result<(), EngineError> {
         let (reply, answer) = bounded(1);
-        let load = Load {
-            version,
-            path,
-            reply,
-        };
+        let load = Load { version, path, reply };
         let loads = self.loads.as_ref().expect("taken only in drop");
-        loads
-            .send(load)
-            .expect("the thread lives as long as its handle");
+        loads.send(load).expect("the thread lives as long as its handle");
         answer.recv().expect("the thread answers every load")
     }
 }
@@ -72,11 +56,7 @@ impl Loader {
 impl Drop for Loader {
     fn drop(&mut self) {
         self.loads = None;
-        if self
-            .thread
-            .take()
-            .is_some_and(|thread| thread.join().is_err())
-        {
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the version loader panicked");
         }
     }

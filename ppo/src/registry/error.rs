@@ -56,9 +56,6 @@ pub enum RegistryError {
 
 impl RegistryError {
     pub(super) fn io(path: &Path, source: std::io::Error) -> RegistryError {
-        RegistryError::Io {
-            path: path.to_path_buf(),
-            source,
-        }
+        RegistryError::Io { path: path.to_path_buf(), source }
     }
 }

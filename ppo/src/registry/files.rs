@@ -8,7 +8,8 @@ use std::{
 
 use policy::{PolicyVersion, checkpoint};
 
-use super::{Registry, RegistryError, now_ms};
+use super::{Registry, RegistryError};
+use crate::clock::now_ms;
 use crate::rollout_log::{VersionChange, VersionRow, VersionState};
 
 /// Suffix of the weights.
@@ -46,19 +47,12 @@ fn remove_where(folder: &Path, goes: impl Fn(&str) -> bool) -> io::Result<usize>
 
 /// Checks a version's file against its digest.
 pub(super) fn verify(row: &VersionRow) -> Result<(), RegistryError> {
-    let damaged = |what: String| RegistryError::Damaged {
-        version: row.version,
-        path: row.path.clone(),
-        what,
-    };
+    let damaged = |what: String| RegistryError::Damaged { version: row.version, path: row.path.clone(), what };
     let found = checkpoint::digest(&row.path).map_err(|error| damaged(error.to_string()))?;
     if found.to_string() == row.digest {
         return Ok(());
     }
-    Err(damaged(format!(
-        "expected digest {}, found {found}",
-        row.digest
-    )))
+    Err(damaged(format!("expected digest {}, found {found}", row.digest)))
 }
 
 impl Registry {
@@ -101,10 +95,9 @@ impl Registry {
     pub(super) fn finish_what_a_crash_began(&self) -> Result<(), RegistryError> {
         for row in self.rows()? {
             let (to, reason) = match row.state {
-                VersionState::Candidate => (
-                    VersionState::Rejected,
-                    Some("the process ended before the gate's verdict"),
-                ),
+                VersionState::Candidate => {
+                    (VersionState::Rejected, Some("the process ended before the gate's verdict"))
+                }
                 VersionState::Draining => (VersionState::Retained, None),
                 _ => continue,
             };
@@ -126,16 +119,11 @@ impl Registry {
             .filter(|row| matches!(row.state, VersionState::Live | VersionState::Retained))
             .map(|row| row.version)
             .collect();
-        let orphan = |name: &str| {
-            name.starts_with("policy-") && !owner(name).is_some_and(|owner| wanted.contains(&owner))
-        };
-        let n_removed = remove_where(&self.folder, orphan)
-            .map_err(|source| RegistryError::io(&self.folder, source))?;
+        let orphan =
+            |name: &str| name.starts_with("policy-") && !owner(name).is_some_and(|owner| wanted.contains(&owner));
+        let n_removed = remove_where(&self.folder, orphan).map_err(|source| RegistryError::io(&self.folder, source))?;
         if n_removed > 0 {
-            tracing::warn!(
-                n_removed,
-                "removed files of versions that were never published or are retired"
-            );
+            tracing::warn!(n_removed, "removed files of versions that were never published or are retired");
         }
         Ok(())
     }
@@ -145,10 +133,7 @@ impl Registry {
         let rows = self.rows()?;
         let live = rows.iter().find(|row| row.state == VersionState::Live);
         // Without a live row a crash hit the very repair below: the newest retained version begins the search.
-        let newest = rows
-            .iter()
-            .rev()
-            .find(|row| row.state == VersionState::Retained);
+        let newest = rows.iter().rev().find(|row| row.state == VersionState::Retained);
         let mut at = live.or(newest).ok_or(RegistryError::NoneLive)?;
         loop {
             let usable = matches!(at.state, VersionState::Live | VersionState::Retained);
@@ -156,10 +141,7 @@ impl Registry {
                 Ok(()) if at.state == VersionState::Live => return Ok(()),
                 Ok(()) if usable => {
                     tracing::error!(version = %at.version, "an older version serves in place of a damaged one");
-                    return self.change(VersionChange::Activate {
-                        version: at.version,
-                        expected_live: None,
-                    });
+                    return self.change(VersionChange::Activate { version: at.version, expected_live: None });
                 }
                 Ok(()) => {}
                 Err(error) if usable && at.version != PolicyVersion::SFT => {
@@ -176,10 +158,7 @@ impl Registry {
                 Err(_) => {}
             }
             let parent = at.parent.ok_or(RegistryError::NoneLive)?;
-            at = rows
-                .iter()
-                .find(|row| row.version == parent)
-                .ok_or(RegistryError::Unknown(parent))?;
+            at = rows.iter().find(|row| row.version == parent).ok_or(RegistryError::Unknown(parent))?;
         }
     }
 }

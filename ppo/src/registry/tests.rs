@@ -21,11 +21,7 @@ impl World {
     }
 
     fn open_with(&self, n_kept: usize) -> Result<Registry, RegistryError> {
-        let settings = LogSettings {
-            commit_ms: 1,
-            queue: 16,
-            rescore_on_feedback: false,
-        };
+        let settings = LogSettings { commit_ms: 1, queue: 16, rescore_on_feedback: false };
         let log = RolloutLog::open(&self.dir.path().join("data"), &settings)?;
         Registry::open(log, &self.sft, n_kept)
     }
@@ -42,36 +38,18 @@ fn stage(registry: &Registry) -> PolicyVersion {
     fs::write(registry.path(version), &bytes).unwrap();
     let parent = registry.live().unwrap().version;
     let digest = Digest::of(bytes.as_bytes());
-    registry
-        .register(&Candidate {
-            version,
-            parent,
-            digest,
-            n_rollouts: 4,
-        })
-        .unwrap();
+    registry.register(&Candidate { version, parent, digest, n_rollouts: 4 }).unwrap();
     version
 }
 
 fn publish_next(registry: &Registry) -> PolicyVersion {
     let version = stage(registry);
-    registry
-        .publish(
-            version,
-            Vec::new(),
-            BTreeMap::from([("objective/kl".to_string(), 0.5)]),
-        )
-        .unwrap();
+    registry.publish(version, Vec::new(), BTreeMap::from([("objective/kl".to_string(), 0.5)])).unwrap();
     version
 }
 
 fn states(registry: &Registry) -> Vec<VersionState> {
-    registry
-        .rows()
-        .unwrap()
-        .iter()
-        .map(|row| row.state)
-        .collect()
+    registry.rows().unwrap().iter().map(|row| row.state).collect()
 }
 
 use VersionState::{Candidate as Staged, Draining, Live, Rejected, Retained, Retired};
@@ -85,10 +63,7 @@ fn version_0_is_copied_once_and_other_weights_are_refused() {
     assert_eq!(fs::read(&live.path).unwrap(), fs::read(&world.sft).unwrap());
     drop(registry);
     fs::write(&world.sft, b"somebody else's weights").unwrap();
-    assert!(matches!(
-        world.open_with(8),
-        Err(RegistryError::OtherModel { .. })
-    ));
+    assert!(matches!(world.open_with(8), Err(RegistryError::OtherModel { .. })));
 }
 
 #[test]
@@ -109,16 +84,9 @@ fn a_published_version_is_live_and_keeps_its_numbers() {
     assert_eq!(states(&registry), [Draining, Live]);
     drop(registry);
     let registry = world.open();
-    assert_eq!(
-        states(&registry),
-        [Retained, Live],
-        "nothing drains in a new process"
-    );
+    assert_eq!(states(&registry), [Retained, Live], "nothing drains in a new process");
     let row = registry.live().unwrap();
-    assert_eq!(
-        (row.version, row.parent, row.n_rollouts),
-        (one, Some(PolicyVersion::SFT), 4)
-    );
+    assert_eq!((row.version, row.parent, row.n_rollouts), (one, Some(PolicyVersion::SFT), 4));
     assert_eq!(row.numbers["objective/kl"], 0.5);
 }
 
@@ -128,9 +96,7 @@ fn a_candidate_that_a_crash_left_is_rejected_and_its_number_never_reused() {
     let registry = world.open();
     let staged = stage(&registry);
     let never_registered = registry.path(PolicyVersion(2));
-    let half_written = registry
-        .path(PolicyVersion(3))
-        .with_extension("gguf.partial");
+    let half_written = registry.path(PolicyVersion(3)).with_extension("gguf.partial");
     fs::write(&never_registered, b"x").unwrap();
     fs::write(&half_written, b"x").unwrap();
     drop(registry);
@@ -154,19 +120,10 @@ fn a_damaged_live_version_gives_way_to_its_nearest_good_ancestor() {
     drop(registry);
     let registry = world.open();
     assert_eq!(states(&registry), [Retained, Live, Retired, Retired]);
-    assert!(
-        registry.rows().unwrap()[3]
-            .reason
-            .as_ref()
-            .unwrap()
-            .contains("expected digest")
-    );
+    assert!(registry.rows().unwrap()[3].reason.as_ref().unwrap().contains("expected digest"));
     assert!(!registry.path(PolicyVersion(3)).exists());
     let next = publish_next(&registry);
-    assert_eq!(
-        (next, registry.row(next).unwrap().unwrap().parent),
-        (PolicyVersion(4), Some(PolicyVersion(1)))
-    );
+    assert_eq!((next, registry.row(next).unwrap().unwrap().parent), (PolicyVersion(4), Some(PolicyVersion(1))));
 }
 
 #[test]
@@ -176,25 +133,12 @@ fn a_rejected_candidate_leaves_the_live_one_and_no_file() {
     let version = stage(&registry);
     assert_eq!(states(&registry), [Live, Staged]);
     fs::write(registry.companion(version, "moments.safetensors"), b"m").unwrap();
-    registry
-        .reject(version, "KL above its budget", Vec::new(), BTreeMap::new())
-        .unwrap();
+    registry.reject(version, "KL above its budget", Vec::new(), BTreeMap::new()).unwrap();
     assert_eq!(states(&registry), [Live, Rejected]);
-    assert!(
-        !registry.path(version).exists()
-            && !registry.companion(version, "moments.safetensors").exists()
-    );
+    assert!(!registry.path(version).exists() && !registry.companion(version, "moments.safetensors").exists());
     assert!(registry.activate(version, None).is_err());
-    assert!(
-        registry
-            .publish(version, Vec::new(), BTreeMap::new())
-            .is_err()
-    );
-    assert_eq!(
-        states(&registry),
-        [Live, Rejected],
-        "a refused step changes nothing"
-    );
+    assert!(registry.publish(version, Vec::new(), BTreeMap::new()).is_err());
+    assert_eq!(states(&registry), [Live, Rejected], "a refused step changes nothing");
 }
 
 #[test]
@@ -204,16 +148,10 @@ fn activation_is_compare_and_set() {
     let one = publish_next(&registry);
     let two = publish_next(&registry);
     let lost = registry.activate(one, Some(one));
-    assert!(
-        matches!(lost, Err(RegistryError::Log(LogError::LiveChanged { found, .. })) if found == two)
-    );
+    assert!(matches!(lost, Err(RegistryError::Log(LogError::LiveChanged { found, .. })) if found == two));
     assert_eq!(registry.activate(one, Some(two)).unwrap(), two);
     assert_eq!(registry.live().unwrap().version, one);
-    assert_eq!(
-        registry.activate(one, None).unwrap(),
-        one,
-        "to activate the live one changes nothing"
-    );
+    assert_eq!(registry.activate(one, None).unwrap(), one, "to activate the live one changes nothing");
     assert_eq!(states(&registry), [Draining, Live, Draining]);
 }
 
@@ -226,10 +164,7 @@ fn lineage_follows_parents_through_a_rollback() {
     registry.activate(one, None).unwrap();
     let three = publish_next(&registry);
     assert_eq!(registry.lineage(three, 1).unwrap(), [three, one]);
-    assert_eq!(
-        registry.lineage(three, 9).unwrap(),
-        [three, one, PolicyVersion::SFT]
-    );
+    assert_eq!(registry.lineage(three, 9).unwrap(), [three, one, PolicyVersion::SFT]);
 }
 
 /// Goal: bounded files, and never a needed one gone. Method: six versions, two kept, one old one still in memory.
@@ -240,33 +175,14 @@ fn retention_spares_version_0_the_live_one_and_what_is_in_memory() {
     for _ in 0..6 {
         publish_next(&registry);
     }
-    registry
-        .retain(&[PolicyVersion(0), PolicyVersion(1), PolicyVersion(6)])
-        .unwrap();
-    assert_eq!(
-        states(&registry),
-        [
-            Draining, Draining, Retired, Retired, Retained, Retained, Live
-        ]
-    );
+    registry.retain(&[PolicyVersion(0), PolicyVersion(1), PolicyVersion(6)]).unwrap();
+    assert_eq!(states(&registry), [Draining, Draining, Retired, Retired, Retained, Retained, Live]);
     let on_disk = |n: u64| registry.path(PolicyVersion(n)).exists();
-    assert_eq!(
-        (0..7).map(on_disk).collect::<Vec<_>>(),
-        [true, true, false, false, true, true, true]
-    );
+    assert_eq!((0..7).map(on_disk).collect::<Vec<_>>(), [true, true, false, false, true, true, true]);
     drop(registry);
-    world
-        .open_with(2)
-        .unwrap()
-        .retain(&[PolicyVersion(0), PolicyVersion(6)])
-        .unwrap();
+    world.open_with(2).unwrap().retain(&[PolicyVersion(0), PolicyVersion(6)]).unwrap();
     let registry = world.open_with(2).unwrap();
-    assert_eq!(
-        states(&registry),
-        [
-            Retained, Retired, Retired, Retired, Retained, Retained, Live
-        ]
-    );
+    assert_eq!(states(&registry), [Retained, Retired, Retired, Retired, Retained, Retained, Live]);
 }
 
 #[test]

@@ -26,11 +26,7 @@ pub(super) struct Tally {
 }
 
 /// Inserts one exchange. Only an error of the storage fails the batch; a row that SQLite refuses for itself is counted.
-pub(super) fn insert(
-    transaction: &Transaction<'_>,
-    rollout: &Rollout,
-    tally: &mut Tally,
-) -> Result<(), LogError> {
+pub(super) fn insert(transaction: &Transaction<'_>, rollout: &Rollout, tally: &mut Tally) -> Result<(), LogError> {
     let obstacle = eligibility::obstacle(rollout);
     match record::insert(transaction, rollout, obstacle) {
         Ok(true) => {
@@ -66,39 +62,25 @@ fn storage_failed(error: &LogError) -> bool {
 }
 
 /// Runs a command that has a waiting sender; the answer goes out after the commit.
-pub(super) fn answer(
-    command: Command,
-    transaction: &mut Transaction<'_>,
-    rescore: bool,
-    tally: &mut Tally,
-) -> Pending {
+pub(super) fn answer(command: Command, transaction: &mut Transaction<'_>, rescore: bool, tally: &mut Tally) -> Pending {
     match command {
         Command::Append(_) | Command::Close => unreachable!("handled where batches are gathered"),
         Command::Flush(reply) => reply_with(reply, Ok(())),
-        Command::Feedback(words, reply) => reply_with(
-            reply,
-            atomically(transaction, |connection| {
-                feedback::insert(connection, &words, rescore)
-            }),
-        ),
+        Command::Feedback(words, reply) => {
+            reply_with(reply, atomically(transaction, |connection| feedback::insert(connection, &words, rescore)))
+        }
         Command::Score(verdicts, reply) => {
-            let moved = atomically(transaction, |connection| {
-                transition::score(connection, &verdicts)
-            });
+            let moved = atomically(transaction, |connection| transition::score(connection, &verdicts));
             if moved.is_ok() {
-                tally
-                    .dropped
-                    .extend(verdicts.iter().filter_map(|(_, verdict)| match verdict {
-                        Verdict::Dropped(reason) => Some((*reason, 1)),
-                        Verdict::Scored(_) => None,
-                    }));
+                tally.dropped.extend(verdicts.iter().filter_map(|(_, verdict)| match verdict {
+                    Verdict::Dropped(reason) => Some((*reason, 1)),
+                    Verdict::Scored(_) => None,
+                }));
             }
             reply_with(reply, moved)
         }
         Command::Claim(request, reply) => {
-            let claimed = atomically(transaction, |connection| {
-                transition::claim(connection, &request)
-            });
+            let claimed = atomically(transaction, |connection| transition::claim(connection, &request));
             reply_with(
                 reply,
                 claimed.map(|(claim, n_expired)| {
@@ -108,22 +90,16 @@ pub(super) fn answer(
             )
         }
         Command::Settle(outcomes, reply) => {
-            let moved = atomically(transaction, |connection| {
-                transition::settle(connection, &outcomes)
-            });
+            let moved = atomically(transaction, |connection| transition::settle(connection, &outcomes));
             if moved.is_ok() {
                 tally.settled(&outcomes);
             }
             reply_with(reply, moved)
         }
         Command::Version(change, reply) => {
-            let changed = atomically(transaction, |connection| {
-                versions::apply(connection, &change)
-            });
-            if let (
-                Ok(()),
-                VersionChange::Publish { outcomes, .. } | VersionChange::Reject { outcomes, .. },
-            ) = (&changed, &*change)
+            let changed = atomically(transaction, |connection| versions::apply(connection, &change));
+            if let (Ok(()), VersionChange::Publish { outcomes, .. } | VersionChange::Reject { outcomes, .. }) =
+                (&changed, &*change)
             {
                 tally.settled(outcomes);
             }
@@ -134,11 +110,10 @@ pub(super) fn answer(
 
 impl Tally {
     fn settled(&mut self, outcomes: &[(Seq, Outcome)]) {
-        self.dropped
-            .extend(outcomes.iter().filter_map(|(_, outcome)| match outcome {
-                Outcome::Dropped(reason) => Some((*reason, 1)),
-                Outcome::Trained(_) | Outcome::Released => None,
-            }));
+        self.dropped.extend(outcomes.iter().filter_map(|(_, outcome)| match outcome {
+            Outcome::Dropped(reason) => Some((*reason, 1)),
+            Outcome::Trained(_) | Outcome::Released => None,
+        }));
     }
 }
 

@@ -21,9 +21,7 @@ pub(super) fn floats(values: impl Iterator<Item = f32>) -> Vec<u8> {
 
 /// The inverse of [`token_ids`]; an error names what is wrong with the length.
 pub(super) fn parse_token_ids(bytes: &[u8]) -> Result<Vec<TokenId>, String> {
-    Ok(words(bytes)?
-        .map(|word| TokenId(u32::from_le_bytes(word)))
-        .collect())
+    Ok(words(bytes)?.map(|word| TokenId(u32::from_le_bytes(word))).collect())
 }
 
 /// The inverse of [`floats`].
@@ -33,14 +31,9 @@ pub(super) fn parse_floats(bytes: &[u8]) -> Result<Vec<f32>, String> {
 
 fn words(bytes: &[u8]) -> Result<impl Iterator<Item = [u8; 4]> + '_, String> {
     if !bytes.len().is_multiple_of(4) {
-        return Err(format!(
-            "expected a multiple of 4 bytes, found {}",
-            bytes.len()
-        ));
+        return Err(format!("expected a multiple of 4 bytes, found {}", bytes.len()));
     }
-    Ok(bytes
-        .chunks_exact(4)
-        .map(|word| word.try_into().expect("chunks_exact(4) yields 4 bytes")))
+    Ok(bytes.chunks_exact(4).map(|word| word.try_into().expect("chunks_exact(4) yields 4 bytes")))
 }
 
 /// The four columns of a response.
@@ -59,8 +52,7 @@ impl ResponseColumns {
             ids: token_ids(response.iter().map(|token| token.id)),
             log_probs: floats(response.iter().map(|token| token.log_prob.0)),
             behavior: floats(response.iter().map(|token| token.behavior.0)),
-            log_kept_mass: truncated
-                .then(|| floats(response.iter().map(|token| token.log_kept_mass))),
+            log_kept_mass: truncated.then(|| floats(response.iter().map(|token| token.log_kept_mass))),
         }
     }
 
@@ -98,13 +90,9 @@ pub(super) fn sampling(params: &SamplingParams) -> Vec<u8> {
     let mut bytes = vec![SAMPLING_LAYOUT];
     bytes.extend(params.temperature.to_le_bytes());
     bytes.extend(params.top_k.to_le_bytes());
-    for value in [
-        params.top_p,
-        params.min_p,
-        params.presence_penalty,
-        params.frequency_penalty,
-        params.repetition_penalty,
-    ] {
+    for value in
+        [params.top_p, params.min_p, params.presence_penalty, params.frequency_penalty, params.repetition_penalty]
+    {
         bytes.extend(value.to_le_bytes());
     }
     put_len(&mut bytes, params.logit_bias.len());
@@ -132,9 +120,7 @@ pub(super) fn parse_sampling(bytes: &[u8]) -> Result<SamplingParams, String> {
     let mut reader = Reader(bytes);
     let layout = reader.array::<1>()?[0];
     if layout != SAMPLING_LAYOUT {
-        return Err(format!(
-            "sampling layout: expected {SAMPLING_LAYOUT}, found {layout}"
-        ));
+        return Err(format!("sampling layout: expected {SAMPLING_LAYOUT}, found {layout}"));
     }
     let params = SamplingParams {
         temperature: reader.float()?,
@@ -152,14 +138,7 @@ pub(super) fn parse_sampling(bytes: &[u8]) -> Result<SamplingParams, String> {
         stop_token_ids: reader.list(|r| Ok(TokenId(r.word()?)))?,
         ignore_eos: reader.array::<1>()?[0] != 0,
     };
-    if reader.0.is_empty() {
-        Ok(params)
-    } else {
-        Err(format!(
-            "sampling record: {} bytes too many",
-            reader.0.len()
-        ))
-    }
+    if reader.0.is_empty() { Ok(params) } else { Err(format!("sampling record: {} bytes too many", reader.0.len())) }
 }
 
 fn put_len(bytes: &mut Vec<u8>, len: usize) {
@@ -171,10 +150,8 @@ struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
     fn take(&mut self, len: usize) -> Result<&'a [u8], String> {
-        let (head, tail) = self
-            .0
-            .split_at_checked(len)
-            .ok_or_else(|| format!("record ends {} bytes early", len - self.0.len()))?;
+        let (head, tail) =
+            self.0.split_at_checked(len).ok_or_else(|| format!("record ends {} bytes early", len - self.0.len()))?;
         self.0 = tail;
         Ok(head)
     }
@@ -202,10 +179,7 @@ impl<'a> Reader<'a> {
         String::from_utf8(self.take(len)?.to_vec()).map_err(|error| error.to_string())
     }
 
-    fn list<T>(
-        &mut self,
-        mut item: impl FnMut(&mut Self) -> Result<T, String>,
-    ) -> Result<Vec<T>, String> {
+    fn list<T>(&mut self, mut item: impl FnMut(&mut Self) -> Result<T, String>) -> Result<Vec<T>, String> {
         let len = self.word()?;
         (0..len).map(|_| item(self)).collect()
     }

@@ -18,6 +18,7 @@ pub const KEPT_MASS_MIN: f32 = 0.9;
 
 /// Why this rollout may not train, or `None` when it may.
 ///
+/// What the client's `max_tokens` cut off passes here; `ppo.client_limit` decides about it when it is claimed.
 /// A response that ended at one of the client's stop texts counts as ended: the policy wrote the text that ends it.
 pub fn obstacle(rollout: &Rollout) -> Option<DropReason> {
     let sampling = &rollout.sampling;
@@ -26,8 +27,7 @@ pub fn obstacle(rollout: &Rollout) -> Option<DropReason> {
     }
     match rollout.finish {
         FinishReason::Cancelled => return Some(DropReason::Cancelled),
-        FinishReason::ClientLimit => return Some(DropReason::ClientLimit),
-        FinishReason::EndToken | FinishReason::Stop | FinishReason::DaemonLimit => {}
+        FinishReason::EndToken | FinishReason::Stop | FinishReason::ClientLimit | FinishReason::DaemonLimit => {}
     }
     if sampling.temperature <= 0.0 {
         return Some(DropReason::Greedy);
@@ -40,18 +40,12 @@ pub fn obstacle(rollout: &Rollout) -> Option<DropReason> {
         return Some(DropReason::Altered);
     }
     let finite = |token: &policy::SampledToken| {
-        token.log_prob.0.is_finite()
-            && token.behavior.0.is_finite()
-            && token.log_kept_mass.is_finite()
+        token.log_prob.0.is_finite() && token.behavior.0.is_finite() && token.log_kept_mass.is_finite()
     };
     if !rollout.response.iter().all(finite) {
         return Some(DropReason::NonFinite);
     }
-    if rollout
-        .response
-        .iter()
-        .any(|token| token.log_kept_mass < KEPT_MASS_MIN.ln())
-    {
+    if rollout.response.iter().any(|token| token.log_kept_mass < KEPT_MASS_MIN.ln()) {
         return Some(DropReason::TruncatedMass);
     }
     None

@@ -29,9 +29,7 @@ pub enum LogError {
         holder: String,
     },
     /// The file was written by a newer honed.
-    #[error(
-        "rollout log: schema {found} is newer than the {supported} that this honed knows; use the newer honed"
-    )]
+    #[error("rollout log: schema {found} is newer than the {supported} that this honed knows; use the newer honed")]
     SchemaTooNew {
         /// Number in the file.
         found: u32,

@@ -20,9 +20,7 @@ pub fn label_word(label: Label) -> &'static str {
 }
 
 fn parse_label(word: &str) -> Option<Label> {
-    [Label::Up, Label::Down]
-        .into_iter()
-        .find(|label| label_word(*label) == word)
+    [Label::Up, Label::Down].into_iter().find(|label| label_word(*label) == word)
 }
 
 /// One user's words about one rollout.
@@ -48,10 +46,7 @@ impl Feedback {
     /// The part that judges.
     #[must_use]
     pub fn opinion(&self) -> Opinion {
-        Opinion {
-            score: self.score,
-            label: self.label,
-        }
+        Opinion { score: self.score, label: self.label }
     }
 }
 
@@ -65,11 +60,7 @@ pub struct FeedbackReceipt {
 }
 
 /// Records one user's words. With `rescore`, a scored row is handed to the scorer again.
-pub(super) fn insert(
-    connection: &Connection,
-    feedback: &Feedback,
-    rescore: bool,
-) -> Result<FeedbackReceipt, LogError> {
+pub(super) fn insert(connection: &Connection, feedback: &Feedback, rescore: bool) -> Result<FeedbackReceipt, LogError> {
     let (seq, state) = find(connection, &feedback.id)?;
     let user = feedback.user.clone().unwrap_or_default();
     if let Some(applied) = already_said(connection, seq, &user, feedback)? {
@@ -107,25 +98,16 @@ pub(super) fn insert(
 fn find(connection: &Connection, id: &RolloutId) -> Result<(Seq, RolloutState), LogError> {
     let found: Option<(i64, String)> = connection
         .prepare_cached("SELECT seq, state FROM rollouts WHERE request = ?1 AND choice = ?2")?
-        .query_row(params![id.request, id.index], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })
+        .query_row(params![id.request, id.index], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let (seq, state) = found.ok_or_else(|| LogError::NotFound(id.clone()))?;
-    let state = RolloutState::parse(&state).ok_or(LogError::Corrupt {
-        seq,
-        what: format!("state {state:?} is unknown"),
-    })?;
+    let state =
+        RolloutState::parse(&state).ok_or(LogError::Corrupt { seq, what: format!("state {state:?} is unknown") })?;
     Ok((Seq(seq), state))
 }
 
 /// Whether the very same words are there already, and if so what was answered then.
-fn already_said(
-    connection: &Connection,
-    seq: Seq,
-    user: &str,
-    feedback: &Feedback,
-) -> Result<Option<bool>, LogError> {
+fn already_said(connection: &Connection, seq: Seq, user: &str, feedback: &Feedback) -> Result<Option<bool>, LogError> {
     Ok(connection
         .prepare_cached(
             "SELECT applied FROM feedback WHERE seq = ?1 AND user = ?2 AND score IS ?3 AND label IS ?4 AND edit IS ?5
@@ -139,21 +121,16 @@ fn already_said(
 }
 
 /// All words about one rollout, by user.
-pub(super) fn of(
-    connection: &Connection,
-    seq: Seq,
-    id: &RolloutId,
-) -> Result<Vec<Feedback>, LogError> {
-    let mut statement = connection
-        .prepare_cached("SELECT user, score, label, edit, comment, created_ms FROM feedback WHERE seq = ?1 ORDER BY user")?;
+pub(super) fn of(connection: &Connection, seq: Seq, id: &RolloutId) -> Result<Vec<Feedback>, LogError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT user, score, label, edit, comment, created_ms FROM feedback WHERE seq = ?1 ORDER BY user",
+    )?;
     let rows = statement.query_map([seq.0], |row| {
         Ok(Feedback {
             id: id.clone(),
             user: Some(row.get::<_, String>(0)?).filter(|user| !user.is_empty()),
             score: row.get(1)?,
-            label: row
-                .get::<_, Option<String>>(2)?
-                .and_then(|word| parse_label(&word)),
+            label: row.get::<_, Option<String>>(2)?.and_then(|word| parse_label(&word)),
             edit: row.get(3)?,
             comment: row.get(4)?,
             created_ms: row.get::<_, i64>(5)? as u64,

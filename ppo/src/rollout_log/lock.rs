@@ -23,17 +23,9 @@ impl DirLock {
     /// Takes the folder or says who has it.
     pub(super) fn take(dir: &Path) -> Result<DirLock, LogError> {
         let path = dir.join("honed.lock");
-        let io = |source| LogError::Io {
-            path: path.clone(),
-            source,
-        };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(io)?;
+        let io = |source| LogError::Io { path: path.clone(), source };
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
         // SAFETY: the descriptor is open for the whole call, and flock touches no memory of ours.
         if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
             let error = std::io::Error::last_os_error();
@@ -43,15 +35,8 @@ impl DirLock {
             let mut pid = String::new();
             // The number is a courtesy in a message; without it the message still says what to do.
             let _ = file.read_to_string(&mut pid);
-            let holder = if pid.trim().is_empty() {
-                String::new()
-            } else {
-                format!(" (pid {})", pid.trim())
-            };
-            return Err(LogError::Locked {
-                dir: dir.to_path_buf(),
-                holder,
-            });
+            let holder = if pid.trim().is_empty() { String::new() } else { format!(" (pid {})", pid.trim()) };
+            return Err(LogError::Locked { dir: dir.to_path_buf(), holder });
         }
         file.set_len(0).and_then(|()| file.rewind()).map_err(io)?;
         writeln!(file, "{}", std::process::id()).map_err(io)?;

@@ -63,10 +63,7 @@ impl LogReader {
         connection.busy_timeout(Duration::from_secs(5))?;
         let found = super::schema::number(&connection)?;
         if found > super::schema::CURRENT {
-            return Err(LogError::SchemaTooNew {
-                found,
-                supported: super::schema::CURRENT,
-            });
+            return Err(LogError::SchemaTooNew { found, supported: super::schema::CURRENT });
         }
         Ok(LogReader { connection })
     }
@@ -104,27 +101,17 @@ impl LogReader {
             record::COLUMNS
         );
         let waited_since_ms = i64::try_from(waited_since_ms).unwrap_or(i64::MAX);
-        self.rows(
-            &sql,
-            params![after.map_or(0, |seq| seq.0), waited_since_ms, limit as i64],
-        )
+        self.rows(&sql, params![after.map_or(0, |seq| seq.0), waited_since_ms, limit as i64])
     }
 
     /// One row by its id.
     pub fn rollout(&self, id: &RolloutId) -> Result<Option<LoggedRollout>, LogError> {
-        let sql = format!(
-            "SELECT {} FROM rollouts WHERE request = ?1 AND choice = ?2",
-            record::COLUMNS
-        );
+        let sql = format!("SELECT {} FROM rollouts WHERE request = ?1 AND choice = ?2", record::COLUMNS);
         Ok(self.rows(&sql, params![id.request, id.index])?.pop())
     }
 
     /// A few rows of one version that may be replayed: their tokens were drawn, and not from a truncated distribution.
-    pub fn replayable(
-        &self,
-        version: PolicyVersion,
-        limit: usize,
-    ) -> Result<Vec<LoggedRollout>, LogError> {
+    pub fn replayable(&self, version: PolicyVersion, limit: usize) -> Result<Vec<LoggedRollout>, LogError> {
         let sql = format!(
             "SELECT {} FROM rollouts WHERE version = ?1 AND state IN ('generated', 'scored', 'claimed', 'trained')
              ORDER BY seq DESC LIMIT ?2",
@@ -133,11 +120,7 @@ impl LogReader {
         self.rows(&sql, params![version.0 as i64, limit as i64])
     }
 
-    fn rows(
-        &self,
-        sql: &str,
-        params: impl rusqlite::Params,
-    ) -> Result<Vec<LoggedRollout>, LogError> {
+    fn rows(&self, sql: &str, params: impl rusqlite::Params) -> Result<Vec<LoggedRollout>, LogError> {
         let mut statement = self.connection.prepare_cached(sql)?;
         let mut found = statement.query(params)?;
         let mut rows = Vec::new();
@@ -152,50 +135,30 @@ impl LogReader {
     /// Every row that matches, in log order, a bounded batch in memory at a time. `limit` of the query is the batch's
     /// business and ignored.
     pub fn export(self, query: PageQuery) -> Export {
-        let query = PageQuery {
-            limit: EXPORT_BATCH,
-            ..query
-        };
-        Export {
-            reader: self,
-            query,
-            batch: Vec::new().into_iter(),
-            done: false,
-        }
+        let query = PageQuery { limit: EXPORT_BATCH, ..query };
+        Export { reader: self, query, batch: Vec::new().into_iter(), done: false }
     }
 
     /// Counts over the whole log, from an index alone.
     pub fn stats(&self) -> Result<LogStats, LogError> {
-        let mut stats = LogStats {
-            by_state: RolloutState::ALL.map(|state| (state, 0)).into(),
-            ..LogStats::default()
-        };
-        let mut statement = self.connection.prepare_cached(
-            "SELECT version, state, reason, COUNT(*) FROM rollouts GROUP BY version, state, reason",
-        )?;
+        let mut stats = LogStats { by_state: RolloutState::ALL.map(|state| (state, 0)).into(), ..LogStats::default() };
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT version, state, reason, COUNT(*) FROM rollouts GROUP BY version, state, reason")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let n: u64 = row.get::<_, i64>(3)? as u64;
             stats.n_rollouts += n;
-            *stats
-                .by_version
-                .entry(PolicyVersion(row.get::<_, i64>(0)? as u64))
-                .or_default() += n;
+            *stats.by_version.entry(PolicyVersion(row.get::<_, i64>(0)? as u64)).or_default() += n;
             if let Some(state) = RolloutState::parse(&row.get::<_, String>(1)?) {
                 *stats.by_state.entry(state).or_default() += n;
             }
-            if let Some(reason) = row
-                .get::<_, Option<String>>(2)?
-                .and_then(|word| DropReason::parse(&word))
-            {
+            if let Some(reason) = row.get::<_, Option<String>>(2)?.and_then(|word| DropReason::parse(&word)) {
                 *stats.dropped.entry(reason).or_default() += n;
             }
         }
         stats.n_feedback =
-            self.connection
-                .query_row("SELECT COUNT(*) FROM feedback", [], |row| {
-                    row.get::<_, i64>(0)
-                })? as u64;
+            self.connection.query_row("SELECT COUNT(*) FROM feedback", [], |row| row.get::<_, i64>(0))? as u64;
         Ok(stats)
     }
 
@@ -204,17 +167,12 @@ impl LogReader {
         let count = |state: RolloutState| -> Result<u64, LogError> {
             let n: Option<i64> = self
                 .connection
-                .prepare_cached(
-                    "SELECT COUNT(*) FROM (SELECT 1 FROM rollouts WHERE state = ?1 LIMIT ?2)",
-                )?
+                .prepare_cached("SELECT COUNT(*) FROM (SELECT 1 FROM rollouts WHERE state = ?1 LIMIT ?2)")?
                 .query_row(params![state.as_str(), limit as i64], |row| row.get(0))
                 .optional()?;
             Ok(n.unwrap_or(0) as u64)
         };
-        Ok((
-            count(RolloutState::Scored)?,
-            count(RolloutState::Generated)?,
-        ))
+        Ok((count(RolloutState::Scored)?, count(RolloutState::Generated)?))
     }
 
     /// All versions, oldest first.

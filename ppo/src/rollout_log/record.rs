@@ -54,11 +54,7 @@ pub(super) fn insert(
     rollout: &Rollout,
     obstacle: Option<DropReason>,
 ) -> Result<bool, LogError> {
-    let state = if obstacle.is_some() {
-        RolloutState::Dropped
-    } else {
-        RolloutState::Generated
-    };
+    let state = if obstacle.is_some() { RolloutState::Dropped } else { RolloutState::Generated };
     let columns = blob::ResponseColumns::of(&rollout.response);
     let mut statement = connection.prepare_cached(
         "INSERT INTO rollouts (request, choice, version, state, reason, user, finish, created_ms, prompt, response,
@@ -98,37 +94,25 @@ pub(super) fn read_row(row: &Row<'_>) -> Result<LoggedRollout, LogError> {
         log_kept_mass: row.get(13)?,
     };
     let rollout = Rollout {
-        id: RolloutId {
-            request: row.get(1)?,
-            index: row.get(2)?,
-        },
+        id: RolloutId { request: row.get(1)?, index: row.get(2)? },
         version: PolicyVersion(row.get::<_, i64>(3)? as u64),
-        prompt: blob::parse_token_ids(row.get_ref(9)?.as_blob().map_err(rusqlite::Error::from)?)
-            .map_err(corrupt)?,
+        prompt: blob::parse_token_ids(row.get_ref(9)?.as_blob().map_err(rusqlite::Error::from)?).map_err(corrupt)?,
         response: columns.parse().map_err(corrupt)?,
-        sampling: blob::parse_sampling(row.get_ref(14)?.as_blob().map_err(rusqlite::Error::from)?)
-            .map_err(corrupt)?,
-        finish: parse_finish(&finish)
-            .ok_or_else(|| corrupt(format!("finish {finish:?} is unknown")))?,
+        sampling: blob::parse_sampling(row.get_ref(14)?.as_blob().map_err(rusqlite::Error::from)?).map_err(corrupt)?,
+        finish: parse_finish(&finish).ok_or_else(|| corrupt(format!("finish {finish:?} is unknown")))?,
         user: row.get(6)?,
         created_ms: row.get::<_, i64>(8)? as u64,
     };
     Ok(LoggedRollout {
         seq: Seq(seq),
         rollout,
-        state: RolloutState::parse(&state)
-            .ok_or_else(|| corrupt(format!("state {state:?} is unknown")))?,
+        state: RolloutState::parse(&state).ok_or_else(|| corrupt(format!("state {state:?} is unknown")))?,
         reason: match reason {
             None => None,
-            Some(word) => Some(
-                DropReason::parse(&word)
-                    .ok_or_else(|| corrupt(format!("reason {word:?} is unknown")))?,
-            ),
+            Some(word) => Some(DropReason::parse(&word).ok_or_else(|| corrupt(format!("reason {word:?} is unknown")))?),
         },
         score: read_score(row)?,
-        trained_version: row
-            .get::<_, Option<i64>>(18)?
-            .map(|version| PolicyVersion(version as u64)),
+        trained_version: row.get::<_, Option<i64>>(18)?.map(|version| PolicyVersion(version as u64)),
         feedback: Vec::new(),
     })
 }
@@ -138,11 +122,7 @@ fn read_score(row: &Row<'_>) -> Result<Option<ScoreRecord>, LogError> {
         return Ok(None);
     };
     let reward_version = row.get::<_, Option<String>>(17)?.unwrap_or_default();
-    Ok(Some(ScoreRecord {
-        score,
-        std: row.get(16)?,
-        reward_version,
-    }))
+    Ok(Some(ScoreRecord { score, std: row.get(16)?, reward_version }))
 }
 
 /// The word of a finish reason in the column and in exports.
@@ -158,7 +138,5 @@ pub fn finish_word(finish: FinishReason) -> &'static str {
 
 fn parse_finish(word: &str) -> Option<FinishReason> {
     use FinishReason::{Cancelled, ClientLimit, DaemonLimit, EndToken, Stop};
-    [EndToken, Stop, ClientLimit, DaemonLimit, Cancelled]
-        .into_iter()
-        .find(|finish| finish_word(*finish) == word)
+    [EndToken, Stop, ClientLimit, DaemonLimit, Cancelled].into_iter().find(|finish| finish_word(*finish) == word)
 }

@@ -53,9 +53,7 @@ impl RolloutState {
 
     /// The state of that word.
     pub fn parse(word: &str) -> Option<RolloutState> {
-        RolloutState::ALL
-            .into_iter()
-            .find(|state| state.as_str() == word)
+        RolloutState::ALL.into_iter().find(|state| state.as_str() == word)
     }
 }
 
@@ -143,9 +141,7 @@ impl DropReason {
 
     /// The reason of that word.
     pub fn parse(word: &str) -> Option<DropReason> {
-        DropReason::ALL
-            .into_iter()
-            .find(|reason| reason.as_str() == word)
+        DropReason::ALL.into_iter().find(|reason| reason.as_str() == word)
     }
 }
 

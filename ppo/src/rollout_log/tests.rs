@@ -7,18 +7,12 @@ mod storage;
 
 use std::path::Path;
 
-use policy::{
-    FinishReason, LogProb, PolicyVersion, Rollout, RolloutId, SampledToken, SamplingParams, TokenId,
-};
+use policy::{FinishReason, LogProb, PolicyVersion, Rollout, RolloutId, SampledToken, SamplingParams, TokenId};
 
 use super::*;
 
 pub(super) fn settings() -> LogSettings {
-    LogSettings {
-        commit_ms: 20,
-        queue: 4096,
-        rescore_on_feedback: true,
-    }
+    LogSettings { commit_ms: 20, queue: 4096, rescore_on_feedback: true }
 }
 
 pub(super) fn open(dir: &Path) -> RolloutLog {
@@ -26,7 +20,7 @@ pub(super) fn open(dir: &Path) -> RolloutLog {
 }
 
 /// A rollout that may train, told apart by `n`.
-pub(super) fn rollout(n: u32, version: u64) -> Rollout {
+pub(crate) fn rollout(n: u32, version: u64) -> Rollout {
     let token = |at: u32| SampledToken {
         id: TokenId(n + at),
         log_prob: LogProb(-0.5 - at as f32),
@@ -34,17 +28,11 @@ pub(super) fn rollout(n: u32, version: u64) -> Rollout {
         log_kept_mass: 0.0,
     };
     Rollout {
-        id: RolloutId {
-            request: format!("cmpl-{n:016x}"),
-            index: 0,
-        },
+        id: RolloutId { request: format!("cmpl-{n:016x}"), index: 0 },
         version: PolicyVersion(version),
         prompt: vec![TokenId(1), TokenId(2), TokenId(n)],
         response: (0..3).map(token).collect(),
-        sampling: SamplingParams {
-            seed: Some(u64::from(n)),
-            ..SamplingParams::default()
-        },
+        sampling: SamplingParams { seed: Some(u64::from(n)), ..SamplingParams::default() },
         finish: FinishReason::EndToken,
         user: None,
         created_ms: 1_000 + u64::from(n),
@@ -52,37 +40,18 @@ pub(super) fn rollout(n: u32, version: u64) -> Rollout {
 }
 
 pub(super) fn everything(log: &RolloutLog) -> Vec<LoggedRollout> {
-    log.reader()
-        .page(&PageQuery {
-            limit: 100_000,
-            ..PageQuery::default()
-        })
-        .unwrap()
+    log.reader().page(&PageQuery { limit: 100_000, ..PageQuery::default() }).unwrap()
 }
 
 pub(super) fn score_all(log: &RolloutLog, score: f64) -> usize {
     let rows = log.reader().unscored(None, 100_000, u64::MAX).unwrap();
-    let record = ScoreRecord {
-        score,
-        std: None,
-        reward_version: "test".to_string(),
-    };
-    log.score(
-        rows.into_iter()
-            .map(|row| (row.seq, Verdict::Scored(record.clone())))
-            .collect(),
-    )
-    .unwrap()
+    let record = ScoreRecord { score, std: None, reward_version: "test".to_string() };
+    log.score(rows.into_iter().map(|row| (row.seq, Verdict::Scored(record.clone()))).collect()).unwrap()
 }
 
 pub(super) fn claim(log: &RolloutLog, n_rollouts: usize, lineage: &[u64]) -> Claim {
     let lineage = lineage.iter().copied().map(PolicyVersion).collect();
-    log.claim(ClaimRequest {
-        n_rollouts,
-        lineage,
-        user_share_max: 1.0,
-    })
-    .unwrap()
+    log.claim(ClaimRequest { n_rollouts, lineage, user_share_max: 1.0 }).unwrap()
 }
 
 pub(super) fn granted(claim: Claim) -> Vec<LoggedRollout> {

@@ -56,17 +56,13 @@ pub enum Outcome {
 }
 
 /// Stores verdicts; rows that are no longer `generated` keep what they have. Returns how many moved.
-pub(super) fn score(
-    connection: &Connection,
-    verdicts: &[(Seq, Verdict)],
-) -> Result<usize, LogError> {
+pub(super) fn score(connection: &Connection, verdicts: &[(Seq, Verdict)]) -> Result<usize, LogError> {
     let mut scored = connection.prepare_cached(
         "UPDATE rollouts SET state = 'scored', score = ?2, score_std = ?3, reward_version = ?4
          WHERE seq = ?1 AND state = 'generated'",
     )?;
-    let mut dropped = connection.prepare_cached(
-        "UPDATE rollouts SET state = 'dropped', reason = ?2 WHERE seq = ?1 AND state = 'generated'",
-    )?;
+    let mut dropped = connection
+        .prepare_cached("UPDATE rollouts SET state = 'dropped', reason = ?2 WHERE seq = ?1 AND state = 'generated'")?;
     let mut n_moved = 0;
     for (seq, verdict) in verdicts {
         n_moved += match verdict {
@@ -74,12 +70,9 @@ pub(super) fn score(
             Verdict::Scored(record) if !record.score.is_finite() => {
                 dropped.execute(params![seq.0, DropReason::NonFinite.as_str()])?
             }
-            Verdict::Scored(record) => scored.execute(params![
-                seq.0,
-                record.score,
-                record.std,
-                record.reward_version
-            ])?,
+            Verdict::Scored(record) => {
+                scored.execute(params![seq.0, record.score, record.std, record.reward_version])?
+            }
             Verdict::Dropped(reason) => dropped.execute(params![seq.0, reason.as_str()])?,
         };
     }
@@ -91,10 +84,7 @@ pub(super) fn score(
 /// Anonymous rollouts are not capped: nothing tells their users apart.
 ///
 /// Returns the claim and how many rows expired.
-pub(super) fn claim(
-    connection: &Connection,
-    request: &ClaimRequest,
-) -> Result<(Claim, usize), LogError> {
+pub(super) fn claim(connection: &Connection, request: &ClaimRequest) -> Result<(Claim, usize), LogError> {
     let n_expired = expire(connection, &request.lineage)?;
     let cap = ((request.user_share_max * request.n_rollouts as f64).floor() as i64).max(1);
     let ready: Vec<i64> = connection
@@ -106,29 +96,17 @@ pub(super) fn claim(
         .query_map(params![cap, request.n_rollouts as i64], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     if ready.len() < request.n_rollouts {
-        return Ok((
-            Claim::Short {
-                n_ready: ready.len(),
-            },
-            n_expired,
-        ));
+        return Ok((Claim::Short { n_ready: ready.len() }, n_expired));
     }
-    let mut claim = connection.prepare_cached(
-        "UPDATE rollouts SET state = 'claimed' WHERE seq = ?1 AND state = 'scored'",
-    )?;
-    let sql = format!(
-        "SELECT {} FROM rollouts WHERE seq = ?1 AND state = 'claimed'",
-        record::COLUMNS
-    );
+    let mut claim =
+        connection.prepare_cached("UPDATE rollouts SET state = 'claimed' WHERE seq = ?1 AND state = 'scored'")?;
+    let sql = format!("SELECT {} FROM rollouts WHERE seq = ?1 AND state = 'claimed'", record::COLUMNS);
     let mut read = connection.prepare_cached(&sql)?;
     let mut granted = Vec::with_capacity(ready.len());
     for seq in ready {
         claim.execute([seq])?;
         let mut rows = read.query([seq])?;
-        let row = rows.next()?.ok_or(LogError::Corrupt {
-            seq,
-            what: "claimed row vanished".to_string(),
-        })?;
+        let row = rows.next()?.ok_or(LogError::Corrupt { seq, what: "claimed row vanished".to_string() })?;
         granted.push(record::read_row(row)?);
     }
     Ok((Claim::Granted(granted), n_expired))
@@ -138,10 +116,7 @@ pub(super) fn claim(
 /// the one exception, a rollback to its version, would make it on-policy again, and is rare enough to lose it.
 fn expire(connection: &Connection, lineage: &[PolicyVersion]) -> Result<usize, LogError> {
     // SQLite has no array parameter; numbers, and only numbers, may stand in the statement's text.
-    let fresh: Vec<String> = lineage
-        .iter()
-        .map(|version| (version.0 as i64).to_string())
-        .collect();
+    let fresh: Vec<String> = lineage.iter().map(|version| (version.0 as i64).to_string()).collect();
     let sql = format!(
         "UPDATE rollouts SET state = 'expired', reason = ?1 WHERE state IN ('generated', 'scored') AND version NOT IN ({})",
         fresh.join(", ")
@@ -150,19 +125,14 @@ fn expire(connection: &Connection, lineage: &[PolicyVersion]) -> Result<usize, L
 }
 
 /// Ends claims; rows that are not `claimed` keep what they have. Returns how many moved.
-pub(super) fn settle(
-    connection: &Connection,
-    outcomes: &[(Seq, Outcome)],
-) -> Result<usize, LogError> {
+pub(super) fn settle(connection: &Connection, outcomes: &[(Seq, Outcome)]) -> Result<usize, LogError> {
     let mut trained = connection.prepare_cached(
         "UPDATE rollouts SET state = 'trained', trained_version = ?2 WHERE seq = ?1 AND state = 'claimed'",
     )?;
-    let mut dropped = connection.prepare_cached(
-        "UPDATE rollouts SET state = 'dropped', reason = ?2 WHERE seq = ?1 AND state = 'claimed'",
-    )?;
-    let mut released = connection.prepare_cached(
-        "UPDATE rollouts SET state = 'scored' WHERE seq = ?1 AND state = 'claimed'",
-    )?;
+    let mut dropped = connection
+        .prepare_cached("UPDATE rollouts SET state = 'dropped', reason = ?2 WHERE seq = ?1 AND state = 'claimed'")?;
+    let mut released =
+        connection.prepare_cached("UPDATE rollouts SET state = 'scored' WHERE seq = ?1 AND state = 'claimed'")?;
     let mut n_moved = 0;
     for (seq, outcome) in outcomes {
         n_moved += match outcome {
@@ -176,8 +146,5 @@ pub(super) fn settle(
 
 /// At open: whoever claimed is gone, since the folder's lock is ours.
 pub(super) fn release_all(connection: &Connection) -> Result<usize, LogError> {
-    Ok(connection.execute(
-        "UPDATE rollouts SET state = 'scored' WHERE state = 'claimed'",
-        [],
-    )?)
+    Ok(connection.execute("UPDATE rollouts SET state = 'scored' WHERE state = 'claimed'", [])?)
 }

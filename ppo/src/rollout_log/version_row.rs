@@ -47,9 +47,7 @@ impl VersionState {
     }
 
     pub(super) fn parse(word: &str) -> Option<VersionState> {
-        VersionState::ALL
-            .into_iter()
-            .find(|state| state.as_str() == word)
+        VersionState::ALL.into_iter().find(|state| state.as_str() == word)
     }
 }
 

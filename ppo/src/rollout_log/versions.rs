@@ -16,35 +16,17 @@ use super::{
 pub(super) fn apply(connection: &Connection, change: &VersionChange) -> Result<(), LogError> {
     match change {
         VersionChange::Register(row) => insert(connection, row),
-        VersionChange::Publish {
-            version,
-            outcomes,
-            numbers,
-        } => {
+        VersionChange::Publish { version, outcomes, numbers } => {
             put_numbers(connection, *version, numbers)?;
             replace_live(connection, *version, &[VersionState::Candidate])?;
             transition::settle(connection, outcomes).map(drop)
         }
-        VersionChange::Reject {
-            version,
-            reason,
-            outcomes,
-            numbers,
-        } => {
+        VersionChange::Reject { version, reason, outcomes, numbers } => {
             put_numbers(connection, *version, numbers)?;
-            step(
-                connection,
-                *version,
-                VersionState::Candidate,
-                VersionState::Rejected,
-                Some(reason),
-            )?;
+            step(connection, *version, VersionState::Candidate, VersionState::Rejected, Some(reason))?;
             transition::settle(connection, outcomes).map(drop)
         }
-        VersionChange::Activate {
-            version,
-            expected_live,
-        } => {
+        VersionChange::Activate { version, expected_live } => {
             let found = live(connection)?;
             if let (Some(expected), Some(found)) = (*expected_live, found)
                 && expected != found
@@ -54,18 +36,9 @@ pub(super) fn apply(connection: &Connection, change: &VersionChange) -> Result<(
             if found == Some(*version) {
                 return Ok(());
             }
-            replace_live(
-                connection,
-                *version,
-                &[VersionState::Retained, VersionState::Draining],
-            )
+            replace_live(connection, *version, &[VersionState::Retained, VersionState::Draining])
         }
-        VersionChange::Move {
-            version,
-            from,
-            to,
-            reason,
-        } => step(connection, *version, *from, *to, reason.as_deref()),
+        VersionChange::Move { version, from, to, reason } => step(connection, *version, *from, *to, reason.as_deref()),
     }
 }
 
@@ -92,9 +65,8 @@ fn put_numbers(
     version: PolicyVersion,
     numbers: &BTreeMap<String, f64>,
 ) -> Result<(), LogError> {
-    let mut statement = connection.prepare_cached(
-        "INSERT OR REPLACE INTO version_numbers (version, name, value) VALUES (?1, ?2, ?3)",
-    )?;
+    let mut statement = connection
+        .prepare_cached("INSERT OR REPLACE INTO version_numbers (version, name, value) VALUES (?1, ?2, ?3)")?;
     // NaN would be stored as NULL, which the column refuses: a number that does not exist is not a row.
     for (name, value) in numbers.iter().filter(|(_, value)| !value.is_nan()) {
         statement.execute(params![version.0 as i64, name, value])?;
@@ -103,15 +75,8 @@ fn put_numbers(
 }
 
 /// The live one drains first: the unique index allows one live row at a time.
-fn replace_live(
-    connection: &Connection,
-    version: PolicyVersion,
-    from: &[VersionState],
-) -> Result<(), LogError> {
-    connection.execute(
-        "UPDATE versions SET state = 'draining' WHERE state = 'live'",
-        [],
-    )?;
+fn replace_live(connection: &Connection, version: PolicyVersion, from: &[VersionState]) -> Result<(), LogError> {
+    connection.execute("UPDATE versions SET state = 'draining' WHERE state = 'live'", [])?;
     let found = state(connection, version)?;
     match found.filter(|found| from.contains(found)) {
         Some(from) => step(connection, version, from, VersionState::Live, None),
@@ -130,48 +95,24 @@ fn step(
         "UPDATE versions SET state = ?3, reason = ?4 WHERE version = ?1 AND state = ?2",
         params![version.0 as i64, from.as_str(), to.as_str(), reason],
     )?;
-    if n_moved == 1 {
-        Ok(())
-    } else {
-        Err(wrong_state(version, from, state(connection, version)?))
-    }
+    if n_moved == 1 { Ok(()) } else { Err(wrong_state(version, from, state(connection, version)?)) }
 }
 
-fn wrong_state(
-    version: PolicyVersion,
-    expected: VersionState,
-    found: Option<VersionState>,
-) -> LogError {
+fn wrong_state(version: PolicyVersion, expected: VersionState, found: Option<VersionState>) -> LogError {
     let found = found.map_or("absent", VersionState::as_str).to_string();
-    LogError::VersionState {
-        version,
-        expected: expected.as_str(),
-        found,
-    }
+    LogError::VersionState { version, expected: expected.as_str(), found }
 }
 
-fn state(
-    connection: &Connection,
-    version: PolicyVersion,
-) -> Result<Option<VersionState>, LogError> {
+fn state(connection: &Connection, version: PolicyVersion) -> Result<Option<VersionState>, LogError> {
     let word: Option<String> = connection
-        .query_row(
-            "SELECT state FROM versions WHERE version = ?1",
-            [version.0 as i64],
-            |row| row.get(0),
-        )
+        .query_row("SELECT state FROM versions WHERE version = ?1", [version.0 as i64], |row| row.get(0))
         .optional()?;
     Ok(word.as_deref().and_then(VersionState::parse))
 }
 
 fn live(connection: &Connection) -> Result<Option<PolicyVersion>, LogError> {
-    let version: Option<i64> = connection
-        .query_row(
-            "SELECT version FROM versions WHERE state = 'live'",
-            [],
-            |row| row.get(0),
-        )
-        .optional()?;
+    let version: Option<i64> =
+        connection.query_row("SELECT version FROM versions WHERE state = 'live'", [], |row| row.get(0)).optional()?;
     Ok(version.map(|version| PolicyVersion(version as u64)))
 }
 
@@ -183,10 +124,7 @@ pub(super) fn all(connection: &Connection) -> Result<Vec<VersionRow>, LogError> 
 }
 
 /// One row.
-pub(super) fn one(
-    connection: &Connection,
-    version: PolicyVersion,
-) -> Result<Option<VersionRow>, LogError> {
+pub(super) fn one(connection: &Connection, version: PolicyVersion) -> Result<Option<VersionRow>, LogError> {
     Ok(select(connection, "WHERE version = ?1", [version.0 as i64])?.pop())
 }
 
@@ -197,18 +135,12 @@ pub(super) fn live_row(connection: &Connection) -> Result<Option<VersionRow>, Lo
 
 /// The largest number that was ever given.
 pub(super) fn newest(connection: &Connection) -> Result<Option<PolicyVersion>, LogError> {
-    let newest: Option<i64> =
-        connection.query_row("SELECT MAX(version) FROM versions", [], |row| row.get(0))?;
+    let newest: Option<i64> = connection.query_row("SELECT MAX(version) FROM versions", [], |row| row.get(0))?;
     Ok(newest.map(|version| PolicyVersion(version as u64)))
 }
 
-fn select(
-    connection: &Connection,
-    which: &str,
-    params: impl rusqlite::Params,
-) -> Result<Vec<VersionRow>, LogError> {
-    let mut statement =
-        connection.prepare_cached(&format!("SELECT {COLUMNS} FROM versions {which}"))?;
+fn select(connection: &Connection, which: &str, params: impl rusqlite::Params) -> Result<Vec<VersionRow>, LogError> {
+    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM versions {which}"))?;
     let mut found = statement.query(params)?;
     let mut rows = Vec::new();
     while let Some(row) = found.next()? {
@@ -222,13 +154,9 @@ fn read_row(connection: &Connection, row: &Row<'_>) -> Result<VersionRow, LogErr
     let word: String = row.get(2)?;
     Ok(VersionRow {
         version: PolicyVersion(version as u64),
-        parent: row
-            .get::<_, Option<i64>>(1)?
-            .map(|parent| PolicyVersion(parent as u64)),
-        state: VersionState::parse(&word).ok_or(LogError::Corrupt {
-            seq: version,
-            what: format!("version state {word:?} is unknown"),
-        })?,
+        parent: row.get::<_, Option<i64>>(1)?.map(|parent| PolicyVersion(parent as u64)),
+        state: VersionState::parse(&word)
+            .ok_or(LogError::Corrupt { seq: version, what: format!("version state {word:?} is unknown") })?,
         digest: row.get(3)?,
         path: PathBuf::from(row.get::<_, String>(4)?),
         created_ms: row.get::<_, i64>(5)? as u64,
@@ -239,8 +167,7 @@ fn read_row(connection: &Connection, row: &Row<'_>) -> Result<VersionRow, LogErr
 }
 
 fn numbers(connection: &Connection, version: i64) -> Result<BTreeMap<String, f64>, LogError> {
-    let mut statement =
-        connection.prepare_cached("SELECT name, value FROM version_numbers WHERE version = ?1")?;
+    let mut statement = connection.prepare_cached("SELECT name, value FROM version_numbers WHERE version = ?1")?;
     let rows = statement.query_map([version], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }

@@ -66,9 +66,7 @@ impl Writer {
             let (batch, closing) = self.gather();
             let committed = self.carried.is_empty() && batch.is_empty() || self.commit(batch);
             if closing {
-                self.counters
-                    .dropped
-                    .add(DropReason::WriteFailed, self.carried.len() as u64);
+                self.counters.dropped.add(DropReason::WriteFailed, self.carried.len() as u64);
                 return;
             }
             if !committed {
@@ -85,9 +83,7 @@ impl Writer {
         let mut somebody_waits = false;
         while batch.len() < BATCH_MAX {
             let received = if batch.is_empty() && self.carried.is_empty() {
-                self.commands
-                    .recv()
-                    .map_err(|_| RecvTimeoutError::Disconnected)
+                self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected)
             } else if somebody_waits || !self.carried.is_empty() {
                 self.commands.try_recv().map_err(|error| match error {
                     crossbeam_channel::TryRecvError::Empty => RecvTimeoutError::Timeout,
@@ -148,9 +144,7 @@ impl Writer {
 
     fn count(&self, tally: &Tally, elapsed: Duration) {
         self.counters.commits.record(elapsed);
-        self.counters
-            .committed
-            .fetch_add(tally.n_inserted, Ordering::Relaxed);
+        self.counters.committed.fetch_add(tally.n_inserted, Ordering::Relaxed);
         for (reason, n) in &tally.dropped {
             self.counters.dropped.add(*reason, *n);
         }
@@ -158,15 +152,9 @@ impl Writer {
 
     fn carry(&mut self, mut exchanges: Vec<Rollout>, why: &str) {
         self.counters.write_errors.fetch_add(1, Ordering::Relaxed);
-        tracing::error!(
-            error = why,
-            n_exchanges = exchanges.len(),
-            "rollout log cannot be written; serving goes on"
-        );
+        tracing::error!(error = why, n_exchanges = exchanges.len(), "rollout log cannot be written; serving goes on");
         let n_lost = exchanges.len().saturating_sub(BATCH_MAX);
-        self.counters
-            .dropped
-            .add(DropReason::WriteFailed, n_lost as u64);
+        self.counters.dropped.add(DropReason::WriteFailed, n_lost as u64);
         exchanges.drain(..n_lost);
         self.carried = exchanges;
     }

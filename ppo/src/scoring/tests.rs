@@ -1,1 +1,152 @@
+//! The pump with plain functions in the reward model's place, over a real log and a real vocabulary.
 
+use std::{
+    sync::atomic::{AtomicBool, AtomicUsize},
+    time::Instant,
+};
+
+use policy::{Rollout, architecture::Shape, byte_pair::Bpe, transformer::random_checkpoint};
+use reward::{Label, NamedJudge};
+
+use super::*;
+use crate::rollout_log::{LogSettings, PageQuery, RolloutState, exchange};
+
+struct World {
+    dir: tempfile::TempDir,
+    log: RolloutLog,
+    config: config::Reward,
+}
+
+impl World {
+    fn new(change: impl FnOnce(&mut config::Reward)) -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config::Config::default().reward;
+        change(&mut config);
+        let settings = LogSettings { commit_ms: 1, queue: 64, rescore_on_feedback: config.source == "feedback" };
+        let log = RolloutLog::open(&dir.path().join("data"), &settings).unwrap();
+        World { dir, log, config }
+    }
+
+    fn vocabulary(&self) -> Arc<Vocabulary> {
+        let bpe = Bpe::learn(["a sea of blue, a blue sea"].into_iter(), 264, &["<|end|>", "<|pad|>"]).unwrap();
+        let shape = Shape::llama(bpe.size(), 8, 1, 2, 2, 16);
+        let mut checkpoint = random_checkpoint(&shape, 1).unwrap();
+        checkpoint.metadata.extend(bpe.metadata("x"));
+        let path = self.dir.path().join("vocabulary.gguf");
+        checkpoint.write(&path).unwrap();
+        Arc::new(Vocabulary::load(&path).unwrap())
+    }
+
+    fn pump(&self, judge: impl Fn(&[Vec<TokenId>]) -> Result<Vec<f64>, String> + Send + Sync + 'static) -> ScoringPump {
+        let model = NamedJudge { version: "model@ab".to_string(), judge: Arc::new(judge) };
+        let scorer = Scorer::start(&self.config, Some(model), 1).unwrap();
+        ScoringPump::start(self.log.clone(), scorer, self.vocabulary(), &self.config).unwrap()
+    }
+
+    fn rows(&self) -> Vec<LoggedRollout> {
+        let query = PageQuery { limit: 1000, ..PageQuery::default() };
+        self.log.reader().page(&query).unwrap()
+    }
+
+    fn until(&self, what: &str, is_true: impl Fn(&[LoggedRollout]) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !is_true(&self.rows()) {
+            assert!(Instant::now() < deadline, "waited in vain for {what}");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+}
+
+fn all(state: RolloutState) -> impl Fn(&[LoggedRollout]) -> bool {
+    move |rows| rows.iter().all(|row| row.state == state)
+}
+
+/// The last token's id: what a judge that reads prompt and response can be told apart by.
+fn last_id(sequences: &[Vec<TokenId>]) -> Result<Vec<f64>, String> {
+    Ok(sequences.iter().map(|sequence| f64::from(sequence.last().unwrap().0)).collect())
+}
+
+#[test]
+fn every_rollout_gets_its_own_score_and_the_name_of_its_judge() {
+    let world = World::new(|config| config.batch = 4);
+    for n in 0..10 {
+        world.log.append(exchange(n, 0)).unwrap();
+    }
+    let pump = world.pump(last_id);
+    world.until("ten scores", |rows| rows.len() == 10 && all(RolloutState::Scored)(rows));
+    for row in world.rows() {
+        let score = row.score.unwrap();
+        assert_eq!(score.score, f64::from(row.rollout.response.last().unwrap().id.0));
+        assert_eq!(score.reward_version, "model@ab");
+    }
+    assert_eq!(pump.counters().stored.load(Ordering::Relaxed), 10);
+    pump.stop();
+}
+
+#[test]
+fn a_judge_that_fails_leaves_rollouts_unscored_until_it_recovers() {
+    let world = World::new(|_| ());
+    let (is_down, n_calls) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
+    world.log.append(exchange(1, 0)).unwrap();
+    let (down, calls) = (Arc::clone(&is_down), Arc::clone(&n_calls));
+    let pump = world.pump(move |sequences| {
+        calls.fetch_add(1, Ordering::Relaxed);
+        if down.load(Ordering::Relaxed) { Err("out of order".to_string()) } else { last_id(sequences) }
+    });
+    world.until("two attempts", |_| n_calls.load(Ordering::Relaxed) >= 2);
+    assert!(all(RolloutState::Generated)(&world.rows()), "a failure is no score");
+    assert!(pump.counters().deferred.load(Ordering::Relaxed) >= 1);
+    is_down.store(false, Ordering::Relaxed);
+    world.until("the score", all(RolloutState::Scored));
+}
+
+#[test]
+fn a_score_that_is_no_number_drops_its_rollout_and_spares_the_others() {
+    let world = World::new(|_| ());
+    for n in 0..3 {
+        world.log.append(exchange(n, 0)).unwrap();
+    }
+    let odd = |sequences: &[Vec<TokenId>]| {
+        let mut scores = last_id(sequences)?;
+        scores.iter_mut().filter(|score| **score == 3.0).for_each(|score| *score = f64::NAN);
+        Ok(scores)
+    };
+    let _pump = world.pump(odd);
+    world
+        .until("three verdicts", |rows| rows.len() == 3 && rows.iter().all(|row| row.state != RolloutState::Generated));
+    let rows = world.rows();
+    assert_eq!(rows[1].reason, Some(DropReason::NonFinite));
+    assert_eq!((rows[0].state, rows[2].state), (RolloutState::Scored, RolloutState::Scored));
+}
+
+/// Goal: people are waited for, heard, and given up on. Method: one old rollout without feedback, one with, one young.
+#[test]
+fn feedback_is_waited_for_and_then_falls_back() {
+    let world = World::new(|config| {
+        config.source = "feedback".to_string();
+        config.feedback_wait_s = 3600;
+        config.feedback_fallback = "drop".to_string();
+    });
+    let young = |n| Rollout { created_ms: now_ms(), ..exchange(n, 0) };
+    world.log.append(exchange(0, 0)).unwrap();
+    world.log.append(young(1)).unwrap();
+    world.log.append(young(2)).unwrap();
+    let up = |n| Feedback {
+        id: exchange(n, 0).id,
+        user: None,
+        score: None,
+        label: Some(Label::Up),
+        edit: None,
+        comment: None,
+        created_ms: now_ms(),
+    };
+    world.log.append_feedback(up(1)).unwrap();
+    let _pump = world.pump(|_| Err("nobody asks the model".to_string()));
+    world.until("two verdicts", |rows| {
+        rows[0].reason == Some(DropReason::NoFeedback) && rows[1].state == RolloutState::Scored
+    });
+    assert_eq!(world.rows()[1].score.as_ref().unwrap().score, 1.0);
+    assert_eq!(world.rows()[2].state, RolloutState::Generated, "it may still be judged by people");
+    world.log.append_feedback(Feedback { score: Some(-2.0), ..up(1) }).unwrap();
+    world.until("the new judgement", |rows| rows[1].score.as_ref().is_some_and(|score| score.score == -2.0));
+}

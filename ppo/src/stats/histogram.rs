@@ -6,9 +6,7 @@ use std::{
 };
 
 /// Upper bounds of the buckets in seconds; the last bucket has none.
-const BOUNDS_S: [f64; 14] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 20.0, 60.0, 300.0,
-];
+const BOUNDS_S: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 20.0, 60.0, 300.0];
 
 /// Counts of durations by bucket, and their sum.
 #[derive(Debug, Default)]
@@ -35,10 +33,7 @@ impl Histogram {
     /// Counts one duration.
     pub fn record(&self, elapsed: Duration) {
         let seconds = elapsed.as_secs_f64();
-        let bucket = BOUNDS_S
-            .iter()
-            .position(|bound| seconds <= *bound)
-            .unwrap_or(BOUNDS_S.len());
+        let bucket = BOUNDS_S.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS_S.len());
         let us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
         self.counts[bucket].fetch_add(1, Ordering::Relaxed);
         self.sum_us.fetch_add(us, Ordering::Relaxed);

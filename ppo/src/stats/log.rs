@@ -20,10 +20,7 @@ impl DropCounters {
 
     /// All counts; every reason has an entry.
     pub fn snapshot(&self) -> BTreeMap<DropReason, u64> {
-        DropReason::ALL
-            .into_iter()
-            .map(|reason| (reason, self.0[reason as usize].load(Ordering::Relaxed)))
-            .collect()
+        DropReason::ALL.into_iter().map(|reason| (reason, self.0[reason as usize].load(Ordering::Relaxed))).collect()
     }
 }
 

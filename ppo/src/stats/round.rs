@@ -13,23 +13,14 @@ pub fn named(stats: &RoundStats) -> BTreeMap<String, f64> {
         ("objective/kl_k3", stats.objective_kl_k3),
         ("objective/kl_coef", stats.kl_coef),
         ("objective/entropy", stats.objective_entropy),
-        (
-            "objective/non_score_reward",
-            stats.objective_non_score_reward,
-        ),
+        ("objective/non_score_reward", stats.objective_non_score_reward),
         ("objective/rlhf_reward", stats.objective_rlhf_reward),
         ("objective/scores", stats.objective_scores),
         ("objective/scores_std", stats.scores_std),
         ("objective/scores_min", stats.scores_min),
         ("objective/scores_max", stats.scores_max),
-        (
-            "objective/scores_changed_fraction",
-            stats.scores_changed_fraction,
-        ),
-        (
-            "objective/length_score_correlation",
-            stats.length_score_correlation,
-        ),
+        ("objective/scores_changed_fraction", stats.scores_changed_fraction),
+        ("objective/length_score_correlation", stats.length_score_correlation),
         ("policy/approxkl_avg", stats.policy_approx_kl_k2),
         ("policy/approxkl_k1", stats.policy_approx_kl_k1),
         ("policy/approxkl_k3", stats.policy_approx_kl_k3),
@@ -51,10 +42,7 @@ pub fn named(stats: &RoundStats) -> BTreeMap<String, f64> {
         ("val/advantage_var", stats.advantage_var),
         ("val/grad_norm", stats.value_grad_norm),
         ("val/grad_norm_max", stats.value_grad_norm_max),
-        (
-            "val/num_eos_tokens",
-            stats.eos_rate * stats.n_episodes as f64,
-        ),
+        ("val/num_eos_tokens", stats.eos_rate * stats.n_episodes as f64),
         ("lr", stats.policy_learning_rate),
         ("lr_value", stats.value_learning_rate),
         ("episodes", stats.n_episodes as f64),
@@ -66,23 +54,11 @@ pub fn named(stats: &RoundStats) -> BTreeMap<String, f64> {
         ("steps/stopped_early", f64::from(u8::from(stats.stopped))),
         ("steps/ran_away", f64::from(u8::from(stats.ran_away))),
         ("sampling/ess", stats.ess),
-        (
-            "sampling/importance_sampling_ratio/mean",
-            stats.importance_weight_mean,
-        ),
-        (
-            "sampling/truncated_fraction",
-            stats.importance_truncated_fraction,
-        ),
+        ("sampling/importance_sampling_ratio/mean", stats.importance_weight_mean),
+        ("sampling/truncated_fraction", stats.importance_truncated_fraction),
         ("sampling/filtered_fraction", stats.filtered_fraction),
-        (
-            "sampling/sampling_logp_difference/mean",
-            stats.behavior_gap_mean,
-        ),
-        (
-            "sampling/sampling_logp_difference/max",
-            stats.behavior_gap_max,
-        ),
+        ("sampling/sampling_logp_difference/mean", stats.behavior_gap_mean),
+        ("sampling/sampling_logp_difference/max", stats.behavior_gap_max),
         ("sampling/kl_k3", stats.behavior_kl_k3),
         ("completions/eos_rate", stats.eos_rate),
         ("completions/mean_length", stats.length_mean),
@@ -93,7 +69,5 @@ pub fn named(stats: &RoundStats) -> BTreeMap<String, f64> {
         ("time/steps_s", stats.update_s),
     ];
     let finite = numbers.into_iter().filter(|(_, value)| value.is_finite());
-    finite
-        .map(|(name, value)| (name.to_string(), value))
-        .collect()
+    finite.map(|(name, value)| (name.to_string(), value)).collect()
 }

@@ -39,11 +39,7 @@ mod tests {
         sorted.sort_unstable();
         assert_eq!(sorted, (0..50).collect::<Vec<_>>());
         assert_eq!(order, permutation(1, 2, 3, 50));
-        for other in [
-            permutation(0, 2, 3, 50),
-            permutation(1, 0, 3, 50),
-            permutation(1, 2, 0, 50),
-        ] {
+        for other in [permutation(0, 2, 3, 50), permutation(1, 0, 3, 50), permutation(1, 2, 0, 50)] {
             assert_ne!(order, other);
         }
     }
@@ -52,16 +48,9 @@ mod tests {
     fn minibatches_cover_the_order_evenly() {
         let order: Vec<usize> = (0..127).collect();
         let parts = minibatches(&order, 32);
-        assert_eq!(
-            parts.iter().map(|p| p.len()).collect::<Vec<_>>(),
-            vec![31, 32, 32, 32]
-        );
+        assert_eq!(parts.iter().map(|p| p.len()).collect::<Vec<_>>(), vec![31, 32, 32, 32]);
         assert_eq!(parts.concat(), order);
-        assert_eq!(
-            minibatches(&order[..33], 32).len(),
-            1,
-            "a remainder of one joins the others"
-        );
+        assert_eq!(minibatches(&order[..33], 32).len(), 1, "a remainder of one joins the others");
         assert!(minibatches(&[], 32).is_empty());
     }
 }

@@ -155,16 +155,10 @@ impl RoundStats {
     fn describe_objective(&mut self, experience: &Experience) {
         let passes = &experience.passes;
         let everything = vec![true; passes.old.len()];
-        let kl = kl::per_sequence(
-            &passes.old,
-            &passes.reference,
-            &everything,
-            &experience.lengths,
-        );
+        let kl = kl::per_sequence(&passes.old, &passes.reference, &everything, &experience.lengths);
         let k3 = kl::per_token(KlEstimator::K3, &passes.old, &passes.reference, &everything);
-        let rewards: Vec<f64> = masked::split(&experience.rewards, &experience.lengths)
-            .map(|r| r.iter().sum())
-            .collect();
+        let rewards: Vec<f64> =
+            masked::split(&experience.rewards, &experience.lengths).map(|r| r.iter().sum()).collect();
         self.objective_kl = mean(&kl);
         self.objective_kl_k3 = mean(&k3);
         self.objective_entropy = mean(&passes.entropies);
@@ -178,17 +172,9 @@ impl RoundStats {
             return;
         }
         let lengths: Vec<f64> = experience.lengths.iter().map(|n| *n as f64).collect();
-        let n_changed = scores
-            .iter()
-            .zip(&experience.scores)
-            .filter(|(judged, used)| judged != used)
-            .count();
+        let n_changed = scores.iter().zip(&experience.scores).filter(|(judged, used)| judged != used).count();
         let n_ended = experience.episodes.iter().filter(|e| e.terminated).count();
-        let staleness: Vec<f64> = experience
-            .episodes
-            .iter()
-            .map(|e| e.staleness as f64)
-            .collect();
+        let staleness: Vec<f64> = experience.episodes.iter().map(|e| e.staleness as f64).collect();
         self.objective_scores = mean(&scores);
         self.scores_std = variance(&scores).sqrt();
         self.scores_min = scores.iter().copied().fold(f64::INFINITY, f64::min);
@@ -199,18 +185,12 @@ impl RoundStats {
         self.length_mean = mean(&lengths);
         self.length_max = experience.lengths.iter().copied().max().unwrap_or(0);
         self.staleness_mean = mean(&staleness);
-        self.staleness_max = experience
-            .episodes
-            .iter()
-            .map(|e| e.staleness)
-            .max()
-            .unwrap_or(0);
+        self.staleness_max = experience.episodes.iter().map(|e| e.staleness).max().unwrap_or(0);
     }
 
     fn describe_values(&mut self, experience: &Experience) {
         let values = &experience.passes.values;
-        self.value_explained_variance =
-            explained_variance(values, &experience.returns, &vec![true; values.len()]);
+        self.value_explained_variance = explained_variance(values, &experience.returns, &vec![true; values.len()]);
         self.value_mean = mean(values);
         self.return_mean = mean(&experience.returns);
         self.return_var = variance(&experience.returns);
@@ -221,12 +201,7 @@ impl RoundStats {
     fn describe_behavior(&mut self, experience: &Experience) {
         let weights = &experience.importance;
         let behavior = experience.episodes.iter().flat_map(|e| &e.behavior);
-        let gaps = experience
-            .passes
-            .old
-            .iter()
-            .zip(behavior)
-            .map(|(old, behavior)| (old - behavior).abs());
+        let gaps = experience.passes.old.iter().zip(behavior).map(|(old, behavior)| (old - behavior).abs());
         self.ess = ess_fraction(&weights.weights, &weights.kept);
         self.importance_weight_mean = masked::mean(&weights.weights, &weights.kept);
         self.importance_truncated_fraction = weights.truncated_fraction;

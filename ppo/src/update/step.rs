@@ -14,10 +14,7 @@ use super::tally::{PolicyTally, ValueTally};
 use crate::{
     error::PpoError,
     experience::{Experience, MicroBatches, Pace, batch_of, go_on, temperatures_of},
-    loss::{
-        Aggregation, PolicyClip, PolicyLoss, PolicyTokens, ValueLoss, ValueTokens, policy_loss,
-        value_loss,
-    },
+    loss::{Aggregation, PolicyClip, PolicyLoss, PolicyTokens, ValueLoss, ValueTokens, policy_loss, value_loss},
     models::Models,
 };
 
@@ -74,16 +71,8 @@ impl<'a> Minibatch<'a> {
         for (member, own) in members.iter().zip(crate::masked::split(&flat, &lengths)) {
             coefficients[experience.range(*member)].copy_from_slice(own);
         }
-        let members = members
-            .iter()
-            .copied()
-            .filter(|i| experience.is_kept(*i))
-            .collect();
-        Minibatch {
-            experience,
-            members,
-            coefficients,
-        }
+        let members = members.iter().copied().filter(|i| experience.is_kept(*i)).collect();
+        Minibatch { experience, members, coefficients }
     }
 
     /// Steps the policy, while its KL budget lasts, and the value model.
@@ -159,22 +148,15 @@ impl<'a> Minibatch<'a> {
         pace: Pace<'_>,
     ) -> Result<(Gradients, PolicyTally), PpoError> {
         let episodes = &self.experience.episodes;
-        let clip = PolicyClip {
-            low: config.clip_low,
-            high: config.clip_high,
-            dual: None,
-        };
+        let clip = PolicyClip { low: config.clip_low, high: config.clip_high, dual: None };
         let one = |members: &[usize]| -> ModelResult<(Tensor, PolicyLoss)> {
             let batch = batch_of(episodes, members);
-            let log_probs = models
-                .policy
-                .response_log_probs(&batch, &temperatures_of(episodes, members))?;
+            let log_probs = models.policy.response_log_probs(&batch, &temperatures_of(episodes, members))?;
             let tokens = self.tokens(members);
             let loss = policy_loss(tokens.policy(&floats(&log_probs)?), clip);
             Ok((surrogate(&log_probs, &loss.grad)?, loss))
         };
-        let (gradients, losses) =
-            self.sum(models.policy.parameters(), config.micro_batch, pace, one)?;
+        let (gradients, losses) = self.sum(models.policy.parameters(), config.micro_batch, pace, one)?;
         let mut tally = PolicyTally::default();
         losses.iter().for_each(|loss| tally.add(loss));
         Ok((gradients, tally))
@@ -189,19 +171,14 @@ impl<'a> Minibatch<'a> {
     ) -> Result<(Gradients, ValueTally), PpoError> {
         let episodes = &self.experience.episodes;
         let one = |members: &[usize]| -> ModelResult<(Tensor, (ValueLoss, usize))> {
-            let values = models
-                .value
-                .values_at_response(&batch_of(episodes, members), Pass::Train)?;
+            let values = models.value.values_at_response(&batch_of(episodes, members), Pass::Train)?;
             let tokens = self.tokens(members);
             let loss = value_loss(tokens.value(&floats(&values)?), Some(config.value_clip));
             Ok((surrogate(&values, &loss.grad)?, (loss, tokens.mask.len())))
         };
-        let (gradients, losses) =
-            self.sum(models.value.parameters(), config.micro_batch, pace, one)?;
+        let (gradients, losses) = self.sum(models.value.parameters(), config.micro_batch, pace, one)?;
         let mut tally = ValueTally::default();
-        losses
-            .iter()
-            .for_each(|(loss, n_tokens)| tally.add(loss, *n_tokens));
+        losses.iter().for_each(|(loss, n_tokens)| tally.add(loss, *n_tokens));
         Ok((gradients, tally))
     }
 
@@ -214,30 +191,17 @@ impl<'a> Minibatch<'a> {
         one: impl Fn(&[usize]) -> ModelResult<(Tensor, R)> + Sync,
     ) -> Result<(Gradients, Vec<R>), PpoError> {
         let (mut gradients, mut reports) = (Gradients::new(), Vec::new());
-        for wave in MicroBatches::of(&self.members, micro_batch)
-            .pieces()
-            .chunks(lanes(parameters))
-        {
+        for wave in MicroBatches::of(&self.members, micro_batch).pieces().chunks(lanes(parameters)) {
             go_on(pace)?;
-            reports.extend(accumulate(
-                &mut gradients,
-                parameters,
-                wave,
-                wave.len(),
-                |members| one(members),
-            )?);
+            reports.extend(accumulate(&mut gradients, parameters, wave, wave.len(), |members| one(members))?);
         }
         Ok((gradients, reports))
     }
 
     fn tokens(&self, members: &[usize]) -> Tokens {
         let experience = self.experience;
-        let gather = |x: &[f64]| -> Vec<f64> {
-            members
-                .iter()
-                .flat_map(|i| x[experience.range(*i)].iter().copied())
-                .collect()
-        };
+        let gather =
+            |x: &[f64]| -> Vec<f64> { members.iter().flat_map(|i| x[experience.range(*i)].iter().copied()).collect() };
         let coefficients = gather(&self.coefficients);
         Tokens {
             old: gather(&experience.passes.old),
@@ -275,11 +239,7 @@ impl Tokens {
 }
 
 fn floats(tensor: &Tensor) -> ModelResult<Vec<f64>> {
-    Ok(tensor
-        .to_vec1::<f32>()?
-        .into_iter()
-        .map(f64::from)
-        .collect())
+    Ok(tensor.to_vec1::<f32>()?.into_iter().map(f64::from).collect())
 }
 
 /// Σ_t x_t·c_t with constant c = dL/dx: its gradient in the weights is that of L.

@@ -1,1 +1,222 @@
+use std::ops::ControlFlow;
 
+use policy::{PolicyVersion, TokenId};
+
+use super::{Fate, Round, RoundOutcome};
+use crate::{
+    error::PpoError,
+    experience::{Experience, Limits, admit},
+    rollout_log::DropReason,
+    test_world::{VOCAB, World, bytes_of, share_of},
+    update::step::Minibatch,
+};
+
+const LINEAGE: [PolicyVersion; 1] = [PolicyVersion(0)];
+
+fn run(world: &mut World, rollouts: &[reward::ScoredRollout], update: u64) -> RoundOutcome {
+    let round = Round { config: &world.config, update, lineage: &LINEAGE };
+    round.run(&mut world.models, rollouts, &mut || ControlFlow::Continue(())).unwrap()
+}
+
+fn experience(world: &World, rollouts: &[reward::ScoredRollout]) -> Experience {
+    let admitted = admit(rollouts, Limits { lineage: &LINEAGE, vocab_size: VOCAB, trains_client_limited: false });
+    let pace = &mut || ControlFlow::Continue(());
+    Experience::collect(admitted.episodes, &world.models, &world.config, 0.05, pace).unwrap()
+}
+
+/// A world some way from its reference, so that ratios, clips and KL are not trivial, and its experience from before.
+fn moved() -> (World, Experience) {
+    let mut world = World::new(3);
+    let rollouts = world.rollouts(12, share_of(TokenId(3)));
+    let experience = experience(&world, &rollouts);
+    world.config.policy_learning_rate = 3e-3;
+    run(&mut world, &rollouts, 0);
+    (world, experience)
+}
+
+/// Goal: how a minibatch is cut changes nothing. Method: gradients of policy and value model for pieces of 1, 2, 4
+/// and all episodes of uneven lengths.
+#[test]
+fn gradients_do_not_depend_on_the_micro_batch() {
+    let (mut world, experience) = moved();
+    let members: Vec<usize> = (0..experience.episodes.len()).collect();
+    let gradients = |world: &World| {
+        let minibatch = Minibatch::new(&experience, &members);
+        let pace = &mut || ControlFlow::Continue(());
+        let policy = minibatch.policy_gradients(&world.models, &world.config, pace).unwrap().0;
+        let value = minibatch.value_gradients(&world.models, &world.config, pace).unwrap().0;
+        [policy, value]
+    };
+    world.config.micro_batch = members.len();
+    let whole = gradients(&world);
+    for micro_batch in [1, 2, 4] {
+        world.config.micro_batch = micro_batch;
+        for (cut, whole) in gradients(&world).iter().zip(&whole) {
+            for (name, gradient) in whole.iter() {
+                let other = cut.get(name).unwrap();
+                let difference = (gradient - other).unwrap().abs().unwrap().max_all().unwrap();
+                assert!(difference.to_scalar::<f32>().unwrap() < 1e-5, "{name} at micro-batch {micro_batch}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_parameter_of_policy_and_value_model_has_a_gradient() {
+    let (world, experience) = moved();
+    let members: Vec<usize> = (0..experience.episodes.len()).collect();
+    let minibatch = Minibatch::new(&experience, &members);
+    let pace = &mut || ControlFlow::Continue(());
+    let policy = minibatch.policy_gradients(&world.models, &world.config, pace).unwrap().0;
+    let value = minibatch.value_gradients(&world.models, &world.config, pace).unwrap().0;
+    let parameters = [(world.models.policy.parameters(), policy), (world.models.value.parameters(), value)];
+    for (parameters, gradients) in parameters {
+        for name in parameters.keys() {
+            let gradient = gradients.get(name).unwrap_or_else(|| panic!("{name} has no gradient"));
+            let norm = gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(norm > 0.0 && norm.is_finite(), "{name}: {norm}");
+        }
+    }
+}
+
+#[test]
+fn a_learning_rate_of_zero_changes_no_bit() {
+    let mut world = World::new(4);
+    world.config.policy_learning_rate = 0.0;
+    world.config.value_learning_rate = 0.0;
+    world.config.epochs = 2;
+    let rollouts = world.rollouts(8, share_of(TokenId(3)));
+    let before = (bytes_of(world.models.policy.parameters()), bytes_of(world.models.value.parameters()));
+    let outcome = run(&mut world, &rollouts, 0);
+    assert!(outcome.stats.n_policy_steps > 0);
+    assert_eq!(bytes_of(world.models.policy.parameters()), before.0);
+    assert_eq!(bytes_of(world.models.value.parameters()), before.1);
+    let stats = outcome.stats;
+    assert!((stats.ratio_mean - 1.0).abs() < 1e-6 && stats.policy_approx_kl_k3.abs() < 1e-9);
+    assert!(stats.objective_kl.abs() < 1e-5, "the policy is its reference: {}", stats.objective_kl);
+}
+
+#[test]
+fn the_same_weights_say_the_same_twice() {
+    let mut world = World::new(5);
+    let rollouts = world.rollouts(8, share_of(TokenId(3)));
+    let (first, second) = (experience(&world, &rollouts), experience(&world, &rollouts));
+    assert_eq!(first.passes, second.passes);
+    for (old, behavior) in first.passes.old.iter().zip(first.episodes.iter().flat_map(|e| &e.behavior)) {
+        assert!((old - behavior).abs() < 1e-5, "old {old}, drawn with {behavior}");
+    }
+}
+
+#[test]
+fn the_reference_never_moves_and_a_round_repeats_bit_for_bit() {
+    let weights = || {
+        let mut world = World::new(6);
+        let reference = bytes_of(world.models.reference.parameters());
+        for update in 0..3 {
+            let rollouts = world.rollouts(8, share_of(TokenId(3)));
+            run(&mut world, &rollouts, update);
+        }
+        assert_eq!(bytes_of(world.models.reference.parameters()), reference);
+        assert_ne!(bytes_of(world.models.policy.parameters()), reference);
+        bytes_of(world.models.policy.parameters())
+    };
+    assert_eq!(weights(), weights());
+}
+
+#[test]
+fn an_interrupted_round_leaves_the_models_as_they_were() {
+    let mut world = World::new(7);
+    let rollouts = world.rollouts(16, share_of(TokenId(3)));
+    let before = (bytes_of(world.models.policy.parameters()), bytes_of(world.models.value.parameters()));
+    let round = Round { config: &world.config, update: 0, lineage: &LINEAGE };
+    // Enough for the frozen passes and the first steps.
+    let mut patience = 10;
+    let mut pace = || {
+        patience -= 1;
+        if patience == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let result = rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .build()
+        .unwrap()
+        .install(|| round.run(&mut world.models, &rollouts, &mut || pace()));
+    assert!(matches!(result, Err(PpoError::Interrupted)));
+    assert_eq!(bytes_of(world.models.policy.parameters()), before.0);
+    assert_eq!(bytes_of(world.models.value.parameters()), before.1);
+    assert_eq!(world.models.policy_optimizer.state().step, 0);
+}
+
+#[test]
+fn a_round_that_runs_away_is_taken_back() {
+    let mut world = World::new(8);
+    world.config.policy_learning_rate = 0.5;
+    world.config.warmup_updates = 0;
+    world.config.max_grad_norm = 1e6;
+    let rollouts = world.rollouts(16, share_of(TokenId(3)));
+    let before = bytes_of(world.models.policy.parameters());
+    let outcome = run(&mut world, &rollouts, 0);
+    assert!(outcome.stats.ran_away && !outcome.has_new_policy());
+    assert_eq!(bytes_of(world.models.policy.parameters()), before);
+    assert!(outcome.fates.iter().all(|fate| *fate == Fate::Dropped(DropReason::UpdateFailed)));
+}
+
+#[test]
+fn data_of_another_policy_make_no_step() {
+    let mut world = World::new(9);
+    let mut rollouts = world.rollouts(8, share_of(TokenId(3)));
+    rollouts = rollouts.into_iter().map(|r| World::redrawn(r, |token| token.behavior.0 -= 1.0)).collect();
+    let before = bytes_of(world.models.policy.parameters());
+    let outcome = run(&mut world, &rollouts, 0);
+    assert!(!outcome.has_new_policy());
+    assert_eq!(outcome.stats.filtered_fraction, 1.0);
+    assert_eq!(outcome.n_dropped()[&DropReason::OffPolicy], 8);
+    assert_eq!(bytes_of(world.models.policy.parameters()), before);
+    assert_eq!(outcome.stats.kl_coef, outcome.stats.kl_coef_next);
+}
+
+#[test]
+fn a_round_without_rollouts_does_nothing() {
+    let mut world = World::new(10);
+    let outcome = run(&mut world, &[], 0);
+    assert!(outcome.fates.is_empty() && !outcome.has_new_policy());
+}
+
+#[test]
+fn the_penalty_follows_the_divergence() {
+    let mut world = World::new(11);
+    world.config.kl_adaptive = true;
+    world.config.kl_target = 6.0;
+    world.config.kl_horizon = 100;
+    let rollouts = world.rollouts(8, share_of(TokenId(3)));
+    let stats = run(&mut world, &rollouts, 0).stats;
+    assert!(stats.kl_coef_next < stats.kl_coef, "no divergence yet, so the penalty falls");
+    assert_eq!(world.models.kl_coef, stats.kl_coef_next);
+}
+
+/// Goal: the whole machine learns what it is paid for, whatever that is. Method: a tiny transformer, a reward for the
+/// share of one token, and the same reward with the other sign.
+#[test]
+fn a_planted_reward_is_learnt_and_its_opposite_unlearnt() {
+    for (sign, target) in [(1.0, TokenId(3)), (-1.0, TokenId(5))] {
+        let mut world = World::new(12);
+        world.config.kl_coef = 0.01;
+        world.config.policy_learning_rate = 1e-2;
+        world.config.value_learning_rate = 1e-2;
+        world.config.warmup_updates = 0;
+        world.config.stop_kl = 1.0;
+        world.config.skip_kl = 10.0;
+        world.models.kl_coef = 0.01;
+        let judge = share_of(target);
+        let paid = |response: &[TokenId]| sign * judge(response);
+        let mut means = Vec::new();
+        for update in 0..30 {
+            let rollouts = world.rollouts(32, paid);
+            means.push(run(&mut world, &rollouts, update).stats.objective_scores);
+        }
+        let (first, last) = (means[0], means[29]);
+        assert!(last > first + 0.05, "sign {sign}: {means:?}");
+        if sign > 0.0 {
+            assert!(last > 0.5, "the token was rare at first: {means:?}");
+        }
+    }
+}

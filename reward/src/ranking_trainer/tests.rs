@@ -20,9 +20,7 @@ fn rankings(n: usize, seed: u64) -> Vec<Ranking> {
             let responses: Vec<Vec<TokenId>> = (0..k)
                 .map(|_| {
                     let length = rng.random_range(2..6);
-                    let mut answer: Vec<TokenId> = (0..length)
-                        .map(|_| TokenId(rng.random_range(4..7)))
-                        .collect();
+                    let mut answer: Vec<TokenId> = (0..length).map(|_| TokenId(rng.random_range(4..7))).collect();
                     answer.push(TokenId(0));
                     answer
                 })
@@ -38,21 +36,10 @@ fn rankings(n: usize, seed: u64) -> Vec<Ranking> {
 fn a_reward_model_learns_what_was_preferred_and_finds_it_in_new_answers() {
     let (model, held_out) = (model(1), rankings(60, 2));
     let before = evaluate(&model, &held_out, &RankingOptions::default()).unwrap();
-    let options = RankingTrainOptions {
-        batch: 16,
-        learning_rate: 4e-3,
-        epochs: 2,
-        ..RankingTrainOptions::default()
-    };
-    train(&model, &rankings(300, 3), &options, |_| {
-        ControlFlow::Continue(())
-    })
-    .unwrap();
+    let options = RankingTrainOptions { batch: 16, learning_rate: 4e-3, epochs: 2, ..RankingTrainOptions::default() };
+    train(&model, &rankings(300, 3), &options, |_| ControlFlow::Continue(())).unwrap();
     let after = evaluate(&model, &held_out, &RankingOptions::default()).unwrap();
-    assert!(
-        before.accuracy() < 0.75 && after.accuracy() > 0.95,
-        "{before:?} {after:?}"
-    );
+    assert!(before.accuracy() < 0.75 && after.accuracy() > 0.95, "{before:?} {after:?}");
     assert!(after.loss < before.loss);
 }
 
@@ -65,31 +52,19 @@ fn the_gradient_is_that_of_the_reported_loss() {
     let options = RankingTrainOptions::default();
     let (report, gradients) = loss_and_gradients(&model, &batch, &options).unwrap();
     assert!((report.loss - evaluate(&model, &rankings, &options.loss).unwrap().loss).abs() < 1e-6);
-    let bias = gradients
-        .get("reward_head.bias")
-        .unwrap()
-        .to_vec1::<f32>()
-        .unwrap()[0];
+    let bias = gradients.get("reward_head.bias").unwrap().to_vec1::<f32>().unwrap()[0];
     assert!(bias.abs() < 1e-6, "{bias}");
     let head = &model.parameters()["reward_head.weight"];
     let start = head.as_detached_tensor().copy().unwrap();
-    let slope = gradients
-        .get("reward_head.weight")
-        .unwrap()
-        .to_vec2::<f32>()
-        .unwrap()[0][3];
+    let slope = gradients.get("reward_head.weight").unwrap().to_vec2::<f32>().unwrap()[0][3];
     let at = |by: f64| {
         let mut direction = vec![0f32; 32];
         direction[3] = by as f32;
-        head.set(&(&start + Tensor::from_vec(direction, (1, 32), &Device::Cpu).unwrap()).unwrap())
-            .unwrap();
+        head.set(&(&start + Tensor::from_vec(direction, (1, 32), &Device::Cpu).unwrap()).unwrap()).unwrap();
         evaluate(&model, &rankings, &options.loss).unwrap().loss
     };
     let numeric = (at(1e-2) - at(-1e-2)) / 2e-2;
-    assert!(
-        (numeric - f64::from(slope)).abs() < 1e-3 * numeric.abs().max(0.1),
-        "{numeric} {slope}"
-    );
+    assert!((numeric - f64::from(slope)).abs() < 1e-3 * numeric.abs().max(0.1), "{numeric} {slope}");
 }
 
 #[test]
@@ -97,29 +72,14 @@ fn how_a_batch_is_cut_changes_nothing() {
     let (model, rankings) = (model(6), rankings(6, 7));
     let batch: Vec<&Ranking> = rankings.iter().collect();
     let gradient = |micro_batch_tokens| {
-        let options = RankingTrainOptions {
-            micro_batch_tokens,
-            ..RankingTrainOptions::default()
-        };
+        let options = RankingTrainOptions { micro_batch_tokens, ..RankingTrainOptions::default() };
         let (report, gradients) = loss_and_gradients(&model, &batch, &options).unwrap();
-        let gradient = gradients
-            .get("blk.0.attn_q.weight")
-            .unwrap()
-            .flatten_all()
-            .unwrap()
-            .to_vec1::<f32>()
-            .unwrap();
+        let gradient = gradients.get("blk.0.attn_q.weight").unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         (report.loss, gradient)
     };
     let (whole, cut) = (gradient(1 << 20), gradient(30));
     assert!((whole.0 - cut.0).abs() < 1e-6);
-    assert!(
-        whole
-            .1
-            .iter()
-            .zip(&cut.1)
-            .all(|(a, b)| (a - b).abs() < 1e-6)
-    );
+    assert!(whole.1.iter().zip(&cut.1).all(|(a, b)| (a - b).abs() < 1e-6));
 }
 
 #[test]
@@ -127,8 +87,7 @@ fn a_prompt_whose_answers_all_tie_teaches_nothing() {
     let mut tied = rankings(1, 8);
     tied[0].ranks.fill(1);
     let batch: Vec<&Ranking> = tied.iter().collect();
-    let (report, gradients) =
-        loss_and_gradients(&model(9), &batch, &RankingTrainOptions::default()).unwrap();
+    let (report, gradients) = loss_and_gradients(&model(9), &batch, &RankingTrainOptions::default()).unwrap();
     assert_eq!((report.n_prompts, report.n_pairs), (0, 0));
     assert_eq!(gradients.global_norm().unwrap(), 0.0);
 }

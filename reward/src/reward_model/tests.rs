@@ -4,9 +4,7 @@ use super::*;
 
 fn policy_checkpoint() -> Checkpoint {
     let mut checkpoint = random_checkpoint(&Shape::llama(11, 16, 2, 4, 2, 24), 3).unwrap();
-    checkpoint
-        .metadata
-        .set("tokenizer.ggml.model", Value::String("gpt2".to_owned()));
+    checkpoint.metadata.set("tokenizer.ggml.model", Value::String("gpt2".to_owned()));
     checkpoint
 }
 
@@ -25,34 +23,12 @@ fn sequences() -> Vec<Vec<TokenId>> {
 
 #[test]
 fn scores_are_normalised_and_in_the_order_of_the_sequences() {
-    let raw = reward_model(Normalization {
-        gain: 1.0,
-        bias: 0.0,
-    })
-    .unwrap()
-    .score(&sequences())
-    .unwrap();
-    let scored = reward_model(Normalization {
-        gain: 2.0,
-        bias: -3.0,
-    })
-    .unwrap()
-    .score(&sequences())
-    .unwrap();
+    let raw = reward_model(Normalization { gain: 1.0, bias: 0.0 }).unwrap().score(&sequences()).unwrap();
+    let scored = reward_model(Normalization { gain: 2.0, bias: -3.0 }).unwrap().score(&sequences()).unwrap();
     for (i, (raw, score)) in raw.iter().zip(&scored).enumerate() {
         assert!((2.0 * raw - 3.0 - score).abs() < 1e-9);
-        let alone = reward_model(Normalization {
-            gain: 2.0,
-            bias: -3.0,
-        })
-        .unwrap()
-        .score(&sequences()[i..=i])
-        .unwrap();
-        assert!(
-            (alone[0] - score).abs() < 1e-5,
-            "{i}: {} alone, {score} together",
-            alone[0]
-        );
+        let alone = reward_model(Normalization { gain: 2.0, bias: -3.0 }).unwrap().score(&sequences()[i..=i]).unwrap();
+        assert!((alone[0] - score).abs() < 1e-5, "{i}: {} alone, {score} together", alone[0]);
     }
 }
 
@@ -60,83 +36,40 @@ fn scores_are_normalised_and_in_the_order_of_the_sequences() {
 fn a_saved_model_gives_the_same_scores() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("reward.gguf");
-    let model = reward_model(Normalization {
-        gain: 2.0,
-        bias: -3.0,
-    })
-    .unwrap();
+    let model = reward_model(Normalization { gain: 2.0, bias: -3.0 }).unwrap();
     model.save(&path).unwrap();
     let read = RewardModel::load(&path, &Device::Cpu).unwrap();
-    assert_eq!(
-        read.score(&sequences()).unwrap(),
-        model.score(&sequences()).unwrap()
-    );
+    assert_eq!(read.score(&sequences()).unwrap(), model.score(&sequences()).unwrap());
     assert_eq!(read.normalization(), model.normalization());
 }
 
 #[test]
 fn a_model_without_gain_and_bias_is_refused() {
-    let saved = reward_model(Normalization {
-        gain: 2.0,
-        bias: -3.0,
-    })
-    .unwrap();
+    let saved = reward_model(Normalization { gain: 2.0, bias: -3.0 }).unwrap();
     for missing in [GAIN, BIAS] {
         let mut checkpoint = saved.checkpoint().clone();
-        let kept = checkpoint
-            .metadata
-            .iter()
-            .filter(|(key, _)| *key != missing);
-        checkpoint.metadata =
-            policy::checkpoint::Metadata::new(kept.map(|(k, v)| (k.to_owned(), v.clone())));
+        let kept = checkpoint.metadata.iter().filter(|(key, _)| *key != missing);
+        checkpoint.metadata = policy::checkpoint::Metadata::new(kept.map(|(k, v)| (k.to_owned(), v.clone())));
         let refused = RewardModel::from_bytes(&checkpoint.to_bytes().unwrap(), &Device::Cpu);
-        assert!(
-            matches!(refused.err(), Some(RewardModelError::Normalization(_))),
-            "{missing}"
-        );
+        assert!(matches!(refused.err(), Some(RewardModelError::Normalization(_))), "{missing}");
     }
     for bad in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-        assert!(
-            reward_model(Normalization {
-                gain: bad,
-                bias: 0.0
-            })
-            .is_err()
-        );
+        assert!(reward_model(Normalization { gain: bad, bias: 0.0 }).is_err());
     }
 }
 
 #[test]
 fn a_policy_of_another_vocabulary_is_refused() {
-    let model = reward_model(Normalization {
-        gain: 1.0,
-        bias: 0.0,
-    })
-    .unwrap();
-    assert!(
-        model
-            .check_vocabulary(&policy_checkpoint().metadata.vocabulary_digest())
-            .is_ok()
-    );
+    let model = reward_model(Normalization { gain: 1.0, bias: 0.0 }).unwrap();
+    assert!(model.check_vocabulary(&policy_checkpoint().metadata.vocabulary_digest()).is_ok());
     let mut other = policy_checkpoint();
-    other.metadata.set(
-        "tokenizer.chat_template",
-        Value::String("{{ 1 }}".to_owned()),
-    );
-    assert!(
-        model
-            .check_vocabulary(&other.metadata.vocabulary_digest())
-            .is_err()
-    );
+    other.metadata.set("tokenizer.chat_template", Value::String("{{ 1 }}".to_owned()));
+    assert!(model.check_vocabulary(&other.metadata.vocabulary_digest()).is_err());
 }
 
 #[test]
 fn a_token_outside_the_vocabulary_and_an_empty_sequence_are_errors() {
-    let model = reward_model(Normalization {
-        gain: 1.0,
-        bias: 0.0,
-    })
-    .unwrap();
+    let model = reward_model(Normalization { gain: 1.0, bias: 0.0 }).unwrap();
     assert!(model.score(&[vec![TokenId(11)]]).is_err());
     assert!(model.score(&[vec![]]).is_err());
     assert_eq!(model.score(&[]).unwrap(), Vec::<f64>::new());

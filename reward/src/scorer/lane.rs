@@ -42,12 +42,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn spawn(
-        setup: &Setup<'_>,
-        lane: Lane,
-        jobs: Receiver<Job>,
-        n_threads: usize,
-    ) -> std::io::Result<()> {
+    pub(super) fn spawn(setup: &Setup<'_>, lane: Lane, jobs: Receiver<Job>, n_threads: usize) -> std::io::Result<()> {
         let (name, nice) = match lane {
             Lane::Requests => ("scorer-requests", threads::NICE_REQUESTS),
             Lane::Background => ("scorer", threads::NICE_LEARNER),
@@ -116,15 +111,9 @@ impl Worker {
             self.counters.batches.fetch_add(1, Ordering::Relaxed);
         }
         let n_scored = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
-        self.counters
-            .scored
-            .fetch_add(n_scored as u64, Ordering::Relaxed);
-        self.counters
-            .failed
-            .fetch_add((outcomes.len() - n_scored) as u64, Ordering::Relaxed);
-        self.counters
-            .busy_us
-            .fetch_add(started.elapsed().as_micros() as u64, Ordering::Relaxed);
+        self.counters.scored.fetch_add(n_scored as u64, Ordering::Relaxed);
+        self.counters.failed.fetch_add((outcomes.len() - n_scored) as u64, Ordering::Relaxed);
+        self.counters.busy_us.fetch_add(started.elapsed().as_micros() as u64, Ordering::Relaxed);
         let mut outcomes = outcomes.into_iter();
         for Job { items, reply } in jobs {
             reply(outcomes.by_ref().take(items.len()).collect());
@@ -158,11 +147,7 @@ impl Worker {
             .zip(parts)
             .map(|(item, (model, remote))| {
                 let score = ScoreError::check("mixed", item.formula.sum(model?, remote?))?;
-                Ok(Scored {
-                    score: Score(score),
-                    std: None,
-                    reward_version: item.formula.name(version),
-                })
+                Ok(Scored { score: Score(score), std: None, reward_version: item.formula.name(version) })
             })
             .collect()
     }
@@ -173,10 +158,7 @@ impl Worker {
 
     /// Sleeps, unless the scorer is stopped meanwhile: then false.
     fn pause(&self, delay: Duration) -> bool {
-        matches!(
-            self.stopped.recv_timeout(delay),
-            Err(RecvTimeoutError::Timeout)
-        )
+        matches!(self.stopped.recv_timeout(delay), Err(RecvTimeoutError::Timeout))
     }
 }
 
@@ -187,21 +169,13 @@ fn ask(
     source: impl FnOnce(&[&ScoreRequest]) -> Vec<Result<f64, ScoreError>>,
 ) -> Vec<Result<f64, ScoreError>> {
     let concerns = |item: &ScoreRequest| weight(&item.formula) != 0.0;
-    let items: Vec<&ScoreRequest> = batch
-        .iter()
-        .copied()
-        .filter(|item| concerns(item))
-        .collect();
+    let items: Vec<&ScoreRequest> = batch.iter().copied().filter(|item| concerns(item)).collect();
     if items.is_empty() {
         return vec![Ok(0.0); batch.len()];
     }
     let mut answers = source(&items).into_iter();
     let answer = |item: &&ScoreRequest| {
-        if concerns(item) {
-            answers.next().expect("a source answers once per item")
-        } else {
-            Ok(0.0)
-        }
+        if concerns(item) { answers.next().expect("a source answers once per item") } else { Ok(0.0) }
     };
     batch.iter().map(answer).collect()
 }

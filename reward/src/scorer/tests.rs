@@ -11,21 +11,12 @@ use super::*;
 use crate::{score::Score, sources::model::Judge};
 
 fn reward(batch: usize) -> config::Reward {
-    config::Reward {
-        batch,
-        ..config::Config::default().reward
-    }
+    config::Reward { batch, ..config::Config::default().reward }
 }
 
-fn scorer(
-    batch: usize,
-    judge: impl Fn(&[Vec<TokenId>]) -> Result<Vec<f64>, String> + Send + Sync + 'static,
-) -> Scorer {
+fn scorer(batch: usize, judge: impl Fn(&[Vec<TokenId>]) -> Result<Vec<f64>, String> + Send + Sync + 'static) -> Scorer {
     let judge: Judge = Arc::new(judge);
-    let model = NamedJudge {
-        version: "model@ab".to_owned(),
-        judge,
-    };
+    let model = NamedJudge { version: "model@ab".to_owned(), judge };
     Scorer::start(&reward(batch), Some(model), 1).expect("threads")
 }
 
@@ -40,23 +31,15 @@ fn item(prompt: u32, response: u32, formula: Formula) -> ScoreRequest {
 }
 
 fn items(responses: std::ops::Range<u32>) -> Vec<ScoreRequest> {
-    responses
-        .map(|response| item(7, response, Formula::MODEL))
-        .collect()
+    responses.map(|response| item(7, response, Formula::MODEL)).collect()
 }
 
 fn last_token(sequences: &[Vec<TokenId>]) -> Result<Vec<f64>, String> {
-    Ok(sequences
-        .iter()
-        .map(|tokens| f64::from(tokens.last().expect("a response").0))
-        .collect())
+    Ok(sequences.iter().map(|tokens| f64::from(tokens.last().expect("a response").0)).collect())
 }
 
 fn scores(outcomes: Vec<Outcome>) -> Vec<f64> {
-    outcomes
-        .into_iter()
-        .map(|outcome| outcome.expect("a score").score.0)
-        .collect()
+    outcomes.into_iter().map(|outcome| outcome.expect("a score").score.0).collect()
 }
 
 #[test]
@@ -66,11 +49,7 @@ fn the_model_sees_prompt_and_response_and_its_score_is_stamped() {
         Ok(vec![0.5])
     });
     let outcomes = scorer.score(Lane::Requests, items(3..4)).expect("room");
-    let expected = Scored {
-        score: Score(0.5),
-        std: None,
-        reward_version: "model@ab".to_owned(),
-    };
+    let expected = Scored { score: Score(0.5), std: None, reward_version: "model@ab".to_owned() };
     assert_eq!(outcomes, [Ok(expected)]);
 }
 
@@ -89,9 +68,7 @@ fn a_lane_batches_across_callers_up_to_its_size() {
     for (n, job) in [0..1, 1..3, 3..4, 4..9].into_iter().enumerate() {
         let reply = reply.clone();
         let send = move |outcomes| reply.send((n, scores(outcomes))).expect("the test listens");
-        scorer
-            .submit(Lane::Background, items(job), send)
-            .expect("room");
+        scorer.submit(Lane::Background, items(job), send).expect("room");
         if n == 0 {
             assert_eq!(seen.recv(), Ok(1));
         }
@@ -99,27 +76,11 @@ fn a_lane_batches_across_callers_up_to_its_size() {
     for _ in 0..3 {
         go.send(()).expect("the lane waits");
     }
-    assert_eq!(
-        (seen.recv(), seen.recv()),
-        (Ok(4), Ok(4)),
-        "2 + 1 + 5 responses in chunks of 4"
-    );
-    let mut answers: Vec<(usize, Vec<f64>)> =
-        (0..4).map(|_| replies.recv().expect("an answer")).collect();
+    assert_eq!((seen.recv(), seen.recv()), (Ok(4), Ok(4)), "2 + 1 + 5 responses in chunks of 4");
+    let mut answers: Vec<(usize, Vec<f64>)> = (0..4).map(|_| replies.recv().expect("an answer")).collect();
     answers.sort_by_key(|(n, _)| *n);
-    let expected = [
-        vec![0.0],
-        vec![1.0, 2.0],
-        vec![3.0],
-        vec![4.0, 5.0, 6.0, 7.0, 8.0],
-    ];
-    assert_eq!(
-        answers
-            .into_iter()
-            .map(|(_, scores)| scores)
-            .collect::<Vec<_>>(),
-        expected
-    );
+    let expected = [vec![0.0], vec![1.0, 2.0], vec![3.0], vec![4.0, 5.0, 6.0, 7.0, 8.0]];
+    assert_eq!(answers.into_iter().map(|(_, scores)| scores).collect::<Vec<_>>(), expected);
     assert_eq!(scorer.stats().batches, 3);
     assert_eq!(scorer.stats().scored, 9);
 }
@@ -130,37 +91,18 @@ fn a_response_that_breaks_its_batch_fails_alone() {
         if sequences.iter().any(|tokens| tokens[1] == TokenId(1)) {
             return Err("token 1 is poison".to_owned());
         }
-        assert!(
-            sequences.iter().all(|tokens| tokens[1] != TokenId(2)),
-            "token 2 is a bug"
-        );
+        assert!(sequences.iter().all(|tokens| tokens[1] != TokenId(2)), "token 2 is a bug");
         let score = |tokens: &Vec<TokenId>| {
-            if tokens[1] == TokenId(3) {
-                f64::NAN
-            } else {
-                1.0
-            }
+            if tokens[1] == TokenId(3) { f64::NAN } else { 1.0 }
         };
         Ok(sequences.iter().map(score).collect())
     };
     let scorer = scorer(32, fragile);
     let outcomes = scorer.score(Lane::Background, items(0..5)).expect("room");
     assert!(outcomes[0].is_ok() && outcomes[4].is_ok(), "{outcomes:?}");
-    assert_eq!(
-        outcomes[1],
-        Err(ScoreError::Model("token 1 is poison".to_owned()))
-    );
-    assert_eq!(
-        outcomes[2],
-        Err(ScoreError::Model("it panicked".to_owned()))
-    );
-    assert_eq!(
-        outcomes[3],
-        Err(ScoreError::NonFinite {
-            origin: "model",
-            got: "NaN".to_owned()
-        })
-    );
+    assert_eq!(outcomes[1], Err(ScoreError::Model("token 1 is poison".to_owned())));
+    assert_eq!(outcomes[2], Err(ScoreError::Model("it panicked".to_owned())));
+    assert_eq!(outcomes[3], Err(ScoreError::NonFinite { origin: "model", got: "NaN".to_owned() }));
     assert_eq!((scorer.stats().scored, scorer.stats().failed), (2, 3));
 }
 
@@ -169,47 +111,15 @@ fn a_formula_asks_only_the_sources_that_it_weighs() {
     let scorer = scorer(32, last_token);
     let said = |weight, score| Some((weight, Score(score)));
     let batch = vec![
-        item(
-            0,
-            5,
-            Formula {
-                model: 2.0,
-                remote: 0.0,
-                feedback: said(0.5, -1.0),
-            },
-        ),
-        item(
-            0,
-            6,
-            Formula {
-                model: 0.0,
-                remote: 0.0,
-                feedback: said(1.0, 0.25),
-            },
-        ),
-        item(
-            0,
-            7,
-            Formula {
-                model: 1.0,
-                remote: 1.0,
-                feedback: None,
-            },
-        ),
+        item(0, 5, Formula { model: 2.0, remote: 0.0, feedback: said(0.5, -1.0) }),
+        item(0, 6, Formula { model: 0.0, remote: 0.0, feedback: said(1.0, 0.25) }),
+        item(0, 7, Formula { model: 1.0, remote: 1.0, feedback: None }),
     ];
     let outcomes = scorer.score(Lane::Requests, batch).expect("room");
-    let scored = |n: usize| {
-        outcomes[n]
-            .clone()
-            .map(|scored| (scored.score.0, scored.reward_version))
-    };
+    let scored = |n: usize| outcomes[n].clone().map(|scored| (scored.score.0, scored.reward_version));
     assert_eq!(scored(0), Ok((9.5, "2*model@ab+0.5*feedback".to_owned())));
     assert_eq!(scored(1), Ok((0.25, "feedback".to_owned())));
-    assert_eq!(
-        scored(2),
-        Err(ScoreError::Absent("reward server")),
-        "a missing part is never 0"
-    );
+    assert_eq!(scored(2), Err(ScoreError::Absent("reward server")), "a missing part is never 0");
     let bare = Scorer::start(&reward(1), None, 1).expect("threads");
     let outcomes = bare.score(Lane::Requests, items(0..1)).expect("room");
     assert_eq!(outcomes, [Err(ScoreError::Absent("reward model"))]);
@@ -228,14 +138,9 @@ fn a_client_is_served_while_the_background_is_busy() {
     });
     let (reply, background) = bounded(1);
     let done = move |outcomes| reply.send(scores(outcomes)).expect("the test listens");
-    scorer
-        .submit(Lane::Background, items(0..1), done)
-        .expect("room");
+    scorer.submit(Lane::Background, items(0..1), done).expect("room");
     began.recv().expect("the background is at work");
-    assert_eq!(
-        scores(scorer.score(Lane::Requests, items(5..6)).expect("room")),
-        [5.0]
-    );
+    assert_eq!(scores(scorer.score(Lane::Requests, items(5..6)).expect("room")), [5.0]);
     go.send(()).expect("the background waits");
     assert_eq!(background.recv(), Ok(vec![0.0]));
 }
@@ -247,16 +152,8 @@ fn each_lane_computes_at_its_own_priority() {
     let scorer = scorer(32, move |sequences| {
         let status = std::fs::read_to_string("/proc/thread-self/stat").expect("Linux");
         // After the name in parentheses: state is field 3 of stat(5), nice is field 19.
-        let mut fields = status
-            .rsplit_once(')')
-            .expect("stat has a name")
-            .1
-            .split_whitespace();
-        let nice = fields
-            .nth(16)
-            .expect("stat has 19 fields")
-            .parse::<i32>()
-            .expect("a number");
+        let mut fields = status.rsplit_once(')').expect("stat has a name").1.split_whitespace();
+        let nice = fields.nth(16).expect("stat has 19 fields").parse::<i32>().expect("a number");
         seen.lock().expect("no panic").push(nice);
         last_token(sequences)
     });
@@ -283,10 +180,7 @@ fn a_full_queue_and_a_huge_job_are_refused_and_counted() {
     }
     assert_eq!(submit(1), Err(ScorerError::Full));
     assert_eq!(submit(4097), Err(ScorerError::TooMany(4097)));
-    assert_eq!(
-        (scorer.stats().refused, scorer.stats().queued),
-        (2, QUEUE_JOBS)
-    );
+    assert_eq!((scorer.stats().refused, scorer.stats().queued), (2, QUEUE_JOBS));
     drop(go);
 }
 
@@ -294,10 +188,7 @@ fn a_full_queue_and_a_huge_job_are_refused_and_counted() {
 /// lane sits in a pause between tries, with a hundred tries to go.
 #[test]
 fn shutdown_interrupts_retries_and_answers_what_waits() {
-    let nobody = TcpListener::bind("127.0.0.1:0")
-        .expect("a port")
-        .local_addr()
-        .expect("bound");
+    let nobody = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
     let mut reward = reward(1);
     (reward.remote_url, reward.remote_retries) = (format!("http://{nobody}/"), 100);
     let scorer = Scorer::start(&reward, None, 1).expect("threads");
@@ -305,24 +196,13 @@ fn shutdown_interrupts_retries_and_answers_what_waits() {
     for n in 0..2 {
         let reply = reply.clone();
         let send = move |outcomes: Vec<Outcome>| reply.send(outcomes).expect("the test listens");
-        scorer
-            .submit(Lane::Background, vec![item(0, n, Formula::REMOTE)], send)
-            .expect("room");
+        scorer.submit(Lane::Background, vec![item(0, n, Formula::REMOTE)], send).expect("room");
     }
     while scorer.stats().remote_failures == 0 {
         std::thread::yield_now();
     }
     assert!(scorer.shutdown(Duration::from_secs(10)));
     let outcomes: Vec<Outcome> = replies.try_iter().flatten().collect();
-    assert!(
-        matches!(
-            outcomes[..],
-            [Err(ScoreError::Remote(_)), Err(ScoreError::Closing)]
-        ),
-        "{outcomes:?}"
-    );
-    assert_eq!(
-        scorer.score(Lane::Requests, items(0..1)),
-        Err(ScorerError::Closed)
-    );
+    assert!(matches!(outcomes[..], [Err(ScoreError::Remote(_)), Err(ScoreError::Closing)]), "{outcomes:?}");
+    assert_eq!(scorer.score(Lane::Requests, items(0..1)), Err(ScorerError::Closed));
 }

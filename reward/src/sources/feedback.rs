@@ -40,11 +40,7 @@ impl Opinion {
 /// What all users together said: the mean, one voice each.
 #[must_use]
 pub fn judgement(opinions: &[Opinion]) -> Option<Score> {
-    let voices: Vec<f64> = opinions
-        .iter()
-        .filter_map(Opinion::judgement)
-        .map(|score| score.0)
-        .collect();
+    let voices: Vec<f64> = opinions.iter().filter_map(Opinion::judgement).map(|score| score.0).collect();
     if voices.is_empty() {
         return None;
     }
@@ -84,51 +80,25 @@ pub fn patience(opinions: &[Opinion], created_ms: u64, now_ms: u64, wait_s: u64)
 mod tests {
     use super::*;
 
-    const UP: Opinion = Opinion {
-        score: None,
-        label: Some(Label::Up),
-    };
-    const DOWN: Opinion = Opinion {
-        score: None,
-        label: Some(Label::Down),
-    };
+    const UP: Opinion = Opinion { score: None, label: Some(Label::Up) };
+    const DOWN: Opinion = Opinion { score: None, label: Some(Label::Down) };
 
     fn scored(score: f64) -> Opinion {
-        Opinion {
-            score: Some(score),
-            label: None,
-        }
+        Opinion { score: Some(score), label: None }
     }
 
     #[test]
     fn thumbs_are_one_unit_and_numbers_outrank_them() {
         assert_eq!(UP.judgement(), Some(Score(1.0)));
         assert_eq!(DOWN.judgement(), Some(Score(-1.0)));
-        assert_eq!(
-            Opinion {
-                score: Some(0.25),
-                label: Some(Label::Up)
-            }
-            .judgement(),
-            Some(Score(0.25))
-        );
-        assert_eq!(
-            Opinion {
-                score: Some(f64::NAN),
-                label: Some(Label::Down)
-            }
-            .judgement(),
-            Some(Score(-1.0))
-        );
+        assert_eq!(Opinion { score: Some(0.25), label: Some(Label::Up) }.judgement(), Some(Score(0.25)));
+        assert_eq!(Opinion { score: Some(f64::NAN), label: Some(Label::Down) }.judgement(), Some(Score(-1.0)));
         assert_eq!(Opinion::default().judgement(), None);
     }
 
     #[test]
     fn every_user_has_one_voice_and_silence_has_none() {
-        assert_eq!(
-            judgement(&[UP, DOWN, scored(3.0), Opinion::default()]),
-            Some(Score(1.0))
-        );
+        assert_eq!(judgement(&[UP, DOWN, scored(3.0), Opinion::default()]), Some(Score(1.0)));
         assert_eq!(judgement(&[Opinion::default()]), None);
         assert_eq!(judgement(&[]), None);
     }
@@ -139,20 +109,8 @@ mod tests {
         assert_eq!(at(10_000), Patience::Wait { left_ms: 60_000 });
         assert_eq!(at(69_999), Patience::Wait { left_ms: 1 });
         assert_eq!(at(70_000), Patience::Over);
-        assert_eq!(
-            at(5_000),
-            Patience::Wait { left_ms: 60_000 },
-            "the clock was set back"
-        );
-        assert_eq!(
-            patience(&[], 10_000, 10_000, 0),
-            Patience::Over,
-            "no wait is wanted"
-        );
-        assert_eq!(
-            patience(&[UP], 10_000, 10_000_000, 60),
-            Patience::Heard(Score(1.0)),
-            "late is not never"
-        );
+        assert_eq!(at(5_000), Patience::Wait { left_ms: 60_000 }, "the clock was set back");
+        assert_eq!(patience(&[], 10_000, 10_000, 0), Patience::Over, "no wait is wanted");
+        assert_eq!(patience(&[UP], 10_000, 10_000_000, 60), Patience::Heard(Score(1.0)), "late is not never");
     }
 }

@@ -26,25 +26,15 @@ pub struct Formula {
 
 impl Formula {
     /// The reward model alone.
-    pub const MODEL: Formula = Formula {
-        model: 1.0,
-        remote: 0.0,
-        feedback: None,
-    };
+    pub const MODEL: Formula = Formula { model: 1.0, remote: 0.0, feedback: None };
     /// The reward server alone.
-    pub const REMOTE: Formula = Formula {
-        model: 0.0,
-        remote: 1.0,
-        feedback: None,
-    };
+    pub const REMOTE: Formula = Formula { model: 0.0, remote: 1.0, feedback: None };
 
     /// The sum. A part whose weight is 0 is not looked at, whatever it holds.
     #[must_use]
     pub(crate) fn sum(&self, model: f64, remote: f64) -> f64 {
         let part = |weight: f64, score: f64| if weight == 0.0 { 0.0 } else { weight * score };
-        let feedback = self
-            .feedback
-            .map_or(0.0, |(weight, score)| part(weight, score.0));
+        let feedback = self.feedback.map_or(0.0, |(weight, score)| part(weight, score.0));
         part(self.model, model) + part(self.remote, remote) + feedback
     }
 
@@ -52,22 +42,11 @@ impl Formula {
     #[must_use]
     pub(crate) fn name(&self, model_version: &str) -> String {
         let feedback = self.feedback.map_or(0.0, |(weight, _)| weight);
-        let parts = [
-            (self.model, model_version),
-            (self.remote, "remote"),
-            (feedback, "feedback"),
-        ];
-        let asked: Vec<(f64, &str)> = parts
-            .into_iter()
-            .filter(|(weight, _)| *weight != 0.0)
-            .collect();
+        let parts = [(self.model, model_version), (self.remote, "remote"), (feedback, "feedback")];
+        let asked: Vec<(f64, &str)> = parts.into_iter().filter(|(weight, _)| *weight != 0.0).collect();
         match asked[..] {
             [(1.0, name)] => name.to_owned(),
-            _ => asked
-                .iter()
-                .map(|(weight, name)| format!("{weight}*{name}"))
-                .collect::<Vec<_>>()
-                .join("+"),
+            _ => asked.iter().map(|(weight, name)| format!("{weight}*{name}")).collect::<Vec<_>>().join("+"),
         }
     }
 
@@ -115,18 +94,11 @@ impl Rules {
     /// The rules that a configuration states; `config` has checked its words.
     #[must_use]
     pub fn new(reward: &Reward) -> Rules {
-        let machines = |model, remote| Formula {
-            model,
-            remote,
-            feedback: None,
-        };
+        let machines = |model, remote| Formula { model, remote, feedback: None };
         let (machines, feedback_weight) = match reward.source.as_str() {
             "remote" => (machines(0.0, 1.0), 0.0),
             "feedback" => (machines(0.0, 0.0), 1.0),
-            "mix" => (
-                machines(reward.mix_model, reward.mix_remote),
-                reward.mix_feedback,
-            ),
+            "mix" => (machines(reward.mix_model, reward.mix_remote), reward.mix_feedback),
             _ => (machines(1.0, 0.0), 0.0),
         };
         let fallback = match reward.feedback_fallback.as_str() {
@@ -134,12 +106,7 @@ impl Rules {
             "drop" => Fallback::Drop,
             _ => Fallback::Model,
         };
-        Rules {
-            machines,
-            feedback_weight,
-            fallback,
-            wait_s: reward.feedback_wait_s,
-        }
+        Rules { machines, feedback_weight, fallback, wait_s: reward.feedback_wait_s }
     }
 
     /// Whether what people say changes a score: a judged rollout is then judged again.
@@ -167,15 +134,13 @@ impl Rules {
             return Ruling::Judge(self.machines);
         }
         match feedback::patience(opinions, created_ms, now_ms, self.wait_s) {
-            Patience::Heard(score) => Ruling::Judge(Formula {
-                feedback: Some((self.feedback_weight, score)),
-                ..self.machines
-            }),
+            Patience::Heard(score) => {
+                Ruling::Judge(Formula { feedback: Some((self.feedback_weight, score)), ..self.machines })
+            }
             Patience::Wait { left_ms } => Ruling::Wait { left_ms },
-            Patience::Over => self
-                .machines
-                .fall_back(self.fallback, self.feedback_weight)
-                .map_or(Ruling::Drop, Ruling::Judge),
+            Patience::Over => {
+                self.machines.fall_back(self.fallback, self.feedback_weight).map_or(Ruling::Drop, Ruling::Judge)
+            }
         }
     }
 

@@ -46,10 +46,7 @@ impl NamedJudge {
             let scores = model.score(sequences);
             scores.map_err(|error| error.to_string())
         });
-        NamedJudge {
-            version: format!("model@{digits}"),
-            judge,
-        }
+        NamedJudge { version: format!("model@{digits}"), judge }
     }
 }
 
@@ -63,16 +60,10 @@ pub fn load(
     policy_vocabulary: &str,
 ) -> Result<(Arc<RewardModel>, NamedJudge), RewardModelError> {
     let (model, digest) = if reward.model.is_empty() {
-        (
-            RewardModel::from_bytes(built_in, &Device::Cpu)?,
-            Digest::of(built_in),
-        )
+        (RewardModel::from_bytes(built_in, &Device::Cpu)?, Digest::of(built_in))
     } else {
         let path = Path::new(&reward.model);
-        (
-            RewardModel::load(path, &Device::Cpu)?,
-            checkpoint::digest(path)?,
-        )
+        (RewardModel::load(path, &Device::Cpu)?, checkpoint::digest(path)?)
     };
     model.check_vocabulary(policy_vocabulary)?;
     let model = Arc::new(model);
@@ -93,20 +84,13 @@ impl ModelSource {
 
     /// One outcome per item. When a batch fails, its items are judged one by one, so that only the guilty ones fail.
     pub(crate) fn score(&self, items: &[&ScoreRequest]) -> Vec<Result<f64, ScoreError>> {
-        let sequences: Vec<Vec<TokenId>> = items
-            .iter()
-            .map(|item| [item.prompt.as_slice(), &item.response].concat())
-            .collect();
+        let sequences: Vec<Vec<TokenId>> =
+            items.iter().map(|item| [item.prompt.as_slice(), &item.response].concat()).collect();
         match self.ask(&sequences) {
-            Ok(scores) => scores
-                .into_iter()
-                .map(|score| ScoreError::check("model", score))
-                .collect(),
+            Ok(scores) => scores.into_iter().map(|score| ScoreError::check("model", score)).collect(),
             Err(error) if sequences.len() == 1 => vec![Err(error)],
             Err(_) => {
-                let alone = |sequence| {
-                    ScoreError::check("model", self.ask(std::slice::from_ref(sequence))?[0])
-                };
+                let alone = |sequence| ScoreError::check("model", self.ask(std::slice::from_ref(sequence))?[0]);
                 sequences.iter().map(alone).collect()
             }
         }
@@ -114,9 +98,7 @@ impl ModelSource {
 
     fn ask(&self, sequences: &[Vec<TokenId>]) -> Result<Vec<f64>, ScoreError> {
         // A panic in the tensor library must cost one batch, not the scorer.
-        let asked = catch_unwind(AssertUnwindSafe(|| {
-            self.pool.install(|| (self.judge)(sequences))
-        }));
+        let asked = catch_unwind(AssertUnwindSafe(|| self.pool.install(|| (self.judge)(sequences))));
         let scores = match asked {
             Ok(scores) => scores.map_err(ScoreError::Model)?,
             Err(_) => return Err(ScoreError::Model("it panicked".to_owned())),

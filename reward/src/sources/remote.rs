@@ -55,11 +55,7 @@ impl RemoteSource {
             .user_agent(concat!("honed/", env!("CARGO_PKG_VERSION")))
             .build()
             .new_agent();
-        RemoteSource {
-            agent,
-            url: reward.remote_url.clone(),
-            n_retries: reward.remote_retries,
-        }
+        RemoteSource { agent, url: reward.remote_url.clone(), n_retries: reward.remote_retries }
     }
 
     /// One outcome per item. `pause` sleeps for the given time and says whether to go on: false ends the tries at once.
@@ -81,12 +77,7 @@ impl RemoteSource {
             counters.remote_failures.fetch_add(1, Ordering::Relaxed);
             let cause = failure.cause;
             let is_last = !failure.may_pass || n_calls > self.n_retries;
-            tracing::warn!(
-                cause,
-                n_calls,
-                n_items = items.len(),
-                "the reward server failed"
-            );
+            tracing::warn!(cause, n_calls, n_items = items.len(), "the reward server failed");
             if is_last || !pause(backoff(n_calls - 1)) {
                 return vec![Err(ScoreError::Remote(cause)); items.len()];
             }
@@ -96,45 +87,24 @@ impl RemoteSource {
     fn call(&self, body: &[u8], n_items: usize) -> Result<Vec<Result<f64, ScoreError>>, Failure> {
         let may_pass = |error: ureq::Error| {
             // An answer beyond its bound would be as long the next time.
-            let may_pass = !matches!(
-                error,
-                ureq::Error::BodyExceedsLimit(_) | ureq::Error::BadUri(_)
-            );
-            Failure {
-                cause: error.to_string(),
-                may_pass,
-            }
+            let may_pass = !matches!(error, ureq::Error::BodyExceedsLimit(_) | ureq::Error::BadUri(_));
+            Failure { cause: error.to_string(), may_pass }
         };
-        let request = self
-            .agent
-            .post(&self.url)
-            .header("content-type", "application/json");
+        let request = self.agent.post(&self.url).header("content-type", "application/json");
         let mut response = request.send(body).map_err(may_pass)?;
         let status = response.status().as_u16();
         let limit = ANSWER_BYTES + ANSWER_BYTES_PER_QUERY * n_items as u64;
-        let answer = response
-            .body_mut()
-            .with_config()
-            .limit(limit)
-            .read_to_vec()
-            .map_err(may_pass)?;
+        let answer = response.body_mut().with_config().limit(limit).read_to_vec().map_err(may_pass)?;
         if status != 200 {
             let may_pass = status >= 500 || matches!(status, 408 | 429);
-            return Err(Failure {
-                cause: format!("HTTP status {status}{}", excerpt(&answer)),
-                may_pass,
-            });
+            return Err(Failure { cause: format!("HTTP status {status}{}", excerpt(&answer)), may_pass });
         }
-        parse_answer(&answer, n_items).map_err(|cause| Failure {
-            cause,
-            may_pass: false,
-        })
+        parse_answer(&answer, n_items).map_err(|cause| Failure { cause, may_pass: false })
     }
 }
 
 fn request_body(items: &[&ScoreRequest]) -> Vec<u8> {
-    let texts =
-        |text: fn(&ScoreRequest) -> String| items.iter().map(|item| text(item)).collect::<Vec<_>>();
+    let texts = |text: fn(&ScoreRequest) -> String| items.iter().map(|item| text(item)).collect::<Vec<_>>();
     let body = json!({
         "query": texts(|item| format!("{}{}", item.prompt_text, item.response_text)),
         "prompts": texts(|item| item.prompt_text.clone()),
@@ -147,22 +117,16 @@ fn request_body(items: &[&ScoreRequest]) -> Vec<u8> {
 /// One outcome per query; an entry that is no finite number fails alone, an answer of another shape fails whole.
 fn parse_answer(answer: &[u8], n_items: usize) -> Result<Vec<Result<f64, ScoreError>>, String> {
     let wrong = |what: &str| format!("{what}{}", excerpt(answer));
-    let answer_json: Value =
-        serde_json::from_slice(answer).map_err(|_| wrong("the answer is not JSON"))?;
+    let answer_json: Value = serde_json::from_slice(answer).map_err(|_| wrong("the answer is not JSON"))?;
     let present = |name: &str| answer_json.get(name).filter(|value| !value.is_null());
-    let numbers = present("rewards")
-        .or_else(|| present("scores"))
-        .and_then(Value::as_array);
+    let numbers = present("rewards").or_else(|| present("scores")).and_then(Value::as_array);
     let numbers = numbers.ok_or_else(|| wrong("the answer has no array `rewards`"))?;
     if numbers.len() != n_items {
         return Err(format!("expected {n_items} rewards, got {}", numbers.len()));
     }
     let score = |number: &Value| match number.as_f64() {
         Some(score) => ScoreError::check("remote", score),
-        None => Err(ScoreError::NonFinite {
-            origin: "remote",
-            got: number.to_string(),
-        }),
+        None => Err(ScoreError::NonFinite { origin: "remote", got: number.to_string() }),
     };
     Ok(numbers.iter().map(score).collect())
 }
@@ -170,18 +134,12 @@ fn parse_answer(answer: &[u8], n_items: usize) -> Result<Vec<Result<f64, ScoreEr
 /// The start of an answer, for the person who reads the log.
 fn excerpt(answer: &[u8]) -> String {
     let text: String = String::from_utf8_lossy(answer).chars().take(200).collect();
-    if text.is_empty() {
-        text
-    } else {
-        format!(": {text:?}")
-    }
+    if text.is_empty() { text } else { format!(": {text:?}") }
 }
 
 /// The pause after failed call number `n`, counted from 0: half of it fixed, half of it chance.
 fn backoff(n: u32) -> Duration {
-    let full = PAUSE_MIN
-        .saturating_mul(2_u32.saturating_pow(n))
-        .min(PAUSE_MAX);
+    let full = PAUSE_MIN.saturating_mul(2_u32.saturating_pow(n)).min(PAUSE_MAX);
     // Chance that no result depends on needs no seed: the standard library's own random keys will do.
     let chance = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
     full.mul_f64(0.5 + 0.5 * chance)

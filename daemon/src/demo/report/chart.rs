@@ -63,7 +63,11 @@ impl Chart {
         plane.draw_axes(&mut svg, self.x_label);
         for mark in &self.marks {
             let x = plane.x(*mark);
-            let _ = write!(svg, "<line class=\"mark\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{:.1}\"/>", HEIGHT - BOTTOM);
+            let _ = write!(
+                svg,
+                "<line class=\"mark\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{:.1}\"/>",
+                HEIGHT - BOTTOM
+            );
         }
         for series in &self.series {
             plane.draw(&mut svg, series);
@@ -101,7 +105,12 @@ struct Plane {
 
 impl Plane {
     fn of(chart: &Chart) -> Plane {
-        let points = || chart.series.iter().flat_map(|series| series.points.iter().enumerate().map(move |(i, p)| (series.spread(i), p)));
+        let points = || {
+            chart
+                .series
+                .iter()
+                .flat_map(|series| series.points.iter().enumerate().map(move |(i, p)| (series.spread(i), p)))
+        };
         let xs = points().map(|(_, p)| p.0).chain(chart.marks.iter().copied());
         let lows = points().map(|(spread, p)| p.1 - spread).chain(chart.include);
         let highs = points().map(|(spread, p)| p.1 + spread).chain(chart.include);
@@ -138,7 +147,12 @@ impl Plane {
         let mut value = (self.x.0 / step).ceil() * step;
         while value <= self.x.1 + 1e-9 {
             let x = self.x(value);
-            let _ = write!(svg, "<text class=\"tick\" x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>", bottom + 16.0, label(value, step));
+            let _ = write!(
+                svg,
+                "<text class=\"tick\" x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+                bottom + 16.0,
+                label(value, step)
+            );
             value += step;
         }
         let _ = write!(
@@ -154,23 +168,45 @@ impl Plane {
         if !series.band.is_empty() {
             let edge = |sign: f64| {
                 let points = series.points.iter().enumerate();
-                points.map(move |(i, p)| format!("{:.1},{:.1}", self.x(p.0), self.y(p.1 + sign * series.spread(i)))).collect::<Vec<_>>()
+                points
+                    .map(move |(i, p)| format!("{:.1},{:.1}", self.x(p.0), self.y(p.1 + sign * series.spread(i))))
+                    .collect::<Vec<_>>()
             };
             let below: Vec<String> = edge(-1.0).into_iter().rev().collect();
-            let _ = write!(svg, "<polygon points=\"{} {}\" fill=\"{}\" opacity=\".13\"/>", edge(1.0).join(" "), below.join(" "), series.color);
+            let _ = write!(
+                svg,
+                "<polygon points=\"{} {}\" fill=\"{}\" opacity=\".13\"/>",
+                edge(1.0).join(" "),
+                below.join(" "),
+                series.color
+            );
         }
-        let path: Vec<String> = series.points.iter().map(|p| format!("{:.1},{:.1}", self.x(p.0), self.y(p.1))).collect();
-        let _ = write!(svg, "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\" stroke-linejoin=\"round\"/>", path.join(" "), series.color);
+        let path: Vec<String> =
+            series.points.iter().map(|p| format!("{:.1},{:.1}", self.x(p.0), self.y(p.1))).collect();
+        let _ = write!(
+            svg,
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\" stroke-linejoin=\"round\"/>",
+            path.join(" "),
+            series.color
+        );
         if series.points.len() <= 60 {
             for p in &series.points {
-                let _ = write!(svg, "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.6\" fill=\"{}\"/>", self.x(p.0), self.y(p.1), series.color);
+                let _ = write!(
+                    svg,
+                    "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.6\" fill=\"{}\"/>",
+                    self.x(p.0),
+                    self.y(p.1),
+                    series.color
+                );
             }
         }
     }
 }
 
 fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    values.filter(|v| v.is_finite()).fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
+    values
+        .filter(|v| v.is_finite())
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
 }
 
 /// A range that can be divided by: not empty, not of zero width.
@@ -201,14 +237,27 @@ mod tests {
 
     #[test]
     fn steps_are_round_and_labels_short() {
-        assert_eq!([0.013, 0.2, 0.21, 3.0, 70.0].map(nice_step).map(|step| format!("{step:.2}")), ["0.02", "0.20", "0.50", "5.00", "100.00"]);
-        assert_eq!((label(0.30000000000000004, 0.1), label(-0.0, 0.5), label(40.0, 20.0)), ("0.3".into(), "0".into(), "40".into()));
+        assert_eq!(
+            [0.013, 0.2, 0.21, 3.0, 70.0].map(nice_step).map(|step| format!("{step:.2}")),
+            ["0.02", "0.20", "0.50", "5.00", "100.00"]
+        );
+        assert_eq!(
+            (label(0.30000000000000004, 0.1), label(-0.0, 0.5), label(40.0, 20.0)),
+            ("0.3".into(), "0".into(), "40".into())
+        );
     }
 
     #[test]
     fn nothing_a_run_may_lack_breaks_a_chart() {
         for points in [vec![], vec![(1.0, 2.0)], vec![(0.0, 1.0), (1.0, 1.0)], vec![(0.0, f64::NAN)]] {
-            let chart = Chart { title: "t", note: "<n>".into(), x_label: "x", series: vec![Series::line("s", "red", points)], marks: vec![], include: None };
+            let chart = Chart {
+                title: "t",
+                note: "<n>".into(),
+                x_label: "x",
+                series: vec![Series::line("s", "red", points)],
+                marks: vec![],
+                include: None,
+            };
             let svg = chart.render();
             assert!(svg.contains("&lt;n&gt;") && svg.ends_with("</figure>"));
             assert!(!svg.contains("inf"), "{svg}");

@@ -70,12 +70,27 @@ pub(in crate::demo) fn render(story: &Story) -> String {
 fn cards(page: &mut String, story: &Story) {
     let (rate, low, high) = story.win_rate;
     let cards = [
-        (format!("{:.2} → {:.2}", story.gold.0.mean, story.gold.1.mean), "gold score, first and last version".to_owned()),
-        (format!("{:.0} %", 100.0 * rate), format!("win rate against sft (95 %: {:.0} to {:.0} %)", 100.0 * low, 100.0 * high)),
-        (story.promoted.to_string(), format!("versions in {:.0} s, {} failed requests", story.seconds, story.seen.failed)),
+        (
+            format!("{:.2} → {:.2}", story.gold.0.mean, story.gold.1.mean),
+            "gold score, first and last version".to_owned(),
+        ),
+        (
+            format!("{:.0} %", 100.0 * rate),
+            format!("win rate against sft (95 %: {:.0} to {:.0} %)", 100.0 * low, 100.0 * high),
+        ),
+        (
+            story.promoted.to_string(),
+            format!("versions in {:.0} s, {} failed requests", story.seconds, story.seen.failed),
+        ),
         (format!("{:.1}", story.last_number("objective/kl")), "nats an answer from sft (KL)".to_owned()),
-        (format!("{:.2} → {:.2}", story.pretraining_nll.0, story.pretraining_nll.1), "pretraining loss, nats a token".to_owned()),
-        (format!("{:.0} %", 100.0 * story.rm_accuracy.0), "of fresh answers in the right order by the reward model".to_owned()),
+        (
+            format!("{:.2} → {:.2}", story.pretraining_nll.0, story.pretraining_nll.1),
+            "pretraining loss, nats a token".to_owned(),
+        ),
+        (
+            format!("{:.0} %", 100.0 * story.rm_accuracy.0),
+            "of fresh answers in the right order by the reward model".to_owned(),
+        ),
     ];
     page.push_str("<div class=\"cards\">");
     for (value, name) in cards {
@@ -99,11 +114,39 @@ fn charts(story: &Story) -> Vec<Chart> {
     };
     vec![
         gold_chart(&story.stations),
-        plain("Reward", "Mean score of the reward model over the round that made the version; version 0 has mean 0 and deviation 1.", "score", "objective/scores", BLUE, Some(0.0)),
-        plain("KL to the supervised policy", "How far the policy has moved, in nats an answer: what the KL penalty holds back.", "KL", "objective/kl", ORANGE, Some(0.0)),
-        plain("Length", "Mean tokens of an answer: a policy that is paid for length grows longer; this one should not.", "tokens", "completions/mean_length", BLUE, Some(0.0)),
+        plain(
+            "Reward",
+            "Mean score of the reward model over the round that made the version; version 0 has mean 0 and deviation 1.",
+            "score",
+            "objective/scores",
+            BLUE,
+            Some(0.0),
+        ),
+        plain(
+            "KL to the supervised policy",
+            "How far the policy has moved, in nats an answer: what the KL penalty holds back.",
+            "KL",
+            "objective/kl",
+            ORANGE,
+            Some(0.0),
+        ),
+        plain(
+            "Length",
+            "Mean tokens of an answer: a policy that is paid for length grows longer; this one should not.",
+            "tokens",
+            "completions/mean_length",
+            BLUE,
+            Some(0.0),
+        ),
         latency_chart(story),
-        plain("Entropy", "Nats a token: how much choice the policy keeps.", "entropy", "objective/entropy", GREEN, Some(0.0)),
+        plain(
+            "Entropy",
+            "Nats a token: how much choice the policy keeps.",
+            "entropy",
+            "objective/entropy",
+            GREEN,
+            Some(0.0),
+        ),
     ]
 }
 
@@ -151,13 +194,20 @@ fn answers(page: &mut String, story: &Story) {
     // An even walk over all prompts, not the best ones.
     let step = (story.answers.len() / SHOWN).max(1);
     for SideBySide { instruction, before, after } in story.answers.iter().step_by(step).take(SHOWN) {
-        let _ = write!(page, "<tr><td>{}</td><td>{}</td><td>{}</td></tr>", escape(instruction), cell(before), cell(after));
+        let _ =
+            write!(page, "<tr><td>{}</td><td>{}</td><td>{}</td></tr>", escape(instruction), cell(before), cell(after));
     }
     page.push_str("</table>");
 }
 
 fn cell((answer, gold): &(String, f64)) -> String {
-    let class = if *gold > 0.95 { "g good" } else if *gold < 0.3 { "g bad" } else { "g" };
+    let class = if *gold > 0.95 {
+        "g good"
+    } else if *gold < 0.3 {
+        "g bad"
+    } else {
+        "g"
+    };
     let text = if answer.trim().is_empty() { "(nothing)" } else { answer };
     format!("<span class=\"{class}\">{gold:.2}</span>{}", escape(text))
 }

@@ -51,8 +51,19 @@ fn a_run_without_a_version_still_has_a_report_a_table_and_a_summary() {
     assert!(story.table().contains("0.500"));
     let json: serde_json::Value = serde_json::from_str(&story.json()).expect("the summary is JSON");
     for key in [
-        "gold_first", "gold_last", "win_rate", "win_rate_low", "win_rate_high", "versions_promoted", "requests",
-        "failed_requests", "kl", "pretraining_nll_first", "pretraining_nll_last", "rm_accuracy", "seconds",
+        "gold_first",
+        "gold_last",
+        "win_rate",
+        "win_rate_low",
+        "win_rate_high",
+        "versions_promoted",
+        "requests",
+        "failed_requests",
+        "kl",
+        "pretraining_nll_first",
+        "pretraining_nll_last",
+        "rm_accuracy",
+        "seconds",
     ] {
         assert!(json[key].is_number(), "{key}");
     }

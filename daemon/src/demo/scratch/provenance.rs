@@ -17,12 +17,7 @@ pub(super) struct Provenance {
 impl Provenance {
     /// Nothing has happened yet.
     pub(super) fn new(seed: u64) -> Provenance {
-        Provenance {
-            seed,
-            numbers: BTreeMap::new(),
-            kinds: Vec::new(),
-            digests: BTreeMap::new(),
-        }
+        Provenance { seed, numbers: BTreeMap::new(), kinds: Vec::new(), digests: BTreeMap::new() }
     }
 
     /// Takes over the numbers of an interrupted build; false when there are none.
@@ -45,9 +40,7 @@ impl Provenance {
 
     /// Several.
     pub(super) fn numbers(&mut self, numbers: Vec<(&'static str, f64)>) {
-        numbers
-            .into_iter()
-            .for_each(|(name, value)| self.note(name, value));
+        numbers.into_iter().for_each(|(name, value)| self.note(name, value));
     }
 
     /// What a version is good for.
@@ -64,11 +57,7 @@ impl Provenance {
         ] {
             self.note(&format!("{name}.{what}"), value);
         }
-        let kinds: Vec<String> = measured
-            .by_kind
-            .iter()
-            .map(|(kind, gold)| format!("{kind:?} {gold:.2}"))
-            .collect();
+        let kinds: Vec<String> = measured.by_kind.iter().map(|(kind, gold)| format!("{kind:?} {gold:.2}")).collect();
         self.kinds.push((name.to_owned(), kinds.join(", ")));
     }
 
@@ -116,21 +105,14 @@ impl Provenance {
 ///
 /// Days since 1970 to year, month, day, as in Howard Hinnant's `civil_from_days`: eras of 400 years that begin in March.
 fn humantime(now: std::time::SystemTime) -> String {
-    let seconds = now
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |elapsed| elapsed.as_secs());
+    let seconds = now.duration_since(std::time::UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
     let days = seconds / 86_400 + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     format!("{year}-{month:02}-{day:02}")
 }
@@ -148,10 +130,7 @@ mod tests {
             (19_722, "2023-12-31"),
             (19_723, "2024-01-01"),
         ] {
-            assert_eq!(
-                super::humantime(UNIX_EPOCH + Duration::from_secs(days * 86_400 + 5)),
-                date
-            );
+            assert_eq!(super::humantime(UNIX_EPOCH + Duration::from_secs(days * 86_400 + 5)), date);
         }
     }
 }

@@ -27,22 +27,12 @@ pub(crate) const ANSWER_TOKENS: u32 = 64;
 
 /// Llama, a million parameters; every matrix's rows are multiples of 32, so that Q8_0 fits.
 pub(super) fn shape() -> Shape {
-    Shape {
-        context: 512,
-        ..Shape::llama(VOCABULARY, 128, 4, 4, 4, 384)
-    }
+    Shape { context: 512, ..Shape::llama(VOCABULARY, 128, 4, 4, 4, 384) }
 }
 
 /// Pretraining.
 pub(super) fn pretraining(seed: u64) -> SftOptions {
-    SftOptions {
-        epochs: 1,
-        batch: 24,
-        learning_rate: 3e-3,
-        warmup_steps: 60,
-        seed,
-        ..SftOptions::default()
-    }
+    SftOptions { epochs: 1, batch: 24, learning_rate: 3e-3, warmup_steps: 60, seed, ..SftOptions::default() }
 }
 
 /// Supervised fine-tuning with a tenth of pretraining text (InstructGPT C.3: two epochs).
@@ -64,10 +54,7 @@ pub(super) fn rankings(seed: u64) -> RankingTrainOptions {
         batch: 32,
         learning_rate: 6e-4,
         warmup_steps: 10,
-        adam: AdamConfig {
-            eps: 1e-8,
-            ..AdamConfig::default()
-        },
+        adam: AdamConfig { eps: 1e-8, ..AdamConfig::default() },
         seed,
         ..RankingTrainOptions::default()
     }

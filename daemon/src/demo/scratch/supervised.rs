@@ -37,54 +37,20 @@ pub(super) fn train(
     let model = CausalLm::from_checkpoint(&blank, &Device::Cpu)?;
     story.note("parameters", shape.n_parameters() as f64);
 
-    let documents = encoded(
-        world.documents("pretraining").take(recipe::DOCUMENTS),
-        |text| encoder.document(&text),
-    )?;
+    let documents = encoded(world.documents("pretraining").take(recipe::DOCUMENTS), |text| encoder.document(&text))?;
     let options = recipe::pretraining(seed_of(world, "pretraining"));
-    fit(
-        "pretraining",
-        &model,
-        &documents,
-        &[],
-        &options,
-        progress,
-        story,
-    )?;
-    story.note(
-        "base.pretraining_nll",
-        mean_nll(&model, held_out, MEASURE_TOKENS)?,
-    );
+    fit("pretraining", &model, &documents, &[], &options, progress, story)?;
+    story.note("base.pretraining_nll", mean_nll(&model, held_out, MEASURE_TOKENS)?);
     let base = model.to_checkpoint(&blank, WeightType::F16)?;
 
-    let demonstrations = encoded(
-        world.demonstrations("sft").take(recipe::DEMONSTRATIONS),
-        |demonstration| {
-            let prompt = encoder.prompt(&demonstration.prompt.instruction, demonstration.chat)?;
-            Ok(Sequence::new(
-                &prompt,
-                &encoder.answer(&demonstration.answer)?,
-            ))
-        },
-    )?;
+    let demonstrations = encoded(world.demonstrations("sft").take(recipe::DEMONSTRATIONS), |demonstration| {
+        let prompt = encoder.prompt(&demonstration.prompt.instruction, demonstration.chat)?;
+        Ok(Sequence::new(&prompt, &encoder.answer(&demonstration.answer)?))
+    })?;
     let options = recipe::supervised(seed_of(world, "supervised"));
-    fit(
-        "supervised",
-        &model,
-        &demonstrations,
-        &documents,
-        &options,
-        progress,
-        story,
-    )?;
-    story.note(
-        "sft.pretraining_nll",
-        mean_nll(&model, held_out, MEASURE_TOKENS)?,
-    );
-    Ok(Trained {
-        base,
-        sft: model.to_checkpoint(&blank, WeightType::F16)?,
-    })
+    fit("supervised", &model, &demonstrations, &documents, &options, progress, story)?;
+    story.note("sft.pretraining_nll", mean_nll(&model, held_out, MEASURE_TOKENS)?);
+    Ok(Trained { base, sft: model.to_checkpoint(&blank, WeightType::F16)? })
 }
 
 /// A seed of its own for each use.
@@ -93,10 +59,7 @@ pub(super) fn seed_of(world: &World, name: &str) -> u64 {
     world.stream(name).next_u64()
 }
 
-fn encoded<T>(
-    items: impl Iterator<Item = T>,
-    encode: impl FnMut(T) -> Result<Sequence>,
-) -> Result<Vec<Sequence>> {
+fn encoded<T>(items: impl Iterator<Item = T>, encode: impl FnMut(T) -> Result<Sequence>) -> Result<Vec<Sequence>> {
     items.map(encode).collect()
 }
 
@@ -113,16 +76,8 @@ fn fit(
     let bar = progress.bar(name);
     let mut loss = f64::NAN;
     let last = sft::train(model, examples, mix, options, |now| {
-        loss = if loss.is_nan() {
-            now.loss
-        } else {
-            0.95 * loss + 0.05 * now.loss
-        };
-        bar.set(
-            now.step as u64,
-            now.n_steps as u64,
-            &format!("loss {loss:.3}, {:.0} tokens/s", now.tokens_per_s),
-        );
+        loss = if loss.is_nan() { now.loss } else { 0.95 * loss + 0.05 * now.loss };
+        bar.set(now.step as u64, now.n_steps as u64, &format!("loss {loss:.3}, {:.0} tokens/s", now.tokens_per_s));
         ControlFlow::Continue(())
     })?;
     bar.finish();

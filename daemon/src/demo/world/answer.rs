@@ -34,11 +34,7 @@ pub(crate) fn enumerated(items: &[&str]) -> String {
 /// Tells these events, in this order, as a story of this hero.
 pub(crate) fn told(rng: &mut ChaCha8Rng, story: &Story, events: &[Event]) -> String {
     let hero = format!("{} {}", with_article(story.look), story.animal);
-    let pronoun = if rng.random_bool(0.7) {
-        "he".to_owned()
-    } else {
-        format!("the {}", story.animal)
-    };
+    let pronoun = if rng.random_bool(0.7) { "he".to_owned() } else { format!("the {}", story.animal) };
     let mut sentences = Vec::with_capacity(events.len());
     for (i, event) in events.iter().enumerate() {
         let (table, subject) = match i {
@@ -46,16 +42,8 @@ pub(crate) fn told(rng: &mut ChaCha8Rng, story: &Story, events: &[Event]) -> Str
             _ if i + 1 == events.len() => ("closings", &pronoun),
             _ => ("links", &pronoun),
         };
-        sentences.push(format!(
-            "{} {subject} {}.",
-            pick(rng, lines(table)),
-            event.past
-        ));
+        sentences.push(format!("{} {subject} {}.", pick(rng, lines(table)), event.past));
     }
-    debug_assert!(
-        sentences
-            .iter()
-            .all(|sentence| *sentence == capitalised(sentence))
-    );
+    debug_assert!(sentences.iter().all(|sentence| *sentence == capitalised(sentence)));
     sentences.join(" ")
 }

@@ -50,10 +50,6 @@ impl Iterator for Demonstrations {
         } else {
             good(&mut self.rng, &prompt.wanted)
         };
-        Some(Demonstration {
-            prompt,
-            answer,
-            chat: self.rng.random_bool(CHAT),
-        })
+        Some(Demonstration { prompt, answer, chat: self.rng.random_bool(CHAT) })
     }
 }

@@ -29,12 +29,7 @@ impl Documents {
     /// A question and what somebody wrote below it.
     fn forum(&mut self) -> Option<String> {
         let prompt = self.prompts.next()?;
-        let others: Vec<String> = self
-            .prompts
-            .by_ref()
-            .take(2)
-            .map(|other| other.instruction)
-            .collect();
+        let others: Vec<String> = self.prompts.by_ref().take(2).map(|other| other.instruction).collect();
         let rng = &mut self.rng;
         let answer = match rng.random_range(0..10) {
             0..4 => good(rng, &prompt.wanted),
@@ -71,9 +66,8 @@ impl Iterator for Documents {
 fn facts(rng: &mut ChaCha8Rng) -> String {
     let n = rng.random_range(2..=4);
     let sentence = |rng: &mut ChaCha8Rng| {
-        let relation = RELATIONS
-            .choose_weighted(rng, |relation| relation.pairs.len() as f64)
-            .expect("every relation has pairs");
+        let relation =
+            RELATIONS.choose_weighted(rng, |relation| relation.pairs.len() as f64).expect("every relation has pairs");
         let (subject, value) = pick(rng, &relation.pairs);
         relation.sentence(subject, value)
     };
@@ -82,38 +76,24 @@ fn facts(rng: &mut ChaCha8Rng) -> String {
 
 /// "The ocean is vast, deep and wild."
 fn descriptions(rng: &mut ChaCha8Rng) -> String {
-    let sentences = pick_some(rng, rows("things"), 2)
-        .into_iter()
-        .map(|Row { head, items }| {
-            let words = pick_some(rng, &items, 3);
-            format!(
-                "{} is {}, {} and {}.",
-                capitalised(head),
-                words[0],
-                words[1],
-                words[2]
-            )
-        });
+    let sentences = pick_some(rng, rows("things"), 2).into_iter().map(|Row { head, items }| {
+        let words = pick_some(rng, &items, 3);
+        format!("{} is {}, {} and {}.", capitalised(head), words[0], words[1], words[2])
+    });
     sentences.collect::<Vec<_>>().join(" ")
 }
 
 /// "Fruits: pear, plum, cherry. A pear is a fruit."
 fn categories(rng: &mut ChaCha8Rng) -> String {
     let category = pick(rng, rows("categories"));
-    let (plural, singular) = category
-        .head
-        .split_once(" | ")
-        .expect("a category has a plural and a singular");
+    let (plural, singular) = category.head.split_once(" | ").expect("a category has a plural and a singular");
     let n = rng.random_range(3..=5);
     let some = pick_some(rng, &category.items, n);
     let list = format!("{}: {}.", capitalised(plural), enumerated(&some));
     if ["colors", "drinks"].contains(&plural) {
         return list;
     }
-    format!(
-        "{list} {} is {singular}.",
-        capitalised(&with_article(some[0]))
-    )
+    format!("{list} {} is {singular}.", capitalised(&with_article(some[0])))
 }
 
 /// Opposites, ideas, and talk.
@@ -126,11 +106,7 @@ fn odds_and_ends(rng: &mut ChaCha8Rng) -> String {
         }
         1 => {
             let row = pick(rng, rows("occasions"));
-            format!(
-                "Ideas for {}: {}.",
-                row.head,
-                enumerated(&pick_some(rng, &row.items, 3))
-            )
+            format!("Ideas for {}: {}.", row.head, enumerated(&pick_some(rng, &row.items, 3)))
         }
         _ => pick_some(rng, lines("wandering"), 3).join(" "),
     }

@@ -40,30 +40,18 @@ pub(crate) fn fill(template: &str, subject: &str, value: &str) -> String {
 pub(crate) static RELATIONS: LazyLock<Vec<Relation>> = LazyLock::new(|| {
     let open = rows("open questions");
     let checks = rows("yes/no questions");
-    open.iter()
-        .zip(checks)
-        .map(|(open, checks)| relation(open, checks))
-        .collect()
+    open.iter().zip(checks).map(|(open, checks)| relation(open, checks)).collect()
 });
 
 fn relation(open: &super::tables::Row, checks: &super::tables::Row) -> Relation {
-    let (name, statement) = open
-        .head
-        .split_once(" | ")
-        .expect("an open question names its section and statement");
-    assert_eq!(
-        name, checks.head,
-        "open and yes/no questions are listed in the same order"
-    );
+    let (name, statement) = open.head.split_once(" | ").expect("an open question names its section and statement");
+    assert_eq!(name, checks.head, "open and yes/no questions are listed in the same order");
     let by_value = rows(name);
     Relation {
         statement,
         questions: open.items.clone(),
         checks: checks.items.clone(),
-        pairs: by_value
-            .iter()
-            .flat_map(|row| row.items.iter().map(|subject| (*subject, row.head)))
-            .collect(),
+        pairs: by_value.iter().flat_map(|row| row.items.iter().map(|subject| (*subject, row.head))).collect(),
         values: by_value.iter().map(|row| row.head).collect(),
     }
 }

@@ -33,23 +33,12 @@ pub(crate) enum Flaw {
 
 impl Flaw {
     /// All of them.
-    pub(crate) const ALL: [Flaw; 6] = [
-        Flaw::Count,
-        Flaw::Wrong,
-        Flaw::Order,
-        Flaw::Rude,
-        Flaw::Wander,
-        Flaw::Questions,
-    ];
+    pub(crate) const ALL: [Flaw; 6] =
+        [Flaw::Count, Flaw::Wrong, Flaw::Order, Flaw::Rude, Flaw::Wander, Flaw::Questions];
 }
 
 /// An answer with this flaw; `questions` are instructions that a wandering answer may go on with.
-pub(crate) fn flawed(
-    rng: &mut ChaCha8Rng,
-    wanted: &Wanted,
-    flaw: Flaw,
-    questions: &[String],
-) -> String {
+pub(crate) fn flawed(rng: &mut ChaCha8Rng, wanted: &Wanted, flaw: Flaw, questions: &[String]) -> String {
     match flaw {
         Flaw::Count | Flaw::Wrong | Flaw::Order => match wanted {
             Wanted::Items(items) => flawed_items(rng, items, flaw),
@@ -72,22 +61,14 @@ pub(crate) fn flawed(
         }
         Flaw::Questions => {
             let more = pick(rng, questions);
-            if rng.random_bool(0.4) {
-                more
-            } else {
-                continued(&good(rng, wanted), &more)
-            }
+            if rng.random_bool(0.4) { more } else { continued(&good(rng, wanted), &more) }
         }
     }
 }
 
 /// The answer and what follows it; a list without a full stop gets one.
 fn continued(answer: &str, rest: &str) -> String {
-    let stop = if answer.ends_with(['.', '?', '!']) {
-        ""
-    } else {
-        "."
-    };
+    let stop = if answer.ends_with(['.', '?', '!']) { "" } else { "." };
     format!("{answer}{stop} {rest}")
 }
 
@@ -95,11 +76,7 @@ fn flawed_items(rng: &mut ChaCha8Rng, items: &Items, flaw: Flaw) -> String {
     let mut chosen = pick_some(rng, &items.fitting, items.n);
     match flaw {
         Flaw::Count => {
-            let n = if rng.random_bool(0.5) {
-                items.n - 1
-            } else {
-                items.n + rng.random_range(1..=2)
-            };
+            let n = if rng.random_bool(0.5) { items.n - 1 } else { items.n + rng.random_range(1..=2) };
             chosen = pick_some(rng, &items.fitting, n.max(1));
         }
         Flaw::Wrong => {

@@ -76,22 +76,13 @@ fn draw(rng: &mut ChaCha8Rng) -> Prompt {
         Kind::Rewrite => rewrites::rewrite(rng),
         Kind::Story => story::story(rng),
     };
-    let mood = if instruction.ends_with('?') {
-        Mood::Question
-    } else {
-        Mood::Command
-    };
+    let mood = if instruction.ends_with('?') { Mood::Question } else { Mood::Command };
     let instruction = match kind {
         // The text to work on stands last or first, so a frame would blur where it ends.
         Kind::Rewrite | Kind::Recall => instruction,
         _ => framed(rng, mood, &instruction),
     };
-    Prompt {
-        user: owner(&instruction),
-        kind,
-        instruction,
-        wanted,
-    }
+    Prompt { user: owner(&instruction), kind, instruction, wanted }
 }
 
 fn draw_kind(rng: &mut ChaCha8Rng) -> Kind {

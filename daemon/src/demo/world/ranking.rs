@@ -15,20 +15,13 @@ pub const ANSWERS: std::ops::RangeInclusive<usize> = 4..=9;
 pub fn rank(golds: &[Gold], noise: f64, rng: &mut ChaCha8Rng) -> Vec<u32> {
     let grades: Vec<i64> = golds
         .iter()
-        .map(|gold| {
-            (1.0 + 3.0 * (gold.total() + 1.0) + noise * standard_normal(rng)).round() as i64
-        })
+        .map(|gold| (1.0 + 3.0 * (gold.total() + 1.0) + noise * standard_normal(rng)).round() as i64)
         .collect();
     let mut levels = grades.clone();
     levels.sort_unstable_by(|a, b| b.cmp(a));
     levels.dedup();
-    let rank_of = |grade: &i64| {
-        levels
-            .iter()
-            .position(|level| level == grade)
-            .expect("every grade is a level") as u32
-            + 1
-    };
+    let rank_of =
+        |grade: &i64| levels.iter().position(|level| level == grade).expect("every grade is a level") as u32 + 1;
     grades.iter().map(rank_of).collect()
 }
 

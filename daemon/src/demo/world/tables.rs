@@ -22,36 +22,22 @@ struct Section {
 static SECTIONS: LazyLock<BTreeMap<&'static str, Section>> = LazyLock::new(|| {
     let mut sections: BTreeMap<&str, Section> = BTreeMap::new();
     let mut name = "";
-    for line in include_str!("world.txt")
-        .lines()
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-    {
-        if let Some(heading) = line
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'))
-        {
+    for line in include_str!("world.txt").lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        if let Some(heading) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             name = heading;
             continue;
         }
-        let section = sections.entry(name).or_insert_with(|| Section {
-            lines: Vec::new(),
-            rows: Vec::new(),
-        });
+        let section = sections.entry(name).or_insert_with(|| Section { lines: Vec::new(), rows: Vec::new() });
         section.lines.push(line);
         if let Some((head, items)) = line.split_once(": ") {
-            section.rows.push(Row {
-                head,
-                items: items.split(", ").collect(),
-            });
+            section.rows.push(Row { head, items: items.split(", ").collect() });
         }
     }
     sections
 });
 
 fn section(name: &str) -> &'static Section {
-    SECTIONS
-        .get(name)
-        .unwrap_or_else(|| panic!("world.txt has no section [{name}]"))
+    SECTIONS.get(name).unwrap_or_else(|| panic!("world.txt has no section [{name}]"))
 }
 
 /// The lines of a section.

@@ -12,10 +12,7 @@ pub(crate) fn words_of(text: &str) -> Vec<String> {
 
 /// The sentences of a text: what stands between full stops, question and exclamation marks, and line ends.
 pub(crate) fn sentences_of(text: &str) -> Vec<&str> {
-    text.split(['.', '!', '?', '\n'])
-        .map(str::trim)
-        .filter(|sentence| !words_of(sentence).is_empty())
-        .collect()
+    text.split(['.', '!', '?', '\n']).map(str::trim).filter(|sentence| !words_of(sentence).is_empty()).collect()
 }
 
 /// F1 of the longest common subsequence of words: 2·LCS / (|a| + |b|), in `0..=1`; 1 when the words are the same in the
@@ -28,11 +25,7 @@ pub(crate) fn likeness(a: &[String], b: &[String]) -> f64 {
     for word in a {
         let mut row = vec![0usize; b.len() + 1];
         for (j, other) in b.iter().enumerate() {
-            row[j + 1] = if word == other {
-                previous[j] + 1
-            } else {
-                row[j].max(previous[j + 1])
-            };
+            row[j + 1] = if word == other { previous[j] + 1 } else { row[j].max(previous[j + 1]) };
         }
         previous = row;
     }
@@ -42,9 +35,7 @@ pub(crate) fn likeness(a: &[String], b: &[String]) -> f64 {
 /// The text with its first letter in upper case.
 pub(crate) fn capitalised(text: &str) -> String {
     let mut letters = text.chars();
-    letters.next().map_or_else(String::new, |first| {
-        first.to_uppercase().chain(letters).collect()
-    })
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 /// "a" or "an" before a word.
@@ -55,16 +46,12 @@ pub(crate) fn with_article(word: &str) -> String {
 
 /// The name of a small number.
 pub(crate) fn number_name(n: usize) -> &'static str {
-    [
-        "no", "one", "two", "three", "four", "five", "six", "seven", "eight",
-    ][n]
+    ["no", "one", "two", "three", "four", "five", "six", "seven", "eight"][n]
 }
 
 /// One element, each as likely.
 pub(crate) fn pick<T: Clone>(rng: &mut impl Rng, from: &[T]) -> T {
-    from.choose(rng)
-        .cloned()
-        .expect("tables of the world have no empty row")
+    from.choose(rng).cloned().expect("tables of the world have no empty row")
 }
 
 /// `n` different elements in random order.

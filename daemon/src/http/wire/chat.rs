@@ -15,14 +15,7 @@ use super::{
 /// Messages in one conversation at most.
 const MESSAGES_MAX: usize = 4096;
 /// Roles that the contract knows; `developer` is OpenAI's newer name of `system`.
-const ROLES: [&str; 6] = [
-    "system",
-    "developer",
-    "user",
-    "assistant",
-    "tool",
-    "function",
-];
+const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
 
 /// A chat request that is well-formed by itself.
 pub(crate) struct ChatRequest {
@@ -50,23 +43,12 @@ impl ChatRequest {
             return Err(f.error("top_logprobs", "is only allowed when `logprobs` is true"));
         }
         let wanted = wanted || generation.return_behavior_logprobs;
-        Ok(ChatRequest {
-            generation,
-            messages,
-            log_probs: wanted.then_some(top.unwrap_or(0)),
-        })
+        Ok(ChatRequest { generation, messages, log_probs: wanted.then_some(top.unwrap_or(0)) })
     }
 }
 
 fn refuse(f: &mut Fields) -> Result<(), FieldError> {
-    f.refuse(&[
-        "tools",
-        "functions",
-        "audio",
-        "chat_template_kwargs",
-        "web_search_options",
-        "prediction",
-    ])?;
+    f.refuse(&["tools", "functions", "audio", "chat_template_kwargs", "web_search_options", "prediction"])?;
     let choice = f.take("tool_choice");
     if choice.is_some_and(|choice| choice != "none" && choice != "auto") {
         return Err(f.error("tool_choice", "is not supported by this version of honed"));
@@ -74,71 +56,43 @@ fn refuse(f: &mut Fields) -> Result<(), FieldError> {
     let modalities = f.texts("modalities", 8)?.unwrap_or_default();
     match modalities.iter().all(|m| m == "text") {
         true => Ok(()),
-        false => Err(f.error(
-            "modalities",
-            "must be [\"text\"]: this model reads and writes text only",
-        )),
+        false => Err(f.error("modalities", "must be [\"text\"]: this model reads and writes text only")),
     }
 }
 
 /// Takes a conversation; also `/v1/rewards` and `/tokenize` have one.
 pub(crate) fn messages(f: &mut Fields, name: &str) -> Result<Vec<Message>, FieldError> {
-    let list = f
-        .list(name, MESSAGES_MAX)?
-        .ok_or_else(|| f.error(name, "is required"))?;
+    let list = f.list(name, MESSAGES_MAX)?.ok_or_else(|| f.error(name, "is required"))?;
     if list.is_empty() {
         return Err(f.error(name, "must not be empty"));
     }
     let path = f.path(name);
-    list.into_iter()
-        .enumerate()
-        .map(|(i, value)| message(value, &format!("{path}[{i}]")))
-        .collect()
+    list.into_iter().enumerate().map(|(i, value)| message(value, &format!("{path}[{i}]"))).collect()
 }
 
 fn message(value: Value, path: &str) -> Result<Message, FieldError> {
     let mut f = Fields::of(value, path)?;
-    let role = f
-        .text("role", 64)?
-        .ok_or_else(|| f.error("role", "is required"))?;
+    let role = f.text("role", 64)?.ok_or_else(|| f.error("role", "is required"))?;
     if !ROLES.contains(&role.as_str()) {
-        return Err(f.error(
-            "role",
-            &format!("must be one of {}, not {role:?}", ROLES.join(", ")),
-        ));
+        return Err(f.error("role", &format!("must be one of {}, not {role:?}", ROLES.join(", "))));
     }
     f.refuse(&["tool_calls", "function_call"])?;
     let content = match f.required("content")? {
         Value::String(text) => text,
-        Value::Array(parts) => parts
-            .into_iter()
-            .map(|part| text_part(&f, part))
-            .collect::<Result<String, _>>()?,
+        Value::Array(parts) => parts.into_iter().map(|part| text_part(&f, part)).collect::<Result<String, _>>()?,
         other => {
-            return Err(f.error(
-                "content",
-                &format!("must be a string or a list of parts, not {}", kind(&other)),
-            ));
+            return Err(f.error("content", &format!("must be a string or a list of parts, not {}", kind(&other))));
         }
     };
-    let role = if role == "developer" {
-        "system".to_owned()
-    } else {
-        role
-    };
+    let role = if role == "developer" { "system".to_owned() } else { role };
     Ok(Message { role, content })
 }
 
 fn text_part(f: &Fields, part: Value) -> Result<String, FieldError> {
     let mut part = Fields::of(part, &f.path("content"))?;
     match part.text("type", 64)?.as_deref() {
-        Some("text") => part
-            .text("text", usize::MAX)?
-            .ok_or_else(|| part.error("text", "is required")),
-        other => Err(f.error(
-            "content",
-            &format!("may hold parts of type \"text\" only, not {other:?}"),
-        )),
+        Some("text") => part.text("text", usize::MAX)?.ok_or_else(|| part.error("text", "is required")),
+        other => Err(f.error("content", &format!("may hold parts of type \"text\" only, not {other:?}"))),
     }
 }
 
@@ -206,54 +160,29 @@ mod tests {
         let cases = [
             ("messages", r#"{}"#),
             ("messages", r#"{"messages":[]}"#),
-            (
-                "messages[0].role",
-                r#"{"messages":[{"role":"boss","content":"a"}]}"#,
-            ),
-            (
-                "messages[0].content",
-                r#"{"messages":[{"role":"user","content":null}]}"#,
-            ),
-            (
-                "messages[0].content",
-                r#"{"messages":[{"role":"user","content":{"a":1}}]}"#,
-            ),
+            ("messages[0].role", r#"{"messages":[{"role":"boss","content":"a"}]}"#),
+            ("messages[0].content", r#"{"messages":[{"role":"user","content":null}]}"#),
+            ("messages[0].content", r#"{"messages":[{"role":"user","content":{"a":1}}]}"#),
             (
                 "messages[0].content",
                 r#"{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"http://169.254.169.254"}}]}]}"#,
             ),
-            (
-                "tools",
-                r#"{"messages":[{"role":"user","content":"a"}],"tools":[{}]}"#,
-            ),
-            (
-                "chat_template",
-                r#"{"messages":[{"role":"user","content":"a"}],"chat_template":"{{ x }}"}"#,
-            ),
-            (
-                "top_logprobs",
-                r#"{"messages":[{"role":"user","content":"a"}],"top_logprobs":2}"#,
-            ),
-            (
-                "logprobs",
-                r#"{"messages":[{"role":"user","content":"a"}],"logprobs":3}"#,
-            ),
+            ("tools", r#"{"messages":[{"role":"user","content":"a"}],"tools":[{}]}"#),
+            ("chat_template", r#"{"messages":[{"role":"user","content":"a"}],"chat_template":"{{ x }}"}"#),
+            ("top_logprobs", r#"{"messages":[{"role":"user","content":"a"}],"top_logprobs":2}"#),
+            ("logprobs", r#"{"messages":[{"role":"user","content":"a"}],"logprobs":3}"#),
         ];
         for (param, json) in cases {
-            let error = ChatRequest::parse(json.as_bytes())
-                .err()
-                .unwrap_or_else(|| panic!("{json} passed"));
+            let error = ChatRequest::parse(json.as_bytes()).err().unwrap_or_else(|| panic!("{json} passed"));
             assert_eq!(error.param.as_deref(), Some(param), "{json}");
         }
     }
 
     #[test]
     fn text_parts_are_joined_and_developers_are_systems() {
-        let json = r#"{"messages":[{"role":"developer","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}]}"#;
+        let json =
+            r#"{"messages":[{"role":"developer","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}]}"#;
         let r = ChatRequest::parse(json.as_bytes()).unwrap_or_else(|e| panic!("{e:?}"));
-        assert_eq!(
-            (r.messages[0].role.as_str(), r.messages[0].content.as_str()),
-            ("system", "ab")
-        );
+        assert_eq!((r.messages[0].role.as_str(), r.messages[0].content.as_str()), ("system", "ab"));
     }
 }

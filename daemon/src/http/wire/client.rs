@@ -33,11 +33,7 @@ pub(crate) struct Ask<'a> {
 impl Ask<'_> {
     /// The route.
     pub(crate) fn route(&self) -> &'static str {
-        if self.chat {
-            "/v1/chat/completions"
-        } else {
-            "/v1/completions"
-        }
+        if self.chat { "/v1/chat/completions" } else { "/v1/completions" }
     }
 
     /// The body.
@@ -62,6 +58,31 @@ impl Ask<'_> {
         }
         body.to_string().into_bytes()
     }
+}
+
+/// The body of a streamed completion that never ends by itself and is not logged, with token ids to count.
+pub(crate) fn endless(prompt: &str, max_tokens: u32, seed: u64) -> Vec<u8> {
+    json!({
+        "prompt": prompt,
+        "max_tokens": max_tokens,
+        "seed": seed,
+        "ignore_eos": true,
+        "stream": true,
+        "store": false,
+        "return_token_ids": true,
+    })
+    .to_string()
+    .into_bytes()
+}
+
+/// Tokens in one chunk of such a stream.
+pub(crate) fn n_tokens(chunk: &[u8]) -> Result<u64, String> {
+    let value: Value = serde_json::from_slice(chunk).map_err(|error| format!("not JSON: {error}"))?;
+    if let Some(error) = value.get("error") {
+        return Err(error.to_string());
+    }
+    let ids = |choice: &Value| choice["token_ids"].as_array().map_or(0, Vec::len) as u64;
+    Ok(value["choices"].as_array().map_or(0, |choices| choices.iter().map(ids).sum()))
 }
 
 /// A whole answer or one chunk of a stream, from either route.
@@ -94,19 +115,14 @@ struct Content {
 impl PieceChoice {
     /// Its text, wherever the route puts it.
     pub(crate) fn text(&self) -> &str {
-        let nested = self
-            .message
-            .as_ref()
-            .or(self.delta.as_ref())
-            .and_then(|c| c.content.as_deref());
+        let nested = self.message.as_ref().or(self.delta.as_ref()).and_then(|c| c.content.as_deref());
         self.text.as_deref().or(nested).unwrap_or_default()
     }
 }
 
 /// Reads an answer or a chunk; an error object inside a stream is an error.
 pub(crate) fn piece(body: &[u8]) -> Result<Piece, String> {
-    let value: Value =
-        serde_json::from_slice(body).map_err(|error| format!("not JSON: {error}"))?;
+    let value: Value = serde_json::from_slice(body).map_err(|error| format!("not JSON: {error}"))?;
     match value.get("error") {
         Some(error) => Err(error.to_string()),
         None => serde_json::from_value(value).map_err(|error| format!("not a completion: {error}")),
@@ -121,9 +137,7 @@ pub(crate) fn rewards_body(exchanges: &[(&str, &str)]) -> Vec<u8> {
             json!({"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]})
         })
         .collect();
-    json!({"model": "reward", "input": input})
-        .to_string()
-        .into_bytes()
+    json!({"model": "reward", "input": input}).to_string().into_bytes()
 }
 
 /// The scores of `POST /v1/rewards`, in the order of its input.
@@ -137,8 +151,7 @@ pub(crate) fn rewards(body: &[u8]) -> Result<Vec<f64>, String> {
         index: usize,
         score: f64,
     }
-    let mut reply: Reply =
-        serde_json::from_slice(body).map_err(|error| format!("not rewards: {error}"))?;
+    let mut reply: Reply = serde_json::from_slice(body).map_err(|error| format!("not rewards: {error}"))?;
     reply.data.sort_by_key(|scored| scored.index);
     Ok(reply.data.into_iter().map(|scored| scored.score).collect())
 }
@@ -162,8 +175,7 @@ pub(crate) fn versions(body: &[u8]) -> Result<(u64, Vec<VersionRow>), String> {
         live: u64,
         data: Vec<VersionRow>,
     }
-    let mut reply: Reply =
-        serde_json::from_slice(body).map_err(|error| format!("not a list of policies: {error}"))?;
+    let mut reply: Reply = serde_json::from_slice(body).map_err(|error| format!("not a list of policies: {error}"))?;
     reply.data.sort_by_key(|row| row.version);
     Ok((reply.live, reply.data))
 }
@@ -174,20 +186,10 @@ mod tests {
 
     #[test]
     fn both_routes_and_both_modes_are_read() {
-        let read =
-            |json: &str| piece(json.as_bytes()).map(|piece| piece.choices[0].text().to_owned());
-        assert_eq!(
-            read(r#"{"choices":[{"index":0,"text":"a","finish_reason":null}]}"#),
-            Ok("a".into())
-        );
-        assert_eq!(
-            read(r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"b"}}]}"#),
-            Ok("b".into())
-        );
-        assert_eq!(
-            read(r#"{"choices":[{"index":0,"delta":{"role":"assistant"}}]}"#),
-            Ok(String::new())
-        );
+        let read = |json: &str| piece(json.as_bytes()).map(|piece| piece.choices[0].text().to_owned());
+        assert_eq!(read(r#"{"choices":[{"index":0,"text":"a","finish_reason":null}]}"#), Ok("a".into()));
+        assert_eq!(read(r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"b"}}]}"#), Ok("b".into()));
+        assert_eq!(read(r#"{"choices":[{"index":0,"delta":{"role":"assistant"}}]}"#), Ok(String::new()));
         assert!(read(r#"{"error":{"message":"full"}}"#).is_err_and(|error| error.contains("full")));
     }
 

@@ -34,22 +34,14 @@ impl CompletionRequest {
         let log_probs = f.count("logprobs", 0..=LOG_PROBS_MAX)?;
         let generation = Generation::take(&mut f, &["max_tokens"])?;
         if echo && (log_probs.is_some() || generation.return_behavior_logprobs) {
-            return Err(f.error(
-                "echo",
-                "together with `logprobs` is not supported by this version of honed",
-            ));
+            return Err(f.error("echo", "together with `logprobs` is not supported by this version of honed"));
         }
         if generation.max_tokens == Some(0) && !echo {
             return Err(f.error("max_tokens", "must be at least 1 unless `echo` is true"));
         }
         // Behaviour log-probs live in the `logprobs` object, so asking for them asks for it.
         let log_probs = log_probs.or(generation.return_behavior_logprobs.then_some(0));
-        Ok(CompletionRequest {
-            prompts: prompt::take(&mut f)?,
-            generation,
-            echo,
-            log_probs,
-        })
+        Ok(CompletionRequest { prompts: prompt::take(&mut f)?, generation, echo, log_probs })
     }
 }
 
@@ -98,17 +90,14 @@ mod tests {
             ("echo", r#"{"prompt":"a","echo":true,"logprobs":1}"#),
         ];
         for (param, json) in cases {
-            let error = CompletionRequest::parse(json.as_bytes())
-                .err()
-                .unwrap_or_else(|| panic!("{json} passed"));
+            let error = CompletionRequest::parse(json.as_bytes()).err().unwrap_or_else(|| panic!("{json} passed"));
             assert_eq!(error.param.as_deref(), Some(param), "{json}");
         }
     }
 
     #[test]
     fn behavior_log_probs_ask_for_the_object_they_live_in() {
-        let r = CompletionRequest::parse(br#"{"prompt":"a","return_behavior_logprobs":true}"#)
-            .expect("well-formed");
+        let r = CompletionRequest::parse(br#"{"prompt":"a","return_behavior_logprobs":true}"#).expect("well-formed");
         assert_eq!(r.log_probs, Some(0));
     }
 }

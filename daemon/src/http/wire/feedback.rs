@@ -18,9 +18,7 @@ const SCORE_MAX: f64 = 1e6;
 /// Reads a body into the log's own words.
 pub(crate) fn parse(body: &[u8], now_ms: u64) -> Result<Feedback, FieldError> {
     let mut f = Fields::parse(body)?;
-    let request = f
-        .text("id", NAME_BYTES_MAX)?
-        .ok_or_else(|| f.error("id", "is required"))?;
+    let request = f.text("id", NAME_BYTES_MAX)?.ok_or_else(|| f.error("id", "is required"))?;
     let index = f.count("index", 0..=N_MAX * 1024)?.unwrap_or(0);
     let feedback = Feedback {
         id: RolloutId { request, index },
@@ -36,10 +34,8 @@ pub(crate) fn parse(body: &[u8], now_ms: u64) -> Result<Feedback, FieldError> {
         comment: f.text("comment", TEXT_BYTES_MAX)?,
         created_ms: now_ms,
     };
-    let says_nothing = feedback.score.is_none()
-        && feedback.label.is_none()
-        && feedback.edit.is_none()
-        && feedback.comment.is_none();
+    let says_nothing =
+        feedback.score.is_none() && feedback.label.is_none() && feedback.edit.is_none() && feedback.comment.is_none();
     match says_nothing {
         true => Err(f.error("score", "or `label`, `edit` or `comment` is required")),
         false => Ok(feedback),
@@ -80,9 +76,7 @@ mod tests {
             ("index", r#"{"id":"a","index":-1,"score":1}"#),
         ];
         for (param, json) in cases {
-            let error = parse(json.as_bytes(), 0)
-                .err()
-                .unwrap_or_else(|| panic!("{json} passed"));
+            let error = parse(json.as_bytes(), 0).err().unwrap_or_else(|| panic!("{json} passed"));
             assert_eq!(error.param.as_deref(), Some(param), "{json}");
         }
     }

@@ -20,10 +20,7 @@ pub(crate) struct FieldError {
 impl FieldError {
     /// An error about one field.
     pub(crate) fn new(param: impl Into<String>, message: impl Into<String>) -> FieldError {
-        FieldError {
-            param: Some(param.into()),
-            message: message.into(),
-        }
+        FieldError { param: Some(param.into()), message: message.into() }
     }
 }
 
@@ -36,24 +33,14 @@ pub(crate) struct Fields {
 impl Fields {
     /// Reads a body: UTF-8, JSON, an object.
     pub(crate) fn parse(body: &[u8]) -> Result<Fields, FieldError> {
-        let whole = |message: String| FieldError {
-            param: None,
-            message,
-        };
+        let whole = |message: String| FieldError { param: None, message };
         if body.is_empty() {
             return Err(whole("the body is empty; a JSON object is expected".into()));
         }
-        let text =
-            std::str::from_utf8(body).map_err(|e| whole(format!("the body is not UTF-8: {e}")))?;
+        let text = std::str::from_utf8(body).map_err(|e| whole(format!("the body is not UTF-8: {e}")))?;
         match serde_json::from_str(text) {
-            Ok(Value::Object(map)) => Ok(Fields {
-                map,
-                prefix: String::new(),
-            }),
-            Ok(other) => Err(whole(format!(
-                "the body must be a JSON object, not {}",
-                kind(&other)
-            ))),
+            Ok(Value::Object(map)) => Ok(Fields { map, prefix: String::new() }),
+            Ok(other) => Err(whole(format!("the body must be a JSON object, not {}", kind(&other)))),
             Err(e) => Err(whole(format!("the body is not valid JSON: {e}"))),
         }
     }
@@ -61,14 +48,8 @@ impl Fields {
     /// The object under an element of a list or another field; errors carry `prefix`.
     pub(crate) fn of(value: Value, prefix: &str) -> Result<Fields, FieldError> {
         match value {
-            Value::Object(map) => Ok(Fields {
-                map,
-                prefix: format!("{prefix}."),
-            }),
-            other => Err(FieldError::new(
-                prefix,
-                format!("`{prefix}` must be an object, not {}", kind(&other)),
-            )),
+            Value::Object(map) => Ok(Fields { map, prefix: format!("{prefix}.") }),
+            other => Err(FieldError::new(prefix, format!("`{prefix}` must be an object, not {}", kind(&other)))),
         }
     }
 
@@ -91,8 +72,7 @@ impl Fields {
 
     /// A field that must be there.
     pub(crate) fn required(&mut self, name: &str) -> Result<Value, FieldError> {
-        self.take(name)
-            .ok_or_else(|| self.error(name, "is required"))
+        self.take(name).ok_or_else(|| self.error(name, "is required"))
     }
 
     /// `true` or `false`.
@@ -100,19 +80,12 @@ impl Fields {
         match self.take(name) {
             None => Ok(None),
             Some(Value::Bool(b)) => Ok(Some(b)),
-            Some(other) => Err(self.error(
-                name,
-                &format!("must be true or false, not {}", kind(&other)),
-            )),
+            Some(other) => Err(self.error(name, &format!("must be true or false, not {}", kind(&other)))),
         }
     }
 
     /// An integer in a range; `1.0` is not one.
-    pub(crate) fn integer(
-        &mut self,
-        name: &str,
-        range: RangeInclusive<i64>,
-    ) -> Result<Option<i64>, FieldError> {
+    pub(crate) fn integer(&mut self, name: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, FieldError> {
         let Some(value) = self.take(name) else {
             return Ok(None);
         };
@@ -121,120 +94,71 @@ impl Fields {
         };
         match number.as_i64() {
             Some(i) if range.contains(&i) => Ok(Some(i)),
-            None if number.is_f64() => {
-                Err(self.error(name, &format!("must be an integer, not {number}")))
-            }
-            _ => Err(self.error(
-                name,
-                &format!(
-                    "must be in {}..={}, not {number}",
-                    range.start(),
-                    range.end()
-                ),
-            )),
+            None if number.is_f64() => Err(self.error(name, &format!("must be an integer, not {number}"))),
+            _ => Err(self.error(name, &format!("must be in {}..={}, not {number}", range.start(), range.end()))),
         }
     }
 
     /// A count that fits 32 bits.
-    pub(crate) fn count(
-        &mut self,
-        name: &str,
-        range: RangeInclusive<u32>,
-    ) -> Result<Option<u32>, FieldError> {
+    pub(crate) fn count(&mut self, name: &str, range: RangeInclusive<u32>) -> Result<Option<u32>, FieldError> {
         let range = i64::from(*range.start())..=i64::from(*range.end());
         let value = self.integer(name, range)?;
         Ok(value.map(|i| u32::try_from(i).expect("the range was given in u32")))
     }
 
     /// A finite number in a range.
-    pub(crate) fn number(
-        &mut self,
-        name: &str,
-        range: RangeInclusive<f64>,
-    ) -> Result<Option<f64>, FieldError> {
+    pub(crate) fn number(&mut self, name: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, FieldError> {
         let Some(value) = self.take(name) else {
             return Ok(None);
         };
         match value.as_f64() {
             Some(x) if range.contains(&x) => Ok(Some(x)),
-            Some(x) => Err(self.error(
-                name,
-                &format!("must be in {}..={}, not {x}", range.start(), range.end()),
-            )),
+            Some(x) => Err(self.error(name, &format!("must be in {}..={}, not {x}", range.start(), range.end()))),
             None => Err(self.error(name, &format!("must be a number, not {}", kind(&value)))),
         }
     }
 
     /// A text of at most `bytes_max` bytes.
-    pub(crate) fn text(
-        &mut self,
-        name: &str,
-        bytes_max: usize,
-    ) -> Result<Option<String>, FieldError> {
+    pub(crate) fn text(&mut self, name: &str, bytes_max: usize) -> Result<Option<String>, FieldError> {
         match self.take(name) {
             None => Ok(None),
             Some(Value::String(text)) if text.len() <= bytes_max => Ok(Some(text)),
-            Some(Value::String(_)) => {
-                Err(self.error(name, &format!("must be at most {bytes_max} bytes long")))
-            }
-            Some(other) => {
-                Err(self.error(name, &format!("must be a string, not {}", kind(&other))))
-            }
+            Some(Value::String(_)) => Err(self.error(name, &format!("must be at most {bytes_max} bytes long"))),
+            Some(other) => Err(self.error(name, &format!("must be a string, not {}", kind(&other)))),
         }
     }
 
     /// A list of at most `len_max` elements.
-    pub(crate) fn list(
-        &mut self,
-        name: &str,
-        len_max: usize,
-    ) -> Result<Option<Vec<Value>>, FieldError> {
+    pub(crate) fn list(&mut self, name: &str, len_max: usize) -> Result<Option<Vec<Value>>, FieldError> {
         match self.take(name) {
             None => Ok(None),
             Some(Value::Array(list)) if list.len() <= len_max => Ok(Some(list)),
-            Some(Value::Array(list)) => Err(self.error(
-                name,
-                &format!("must have at most {len_max} elements, not {}", list.len()),
-            )),
+            Some(Value::Array(list)) => {
+                Err(self.error(name, &format!("must have at most {len_max} elements, not {}", list.len())))
+            }
             Some(other) => Err(self.error(name, &format!("must be a list, not {}", kind(&other)))),
         }
     }
 
     /// A text, or a list of at most `len_max` texts.
-    pub(crate) fn texts(
-        &mut self,
-        name: &str,
-        len_max: usize,
-    ) -> Result<Option<Vec<String>>, FieldError> {
+    pub(crate) fn texts(&mut self, name: &str, len_max: usize) -> Result<Option<Vec<String>>, FieldError> {
         let list = match self.take(name) {
             None => return Ok(None),
             Some(Value::String(text)) => return Ok(Some(vec![text])),
             Some(Value::Array(list)) => list,
             Some(other) => {
-                let rule = format!(
-                    "must be a string or a list of strings, not {}",
-                    kind(&other)
-                );
+                let rule = format!("must be a string or a list of strings, not {}", kind(&other));
                 return Err(self.error(name, &rule));
             }
         };
         if list.len() > len_max {
-            return Err(self.error(
-                name,
-                &format!("must have at most {len_max} elements, not {}", list.len()),
-            ));
+            return Err(self.error(name, &format!("must have at most {len_max} elements, not {}", list.len())));
         }
         let text = |value| match value {
             Value::String(text) => Ok(text),
-            other => Err(self.error(
-                name,
-                &format!("must hold strings only, not {}", kind(&other)),
-            )),
+            other => Err(self.error(name, &format!("must hold strings only, not {}", kind(&other)))),
         };
-        list.into_iter()
-            .map(text)
-            .collect::<Result<_, _>>()
-            .map(Some)
+        list.into_iter().map(text).collect::<Result<_, _>>().map(Some)
     }
 
     /// Refuses fields of the contract that are not built, where silence would change the answer.
@@ -243,10 +167,7 @@ impl Fields {
     pub(crate) fn refuse(&mut self, names: &[&str]) -> Result<(), FieldError> {
         for name in names {
             if let Some(value) = self.take(name).filter(|value| !asks_for_nothing(value)) {
-                let rule = format!(
-                    "is not supported by this version of honed (got {})",
-                    kind(&value)
-                );
+                let rule = format!("is not supported by this version of honed (got {})", kind(&value));
                 return Err(self.error(name, &rule));
             }
         }
@@ -288,28 +209,13 @@ mod tests {
 
     #[test]
     fn bodies_that_are_no_object_are_named_as_such() {
-        for body in [
-            "",
-            "[]",
-            "5",
-            "\"x\"",
-            "true",
-            "null",
-            "{",
-            "{\"a\":1e999}",
-            "{\"a\":\"\\ud800\"}",
-            "{\"a\":NaN}",
-        ] {
-            let error = Fields::parse(body.as_bytes())
-                .err()
-                .unwrap_or_else(|| panic!("{body} passed"));
+        for body in ["", "[]", "5", "\"x\"", "true", "null", "{", "{\"a\":1e999}", "{\"a\":\"\\ud800\"}", "{\"a\":NaN}"]
+        {
+            let error = Fields::parse(body.as_bytes()).err().unwrap_or_else(|| panic!("{body} passed"));
             assert_eq!(error.param, None, "{body}");
         }
         assert!(Fields::parse(&[b'{', 0xff, b'}']).is_err());
-        assert!(
-            Fields::parse("[".repeat(100_000).as_bytes()).is_err(),
-            "deep nesting must not overflow the stack"
-        );
+        assert!(Fields::parse("[".repeat(100_000).as_bytes()).is_err(), "deep nesting must not overflow the stack");
     }
 
     #[test]
@@ -321,19 +227,8 @@ mod tests {
 
     #[test]
     fn integers_are_exact_and_bounded() {
-        for wrong in [
-            "-1",
-            "129",
-            "1.5",
-            "\"5\"",
-            "true",
-            "1e3",
-            "9223372036854775808",
-            "18446744073709551616",
-        ] {
-            let error = fields(&format!(r#"{{"n":{wrong}}}"#))
-                .count("n", 1..=128)
-                .expect_err(wrong);
+        for wrong in ["-1", "129", "1.5", "\"5\"", "true", "1e3", "9223372036854775808", "18446744073709551616"] {
+            let error = fields(&format!(r#"{{"n":{wrong}}}"#)).count("n", 1..=128).expect_err(wrong);
             assert_eq!(error.param.as_deref(), Some("n"), "{wrong}");
         }
         assert_eq!(fields(r#"{"n":128}"#).count("n", 1..=128), Ok(Some(128)));
@@ -346,13 +241,9 @@ mod tests {
 
     #[test]
     fn nested_errors_carry_the_path() {
-        let mut f = Fields::of(serde_json::json!({"include_usage": 1}), "stream_options")
-            .expect("an object");
+        let mut f = Fields::of(serde_json::json!({"include_usage": 1}), "stream_options").expect("an object");
         assert_eq!(
-            f.boolean("include_usage")
-                .expect_err("a number")
-                .param
-                .as_deref(),
+            f.boolean("include_usage").expect_err("a number").param.as_deref(),
             Some("stream_options.include_usage")
         );
     }
@@ -361,11 +252,7 @@ mod tests {
     fn what_is_not_built_is_refused_unless_it_asks_for_nothing() {
         assert!(fields(r#"{"suffix":"x"}"#).refuse(&["suffix"]).is_err());
         for nothing in ["null", "false", "0", "\"\"", "[]", "{}"] {
-            assert_eq!(
-                fields(&format!(r#"{{"suffix":{nothing}}}"#)).refuse(&["suffix"]),
-                Ok(()),
-                "{nothing}"
-            );
+            assert_eq!(fields(&format!(r#"{{"suffix":{nothing}}}"#)).refuse(&["suffix"]), Ok(()), "{nothing}");
         }
     }
 }

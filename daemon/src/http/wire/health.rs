@@ -14,12 +14,7 @@ pub(crate) struct Health {
 
 /// All is well.
 pub(crate) fn ok(version: u64, running: u64, waiting: u64) -> Json<Health> {
-    Json(Health {
-        status: "ok",
-        version,
-        running,
-        waiting,
-    })
+    Json(Health { status: "ok", version, running, waiting })
 }
 
 /// Which program this is.

@@ -16,9 +16,7 @@ impl TokenText {
     fn legacy(&self) -> String {
         match std::str::from_utf8(&self.0) {
             Ok(text) => text.to_owned(),
-            Err(_) => self.0.iter().fold("bytes:".to_owned(), |text, byte| {
-                format!("{text}\\x{byte:02x}")
-            }),
+            Err(_) => self.0.iter().fold("bytes:".to_owned(), |text, byte| format!("{text}\\x{byte:02x}")),
         }
     }
 
@@ -56,19 +54,14 @@ pub(crate) struct LegacyLogProbs {
 impl LegacyLogProbs {
     /// Adds a token that starts `offset` characters into the choice's text. The drawn token is always among `top_logprobs`.
     pub(crate) fn push(&mut self, token: &TokenReport, offset: usize) {
-        let mut top: BTreeMap<_, _> = token
-            .top
-            .iter()
-            .map(|(text, lp)| (text.legacy(), lp.max(FLOOR)))
-            .collect();
+        let mut top: BTreeMap<_, _> = token.top.iter().map(|(text, lp)| (text.legacy(), lp.max(FLOOR))).collect();
         let text = token.text.legacy();
         top.insert(text.clone(), token.log_prob.max(FLOOR));
         self.tokens.push(text);
         self.token_logprobs.push(token.log_prob.max(FLOOR));
         self.top_logprobs.push(top);
         self.text_offset.push(offset);
-        self.behavior_logprobs
-            .extend(token.behavior.map(|lp| lp.max(FLOOR)));
+        self.behavior_logprobs.extend(token.behavior.map(|lp| lp.max(FLOOR)));
     }
 }
 
@@ -82,11 +75,7 @@ pub(crate) struct ChatLogProbs {
 impl ChatLogProbs {
     /// Adds a token.
     pub(crate) fn push(&mut self, token: &TokenReport) {
-        let top = token
-            .top
-            .iter()
-            .map(|(text, lp)| TopToken::new(text, *lp))
-            .collect();
+        let top = token.top.iter().map(|(text, lp)| TopToken::new(text, *lp)).collect();
         self.content.push(ChatToken {
             chosen: TopToken::new(&token.text, token.log_prob),
             top_logprobs: top,
@@ -113,11 +102,7 @@ struct TopToken {
 
 impl TopToken {
     fn new(text: &TokenText, log_prob: f32) -> TopToken {
-        TopToken {
-            token: text.lossy(),
-            logprob: log_prob.max(FLOOR),
-            bytes: text.0.clone(),
-        }
+        TopToken { token: text.lossy(), logprob: log_prob.max(FLOOR), bytes: text.0.clone() }
     }
 }
 
@@ -138,10 +123,7 @@ mod tests {
         legacy.push(&report, 0);
         let json = serde_json::to_value(&legacy).expect("plain data");
         assert_eq!(json["tokens"][0], "bytes:\\xe2\\x82");
-        assert_eq!(
-            json["top_logprobs"][0]["bytes:\\xe2\\x82"],
-            json["token_logprobs"][0]
-        );
+        assert_eq!(json["top_logprobs"][0]["bytes:\\xe2\\x82"], json["token_logprobs"][0]);
         assert_eq!(json["top_logprobs"][0]["a"], -9999.0);
         assert!(json.get("behavior_logprobs").is_none());
     }

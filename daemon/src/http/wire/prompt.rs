@@ -28,23 +28,11 @@ pub(crate) fn take(f: &mut Fields) -> Result<Vec<Prompt>, FieldError> {
             vec![Prompt::Tokens(tokens(f, &list)?)]
         }
         Value::Array(list) if list.len() > PROMPTS_MAX => {
-            return Err(f.error(
-                "prompt",
-                &format!(
-                    "must hold at most {PROMPTS_MAX} prompts, not {}",
-                    list.len()
-                ),
-            ));
+            return Err(f.error("prompt", &format!("must hold at most {PROMPTS_MAX} prompts, not {}", list.len())));
         }
-        Value::Array(list) => list
-            .into_iter()
-            .map(|value| one(f, value))
-            .collect::<Result<_, _>>()?,
+        Value::Array(list) => list.into_iter().map(|value| one(f, value)).collect::<Result<_, _>>()?,
         other => {
-            return Err(f.error(
-                "prompt",
-                &format!("must be a string or a list, not {}", kind(&other)),
-            ));
+            return Err(f.error("prompt", &format!("must be a string or a list, not {}", kind(&other))));
         }
     };
     let empty = |prompt: &Prompt| match prompt {
@@ -61,22 +49,13 @@ fn one(f: &Fields, value: Value) -> Result<Prompt, FieldError> {
     match value {
         Value::String(text) => Ok(Prompt::Text(text)),
         Value::Array(ids) => Ok(Prompt::Tokens(tokens(f, &ids)?)),
-        other => Err(f.error(
-            "prompt",
-            &format!(
-                "must hold strings or lists of token ids, not {}",
-                kind(&other)
-            ),
-        )),
+        other => Err(f.error("prompt", &format!("must hold strings or lists of token ids, not {}", kind(&other)))),
     }
 }
 
 fn tokens(f: &Fields, list: &[Value]) -> Result<Vec<TokenId>, FieldError> {
     list.iter()
-        .map(|value| {
-            token_id(value)
-                .ok_or_else(|| f.error("prompt", &format!("holds {value}, which is no token id")))
-        })
+        .map(|value| token_id(value).ok_or_else(|| f.error("prompt", &format!("holds {value}, which is no token id"))))
         .collect()
 }
 
@@ -85,9 +64,7 @@ mod tests {
     use super::*;
 
     fn prompts(json: &str) -> Result<Vec<Prompt>, FieldError> {
-        take(&mut Fields::parse(
-            format!(r#"{{"prompt":{json}}}"#).as_bytes(),
-        )?)
+        take(&mut Fields::parse(format!(r#"{{"prompt":{json}}}"#).as_bytes())?)
     }
 
     #[test]
@@ -116,9 +93,7 @@ mod tests {
             "[4294967296]",
             "[[\"1\"]]",
         ] {
-            let error = prompts(wrong)
-                .err()
-                .unwrap_or_else(|| panic!("{wrong} passed"));
+            let error = prompts(wrong).err().unwrap_or_else(|| panic!("{wrong} passed"));
             assert_eq!(error.param.as_deref(), Some("prompt"), "{wrong}");
         }
     }

@@ -49,16 +49,10 @@ impl RewardRequest {
             Value::Object(map) => vec![Value::Object(map)],
             Value::Array(list) if (1..=INPUTS_MAX).contains(&list.len()) => list,
             _ => {
-                return Err(f.error(
-                    "input",
-                    &format!("must be a list of 1..={INPUTS_MAX} objects"),
-                ));
+                return Err(f.error("input", &format!("must be a list of 1..={INPUTS_MAX} objects")));
             }
         };
-        let input = list
-            .into_iter()
-            .enumerate()
-            .map(|(i, value)| one(value, &format!("input[{i}]")));
+        let input = list.into_iter().enumerate().map(|(i, value)| one(value, &format!("input[{i}]")));
         Ok(RewardRequest {
             model: f.text("model", NAME_BYTES_MAX)?,
             input: input.collect::<Result<_, _>>()?,
@@ -77,10 +71,7 @@ fn one(value: Value, path: &str) -> Result<RewardInput, FieldError> {
             let messages = messages(&mut f, "messages")?;
             match messages.last().is_some_and(|last| last.role == "assistant") {
                 true => Ok(RewardInput::Chat(messages)),
-                false => Err(f.error(
-                    "messages",
-                    "must end with a message of role assistant: that is what is judged",
-                )),
+                false => Err(f.error("messages", "must end with a message of role assistant: that is what is judged")),
             }
         }
         (None, _) => Err(f.error("prompt", "is required beside `completion`")),
@@ -127,14 +118,9 @@ impl GetRewardRequest {
         let prompts = f.texts("prompts", QUERIES_MAX)?.unwrap_or_default();
         match prompts.is_empty() || prompts.len() == query.len() {
             true => Ok(GetRewardRequest { query, prompts }),
-            false => Err(f.error(
-                "prompts",
-                &format!(
-                    "must be as many as `query`: {}, not {}",
-                    query.len(),
-                    prompts.len()
-                ),
-            )),
+            false => {
+                Err(f.error("prompts", &format!("must be as many as `query`: {}, not {}", query.len(), prompts.len())))
+            }
         }
     }
 }
@@ -164,23 +150,14 @@ mod tests {
             ("input", r#"{"input":[]}"#),
             ("input[0]", r#"{"input":["a"]}"#),
             ("input[0].completion", r#"{"input":[{"prompt":"a"}]}"#),
-            (
-                "input[0].messages",
-                r#"{"input":[{"messages":[{"role":"user","content":"a"}]}]}"#,
-            ),
-            (
-                "input[1].prompt",
-                r#"{"input":[{"prompt":"a","completion":"b"},{"completion":"b"}]}"#,
-            ),
+            ("input[0].messages", r#"{"input":[{"messages":[{"role":"user","content":"a"}]}]}"#),
+            ("input[1].prompt", r#"{"input":[{"prompt":"a","completion":"b"},{"completion":"b"}]}"#),
         ];
         for (param, json) in cases {
-            let error = RewardRequest::parse(json.as_bytes())
-                .err()
-                .unwrap_or_else(|| panic!("{json} passed"));
+            let error = RewardRequest::parse(json.as_bytes()).err().unwrap_or_else(|| panic!("{json} passed"));
             assert_eq!(error.param.as_deref(), Some(param), "{json}");
         }
-        let error = GetRewardRequest::parse(br#"{"query":["a","b"],"prompts":["a"]}"#)
-            .expect_err("lengths differ");
+        let error = GetRewardRequest::parse(br#"{"query":["a","b"],"prompts":["a"]}"#).expect_err("lengths differ");
         assert_eq!(error.param.as_deref(), Some("prompts"));
     }
 }

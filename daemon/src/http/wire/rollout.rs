@@ -69,16 +69,7 @@ struct FeedbackRow {
 
 impl From<LoggedRollout> for RolloutRow {
     fn from(row: LoggedRollout) -> Self {
-        let Rollout {
-            id,
-            version,
-            prompt,
-            response,
-            sampling,
-            finish,
-            user,
-            created_ms,
-        } = row.rollout;
+        let Rollout { id, version, prompt, response, sampling, finish, user, created_ms } = row.rollout;
         let score = row.score.as_ref();
         RolloutRow {
             object: "rollout",
@@ -151,21 +142,9 @@ impl From<&LogStats> for RolloutStats {
     fn from(stats: &LogStats) -> Self {
         RolloutStats {
             rollouts: stats.n_rollouts,
-            by_state: stats
-                .by_state
-                .iter()
-                .map(|(state, n)| (state.to_string(), (*n).into()))
-                .collect(),
-            by_version: stats
-                .by_version
-                .iter()
-                .map(|(version, n)| (version.0.to_string(), (*n).into()))
-                .collect(),
-            dropped: stats
-                .dropped
-                .iter()
-                .map(|(reason, n)| (reason.to_string(), (*n).into()))
-                .collect(),
+            by_state: stats.by_state.iter().map(|(state, n)| (state.to_string(), (*n).into())).collect(),
+            by_version: stats.by_version.iter().map(|(version, n)| (version.0.to_string(), (*n).into())).collect(),
+            dropped: stats.dropped.iter().map(|(reason, n)| (reason.to_string(), (*n).into())).collect(),
             feedback: stats.n_feedback,
         }
     }

@@ -61,19 +61,14 @@ pub(crate) struct Generation {
 
 impl Generation {
     /// Takes the shared fields; `max_tokens` is under the first of `max_tokens_names` that is present.
-    pub(crate) fn take(
-        f: &mut Fields,
-        max_tokens_names: &[&str],
-    ) -> Result<Generation, FieldError> {
+    pub(crate) fn take(f: &mut Fields, max_tokens_names: &[&str]) -> Result<Generation, FieldError> {
         f.refuse(NOT_BUILT)?;
         let mut max_tokens = None;
         for name in max_tokens_names {
             max_tokens = max_tokens.or(f.count(name, 0..=i32::MAX as u32)?);
         }
         let n = f.count("n", 1..=N_MAX)?.unwrap_or(1);
-        if f.count("best_of", 0..=N_MAX)?
-            .is_some_and(|best_of| best_of != n)
-        {
+        if f.count("best_of", 0..=N_MAX)?.is_some_and(|best_of| best_of != n) {
             return Err(f.error(
                 "best_of",
                 "must equal `n`: ranking a larger sample is not supported by this version of honed",
@@ -100,20 +95,13 @@ fn sampling(f: &mut Fields, max_tokens: Option<u32>) -> Result<SamplingParams, F
     Ok(SamplingParams {
         temperature: real(f, "temperature", 0.0..=2.0)?.unwrap_or(default.temperature),
         // vLLM's clients turn top-k off with -1, llama-server's with 0.
-        top_k: f
-            .integer("top_k", -1..=i64::from(i32::MAX))?
-            .map_or(0, |k| u32::try_from(k).unwrap_or(0)),
+        top_k: f.integer("top_k", -1..=i64::from(i32::MAX))?.map_or(0, |k| u32::try_from(k).unwrap_or(0)),
         // OpenAI allows 0, which leaves the most probable token only.
-        top_p: real(f, "top_p", 0.0..=1.0)?
-            .unwrap_or(default.top_p)
-            .max(f32::MIN_POSITIVE),
+        top_p: real(f, "top_p", 0.0..=1.0)?.unwrap_or(default.top_p).max(f32::MIN_POSITIVE),
         min_p: real(f, "min_p", 0.0..=1.0)?.unwrap_or(default.min_p),
-        presence_penalty: real(f, "presence_penalty", -2.0..=2.0)?
-            .unwrap_or(default.presence_penalty),
-        frequency_penalty: real(f, "frequency_penalty", -2.0..=2.0)?
-            .unwrap_or(default.frequency_penalty),
-        repetition_penalty: real(f, "repetition_penalty", 0.01..=10.0)?
-            .unwrap_or(default.repetition_penalty),
+        presence_penalty: real(f, "presence_penalty", -2.0..=2.0)?.unwrap_or(default.presence_penalty),
+        frequency_penalty: real(f, "frequency_penalty", -2.0..=2.0)?.unwrap_or(default.frequency_penalty),
+        repetition_penalty: real(f, "repetition_penalty", 0.01..=10.0)?.unwrap_or(default.repetition_penalty),
         logit_bias: logit_bias(f)?,
         seed: seed(f)?,
         max_tokens: max_tokens.unwrap_or(default.max_tokens),
@@ -124,11 +112,7 @@ fn sampling(f: &mut Fields, max_tokens: Option<u32>) -> Result<SamplingParams, F
     })
 }
 
-fn real(
-    f: &mut Fields,
-    name: &str,
-    range: std::ops::RangeInclusive<f64>,
-) -> Result<Option<f32>, FieldError> {
+fn real(f: &mut Fields, name: &str, range: std::ops::RangeInclusive<f64>) -> Result<Option<f32>, FieldError> {
     Ok(f.number(name, range)?.map(|x| x as f32))
 }
 
@@ -137,10 +121,7 @@ fn seed(f: &mut Fields) -> Result<Option<u64>, FieldError> {
     let Some(value) = f.take("seed") else {
         return Ok(None);
     };
-    match value
-        .as_u64()
-        .or_else(|| value.as_i64().map(i64::cast_unsigned))
-    {
+    match value.as_u64().or_else(|| value.as_i64().map(i64::cast_unsigned)) {
         Some(seed) => Ok(Some(seed)),
         None => Err(f.error("seed", "must be a 64-bit integer")),
     }
@@ -148,22 +129,14 @@ fn seed(f: &mut Fields) -> Result<Option<u64>, FieldError> {
 
 fn stop(f: &mut Fields) -> Result<Vec<String>, FieldError> {
     let stop = f.texts("stop", STOP_MAX)?.unwrap_or_default();
-    match stop
-        .iter()
-        .any(|text| text.is_empty() || text.len() > STOP_BYTES_MAX)
-    {
-        true => Err(f.error(
-            "stop",
-            &format!("must hold texts of 1..={STOP_BYTES_MAX} bytes"),
-        )),
+    match stop.iter().any(|text| text.is_empty() || text.len() > STOP_BYTES_MAX) {
+        true => Err(f.error("stop", &format!("must hold texts of 1..={STOP_BYTES_MAX} bytes"))),
         false => Ok(stop),
     }
 }
 
 fn stop_token_ids(f: &mut Fields) -> Result<Vec<TokenId>, FieldError> {
-    let list = f
-        .list("stop_token_ids", STOP_TOKENS_MAX)?
-        .unwrap_or_default();
+    let list = f.list("stop_token_ids", STOP_TOKENS_MAX)?.unwrap_or_default();
     list.iter()
         .map(token_id)
         .collect::<Option<_>>()
@@ -175,35 +148,20 @@ fn logit_bias(f: &mut Fields) -> Result<Vec<(TokenId, f32)>, FieldError> {
         None => return Ok(Vec::new()),
         Some(Value::Object(map)) => map,
         Some(other) => {
-            let rule = format!(
-                "must be an object of token ids and numbers, not {}",
-                kind(&other)
-            );
+            let rule = format!("must be an object of token ids and numbers, not {}", kind(&other));
             return Err(f.error("logit_bias", &rule));
         }
     };
     if map.len() > LOGIT_BIAS_MAX {
-        return Err(f.error(
-            "logit_bias",
-            &format!("must have at most {LOGIT_BIAS_MAX} entries"),
-        ));
+        return Err(f.error("logit_bias", &format!("must have at most {LOGIT_BIAS_MAX} entries")));
     }
     let mut bias = BTreeMap::new();
     for (key, value) in &map {
         let id = key.parse::<u32>().ok().filter(|id| *id <= i32::MAX as u32);
-        let id = id.ok_or_else(|| {
-            f.error(
-                "logit_bias",
-                &format!("has the key {key:?}, which is no token id"),
-            )
-        })?;
+        let id = id.ok_or_else(|| f.error("logit_bias", &format!("has the key {key:?}, which is no token id")))?;
         let value = value.as_f64().filter(|x| (-100.0..=100.0).contains(x));
-        let value = value.ok_or_else(|| {
-            f.error(
-                "logit_bias",
-                &format!("must give token {id} a number in -100..=100"),
-            )
-        })?;
+        let value =
+            value.ok_or_else(|| f.error("logit_bias", &format!("must give token {id} a number in -100..=100")))?;
         bias.insert(TokenId(id), value as f32);
     }
     Ok(bias.into_iter().collect())
@@ -211,10 +169,7 @@ fn logit_bias(f: &mut Fields) -> Result<Vec<(TokenId, f32)>, FieldError> {
 
 /// One token id; whether the vocabulary has it is for the engine's vocabulary to say.
 pub(crate) fn token_id(value: &Value) -> Option<TokenId> {
-    value
-        .as_u64()
-        .filter(|id| *id <= i32::MAX as u64)
-        .map(|id| TokenId(id as u32))
+    value.as_u64().filter(|id| *id <= i32::MAX as u64).map(|id| TokenId(id as u32))
 }
 
 fn include_usage(f: &mut Fields, stream: bool) -> Result<bool, FieldError> {
@@ -224,9 +179,7 @@ fn include_usage(f: &mut Fields, stream: bool) -> Result<bool, FieldError> {
     if !stream {
         return Err(f.error("stream_options", "is only allowed when `stream` is true"));
     }
-    Ok(Fields::of(value, "stream_options")?
-        .boolean("include_usage")?
-        .unwrap_or(false))
+    Ok(Fields::of(value, "stream_options")?.boolean("include_usage")?.unwrap_or(false))
 }
 
 #[cfg(test)]
@@ -255,14 +208,8 @@ mod tests {
             ("logit_bias", r#"{"logit_bias":{"x":1}}"#),
             ("logit_bias", r#"{"logit_bias":{"1":1000000000}}"#),
             ("stream", r#"{"stream":"yes"}"#),
-            (
-                "stream_options",
-                r#"{"stream_options":{"include_usage":true}}"#,
-            ),
-            (
-                "response_format",
-                r#"{"response_format":{"type":"json_object"}}"#,
-            ),
+            ("stream_options", r#"{"stream_options":{"include_usage":true}}"#),
+            ("response_format", r#"{"response_format":{"type":"json_object"}}"#),
             ("stop_token_ids", r#"{"stop_token_ids":[-1]}"#),
         ];
         for (param, json) in cases {
@@ -273,8 +220,10 @@ mod tests {
 
     #[test]
     fn what_clients_send_by_habit_passes() {
-        let g = take(r#"{"top_k":-1,"top_p":0,"seed":-1,"stop":null,"best_of":1,"n":1,"unknown":{},"logit_bias":{"5":-100}}"#)
-            .unwrap_or_else(|e| panic!("{e:?}"));
+        let g = take(
+            r#"{"top_k":-1,"top_p":0,"seed":-1,"stop":null,"best_of":1,"n":1,"unknown":{},"logit_bias":{"5":-100}}"#,
+        )
+        .unwrap_or_else(|e| panic!("{e:?}"));
         assert_eq!((g.sampling.top_k, g.sampling.seed), (0, Some(u64::MAX)));
         assert!(g.sampling.top_p > 0.0);
         assert_eq!(g.sampling.logit_bias, [(TokenId(5), -100.0)]);

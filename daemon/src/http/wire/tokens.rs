@@ -32,19 +32,10 @@ impl TokenizeRequest {
         let add_special_tokens = f.boolean("add_special_tokens")?.unwrap_or(true);
         let prompt = f.text("prompt", usize::MAX)?;
         match prompt.or(f.text("content", usize::MAX)?) {
-            Some(prompt) => Ok(TokenizeRequest::Text {
-                prompt,
-                add_special_tokens,
+            Some(prompt) => Ok(TokenizeRequest::Text { prompt, add_special_tokens }),
+            None => messages(&mut f, "messages").map(TokenizeRequest::Chat).map_err(|e| {
+                if e.param.as_deref() == Some("messages") { f.error("prompt", "or `messages` is required") } else { e }
             }),
-            None => messages(&mut f, "messages")
-                .map(TokenizeRequest::Chat)
-                .map_err(|e| {
-                    if e.param.as_deref() == Some("messages") {
-                        f.error("prompt", "or `messages` is required")
-                    } else {
-                        e
-                    }
-                }),
         }
     }
 }
@@ -60,13 +51,8 @@ pub(crate) struct TokenizeResponse {
 /// Reads the ids of `/detokenize`.
 pub(crate) fn detokenize(body: &[u8]) -> Result<Vec<TokenId>, FieldError> {
     let mut f = Fields::parse(body)?;
-    let list = f
-        .list("tokens", TOKENS_MAX)?
-        .ok_or_else(|| f.error("tokens", "is required"))?;
-    list.iter()
-        .map(token_id)
-        .collect::<Option<_>>()
-        .ok_or_else(|| f.error("tokens", "must hold token ids only"))
+    let list = f.list("tokens", TOKENS_MAX)?.ok_or_else(|| f.error("tokens", "is required"))?;
+    list.iter().map(token_id).collect::<Option<_>>().ok_or_else(|| f.error("tokens", "must hold token ids only"))
 }
 
 /// vLLM calls the text `prompt`, llama-server `content`.

@@ -4,13 +4,7 @@ use super::*;
 use crate::rollout::FinishReason;
 
 fn greedy(ask: Ask) -> Ask {
-    Ask {
-        sampling: SamplingParams {
-            temperature: 0.0,
-            ..ask.sampling
-        },
-        ..ask
-    }
+    Ask { sampling: SamplingParams { temperature: 0.0, ..ask.sampling }, ..ask }
 }
 
 #[test]
@@ -29,13 +23,7 @@ fn streamed_log_probs_replay_under_teacher_forcing() {
 /// depend on the batch's shape, hence the wider bound.
 #[test]
 fn a_q8_0_model_serves() {
-    let test = TestEngine::with(
-        Model {
-            weights: GgmlDType::Q8_0,
-            ..Model::default()
-        },
-        |_| (),
-    );
+    let test = TestEngine::with(Model { weights: GgmlDType::Q8_0, ..Model::default() }, |_| ());
     let mut ask = Ask::exactly(test.tokens("the user said the thing"), 30);
     ask.n = 8;
     for choice in test.ask(ask) {
@@ -45,13 +33,7 @@ fn a_q8_0_model_serves() {
 
 #[test]
 fn an_f16_model_serves() {
-    let test = TestEngine::with(
-        Model {
-            weights: GgmlDType::F16,
-            ..Model::default()
-        },
-        |_| (),
-    );
+    let test = TestEngine::with(Model { weights: GgmlDType::F16, ..Model::default() }, |_| ());
     let choices = test.ask(Ask::exactly(test.tokens("the user"), 30));
     check_replay(&test.engine, &choices[0], 2e-2);
 }
@@ -63,17 +45,8 @@ fn stream_text_is_the_detokenised_response() {
     ask.n = 4;
     // A random byte-level model draws broken UTF-8 all the time, which is what this wants.
     for choice in test.ask(ask) {
-        assert_eq!(
-            choice.text,
-            test.engine
-                .vocabulary()
-                .detokenize(&ids(&choice.streamed), false)
-        );
-        assert!(
-            choice.text.contains('\u{FFFD}'),
-            "the bytes were never broken: {:?}",
-            choice.text
-        );
+        assert_eq!(choice.text, test.engine.vocabulary().detokenize(&ids(&choice.streamed), false));
+        assert!(choice.text.contains('\u{FFFD}'), "the bytes were never broken: {:?}", choice.text);
     }
 }
 
@@ -89,8 +62,7 @@ fn seeds_reproduce_and_choices_differ() {
     assert_ne!(first[0].text, first[1].text);
     assert_eq!(first[0].finished.rollout.sampling.seed, Some(7));
     ask.sampling.seed = None;
-    let unseeded = [test.ask(ask.clone()), test.ask(ask)]
-        .map(|choices| choices[0].finished.rollout.sampling.seed);
+    let unseeded = [test.ask(ask.clone()), test.ask(ask)].map(|choices| choices[0].finished.rollout.sampling.seed);
     assert!(unseeded[0].is_some() && unseeded[0] != unseeded[1]);
 }
 
@@ -104,35 +76,20 @@ fn choices_compute_their_prompt_once() {
     let choices = test.ask(ask);
     for choice in &choices {
         let cached = choice.finished.cached_tokens as usize;
-        assert_eq!(
-            cached,
-            if choice.finished.index == 0 {
-                0
-            } else {
-                prompt.len()
-            }
-        );
+        assert_eq!(cached, if choice.finished.index == 0 { 0 } else { prompt.len() });
         check_replay(&test.engine, choice, 1e-3);
     }
     let after = test.engine.stats();
-    assert_eq!(
-        after.prompt_tokens - before.prompt_tokens,
-        11 * prompt.len() as u64
-    );
-    assert_eq!(
-        after.cached_prompt_tokens - before.cached_prompt_tokens,
-        10 * prompt.len() as u64
-    );
+    assert_eq!(after.prompt_tokens - before.prompt_tokens, 11 * prompt.len() as u64);
+    assert_eq!(after.cached_prompt_tokens - before.cached_prompt_tokens, 10 * prompt.len() as u64);
 }
 
 #[test]
 fn a_shared_beginning_is_computed_once() {
     let test = TestEngine::new();
-    let system = "the long system prompt that every user shares; ";
-    test.ask(Ask::exactly(test.tokens(&format!("{system}one")), 5));
-    let choice = test
-        .ask(Ask::exactly(test.tokens(&format!("{system}two")), 5))
-        .remove(0);
+    let system = "the long system prompt that every user shares;";
+    test.ask(Ask::exactly(test.tokens(&format!("{system} one")), 5));
+    let choice = test.ask(Ask::exactly(test.tokens(&format!("{system} two")), 5)).remove(0);
     assert!(choice.finished.cached_tokens as usize >= test.tokens(system).len());
     check_replay(&test.engine, &choice, 1e-3);
 }
@@ -156,11 +113,7 @@ fn end_tokens_end_the_response_and_are_its_last() {
     ask.sampling.logit_bias = vec![(TokenId(0), 100.0)];
     let choice = test.ask(ask).remove(0);
     assert_eq!(choice.finished.rollout.finish, FinishReason::EndToken);
-    assert_eq!(
-        choice.streamed.len(),
-        4,
-        "min_tokens holds the end token back"
-    );
+    assert_eq!(choice.streamed.len(), 4, "min_tokens holds the end token back");
     assert_eq!(choice.streamed[3].id, TokenId(0));
     assert!(!choice.text.contains("endoftext"));
 }
@@ -170,27 +123,14 @@ fn stop_texts_and_stop_tokens_end_the_response() {
     let test = TestEngine::new();
     let ask = greedy(Ask::exactly(test.tokens("the user"), 60));
     let free = test.ask(ask.clone()).remove(0);
-    let stop: String = free
-        .text
-        .chars()
-        .filter(|c| c.is_ascii_graphic())
-        .take(1)
-        .collect();
-    assert!(
-        !stop.is_empty(),
-        "the greedy text has no letter: {:?}",
-        free.text
-    );
+    let stop: String = free.text.chars().filter(|c| c.is_ascii_graphic()).take(1).collect();
+    assert!(!stop.is_empty(), "the greedy text has no letter: {:?}", free.text);
     let mut stopped = ask.clone();
     stopped.sampling.stop = vec![stop.clone()];
     let choice = test.ask(stopped).remove(0);
     assert_eq!(choice.finished.rollout.finish, FinishReason::Stop);
     assert_eq!(choice.text, free.text[..free.text.find(&stop).unwrap()]);
-    assert_eq!(
-        ids(&choice.streamed),
-        ids(&free.streamed)[..choice.streamed.len()],
-        "drawn ids stay as drawn"
-    );
+    assert_eq!(ids(&choice.streamed), ids(&free.streamed)[..choice.streamed.len()], "drawn ids stay as drawn");
 
     let mut by_token = ask;
     by_token.sampling.stop_token_ids = vec![free.streamed[5].id];
@@ -215,13 +155,10 @@ fn greedy_takes_the_top_and_reports_alternatives() {
     let mut ask = greedy(Ask::exactly(test.tokens("the"), 10));
     ask.top = 5;
     ask.sampling.ignore_eos = false;
-    for (token, top) in std::iter::zip(&test.ask(ask.clone())[0].streamed, &test.ask(ask)[0].top) {
+    let choice = test.ask(ask).remove(0);
+    for (token, top) in std::iter::zip(&choice.streamed, &choice.top) {
         assert_eq!(top.len(), 5);
-        assert_eq!(
-            top[0],
-            (token.id, token.log_prob),
-            "the same float, as lm-eval compares it"
-        );
+        assert_eq!(top[0], (token.id, token.log_prob), "the same float, as lm-eval compares it");
         assert!(top.is_sorted_by(|a, b| a.1.0 >= b.1.0));
         assert_eq!(token.behavior, LogProb(0.0));
     }
@@ -237,74 +174,17 @@ fn bad_requests_are_rejected_by_field_and_the_next_good_one_works() {
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("a bad request was admitted"),
     };
-    assert_eq!(
-        field(Ask {
-            prompt: vec![],
-            ..good.clone()
-        }),
-        "prompt"
-    );
-    assert_eq!(
-        field(Ask {
-            prompt: vec![TokenId(n_vocab)],
-            ..good.clone()
-        }),
-        "prompt"
-    );
-    assert_eq!(
-        field(Ask {
-            prompt: vec![TokenId(u32::MAX)],
-            ..good.clone()
-        }),
-        "prompt"
-    );
-    assert_eq!(
-        field(Ask {
-            prompt: vec![TokenId(9); model::CONTEXT as usize],
-            ..good.clone()
-        }),
-        "prompt"
-    );
-    assert_eq!(
-        field(Ask {
-            n: 0,
-            ..good.clone()
-        }),
-        "n"
-    );
-    assert_eq!(
-        field(Ask {
-            n: 129,
-            ..good.clone()
-        }),
-        "n"
-    );
-    assert_eq!(
-        field(Ask {
-            top: 21,
-            ..good.clone()
-        }),
-        "top_logprobs"
-    );
-    assert_eq!(
-        test.ask(Ask {
-            prompt: vec![TokenId(9); model::CONTEXT as usize - 1],
-            ..good.clone()
-        })
-        .len(),
-        1
-    );
+    assert_eq!(field(Ask { prompt: vec![], ..good.clone() }), "prompt");
+    assert_eq!(field(Ask { prompt: vec![TokenId(n_vocab)], ..good.clone() }), "prompt");
+    assert_eq!(field(Ask { prompt: vec![TokenId(u32::MAX)], ..good.clone() }), "prompt");
+    assert_eq!(field(Ask { prompt: vec![TokenId(9); model::CONTEXT as usize], ..good.clone() }), "prompt");
+    assert_eq!(field(Ask { n: 0, ..good.clone() }), "n");
+    assert_eq!(field(Ask { n: 129, ..good.clone() }), "n");
+    assert_eq!(field(Ask { top: 21, ..good.clone() }), "top_logprobs");
+    assert_eq!(test.ask(Ask { prompt: vec![TokenId(9); model::CONTEXT as usize - 1], ..good.clone() }).len(), 1);
     assert_eq!(test.ask(good)[0].streamed.len(), 3);
-    for tokens in [
-        vec![],
-        vec![TokenId(1)],
-        vec![TokenId(1), TokenId(n_vocab)],
-        vec![TokenId(1); 257],
-    ] {
-        assert!(matches!(
-            test.engine.log_probs(PolicyVersion::SFT, &tokens),
-            Err(EngineError::Tokens(_))
-        ));
+    for tokens in [vec![], vec![TokenId(1)], vec![TokenId(1), TokenId(n_vocab)], vec![TokenId(1); 257]] {
+        assert!(matches!(test.engine.log_probs(PolicyVersion::SFT, &tokens), Err(EngineError::Tokens(_))));
     }
 }
 
@@ -312,12 +192,7 @@ fn bad_requests_are_rejected_by_field_and_the_next_good_one_works() {
 fn behavior_log_probs_are_those_of_the_truncated_distribution() {
     let test = TestEngine::new();
     let mut ask = Ask::exactly(test.tokens("the user"), 40);
-    ask.sampling = SamplingParams {
-        temperature: 0.8,
-        top_k: 10,
-        top_p: 0.9,
-        ..ask.sampling
-    };
+    ask.sampling = SamplingParams { temperature: 0.8, top_k: 10, top_p: 0.9, ..ask.sampling };
     for token in &test.ask(ask)[0].streamed {
         assert!(token.log_kept_mass < 0.0);
         assert!(token.behavior.0 <= 0.0 && token.behavior.0 > token.log_prob.0);

@@ -19,13 +19,7 @@ const KV_HEADS: usize = 2;
 const FEED_FORWARD: usize = 128;
 pub(super) const CONTEXT: u32 = 256;
 
-pub(super) const SPECIALS: [&str; 5] = [
-    "<|endoftext|>",
-    "<|pad|>",
-    "<|user|>",
-    "<|assistant|>",
-    "<|system|>",
-];
+pub(super) const SPECIALS: [&str; 5] = ["<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>"];
 pub(super) const TEMPLATE: &str = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}\
     {% if m['role'] == 'assistant' %}<|endoftext|>{% endif %}{% endfor %}\
     {% if add_generation_prompt %}<|assistant|>{% endif %}";
@@ -41,21 +35,14 @@ pub(super) struct Model {
 
 impl Default for Model {
     fn default() -> Self {
-        Model {
-            seed: 1,
-            weights: GgmlDType::F32,
-            scale: 0.3,
-        }
+        Model { seed: 1, weights: GgmlDType::F32, scale: 0.3 }
     }
 }
 
 impl Model {
     /// Writes the file into `folder`.
     pub(super) fn write(self, folder: &TempDir) -> PathBuf {
-        let path = folder.path().join(format!(
-            "{}-{:?}-{}.gguf",
-            self.seed, self.weights, self.scale
-        ));
+        let path = folder.path().join(format!("{}-{:?}-{}.gguf", self.seed, self.weights, self.scale));
         self.write_to(&path);
         path
     }
@@ -66,9 +53,7 @@ impl Model {
         let n_vocab = tokens.len();
         let mut tensors: Vec<(String, QTensor)> = Vec::new();
         let mut add = |name: String, rows: usize, columns: usize| {
-            let data: Vec<f32> = (0..rows * columns)
-                .map(|_| self.scale * normal(&mut random))
-                .collect();
+            let data: Vec<f32> = (0..rows * columns).map(|_| self.scale * normal(&mut random)).collect();
             let tensor = Tensor::from_vec(data, (rows, columns), &Device::Cpu).unwrap();
             tensors.push((name, QTensor::quantize(&tensor, self.weights).unwrap()));
         };
@@ -89,31 +74,21 @@ impl Model {
                 add(format!("blk.{layer}.{name}.weight"), rows, columns);
             }
         }
-        let norms = (0..LAYERS)
-            .flat_map(|layer| ["attn_norm", "ffn_norm"].map(|n| format!("blk.{layer}.{n}.weight")));
+        let norms = (0..LAYERS).flat_map(|layer| ["attn_norm", "ffn_norm"].map(|n| format!("blk.{layer}.{n}.weight")));
         for name in norms.chain(["output_norm.weight".into()]) {
             let ones = Tensor::ones(HIDDEN, candle_core::DType::F32, &Device::Cpu).unwrap();
             tensors.push((name, QTensor::quantize(&ones, GgmlDType::F32).unwrap()));
         }
         let metadata = self.metadata(&tokens, &merges);
-        let metadata: Vec<(&str, &Value)> = metadata
-            .iter()
-            .map(|(name, value)| (*name, value))
-            .collect();
-        let tensors: Vec<(&str, &QTensor)> = tensors
-            .iter()
-            .map(|(name, tensor)| (name.as_str(), tensor))
-            .collect();
+        let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(name, value)| (*name, value)).collect();
+        let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         let mut file = std::fs::File::create(path).unwrap();
         gguf_file::write(&mut file, &metadata, &tensors).unwrap();
     }
 
     fn metadata(self, tokens: &[String], merges: &[String]) -> Vec<(&'static str, Value)> {
-        let texts =
-            |list: &[String]| Value::Array(list.iter().cloned().map(Value::String).collect());
-        let kinds = (0..tokens.len())
-            .map(|id| Value::I32(if id < SPECIALS.len() { 3 } else { 1 }))
-            .collect();
+        let texts = |list: &[String]| Value::Array(list.iter().cloned().map(Value::String).collect());
+        let kinds = (0..tokens.len()).map(|id| Value::I32(if id < SPECIALS.len() { 3 } else { 1 })).collect();
         let number = |n: usize| Value::U32(n as u32);
         let file_type = if self.weights == GgmlDType::F32 { 0 } else { 7 };
         vec![
@@ -146,9 +121,7 @@ impl Model {
 fn vocabulary() -> (Vec<String>, Vec<String>) {
     let mut tokens: Vec<String> = SPECIALS.map(str::to_owned).into();
     tokens.extend((0..=255).map(|byte| byte_letter(byte).to_string()));
-    let merges: Vec<String> = ["h e", "Ġ t", "Ġt he", "< |", "u s", "e r", "us er"]
-        .map(str::to_owned)
-        .into();
+    let merges: Vec<String> = ["h e", "Ġ t", "Ġt he", "< |", "u s", "e r", "us er"].map(str::to_owned).into();
     tokens.extend(merges.iter().map(|merge| merge.replace(' ', "")));
     (tokens, merges)
 }

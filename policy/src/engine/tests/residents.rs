@@ -11,36 +11,16 @@ fn versions_are_addressable_and_answer_with_their_own_weights() {
     let test = TestEngine::new();
     test.load(1);
     let ask = Ask::exactly(test.tokens("the user"), 20);
-    let sft = test
-        .submit(Target::Live, ask.clone())
-        .unwrap()
-        .wait()
-        .remove(0);
-    assert_eq!(
-        test.engine.promote(PolicyVersion(1)).unwrap(),
-        PolicyVersion::SFT
-    );
-    let live = test
-        .submit(Target::Live, ask.clone())
-        .unwrap()
-        .wait()
-        .remove(0);
-    let named = test
-        .submit(Target::Version(PolicyVersion::SFT), ask)
-        .unwrap()
-        .wait()
-        .remove(0);
+    let sft = test.submit(Target::Live, ask.clone()).unwrap().wait().remove(0);
+    assert_eq!(test.engine.promote(PolicyVersion(1)).unwrap(), PolicyVersion::SFT);
+    let live = test.submit(Target::Live, ask.clone()).unwrap().wait().remove(0);
+    let named = test.submit(Target::Version(PolicyVersion::SFT), ask).unwrap().wait().remove(0);
     assert_eq!(live.finished.rollout.version, PolicyVersion(1));
     assert_eq!(sft.text, named.text);
     assert_ne!(sft.text, live.text);
     check_replay(&test.engine, &live, 1e-3);
     check_replay(&test.engine, &named, 1e-3);
-    let states: Vec<_> = test
-        .engine
-        .residents()
-        .iter()
-        .map(|resident| resident.state)
-        .collect();
+    let states: Vec<_> = test.engine.residents().iter().map(|resident| resident.state).collect();
     assert_eq!(states, [ResidentState::Ready, ResidentState::Live]);
 }
 
@@ -49,35 +29,18 @@ fn retiring_finishes_what_runs_and_frees() {
     let test = TestEngine::new();
     test.load(1);
     test.engine.promote(PolicyVersion(1)).unwrap();
-    let running = test
-        .submit(Target::Live, Ask::exactly(test.tokens("the"), 200))
-        .unwrap();
-    assert!(matches!(
-        test.engine.retire(PolicyVersion(1)),
-        Err(EngineError::StillNeeded(..))
-    ));
+    let running = test.submit(Target::Live, Ask::exactly(test.tokens("the"), 200)).unwrap();
+    assert!(matches!(test.engine.retire(PolicyVersion(1)), Err(EngineError::StillNeeded(..))));
     test.engine.promote(PolicyVersion::SFT).unwrap();
     test.engine.retire(PolicyVersion(1)).unwrap();
-    let refused = test.submit(
-        Target::Version(PolicyVersion(1)),
-        Ask::exactly(test.tokens("x"), 1),
-    );
-    assert!(matches!(
-        refused,
-        Err(Rejection::Draining(_) | Rejection::UnknownVersion(_))
-    ));
+    let refused = test.submit(Target::Version(PolicyVersion(1)), Ask::exactly(test.tokens("x"), 1));
+    assert!(matches!(refused, Err(Rejection::Draining(_) | Rejection::UnknownVersion(_))));
     assert_eq!(running.wait()[0].streamed.len(), 200);
     while test.engine.residents().len() > 1 {
         thread::yield_now();
     }
-    assert!(matches!(
-        test.engine.retire(PolicyVersion(1)),
-        Err(EngineError::NotResident(_))
-    ));
-    assert!(matches!(
-        test.engine.retire(PolicyVersion::SFT),
-        Err(EngineError::StillNeeded(..))
-    ));
+    assert!(matches!(test.engine.retire(PolicyVersion(1)), Err(EngineError::NotResident(_))));
+    assert!(matches!(test.engine.retire(PolicyVersion::SFT), Err(EngineError::StillNeeded(..))));
     test.load(1);
 }
 
@@ -94,14 +57,15 @@ fn swaps_under_load_fail_nothing_and_mix_nothing() {
             let (test, swaps_done, replayed) = (&test, &swaps_done, &replayed);
             scope.spawn(move || {
                 for round in 0.. {
-                    let ask =
-                        Ask::exactly(test.tokens(&format!("client {client} round {round}")), 24);
+                    let ask = Ask::exactly(test.tokens(&format!("client {client} round {round}")), 24);
                     let choice = test.ask(ask).remove(0);
                     // A retired version may be gone before its replay; most are not.
-                    if test.engine.residents().iter().any(|r| {
-                        r.version == choice.finished.rollout.version
-                            && r.state != ResidentState::Draining
-                    }) {
+                    if test
+                        .engine
+                        .residents()
+                        .iter()
+                        .any(|r| r.version == choice.finished.rollout.version && r.state != ResidentState::Draining)
+                    {
                         replayed.fetch_add(usize::from(replays(test, &choice)), Ordering::Relaxed);
                     }
                     if swaps_done.load(Ordering::Acquire) == SWAPS {
@@ -132,11 +96,7 @@ fn replays(test: &TestEngine, choice: &Choice) -> bool {
     tokens.extend(ids(&rollout.response));
     match test.engine.log_probs(rollout.version, &tokens) {
         Ok(log_probs) => {
-            for (token, replayed) in rollout
-                .response
-                .iter()
-                .zip(&log_probs[rollout.prompt.len() - 1..])
-            {
+            for (token, replayed) in rollout.response.iter().zip(&log_probs[rollout.prompt.len() - 1..]) {
                 assert!((token.log_prob.0 - replayed.0).abs() < 1e-3);
             }
             true
@@ -155,24 +115,11 @@ fn files_that_cannot_be_served_are_refused_and_nothing_changes() {
         let path = folder.path().join(name);
         std::fs::write(&path, bytes).unwrap();
         let error = test.engine.load(PolicyVersion(9), &path).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                EngineError::Load { .. } | EngineError::Forward { .. }
-            ),
-            "{name}: {error}"
-        );
+        assert!(matches!(error, EngineError::Load { .. } | EngineError::Forward { .. }), "{name}: {error}");
     };
     refuse("empty", b"");
     refuse("text", b"hello, world, this is not a model");
-    for at in [
-        5,
-        30,
-        1000,
-        good.len() / 4,
-        good.len() / 2,
-        good.len() - 1000,
-    ] {
+    for at in [5, 30, 1000, good.len() / 4, good.len() / 2, good.len() - 1000] {
         refuse(&format!("cut at {at}"), &good[..at]);
     }
     let mut huge = good.clone();
@@ -182,18 +129,9 @@ fn files_that_cannot_be_served_are_refused_and_nothing_changes() {
     let end = nan.len();
     nan[end - 65_000..].fill(0xFF);
     refuse("NaN weights", &nan);
-    assert!(
-        test.engine.load(PolicyVersion(9), folder.path()).is_err(),
-        "a folder"
-    );
-    assert!(
-        test.engine
-            .load(PolicyVersion(9), &folder.path().join("absent"))
-            .is_err()
-    );
-    let again = test
-        .engine
-        .load(PolicyVersion::SFT, &folder.path().join("empty"));
+    assert!(test.engine.load(PolicyVersion(9), folder.path()).is_err(), "a folder");
+    assert!(test.engine.load(PolicyVersion(9), &folder.path().join("absent")).is_err());
+    let again = test.engine.load(PolicyVersion::SFT, &folder.path().join("empty"));
     assert!(matches!(again, Err(EngineError::AlreadyLoaded(_))));
     assert_eq!(test.engine.residents().len(), 1);
     assert_eq!(test.ask(Ask::exactly(test.tokens("the"), 3)).len(), 1);
@@ -202,15 +140,9 @@ fn files_that_cannot_be_served_are_refused_and_nothing_changes() {
 #[test]
 fn promoting_what_is_not_there_changes_nothing() {
     let test = TestEngine::new();
-    assert!(matches!(
-        test.engine.promote(PolicyVersion(3)),
-        Err(EngineError::NotResident(_))
-    ));
+    assert!(matches!(test.engine.promote(PolicyVersion(3)), Err(EngineError::NotResident(_))));
     assert_eq!(test.engine.live(), PolicyVersion::SFT);
-    let refused = test.submit(
-        Target::Version(PolicyVersion(3)),
-        Ask::exactly(test.tokens("x"), 1),
-    );
+    let refused = test.submit(Target::Version(PolicyVersion(3)), Ask::exactly(test.tokens("x"), 1));
     assert!(matches!(refused, Err(Rejection::UnknownVersion(_))));
 }
 
@@ -236,16 +168,8 @@ fn thirty_swaps_leave_memory_and_threads_flat() {
     let (memory, threads) = (resident_kib(), n_threads());
     // Other tests of this process run beside this one; a leak of a model (0.7 MiB), a context (8 MiB) or a thread in each
     // of 25 swaps stands out all the same.
-    assert!(
-        memory < early.0 + 96 * 1024,
-        "{} KiB became {memory}",
-        early.0
-    );
-    assert!(
-        threads < early.1 + 60,
-        "{} threads became {threads}",
-        early.1
-    );
+    assert!(memory < early.0 + 96 * 1024, "{} KiB became {memory}", early.0);
+    assert!(threads < early.1 + 60, "{} threads became {threads}", early.1);
 }
 
 fn status(key: &str) -> usize {
@@ -260,4 +184,32 @@ fn resident_kib() -> usize {
 
 fn n_threads() -> usize {
     status("Threads")
+}
+
+/// Goal: a version loaded by a thread of the lowest priority serves at the engine's. Method: load at nice 19, then read the
+/// owner thread's nice value.
+#[test]
+fn owner_threads_do_not_inherit_the_loaders_priority() {
+    let test = TestEngine::new();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // SAFETY: lowers the priority of the calling thread (0) only.
+            assert_eq!(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) }, 0);
+            test.load(4321);
+        });
+    });
+    let nice = nice_of("engine-4321").expect("the owner thread runs");
+    assert_eq!(nice, nice_of("engine-nursery").expect("the nursery runs"));
+    assert!(nice < 19, "serving at nice {nice}");
+}
+
+/// Nice value of this process' first thread of that name.
+fn nice_of(name: &str) -> Option<i64> {
+    std::fs::read_dir("/proc/self/task").unwrap().flatten().find_map(|task| {
+        // Threads of other tests end while this looks.
+        let stat = std::fs::read_to_string(task.path().join("stat")).ok()?;
+        let (head, rest) = stat.rsplit_once(')')?;
+        let is_it = head.split_once('(')?.1 == name;
+        is_it.then(|| rest.split_whitespace().nth(16)?.parse().ok())?
+    })
 }

@@ -43,10 +43,7 @@ fn a_full_queue_rejects_and_recovers() {
         }
         assert!(admitted.len() < 1000, "the queue has no bound");
     };
-    assert!(
-        matches!(rejection, Rejection::Full { waiting: 2.. }),
-        "{rejection}"
-    );
+    assert!(matches!(rejection, Rejection::Full { waiting: 2.. }), "{rejection}");
     assert!(admitted.len() <= 3 + admitted.len() / 2);
     assert_eq!(test.engine.stats().rejected_full, 1);
     for answer in admitted {
@@ -59,32 +56,17 @@ fn a_full_queue_rejects_and_recovers() {
 fn cancelling_frees_the_slot_wherever_the_request_is() {
     let test = TestEngine::with(Model::default(), |config| config.parallel = 1);
     let running = test.submit(Target::Live, long(&test)).unwrap();
-    let queued = test
-        .submit(
-            Target::Live,
-            Ask {
-                n: 3,
-                ..long(&test)
-            },
-        )
-        .unwrap();
-    let next = test
-        .submit(Target::Live, Ask::exactly(test.tokens("x"), 2))
-        .unwrap();
+    let queued = test.submit(Target::Live, Ask { n: 3, ..long(&test) }).unwrap();
+    let next = test.submit(Target::Live, Ask::exactly(test.tokens("x"), 2)).unwrap();
     queued.cancel.cancel();
     for choice in queued.wait() {
         assert_eq!(choice.finished.rollout.finish, FinishReason::Cancelled);
         assert!(choice.streamed.is_empty());
     }
-    assert!(matches!(
-        running.events.recv().unwrap(),
-        Event::Token { .. }
-    ));
+    assert!(matches!(running.events.recv().unwrap(), Event::Token { .. }));
     running.cancel.cancel();
     let events: Vec<Event> = running.events.iter().collect();
-    let Some(Event::Finished(finished)) = events.last() else {
-        panic!("no end: {events:?}")
-    };
+    let Some(Event::Finished(finished)) = events.last() else { panic!("no end: {events:?}") };
     assert_eq!(finished.rollout.finish, FinishReason::Cancelled);
     assert!(finished.rollout.response.len() < 250, "it ran to its end");
     assert_eq!(next.wait()[0].streamed.len(), 2);
@@ -125,29 +107,19 @@ fn long_prompts_do_not_stall_streams() {
 #[test]
 fn shutdown_finishes_what_runs_and_admits_nothing() {
     let test = TestEngine::new();
-    let answer = test
-        .submit(Target::Live, Ask::exactly(test.tokens("the"), 100))
-        .unwrap();
+    let answer = test.submit(Target::Live, Ask::exactly(test.tokens("the"), 100)).unwrap();
     assert!(test.engine.shutdown(Duration::from_secs(60)));
     assert_eq!(answer.wait()[0].streamed.len(), 100);
-    assert!(matches!(
-        test.submit(Target::Live, long(&test)),
-        Err(Rejection::ShuttingDown)
-    ));
+    assert!(matches!(test.submit(Target::Live, long(&test)), Err(Rejection::ShuttingDown)));
 }
 
 #[test]
 fn shutdown_cuts_what_outlives_the_deadline() {
     let test = TestEngine::with(Model::default(), |config| config.parallel = 1);
-    let answers: Vec<Answer> = (0..200)
-        .map(|_| test.submit(Target::Live, long(&test)).unwrap())
-        .collect();
+    let answers: Vec<Answer> = (0..200).map(|_| test.submit(Target::Live, long(&test)).unwrap()).collect();
     assert!(!test.engine.shutdown(Duration::ZERO));
-    let reasons: Vec<FinishReason> = answers
-        .into_iter()
-        .flat_map(Answer::wait)
-        .map(|choice| choice.finished.rollout.finish)
-        .collect();
+    let reasons: Vec<FinishReason> =
+        answers.into_iter().flat_map(Answer::wait).map(|choice| choice.finished.rollout.finish).collect();
     assert_eq!(reasons.len(), 200);
     assert!(reasons.contains(&FinishReason::Cancelled));
 }

@@ -7,26 +7,16 @@ fn vocabulary() -> Vocabulary {
 }
 
 fn message(role: &str, content: &str) -> crate::Message {
-    crate::Message {
-        role: role.into(),
-        content: content.into(),
-    }
+    crate::Message { role: role.into(), content: content.into() }
 }
 
 #[test]
 fn text_survives_the_round_trip() {
     let vocabulary = vocabulary();
     for text in ["", "the user", "Grüße, 🐻!\n\n  x", "a\0b", "<|user|>"] {
-        assert_eq!(
-            vocabulary.detokenize(&vocabulary.tokenize(text), false),
-            text
-        );
+        assert_eq!(vocabulary.detokenize(&vocabulary.tokenize(text), false), text);
     }
-    assert_eq!(
-        vocabulary.prompt("the"),
-        vocabulary.tokenize("the"),
-        "this model wants no beginning token"
-    );
+    assert_eq!(vocabulary.prompt("the"), vocabulary.tokenize("the"), "this model wants no beginning token");
 }
 
 #[test]
@@ -40,39 +30,18 @@ fn merges_apply() {
 fn control_tokens_come_from_templates_only() {
     let vocabulary = vocabulary();
     assert!(vocabulary.tokenize("<|endoftext|>").len() > 1);
-    assert_eq!(
-        vocabulary.tokenize_special("a<|endoftext|>"),
-        [vocabulary.tokenize("a")[0], TokenId(0)]
-    );
-    let tokens = vocabulary
-        .chat(&[message("user", "hi<|endoftext|><|system|>")])
-        .unwrap();
-    assert_eq!(
-        tokens
-            .iter()
-            .filter(|id| id.0 < 5)
-            .map(|id| id.0)
-            .collect::<Vec<_>>(),
-        [2, 3]
-    );
-    assert_eq!(
-        vocabulary.detokenize(&tokens, true),
-        "<|user|>hi<|endoftext|><|system|><|assistant|>"
-    );
-    assert_eq!(
-        vocabulary.detokenize(&tokens, false),
-        "hi<|endoftext|><|system|>"
-    );
+    assert_eq!(vocabulary.tokenize_special("a<|endoftext|>"), [vocabulary.tokenize("a")[0], TokenId(0)]);
+    let tokens = vocabulary.chat(&[message("user", "hi<|endoftext|><|system|>")]).unwrap();
+    assert_eq!(tokens.iter().filter(|id| id.0 < 5).map(|id| id.0).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(vocabulary.detokenize(&tokens, true), "<|user|>hi<|endoftext|><|system|><|assistant|>");
+    assert_eq!(vocabulary.detokenize(&tokens, false), "hi<|endoftext|><|system|>");
 }
 
 #[test]
 fn an_answer_is_tokenised_as_it_would_have_been_sampled() {
     let vocabulary = vocabulary();
     let prompt = [message("user", "what?")];
-    let exchange = [
-        message("user", "what?"),
-        message("assistant", "the <|user|>"),
-    ];
+    let exchange = [message("user", "what?"), message("assistant", "the <|user|>")];
     let mut want = vocabulary.chat(&prompt).unwrap();
     want.extend(vocabulary.tokenize("the <|user|>"));
     want.push(TokenId(0));
@@ -94,25 +63,10 @@ fn ends_and_ids_are_known() {
 #[test]
 fn the_digest_is_the_tokenizers() {
     let folder = TempDir::new().unwrap();
-    let digest = |model: Model| {
-        Vocabulary::load(&model.write(&folder))
-            .unwrap()
-            .digest()
-            .to_owned()
-    };
+    let digest = |model: Model| Vocabulary::load(&model.write(&folder)).unwrap().digest().to_owned();
     let one = digest(Model::default());
-    assert_eq!(
-        one,
-        digest(Model {
-            seed: 2,
-            ..Model::default()
-        })
-    );
-    let path = Model {
-        seed: 3,
-        ..Model::default()
-    }
-    .write(&folder);
+    assert_eq!(one, digest(Model { seed: 2, ..Model::default() }));
+    let path = Model { seed: 3, ..Model::default() }.write(&folder);
     let mut bytes = std::fs::read(&path).unwrap();
     let at = bytes.windows(6).position(|w| w == b"<|pad|").unwrap();
     bytes[at + 2] = b'q';

@@ -1,25 +1,15 @@
 use super::{PolicyClip, PolicyLoss, PolicyTokens, policy_loss};
 use crate::loss::Aggregation;
 
-const CLIP: PolicyClip = PolicyClip {
-    low: 0.2,
-    high: 0.28,
-    dual: Some(3.0),
-};
+const CLIP: PolicyClip = PolicyClip { low: 0.2, high: 0.28, dual: Some(3.0) };
 const OLD: [f64; 6] = [-1.0, -0.5, -2.0, -3.0, -0.1, -1.2];
 const NEW: [f64; 6] = [-0.6, -0.9, -1.95, -3.3, -0.15, 0.9];
 const ADVANTAGES: [f64; 6] = [1.1, -0.7, 0.4, 2.0, -1.5, -0.3];
 
 fn loss_of(log_probs: &[f64], weights: &[f64], mask: &[bool]) -> PolicyLoss {
     let coefficients = Aggregation::TokenMean.coefficients(mask, &[2, 4]);
-    let tokens = PolicyTokens {
-        log_probs,
-        old: &OLD,
-        advantages: &ADVANTAGES,
-        weights,
-        coefficients: &coefficients,
-        mask,
-    };
+    let tokens =
+        PolicyTokens { log_probs, old: &OLD, advantages: &ADVANTAGES, weights, coefficients: &coefficients, mask };
     policy_loss(tokens, CLIP)
 }
 
@@ -36,11 +26,7 @@ fn gradient_is_the_finite_difference() {
             loss_of(&moved, &weights, &[true; 6]).loss
         };
         let numeric = (at(1e-6) - at(-1e-6)) / 2e-6;
-        assert!(
-            (numeric - analytic[t]).abs() < 1e-8,
-            "token {t}: {numeric} against {}",
-            analytic[t]
-        );
+        assert!((numeric - analytic[t]).abs() < 1e-8, "token {t}: {numeric} against {}", analytic[t]);
     }
 }
 
@@ -48,14 +34,7 @@ fn gradient_is_the_finite_difference() {
 fn at_the_old_policy_it_is_the_plain_policy_gradient() {
     let at_old = loss_of(&OLD, &[1.0; 6], &[true; 6]);
     assert_eq!(at_old.ratios, vec![1.0; 6]);
-    assert_eq!(
-        (
-            at_old.approx_kl_k1,
-            at_old.approx_kl_k3,
-            at_old.clip_fraction
-        ),
-        (0.0, 0.0, 0.0)
-    );
+    assert_eq!((at_old.approx_kl_k1, at_old.approx_kl_k3, at_old.clip_fraction), (0.0, 0.0, 0.0));
     for (gradient, advantage) in at_old.grad.iter().zip(ADVANTAGES) {
         assert!((gradient + advantage / 6.0).abs() < 1e-15);
     }
@@ -73,11 +52,7 @@ fn what_the_mask_hides_may_be_anything() {
 
 #[test]
 fn an_enormous_ratio_stays_finite() {
-    let got = loss_of(
-        &[900.0, -900.0, -2.0, -3.0, -0.1, 900.0],
-        &[1.0; 6],
-        &[true; 6],
-    );
+    let got = loss_of(&[900.0, -900.0, -2.0, -3.0, -0.1, 900.0], &[1.0; 6], &[true; 6]);
     assert!(got.loss.is_finite() && got.approx_kl_k3.is_finite());
     assert!(got.grad.iter().all(|g| g.is_finite()));
 }

@@ -17,11 +17,7 @@ fn claims_take_the_oldest_first_and_all_or_none() {
     assert_eq!(score_all(&log, 1.0), 6);
     assert_eq!(numbers(&granted(claim(&log, 4, &[0]))), [0, 1, 2, 3]);
     assert_eq!(claim(&log, 3, &[0]), Claim::Short { n_ready: 2 });
-    assert_eq!(
-        numbers(&granted(claim(&log, 2, &[0]))),
-        [4, 5],
-        "a short claim claims nothing"
-    );
+    assert_eq!(numbers(&granted(claim(&log, 2, &[0]))), [4, 5], "a short claim claims nothing");
 }
 
 #[test]
@@ -37,10 +33,7 @@ fn stale_rollouts_are_never_claimed() {
     assert_eq!(numbers(&granted(claim(&log, 2, &[5, 4]))), [1, 2]);
     let rows = everything(&log);
     for at in [0, 3] {
-        assert_eq!(
-            (rows[at].state, rows[at].reason),
-            (RolloutState::Expired, Some(DropReason::Stale))
-        );
+        assert_eq!((rows[at].state, rows[at].reason), (RolloutState::Expired, Some(DropReason::Stale)));
     }
     assert_eq!(log.counters().dropped[&DropReason::Stale], 2);
 }
@@ -59,24 +52,12 @@ fn a_named_user_fills_at_most_its_share() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
     for n in 0..8 {
-        let user = if n < 5 {
-            Some("bursty".to_string())
-        } else {
-            None
-        };
-        log.append(Rollout {
-            user,
-            ..rollout(n, 0)
-        })
-        .unwrap();
+        let user = if n < 5 { Some("bursty".to_string()) } else { None };
+        log.append(Rollout { user, ..rollout(n, 0) }).unwrap();
     }
     log.flush().unwrap();
     score_all(&log, 1.0);
-    let request = ClaimRequest {
-        n_rollouts: 4,
-        lineage: vec![PolicyVersion(0)],
-        user_share_max: 0.25,
-    };
+    let request = ClaimRequest { n_rollouts: 4, lineage: vec![PolicyVersion(0)], user_share_max: 0.25 };
     assert_eq!(numbers(&granted(log.claim(request).unwrap())), [0, 5, 6, 7]);
 }
 
@@ -88,16 +69,8 @@ fn a_rollout_trains_at_most_once() {
     log.flush().unwrap();
     score_all(&log, 1.0);
     let seq = granted(claim(&log, 1, &[0]))[0].seq;
-    assert_eq!(
-        log.settle(vec![(seq, Outcome::Trained(PolicyVersion(1)))])
-            .unwrap(),
-        1
-    );
-    assert_eq!(
-        log.settle(vec![(seq, Outcome::Trained(PolicyVersion(2)))])
-            .unwrap(),
-        0
-    );
+    assert_eq!(log.settle(vec![(seq, Outcome::Trained(PolicyVersion(1)))]).unwrap(), 1);
+    assert_eq!(log.settle(vec![(seq, Outcome::Trained(PolicyVersion(2)))]).unwrap(), 0);
     assert_eq!(log.settle(vec![(seq, Outcome::Released)]).unwrap(), 0);
     assert_eq!(score_all(&log, 2.0), 0);
     assert_eq!(claim(&log, 1, &[0]), Claim::Short { n_ready: 0 });
@@ -119,63 +92,28 @@ fn what_cannot_train_is_dropped_when_logged_and_says_why() {
     let mut broken = base.clone();
     broken.response[2].behavior = LogProb(f32::NAN);
     let cases = [
-        (
-            Rollout {
-                response: Vec::new(),
-                ..base.clone()
-            },
-            DropReason::Empty,
-        ),
-        (
-            Rollout {
-                finish: FinishReason::Cancelled,
-                ..base.clone()
-            },
-            DropReason::Cancelled,
-        ),
-        (
-            Rollout {
-                finish: FinishReason::ClientLimit,
-                ..base.clone()
-            },
-            DropReason::ClientLimit,
-        ),
+        (Rollout { response: Vec::new(), ..base.clone() }, DropReason::Empty),
+        (Rollout { finish: FinishReason::Cancelled, ..base.clone() }, DropReason::Cancelled),
         (with_sampling(|s| s.temperature = 0.0), DropReason::Greedy),
-        (
-            with_sampling(|s| s.presence_penalty = 0.5),
-            DropReason::Altered,
-        ),
-        (
-            with_sampling(|s| s.logit_bias = vec![(TokenId(4), 1.0)]),
-            DropReason::Altered,
-        ),
+        (with_sampling(|s| s.presence_penalty = 0.5), DropReason::Altered),
+        (with_sampling(|s| s.logit_bias = vec![(TokenId(4), 1.0)]), DropReason::Altered),
         (cut, DropReason::TruncatedMass),
         (broken, DropReason::NonFinite),
     ];
     for (n, (case, _)) in cases.iter().enumerate() {
-        let id = RolloutId {
-            request: "cmpl-x".to_string(),
-            index: n as u32,
-        };
+        let id = RolloutId { request: "cmpl-x".to_string(), index: n as u32 };
         log.append(Rollout { id, ..case.clone() }).unwrap();
     }
     log.flush().unwrap();
     for (row, (_, reason)) in everything(&log).iter().zip(&cases) {
-        assert_eq!(
-            (row.state, row.reason),
-            (RolloutState::Dropped, Some(*reason))
-        );
+        assert_eq!((row.state, row.reason), (RolloutState::Dropped, Some(*reason)));
     }
     let mut slightly_cut = rollout(1, 0);
     slightly_cut.response[0].log_kept_mass = 0.95_f32.ln();
     assert_eq!(obstacle(&slightly_cut), None);
-    assert_eq!(
-        obstacle(&Rollout {
-            finish: FinishReason::DaemonLimit,
-            ..rollout(1, 0)
-        }),
-        None
-    );
+    for finish in [FinishReason::ClientLimit, FinishReason::DaemonLimit] {
+        assert_eq!(obstacle(&Rollout { finish, ..rollout(1, 0) }), None);
+    }
 }
 
 #[test]

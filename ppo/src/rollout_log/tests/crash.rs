@@ -15,12 +15,7 @@ const FOLDER: &str = "HONED_LOG_CRASH_FOLDER";
 /// Starts the child, reads `n_lines` lines of promises, kills it, and returns every promise that it had printed by then.
 fn promises_until_killed(scenario: &str, dir: &Path, n_lines: usize) -> Vec<String> {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "rollout_log::tests::crash::child",
-            "--nocapture",
-            "--quiet",
-        ])
+        .args(["--exact", "rollout_log::tests::crash::child", "--nocapture", "--quiet"])
         .env(SCENARIO, scenario)
         .env(FOLDER, dir)
         .stdout(Stdio::piped())
@@ -38,11 +33,7 @@ fn promises_until_killed(scenario: &str, dir: &Path, n_lines: usize) -> Vec<Stri
         }
     }
     child.wait().unwrap();
-    assert!(
-        promises.len() >= n_lines,
-        "the child ended after {} promises",
-        promises.len()
-    );
+    assert!(promises.len() >= n_lines, "the child ended after {} promises", promises.len());
     promises
 }
 
@@ -111,17 +102,9 @@ fn every_acknowledged_exchange_survives_kill_9() {
         let promises = promises_until_killed("append", dir.path(), n_lines);
         let last: usize = promises.last().unwrap().parse().unwrap();
         let rows = everything(&open(dir.path()));
-        assert!(
-            rows.len() > last,
-            "{} rows, but {last} was acknowledged",
-            rows.len()
-        );
+        assert!(rows.len() > last, "{} rows, but {last} was acknowledged", rows.len());
         for (n, row) in rows.iter().enumerate() {
-            assert_eq!(
-                row.rollout,
-                rollout(n as u32, 0),
-                "order and content hold without a gap"
-            );
+            assert_eq!(row.rollout, rollout(n as u32, 0), "order and content hold without a gap");
         }
     }
 }
@@ -155,17 +138,9 @@ fn claims_of_a_killed_learner_come_back_and_none_trains_twice() {
             }
         }
         for row in everything(&open(dir.path())) {
-            assert_ne!(
-                row.state,
-                RolloutState::Claimed,
-                "row {} is claimed by nobody",
-                row.seq.0
-            );
+            assert_ne!(row.state, RolloutState::Claimed, "row {} is claimed by nobody", row.seq.0);
             if let Some(version) = trained.get(&row.seq.0.to_string()) {
-                assert_eq!(
-                    row.trained_version,
-                    Some(PolicyVersion(version.parse().unwrap()))
-                );
+                assert_eq!(row.trained_version, Some(PolicyVersion(version.parse().unwrap())));
             }
         }
     }

@@ -22,17 +22,8 @@ fn feedback_finds_a_rollout_that_is_not_committed_yet() {
     let log = open(dir.path());
     log.append(rollout(0, 0)).unwrap();
     let receipt = log.append_feedback(thumbs(0, Label::Up)).unwrap();
-    assert_eq!(
-        receipt,
-        FeedbackReceipt {
-            applied: true,
-            state: RolloutState::Generated
-        }
-    );
-    assert!(matches!(
-        log.append_feedback(thumbs(1, Label::Up)),
-        Err(LogError::NotFound(_))
-    ));
+    assert_eq!(receipt, FeedbackReceipt { applied: true, state: RolloutState::Generated });
+    assert!(matches!(log.append_feedback(thumbs(1, Label::Up)), Err(LogError::NotFound(_))));
 }
 
 #[test]
@@ -43,22 +34,11 @@ fn the_same_words_twice_are_one_row_and_other_words_replace_them() {
     for label in [Label::Up, Label::Up, Label::Down] {
         assert!(log.append_feedback(thumbs(0, label)).unwrap().applied);
     }
-    log.append_feedback(Feedback {
-        user: None,
-        score: Some(0.5),
-        ..thumbs(0, Label::Up)
-    })
-    .unwrap();
+    log.append_feedback(Feedback { user: None, score: Some(0.5), ..thumbs(0, Label::Up) }).unwrap();
     let words = &everything(&log)[0].feedback;
     assert_eq!(words.len(), 2);
-    assert_eq!(
-        (words[0].user.as_deref(), words[0].score),
-        (None, Some(0.5))
-    );
-    assert_eq!(
-        (words[1].user.as_deref(), words[1].label),
-        (Some("ann"), Some(Label::Down))
-    );
+    assert_eq!((words[0].user.as_deref(), words[0].score), (None, Some(0.5)));
+    assert_eq!((words[1].user.as_deref(), words[1].label), (Some("ann"), Some(Label::Down)));
 }
 
 #[test]
@@ -69,18 +49,9 @@ fn feedback_on_a_scored_rollout_has_it_scored_again() {
     log.flush().unwrap();
     score_all(&log, 1.0);
     let receipt = log.append_feedback(thumbs(0, Label::Down)).unwrap();
-    assert_eq!(
-        receipt,
-        FeedbackReceipt {
-            applied: true,
-            state: RolloutState::Scored
-        }
-    );
+    assert_eq!(receipt, FeedbackReceipt { applied: true, state: RolloutState::Scored });
     let row = &everything(&log)[0];
-    assert_eq!(
-        (row.state, row.score.as_ref()),
-        (RolloutState::Generated, None)
-    );
+    assert_eq!((row.state, row.score.as_ref()), (RolloutState::Generated, None));
 }
 
 #[test]
@@ -92,12 +63,8 @@ fn feedback_after_training_is_kept_and_says_so() {
     score_all(&log, 1.0);
     let early = thumbs(0, Label::Up);
     let seq = granted(claim(&log, 1, &[0]))[0].seq;
-    assert!(
-        !log.append_feedback(early.clone()).unwrap().applied,
-        "an update already holds it"
-    );
-    log.settle(vec![(seq, Outcome::Trained(PolicyVersion(1)))])
-        .unwrap();
+    assert!(!log.append_feedback(early.clone()).unwrap().applied, "an update already holds it");
+    log.settle(vec![(seq, Outcome::Trained(PolicyVersion(1)))]).unwrap();
     assert!(!log.append_feedback(early).unwrap().applied);
     let row = &everything(&log)[0];
     assert_eq!((row.state, row.feedback.len()), (RolloutState::Trained, 1));

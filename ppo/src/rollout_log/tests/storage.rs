@@ -41,11 +41,7 @@ fn appends_share_a_commit() {
     log.flush().unwrap();
     let counters = log.counters();
     assert_eq!(counters.committed, 1000);
-    assert!(
-        counters.commits.count <= 10,
-        "{} transactions for 1000 exchanges",
-        counters.commits.count
-    );
+    assert!(counters.commits.count <= 10, "{} transactions for 1000 exchanges", counters.commits.count);
 }
 
 #[test]
@@ -58,14 +54,7 @@ fn an_exchange_is_committed_without_anybody_asking() {
         assert!(Instant::now() < deadline, "nothing was committed");
         std::thread::yield_now();
     }
-    assert_eq!(
-        LogReader::open(dir.path())
-            .unwrap()
-            .stats()
-            .unwrap()
-            .n_rollouts,
-        1
-    );
+    assert_eq!(LogReader::open(dir.path()).unwrap().stats().unwrap().n_rollouts, 1);
 }
 
 #[test]
@@ -73,11 +62,7 @@ fn the_same_id_twice_is_logged_once() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
     log.append(rollout(0, 0)).unwrap();
-    log.append(Rollout {
-        user: Some("other".to_string()),
-        ..rollout(0, 0)
-    })
-    .unwrap();
+    log.append(Rollout { user: Some("other".to_string()), ..rollout(0, 0) }).unwrap();
     log.flush().unwrap();
     let rows = everything(&log);
     assert_eq!((rows.len(), rows[0].rollout.user.as_ref()), (1, None));
@@ -88,15 +73,7 @@ fn the_same_id_twice_is_logged_once() {
 #[test]
 fn a_full_queue_never_blocks_and_is_counted() {
     let dir = tempfile::tempdir().unwrap();
-    let log = RolloutLog::open(
-        dir.path(),
-        &LogSettings {
-            commit_ms: 1,
-            queue: 2,
-            ..settings()
-        },
-    )
-    .unwrap();
+    let log = RolloutLog::open(dir.path(), &LogSettings { commit_ms: 1, queue: 2, ..settings() }).unwrap();
     let other = Connection::open(database(dir.path())).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let mut n = 0;
@@ -107,17 +84,10 @@ fn a_full_queue_never_blocks_and_is_counted() {
     }
     assert_eq!(log.append(rollout(n + 1, 0)), Err(Full));
     let counters = log.counters();
-    assert_eq!(
-        (counters.overflow, counters.dropped[&DropReason::QueueFull]),
-        (2, 2)
-    );
+    assert_eq!((counters.overflow, counters.dropped[&DropReason::QueueFull]), (2, 2));
     other.execute_batch("ROLLBACK").unwrap();
     log.flush().unwrap();
-    assert_eq!(
-        everything(&log).len(),
-        n as usize,
-        "what was accepted is logged"
-    );
+    assert_eq!(everything(&log).len(), n as usize, "what was accepted is logged");
 }
 
 /// Goal: a disk that refuses loses nothing that fits in memory. Method: `max_page_count` makes SQLite answer "disk full"
@@ -126,13 +96,9 @@ fn a_full_queue_never_blocks_and_is_counted() {
 fn exchanges_wait_for_a_full_disk_to_be_cleaned_up() {
     let dir = tempfile::tempdir().unwrap();
     let mut connection = open_for_writing(&database(dir.path())).unwrap();
-    let pages: i64 = connection
-        .pragma_query_value(None, "page_count", |row| row.get(0))
-        .unwrap();
+    let pages: i64 = connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
     let limit = |connection: &mut Connection, pages: i64| {
-        connection
-            .pragma_update_and_check(None, "max_page_count", pages, |row| row.get::<_, i64>(0))
-            .unwrap();
+        connection.pragma_update_and_check(None, "max_page_count", pages, |row| row.get::<_, i64>(0)).unwrap();
     };
     limit(&mut connection, pages);
     let (sender, commands) = crossbeam_channel::unbounded();
@@ -145,29 +111,16 @@ fn exchanges_wait_for_a_full_disk_to_be_cleaned_up() {
         counters: Arc::clone(&counters),
         carried: Vec::new(),
     };
-    let big = |n: u32| Rollout {
-        prompt: vec![TokenId(0); 4096],
-        ..rollout(n, 0)
-    };
+    let big = |n: u32| Rollout { prompt: vec![TokenId(0); 4096], ..rollout(n, 0) };
     let (reply, answer) = bounded(1);
-    let batch = (0..8)
-        .map(|n| Command::Append(Box::new(big(n))))
-        .chain([Command::Flush(reply)])
-        .collect();
+    let batch = (0..8).map(|n| Command::Append(Box::new(big(n)))).chain([Command::Flush(reply)]).collect();
     assert!(!writer.commit(batch));
     assert!(matches!(answer.recv().unwrap(), Err(LogError::Commit(_))));
     assert_eq!(writer.carried.len(), 8);
     limit(&mut writer.connection, 1 << 20);
     drop(sender);
     writer.run();
-    assert_eq!(
-        LogReader::open(dir.path())
-            .unwrap()
-            .stats()
-            .unwrap()
-            .n_rollouts,
-        8
-    );
+    assert_eq!(LogReader::open(dir.path()).unwrap().stats().unwrap().n_rollouts, 8);
     assert_eq!(counters.write_errors.load(Ordering::Relaxed), 1);
 }
 
@@ -175,23 +128,9 @@ fn exchanges_wait_for_a_full_disk_to_be_cleaned_up() {
 fn a_second_daemon_is_turned_away_and_told_who_is_there() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
-    let error = RolloutLog::open(dir.path(), &settings())
-        .err()
-        .unwrap()
-        .to_string();
-    assert!(
-        error.contains(&format!("pid {}", std::process::id())),
-        "{error}"
-    );
-    assert_eq!(
-        LogReader::open(dir.path())
-            .unwrap()
-            .stats()
-            .unwrap()
-            .n_rollouts,
-        0,
-        "reading needs no lock"
-    );
+    let error = RolloutLog::open(dir.path(), &settings()).err().unwrap().to_string();
+    assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
+    assert_eq!(LogReader::open(dir.path()).unwrap().stats().unwrap().n_rollouts, 0, "reading needs no lock");
     drop(log);
     open(dir.path());
 }
@@ -201,9 +140,7 @@ fn a_log_from_a_newer_honed_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()));
     let connection = Connection::open(database(dir.path())).unwrap();
-    connection
-        .pragma_update(None, "user_version", schema::CURRENT + 1)
-        .unwrap();
+    connection.pragma_update(None, "user_version", schema::CURRENT + 1).unwrap();
     let error = RolloutLog::open(dir.path(), &settings()).err().unwrap();
     assert!(matches!(error, LogError::SchemaTooNew { .. }), "{error}");
     assert_eq!(schema::number(&connection).unwrap(), schema::CURRENT + 1);
@@ -222,13 +159,8 @@ fn schema_steps_run_once_and_whole() {
     assert_eq!(schema::number(&connection).unwrap() as usize, good.len());
     schema::migrate_through(&mut connection, &steps).unwrap_err();
     assert_eq!(schema::number(&connection).unwrap() as usize, good.len());
-    let n: i64 = connection
-        .query_row(
-            "SELECT COUNT(*) FROM sqlite_master WHERE name = 'half'",
-            [],
-            |r| r.get(0),
-        )
-        .unwrap();
+    let n: i64 =
+        connection.query_row("SELECT COUNT(*) FROM sqlite_master WHERE name = 'half'", [], |r| r.get(0)).unwrap();
     assert_eq!(n, 0);
 }
 
@@ -239,35 +171,17 @@ fn pages_exports_and_counts_agree() {
     for n in 0..600 {
         log.append(rollout(n, u64::from(n % 2))).unwrap();
     }
-    log.append(Rollout {
-        finish: FinishReason::ClientLimit,
-        ..rollout(600, 0)
-    })
-    .unwrap();
+    log.append(Rollout { finish: FinishReason::Cancelled, ..rollout(600, 0) }).unwrap();
     log.flush().unwrap();
-    let query = PageQuery {
-        limit: 250,
-        version: Some(PolicyVersion(1)),
-        ..PageQuery::default()
-    };
+    let query = PageQuery { limit: 250, version: Some(PolicyVersion(1)), ..PageQuery::default() };
     let first = log.reader().page(&query).unwrap();
-    let second = log
-        .reader()
-        .page(&PageQuery {
-            after: first.last().map(|row| row.seq),
-            ..query.clone()
-        })
-        .unwrap();
+    let second = log.reader().page(&PageQuery { after: first.last().map(|row| row.seq), ..query.clone() }).unwrap();
     assert_eq!((first.len(), second.len()), (250, 50));
-    let exported: Vec<_> = LogReader::open(dir.path())
-        .unwrap()
-        .export(query)
-        .map(Result::unwrap)
-        .collect();
+    let exported: Vec<_> = LogReader::open(dir.path()).unwrap().export(query).map(Result::unwrap).collect();
     assert_eq!(exported, [first, second].concat());
     let stats = log.reader().stats().unwrap();
     assert_eq!(stats.by_state[&RolloutState::Generated], 600);
     assert_eq!(stats.by_version[&PolicyVersion(0)], 301);
-    assert_eq!(stats.dropped[&DropReason::ClientLimit], 1);
+    assert_eq!(stats.dropped[&DropReason::Cancelled], 1);
     assert_eq!(log.reader().backlog(100).unwrap(), (0, 100));
 }

@@ -1,9 +1,6 @@
 //! A tiny reward model with random weights, from a file and from memory, behind the scorer.
 
-use policy::{
-    architecture::Shape, checkpoint::WeightType, scalar_model::ScalarModel,
-    transformer::random_checkpoint,
-};
+use policy::{architecture::Shape, checkpoint::WeightType, scalar_model::ScalarModel, transformer::random_checkpoint};
 
 use super::*;
 use crate::{
@@ -29,10 +26,7 @@ fn a_loaded_model_judges_under_the_digest_of_its_file() {
     let policy = random_checkpoint(&Shape::llama(11, 16, 2, 4, 2, 24), 3).unwrap();
     let vocabulary = policy.metadata.vocabulary_digest();
     let head = ScalarModel::from_policy(&policy, 1, &Device::Cpu).unwrap();
-    let normalization = Normalization {
-        gain: 2.0,
-        bias: -0.5,
-    };
+    let normalization = Normalization { gain: 2.0, bias: -0.5 };
     let model = RewardModel::new(head, &policy, normalization, WeightType::F32).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("reward.gguf");
@@ -45,20 +39,12 @@ fn a_loaded_model_judges_under_the_digest_of_its_file() {
     let (_, from_file) = load(&reward, &[], &vocabulary).unwrap();
     assert_eq!(from_file.version, format!("model@{}", &digest[..12]));
     assert_eq!(built_in.version, from_file.version);
-    assert!(matches!(
-        load(&reward, &[], "other"),
-        Err(RewardModelError::Vocabulary { .. })
-    ));
+    assert!(matches!(load(&reward, &[], "other"), Err(RewardModelError::Vocabulary { .. })));
 
     let items = vec![sequence(2, 3), sequence(4, 5)];
     let whole = |item: &ScoreRequest| [item.prompt.as_slice(), &item.response].concat();
-    let expected = model
-        .score(&items.iter().map(whole).collect::<Vec<_>>())
-        .unwrap();
-    assert!(
-        expected[0] != expected[1],
-        "the test sees which score is whose"
-    );
+    let expected = model.score(&items.iter().map(whole).collect::<Vec<_>>()).unwrap();
+    assert!(expected[0] != expected[1], "the test sees which score is whose");
     let scorer = Scorer::start(&reward, Some(from_file), 1).unwrap();
     let outcomes = scorer.score(Lane::Background, items).unwrap();
     for (outcome, expected) in outcomes.into_iter().zip(expected) {

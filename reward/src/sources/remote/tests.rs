@@ -70,11 +70,7 @@ struct Exchange {
 fn exchange(answers: Vec<String>) -> Exchange {
     let (url, questions) = serve(answers);
     let mut reward = config::Config::default().reward;
-    (
-        reward.remote_url,
-        reward.remote_retries,
-        reward.remote_timeout_ms,
-    ) = (url, 3, 2_000);
+    (reward.remote_url, reward.remote_retries, reward.remote_timeout_ms) = (url, 3, 2_000);
     let (counters, pauses) = (Counters::default(), RefCell::new(Vec::new()));
     let items = [item("Say hi.\n", "Hi!<|endoftext|>"), item("2+2?", " four")];
     let pause = |delay| {
@@ -82,12 +78,7 @@ fn exchange(answers: Vec<String>) -> Exchange {
         true
     };
     let outcomes = RemoteSource::new(&reward).score(&items.each_ref(), &counters, &pause);
-    Exchange {
-        outcomes,
-        pauses: pauses.into_inner(),
-        questions: questions.try_iter().collect(),
-        counters,
-    }
+    Exchange { outcomes, pauses: pauses.into_inner(), questions: questions.try_iter().collect(), counters }
 }
 
 fn check_fails(answer: String, n_calls: usize, cause: &str) {
@@ -95,19 +86,13 @@ fn check_fails(answer: String, n_calls: usize, cause: &str) {
     assert_eq!(result.questions.len(), n_calls, "{cause}");
     for outcome in result.outcomes {
         let message = outcome.expect_err(cause).to_string();
-        assert!(
-            message.contains(cause),
-            "{message:?} does not mention {cause:?}"
-        );
+        assert!(message.contains(cause), "{message:?} does not mention {cause:?}");
     }
 }
 
 #[test]
 fn the_question_and_the_answer_have_openrlhfs_shape() {
-    let result = exchange(vec![http(
-        "200 OK",
-        r#"{"rewards":[0.5,-2],"scores":[9,9],"extra_logs":{}}"#,
-    )]);
+    let result = exchange(vec![http("200 OK", r#"{"rewards":[0.5,-2],"scores":[9,9],"extra_logs":{}}"#)]);
     assert_eq!(result.outcomes, [Ok(0.5), Ok(-2.0)]);
     let expected = json!({
         "query": ["Say hi.\nHi!<|endoftext|>", "2+2? four"],
@@ -123,12 +108,7 @@ fn the_question_and_the_answer_have_openrlhfs_shape() {
 fn what_may_pass_is_tried_again_with_growing_pauses() {
     let busy = || http("503 Service Unavailable", "later");
     let good = http("200 OK", r#"{"rewards":[1,2]}"#);
-    let result = exchange(vec![
-        busy(),
-        http("429 Too Many Requests", ""),
-        String::from("nonsense\r\n\r\n"),
-        good,
-    ]);
+    let result = exchange(vec![busy(), http("429 Too Many Requests", ""), String::from("nonsense\r\n\r\n"), good]);
     assert_eq!(result.outcomes, [Ok(1.0), Ok(2.0)]);
     assert_eq!(result.pauses.len(), 3);
     for (n, pause) in result.pauses.iter().enumerate() {
@@ -136,23 +116,13 @@ fn what_may_pass_is_tried_again_with_growing_pauses() {
         assert!(full / 2 <= *pause && *pause <= full, "pause {n}: {pause:?}");
     }
     let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-    assert_eq!(
-        (
-            count(&result.counters.remote_calls),
-            count(&result.counters.remote_failures)
-        ),
-        (4, 3)
-    );
+    assert_eq!((count(&result.counters.remote_calls), count(&result.counters.remote_failures)), (4, 3));
     assert!(backoff(40) <= PAUSE_MAX);
 }
 
 #[test]
 fn tries_end_and_leave_an_error() {
-    check_fails(
-        http("500 Oops", "stack trace"),
-        4,
-        "HTTP status 500: \"stack trace\"",
-    );
+    check_fails(http("500 Oops", "stack trace"), 4, "HTTP status 500: \"stack trace\"");
 }
 
 #[test]
@@ -160,16 +130,8 @@ fn what_cannot_pass_is_not_tried_again() {
     check_fails(http("404 Not Found", ""), 1, "HTTP status 404");
     check_fails(http("307 Moved", ""), 1, "HTTP status 307");
     check_fails(http("200 OK", "<html>"), 1, "not JSON");
-    check_fails(
-        http("200 OK", r#"{"reward":[1,2]}"#),
-        1,
-        "no array `rewards`",
-    );
-    check_fails(
-        http("200 OK", r#"{"rewards":[1]}"#),
-        1,
-        "expected 2 rewards, got 1",
-    );
+    check_fails(http("200 OK", r#"{"reward":[1,2]}"#), 1, "no array `rewards`");
+    check_fails(http("200 OK", r#"{"rewards":[1]}"#), 1, "expected 2 rewards, got 1");
     check_fails(http("200 OK", r#"{"rewards":[NaN,1]}"#), 1, "not JSON");
     check_fails(http("200 OK", &"x".repeat(2 << 20)), 1, "larger than");
 }
@@ -177,11 +139,7 @@ fn what_cannot_pass_is_not_tried_again() {
 #[test]
 fn an_entry_that_is_no_number_fails_alone() {
     let result = exchange(vec![http("200 OK", r#"{"rewards":[null,1.5]}"#)]);
-    assert!(
-        result.outcomes[0]
-            .as_ref()
-            .is_err_and(|error| error.to_string().contains("null"))
-    );
+    assert!(result.outcomes[0].as_ref().is_err_and(|error| error.to_string().contains("null")));
     assert_eq!(result.outcomes[1], Ok(1.5));
 }
 
@@ -190,13 +148,7 @@ fn silence_times_out_and_a_stop_ends_the_tries() {
     let (url, questions) = serve(vec![String::new()]);
     let mut reward = config::Config::default().reward;
     (reward.remote_url, reward.remote_timeout_ms) = (url, 50);
-    let outcomes =
-        RemoteSource::new(&reward).score(&[&item("a", "b")], &Counters::default(), &|_| false);
-    assert!(
-        outcomes[0]
-            .as_ref()
-            .is_err_and(|error| error.to_string().contains("timeout")),
-        "{outcomes:?}"
-    );
+    let outcomes = RemoteSource::new(&reward).score(&[&item("a", "b")], &Counters::default(), &|_| false);
+    assert!(outcomes[0].as_ref().is_err_and(|error| error.to_string().contains("timeout")), "{outcomes:?}");
     assert_eq!(questions.try_iter().count(), 1);
 }

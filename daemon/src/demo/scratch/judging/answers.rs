@@ -59,8 +59,13 @@ pub(super) fn answered(
         .iter()
         .map(|prompt| bench.encoder.prompt(&prompt.instruction, formats.random_bool(world::CHAT)))
         .collect::<Result<Vec<_>>>()?;
-    let what =
-        Draw { version: PolicyVersion::SFT, n, max_tokens: ANSWER_TOKENS, temperature: 1.0, seed: seed_of(bench.world, stream) };
+    let what = Draw {
+        version: PolicyVersion::SFT,
+        n,
+        max_tokens: ANSWER_TOKENS,
+        temperature: 1.0,
+        seed: seed_of(bench.world, stream),
+    };
     let answers = draw(bench.engine, &tokens, what)?;
     let all = prompts.into_iter().zip(tokens).zip(answers);
     Ok(all.map(|((prompt, tokens), answers)| Answered { prompt, tokens, answers }).collect())
@@ -91,7 +96,8 @@ pub(super) fn rankings(bench: &Bench<'_>) -> Result<Vec<Ranking>> {
             let text = staged_answer(&one.prompt, &[question], &mut rng);
             candidates.push(Drawn { tokens: bench.encoder.answer(&text)?, text, ended: true });
         }
-        let golds: Vec<_> = candidates.iter().map(|drawn| judge(&one.prompt.wanted, &drawn.text, drawn.ended)).collect();
+        let golds: Vec<_> =
+            candidates.iter().map(|drawn| judge(&one.prompt.wanted, &drawn.text, drawn.ended)).collect();
         let ranks = rank(&golds, recipe::LABEL_NOISE, &mut rng);
         let responses: Vec<Vec<TokenId>> = candidates.into_iter().map(|drawn| drawn.tokens).collect();
         rankings.push(Ranking::new(&one.tokens, &responses, &ranks));

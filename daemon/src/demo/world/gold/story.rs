@@ -17,24 +17,15 @@ pub(super) fn judge(wanted: &Story, answer: &str) -> (f64, f64) {
     if sentences.is_empty() {
         return (0.0, 1.0);
     }
-    let told: Vec<(usize, f64)> = sentences
-        .iter()
-        .enumerate()
-        .filter_map(|(i, text)| recognise(wanted, text, i == 0))
-        .collect();
+    let told: Vec<(usize, f64)> =
+        sentences.iter().enumerate().filter_map(|(i, text)| recognise(wanted, text, i == 0)).collect();
     let helpful = best_in_order(&told) / wanted.events.len().max(sentences.len()) as f64;
     let known = format!("{} {}", wanted.look, wanted.animal);
-    let named: Vec<String> = wanted
-        .events
-        .iter()
-        .flat_map(|event| words_of(&event.past))
-        .chain(words_of(&known))
-        .collect();
+    let named: Vec<String> =
+        wanted.events.iter().flat_map(|event| words_of(&event.past)).chain(words_of(&known)).collect();
     let cast = lines("heroes").iter().chain(lines("looks"));
     let words = words_of(answer);
-    let invented = cast
-        .map(|word| (*word).to_owned())
-        .any(|word| words.contains(&word) && !named.contains(&word));
+    let invented = cast.map(|word| (*word).to_owned()).any(|word| words.contains(&word) && !named.contains(&word));
     (helpful, if invented { 0.0 } else { 1.0 })
 }
 
@@ -48,10 +39,7 @@ fn recognise(wanted: &Story, sentence: &str, first: bool) -> Option<(usize, f64)
     let plain = without_connective(&words);
     let told = words_of(&wanted.events[event].past);
     let best = subjects(wanted, first).into_iter().map(|subject| {
-        let whole: Vec<String> = words_of(&subject)
-            .into_iter()
-            .chain(told.iter().cloned())
-            .collect();
+        let whole: Vec<String> = words_of(&subject).into_iter().chain(told.iter().cloned()).collect();
         likeness(plain, &whole)
     });
     Some((event, best.fold(0.0, f64::max)))
@@ -64,20 +52,13 @@ fn subjects(wanted: &Story, first: bool) -> Vec<String> {
         return vec![with_article(&full)];
     }
     let named = [format!("the {}", wanted.animal), format!("the {full}")];
-    named
-        .into_iter()
-        .chain(["he", "she", "it"].map(str::to_owned))
-        .collect()
+    named.into_iter().chain(["he", "she", "it"].map(str::to_owned)).collect()
 }
 
 /// The sentence without "One day", "Then" and their like.
 fn without_connective(words: &[String]) -> &[String] {
-    let connectives = ["openings", "links", "closings"]
-        .into_iter()
-        .flat_map(lines);
-    let leading = connectives
-        .map(|text| words_of(text))
-        .filter(|phrase| words.starts_with(phrase));
+    let connectives = ["openings", "links", "closings"].into_iter().flat_map(lines);
+    let leading = connectives.map(|text| words_of(text)).filter(|phrase| words.starts_with(phrase));
     &words[leading.map(|phrase| phrase.len()).max().unwrap_or(0)..]
 }
 
@@ -85,11 +66,7 @@ fn without_connective(words: &[String]) -> &[String] {
 fn best_in_order(told: &[(usize, f64)]) -> f64 {
     let mut best = vec![0.0_f64; told.len()];
     for (i, (event, quality)) in told.iter().enumerate() {
-        let before = told[..i]
-            .iter()
-            .zip(&best)
-            .filter(|((earlier, _), _)| earlier < event)
-            .map(|(_, sum)| *sum);
+        let before = told[..i].iter().zip(&best).filter(|((earlier, _), _)| earlier < event).map(|(_, sum)| *sum);
         best[i] = quality + before.fold(0.0, f64::max);
     }
     best.into_iter().fold(0.0, f64::max)

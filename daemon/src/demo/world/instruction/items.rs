@@ -13,24 +13,15 @@ use crate::demo::world::{
 pub(super) fn describe(rng: &mut ChaCha8Rng) -> (String, Wanted) {
     let thing = pick(rng, rows("things"));
     let n = rng.random_range(2..=4);
-    (
-        ask(rng, "ask describe", n, thing.head),
-        wanted(n, &thing, rows("things"), false),
-    )
+    (ask(rng, "ask describe", n, thing.head), wanted(n, &thing, rows("things"), false))
 }
 
 /// "List three fruits."
 pub(super) fn list(rng: &mut ChaCha8Rng) -> (String, Wanted) {
     let category = pick(rng, rows("categories"));
-    let (plural, _) = category
-        .head
-        .split_once(" | ")
-        .expect("a category has a plural and a singular");
+    let (plural, _) = category.head.split_once(" | ").expect("a category has a plural and a singular");
     let n = rng.random_range(2..=5);
-    (
-        ask(rng, "ask list", n, plural),
-        wanted(n, &category, rows("categories"), true),
-    )
+    (ask(rng, "ask list", n, plural), wanted(n, &category, rows("categories"), true))
 }
 
 /// "Suggest two names for a gray cat."
@@ -38,12 +29,7 @@ pub(super) fn names(rng: &mut ChaCha8Rng) -> (String, Wanted) {
     let look = pick(rng, lines("looks"));
     let pet = format!("{} {}", with_article(look), pick(rng, lines("heroes")));
     let n = rng.random_range(2..=4);
-    let items = Items {
-        n,
-        fitting: lines("pet names").to_vec(),
-        foreign: lines("people").to_vec(),
-        factual: false,
-    };
+    let items = Items { n, fitting: lines("pet names").to_vec(), foreign: lines("people").to_vec(), factual: false };
     (ask(rng, "ask names", n, &pet), Wanted::Items(items))
 }
 
@@ -51,16 +37,11 @@ pub(super) fn names(rng: &mut ChaCha8Rng) -> (String, Wanted) {
 pub(super) fn ideas(rng: &mut ChaCha8Rng) -> (String, Wanted) {
     let occasion = pick(rng, rows("occasions"));
     let n = rng.random_range(2..=3);
-    (
-        ask(rng, "ask ideas", n, occasion.head),
-        wanted(n, &occasion, rows("occasions"), false),
-    )
+    (ask(rng, "ask ideas", n, occasion.head), wanted(n, &occasion, rows("occasions"), false))
 }
 
 fn ask(rng: &mut ChaCha8Rng, templates: &str, n: usize, x: &str) -> String {
-    pick(rng, lines(templates))
-        .replace("{n}", number_name(n))
-        .replace("{x}", x)
+    pick(rng, lines(templates)).replace("{n}", number_name(n)).replace("{x}", x)
 }
 
 fn wanted(n: usize, row: &Row, all: &'static [Row], factual: bool) -> Wanted {
@@ -68,10 +49,5 @@ fn wanted(n: usize, row: &Row, all: &'static [Row], factual: bool) -> Wanted {
     let mut foreign: Vec<&str> = others.filter(|item| !row.items.contains(item)).collect();
     foreign.sort_unstable();
     foreign.dedup();
-    Wanted::Items(Items {
-        n,
-        fitting: row.items.clone(),
-        foreign,
-        factual,
-    })
+    Wanted::Items(Items { n, fitting: row.items.clone(), foreign, factual })
 }

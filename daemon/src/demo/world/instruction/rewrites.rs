@@ -28,19 +28,8 @@ pub(super) fn rewrite(rng: &mut ChaCha8Rng) -> (String, Wanted) {
         _ => ("ask denial", denial.clone()),
     };
     let instruction = pick(rng, lines(templates)).replace("{x}", &plain);
-    let beside = [plain, past, question, denial]
-        .into_iter()
-        .filter(|form| *form != right)
-        .collect();
-    (
-        instruction,
-        Wanted::Sentence(Sentence {
-            right: vec![right],
-            bare: Vec::new(),
-            wrong: Vec::new(),
-            beside,
-        }),
-    )
+    let beside = [plain, past, question, denial].into_iter().filter(|form| *form != right).collect();
+    (instruction, Wanted::Sentence(Sentence { right: vec![right], bare: Vec::new(), wrong: Vec::new(), beside }))
 }
 
 /// "Make this polite: Close the door, you fool!"
@@ -59,13 +48,7 @@ fn polite(rng: &mut ChaCha8Rng) -> (String, Wanted) {
         ],
         bare: Vec::new(),
         wrong: Vec::new(),
-        beside: vec![
-            format!("{}!", capitalised(request)),
-            format!("{} now!", capitalised(request)),
-        ],
+        beside: vec![format!("{}!", capitalised(request)), format!("{} now!", capitalised(request))],
     };
-    (
-        pick(rng, lines("ask polite")).replace("{x}", &rough),
-        Wanted::Sentence(sentence),
-    )
+    (pick(rng, lines("ask polite")).replace("{x}", &rough), Wanted::Sentence(sentence))
 }

@@ -19,12 +19,7 @@ pub(super) fn fact(rng: &mut ChaCha8Rng) -> (String, Wanted) {
         right: vec![relation.sentence(subject, value)],
         bare: vec![format!("{}.", capitalised(value))],
         wrong: others
-            .flat_map(|other| {
-                [
-                    relation.sentence(subject, other),
-                    format!("{}.", capitalised(other)),
-                ]
-            })
+            .flat_map(|other| [relation.sentence(subject, other), format!("{}.", capitalised(other))])
             .collect(),
         beside: Vec::new(),
     };
@@ -34,34 +29,20 @@ pub(super) fn fact(rng: &mut ChaCha8Rng) -> (String, Wanted) {
 /// "Is the sky green?"
 pub(super) fn check(rng: &mut ChaCha8Rng) -> (String, Wanted) {
     let (relation, subject, value) = draw_fact(rng);
-    let claim = if rng.random_bool(0.5) {
-        value
-    } else {
-        pick(rng, &relation.values)
-    };
+    let claim = if rng.random_bool(0.5) { value } else { pick(rng, &relation.values) };
     let question = fill(pick(rng, &relation.checks), subject, claim);
     let truth = relation.sentence(subject, value);
-    let (word, other) = if claim == value {
-        ("Yes", "No")
-    } else {
-        ("No", "Yes")
-    };
+    let (word, other) = if claim == value { ("Yes", "No") } else { ("No", "Yes") };
     let reply = |word: &str, sentence: &str| {
         let (first, rest) = sentence.split_at(1);
         format!("{word}, {}{rest}", first.to_lowercase())
     };
-    let falsehoods = relation
-        .values
-        .iter()
-        .filter(|v| **v != value)
-        .map(|v| relation.sentence(subject, v));
+    let falsehoods = relation.values.iter().filter(|v| **v != value).map(|v| relation.sentence(subject, v));
     let wrong = falsehoods.flat_map(|sentence| [reply(word, &sentence), reply(other, &sentence)]);
     let sentence = Sentence {
         right: vec![reply(word, &truth)],
         bare: vec![format!("{word}.")],
-        wrong: wrong
-            .chain([reply(other, &truth), format!("{other}.")])
-            .collect(),
+        wrong: wrong.chain([reply(other, &truth), format!("{other}.")]).collect(),
         beside: vec![truth],
     };
     (question, Wanted::Sentence(sentence))
@@ -73,25 +54,14 @@ pub(super) fn sort(rng: &mut ChaCha8Rng) -> (String, Wanted) {
     let fit = |plural: &&str| !["colors", "drinks"].contains(plural);
     let categories: Vec<_> = rows("categories")
         .iter()
-        .filter_map(|row| {
-            row.head
-                .split_once(" | ")
-                .map(|(plural, singular)| (plural, singular, &row.items))
-        })
+        .filter_map(|row| row.head.split_once(" | ").map(|(plural, singular)| (plural, singular, &row.items)))
         .filter(|(plural, ..)| fit(plural))
         .collect();
     let two = pick_some(rng, &categories, 2);
     let (right, wrong) = (two[0], two[1]);
     let x = with_article(pick(rng, right.2));
-    let (a, b) = if rng.random_bool(0.5) {
-        (right.1, wrong.1)
-    } else {
-        (wrong.1, right.1)
-    };
-    let question = pick(rng, lines("ask sort"))
-        .replace("{x}", &x)
-        .replace("{a}", a)
-        .replace("{b}", b);
+    let (a, b) = if rng.random_bool(0.5) { (right.1, wrong.1) } else { (wrong.1, right.1) };
+    let question = pick(rng, lines("ask sort")).replace("{x}", &x).replace("{a}", a).replace("{b}", b);
     let say = |category: &str| format!("{} is {category}.", capitalised(&x));
     let sentence = Sentence {
         right: vec![say(right.1)],
@@ -106,11 +76,7 @@ pub(super) fn sort(rng: &mut ChaCha8Rng) -> (String, Wanted) {
 pub(super) fn opposite(rng: &mut ChaCha8Rng) -> (String, Wanted) {
     let pairs = rows("opposites");
     let row = pick(rng, pairs);
-    let (x, y) = if rng.random_bool(0.5) {
-        (row.head, row.items[0])
-    } else {
-        (row.items[0], row.head)
-    };
+    let (x, y) = if rng.random_bool(0.5) { (row.head, row.items[0]) } else { (row.items[0], row.head) };
     let question = pick(rng, lines("ask opposite")).replace("{x}", x);
     let say = |word: &str| format!("The opposite of {x} is {word}.");
     let words = pairs.iter().flat_map(|row| [row.head, row.items[0]]);
@@ -130,17 +96,9 @@ pub(super) fn opposite(rng: &mut ChaCha8Rng) -> (String, Wanted) {
 pub(super) fn recall(rng: &mut ChaCha8Rng) -> (String, Wanted) {
     let people = pick_some(rng, lines("people"), 2);
     let things = pick_some(rng, lines("belongings"), 2);
-    let colors = rows("categories")
-        .iter()
-        .find(|row| row.head.starts_with("colors"))
-        .expect("colors are a category");
+    let colors = rows("categories").iter().find(|row| row.head.starts_with("colors")).expect("colors are a category");
     let colors = pick_some(rng, &colors.items, 2);
-    let has = |person: usize, thing: usize| {
-        format!(
-            "{} has a {} {}.",
-            people[person], colors[thing], things[thing]
-        )
-    };
+    let has = |person: usize, thing: usize| format!("{} has a {} {}.", people[person], colors[thing], things[thing]);
     let asked = rng.random_range(0..2);
     let question = if rng.random_bool(0.5) {
         format!("What does {} have?", people[asked])
@@ -153,10 +111,7 @@ pub(super) fn recall(rng: &mut ChaCha8Rng) -> (String, Wanted) {
         wrong: vec![has(asked, 1 - asked), has(1 - asked, asked)],
         beside: vec![has(1 - asked, 1 - asked)],
     };
-    (
-        format!("{} {} {question}", has(0, 0), has(1, 1)),
-        Wanted::Sentence(sentence),
-    )
+    (format!("{} {} {question}", has(0, 0), has(1, 1)), Wanted::Sentence(sentence))
 }
 
 fn draw_fact(rng: &mut ChaCha8Rng) -> (&'static Relation, &'static str, &'static str) {

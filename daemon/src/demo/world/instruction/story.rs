@@ -25,35 +25,17 @@ pub(super) fn story(rng: &mut ChaCha8Rng) -> (String, Wanted) {
 pub(crate) fn draw_story(rng: &mut ChaCha8Rng) -> Story {
     let animal = pick(rng, lines("heroes"));
     let place = pick(rng, lines("places"));
-    let goes = Event {
-        present: format!("goes to {place}"),
-        past: format!("went to {place}"),
-    };
-    let middle = if rng.random_bool(0.4) {
-        meeting(rng, animal)
-    } else {
-        deed(rng, "actions")
-    };
+    let goes = Event { present: format!("goes to {place}"), past: format!("went to {place}") };
+    let middle = if rng.random_bool(0.4) { meeting(rng, animal) } else { deed(rng, "actions") };
     let events = vec![goes, middle, deed(rng, "endings")];
-    Story {
-        look: pick(rng, lines("looks")),
-        animal,
-        events,
-    }
+    Story { look: pick(rng, lines("looks")), animal, events }
 }
 
 /// Making friends with another animal than oneself.
 pub(crate) fn meeting(rng: &mut ChaCha8Rng, hero: &str) -> Event {
-    let others: Vec<&str> = lines("heroes")
-        .iter()
-        .copied()
-        .filter(|animal| *animal != hero)
-        .collect();
+    let others: Vec<&str> = lines("heroes").iter().copied().filter(|animal| *animal != hero).collect();
     let friend = with_article(pick(rng, &others));
-    Event {
-        present: format!("makes friends with {friend}"),
-        past: format!("made friends with {friend}"),
-    }
+    Event { present: format!("makes friends with {friend}"), past: format!("made friends with {friend}") }
 }
 
 /// Something done, from a table of verbs and objects.
@@ -61,8 +43,5 @@ pub(crate) fn deed(rng: &mut ChaCha8Rng, table: &str) -> Event {
     let Row { head, items } = pick(rng, rows(table));
     let forms: Vec<&str> = head.split('/').collect();
     let object = pick(rng, &items);
-    Event {
-        present: format!("{} {object}", forms[1]),
-        past: format!("{} {object}", forms[2]),
-    }
+    Event { present: format!("{} {object}", forms[1]), past: format!("{} {object}", forms[2]) }
 }

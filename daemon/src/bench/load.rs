@@ -1,0 +1,128 @@
+//! Closed-loop traffic: each client asks again as soon as it has its answer. Every request streams and ignores the end
+//! token, so the work is the same for every run.
+
+use std::{
+    io::{BufRead, BufReader},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use crate::http::wire::{
+    client,
+    measurement::{Load, Quantiles},
+};
+
+/// Words of prompts: frequent ones, so that any tokenizer makes few tokens of them.
+const WORDS: [&str; 16] =
+    ["the", "of", "and", "to", "in", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on", "not"];
+/// Longer than any sane answer takes.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How to ask.
+#[derive(Clone, Copy)]
+pub(super) struct Traffic<'a> {
+    /// `http://ADDR`.
+    pub(super) url: &'a str,
+    /// Clients.
+    pub(super) concurrency: usize,
+    /// Tokens of each answer.
+    pub(super) max_tokens: u32,
+    /// Words of each prompt.
+    pub(super) prompt_words: usize,
+}
+
+/// What one client saw.
+#[derive(Default)]
+struct Seen {
+    failed: u64,
+    ok: u64,
+    tokens: u64,
+    first_ms: Vec<f64>,
+    gaps_ms: Vec<f64>,
+}
+
+impl Traffic<'_> {
+    /// Asks until `meanwhile` returns; gives what the clients saw, and what it returned.
+    pub(super) fn during<T>(&self, meanwhile: impl FnOnce() -> T) -> (Load, T) {
+        let over = AtomicBool::new(false);
+        let next = AtomicU64::new(0);
+        let started = Instant::now();
+        std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..self.concurrency).map(|_| scope.spawn(|| self.client(&over, &next))).collect();
+            let result = meanwhile();
+            over.store(true, Ordering::Relaxed);
+            let seen =
+                clients.into_iter().map(|client| client.join().expect("a client counts failures, it does not panic"));
+            (summary(seen.collect(), started.elapsed()), result)
+        })
+    }
+
+    fn client(&self, over: &AtomicBool, next: &AtomicU64) -> Seen {
+        let agent = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).no_delay(true).build().new_agent();
+        let mut seen = Seen::default();
+        while !over.load(Ordering::Relaxed) {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            match self.ask(&agent, n, &mut seen) {
+                Ok(()) => seen.ok += 1,
+                Err(error) => {
+                    seen.failed += 1;
+                    tracing::warn!(%error, "a request of the bench failed");
+                }
+            }
+        }
+        seen
+    }
+
+    fn ask(&self, agent: &ureq::Agent, n: u64, seen: &mut Seen) -> Result<(), String> {
+        let prompt: Vec<_> = (0..self.prompt_words).map(|i| WORDS[(n as usize * 7 + i * i) % WORDS.len()]).collect();
+        let body = client::endless(&prompt.join(" "), self.max_tokens, n);
+        let asked = Instant::now();
+        let url = format!("{}/v1/completions", self.url);
+        let mut response = agent.post(url).content_type("application/json").send(&body).map_err(|e| e.to_string())?;
+        let mut last = None;
+        for line in BufReader::new(response.body_mut().as_reader()).lines() {
+            let line = line.map_err(|error| format!("the stream broke: {error}"))?;
+            let Some(data) = line.strip_prefix("data: ") else {
+                continue;
+            };
+            if data == "[DONE]" {
+                return Ok(());
+            }
+            let n_tokens = client::n_tokens(data.as_bytes())?;
+            if n_tokens == 0 {
+                continue;
+            }
+            let now = Instant::now();
+            let gap = now.duration_since(last.unwrap_or(asked)).as_secs_f64() * 1e3;
+            if last.is_some() {
+                seen.gaps_ms.push(gap)
+            } else {
+                seen.first_ms.push(gap)
+            }
+            last = Some(now);
+            seen.tokens += n_tokens;
+        }
+        Err("the stream ended without [DONE]".to_owned())
+    }
+}
+
+fn summary(all: Vec<Seen>, elapsed: Duration) -> Load {
+    let seconds = elapsed.as_secs_f64();
+    let mut sum = Seen::default();
+    for seen in all {
+        sum.failed += seen.failed;
+        sum.ok += seen.ok;
+        sum.tokens += seen.tokens;
+        sum.first_ms.extend(seen.first_ms);
+        sum.gaps_ms.extend(seen.gaps_ms);
+    }
+    Load {
+        requests: sum.ok + sum.failed,
+        failed: sum.failed,
+        seconds: (seconds * 1000.0).round() / 1000.0,
+        output_tokens: sum.tokens,
+        output_tokens_per_s: (sum.tokens as f64 / seconds * 10.0).round() / 10.0,
+        ttft_ms: Quantiles::of(sum.first_ms),
+        itl_ms: Quantiles::of(sum.gaps_ms),
+    }
+}

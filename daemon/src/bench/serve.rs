@@ -1,0 +1,108 @@
+//! `honed bench serve`: why every thread of the learner gives way. llama.cpp's threads spin at barriers, so one competitor of
+//! normal priority costs far more than its share of a core; one at nice 19 costs almost nothing.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use policy::threads;
+
+use super::{load::Traffic, scratch::Scratch};
+use crate::{
+    app::Running,
+    cli::{ConfigArgs, Outcome, progress},
+    http::wire::{
+        json,
+        measurement::{Load, Serve},
+    },
+    telemetry,
+};
+
+/// How to load the daemon.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Requests at once.
+    #[arg(long, default_value_t = 8)]
+    concurrency: usize,
+    /// Seconds of each of the three runs.
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+    /// Tokens of each answer.
+    #[arg(long, default_value_t = 64)]
+    max_tokens: u32,
+    /// Words of each prompt.
+    #[arg(long, default_value_t = 20)]
+    prompt_words: usize,
+    /// Busy threads beside the engine; 0: one per processor core.
+    #[arg(long, default_value_t = 0)]
+    busy_threads: usize,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+pub(super) fn run(args: &Args) -> Outcome {
+    let scratch = Scratch::new("serve")?;
+    let config = args.config.for_bench(scratch.path())?;
+    telemetry::init_logging(&config.daemon.log_format, "error");
+    let n_cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let busy_threads = if args.busy_threads == 0 { n_cores } else { args.busy_threads };
+    let engine_threads = if config.policy.threads == 0 { n_cores } else { config.policy.threads };
+    let model = config.policy.model.clone();
+    let running = Running::start(config)?;
+    let url = running.url();
+    let traffic = Traffic {
+        url: &url,
+        concurrency: args.concurrency,
+        max_tokens: args.max_tokens,
+        prompt_words: args.prompt_words,
+    };
+    let bar = progress::bar(3, "measuring");
+    let measure = |nice: Option<i32>| {
+        let load = beside(if nice.is_some() { busy_threads } else { 0 }, nice.unwrap_or(0), || {
+            traffic.during(|| std::thread::sleep(Duration::from_secs(args.seconds))).0
+        });
+        bar.inc(1);
+        load
+    };
+    // Pages of the model and threads of the runtime come to life before anything is measured.
+    traffic.during(|| std::thread::sleep(Duration::from_millis(500)));
+    let report = Serve {
+        bench: "serve",
+        model: if model.is_empty() { "built-in".to_owned() } else { model },
+        concurrency: args.concurrency,
+        max_tokens: args.max_tokens,
+        threads: engine_threads,
+        busy_threads,
+        alone: measure(None),
+        beside_nice_19: measure(Some(19)),
+        beside_normal: measure(Some(0)),
+    };
+    bar.finish_and_clear();
+    println!("{}", json(&report));
+    running.stop()?;
+    Ok(())
+}
+
+/// Runs `work` beside threads that compute without pause.
+fn beside(n_threads: usize, nice: i32, work: impl FnOnce() -> Load) -> Load {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..n_threads {
+            scope.spawn(|| {
+                if nice > 0 {
+                    threads::lower_priority(nice);
+                }
+                let mut x = 1.0_f64;
+                while !over.load(Ordering::Relaxed) {
+                    for _ in 0..10_000 {
+                        x = std::hint::black_box(x * 1.000_000_1 + 1e-9);
+                    }
+                }
+            });
+        }
+        let load = work();
+        over.store(true, Ordering::Relaxed);
+        load
+    })
+}

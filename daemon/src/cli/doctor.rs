@@ -1,0 +1,154 @@
+//! `honed doctor`: what this machine and this installation can do, and whether a model really answers on it.
+
+use std::{
+    path::Path,
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use config::Config;
+use policy::{
+    SamplingParams,
+    engine::{CancelFlag, Engine, Event, GenerateRequest, Target},
+};
+
+use super::{ConfigArgs, Outcome};
+use crate::app::sft_file;
+
+/// Tokens of the measured answer, and how long it may take.
+const TOKENS: u32 = 64;
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(super) fn run(args: &ConfigArgs) -> Outcome {
+    let mut faults = 0;
+    let mut say = |what: &str, found: Result<String, String>| {
+        let (mark, text) = match found {
+            Ok(text) => ("ok  ", text),
+            Err(text) => {
+                faults += 1;
+                ("FAIL", text)
+            }
+        };
+        println!("{mark}  {what:<16}{text}");
+    };
+    say("program", Ok(format!("honed {}, {}", env!("CARGO_PKG_VERSION"), engines())));
+    say("processor", Ok(processor()));
+    say("memory", memory().ok_or_else(|| "/proc/meminfo cannot be read".to_owned()));
+    let config = args.load();
+    let shown =
+        |config: &Config| format!("data directory {}, listens on {}", config.daemon.data_dir, config.daemon.listen);
+    say("configuration", config.as_ref().map(shown).map_err(ToString::to_string));
+    if let Ok(config) = config {
+        say(
+            "address",
+            std::net::TcpListener::bind(&config.daemon.listen).map(|_| "free".to_owned()).map_err(|e| e.to_string()),
+        );
+        say("data directory", data_dir(Path::new(&config.daemon.data_dir)));
+        say("model", model(&config));
+    }
+    match faults {
+        0 => Ok(()),
+        n => Err(format!("{n} of these did not hold").into()),
+    }
+}
+
+fn engines() -> String {
+    let build = if cfg!(debug_assertions) { "debug build: slow" } else { "release build" };
+    match cfg!(feature = "cuda") {
+        true => format!("{build}, llama.cpp and candle with CUDA"),
+        false => format!("{build}, llama.cpp and candle on the processor (no `cuda` feature)"),
+    }
+}
+
+fn processor() -> String {
+    let n = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    format!("{n} threads, {}", instructions().join(" "))
+}
+
+/// What llama.cpp's kernels can use.
+#[cfg(target_arch = "x86_64")]
+fn instructions() -> Vec<&'static str> {
+    let all = [
+        ("avx2", std::is_x86_feature_detected!("avx2")),
+        ("fma", std::is_x86_feature_detected!("fma")),
+        ("f16c", std::is_x86_feature_detected!("f16c")),
+        ("avx512f", std::is_x86_feature_detected!("avx512f")),
+        ("avx512-vnni", std::is_x86_feature_detected!("avx512vnni")),
+        ("avx512-bf16", std::is_x86_feature_detected!("avx512bf16")),
+    ];
+    all.into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn instructions() -> Vec<&'static str> {
+    vec![std::env::consts::ARCH]
+}
+
+fn memory() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let gib = |name: &str| -> Option<f64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kib / (1 << 20) as f64)
+    };
+    Some(format!("{:.1} GiB, {:.1} GiB of it free for use", gib("MemTotal")?, gib("MemAvailable")?))
+}
+
+/// Writes and removes a file, as deep as the folder exists; a folder that is not there yet is fine.
+fn data_dir(dir: &Path) -> Result<String, String> {
+    let existing = dir.ancestors().find(|dir| dir.is_dir()).unwrap_or(Path::new("."));
+    let probe = existing.join(format!(".honed-doctor-{}", std::process::id()));
+    let written = std::fs::write(&probe, b"x").and_then(|()| std::fs::remove_file(&probe));
+    written.map_err(|error| format!("{}: {error}", existing.display()))?;
+    Ok(format!("{} can be written", existing.display()))
+}
+
+/// Loads the model and draws one answer.
+fn model(config: &Config) -> Result<String, String> {
+    let scratch = std::env::temp_dir().join(format!("honed-doctor-{}", std::process::id()));
+    std::fs::create_dir_all(&scratch).map_err(|error| error.to_string())?;
+    let daemon = config::Daemon { data_dir: scratch.display().to_string(), ..config.daemon.clone() };
+    let config = Config { daemon, ..config.clone() };
+    let report = sft_file(&config).map_err(|error| error.to_string()).and_then(|sft| measured(&config, &sft));
+    // What cannot be removed lies where the system looks after it.
+    let _ = std::fs::remove_dir_all(&scratch);
+    report
+}
+
+fn measured(config: &Config, sft: &Path) -> Result<String, String> {
+    let started = Instant::now();
+    let engine = Engine::start(&config.policy, sft).map_err(|error| error.to_string())?;
+    let loaded = started.elapsed();
+    let vocabulary = engine.vocabulary();
+    let (sender, events) = mpsc::channel();
+    let request = GenerateRequest {
+        id: "doctor".to_owned(),
+        prompt: vocabulary.prompt("The ocean is"),
+        n: 1,
+        sampling: SamplingParams { max_tokens: TOKENS, ignore_eos: true, ..SamplingParams::default() },
+        top_logprobs: 0,
+        user: None,
+        cancel: CancelFlag::default(),
+        sink: Box::new(move |event| {
+            // Nobody waits any more once the patience is over.
+            let _ = sender.send(event);
+        }),
+    };
+    engine.submit(Target::Live, request).map_err(|error| error.to_string())?;
+    loop {
+        match events.recv_timeout(PATIENCE).map_err(|_| "no answer".to_owned())? {
+            Event::Token { .. } => {}
+            Event::Failed { reason } => return Err(reason),
+            Event::Finished(finished) => {
+                let n = finished.rollout.response.len();
+                let rate = n.saturating_sub(1) as f64 / finished.timings.decode.as_secs_f64().max(1e-9);
+                let window = engine.context_tokens();
+                return Ok(format!(
+                    "{} tokens known, window of {window}, loaded in {:.2} s, decodes {rate:.0} tokens/s alone",
+                    vocabulary.size(),
+                    loaded.as_secs_f64(),
+                ));
+            }
+        }
+    }
+}

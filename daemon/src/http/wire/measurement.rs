@@ -1,0 +1,104 @@
+//! What `honed bench` prints: one line of JSON each.
+
+use serde::Serialize;
+
+/// Milliseconds.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Quantiles {
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    pub(crate) max: f64,
+}
+
+impl Quantiles {
+    /// Of values in milliseconds, in any order; zeros when there are none.
+    pub(crate) fn of(mut values: Vec<f64>) -> Quantiles {
+        values.sort_by(f64::total_cmp);
+        let at = |share: f64| {
+            let i = (share * values.len() as f64) as usize;
+            values.get(i.min(values.len().saturating_sub(1))).map_or(0.0, |ms| (ms * 1000.0).round() / 1000.0)
+        };
+        Quantiles { p50: at(0.5), p99: at(0.99), max: at(1.0) }
+    }
+}
+
+/// A closed loop of clients over some seconds.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Load {
+    pub(crate) requests: u64,
+    pub(crate) failed: u64,
+    pub(crate) seconds: f64,
+    pub(crate) output_tokens: u64,
+    pub(crate) output_tokens_per_s: f64,
+    pub(crate) ttft_ms: Quantiles,
+    pub(crate) itl_ms: Quantiles,
+}
+
+/// `honed bench serve`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Serve {
+    pub(crate) bench: &'static str,
+    pub(crate) model: String,
+    pub(crate) concurrency: usize,
+    pub(crate) max_tokens: u32,
+    pub(crate) threads: usize,
+    pub(crate) busy_threads: usize,
+    /// Nobody else wants the cores.
+    pub(crate) alone: Load,
+    /// Busy threads at nice 19, as the learner's are.
+    pub(crate) beside_nice_19: Load,
+    /// Busy threads at normal priority, as the learner's must never be.
+    pub(crate) beside_normal: Load,
+}
+
+/// `honed bench swap`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Swap {
+    pub(crate) bench: &'static str,
+    pub(crate) model: String,
+    pub(crate) concurrency: usize,
+    pub(crate) swaps: u64,
+    pub(crate) failed_swaps: u64,
+    /// From the request to activate a version (load, canary, promotion) to its answer.
+    pub(crate) swap_ms: Quantiles,
+    pub(crate) failed_requests: u64,
+    pub(crate) longest_token_gap_ms: f64,
+    /// The same traffic without swaps.
+    pub(crate) longest_token_gap_without_swaps_ms: f64,
+    pub(crate) traffic: Load,
+}
+
+/// `honed bench ppo`: the keys of the peer's script.
+#[derive(Debug, Serialize)]
+pub(crate) struct Ppo {
+    pub(crate) peer: &'static str,
+    pub(crate) shape: &'static str,
+    pub(crate) batch: usize,
+    pub(crate) minibatch: usize,
+    pub(crate) epochs: u32,
+    pub(crate) prompt: usize,
+    pub(crate) response: usize,
+    pub(crate) dtype: &'static str,
+    pub(crate) device: String,
+    pub(crate) threads: usize,
+    pub(crate) response_tokens: usize,
+    pub(crate) total_tokens: usize,
+    pub(crate) seconds: f64,
+    pub(crate) experience_s: f64,
+    pub(crate) update_s: f64,
+    pub(crate) response_tokens_per_s: f64,
+    pub(crate) peak_rss_mib: i64,
+    pub(crate) peak_gpu_mib: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_of_the_sorted_values() {
+        let q = Quantiles::of((0..100).rev().map(f64::from).collect());
+        assert_eq!((q.p50, q.p99, q.max), (50.0, 99.0, 99.0));
+        assert_eq!(Quantiles::of(Vec::new()).max, 0.0);
+    }
+}

@@ -1,0 +1,93 @@
+//! Who gets a free slot, and with how much of its prompt already computed.
+
+use std::{cmp::Reverse, rc::Rc, sync::atomic::Ordering};
+
+use crate::{
+    engine::{
+        resident::ScoreJob,
+        sequence::{Exchange, Sequence},
+        stats::add,
+        worker::{Slot, Work, Worker},
+    },
+    token::TokenId,
+};
+
+/// A beginning in the cache that decides which slot a prompt goes to.
+const REUSE_TOKENS_MIN: usize = 16;
+
+impl Worker<'_> {
+    /// Gives free slots away: to scorings, to further choices of computed prompts, to requests in order of arrival.
+    pub(super) fn fill_slots(&mut self) {
+        while self.slots.iter().any(|slot| slot.work.is_none()) {
+            if let Some(job) = self.scores.pop_front() {
+                self.start_score(job);
+                continue;
+            }
+            if let Some(at) = self.forking.iter().position(|exchange| exchange.prompt_row.borrow().is_some()) {
+                let exchange = Rc::clone(&self.forking[at]);
+                if exchange.n_unstarted() == 1 {
+                    self.forking.remove(at);
+                }
+                self.start_choice(&exchange);
+                continue;
+            }
+            let Some(exchange) = self.queue.pop_front() else {
+                return;
+            };
+            self.load.waiting.fetch_sub(1, Ordering::AcqRel);
+            if exchange.n_unstarted() > 1 {
+                self.forking.push_back(Rc::clone(&exchange));
+            }
+            self.start_choice(&exchange);
+        }
+    }
+
+    fn start_score(&mut self, job: ScoreJob) {
+        let i = self.free_slot(&[]);
+        self.cells.clear(i);
+        self.occupy(i, Work::Score { log_probs: Vec::with_capacity(job.tokens.len()), job });
+    }
+
+    /// Puts the next choice into a free slot, with as much of its prompt as any sequence of this context holds.
+    fn start_choice(&mut self, exchange: &Rc<Exchange>) {
+        let prompt = exchange.prompt();
+        let i = self.free_slot(prompt);
+        let own = self.cells.shared(i, prompt);
+        let others = (0..self.slots.len()).map(|j| (self.cells.shared(j, prompt), j));
+        let (most, other) = others.max().unwrap_or((own, i));
+        let saves_a_pass = exchange.prompt_row.borrow().is_some() && most == prompt.len() && own < most;
+        let pays = saves_a_pass || most >= own + self.cells.copy_pays_from;
+        let (best, from) = if pays { (most, other) } else { (own, i) };
+        let row = exchange.prompt_row.borrow();
+        // Without the row after the prompt its last token must be computed again.
+        let n = if row.is_some() { best } else { best.min(prompt.len() - 1) };
+        let n = self.cells.take(i, from, n);
+        let mut sequence = Sequence::next_of(exchange);
+        sequence.cached_tokens = u32::try_from(n).unwrap_or(u32::MAX);
+        add(&self.counters.prompt_tokens, prompt.len());
+        add(&self.counters.cached_prompt_tokens, n);
+        self.occupy(i, Work::Answer(Box::new(sequence)));
+        if n == prompt.len()
+            && let Some(row) = row.as_deref()
+        {
+            self.draw(i, row);
+        }
+        drop(row);
+        if exchange.n_unstarted() == 0 {
+            exchange.prompt_row.replace(None);
+        }
+    }
+
+    /// The free slot that holds much of `prompt`, or else the lowest one: llama.cpp computes neighbouring sequences
+    /// together, and gaps between them cost passes.
+    fn free_slot(&self, prompt: &[TokenId]) -> usize {
+        let free = (0..self.slots.len()).filter(|&i| self.slots[i].work.is_none());
+        let worth = |i| Some(self.cells.shared(i, prompt)).filter(|&n| n >= REUSE_TOKENS_MIN).unwrap_or(0);
+        free.max_by_key(|&i| (worth(i), Reverse(i))).expect("the caller saw a free slot")
+    }
+
+    fn occupy(&mut self, i: usize, work: Work) {
+        self.tickets += 1;
+        self.slots[i] = Slot { work: Some(work), ticket: self.tickets };
+    }
+}

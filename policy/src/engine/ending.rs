@@ -1,0 +1,91 @@
+//! How requests end: cancelled wherever they are, finished, or failed.
+
+use std::{rc::Rc, sync::atomic::Ordering};
+
+use crate::{
+    engine::{
+        sequence::{Exchange, Sequence},
+        worker::{Work, Worker},
+    },
+    log_prob::LogProb,
+    rollout::FinishReason,
+};
+
+impl Worker<'_> {
+    /// Ends every request whose client has gone, wherever it is.
+    pub(super) fn sweep_cancelled(&mut self) {
+        for i in 0..self.slots.len() {
+            if matches!(&self.slots[i].work, Some(Work::Answer(sequence)) if sequence.exchange.is_cancelled()) {
+                self.finish(i, FinishReason::Cancelled);
+            }
+        }
+        self.drop_waiting(|exchange| exchange.is_cancelled());
+    }
+
+    pub(super) fn cancel_all(&mut self) {
+        for i in 0..self.slots.len() {
+            if matches!(self.slots[i].work, Some(Work::Answer(_))) {
+                self.finish(i, FinishReason::Cancelled);
+            }
+        }
+        self.drop_waiting(|_| true);
+    }
+
+    /// Ends what waits for a slot and is `over`: choices without a token each get their `Finished`, unless the request
+    /// failed.
+    pub(super) fn drop_waiting(&mut self, over: impl Fn(&Exchange) -> bool) {
+        let mut ended = Vec::new();
+        for list in [&mut self.queue, &mut self.forking] {
+            list.retain(|exchange| {
+                let over = over(exchange);
+                if over {
+                    ended.push(Rc::clone(exchange));
+                }
+                !over
+            });
+        }
+        for exchange in ended {
+            if exchange.n_started.get() == 0 {
+                self.load.waiting.fetch_sub(1, Ordering::AcqRel);
+            }
+            while exchange.n_unstarted() > 0 {
+                let sequence = Sequence::next_of(&exchange);
+                if !exchange.failed.get() {
+                    sequence.finish(FinishReason::Cancelled, self.setup.version, &self.counters);
+                }
+            }
+        }
+    }
+
+    /// Ends the response in slot `i`; its cache stays for the next prompt that begins alike.
+    pub(super) fn finish(&mut self, i: usize, reason: FinishReason) {
+        if let Some(Work::Answer(sequence)) = self.slots[i].work.take() {
+            // Whoever is told of the end finds it in the gauge.
+            self.publish_load();
+            sequence.finish(reason, self.setup.version, &self.counters);
+        }
+    }
+
+    /// Ends a whole request as failed: its other choices leave their slots, its waiting ones their list.
+    pub(super) fn fail(&mut self, exchange: &Rc<Exchange>, reason: &str) {
+        tracing::error!(version = %self.setup.version, request = exchange.job.request.id, reason, "a request failed");
+        exchange.fail(reason, &self.counters);
+        for i in 0..self.slots.len() {
+            if matches!(&self.slots[i].work, Some(Work::Answer(other)) if Rc::ptr_eq(&other.exchange, exchange)) {
+                self.slots[i].work = None;
+                self.cells.clear(i);
+            }
+        }
+        self.drop_waiting(|other| other.failed.get());
+    }
+
+    /// Answers a scoring.
+    pub(super) fn reply(&mut self, i: usize, answer: Result<Vec<LogProb>, String>) {
+        if let Some(Work::Score { job, .. }) = self.slots[i].work.take() {
+            self.load.scoring.fetch_sub(1, Ordering::AcqRel);
+            self.publish_load();
+            // A caller that gave up is no failure.
+            drop(job.reply.send(answer));
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Versions come, go live, and go.
+
+use std::{
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    engine::{Engine, EngineError, UNPOISONED, gguf, resident::Resident, worker::Setup},
+    version::PolicyVersion,
+};
+
+impl Engine {
+    /// Brings a version into memory beside the live one; blocks the caller until its canary has passed. The file must speak
+    /// version 0's vocabulary.
+    ///
+    /// # Errors
+    /// [`EngineError`] with the reason; nothing has changed then.
+    pub fn load(&self, version: PolicyVersion, path: &Path) -> Result<(), EngineError> {
+        let shared = &self.0;
+        let refused = |reason: &str| EngineError::Load { path: path.to_owned(), reason: reason.into() };
+        if shared.shutting_down.load(Ordering::Acquire) {
+            return Err(refused("the engine is shutting down"));
+        }
+        if self.resident(version).is_some_and(|resident| !resident.is_draining()) {
+            return Err(EngineError::AlreadyLoaded(version));
+        }
+        if gguf::inspect(path)? != shared.vocabulary.digest() {
+            return Err(refused("its tokenizer is not version 0's"));
+        }
+        let setup = Setup::new(&shared.config, &shared.vocabulary, &shared.gate, shared.context_tokens, version, path);
+        let residents = Arc::downgrade(&shared.residents);
+        let forget = move || {
+            if let Some(residents) = residents.upgrade() {
+                residents.remove_if(&version, |_, resident| resident.is_draining());
+            }
+        };
+        let resident =
+            Resident::start(&shared.nursery, setup, Arc::clone(&shared.counters), shared.config.max_queue, forget)?;
+        let mut replaced = shared.replaced.lock().expect(UNPOISONED);
+        replaced.retain(|old| !old.wait_freed(Duration::ZERO));
+        match shared.residents.entry(version) {
+            dashmap::Entry::Occupied(entry) if !entry.get().is_draining() => Err(EngineError::AlreadyLoaded(version)),
+            dashmap::Entry::Occupied(mut entry) => {
+                replaced.push(entry.insert(Arc::new(resident)));
+                Ok(())
+            }
+            dashmap::Entry::Vacant(entry) => {
+                entry.insert(Arc::new(resident));
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends new requests for the live policy to this version; returns the one that was live. Running responses stay where
+    /// they are, and the previous version stays resident until [`Engine::retire`].
+    ///
+    /// # Errors
+    /// [`EngineError::NotResident`] when it is not in memory or drains.
+    pub fn promote(&self, version: PolicyVersion) -> Result<PolicyVersion, EngineError> {
+        let _swap = self.0.swap.lock().expect(UNPOISONED);
+        let resident = self.resident(version).filter(|resident| !resident.is_draining());
+        let resident = resident.ok_or(EngineError::NotResident(version))?;
+        Ok(self.0.live.swap(resident).version)
+    }
+
+    /// Lets a version finish what it runs and free its memory on its own thread. Returns at once; to retire a version that
+    /// drains already changes nothing.
+    ///
+    /// # Errors
+    /// [`EngineError::StillNeeded`] for the live version and version 0, [`EngineError::NotResident`] for an unknown one.
+    pub fn retire(&self, version: PolicyVersion) -> Result<(), EngineError> {
+        let _swap = self.0.swap.lock().expect(UNPOISONED);
+        if version == PolicyVersion::SFT {
+            return Err(EngineError::StillNeeded(version, "the reference"));
+        }
+        if version == self.live() {
+            return Err(EngineError::StillNeeded(version, "live"));
+        }
+        self.resident(version).ok_or(EngineError::NotResident(version))?.drain();
+        Ok(())
+    }
+
+    /// Admits nothing more, lets what runs finish until the deadline, ends the rest as cancelled, and frees everything.
+    /// True when nothing had to be cut. Blocks the caller.
+    pub fn shutdown(&self, deadline: Duration) -> bool {
+        self.0.shutting_down.store(true, Ordering::Release);
+        let until = Instant::now() + deadline;
+        let mut residents: Vec<_> = self.0.residents.iter().map(|entry| Arc::clone(entry.value())).collect();
+        residents.append(&mut self.0.replaced.lock().expect(UNPOISONED));
+        residents.iter().for_each(|resident| resident.drain());
+        let left = |until: Instant| until.saturating_duration_since(Instant::now());
+        let unfinished: Vec<_> = residents.iter().filter(|resident| !resident.wait_freed(left(until))).collect();
+        unfinished.iter().for_each(|resident| resident.abort());
+        // A decode step is the longest that an owner thread can be deaf.
+        for resident in &unfinished {
+            resident.wait_freed(Duration::from_secs(60));
+        }
+        unfinished.is_empty()
+    }
+}

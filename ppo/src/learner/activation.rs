@@ -1,0 +1,40 @@
+//! An operator's word: this version, now. Rollback is this.
+
+use std::sync::atomic::Ordering;
+
+use policy::PolicyVersion;
+
+use super::{LearnerError, owner::Owner};
+use crate::{publish::Loader, rollout_log::LogError};
+
+impl Owner {
+    /// Checked and in memory first, then the row, then the pointer; then the trainer follows.
+    pub(super) fn activate(
+        &mut self,
+        version: PolicyVersion,
+        expected_live: Option<PolicyVersion>,
+        loader: &Loader,
+    ) -> Result<(), LearnerError> {
+        let registry = &self.setup.registry;
+        let found = registry.live()?.version;
+        if let Some(expected) = expected_live.filter(|expected| *expected != found) {
+            return Err(LogError::LiveChanged { expected, found }.into());
+        }
+        let row = registry.verify(version)?;
+        let publisher = self.publisher(loader);
+        publisher.load(version)?;
+        registry.activate(version, expected_live)?;
+        publisher.promote(version)?;
+        self.counters.activations.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(%version, before = %found, "activated by hand");
+        if let Some(trainer) = self.trainer.take().filter(|_| version != found) {
+            match trainer.rebase(&self.setup, &row) {
+                Ok(trainer) => self.adopt(trainer),
+                // The next attempt builds everything anew and reports what is wrong.
+                Err(error) => tracing::warn!(%error, "the learner could not follow the activation"),
+            }
+        }
+        self.board.write(|status| status.version = version);
+        Ok(())
+    }
+}

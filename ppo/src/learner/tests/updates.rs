@@ -1,0 +1,251 @@
+//! Updates from claim to promotion, and everything that may come between.
+
+use std::fs;
+
+use policy::PolicyVersion;
+
+use super::{super::*, world::*};
+use crate::{
+    rollout_log::{DropReason, RolloutState, VersionState},
+    stats::UpdateOutcome,
+};
+
+#[test]
+fn traffic_becomes_versions_and_each_serves_the_next_request() {
+    let mut world = World::new(|_| ());
+    let learner = world.start_learner();
+    for n in 1..=3 {
+        world.feed();
+        let history = world.until_updates(&learner, n);
+        let record = &history[n - 1];
+        assert_eq!(record.outcome, UpdateOutcome::Promoted, "{:?}", record.reason);
+        assert_eq!((record.update, record.version), (n as u64 - 1, Some(PolicyVersion(n as u64))));
+        assert!(record.numbers["parity/max"] < 2e-3, "{}", record.numbers["parity/max"]);
+        assert!(record.numbers["parity/tokens"] > 0.0);
+        let rollouts = world.serve(1);
+        assert_eq!(rollouts[0].version, PolicyVersion(n as u64));
+    }
+    let rows = world.registry.rows().unwrap();
+    assert_eq!(rows[3].state, VersionState::Live);
+    assert_eq!((rows[3].parent, rows[3].n_rollouts), (Some(PolicyVersion(2)), 8));
+    assert!(rows[3].numbers.contains_key("objective/kl") && rows[3].numbers.contains_key("gate/pass"));
+    assert_eq!(world.states()[&RolloutState::Trained], 24);
+    assert_eq!(world.states().get(&RolloutState::Claimed), None);
+    let status = learner.status();
+    assert_eq!((status.version, status.n_updates), (PolicyVersion(3), 3));
+    let counters = learner.counters();
+    assert_eq!((counters.outcomes[&UpdateOutcome::Promoted], counters.trained), (3, 24));
+    assert_eq!((counters.loads.count, counters.promotions.count), (3, 3));
+    world.close();
+}
+
+/// Of a thread; 0 is the caller.
+fn nice_of(thread: u32) -> i32 {
+    // SAFETY: plain numbers in and out.
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, thread) }
+}
+
+/// Goal: a resident that the learner loaded serves at the daemon's priority, not at the learner's, which on Linux its
+/// threads would inherit. Method: look at every thread that the engine named.
+#[test]
+fn versions_that_the_learner_loaded_serve_at_normal_priority() {
+    let mut world = World::new(|_| ());
+    let learner = world.start_learner();
+    world.feed();
+    world.until_updates(&learner, 1);
+    let mut n_checked = 0;
+    for entry in fs::read_dir("/proc/self/task").unwrap() {
+        let path = entry.unwrap().path();
+        let Ok(name) = fs::read_to_string(path.join("comm")) else {
+            continue;
+        };
+        let id: u32 = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        if name.starts_with("engine-") {
+            assert_eq!(nice_of(id), nice_of(0), "{name}");
+            n_checked += 1;
+        }
+    }
+    assert!(n_checked >= 2, "version 0 and version 1 are in memory");
+    world.close();
+}
+
+#[test]
+fn with_learning_rate_0_the_published_weights_are_the_same_bits() {
+    let mut world = World::new(|config| {
+        config.policy_learning_rate = 0.0;
+        config.value_learning_rate = 0.0;
+    });
+    let learner = world.start_learner();
+    world.feed();
+    let record = world.until_updates(&learner, 1).remove(0);
+    assert_eq!(record.outcome, UpdateOutcome::Promoted);
+    assert_eq!((record.numbers["val/ratio"], record.numbers["policy/approxkl_avg"]), (1.0, 0.0));
+    assert!(record.numbers["objective/kl"].abs() < 1e-4);
+    let weights = |n: u64| {
+        let checkpoint = Checkpoint::read(&world.registry.path(PolicyVersion(n))).unwrap();
+        let bits = |tensor: &candle_core::Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        checkpoint.tensors.iter().map(|(name, tensor)| (name.clone(), bits(tensor))).collect::<Vec<_>>()
+    };
+    assert_eq!(weights(0), weights(1));
+    world.close();
+}
+
+/// Goal: a reward that nobody told the learner about is learnt. Method: responses score by the share of low token ids; a
+/// few dozen tiny updates; the mean rises well beyond its noise.
+#[test]
+fn a_planted_reward_rises_over_versions() {
+    let mut world = World::new(|config| {
+        config.rollouts_per_update = 32;
+        config.minibatch = 16;
+        config.micro_batch = 16;
+        config.policy_learning_rate = 5e-3;
+        config.kl_coef = 0.0;
+        config.missing_eos_score = 0.0;
+        config.stop_kl = 10.0;
+        config.skip_kl = 10.0;
+        config.epochs = 2;
+    });
+    let learner = world.start_learner();
+    let rule = |rollout: &policy::Rollout| {
+        let ids = ids(rollout);
+        let share = ids.iter().filter(|id| id.0 < 135).count() as f64 / ids.len() as f64;
+        4.0 * (share - 0.5)
+    };
+    // The daemon's limit ends nearly every response, and its score would be replaced: name the end instead.
+    let mut means = Vec::new();
+    for n in 1..=12 {
+        let rollouts = world.serve_ending(32);
+        means.push(rollouts.iter().map(rule).sum::<f64>() / rollouts.len() as f64);
+        world.judge(rule);
+        world.until_updates(&learner, n);
+    }
+    let (first, last) = (means[..3].iter().sum::<f64>() / 3.0, means[9..].iter().sum::<f64>() / 3.0);
+    assert!(last > first + 0.5, "from {first} to {last}: {means:?}");
+    world.close();
+}
+
+#[test]
+fn a_restart_goes_on_with_the_saved_moments_and_the_next_number() {
+    let mut world = World::new(|_| ());
+    let learner = world.start_learner();
+    world.feed();
+    world.until_updates(&learner, 1);
+    let folder = world.close();
+    let mut world = folder.open(|_| ());
+    assert_eq!(world.engine.live(), PolicyVersion(1));
+    let companion = world.registry.companion(PolicyVersion(1), "learner.gguf");
+    assert_eq!(Checkpoint::read(&companion).unwrap().metadata.usize("learner.policy_step").unwrap(), 2);
+    let learner = world.start_learner();
+    world.feed();
+    let record = world.until_updates(&learner, 1).remove(0);
+    assert_eq!((record.update, record.version), (1, Some(PolicyVersion(2))));
+    let folder = world.close();
+    let world = folder.open(|_| ());
+    let companion = world.registry.companion(PolicyVersion(2), "learner.gguf");
+    assert_eq!(Checkpoint::read(&companion).unwrap().metadata.usize("learner.policy_step").unwrap(), 4);
+    assert!(!world.registry.companion(PolicyVersion(1), "learner.gguf").exists(), "only the newest is kept");
+}
+
+#[test]
+fn a_disk_that_refuses_leaves_the_live_version_and_gives_the_claim_back() {
+    let mut world = World::new(|_| ());
+    let learner = world.start_learner();
+    let obstacle = world.registry.path(PolicyVersion(1)).with_extension("gguf.partial");
+    fs::create_dir(&obstacle).unwrap();
+    world.feed();
+    eventually("a failure", || matches!(learner.status().state, LearnerState::Failed(_)));
+    assert_eq!(world.engine.live(), PolicyVersion::SFT);
+    assert_eq!(world.registry.live().unwrap().version, PolicyVersion::SFT);
+    assert_eq!(world.states()[&RolloutState::Scored], 8);
+    assert_eq!(world.serve(2).len(), 2, "serving goes on");
+    fs::remove_dir(&obstacle).unwrap();
+    eventually("recovery", || world.engine.live() == PolicyVersion(1));
+    eventually("the record", || learner.counters().outcomes[&UpdateOutcome::Promoted] == 1);
+    assert_eq!(world.states()[&RolloutState::Trained], 8);
+    world.close();
+}
+
+#[test]
+fn rollouts_whose_updates_keep_failing_are_given_up() {
+    let mut world = World::new(|_| ());
+    let learner = world.start_learner();
+    let obstacle = world.registry.path(PolicyVersion(1)).with_extension("gguf.partial");
+    fs::create_dir(&obstacle).unwrap();
+    world.feed();
+    eventually("the last attempt", || world.log.counters().dropped[&DropReason::UpdateFailed] == 8);
+    assert_eq!(learner.counters().outcomes[&UpdateOutcome::Failed], u64::from(ATTEMPTS_MAX));
+    world.close();
+}
+
+#[test]
+fn a_refused_candidate_costs_its_rollouts_and_nothing_else() {
+    let mut world = World::new(|config| {
+        // A KL limit below zero cannot be met: the gate refuses whatever comes.
+        config.kl_adaptive = true;
+        config.kl_target = -1.0;
+    });
+    let learner = world.start_learner();
+    world.feed();
+    let record = world.until_updates(&learner, 1).remove(0);
+    assert_eq!((record.outcome, record.version), (UpdateOutcome::Rejected, Some(PolicyVersion(1))));
+    assert!(record.reason.unwrap().contains("KL to version 0"));
+    assert_eq!(world.engine.live(), PolicyVersion::SFT);
+    assert_eq!(world.registry.rows().unwrap()[1].state, VersionState::Rejected);
+    assert!(!world.registry.path(PolicyVersion(1)).exists());
+    assert_eq!(world.log.counters().dropped[&DropReason::Gate], 8);
+    eventually("the candidate to leave memory", || world.engine.residents().len() == 1);
+    world.feed();
+    assert_eq!(world.until_updates(&learner, 2)[1].version, Some(PolicyVersion(2)), "its number is not used again");
+    world.close();
+}
+
+#[test]
+fn a_paused_learner_takes_single_steps() {
+    let mut world = World::new(|_| ());
+    let learner = world.start_learner();
+    learner.pause().unwrap();
+    eventually("the pause", || learner.status().state == LearnerState::Paused);
+    world.feed();
+    world.feed();
+    learner.step().unwrap();
+    world.until_updates(&learner, 1);
+    eventually("the pause after the step", || learner.status().state == LearnerState::Paused);
+    assert_eq!(world.states()[&RolloutState::Scored], 8, "one step is one update");
+    learner.resume().unwrap();
+    world.until_updates(&learner, 2);
+    world.close();
+}
+
+#[test]
+fn an_activation_rolls_back_and_the_next_update_starts_there() {
+    let mut world = World::new(|_| ());
+    let learner = world.start_learner();
+    for n in 1..=2 {
+        world.feed();
+        world.until_updates(&learner, n);
+    }
+    let lost = learner.activate(PolicyVersion(1), Some(PolicyVersion(1)));
+    assert!(lost.unwrap_err().to_string().contains("expected policy@1"));
+    learner.activate(PolicyVersion(1), Some(PolicyVersion(2))).unwrap();
+    assert_eq!((world.engine.live(), learner.status().version), (PolicyVersion(1), PolicyVersion(1)));
+    world.feed();
+    let record = world.until_updates(&learner, 3).remove(2);
+    assert_eq!((record.parent, record.version), (PolicyVersion(1), Some(PolicyVersion(3))), "{:?}", record.reason);
+    assert!(learner.activate(PolicyVersion(9), None).is_err());
+    assert_eq!(world.engine.live(), PolicyVersion(3));
+    world.close();
+}
+
+#[test]
+fn a_learner_that_cannot_read_its_weights_says_so_and_recovers() {
+    let mut world = World::new(|_| ());
+    let path = world.registry.path(PolicyVersion::SFT);
+    let aside = path.with_extension("aside");
+    fs::rename(&path, &aside).unwrap();
+    let learner = world.start_learner();
+    eventually("the failure", || matches!(learner.status().state, LearnerState::Failed(_)));
+    fs::rename(&aside, &path).unwrap();
+    world.feed();
+    assert_eq!(world.until_updates(&learner, 1)[0].outcome, UpdateOutcome::Promoted);
+    world.close();
+}

@@ -1,0 +1,249 @@
+//! A daemon without HTTP.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::mpsc::channel,
+    time::{Duration, Instant},
+};
+
+use policy::{
+    PolicyVersion, Rollout, SamplingParams, TokenId,
+    architecture::Shape,
+    byte_pair::Bpe,
+    checkpoint::Checkpoint,
+    engine::{CancelFlag, Engine, Event, GenerateRequest, Target},
+    transformer::random_checkpoint,
+};
+
+use super::super::*;
+use crate::rollout_log::{LogSettings, PageQuery, RolloutState, ScoreRecord, Verdict};
+
+/// Tokens of prompt and response together: short, so that the daemon's limit ends what no end token ends.
+const CONTEXT: u32 = 24;
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(super) struct World {
+    /// Ends before the folder is removed.
+    pub(super) learner: Option<Learner>,
+    pub(super) engine: Engine,
+    pub(super) log: RolloutLog,
+    pub(super) registry: Registry,
+    pub(super) config: config::Ppo,
+    n_requests: u64,
+    folder: Folder,
+}
+
+/// A data directory and the model that it was begun with.
+pub(super) struct Folder {
+    path: PathBuf,
+    /// `None` in a child process, whose parent owns the folder.
+    _owned: Option<tempfile::TempDir>,
+}
+
+impl Folder {
+    pub(super) fn new() -> Folder {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_path_buf();
+        model().write(&path.join("sft.gguf")).unwrap();
+        Folder { path, _owned: Some(dir) }
+    }
+
+    /// A folder that another process began.
+    pub(super) fn at(path: PathBuf) -> Folder {
+        Folder { path, _owned: None }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens everything, serves the live version, starts no learner yet.
+    pub(super) fn open(self, change: impl FnOnce(&mut config::Ppo)) -> World {
+        self.open_with(|_| (), change)
+    }
+
+    fn open_with(
+        self,
+        change_policy: impl FnOnce(&mut config::Policy),
+        change: impl FnOnce(&mut config::Ppo),
+    ) -> World {
+        let mut config = config::Config::default();
+        config.policy.context_tokens = CONTEXT;
+        config.policy.threads = 1;
+        config.policy.parallel = 4;
+        change_policy(&mut config.policy);
+        config.ppo = small(config.ppo);
+        change(&mut config.ppo);
+        let settings = LogSettings { commit_ms: 5, queue: 1024, rescore_on_feedback: false };
+        let log = RolloutLog::open(&self.path.join("data"), &settings).unwrap();
+        let registry = Registry::open(log.clone(), &self.path.join("sft.gguf"), config.ppo.keep_versions).unwrap();
+        let engine = Engine::start(&config.policy, &registry.path(PolicyVersion::SFT)).unwrap();
+        // Ids and seeds go on where the last process stopped.
+        let n_requests = log.reader().stats().unwrap().n_rollouts;
+        let live = registry.live().unwrap();
+        if live.version != PolicyVersion::SFT {
+            engine.load(live.version, &live.path).unwrap();
+            engine.promote(live.version).unwrap();
+        }
+        World { learner: None, engine, log, registry, config: config.ppo, n_requests, folder: self }
+    }
+}
+
+fn small(config: config::Ppo) -> config::Ppo {
+    config::Ppo {
+        rollouts_per_update: 8,
+        minibatch: 4,
+        micro_batch: 4,
+        warmup_updates: 0,
+        policy_learning_rate: 1e-3,
+        value_learning_rate: 1e-3,
+        threads: 2,
+        ..config
+    }
+}
+
+fn model() -> Checkpoint {
+    let specials = ["<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>"];
+    let bpe = Bpe::learn(["a sea of blue, a blue sea"].into_iter(), 270, &specials).unwrap();
+    let mut checkpoint = random_checkpoint(&Shape::llama(bpe.size(), 32, 2, 4, 2, 64), 7).unwrap();
+    checkpoint.metadata.extend(bpe.metadata("{{ messages[0]['content'] }}"));
+    checkpoint
+}
+
+impl World {
+    pub(super) fn new(change: impl FnOnce(&mut config::Ppo)) -> World {
+        Folder::new().open(change)
+    }
+
+    pub(super) fn with(
+        change_policy: impl FnOnce(&mut config::Policy),
+        change: impl FnOnce(&mut config::Ppo),
+    ) -> World {
+        Folder::new().open_with(change_policy, change)
+    }
+
+    pub(super) fn start_learner(&mut self) -> Learner {
+        let setup = LearnerSetup {
+            config: self.config.clone(),
+            log: self.log.clone(),
+            registry: self.registry.clone(),
+            engine: self.engine.clone(),
+            value_start: ValueStart::Policy,
+        };
+        let learner = Learner::start(setup).unwrap();
+        self.learner = Some(learner.clone());
+        learner
+    }
+
+    /// Asks for `n` responses at once and logs them, as the daemon does. The daemon's limit ends most of them.
+    pub(super) fn serve(&mut self, n: u64) -> Vec<Rollout> {
+        self.serve_with(n, Vec::new())
+    }
+
+    /// As [`World::serve`], with ends that the client names: every ninth token ends a response.
+    pub(super) fn serve_ending(&mut self, n: u64) -> Vec<Rollout> {
+        self.serve_with(n, (5..270).step_by(9).map(TokenId).collect())
+    }
+
+    fn serve_with(&mut self, n: u64, stop_token_ids: Vec<TokenId>) -> Vec<Rollout> {
+        let (sender, events) = channel();
+        for _ in 0..n {
+            self.n_requests += 1;
+            let sender = sender.clone();
+            let sampling = SamplingParams {
+                max_tokens: 2 * CONTEXT,
+                seed: Some(self.n_requests),
+                stop_token_ids: stop_token_ids.clone(),
+                ..SamplingParams::default()
+            };
+            let request = GenerateRequest {
+                id: format!("cmpl-{:016x}", self.n_requests),
+                prompt: self.engine.vocabulary().tokenize("a blue"),
+                n: 1,
+                sampling,
+                top_logprobs: 0,
+                user: None,
+                cancel: CancelFlag::default(),
+                sink: Box::new(move |event| drop(sender.send(event))),
+            };
+            self.engine.submit(Target::Live, request).unwrap();
+        }
+        drop(sender);
+        let mut rollouts = Vec::new();
+        for event in events {
+            match event {
+                Event::Finished(finished) => {
+                    self.log.append(finished.rollout.clone()).unwrap();
+                    rollouts.push(finished.rollout);
+                }
+                Event::Token { .. } => {}
+                Event::Failed { .. } => panic!("a request failed"),
+            }
+        }
+        assert_eq!(rollouts.len() as u64, n);
+        self.log.flush().unwrap();
+        rollouts
+    }
+
+    /// Judges everything that waits, by a rule that the learner cannot know.
+    pub(super) fn judge(&self, rule: impl Fn(&Rollout) -> f64) {
+        let rows = self.log.reader().unscored(None, 10_000, u64::MAX).unwrap();
+        let verdict = |rollout: &Rollout| {
+            let score = rule(rollout);
+            Verdict::Scored(ScoreRecord { score, std: None, reward_version: "rule".to_string() })
+        };
+        self.log.score(rows.iter().map(|row| (row.seq, verdict(&row.rollout))).collect()).unwrap();
+    }
+
+    /// Traffic for one update.
+    pub(super) fn feed(&mut self) {
+        let n = self.config.rollouts_per_update as u64;
+        self.serve(n);
+        self.judge(planted);
+    }
+
+    pub(super) fn states(&self) -> HashMap<RolloutState, usize> {
+        let rows = self.log.reader().page(&PageQuery { limit: 100_000, ..PageQuery::default() }).unwrap();
+        let mut counts = HashMap::new();
+        for row in rows {
+            *counts.entry(row.state).or_insert(0) += 1;
+        }
+        counts
+    }
+
+    /// Ends everything and hands the folder on, as a restart does.
+    pub(super) fn close(mut self) -> Folder {
+        if let Some(learner) = self.learner.take() {
+            assert!(learner.shutdown(PATIENCE));
+        }
+        self.engine.shutdown(Duration::from_secs(10));
+        self.log.close();
+        self.folder
+    }
+
+    pub(super) fn until_updates(&self, learner: &Learner, n: usize) -> Vec<UpdateRecord> {
+        eventually("an update", || learner.history().len() >= n);
+        learner.history()
+    }
+}
+
+/// A score that some responses get and others do not.
+fn planted(rollout: &Rollout) -> f64 {
+    f64::from(rollout.response[0].id.0 % 7) - 3.0
+}
+
+/// Waits for something that another thread brings about.
+pub(super) fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_true() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// The response's ids.
+pub(super) fn ids(rollout: &Rollout) -> Vec<TokenId> {
+    rollout.response.iter().map(|token| token.id).collect()
+}
