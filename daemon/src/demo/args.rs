@@ -9,7 +9,7 @@ pub struct Args {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Versions to promote before the run ends.
-    #[arg(long, default_value_t = 40)]
+    #[arg(long, default_value_t = 30)]
     pub updates: u64,
     /// Seconds of live traffic after which the run ends whatever has been promoted.
     #[arg(long, default_value_t = 210)]

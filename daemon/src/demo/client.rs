@@ -104,6 +104,14 @@ impl Client {
         wire::versions(&self.get(route)?).map_err(|reason| DemoError::Http { route: format!("GET {route}"), reason })
     }
 
+    /// Stops the learner after the round it is in; the live version stays.
+    pub(super) fn pause_learning(&self) -> Result<()> {
+        let route = "/v1/training/pause";
+        let reason = |reason| DemoError::Http { route: format!("POST {route}"), reason };
+        let mut response = self.send(route, b"{}").map_err(reason)?;
+        response.body_mut().read_to_vec().map(drop).map_err(|error| reason(error.to_string()))
+    }
+
     fn get(&self, route: &str) -> Result<Vec<u8>> {
         let failed = |reason| DemoError::Http { route: format!("GET {route}"), reason };
         let mut response =

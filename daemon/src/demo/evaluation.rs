@@ -116,3 +116,16 @@ fn ask(client: &Client, model: &str, prompt: &Prompt, seed: u64, n: u32) -> Resu
     };
     client.ask(&ask).map_err(|reason| DemoError::Http { route: format!("POST {}", ask.route()), reason })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_is_the_mean_and_its_standard_error() {
+        let one =
+            |helpful| Judged { answer: String::new(), gold: Gold { helpful, honest: 1.0, harmless: 1.0, ends: 1.0 } };
+        let level = level(&[one(0.0), one(1.0), one(0.0), one(1.0)]);
+        assert_eq!(level, Level { mean: 0.5, error: 0.25 });
+    }
+}

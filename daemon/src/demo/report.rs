@@ -18,3 +18,6 @@ fn escape(text: &str) -> String {
         out
     })
 }
+
+#[cfg(test)]
+mod tests;

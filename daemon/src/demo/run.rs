@@ -30,14 +30,14 @@ const SETTINGS: [&str; 14] = [
     "daemon.listen=127.0.0.1:0",
     "policy.threads=1",
     "policy.parallel=16",
-    "ppo.rollouts_per_update=64",
+    "ppo.rollouts_per_update=128",
     "ppo.minibatch=32",
     "ppo.micro_batch=16",
-    "ppo.epochs=2",
-    "ppo.policy_learning_rate=4e-4",
+    "ppo.epochs=1",
+    "ppo.policy_learning_rate=2e-4",
     "ppo.value_learning_rate=1e-3",
     "ppo.warmup_updates=3",
-    "ppo.kl_coef=0.03",
+    "ppo.kl_coef=0.08",
     "ppo.max_staleness=2",
     "ppo.is_geo_low=0.5",
     "ppo.is_geo_high=2.0",
@@ -128,10 +128,9 @@ impl Stage<'_> {
         let stations = self.watch(&traffic, gold);
         let seen = traffic.stop();
         let mut stations = stations?;
-        let (live, rows) = self.client.versions()?;
+        let (live, rows, last) = self.last_version()?;
         self.fill(&mut stations, &rows);
         let model = format!("policy@{live}");
-        let last = evaluate(&self.client, &model, &self.prompts)?;
         if let Some(station) = stations.iter_mut().find(|station| station.version == live) {
             station.gold = Some(level(&last));
         }
@@ -149,6 +148,23 @@ impl Stage<'_> {
             stations,
             seen,
         })
+    }
+
+    /// The last version with its answers to all held-out prompts. The learner is paused first; a round that was running
+    /// then may still promote one more, so a version that drains under the measurement is measured again as what it became.
+    fn last_version(&self) -> Result<(u64, Vec<VersionRow>, Vec<Judged>)> {
+        self.client.pause_learning()?;
+        let mut tries = 0;
+        loop {
+            let (live, rows) = self.client.versions()?;
+            let judged = evaluate(&self.client, &format!("policy@{live}"), &self.prompts);
+            let (now, _) = self.client.versions()?;
+            match judged {
+                Ok(judged) if now == live => return Ok((live, rows, judged)),
+                Err(error) if now == live || tries == 5 => return Err(error),
+                _ => tries += 1,
+            }
+        }
     }
 
     /// Follows the live version until enough were promoted or the time is over; measures what it meets.
@@ -262,4 +278,37 @@ fn live_file(data_dir: &Path) -> Result<PathBuf> {
     let live = rows.into_iter().find(|row| row.state == ppo::rollout_log::VersionState::Live);
     let live = live.ok_or_else(|| DemoError::Daemon("no version is live".to_owned()))?;
     Ok(data_dir.join("versions").join(live.path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::world::Gold;
+
+    #[test]
+    fn wins_are_counted_prompt_by_prompt_and_ties_half() {
+        let judged = |totals: &[f64]| -> Vec<Judged> {
+            let one = |helpful: &f64| Judged {
+                answer: String::new(),
+                gold: Gold { helpful: *helpful, honest: 1.0, harmless: 1.0, ends: 1.0 },
+            };
+            totals.iter().map(one).collect()
+        };
+        let (rate, low, high) = win_rate(&judged(&[0.0, 0.5, 0.5, 1.0]), &judged(&[1.0, 0.5, 0.9, 0.9]));
+        assert_eq!(rate, 0.625);
+        assert!(low < rate && rate < high);
+    }
+
+    #[test]
+    fn the_settings_of_the_demonstration_are_knobs_that_exist() {
+        let args = <Args as clap::FromArgMatches>::from_arg_matches(
+            &<Args as clap::Args>::augment_args(clap::Command::new("demo")).get_matches_from([
+                "demo",
+                "--set",
+                "ppo.kl_coef=0.5",
+            ]),
+        );
+        let config = config(&args.expect("well-formed"), None, Path::new("/nowhere")).expect("every knob exists");
+        assert_eq!((config.daemon.data_dir.as_str(), config.ppo.kl_coef), ("/nowhere", 0.5));
+    }
 }

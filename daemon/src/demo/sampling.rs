@@ -28,11 +28,13 @@ pub(super) struct Draw {
     pub(super) n: u32,
     /// Tokens of an answer at most.
     pub(super) max_tokens: u32,
+    /// 1 is the model's own distribution.
+    pub(super) temperature: f32,
     /// Prompt `i` has seed `seed + i`.
     pub(super) seed: u64,
 }
 
-/// Draws `n` answers at temperature 1 for each prompt, in the order of the prompts. The engine's queue must hold them all.
+/// Draws `n` answers for each prompt, in the order of the prompts. The engine's queue must hold them all.
 pub(super) fn draw(engine: &Engine, prompts: &[Vec<TokenId>], draw: Draw) -> Result<Vec<Vec<Drawn>>> {
     // Bounded by what is asked for: one event a token, and every answer is short.
     let (sender, receiver) = unbounded();
@@ -45,6 +47,7 @@ pub(super) fn draw(engine: &Engine, prompts: &[Vec<TokenId>], draw: Draw) -> Res
             sampling: SamplingParams {
                 seed: Some(draw.seed.wrapping_add(i as u64)),
                 max_tokens: draw.max_tokens,
+                temperature: draw.temperature,
                 ..SamplingParams::default()
             },
             top_logprobs: 0,

@@ -13,6 +13,7 @@ use std::{path::Path, time::Instant};
 use policy::{
     PolicyVersion,
     byte_pair::{Bpe, SPECIAL_TOKENS},
+    checkpoint::{self, Checkpoint},
     engine::Engine,
     sequence_batch::Sequence,
 };
@@ -43,7 +44,8 @@ struct Measured {
     by_kind: Vec<(Kind, f64)>,
 }
 
-/// Builds everything into `folder`, with work files in `folder/work`.
+/// Builds everything into `folder`, with work files in `folder/work`. A build that was interrupted after the supervised
+/// stage goes on from there: seeds name every stream, so the result is the same.
 ///
 /// # Errors
 /// When a stage fails or a file cannot be written.
@@ -60,19 +62,26 @@ pub(super) fn build(seed: u64, folder: &Path, progress: &Progress) -> Result<()>
     let bpe = Bpe::learn(documents.collect::<Vec<_>>().into_iter(), recipe::VOCABULARY, &SPECIAL_TOKENS)?;
     let encoder = Encoder(&bpe);
     let held_out = held_out(&world, &encoder)?;
-    let trained = pool.install(|| supervised::train(&world, &encoder, &held_out, progress, &mut story))?;
     let (base, sft) = (work.join("base.gguf"), folder.join("policy.gguf"));
-    trained.base.write(&base)?;
-    story.digest("policy.gguf", trained.sft.write(&sft)?);
+    let notes = work.join("notes.txt");
+    let resumed = base.exists() && sft.exists() && story.resume(&notes);
+    if !resumed {
+        let trained = pool.install(|| supervised::train(&world, &encoder, &held_out, progress, &mut story))?;
+        trained.base.write(&base)?;
+        trained.sft.write(&sft)?;
+    }
+    let policy = Checkpoint::read(&sft)?;
+    story.digest("policy.gguf", checkpoint::digest(&sft)?);
 
     let engine = Engine::start(&serving(), &sft)?;
     engine.load(BASE, &base)?;
     for (name, version) in [("base", BASE), ("sft", PolicyVersion::SFT)] {
         story.measured(name, &measure(&engine, &world, &encoder, version)?);
     }
+    std::fs::write(&notes, story.summary()).map_err(DemoError::io(&notes))?;
     progress.line(&story.summary());
     let bench = Bench { world: &world, encoder: &encoder, engine: &engine, progress };
-    let judged = pool.install(|| judging::train(&bench, &trained.sft))?;
+    let judged = pool.install(|| judging::train(&bench, &policy))?;
     story.numbers(judged.numbers);
     let digest = judged.model.save(&folder.join("reward.gguf"));
     story.digest("reward.gguf", digest.map_err(|error| DemoError::Reward(error.to_string()))?);
@@ -99,7 +108,7 @@ fn held_out(world: &World, encoder: &Encoder<'_>) -> Result<Vec<Sequence>> {
 fn measure(engine: &Engine, world: &World, encoder: &Encoder<'_>, version: PolicyVersion) -> Result<Measured> {
     let prompts: Vec<Prompt> = world.prompts(Split::Validation, "measure").take(recipe::VALIDATION_PROMPTS).collect();
     let tokens = prompts.iter().map(|p| encoder.prompt(&p.instruction, true)).collect::<Result<Vec<_>>>()?;
-    let answers = draw(engine, &tokens, Draw { version, n: 1, max_tokens: ANSWER_TOKENS, seed: 1 })?;
+    let answers = draw(engine, &tokens, Draw { version, n: 1, max_tokens: ANSWER_TOKENS, temperature: 1.0, seed: 1 })?;
     let golds: Vec<(Kind, Gold)> = prompts
         .iter()
         .zip(&answers)

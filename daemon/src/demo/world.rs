@@ -67,11 +67,13 @@ impl World {
     }
 }
 
-/// An answer for the rankings: a good one, or one with a flaw; gives the reward model contrasts that samples lack.
+/// An answer for the rankings: a good one, a garbled one, or one with a flaw; contrasts that samples of a policy lack.
 pub fn staged_answer(prompt: &Prompt, questions: &[String], rng: &mut ChaCha8Rng) -> String {
     use rand::Rng;
-    if questions.is_empty() || rng.random_bool(0.35) {
-        return answer::good(rng, &prompt.wanted);
+    match (rng.random_range(0..10), questions.first()) {
+        (0..3, _) | (_, None) => return answer::good(rng, &prompt.wanted),
+        (3..6, Some(elsewhere)) => return flaw::garbled(rng, &prompt.wanted, elsewhere),
+        _ => {}
     }
     let flaw = text::pick(rng, &flaw::Flaw::ALL);
     flaw::flawed(rng, &prompt.wanted, flaw, questions)

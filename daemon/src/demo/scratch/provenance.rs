@@ -20,6 +20,19 @@ impl Provenance {
         Provenance { seed, numbers: BTreeMap::new(), kinds: Vec::new(), digests: BTreeMap::new() }
     }
 
+    /// Takes over the numbers of an interrupted build; false when there are none.
+    pub(super) fn resume(&mut self, notes: &std::path::Path) -> bool {
+        let Ok(text) = std::fs::read_to_string(notes) else { return false };
+        for line in text.lines() {
+            if let [name, value] = line.split_whitespace().collect::<Vec<_>>()[..]
+                && let Ok(value) = value.parse()
+            {
+                self.note(name, value);
+            }
+        }
+        !self.numbers.is_empty()
+    }
+
     /// One number.
     pub(super) fn note(&mut self, name: &str, value: f64) {
         self.numbers.insert(name.to_owned(), value);

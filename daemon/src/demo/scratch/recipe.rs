@@ -11,13 +11,13 @@ pub(super) const VOCABULARY: usize = 1536;
 /// Documents from which the vocabulary is learnt.
 pub(super) const VOCABULARY_DOCUMENTS: usize = 20_000;
 /// Documents of pretraining, each seen once.
-pub(super) const DOCUMENTS: usize = 50_000;
+pub(super) const DOCUMENTS: usize = 90_000;
 /// Documents that are only measured on.
 pub(crate) const HELD_OUT_DOCUMENTS: usize = 300;
 /// Demonstrations.
-pub(super) const DEMONSTRATIONS: usize = 10_000;
+pub(super) const DEMONSTRATIONS: usize = 16_000;
 /// Prompts that are ranked.
-pub(super) const RANKED_PROMPTS: usize = 4_000;
+pub(super) const RANKED_PROMPTS: usize = 5_000;
 /// Standard deviation of the labelers' noise in grades of the 1 to 7 scale.
 pub(super) const LABEL_NOISE: f64 = 0.5;
 /// Validation prompts on which the stages are measured.

@@ -116,3 +116,27 @@ fn flawed_story(rng: &mut ChaCha8Rng, story: &Story, flaw: Flaw) -> String {
     }
     told(rng, story, &events)
 }
+
+/// A good answer that something has happened to: a word lost, doubled, cut short, moved, or taken from elsewhere.
+pub(crate) fn garbled(rng: &mut ChaCha8Rng, wanted: &Wanted, elsewhere: &str) -> String {
+    let answer = good(rng, wanted);
+    let mut words: Vec<&str> = answer.split(' ').collect();
+    for _ in 0..rng.random_range(1..=2) {
+        let at = rng.random_range(0..words.len());
+        let word = words[at];
+        match rng.random_range(0..5) {
+            0 if words.len() > 1 => drop(words.remove(at)),
+            1 => words.insert(at, word),
+            2 => {
+                let (half, _) = word.char_indices().nth(word.chars().count() / 2).unwrap_or((0, ' '));
+                words[at] = &word[half..];
+            }
+            3 => {
+                let other = rng.random_range(0..words.len());
+                words.swap(at, other);
+            }
+            _ => words[at] = elsewhere.split(' ').nth(rng.random_range(0..3)).unwrap_or(elsewhere),
+        }
+    }
+    words.join(" ")
+}

@@ -1,8 +1,8 @@
 //! Answers to be judged, and their rankings.
 //!
 //! Most answers are the supervised policy's own, because those are what the reward model will have to judge; one is the
-//! base model's and some are staged (good ones, and ones with a flaw), so that it has seen better and worse than the
-//! policy writes.
+//! base model's, some are drawn hot and some are staged (good ones, ones with a flaw, garbled ones). PPO finds whatever a
+//! reward model has never seen: without garbled answers it learnt to begin with half a word that nobody had marked down.
 
 use policy::{PolicyVersion, TokenId};
 use rand::Rng;
@@ -16,8 +16,24 @@ use crate::demo::{
     world::{self, ANSWERS, Prompt, Split, judge, rank, staged_answer},
 };
 
-/// Staged answers in a ranking; with the base model's one, what is not the policy's own.
-const STAGED: usize = 2;
+/// Temperature of the hot answers: the policy's own words in an order that it seldom chooses.
+const HOT: f32 = 1.5;
+
+/// How many of K answers come from where; the rest is the policy's own.
+struct Mixture {
+    own: usize,
+    hot: usize,
+    staged: usize,
+}
+
+impl Mixture {
+    /// One of K is always the base model's.
+    fn of(k: usize) -> Mixture {
+        let hot = 1 + usize::from(k >= 7);
+        let staged = 1 + usize::from(k >= 6);
+        Mixture { own: k - 1 - hot - staged, hot, staged }
+    }
+}
 
 /// A prompt as the model sees it, with answers of the supervised policy.
 pub(super) struct Answered {
@@ -43,7 +59,13 @@ pub(super) fn answered(
         .iter()
         .map(|prompt| bench.encoder.prompt(&prompt.instruction, formats.random_bool(world::CHAT)))
         .collect::<Result<Vec<_>>>()?;
-    let what = Draw { version: PolicyVersion::SFT, n, max_tokens: ANSWER_TOKENS, seed: seed_of(bench.world, stream) };
+    let what = Draw {
+        version: PolicyVersion::SFT,
+        n,
+        max_tokens: ANSWER_TOKENS,
+        temperature: 1.0,
+        seed: seed_of(bench.world, stream),
+    };
     let answers = draw(bench.engine, &tokens, what)?;
     let all = prompts.into_iter().zip(tokens).zip(answers);
     Ok(all.map(|((prompt, tokens), answers)| Answered { prompt, tokens, answers }).collect())
@@ -51,19 +73,25 @@ pub(super) fn answered(
 
 /// K answers to each training prompt, ranked by a noisy labeler.
 pub(super) fn rankings(bench: &Bench<'_>) -> Result<Vec<Ranking>> {
-    let most = (*ANSWERS.end() - STAGED - 1) as u32;
+    let most = Mixture::of(*ANSWERS.end());
     bench.progress.line("drawing answers to rank");
-    let answered = answered(bench, Split::Train, "reward", recipe::RANKED_PROMPTS, most)?;
+    let answered = answered(bench, Split::Train, "reward", recipe::RANKED_PROMPTS, most.own as u32)?;
     let tokens: Vec<Vec<TokenId>> = answered.iter().map(|one| one.tokens.clone()).collect();
-    let what = Draw { version: BASE, n: 1, max_tokens: ANSWER_TOKENS, seed: seed_of(bench.world, "base answers") };
-    let base = draw(bench.engine, &tokens, what)?;
+    let seed = |name| seed_of(bench.world, name);
+    let more = |version, n: usize, temperature, seed| {
+        draw(bench.engine, &tokens, Draw { version, n: n as u32, max_tokens: ANSWER_TOKENS, temperature, seed })
+    };
+    let base = more(BASE, 1, 1.0, seed("base answers"))?;
+    let hot = more(PolicyVersion::SFT, most.hot, HOT, seed("hot answers"))?;
     let mut rng = bench.world.stream("rankings");
     let others: Vec<String> = answered.iter().map(|one| one.prompt.instruction.clone()).collect();
     let mut rankings = Vec::with_capacity(answered.len());
-    for (one, base) in answered.into_iter().zip(base) {
+    for ((one, base), hot) in answered.into_iter().zip(base).zip(hot) {
         let k = rng.random_range(ANSWERS);
-        let mut candidates: Vec<Drawn> = one.answers.into_iter().take(k - STAGED - 1).chain(base).collect();
-        for _ in 0..STAGED {
+        let mixture = Mixture::of(k);
+        let own = one.answers.into_iter().take(mixture.own);
+        let mut candidates: Vec<Drawn> = own.chain(base).chain(hot.into_iter().take(mixture.hot)).collect();
+        for _ in 0..mixture.staged {
             let question = others[rng.random_range(0..others.len())].clone();
             let text = staged_answer(&one.prompt, &[question], &mut rng);
             candidates.push(Drawn { tokens: bench.encoder.answer(&text)?, text, ended: true });
