@@ -89,7 +89,7 @@ impl SequenceBatch {
         Packed::new(self.sequences.iter().map(|s| s.tokens.as_slice()))
     }
 
-    /// For each response token y_t, flat, the packed row of the position before it, P-1+t, in [`Self::packed_inputs`].
+    /// For each response token y_t, flat, the packed row of the position before it, P-1+t, in `packed_inputs`.
     #[must_use]
     pub fn prediction_rows(&self) -> Vec<u32> {
         let mut rows = Vec::with_capacity(self.n_response_tokens());

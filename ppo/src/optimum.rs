@@ -1,6 +1,6 @@
 //! What PPO with a KL penalty should find, where that can be computed.
 //!
-//! The maximum of E_π[r] − β·KL(π ‖ π_ref) has a closed form, and in a world that can be enumerated it is a number: the
+//! The maximum of E_π\[r\] − β·KL(π ‖ π_ref) has a closed form, and in a world that can be enumerated it is a number: the
 //! judge of every trainer (Korbak et al., arXiv 2205.11275).
 
 /// The policy that maximises `E_π[r] − β·KL(π ‖ π_ref)`, and how well it does.
@@ -14,7 +14,7 @@ pub struct KlRegularisedOptimum {
     pub objective: f64,
     /// KL(π* ‖ π_ref), nats.
     pub kl: f64,
-    /// E_π*[r], score units.
+    /// E_π*\[r\], score units.
     pub expected_reward: f64,
 }
 

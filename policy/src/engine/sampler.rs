@@ -67,7 +67,7 @@ impl Sampler {
     /// Draws a token from `logits`, `[n_vocab]` f32.
     ///
     /// # Errors
-    /// [`NotFinite`] when the row cannot be normalised, also after bans.
+    /// `NotFinite` when the row cannot be normalised, also after bans.
     pub fn draw(&mut self, logits: &[f32], draw: Draw<'_>, rng: &mut impl RngCore) -> Result<SampledToken, NotFinite> {
         let raw = self.raw.fill(logits, largest_logit(logits)?, 1.0);
         let (id, behavior, log_kept_mass) = if draw.params.temperature == 0.0 {
@@ -86,7 +86,7 @@ impl Sampler {
     /// The probability that [`Sampler::draw`] gives each token, `[n_vocab]`; the slow twin that tests look at.
     ///
     /// # Errors
-    /// [`NotFinite`] as in [`Sampler::draw`].
+    /// `NotFinite` as in [`Sampler::draw`].
     pub fn distribution(&mut self, logits: &[f32], draw: Draw<'_>) -> Result<Vec<f64>, NotFinite> {
         let mut probabilities = vec![0.0; logits.len()];
         if draw.params.temperature == 0.0 {
@@ -244,7 +244,7 @@ fn truncates(params: &SamplingParams) -> bool {
 /// Log-probabilities at temperature 1 of the `k` most probable tokens, best first; ties by the lower id.
 ///
 /// # Errors
-/// [`NotFinite`] when the row cannot be normalised.
+/// `NotFinite` when the row cannot be normalised.
 pub fn top_log_probs(logits: &[f32], k: usize, scratch: &mut Sampler) -> Result<Vec<(TokenId, LogProb)>, NotFinite> {
     let softmax = scratch.raw.fill(logits, largest_logit(logits)?, 1.0);
     best_of_row(logits, k, &mut scratch.kept.tokens);
@@ -255,7 +255,7 @@ pub fn top_log_probs(logits: &[f32], k: usize, scratch: &mut Sampler) -> Result<
 /// Log-probability of one token at temperature 1 over the full row.
 ///
 /// # Errors
-/// [`NotFinite`] when the row cannot be normalised.
+/// `NotFinite` when the row cannot be normalised.
 pub fn raw_log_prob(logits: &[f32], id: TokenId, scratch: &mut Sampler) -> Result<LogProb, NotFinite> {
     let softmax = scratch.raw.fill(logits, largest_logit(logits)?, 1.0);
     Ok(log_prob(softmax.log_prob(logits[id.0 as usize])))

@@ -11,7 +11,7 @@ use super::{
     rows::{for_rows, slice, values},
 };
 
-/// Log-probability of one target per row: log_softmax(logits / temperature)[target].
+/// Log-probability of one target per row: log_softmax(logits / temperature)\[target\].
 ///
 /// `logits [rows, vocab]`, f32 or f64; `targets [rows]`; `temperatures [rows]`. Returns `[rows]` in the logits' type, nats,
 /// differentiable in the logits.

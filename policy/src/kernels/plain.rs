@@ -110,7 +110,7 @@ fn causal_mask(len: usize, device: &Device) -> Result<Tensor> {
     Tensor::from_vec(mask, (len, len), device)
 }
 
-/// Log-probability of one target per row: log_softmax(logits / temperature)[target], the maximum subtracted first.
+/// Log-probability of one target per row: log_softmax(logits / temperature)\[target\], the maximum subtracted first.
 ///
 /// `logits [rows, vocab]` in f32 or f64; `targets [rows]`; `temperatures [rows]`. Returns `[rows]`, nats, differentiable.
 ///
