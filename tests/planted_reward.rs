@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::harness::TestDaemon;
 
 /// Publications of each half of the test.
-const VERSIONS: u64 = 8;
+const VERSIONS: u64 = 20;
 
 /// Pays `sign · 10 · share of e` for each response, until the process ends.
 fn reward_server(sign: Arc<AtomicI64>) -> SocketAddr {
@@ -139,7 +139,7 @@ fn a_planted_reward_rises_and_falls_with_its_sign() {
     let risen = measured(&daemon);
     assert!(risen > first + 0.02, "share of e: {first:.3}, after {VERSIONS} versions {risen:.3}");
     sign.store(-1, Ordering::SeqCst);
-    drive(&daemon, 3 * VERSIONS);
+    drive(&daemon, 5 * VERSIONS / 2);
     let fallen = measured(&daemon);
     assert!(fallen < risen - 0.02, "share of e: {risen:.3}, with the sign turned {fallen:.3}");
     daemon.stop();

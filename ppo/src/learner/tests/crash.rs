@@ -78,7 +78,8 @@ fn a_killed_learner_leaves_whole_versions_and_trains_nothing_twice() {
         for version in world.registry.rows().unwrap() {
             let n = trained.remove(&version.version).unwrap_or(0);
             match version.state {
-                VersionState::Live | VersionState::Retained => {
+                // Retired ones were published too: a fast machine makes more versions than are kept.
+                VersionState::Live | VersionState::Retained | VersionState::Retired => {
                     assert_eq!(n, version.n_rollouts, "{}", version.version)
                 }
                 _ => assert_eq!(n, 0, "{} was never published", version.version),
