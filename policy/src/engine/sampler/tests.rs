@@ -184,25 +184,3 @@ fn top_log_probs_are_the_best_of_the_raw_row() {
     assert_eq!(top[0].1, raw_log_prob(&[0.0, 2.0, 1.0, 2.0], TokenId(1), &mut sampler).unwrap());
     assert!((top[2].1.0 - (-1.917_55)).abs() < 1e-3);
 }
-
-/// Prints what one draw costs; run with `--ignored --nocapture`, optimised.
-#[test]
-#[ignore = "a measurement, not a check"]
-fn cost_of_a_draw() {
-    let truncated = SamplingParams { top_k: 40, top_p: 0.95, ..Default::default() };
-    for n_vocab in [2048, 49_152] {
-        let logits: Vec<f32> = (0..n_vocab).map(|i| ((i * 7919) % 10_009) as f32 / 1000.0).collect();
-        for (name, params) in [("whole", SamplingParams::default()), ("k40 p0.95", truncated.clone())] {
-            let history = History::default();
-            let draw = draw_with(&params, &ORDER, &history);
-            let mut rng = ChaCha8Rng::seed_from_u64(1);
-            let mut sampler = Sampler::default();
-            let start = std::time::Instant::now();
-            let n = 2000;
-            for _ in 0..n {
-                std::hint::black_box(sampler.draw(&logits, draw, &mut rng).unwrap());
-            }
-            println!("{n_vocab} {name}: {:.1} us", start.elapsed().as_secs_f64() * 1e6 / f64::from(n));
-        }
-    }
-}
