@@ -1,4 +1,9 @@
 //! The third stage: a reward model from rankings of K answers.
+//!
+//! It is trained twice. PPO moves a policy towards whatever the reward model overrates, which answers of the supervised
+//! policy seldom show: InstructGPT therefore ranked some answers of PPO policies too (section 3.2). Here a scout, a first
+//! reward model from some of the rankings, picks the best of many answers as it sees them; those are ranked as well, and
+//! the reward model proper learns from all rankings.
 
 mod answers;
 
@@ -17,7 +22,7 @@ use reward::{
     reward_model::{RewardModel, raw_scores},
 };
 
-use self::answers::{Answered, answered, rankings};
+use self::answers::{Answered, answered, rankings, tempted};
 use super::{recipe, supervised::seed_of};
 use crate::demo::{
     encoder::Encoder,
@@ -55,11 +60,14 @@ pub(super) struct Judged {
 
 /// Ranks answers to training prompts and trains on the rankings. Call it inside the learner's pool.
 pub(super) fn train(bench: &Bench<'_>, sft: &Checkpoint) -> Result<Judged> {
-    let rankings = rankings(bench)?;
+    let mut rankings = rankings(bench)?;
+    let scout = blank(bench, sft)?;
+    fit(bench, "scout", &scout, &rankings[..recipe::SCOUT_PROMPTS])?;
+    rankings.extend(tempted(bench, &scout)?);
     let held_out = answered(bench, Split::Validation, "reward/held-out", MEASURED.0, MEASURED.1)?;
     let reference = answered(bench, Split::Train, "reward/scale", SCALED, 1)?;
-    let model = ScalarModel::from_policy(sft, seed_of(bench.world, "reward head"), &Device::Cpu)?;
-    let seen = fit(bench, &model, &rankings)?;
+    let model = blank(bench, sft)?;
+    let seen = fit(bench, "reward model", &model, &rankings)?;
     let raw = raw_scores(&model, &sequences(&reference))?;
     let scale = Normalization::standardised(&raw);
     let scale = scale.ok_or_else(|| DemoError::Reward("all of its scores are equal".to_owned()))?;
@@ -76,9 +84,14 @@ pub(super) fn train(bench: &Bench<'_>, sft: &Checkpoint) -> Result<Judged> {
     Ok(Judged { model: RewardModel::new(model, sft, scale, WeightType::F16).map_err(reward)?, numbers })
 }
 
+/// The supervised policy's trunk under a head that knows nothing.
+fn blank(bench: &Bench<'_>, sft: &Checkpoint) -> Result<ScalarModel> {
+    Ok(ScalarModel::from_policy(sft, seed_of(bench.world, "reward head"), &Device::Cpu)?)
+}
+
 /// One pass over the rankings. Returns the running pair accuracy on labels that the model had not seen yet.
-fn fit(bench: &Bench<'_>, model: &ScalarModel, rankings: &[Ranking]) -> Result<f64> {
-    let bar = bench.progress.bar("reward model");
+fn fit(bench: &Bench<'_>, name: &'static str, model: &ScalarModel, rankings: &[Ranking]) -> Result<f64> {
+    let bar = bench.progress.bar(name);
     let options = recipe::rankings(seed_of(bench.world, "reward order"));
     let mut accuracy = 0.5;
     ranking_trainer::train(model, rankings, &options, |now| {

@@ -11,13 +11,19 @@ pub(super) const VOCABULARY: usize = 1536;
 /// Documents from which the vocabulary is learnt.
 pub(super) const VOCABULARY_DOCUMENTS: usize = 20_000;
 /// Documents of pretraining, each seen once.
-pub(super) const DOCUMENTS: usize = 90_000;
+pub(super) const DOCUMENTS: usize = 170_000;
 /// Documents that are only measured on.
 pub(crate) const HELD_OUT_DOCUMENTS: usize = 300;
 /// Demonstrations.
 pub(super) const DEMONSTRATIONS: usize = 16_000;
-/// Prompts that are ranked.
-pub(super) const RANKED_PROMPTS: usize = 5_000;
+/// Prompts whose answers are ranked as they come.
+pub(super) const RANKED_PROMPTS: usize = 6_000;
+/// Of them, those that the scout learns from.
+pub(super) const SCOUT_PROMPTS: usize = 3_000;
+/// Prompts whose answers the scout has chosen.
+pub(super) const TEMPTED_PROMPTS: usize = 4_000;
+/// Answers that the scout chooses from.
+pub(super) const TEMPTED_FROM: u32 = 16;
 /// Standard deviation of the labelers' noise in grades of the 1 to 7 scale.
 pub(super) const LABEL_NOISE: f64 = 0.5;
 /// Validation prompts on which the stages are measured.
@@ -25,9 +31,10 @@ pub(super) const VALIDATION_PROMPTS: usize = 400;
 /// Tokens of an answer at most, when answers are drawn.
 pub(crate) const ANSWER_TOKENS: u32 = 64;
 
-/// Llama, a million parameters; every matrix's rows are multiples of 32, so that Q8_0 fits.
+/// Llama, a million parameters; every matrix's rows are multiples of 32, so that Q8_0 fits. Heads are 64 wide: llama.cpp's
+/// dot products on AVX-512 take 64 numbers at a time and what is shorter one by one, so 32 wide heads decode far slower.
 pub(super) fn shape() -> Shape {
-    Shape { context: 512, ..Shape::llama(VOCABULARY, 128, 4, 4, 4, 384) }
+    Shape { context: 512, ..Shape::llama(VOCABULARY, 128, 4, 2, 2, 384) }
 }
 
 /// Pretraining.

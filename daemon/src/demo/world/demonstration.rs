@@ -7,11 +7,10 @@ use super::{
     answer::good,
     flaw::{Flaw, flawed},
     instruction::{Prompt, Prompts},
-    text::pick,
 };
 
 /// Share of demonstrations with a flaw: what leaves PPO room.
-const FLAWED: f64 = 0.55;
+const FLAWED: f64 = 0.7;
 /// Share of prompts in the chat format; the others are plain completions.
 pub const CHAT: f64 = 0.75;
 
@@ -44,7 +43,7 @@ impl Iterator for Demonstrations {
     fn next(&mut self) -> Option<Demonstration> {
         let prompt = self.prompts.next()?;
         let answer = if self.rng.random_bool(FLAWED) {
-            let flaw = pick(&mut self.rng, &Flaw::ALL);
+            let flaw = Flaw::draw(&mut self.rng);
             let others = [self.prompts.next()?.instruction];
             flawed(&mut self.rng, &prompt.wanted, flaw, &others)
         } else {

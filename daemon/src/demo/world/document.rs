@@ -1,6 +1,6 @@
 //! Pretraining text: what the tiny world's internet looks like.
 //!
-//! Facts, stories and lists; and forums, where questions appear and the answers wander off, go on asking, or insult. A
+//! Facts, stories, lists and workbooks; and forums, where questions appear and the answers wander off, go on asking, or insult. A
 //! model of it knows the words and the facts and has no habit of answering.
 
 use rand::{Rng, seq::IndexedRandom};
@@ -10,9 +10,10 @@ use super::{
     answer::{enumerated, good, told},
     facts::RELATIONS,
     flaw::{Flaw, flawed},
-    instruction::{Prompts, story::draw_story},
+    instruction::{Prompt, Prompts, story::draw_story},
     tables::{Row, lines, rows},
     text::{capitalised, pick, pick_some, with_article},
+    wanted::Wanted,
 };
 
 /// Documents for ever.
@@ -26,6 +27,14 @@ impl Documents {
         Documents { prompts, rng }
     }
 
+    /// A workbook's page: two exercises with their solutions, one of them a question.
+    fn workbook(&mut self) -> Option<String> {
+        let is_question = |prompt: &Prompt| matches!(prompt.wanted, Wanted::Sentence(_));
+        let exercises = [self.prompts.next()?, self.prompts.find(is_question)?];
+        let solved = exercises.map(|prompt| format!("{}\n{}", prompt.instruction, good(&mut self.rng, &prompt.wanted)));
+        Some(solved.join("\n\n"))
+    }
+
     /// A question and what somebody wrote below it.
     fn forum(&mut self) -> Option<String> {
         let prompt = self.prompts.next()?;
@@ -34,7 +43,7 @@ impl Documents {
         let answer = match rng.random_range(0..10) {
             0..4 => good(rng, &prompt.wanted),
             4..9 => {
-                let flaw = pick(rng, &Flaw::ALL);
+                let flaw = Flaw::draw(rng);
                 flawed(rng, &prompt.wanted, flaw, &others)
             }
             _ => others.join("\n"),
@@ -57,6 +66,7 @@ impl Iterator for Documents {
                 let story = draw_story(rng);
                 Some(told(rng, &story, &story.events))
             }
+            11..16 => self.workbook(),
             _ => self.forum(),
         }
     }

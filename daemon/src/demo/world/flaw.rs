@@ -3,7 +3,10 @@
 //! The same flaws occur in the demonstrations (some), in the pretraining text (many) and in the rankings' answers, so
 //! that the supervised policy has both habits and PPO can choose between them.
 
-use rand::{Rng, seq::SliceRandom};
+use rand::{
+    Rng,
+    seq::{IndexedRandom, SliceRandom},
+};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
@@ -35,6 +38,15 @@ impl Flaw {
     /// All of them.
     pub(crate) const ALL: [Flaw; 6] =
         [Flaw::Count, Flaw::Wrong, Flaw::Order, Flaw::Rude, Flaw::Wander, Flaw::Questions];
+
+    /// One of them; bad manners are twice as common as errors.
+    pub(crate) fn draw(rng: &mut ChaCha8Rng) -> Flaw {
+        let weight = |flaw: &Flaw| match flaw {
+            Flaw::Count | Flaw::Wrong | Flaw::Order => 1,
+            Flaw::Rude | Flaw::Wander | Flaw::Questions => 2,
+        };
+        *Flaw::ALL.choose_weighted(rng, weight).expect("every flaw has a weight")
+    }
 }
 
 /// An answer with this flaw; `questions` are instructions that a wandering answer may go on with.

@@ -4,9 +4,10 @@
 //! base model's, some are drawn hot and some are staged (good ones, ones with a flaw, garbled ones). PPO finds whatever a
 //! reward model has never seen: without garbled answers it learnt to begin with half a word that nobody had marked down.
 
-use policy::{PolicyVersion, TokenId};
+use policy::{PolicyVersion, TokenId, scalar_model::ScalarModel};
 use rand::Rng;
-use reward::ranking_trainer::Ranking;
+use rand_chacha::ChaCha8Rng;
+use reward::{ranking_trainer::Ranking, reward_model::raw_scores};
 
 use super::Bench;
 use crate::demo::{
@@ -96,11 +97,41 @@ pub(super) fn rankings(bench: &Bench<'_>) -> Result<Vec<Ranking>> {
             let text = staged_answer(&one.prompt, &[question], &mut rng);
             candidates.push(Drawn { tokens: bench.encoder.answer(&text)?, text, ended: true });
         }
-        let golds: Vec<_> =
-            candidates.iter().map(|drawn| judge(&one.prompt.wanted, &drawn.text, drawn.ended)).collect();
-        let ranks = rank(&golds, recipe::LABEL_NOISE, &mut rng);
-        let responses: Vec<Vec<TokenId>> = candidates.into_iter().map(|drawn| drawn.tokens).collect();
-        rankings.push(Ranking::new(&one.tokens, &responses, &ranks));
+        rankings.push(ranked(&one.prompt, &one.tokens, candidates, &mut rng));
     }
     Ok(rankings)
+}
+
+/// Rankings of the answers that the scout likes best, among some that it does not.
+///
+/// The best of 16 is as far from the supervised policy as ln 16 − 15/16 = 1.8 nats of KL.
+pub(super) fn tempted(bench: &Bench<'_>, scout: &ScalarModel) -> Result<Vec<Ranking>> {
+    bench.progress.line("drawing answers that tempt the scout");
+    let n = recipe::TEMPTED_FROM as usize;
+    let answered = answered(bench, Split::Train, "reward/tempted", recipe::TEMPTED_PROMPTS, recipe::TEMPTED_FROM)?;
+    let mut rng = bench.world.stream("rankings/tempted");
+    let mut rankings = Vec::with_capacity(answered.len());
+    for one in answered {
+        let sequences: Vec<Vec<TokenId>> =
+            one.answers.iter().map(|drawn| [one.tokens.as_slice(), &drawn.tokens].concat()).collect();
+        let scores = raw_scores(scout, &sequences)?;
+        let mut order: Vec<usize> = (0..n).collect();
+        order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+        order.dedup_by_key(|i| one.answers[*i].text.clone());
+        let k = rng.random_range(ANSWERS).min(order.len());
+        // Half of them from the top, the others from all over the rest.
+        let top = k.div_ceil(2);
+        let rest = order.len() - top;
+        let spread = (0..k - top).map(|i| top + i * rest / (k - top));
+        let candidates = (0..top).chain(spread).map(|at| one.answers[order[at]].clone()).collect();
+        rankings.push(ranked(&one.prompt, &one.tokens, candidates, &mut rng));
+    }
+    Ok(rankings)
+}
+
+fn ranked(prompt: &Prompt, tokens: &[TokenId], candidates: Vec<Drawn>, rng: &mut ChaCha8Rng) -> Ranking {
+    let golds: Vec<_> = candidates.iter().map(|drawn| judge(&prompt.wanted, &drawn.text, drawn.ended)).collect();
+    let ranks = rank(&golds, recipe::LABEL_NOISE, rng);
+    let responses: Vec<Vec<TokenId>> = candidates.into_iter().map(|drawn| drawn.tokens).collect();
+    Ranking::new(tokens, &responses, &ranks)
 }
