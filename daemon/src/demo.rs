@@ -19,12 +19,15 @@ mod story;
 mod traffic;
 pub mod world;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use args::Args;
 pub use error::DemoError;
 
 use self::{error::Result, progress::Progress};
+
+/// Where `--from-scratch` writes when nothing else is said.
+const BUILT: &str = "honed-artefacts";
 
 /// Runs the demonstration and writes what was asked for.
 ///
@@ -32,14 +35,15 @@ use self::{error::Result, progress::Progress};
 /// When the daemon does not start, a request of the demonstration itself fails, or a file cannot be written.
 pub fn run(args: &Args) -> Result<()> {
     let progress = Progress::new();
-    let artefacts = args.from_scratch.then_some(args.artefacts.as_path());
-    if let Some(folder) = artefacts {
+    let built = args.from_scratch.then(|| PathBuf::from(BUILT));
+    let artefacts = args.artefacts.clone().or(built);
+    if let (true, Some(folder)) = (args.from_scratch, &artefacts) {
         scratch::build(args.seed, folder, &progress)?;
         if args.build_only {
             return Ok(());
         }
     }
-    let story = run::run(args, artefacts, &progress)?;
+    let story = run::run(args, artefacts.as_deref(), &progress)?;
     write(&args.report, &report::render(&story))?;
     if let Some(path) = &args.json {
         write(path, &story.json())?;

@@ -73,7 +73,8 @@ pub(super) fn run(args: &Args, artefacts: Option<&Path>, progress: &Progress) ->
     client.wait_ready(Duration::from_secs(60))?;
     progress.line(&format!("serving at http://{}", running.address()));
     let world = World::new(WORLD_SEED);
-    let prompts = world.prompts(Split::Test, "held-out").take(HELD_OUT).collect();
+    let split = if args.validate { Split::Validation } else { Split::Test };
+    let prompts = world.prompts(split, "held-out").take(HELD_OUT).collect();
     let stage = Stage { args, progress, world, client, prompts, started };
     let mut story = stage.perform()?;
     running.stop().map_err(|error| DemoError::Daemon(error.to_string()))?;
@@ -244,6 +245,7 @@ fn win_rate(first: &[Judged], last: &[Judged]) -> (f64, f64, f64) {
 fn side_by_side(prompts: &[Prompt], first: &[Judged], last: &[Judged]) -> Vec<SideBySide> {
     let pair = |judged: &Judged| (judged.answer.clone(), judged.gold.total());
     let rows = prompts.iter().zip(first).zip(last).map(|((prompt, before), after)| SideBySide {
+        kind: prompt.kind,
         instruction: prompt.instruction.clone(),
         before: pair(before),
         after: pair(after),

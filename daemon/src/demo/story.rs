@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{evaluation::Level, traffic::Seen};
-use crate::http::wire::demo::{DemoSummary, DemoVersion};
+use super::{evaluation::Level, traffic::Seen, world::Kind};
+use crate::http::wire::demo::{DemoKind, DemoSummary, DemoVersion};
 
 /// A version as it was met on the way.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub(super) struct Station {
 /// A held-out prompt, answered by the first and by the last version.
 #[derive(Clone, Debug)]
 pub(super) struct SideBySide {
+    /// What sort of prompt.
+    pub(super) kind: Kind,
     /// The prompt.
     pub(super) instruction: String,
     /// (answer, gold) of version 0.
@@ -70,6 +72,21 @@ impl Story {
         values.get((last as f64 * q).round() as usize).copied().unwrap_or(0.0)
     }
 
+    /// Gold of the first and the last version for each sort of prompt that there was.
+    pub(super) fn by_kind(&self) -> Vec<DemoKind> {
+        let kinds = Kind::SHARES.iter().filter_map(|(kind, _)| {
+            let own: Vec<&SideBySide> = self.answers.iter().filter(|answer| answer.kind == *kind).collect();
+            let mean = |of: fn(&SideBySide) -> f64| own.iter().map(|one| of(one)).sum::<f64>() / own.len() as f64;
+            (!own.is_empty()).then(|| DemoKind {
+                kind: format!("{kind:?}").to_lowercase(),
+                prompts: own.len(),
+                gold_first: mean(|one| one.before.1),
+                gold_last: mean(|one| one.after.1),
+            })
+        });
+        kinds.collect()
+    }
+
     /// The JSON file.
     pub(super) fn json(&self) -> String {
         let seen = &self.seen;
@@ -97,6 +114,7 @@ impl Story {
             token_gap_ms_p99: Self::quantile(&seen.gap_ms, 0.99),
             token_gap_ms_max: Self::quantile(&seen.gap_ms, 1.0),
             seconds: self.seconds,
+            kinds: self.by_kind(),
             versions: self.stations.iter().map(version).collect(),
         };
         summary.render()

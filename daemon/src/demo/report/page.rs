@@ -6,7 +6,10 @@ use super::{
     chart::{Chart, Series},
     escape,
 };
-use crate::demo::story::{SideBySide, Station, Story};
+use crate::{
+    demo::story::{SideBySide, Station, Story},
+    http::wire::demo::DemoKind,
+};
 
 const BLUE: &str = "#3b6fd4";
 const GREEN: &str = "#2f9e6e";
@@ -56,6 +59,7 @@ pub(in crate::demo) fn render(story: &Story) -> String {
         page.push_str(&chart.render());
     }
     page.push_str("</div>");
+    kinds(&mut page, story);
     answers(&mut page, story);
     let _ = write!(
         page,
@@ -189,11 +193,23 @@ fn latency_chart(story: &Story) -> Chart {
     }
 }
 
+fn kinds(page: &mut String, story: &Story) {
+    page.push_str("<h2>By sort of prompt</h2><table><tr><th>Sort</th><th>Prompts</th><th>Version 0 (sft)</th><th>Last version</th></tr>");
+    for DemoKind { kind, prompts, gold_first, gold_last } in story.by_kind() {
+        let _ = write!(
+            page,
+            "<tr><td>{}</td><td>{prompts}</td><td>{gold_first:.2}</td><td>{gold_last:.2}</td></tr>",
+            escape(&kind)
+        );
+    }
+    page.push_str("</table>");
+}
+
 fn answers(page: &mut String, story: &Story) {
     page.push_str("<h2>Before and after</h2><table><tr><th>Held-out prompt</th><th>Version 0 (sft)</th><th>Last version</th></tr>");
     // An even walk over all prompts, not the best ones.
     let step = (story.answers.len() / SHOWN).max(1);
-    for SideBySide { instruction, before, after } in story.answers.iter().step_by(step).take(SHOWN) {
+    for SideBySide { instruction, before, after, .. } in story.answers.iter().step_by(step).take(SHOWN) {
         let _ =
             write!(page, "<tr><td>{}</td><td>{}</td><td>{}</td></tr>", escape(instruction), cell(before), cell(after));
     }

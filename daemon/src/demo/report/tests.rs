@@ -5,6 +5,7 @@ use crate::demo::{
     evaluation::Level,
     story::{SideBySide, Station, Story},
     traffic::Seen,
+    world::Kind,
 };
 
 fn story(n_versions: u64) -> Story {
@@ -26,6 +27,7 @@ fn story(n_versions: u64) -> Story {
         rm_accuracy: (0.75, 100),
         n_held_out: 1,
         answers: vec![SideBySide {
+            kind: Kind::Fact,
             instruction: "<script>alert(1)</script>".to_owned(),
             before: (String::new(), 0.0),
             after: ("fine & good".to_owned(), 1.0),
@@ -42,6 +44,7 @@ fn the_report_needs_nothing_from_outside_and_quotes_what_models_write() {
     }
     assert!(page.contains("fine &amp; good") && page.contains("&lt;script&gt;") && page.contains("(nothing)"));
     assert_eq!(page.matches("<svg").count(), 6);
+    assert!(page.contains("<td>fact</td><td>1</td><td>0.00</td><td>1.00</td>"));
 }
 
 #[test]

@@ -53,8 +53,23 @@ pub(crate) struct DemoSummary<'a> {
     pub(crate) token_gap_ms_max: f64,
     /// From the start of the daemon to the last measurement.
     pub(crate) seconds: f64,
+    /// Gold for each sort of prompt.
+    pub(crate) kinds: Vec<DemoKind>,
     /// Every version that was met.
     pub(crate) versions: Vec<DemoVersion<'a>>,
+}
+
+/// One sort of prompt.
+#[derive(Debug, Serialize)]
+pub(crate) struct DemoKind {
+    /// Its name.
+    pub(crate) kind: String,
+    /// Held-out prompts of this sort.
+    pub(crate) prompts: usize,
+    /// Mean gold of `sft` on them.
+    pub(crate) gold_first: f64,
+    /// Mean gold of the last version on them.
+    pub(crate) gold_last: f64,
 }
 
 /// One version.
