@@ -1,8 +1,10 @@
 //! The learner's threads.
 //!
 //! Serving and learning share cores, and llama.cpp's worker threads spin at barriers: one competitor of normal priority
-//! slows a small model's prefill a hundredfold, one at nice 19 by four per cent. So every thread of the learner gives way.
-//! The priority is set on the thread, not the process: on Linux `setpriority` takes a thread id.
+//! slows a small model's prefill a hundredfold, one at nice 19 by four per cent. So every thread of the learner gives way:
+//! nice 19, and Linux's idle class. Nice alone decides who gets how much; but a thread that wakes up at a barrier also has
+//! to wait out the slice that a nice 19 thread has begun, and only the idle class is interrupted at once.
+//! Both are set on the thread, not the process: on Linux these calls take a thread id.
 
 use std::{collections::BTreeMap, io};
 
@@ -22,25 +24,34 @@ pub const NICE_REQUESTS: libc::c_int = 10;
 /// # Errors
 /// When threads cannot be started.
 pub fn learner_pool(n_threads: usize) -> Result<rayon::ThreadPool> {
-    pool("learner", n_threads, NICE_LEARNER)
+    pool("learner", n_threads, give_way)
 }
 
-/// Builds a pool whose threads run at `nice`; 0 threads means one per core.
+/// Builds a pool whose threads start with `prepare`; 0 threads means one per core.
 ///
 /// # Errors
 /// When threads cannot be started.
-pub fn pool(name: &'static str, n_threads: usize, nice: libc::c_int) -> Result<rayon::ThreadPool> {
+pub fn pool(name: &'static str, n_threads: usize, prepare: fn()) -> Result<rayon::ThreadPool> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(n_threads)
         .thread_name(move |i| format!("{name}-{i}"))
-        .start_handler(move |_| lower_priority(nice))
+        .start_handler(move |_| prepare())
         .build()
         .map_err(|error| ModelError::Threads(error.to_string()))
 }
 
-/// Lowers the calling thread to nice 19; owner threads of the learner call it first thing.
+/// Lowers the calling thread to nice 19 in the idle class; owner threads of the learner call it first thing.
 pub fn give_way() {
     lower_priority(NICE_LEARNER);
+    #[cfg(target_os = "linux")]
+    {
+        let idle = libc::sched_param { sched_priority: 0 };
+        // SAFETY: thread 0 is the calling one, and the struct outlives the call.
+        if unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const idle) } != 0 {
+            // Nice 19 stays, which is nearly as good.
+            tracing::warn!(error = %io::Error::last_os_error(), "a thread of the learner is not in the idle class");
+        }
+    }
 }
 
 /// Lowers the calling thread to `nice`, at most 19; without privilege there is no way back up.
@@ -97,6 +108,17 @@ mod tests {
         let pool = learner_pool(2).unwrap();
         assert_eq!(pool.broadcast(|_| niceness()), vec![NICE_LEARNER, NICE_LEARNER]);
         assert_eq!(niceness(), before);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn learner_threads_are_in_the_idle_class_and_the_caller_is_not() {
+        // SAFETY: 0 is the calling thread; a plain number comes back.
+        let class = || unsafe { libc::sched_getscheduler(0) };
+        let before = class();
+        let pool = learner_pool(2).unwrap();
+        assert_eq!(pool.broadcast(|_| class()), vec![libc::SCHED_IDLE, libc::SCHED_IDLE]);
+        assert_eq!(class(), before);
     }
 
     #[test]

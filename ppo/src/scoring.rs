@@ -63,7 +63,7 @@ impl ScoringPump {
             counters: Arc::clone(&counters),
         };
         let thread = std::thread::Builder::new().name("scoring-pump".to_string()).spawn(move || {
-            threads::lower_priority(threads::NICE_LEARNER);
+            threads::give_way();
             pump.run(&stopped);
         })?;
         Ok(ScoringPump { stop: Some(stop), thread: Some(thread), counters })

@@ -100,7 +100,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     if args.minibatch == 0 || args.batch == 0 || !args.batch.is_multiple_of(args.minibatch) || !lengths_fit {
         return Err("--batch must be a multiple of --minibatch, and no length may be 0".into());
     }
-    let pool = threads::pool("bench", args.threads, 0)?;
+    let pool = threads::pool("bench", args.threads, || ())?;
     let report = pool.install(|| measure(args))?;
     println!("{}", json(&report));
     Ok(())

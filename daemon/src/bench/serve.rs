@@ -1,5 +1,5 @@
 //! `honed bench serve`: why every thread of the learner gives way. llama.cpp's threads spin at barriers, so one competitor of
-//! normal priority costs far more than its share of a core; one at nice 19 costs almost nothing.
+//! normal priority costs far more than its share of a core; one at nice 19 little, and one in the idle class almost nothing.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// Requests at once.
     #[arg(long, default_value_t = 8)]
     concurrency: usize,
-    /// Seconds of each of the three runs.
+    /// Seconds of each of the four runs.
     #[arg(long, default_value_t = 5)]
     seconds: u64,
     /// Tokens of each answer.
@@ -57,11 +57,10 @@ pub(super) fn run(args: &Args) -> Outcome {
         max_tokens: args.max_tokens,
         prompt_words: args.prompt_words,
     };
-    let bar = progress::bar(3, "measuring");
-    let measure = |nice: Option<i32>| {
-        let load = beside(if nice.is_some() { busy_threads } else { 0 }, nice.unwrap_or(0), || {
-            traffic.during(|| std::thread::sleep(Duration::from_secs(args.seconds))).0
-        });
+    let bar = progress::bar(4, "measuring");
+    let measure = |n_busy: usize, prepare: fn()| {
+        let load =
+            beside(n_busy, prepare, || traffic.during(|| std::thread::sleep(Duration::from_secs(args.seconds))).0);
         bar.inc(1);
         load
     };
@@ -74,9 +73,10 @@ pub(super) fn run(args: &Args) -> Outcome {
         max_tokens: args.max_tokens,
         threads: engine_threads,
         busy_threads,
-        alone: measure(None),
-        beside_nice_19: measure(Some(19)),
-        beside_normal: measure(Some(0)),
+        alone: measure(0, || ()),
+        beside_learner: measure(busy_threads, threads::give_way),
+        beside_nice_19: measure(busy_threads, || threads::lower_priority(threads::NICE_LEARNER)),
+        beside_normal: measure(busy_threads, || ()),
     };
     bar.finish_and_clear();
     println!("{}", json(&report));
@@ -85,14 +85,12 @@ pub(super) fn run(args: &Args) -> Outcome {
 }
 
 /// Runs `work` beside threads that compute without pause.
-fn beside(n_threads: usize, nice: i32, work: impl FnOnce() -> Load) -> Load {
+fn beside(n_threads: usize, prepare: fn(), work: impl FnOnce() -> Load) -> Load {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..n_threads {
             scope.spawn(|| {
-                if nice > 0 {
-                    threads::lower_priority(nice);
-                }
+                prepare();
                 let mut x = 1.0_f64;
                 while !over.load(Ordering::Relaxed) {
                     for _ in 0..10_000 {

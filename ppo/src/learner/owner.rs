@@ -90,7 +90,7 @@ impl Owner {
             }
         };
         let _keeper = self.keep_share();
-        threads::lower_priority(threads::NICE_LEARNER);
+        threads::give_way();
         let mut wait = Some(Duration::ZERO);
         while self.obey(wait, &loader).is_continue() {
             if self.is_unable || (self.is_paused && !self.is_stepping) {

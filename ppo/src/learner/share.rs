@@ -21,7 +21,8 @@
 //! less than the smaller of wanted and floor, the keeper asks for a rest of the missing time, divided by the cores it
 //! will run on. A rest is at most 20 ms; what is still missing is carried over, up to one period.
 //!
-//! Without `/proc` (not Linux) there is no floor, and one line in the log says so.
+//! Without `/proc` (not Linux), or in a daemon that was itself started at nice 19, whose serving threads look like the
+//! learner's, there is no floor, and one line in the log says so.
 
 use std::{
     collections::HashMap,
@@ -66,7 +67,16 @@ impl Drop for ShareKeeper {
     }
 }
 
+/// Whether the learner's threads can be told from the serving ones: a thread's priority can only fall.
+pub(super) fn is_told_apart() -> bool {
+    nice_of(std::process::id() as i32) < NICE_LEARNER
+}
+
 fn keep(share: f64, n_threads: usize, rest: &dyn Fn(Duration), stopped: &Receiver<()>) {
+    if !is_told_apart() {
+        tracing::warn!("the whole daemon runs at nice {NICE_LEARNER}: ppo.cpu_share cannot be kept");
+        return;
+    }
     let Some(mut before) = read_all() else {
         tracing::warn!("no /proc/self/task: ppo.cpu_share cannot be kept on this system");
         return;
@@ -188,6 +198,10 @@ mod tests {
     /// Goal: the numbers come from the threads at nice 19 and from no others. Method: one spinning thread of each kind.
     #[test]
     fn only_threads_at_the_learners_priority_count() {
+        if !is_told_apart() {
+            println!("skipped: the tests themselves run at nice {NICE_LEARNER}");
+            return;
+        }
         let spin = |nice: bool| {
             let (ready, wait) = bounded(0);
             let (stop, stopped) = bounded::<()>(0);

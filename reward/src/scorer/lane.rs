@@ -43,13 +43,13 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn spawn(setup: &Setup<'_>, lane: Lane, jobs: Receiver<Job>, n_threads: usize) -> std::io::Result<()> {
-        let (name, nice) = match lane {
-            Lane::Requests => ("scorer-requests", threads::NICE_REQUESTS),
-            Lane::Background => ("scorer", threads::NICE_LEARNER),
+        let (name, prepare): (_, fn()) = match lane {
+            Lane::Requests => ("scorer-requests", || threads::lower_priority(threads::NICE_REQUESTS)),
+            Lane::Background => ("scorer", threads::give_way),
         };
         let model = match &setup.model {
             Some(NamedJudge { version, judge }) => {
-                let pool = threads::pool(name, n_threads, nice).map_err(std::io::Error::other)?;
+                let pool = threads::pool(name, n_threads, prepare).map_err(std::io::Error::other)?;
                 Some((ModelSource::new(judge.clone(), pool), version.clone()))
             }
             None => None,
@@ -67,7 +67,7 @@ impl Worker {
         let thread = std::thread::Builder::new().name(name.to_owned());
         // Nobody joins it: `ended` tells when it is gone, and with a deadline, which a join has not.
         thread.spawn(move || {
-            threads::lower_priority(nice);
+            prepare();
             worker.run();
         })?;
         Ok(())

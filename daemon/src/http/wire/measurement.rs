@@ -45,7 +45,9 @@ pub(crate) struct Serve {
     pub(crate) busy_threads: usize,
     /// Nobody else wants the cores.
     pub(crate) alone: Load,
-    /// Busy threads at nice 19, as the learner's are.
+    /// Busy threads as the learner's are: at nice 19 in the idle class.
+    pub(crate) beside_learner: Load,
+    /// Busy threads at nice 19 in the normal class.
     pub(crate) beside_nice_19: Load,
     /// Busy threads at normal priority, as the learner's must never be.
     pub(crate) beside_normal: Load,
