@@ -28,7 +28,7 @@ use crate::{
 const ALL_F32: &str = "0";
 /// Tokens of the canary forward.
 const CANARY_TOKENS: usize = 16;
-/// Below this many parameters one thread decodes a single token fastest.
+/// Below this many parameters one thread serves best.
 const ONE_THREAD_PARAMETERS_MAX: u64 = 4_000_000;
 
 /// Loads the weights, after a look at the header that llama.cpp would trust.
@@ -62,8 +62,8 @@ pub(super) fn context<'m>(model: &'m LlamaModel, setup: &Setup) -> Result<LlamaC
         .with_n_batch(n_batch)
         .with_n_ubatch(n_batch)
         .with_n_seq_max(parallel)
-        .with_n_threads(threads_for(model, setup, true))
-        .with_n_threads_batch(threads_for(model, setup, false))
+        .with_n_threads(threads_for(model, setup))
+        .with_n_threads_batch(threads_for(model, setup))
         .with_type_k(cache_type)
         .with_type_v(cache_type)
         .with_kv_unified(UNIFIED)
@@ -73,11 +73,13 @@ pub(super) fn context<'m>(model: &'m LlamaModel, setup: &Setup) -> Result<LlamaC
 }
 
 /// llama.cpp's threads: as configured, or one per core; but a very small model decodes single tokens faster on one thread
-/// (tiny: 170 against 230 µs) than it meets at barriers, and leaves the other core to the rest of the daemon.
-fn threads_for(model: &LlamaModel, setup: &Setup, is_single_token: bool) -> i32 {
+/// (tiny: 170 against 230 µs) than it meets at barriers, and leaves the other core to the rest of the daemon. Prefill too:
+/// it meets at some two hundred barriers whatever its length, and where another process wants the cores, each of them
+/// waits for a time slice (seen: 0.95 s for a prompt of two tokens).
+fn threads_for(model: &LlamaModel, setup: &Setup) -> i32 {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = match setup.threads {
-        0 if is_single_token && model.n_params() < ONE_THREAD_PARAMETERS_MAX => 1,
+        0 if model.n_params() < ONE_THREAD_PARAMETERS_MAX => 1,
         0 => cores,
         configured => configured,
     };
