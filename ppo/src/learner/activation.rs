@@ -20,6 +20,10 @@ impl Owner {
         if let Some(expected) = expected_live.filter(|expected| *expected != found) {
             return Err(LogError::LiveChanged { expected, found }.into());
         }
+        if version == found {
+            // A client that makes sure, or tries again: nothing is to be done, and above all the learner keeps its moments.
+            return Ok(());
+        }
         let row = registry.verify(version)?;
         let publisher = self.publisher(loader);
         publisher.load(version)?;
@@ -27,7 +31,7 @@ impl Owner {
         publisher.promote(version)?;
         self.counters.activations.fetch_add(1, Ordering::Relaxed);
         tracing::info!(%version, before = %found, "activated by hand");
-        if let Some(trainer) = self.trainer.take().filter(|_| version != found) {
+        if let Some(trainer) = self.trainer.take() {
             match trainer.rebase(&self.setup, &row) {
                 Ok(trainer) => self.adopt(trainer),
                 // The next attempt builds everything anew and reports what is wrong.

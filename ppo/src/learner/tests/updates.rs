@@ -234,6 +234,13 @@ fn an_activation_rolls_back_and_the_next_update_starts_there() {
     assert_eq!((record.parent, record.version), (PolicyVersion(1), Some(PolicyVersion(3))), "{:?}", record.reason);
     assert!(learner.activate(PolicyVersion(9), None).is_err());
     assert_eq!(world.engine.live(), PolicyVersion(3));
+    let n_activations = learner.counters().activations;
+    learner.activate(PolicyVersion(3), Some(PolicyVersion(3))).unwrap();
+    assert_eq!(
+        learner.counters().activations,
+        n_activations,
+        "the live version is left as it is, and so is its learner"
+    );
     world.close();
 }
 
