@@ -28,7 +28,10 @@ pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBy
         }
         LogError::Busy => ApiError::QueueFull,
         LogError::Closed => ApiError::Unavailable("the daemon is shutting down"),
-        other => ApiError::internal("feedback", other),
+        other => {
+            tracing::error!(error = %other, "feedback could not be recorded");
+            ApiError::Unavailable("the rollout log cannot be written now; the daemon's log says why")
+        }
     })?;
     let response = FeedbackResponse {
         object: "feedback",

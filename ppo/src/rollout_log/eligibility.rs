@@ -22,12 +22,13 @@ pub const KEPT_MASS_MIN: f32 = 0.9;
 /// A response that ended at one of the client's stop texts counts as ended: the policy wrote the text that ends it.
 pub fn obstacle(rollout: &Rollout) -> Option<DropReason> {
     let sampling = &rollout.sampling;
-    if rollout.response.is_empty() {
-        return Some(DropReason::Empty);
-    }
+    // Before the next one: a client that leaves early leaves empty responses too.
     match rollout.finish {
         FinishReason::Cancelled => return Some(DropReason::Cancelled),
         FinishReason::EndToken | FinishReason::Stop | FinishReason::ClientLimit | FinishReason::DaemonLimit => {}
+    }
+    if rollout.response.is_empty() {
+        return Some(DropReason::Empty);
     }
     if sampling.temperature <= 0.0 {
         return Some(DropReason::Greedy);

@@ -1,9 +1,9 @@
 //! What people say about a rollout, by its id.
 //!
 //! One row per rollout and user: saying the same thing twice changes nothing, saying something else replaces what that user
-//! said before. Words that come before the rollout is claimed count: a row that was already scored goes back to `generated`
-//! when the reward source listens to feedback, so that the scorer hears it. Words that come later are kept (they are worth
-//! exporting) and the answer says so: `applied: false`.
+//! said before, part by part: a comment after a thumb leaves the thumb. Where the reward source listens to feedback, a
+//! judgement that comes before the rollout is claimed counts: a row that was already scored goes back to `generated`, so that
+//! the scorer hears it. Everything else is kept (it is worth exporting) and the answer says so: `applied: false`.
 
 use policy::RolloutId;
 use reward::sources::{Label, Opinion};
@@ -53,26 +53,29 @@ impl Feedback {
 /// What became of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FeedbackReceipt {
-    /// It came in time to count in the rollout's training.
+    /// It is a judgement, somebody listens to it, and it came in time: it counts in the rollout's training.
     pub applied: bool,
     /// Where the rollout stood when it came.
     pub state: RolloutState,
 }
 
-/// Records one user's words. With `rescore`, a scored row is handed to the scorer again.
-pub(super) fn insert(connection: &Connection, feedback: &Feedback, rescore: bool) -> Result<FeedbackReceipt, LogError> {
+/// Records one user's words. `listens`: whether the reward source hears them; a scored row is then handed to the scorer again.
+pub(super) fn insert(connection: &Connection, feedback: &Feedback, listens: bool) -> Result<FeedbackReceipt, LogError> {
     let (seq, state) = find(connection, &feedback.id)?;
     let user = feedback.user.clone().unwrap_or_default();
     if let Some(applied) = already_said(connection, seq, &user, feedback)? {
         return Ok(FeedbackReceipt { applied, state });
     }
-    let applied = matches!(state, RolloutState::Generated | RolloutState::Scored);
+    let judges = feedback.score.is_some() || feedback.label.is_some();
+    let applied = listens && judges && matches!(state, RolloutState::Generated | RolloutState::Scored);
     connection
         .prepare_cached(
             "INSERT INTO feedback (seq, user, score, label, edit, comment, created_ms, applied)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-             ON CONFLICT (seq, user) DO UPDATE SET score = excluded.score, label = excluded.label, edit = excluded.edit,
-                comment = excluded.comment, created_ms = excluded.created_ms, applied = excluded.applied",
+             ON CONFLICT (seq, user) DO UPDATE SET score = coalesce(excluded.score, score),
+                label = coalesce(excluded.label, label), edit = coalesce(excluded.edit, edit),
+                comment = coalesce(excluded.comment, comment), created_ms = excluded.created_ms,
+                applied = excluded.applied",
         )?
         .execute(params![
             seq.0,
@@ -84,7 +87,7 @@ pub(super) fn insert(connection: &Connection, feedback: &Feedback, rescore: bool
             feedback.created_ms as i64,
             applied,
         ])?;
-    if rescore && (feedback.score.is_some() || feedback.label.is_some()) {
+    if applied {
         connection
             .prepare_cached(
                 "UPDATE rollouts SET state = 'generated', score = NULL, score_std = NULL, reward_version = NULL

@@ -56,7 +56,7 @@ pub(crate) struct FeedbackResponse<'a> {
     pub(crate) object: &'static str,
     pub(crate) id: &'a str,
     pub(crate) index: u32,
-    /// It came in time to count in the rollout's training.
+    /// It counts in the rollout's training: it is a score or a label, the reward source listens, and it came in time.
     pub(crate) applied: bool,
     /// Where the rollout stood.
     pub(crate) state: &'static str,

@@ -81,3 +81,24 @@ fn a_row_waits_for_feedback_as_long_as_configured() {
     assert_eq!(waiting(0), 1, "only the one that has feedback");
     assert_eq!(waiting(1_000), 2, "the other one was logged at 1,000 ms");
 }
+
+#[test]
+fn a_comment_after_a_thumb_leaves_the_thumb() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    log.append(rollout(0, 0)).unwrap();
+    log.append_feedback(thumbs(0, Label::Up)).unwrap();
+    let comment = Feedback { label: None, comment: Some("nice".to_string()), ..thumbs(0, Label::Up) };
+    assert!(!log.append_feedback(comment).unwrap().applied, "a comment judges nothing");
+    let words = &everything(&log)[0].feedback;
+    assert_eq!((words[0].label, words[0].comment.as_deref()), (Some(Label::Up), Some("nice")));
+}
+
+#[test]
+fn a_thumb_that_nobody_listens_to_is_kept_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = RolloutLog::open(dir.path(), &LogSettings { rescore_on_feedback: false, ..settings() }).unwrap();
+    log.append(rollout(0, 0)).unwrap();
+    assert!(!log.append_feedback(thumbs(0, Label::Up)).unwrap().applied);
+    assert_eq!(everything(&log)[0].feedback.len(), 1);
+}
