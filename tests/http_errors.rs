@@ -129,14 +129,35 @@ fn wrong_messages_are_named() {
         ("messages", json!({"messages": []})),
         ("messages[0].role", json!({"messages": [{"role": "boss", "content": "a"}]})),
         ("messages[0].content", json!({"messages": [{"role": "user", "content": null}]})),
-        ("messages[0].content", json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})),
+        ("messages[0].content[0].type", json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})),
+        (
+            "messages[0].content[1].type",
+            json!({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {}]}]}),
+        ),
+        ("messages", json!({"messages": [{"role": "user", "content": "a ".repeat(1_000_000)}]})),
+        ("max_completion_tokens", json!({"messages": [{"role": "user", "content": "a"}], "max_completion_tokens": 0})),
+        (
+            "max_completion_tokens",
+            json!({"messages": [{"role": "user", "content": "a"}], "max_completion_tokens": 1_000_000}),
+        ),
+        (
+            "response_format",
+            json!({"messages": [{"role": "user", "content": "a"}], "response_format": {"type": "json_object"}}),
+        ),
+        (
+            "add_generation_prompt",
+            json!({"messages": [{"role": "user", "content": "a"}], "add_generation_prompt": false}),
+        ),
         ("tools", json!({"messages": [{"role": "user", "content": "a"}], "tools": [{"type": "function"}]})),
         ("chat_template", json!({"messages": [{"role": "user", "content": "a"}], "chat_template": "{{ 1 }}"})),
         ("top_logprobs", json!({"messages": [{"role": "user", "content": "a"}], "top_logprobs": 1})),
     ];
     for (param, body) in cases {
-        assert_eq!(daemon.post("/v1/chat/completions", &body).error(400)["param"], param, "{body}");
+        assert_eq!(daemon.post("/v1/chat/completions", &body).error(400)["param"], param, "{body:.200}");
     }
+    let plain =
+        json!({"messages": [{"role": "user", "content": "a"}], "max_tokens": 1, "response_format": {"type": "text"}});
+    daemon.post("/v1/chat/completions", &plain).ok();
     good(&daemon);
 }
 

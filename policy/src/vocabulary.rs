@@ -38,6 +38,7 @@ struct Pieces {
     starts: Vec<usize>,
     /// Tokens that do not show in text: control tokens.
     hidden: Vec<bool>,
+    longest: usize,
 }
 
 impl Vocabulary {
@@ -196,6 +197,12 @@ impl Vocabulary {
         self.ends.len()
     }
 
+    /// Bytes of the longest token, at least 1: so many bytes of text are one token or more.
+    #[must_use]
+    pub fn longest_piece(&self) -> usize {
+        self.pieces.longest.max(1)
+    }
+
     /// Digest of everything that tokenising depends on: tokens, types, merges, special ids, template. Hex.
     #[must_use]
     pub fn digest(&self) -> &str {
@@ -242,6 +249,7 @@ impl Pieces {
             let shown = vocab.token_to_piece(token, false, None);
             let named = vocab.token_to_piece(token, true, None);
             pieces.hidden.push(shown.is_empty());
+            pieces.longest = pieces.longest.max(named.len());
             pieces.bytes.extend_from_slice(&named);
             pieces.starts.push(pieces.bytes.len());
         }

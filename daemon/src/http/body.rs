@@ -19,9 +19,7 @@ impl FromRequest<Context> for JsonBytes {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, context: &Context) -> Result<Self, ApiError> {
-        if !is_json(&request) {
-            return Err(ApiError::NotJson);
-        }
+        check_headers(&request)?;
         read(request, context.limits()).await.map(JsonBytes)
     }
 }
@@ -33,21 +31,24 @@ impl FromRequest<Context> for OptionalJsonBytes {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, context: &Context) -> Result<Self, ApiError> {
-        let json = is_json(&request);
+        let headers = check_headers(&request);
         let bytes = read(request, context.limits()).await?;
-        match json || bytes.is_empty() {
-            true => Ok(OptionalJsonBytes(bytes)),
-            false => Err(ApiError::NotJson),
+        if !bytes.is_empty() {
+            headers?;
         }
+        Ok(OptionalJsonBytes(bytes))
     }
 }
 
 /// A foreign web page can post text or forms to this daemon without asking, but not JSON: the check is a guard too.
-fn is_json(request: &Request) -> bool {
+fn check_headers(request: &Request) -> Result<(), ApiError> {
+    if request.headers().get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        return Err(ApiError::Encoded);
+    }
     let value = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     let essence = value.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-    let plain = request.headers().get(header::CONTENT_ENCODING).is_none_or(|encoding| encoding == "identity");
-    plain && (essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")))
+    let is_json = essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"));
+    if is_json { Ok(()) } else { Err(ApiError::NotJson) }
 }
 
 async fn read(request: Request, limits: Limits) -> Result<Bytes, ApiError> {

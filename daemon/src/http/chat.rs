@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{
     answer::{self, Assembly, Piece, Settings, Shape},
     body::JsonBytes,
+    computing,
     context::Context,
     error::ApiError,
     generation::{Generation, Job},
@@ -25,12 +26,12 @@ pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBy
     let services = context.admit()?;
     let target = context.target(request.generation.model.as_deref())?;
     let vocabulary = services.engine.vocabulary();
-    let prompt = vocabulary
-        .chat(&request.messages)
+    prompts::check_bytes(request.messages.iter().map(|message| message.content.as_str()), "messages", &services)?;
+    let prompt = computing(body.len(), || vocabulary.chat(&request.messages))
         .map_err(|error| ApiError::invalid("messages", format!("the model's chat template refused them: {error}")))?;
     let g = request.generation;
     let prompts = vec![prompt];
-    prompts::check(&prompts, g.max_tokens, g.n, &services)?;
+    prompts::check(&prompts, "messages", &g, &services)?;
     let shape = Chats {
         stamp: Stamp::new("chatcmpl", g.model.as_deref(), context.served_name()),
         fingerprint: String::new(),

@@ -9,6 +9,7 @@ use policy::{PolicyVersion, TokenId, Vocabulary, engine::Target};
 use super::{
     answer::{self, Assembly, Piece, Settings, Shape},
     body::JsonBytes,
+    computing,
     context::{Context, Services},
     deposit::Deposit,
     error::ApiError,
@@ -29,9 +30,14 @@ pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBy
     let services = context.admit()?;
     let target = context.target(request.generation.model.as_deref())?;
     let vocabulary = services.engine.vocabulary();
-    let prompts = tokenize(&vocabulary, &request.prompts);
+    let texts = request.prompts.iter().filter_map(|prompt| match prompt {
+        Prompt::Text(text) => Some(text.as_str()),
+        Prompt::Tokens(_) => None,
+    });
+    prompts::check_bytes(texts, "prompt", &services)?;
+    let prompts = computing(body.len(), || tokenize(&vocabulary, &request.prompts));
     let g = &request.generation;
-    prompts::check(&prompts, g.max_tokens, g.n, &services)?;
+    prompts::check(&prompts, "prompt", g, &services)?;
     let stamp = Stamp::new("cmpl", g.model.as_deref(), context.served_name());
     let shape = Completions {
         echo: if request.echo { echo(&vocabulary, &request.prompts) } else { Vec::new() },

@@ -51,6 +51,9 @@ pub(crate) enum ApiError {
     /// Not JSON by its header.
     #[error("the header Content-Type must be application/json")]
     NotJson,
+    /// Compressed.
+    #[error("the body must not be compressed: Content-Encoding must be absent or identity")]
+    Encoded,
     /// Every slot and every waiting place is taken.
     #[error("too many requests are waiting; try again later")]
     QueueFull,
@@ -92,7 +95,7 @@ impl ApiError {
             ApiError::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             ApiError::Conflict(_) => StatusCode::CONFLICT,
             ApiError::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            ApiError::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            ApiError::NotJson | ApiError::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             ApiError::QueueFull => StatusCode::TOO_MANY_REQUESTS,
             ApiError::Unavailable(_) | ApiError::TimedOut(_) => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -128,7 +131,7 @@ impl ApiError {
             ApiError::MethodNotAllowed => "method_not_allowed",
             ApiError::Conflict(_) => "conflict",
             ApiError::BodyTooLarge(_) => "body_too_large",
-            ApiError::NotJson => "unsupported_media_type",
+            ApiError::NotJson | ApiError::Encoded => "unsupported_media_type",
             ApiError::QueueFull => "queue_full",
             ApiError::Unavailable(_) => "unavailable",
             ApiError::TimedOut(_) => "timeout",

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use policy::{PolicyVersion, TokenId};
 use rand::RngCore;
 
-use super::{context::Services, error::ApiError};
+use super::{context::Services, error::ApiError, wire::sampling::Generation};
 
 /// Choices over all prompts of one request at most: each becomes a sequence of its own in the engine.
 const CHOICES_MAX: usize = 2048;
@@ -39,43 +39,71 @@ pub(crate) fn now_ms() -> u64 {
 }
 
 /// Refuses what can never be answered, before the engine sees it.
+///
+/// `field` is what the client calls its prompts.
 pub(crate) fn check(
     prompts: &[Vec<TokenId>],
-    max_tokens: Option<u32>,
-    n: u32,
+    field: &'static str,
+    asked: &Generation,
     services: &Services,
 ) -> Result<(), ApiError> {
-    if prompts.len() * n as usize > CHOICES_MAX {
-        let message = format!("prompts times `n` must be at most {CHOICES_MAX}, not {}", prompts.len() * n as usize);
+    let n = asked.n as usize;
+    if prompts.len() * n > CHOICES_MAX {
+        let message = format!("prompts times `n` must be at most {CHOICES_MAX}, not {}", prompts.len() * n);
         return Err(ApiError::invalid("n", message));
     }
     let vocabulary = services.engine.vocabulary();
     let window = services.engine.context_tokens();
     for prompt in prompts {
         if let Some(id) = prompt.iter().find(|id| id.0 as usize >= vocabulary.size()) {
-            let message = format!("`prompt` holds token {}, but the vocabulary has {} tokens", id.0, vocabulary.size());
-            return Err(ApiError::invalid("prompt", message));
+            let message =
+                format!("`{field}` holds token {}, but the vocabulary has {} tokens", id.0, vocabulary.size());
+            return Err(ApiError::invalid(field, message));
         }
-        fits(prompt.len(), max_tokens, window as usize)?;
+        fits(prompt.len(), field, asked, window as usize)?;
     }
     Ok(())
 }
 
 /// As OpenAI and vLLM: what is asked for must fit the window; nothing is cut silently.
-fn fits(prompt: usize, max_tokens: Option<u32>, window: usize) -> Result<(), ApiError> {
-    let asked = max_tokens.unwrap_or(1) as usize;
-    if prompt.saturating_add(asked) <= window {
+fn fits(prompt: usize, field: &'static str, asked: &Generation, window: usize) -> Result<(), ApiError> {
+    let max_tokens = asked.max_tokens.unwrap_or(1) as usize;
+    if prompt.saturating_add(max_tokens) <= window {
         return Ok(());
     }
-    let (param, message) = match prompt < window {
-        true => ("max_tokens", format!("the prompt has {prompt} tokens and `max_tokens` is {asked}")),
-        false => ("prompt", format!("the prompt has {prompt} tokens")),
-    };
-    Err(ApiError::Invalid {
+    let name = asked.max_tokens_name;
+    match prompt < window {
+        true => Err(too_long(name, window, &format!("the prompt has {prompt} tokens and `{name}` is {max_tokens}"))),
+        false => Err(too_long(field, window, &format!("the prompt has {prompt} tokens"))),
+    }
+}
+
+fn too_long(param: &str, window: usize, what: &str) -> ApiError {
+    ApiError::Invalid {
         param: Some(param.to_owned()),
-        message: format!("the context window holds {window} tokens of prompt and response together; {message}"),
+        message: format!("the context window holds {window} tokens of prompt and response together; {what}"),
         code: Some("context_length_exceeded"),
-    })
+    }
+}
+
+/// Refuses texts that must be too long before time is spent on their tokens: no token is longer than the longest.
+pub(crate) fn check_bytes<'a>(
+    mut texts: impl Iterator<Item = &'a str>,
+    field: &'static str,
+    services: &Services,
+) -> Result<(), ApiError> {
+    let (longest, window) = (services.engine.vocabulary().longest_piece(), services.engine.context_tokens() as usize);
+    match texts.find(|text| text.len() / longest > window) {
+        None => Ok(()),
+        Some(text) => {
+            let least = text.len() / longest;
+            Err(too_long(
+                field,
+                window,
+                &format!("the prompt has {} bytes, which are at least {least} tokens", text.len()),
+            ))
+        }
+    }
 }
 
 /// A version that is in memory.

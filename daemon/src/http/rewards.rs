@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::{
     body::JsonBytes,
+    computing,
     context::{Context, Limits, Services},
     error::ApiError,
     wire::{
@@ -29,14 +30,17 @@ pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBy
     }
     let services = context.admit()?;
     let vocabulary = services.engine.vocabulary();
-    let mut items = Vec::with_capacity(request.input.len());
-    for input in request.input {
-        let (prompt, response) = tokenize(&vocabulary, input)?;
-        items.push(Item { prompt, response });
-    }
-    let tokens = items.iter().map(|item| (item.prompt.len() + item.response.len()) as u64).sum();
     let window = services.engine.context_tokens() as usize;
-    items.iter_mut().try_for_each(|item| item.fit(window, request.truncate, "input"))?;
+    let fitted = |(i, input): (usize, RewardInput)| {
+        let (prompt, response) = tokenize(&vocabulary, input)?;
+        let mut item = Item { prompt, response };
+        item.fit(window, request.truncate, &format!("input[{i}]"))?;
+        Ok::<Item, ApiError>(item)
+    };
+    let items =
+        computing(body.len(), || request.input.into_iter().enumerate().map(fitted).collect::<Result<Vec<_>, _>>())?;
+    // Of what is read, not of what was cut away before.
+    let tokens = items.iter().map(|item| (item.prompt.len() + item.response.len()) as u64).sum();
     let scored = score(&context, &services, &vocabulary, items).await?;
     let data = scored.into_iter().enumerate();
     let data = data.map(|(index, s)| RewardEntry { index, object: "reward", score: s.score.0, std: s.std });
@@ -58,13 +62,13 @@ pub(crate) async fn get_reward(
     let services = context.admit()?;
     let vocabulary = services.engine.vocabulary();
     let window = services.engine.context_tokens() as usize;
-    let mut items = Vec::with_capacity(request.query.len());
-    for (i, query) in request.query.iter().enumerate() {
+    let fitted = |(i, query): (usize, &String)| {
         let prompt = request.prompts.get(i).filter(|prompt| query.starts_with(prompt.as_str()));
         let mut item = split(&vocabulary, query, prompt.map_or(0, String::len));
-        item.fit(window, false, "query")?;
-        items.push(item);
-    }
+        item.fit(window, false, &format!("query[{i}]"))?;
+        Ok::<Item, ApiError>(item)
+    };
+    let items = computing(body.len(), || request.query.iter().enumerate().map(fitted).collect::<Result<Vec<_>, _>>())?;
     let scores: Vec<f64> =
         score(&context, &services, &vocabulary, items).await?.into_iter().map(|s| s.score.0).collect();
     let reward_mean = scores.iter().sum::<f64>() / scores.len() as f64;
@@ -89,7 +93,7 @@ impl Item {
             return Ok(());
         }
         if !truncate {
-            let message = format!("an input has {tokens} tokens, but the reward model reads {window} at most");
+            let message = format!("`{param}` has {tokens} tokens, but the reward model reads {window} at most");
             return Err(ApiError::invalid(param, message));
         }
         self.prompt.drain(..self.prompt.len().min(tokens - window));

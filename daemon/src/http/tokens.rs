@@ -1,9 +1,11 @@
 //! `POST /tokenize`, `POST /detokenize`, `GET /tokenizer_info`.
 
 use axum::{Json, extract::State};
+use policy::{TokenId, Vocabulary};
 
 use super::{
     body::JsonBytes,
+    computing,
     context::Context,
     error::ApiError,
     wire::tokens::{self, DetokenizeResponse, TokenizeRequest, TokenizeResponse, TokenizerInfo},
@@ -16,18 +18,23 @@ pub(crate) async fn tokenize(
 ) -> Result<Json<TokenizeResponse>, ApiError> {
     let services = context.services()?;
     let vocabulary = services.engine.vocabulary();
-    let tokens = match TokenizeRequest::parse(&body)? {
-        TokenizeRequest::Text { prompt, add_special_tokens: true } => vocabulary.prompt(&prompt),
-        TokenizeRequest::Text { prompt, add_special_tokens: false } => vocabulary.tokenize(&prompt),
-        TokenizeRequest::Chat(messages) => vocabulary.chat(&messages).map_err(|error| {
-            ApiError::invalid("messages", format!("the model's chat template refused them: {error}"))
-        })?,
-    };
+    let request = TokenizeRequest::parse(&body)?;
+    let tokens = computing(body.len(), || tokens_of(&vocabulary, request))?;
     Ok(Json(TokenizeResponse {
         count: tokens.len(),
         max_model_len: services.engine.context_tokens() as usize,
         tokens: tokens.iter().map(|token| token.0).collect(),
     }))
+}
+
+fn tokens_of(vocabulary: &Vocabulary, request: TokenizeRequest) -> Result<Vec<TokenId>, ApiError> {
+    Ok(match request {
+        TokenizeRequest::Text { prompt, add_special_tokens: true } => vocabulary.prompt(&prompt),
+        TokenizeRequest::Text { prompt, add_special_tokens: false } => vocabulary.tokenize(&prompt),
+        TokenizeRequest::Chat(messages) => vocabulary.chat(&messages).map_err(|error| {
+            ApiError::invalid("messages", format!("the model's chat template refused them: {error}"))
+        })?,
+    })
 }
 
 /// Ids to text, special tokens spelled out.

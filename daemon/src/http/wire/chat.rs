@@ -35,7 +35,7 @@ impl ChatRequest {
         refuse(&mut f)?;
         let generation = Generation::take(&mut f, &["max_completion_tokens", "max_tokens"])?;
         if generation.max_tokens == Some(0) {
-            return Err(f.error("max_tokens", "must be at least 1"));
+            return Err(f.error(generation.max_tokens_name, "must be at least 1"));
         }
         let wanted = f.boolean("logprobs")?.unwrap_or(false);
         let top = f.count("top_logprobs", 0..=LOG_PROBS_MAX)?;
@@ -79,7 +79,12 @@ fn message(value: Value, path: &str) -> Result<Message, FieldError> {
     f.refuse(&["tool_calls", "function_call"])?;
     let content = match f.required("content")? {
         Value::String(text) => text,
-        Value::Array(parts) => parts.into_iter().map(|part| text_part(&f, part)).collect::<Result<String, _>>()?,
+        Value::Array(parts) => {
+            let parts = parts.into_iter().enumerate();
+            parts
+                .map(|(i, part)| text_part(&format!("{}[{i}]", f.path("content")), part))
+                .collect::<Result<String, _>>()?
+        }
         other => {
             return Err(f.error("content", &format!("must be a string or a list of parts, not {}", kind(&other))));
         }
@@ -88,11 +93,12 @@ fn message(value: Value, path: &str) -> Result<Message, FieldError> {
     Ok(Message { role, content })
 }
 
-fn text_part(f: &Fields, part: Value) -> Result<String, FieldError> {
-    let mut part = Fields::of(part, &f.path("content"))?;
+fn text_part(path: &str, part: Value) -> Result<String, FieldError> {
+    let mut part = Fields::of(part, path)?;
     match part.text("type", 64)?.as_deref() {
         Some("text") => part.text("text", usize::MAX)?.ok_or_else(|| part.error("text", "is required")),
-        other => Err(f.error("content", &format!("may hold parts of type \"text\" only, not {other:?}"))),
+        Some(other) => Err(part.error("type", &format!("must be \"text\", not {other:?}: this model reads text only"))),
+        None => Err(part.error("type", "is required")),
     }
 }
 
@@ -164,7 +170,7 @@ mod tests {
             ("messages[0].content", r#"{"messages":[{"role":"user","content":null}]}"#),
             ("messages[0].content", r#"{"messages":[{"role":"user","content":{"a":1}}]}"#),
             (
-                "messages[0].content",
+                "messages[0].content[0].type",
                 r#"{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"http://169.254.169.254"}}]}]}"#,
             ),
             ("tools", r#"{"messages":[{"role":"user","content":"a"}],"tools":[{}]}"#),

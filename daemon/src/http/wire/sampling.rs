@@ -20,7 +20,6 @@ pub(crate) const NAME_BYTES_MAX: usize = 512;
 
 /// Fields of HTTP.md that would change the answer and are not built.
 const NOT_BUILT: &[&str] = &[
-    "response_format",
     "guided_json",
     "guided_regex",
     "guided_choice",
@@ -28,7 +27,10 @@ const NOT_BUILT: &[&str] = &[
     "structured_outputs",
     "grammar",
     "json_schema",
-    "prompt_logprobs",
+    "continue_final_message",
+    "include_stop_str_in_output",
+    "bad_words",
+    "allowed_token_ids",
     "chat_template",
     "truncate_prompt_tokens",
     "use_beam_search",
@@ -43,6 +45,8 @@ pub(crate) struct Generation {
     pub(crate) sampling: SamplingParams,
     /// `max_tokens`, when given.
     pub(crate) max_tokens: Option<u32>,
+    /// What the client called it.
+    pub(crate) max_tokens_name: &'static str,
     /// Choices per prompt.
     pub(crate) n: u32,
     /// Server-sent events instead of one body.
@@ -61,11 +65,21 @@ pub(crate) struct Generation {
 
 impl Generation {
     /// Takes the shared fields; `max_tokens` is under the first of `max_tokens_names` that is present.
-    pub(crate) fn take(f: &mut Fields, max_tokens_names: &[&str]) -> Result<Generation, FieldError> {
+    pub(crate) fn take(f: &mut Fields, max_tokens_names: &[&'static str]) -> Result<Generation, FieldError> {
         f.refuse(NOT_BUILT)?;
-        let mut max_tokens = None;
+        response_format(f)?;
+        // Here 0 and false ask for something.
+        if f.take("prompt_logprobs").is_some_and(|value| value != false) {
+            return Err(f.error("prompt_logprobs", "is not supported by this version of honed"));
+        }
+        if f.boolean("add_generation_prompt")? == Some(false) {
+            return Err(f.error("add_generation_prompt", "must be true in this version of honed"));
+        }
+        let (mut max_tokens, mut max_tokens_name) = (None, "max_tokens");
         for name in max_tokens_names {
-            max_tokens = max_tokens.or(f.count(name, 0..=i32::MAX as u32)?);
+            if let (None, Some(given)) = (max_tokens, f.count(name, 0..=i32::MAX as u32)?) {
+                (max_tokens, max_tokens_name) = (Some(given), name);
+            }
         }
         let n = f.count("n", 1..=N_MAX)?.unwrap_or(1);
         if f.count("best_of", 0..=N_MAX)?.is_some_and(|best_of| best_of != n) {
@@ -79,6 +93,7 @@ impl Generation {
             model: f.text("model", NAME_BYTES_MAX)?,
             sampling: sampling(f, max_tokens)?,
             max_tokens,
+            max_tokens_name,
             n,
             stream,
             include_usage: include_usage(f, stream)?,
@@ -87,6 +102,20 @@ impl Generation {
             return_behavior_logprobs: f.boolean("return_behavior_logprobs")?.unwrap_or(false),
             user: f.text("user", NAME_BYTES_MAX)?,
         })
+    }
+}
+
+/// `{"type": "text"}` is what happens anyway.
+fn response_format(f: &mut Fields) -> Result<(), FieldError> {
+    let Some(value) = f.take("response_format") else {
+        return Ok(());
+    };
+    match Fields::of(value, &f.path("response_format"))?.text("type", NAME_BYTES_MAX)?.as_deref() {
+        None | Some("text") => Ok(()),
+        Some(other) => Err(f.error(
+            "response_format",
+            &format!("must have the type \"text\": {other:?} is not supported by this version of honed"),
+        )),
     }
 }
 
