@@ -7,7 +7,8 @@ use toml::Value;
 use crate::{Config, SECTIONS};
 
 impl Config {
-    /// TOML with every effective value and, as a comment, where it came from. Loading it gives the same configuration.
+    /// TOML with every effective value under what it is for and what it may hold, and behind it where it came from. Loading it
+    /// gives the same configuration.
     #[must_use]
     pub fn print(&self) -> String {
         let root = Value::try_from(self).expect("numbers, switches and strings are TOML");
@@ -25,7 +26,8 @@ impl Config {
                     Value::Float(x) => format!("{x:?}"),
                     value => value.to_string(),
                 };
-                writeln!(text, "{} = {value} # {origin}", knob.name).expect("a String takes all text");
+                writeln!(text, "# {} [{}]\n{} = {value} # {origin}", knob.doc.trim(), knob.rule, knob.name)
+                    .expect("a String takes all text");
             }
         }
         text

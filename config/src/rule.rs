@@ -28,7 +28,6 @@ pub(crate) struct Knob {
     /// Its name within the section.
     pub(crate) name: &'static str,
     /// What it is for.
-    #[cfg_attr(not(test), expect(dead_code, reason = "read by the test that holds honed.toml to it"))]
     pub(crate) doc: &'static str,
     /// What it may hold.
     pub(crate) rule: Rule,

@@ -67,9 +67,15 @@ pub fn main() -> ExitCode {
         Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("honed: {error}");
+            let mut said = error.to_string();
             let mut cause = error.source();
             while let Some(error) = cause {
-                eprintln!("  because {error}");
+                // Many messages end with their cause already.
+                let text = error.to_string();
+                if !said.contains(&text) {
+                    eprintln!("  because {text}");
+                    said = text;
+                }
                 cause = error.source();
             }
             ExitCode::from(if error.is::<ConfigError>() { 2 } else { 1 })

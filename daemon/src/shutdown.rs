@@ -12,7 +12,10 @@ use tokio::signal::unix::{SignalKind, signal};
 /// How long connections get to write out what was ended, and owner threads to end.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
-/// Resolves at the first SIGTERM or SIGINT. A second one ends the process at once, for people without patience.
+/// Two signals closer than this are one request: `timeout` and some supervisors signal the process and then its group.
+const ONE_REQUEST: Duration = Duration::from_secs(1);
+
+/// Resolves at the first SIGTERM or SIGINT. A later one ends the process at once, for people without patience.
 pub async fn requested() {
     let mut terminate = signal(SignalKind::terminate()).expect("the runtime has signals enabled");
     let mut interrupt = signal(SignalKind::interrupt()).expect("the runtime has signals enabled");
@@ -21,9 +24,12 @@ pub async fn requested() {
         _ = interrupt.recv() => {}
     }
     tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        let first = tokio::time::Instant::now();
+        while first.elapsed() < ONE_REQUEST {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
         }
         tracing::warn!("asked twice: stopping at once");
         std::process::exit(1);

@@ -173,7 +173,10 @@ impl Learner {
     /// # Errors
     /// [`LearnerError::Busy`] or [`LearnerError::Closed`].
     pub fn pause(&self) -> Result<(), LearnerError> {
-        self.send(Command::Pause)
+        self.send(Command::Pause)?;
+        // Seen by the next look at once; the update at hand may still end.
+        self.shared.board.write(|status| status.is_paused = true);
+        Ok(())
     }
 
     /// Updates begin again.
@@ -181,7 +184,9 @@ impl Learner {
     /// # Errors
     /// [`LearnerError::Busy`] or [`LearnerError::Closed`].
     pub fn resume(&self) -> Result<(), LearnerError> {
-        self.send(Command::Resume)
+        self.send(Command::Resume)?;
+        self.shared.board.write(|status| status.is_paused = false);
+        Ok(())
     }
 
     /// While paused: one update, as soon as enough rollouts can be claimed.

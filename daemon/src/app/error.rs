@@ -29,6 +29,16 @@ pub enum AppError {
         /// What the system answered.
         reason: String,
     },
+    /// A model file that is none.
+    #[error("cannot use {path}: {reason} ({key})")]
+    NotAFile {
+        /// The knob that names it.
+        key: &'static str,
+        /// As configured.
+        path: String,
+        /// Why.
+        reason: String,
+    },
     /// Nothing is configured that could judge this model's responses.
     #[error(
         "the built-in reward model fits the built-in policy only; name a judge for your model with --reward-url URL \

@@ -15,6 +15,7 @@ use crate::demo::artefacts;
 /// The file of version 0. The built-in one is written into the data directory, because llama.cpp reads files only.
 pub(super) fn sft(config: &Config) -> Result<PathBuf, AppError> {
     if !config.policy.model.is_empty() {
+        check_file("policy.model", &config.policy.model)?;
         return Ok(PathBuf::from(&config.policy.model));
     }
     let path = Path::new(&config.daemon.data_dir).join("built-in.gguf");
@@ -23,6 +24,13 @@ pub(super) fn sft(config: &Config) -> Result<PathBuf, AppError> {
             .map_err(|error| AppError::Write { path: path.clone(), reason: error.to_string() })?;
     }
     Ok(path)
+}
+
+/// Looks before anything opens it: a FIFO, for one, would wait for its writer for ever.
+fn check_file(key: &'static str, path: &str) -> Result<(), AppError> {
+    let refused = |reason: String| AppError::NotAFile { key, path: path.to_owned(), reason };
+    let found = std::fs::metadata(path).map_err(|error| refused(error.to_string()))?;
+    if found.is_file() { Ok(()) } else { Err(refused("it is not a regular file".to_owned())) }
 }
 
 /// What judges.
@@ -42,6 +50,9 @@ pub(super) fn judges(config: &Config, vocabulary: &Vocabulary) -> Result<Judges,
     }
     if config.reward.model.is_empty() && !config.policy.model.is_empty() {
         return nobody(config);
+    }
+    if !config.reward.model.is_empty() {
+        check_file("reward.model", &config.reward.model)?;
     }
     let loaded = sources::model::load(&config.reward, artefacts::REWARD, vocabulary.digest());
     let (model, judge) = loaded.map_err(|error| AppError::RewardModel {

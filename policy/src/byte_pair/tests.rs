@@ -66,3 +66,12 @@ fn a_vocabulary_survives_its_metadata() {
 fn too_small_a_vocabulary_is_refused() {
     assert!(Bpe::learn(TEXTS.iter(), 200, &SPECIAL_TOKENS).is_err());
 }
+
+#[test]
+fn the_number_of_special_tokens_is_read_from_the_types_of_the_metadata() {
+    let again = Bpe::from_metadata(&bpe().metadata(CHAT_TEMPLATE)).unwrap();
+    let special: Vec<TokenId> = (0..SPECIAL_TOKENS.len() as u32).map(TokenId).collect();
+    assert_eq!(again.decode(&special), "", "special tokens have no text");
+    let first_byte = TokenId(SPECIAL_TOKENS.len() as u32);
+    assert_ne!(again.decode(&[first_byte]), "", "the first byte is no special token");
+}

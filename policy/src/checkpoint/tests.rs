@@ -83,3 +83,14 @@ fn a_failed_write_leaves_the_old_file_and_nothing_aside() {
     assert!(sample().write(&path).is_err());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn what_a_crash_left_aside_is_overwritten_and_gone_after_the_next_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, aside) = (folder.path().join("model.gguf"), folder.path().join("model.gguf.partial"));
+    // Longer than what comes now: a write that did not truncate would keep its tail.
+    std::fs::write(&aside, vec![7; 1 << 20]).unwrap();
+    write_durably(&path, b"whole").unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"whole");
+    assert!(!aside.exists());
+}
