@@ -67,7 +67,7 @@ section! {
         stop_kl: f64 => real(0.0, 1000.0);
         /// Stop the round's remaining minibatches when k3(old, new) is above stop_kl; skip the step when above skip_kl.
         skip_kl: f64 => real(0.0, 1000.0);
-        /// Threads of the learner, all at nice 19; 0: one per core.
+        /// Threads of the learner, all at nice 19 in the idle class; 0: one per core.
         threads: usize => whole(0, 512);
         /// Share of a core that the learner keeps when traffic never pauses.
         cpu_share: f64 => real(0.0, 1.0);

@@ -5,7 +5,7 @@
 //!
 //! | lane | priority | threads | why |
 //! |---|---|---|---|
-//! | [`Lane::Background`] | nice 19 | learner's | llama.cpp's barriers spin; nice 19 costs serving 4 %, normal priority all but everything |
+//! | [`Lane::Background`] | nice 19, idle class | learner's | llama.cpp's threads meet at barriers; normal priority costs serving all but everything |
 //! | [`Lane::Requests`] | nice 10 | one | at nice 19 it would get 1.5 % of a busy core and starve; at nice 10 about a tenth, and it is one thread |
 //!
 //! A lane empties its queue into a batch across callers, up to `reward.batch` responses, and answers each caller with one

@@ -25,7 +25,7 @@ body{margin:0;background:#f6f7f9;color:#1d2433;font:16px/1.55 system-ui,-apple-s
 main{max-width:1080px;margin:0 auto;padding:40px 20px 64px}
 h1{font-size:30px;margin:0 0 6px;letter-spacing:-.02em}h2{font-size:20px;margin:44px 0 12px}
 p{margin:0 0 10px;color:#48526a;max-width:72ch}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(200px,1fr));gap:14px;margin:26px 0}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(280px,1fr));gap:14px;margin:26px 0}
 .card,figure,table{background:#fff;border:1px solid #e3e7ee;border-radius:12px}
 .card{padding:16px 18px}.card b{display:block;font-size:25px;letter-spacing:-.02em}.card span{color:#667085;font-size:14px}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(430px,1fr));gap:16px}
@@ -93,7 +93,7 @@ fn cards(page: &mut String, story: &Story) {
         ),
         (
             format!("{:.0} %", 100.0 * story.rm_accuracy.0),
-            "of fresh answers in the right order by the reward model".to_owned(),
+            "of pairs of fresh answers put in the right order by the reward model".to_owned(),
         ),
     ];
     page.push_str("<div class=\"cards\">");
