@@ -47,7 +47,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     telemetry::init_logging(&config.daemon.log_format, "error");
     let n_cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let busy_threads = if args.busy_threads == 0 { n_cores } else { args.busy_threads };
-    let engine_threads = if config.policy.threads == 0 { n_cores } else { config.policy.threads };
+    let engine_threads = config.policy.threads;
     let model = config.policy.model.clone();
     let running = Running::start(config)?;
     let url = running.url();

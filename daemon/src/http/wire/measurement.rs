@@ -41,6 +41,7 @@ pub(crate) struct Serve {
     pub(crate) model: String,
     pub(crate) concurrency: usize,
     pub(crate) max_tokens: u32,
+    /// `policy.threads`; 0: by the size of the model.
     pub(crate) threads: usize,
     pub(crate) busy_threads: usize,
     /// Nobody else wants the cores.
