@@ -139,9 +139,7 @@ const MUCH_TEXT: usize = 1 << 14;
 
 /// Runs what computes for long on much text so that other connections do not wait for it.
 fn computing<T>(n_bytes: usize, work: impl FnOnce() -> T) -> T {
-    use tokio::runtime::{Handle, RuntimeFlavor};
-    let can_move = Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
-    if n_bytes > MUCH_TEXT && can_move { tokio::task::block_in_place(work) } else { work() }
+    if n_bytes > MUCH_TEXT { tokio::task::block_in_place(work) } else { work() }
 }
 
 /// Runs what waits for disk or for an owner thread beside the runtime.

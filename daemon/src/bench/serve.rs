@@ -1,5 +1,6 @@
 //! `honed bench serve`: why every thread of the learner gives way. llama.cpp's threads spin at barriers, so one competitor of
-//! normal priority costs far more than its share of a core; one at nice 19 little, and one in the idle class almost nothing.
+//! normal priority costs far more than its share of a core; one that gives way as
+//! the learner does costs almost nothing.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},

@@ -2,9 +2,9 @@
 //!
 //! # Why it is kept this way
 //!
-//! Everything that learns runs at nice 19, because llama.cpp's threads spin at barriers: one competitor that runs while a
-//! forward pass does makes all of its threads wait. Against busy threads of normal priority nice 19 gets 15/1024 of a core,
-//! so when traffic never pauses, learning all but stops; `ppo.cpu_share` is the floor that it keeps.
+//! Everything that learns runs at nice 19 in the idle class, because llama.cpp's threads spin at barriers: one competitor
+//! that runs while a forward pass does makes all of its threads wait. Against a busy thread of normal priority it gets
+//! 3/1024 of a core, so when traffic never pauses, learning all but stops; `ppo.cpu_share` is the floor that it keeps.
 //!
 //! Raising the learner's priority would be the obvious way and is the wrong one twice: a thread that lowered its priority
 //! needs privilege to raise it again, and any priority that gives it a quarter of a core takes that quarter in the middle of

@@ -63,10 +63,10 @@ pub struct FeedbackReceipt {
 pub(super) fn insert(connection: &Connection, feedback: &Feedback, listens: bool) -> Result<FeedbackReceipt, LogError> {
     let (seq, state) = find(connection, &feedback.id)?;
     let user = feedback.user.clone().unwrap_or_default();
-    if let Some(applied) = already_said(connection, seq, &user, feedback)? {
-        return Ok(FeedbackReceipt { applied, state });
-    }
     let judges = feedback.score.is_some() || feedback.label.is_some();
+    if let Some(applied) = already_said(connection, seq, &user, feedback)? {
+        return Ok(FeedbackReceipt { applied: applied && judges, state });
+    }
     let applied = listens && judges && matches!(state, RolloutState::Generated | RolloutState::Scored);
     connection
         .prepare_cached(
@@ -75,7 +75,8 @@ pub(super) fn insert(connection: &Connection, feedback: &Feedback, listens: bool
              ON CONFLICT (seq, user) DO UPDATE SET score = coalesce(excluded.score, score),
                 label = coalesce(excluded.label, label), edit = coalesce(excluded.edit, edit),
                 comment = coalesce(excluded.comment, comment), created_ms = excluded.created_ms,
-                applied = excluded.applied",
+                applied = CASE WHEN excluded.score IS NULL AND excluded.label IS NULL THEN applied
+                    ELSE excluded.applied END",
         )?
         .execute(params![
             seq.0,
@@ -109,12 +110,12 @@ fn find(connection: &Connection, id: &RolloutId) -> Result<(Seq, RolloutState), 
     Ok((Seq(seq), state))
 }
 
-/// Whether the very same words are there already, and if so what was answered then.
+/// Whether all of these words are there already, and if so whether the judgement among that user's words counted.
 fn already_said(connection: &Connection, seq: Seq, user: &str, feedback: &Feedback) -> Result<Option<bool>, LogError> {
     Ok(connection
         .prepare_cached(
-            "SELECT applied FROM feedback WHERE seq = ?1 AND user = ?2 AND score IS ?3 AND label IS ?4 AND edit IS ?5
-                AND comment IS ?6",
+            "SELECT applied FROM feedback WHERE seq = ?1 AND user = ?2 AND score IS coalesce(?3, score)
+                AND label IS coalesce(?4, label) AND edit IS coalesce(?5, edit) AND comment IS coalesce(?6, comment)",
         )?
         .query_row(
             params![seq.0, user, feedback.score, feedback.label.map(label_word), feedback.edit, feedback.comment],

@@ -89,9 +89,18 @@ fn a_comment_after_a_thumb_leaves_the_thumb() {
     log.append(rollout(0, 0)).unwrap();
     log.append_feedback(thumbs(0, Label::Up)).unwrap();
     let comment = Feedback { label: None, comment: Some("nice".to_string()), ..thumbs(0, Label::Up) };
-    assert!(!log.append_feedback(comment).unwrap().applied, "a comment judges nothing");
+    assert!(!log.append_feedback(comment.clone()).unwrap().applied, "a comment judges nothing");
     let words = &everything(&log)[0].feedback;
     assert_eq!((words[0].label, words[0].comment.as_deref()), (Some(Label::Up), Some("nice")));
+    // Said again once an update holds the row: the answers are what they were.
+    log.flush().unwrap();
+    score_all(&log, 1.0);
+    granted(claim(&log, 1, &[0]));
+    assert!(
+        log.append_feedback(thumbs(0, Label::Up)).unwrap().applied,
+        "the thumb counted, whatever was said after it"
+    );
+    assert!(!log.append_feedback(comment).unwrap().applied);
 }
 
 #[test]
