@@ -208,6 +208,8 @@ fn sigterm_drains_what_runs_and_exits_with_success() {
     let mut stream = Stream::open(daemon.address, "/v1/completions", &long(true));
     stream.next_data().expect("it streams");
     daemon.signal(libc::SIGTERM);
+    // `timeout` and some supervisors signal twice at once; only a later one means impatience.
+    daemon.signal(libc::SIGINT);
     let events = stream.events();
     assert_eq!(events.last().expect("events")["choices"][0]["finish_reason"], "length", "it was not cut");
     assert!(daemon.wait().success());
@@ -258,6 +260,28 @@ fn probes_and_metrics_answer_while_the_engine_is_busy() {
     drop(stream);
     assert!(daemon.get("/metrics").text().contains("honed_time_to_first_token_seconds_bucket"));
     daemon.stop();
+}
+
+#[test]
+fn commands_to_the_learner_answer_with_what_they_changed() {
+    let daemon = TestDaemon::builder().set("ppo.enabled=true").set("reward.source=feedback").start();
+    daemon.post("/v1/training/step", &json!({})).error(409);
+    assert_eq!(daemon.post("/v1/training/pause", &json!({})).ok()["paused"], true);
+    daemon.post("/v1/training/step", &json!({})).ok();
+    assert_eq!(daemon.post("/v1/training/resume", &json!({})).ok()["paused"], false);
+}
+
+/// Goal: a path that would wait for a writer for ever is refused at once. Method: the real binary on a FIFO.
+#[test]
+fn a_fifo_is_no_model() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let fifo = folder.path().join("fifo.gguf");
+    assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo runs").success());
+    let mut serve = Command::new(process::binary());
+    serve.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(folder.path().join("data"));
+    let output = serve.arg("--model").arg(&fifo).output().expect("it ends by itself");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("policy.model") && said.contains("regular file"), "{said}");
 }
 
 #[test]
