@@ -1,6 +1,6 @@
 //! The `[ppo]` section.
 
-use crate::rule::{DEVICE, SWITCH, one_of, real, section, whole};
+use crate::rule::{DEVICE, SWITCH, TEXT, one_of, real, section, whole};
 
 section! {
     /// What learns.
@@ -37,9 +37,9 @@ section! {
         clip_low: f64 => real(0.0, 10.0);
         /// Clip of the policy ratio below and above 1 (InstructGPT C.4: 0.2).
         clip_high: f64 => real(0.0, 10.0);
-        /// Clip of the value prediction around the old one.
+        /// Clip of the value prediction around the old one (Ziegler et al. 2019: 0.2).
         value_clip: f64 => real(0.0, 1000.0);
-        /// Scores are clipped to plus and minus this, after normalisation.
+        /// Scores are clipped to plus and minus this, after normalisation (OpenRLHF: 10).
         score_clip: f64 => real(0.0, 1_000_000.0);
         /// Score of an answer that the daemon's own limit cut off before its end token (Ziegler et al. 2019).
         missing_eos_score: f64 => real(-1000.0, 1000.0);
@@ -67,6 +67,16 @@ section! {
         stop_kl: f64 => real(0.0, 1000.0);
         /// Stop the round's remaining minibatches when k3(old, new) is above stop_kl; skip the step when above skip_kl.
         skip_kl: f64 => real(0.0, 1000.0);
+        /// Pretraining text in every step of the policy against forgetting (PPO-ptx, InstructGPT section 3.5): "auto" chooses its weight so that both gradients have the same norm at the first step, "fixed" takes ptx_coef.
+        ptx: String => one_of(&["off", "auto", "fixed"]);
+        /// Weight of the pretraining loss, a mean over tokens, with "fixed" (InstructGPT C.4: 27.8 of a sum whose normalisation is not published).
+        ptx_coef: f64 => real(0.0, 1000.0);
+        /// The text: plain, blank lines between documents, or JSON lines with a "text" each; needed unless ptx is off.
+        ptx_file: String => TEXT;
+        /// Examples for each episode (InstructGPT C.4: 8).
+        ptx_examples: usize => whole(1, 65_536);
+        /// Tokens of one example at most; longer texts are cut into several.
+        ptx_tokens: usize => whole(2, 1_048_576);
         /// Threads of the learner, all at nice 19 in the idle class; 0: one per core.
         threads: usize => whole(0, 512);
         /// Share of a core that the learner keeps when traffic never pauses.

@@ -10,9 +10,9 @@ use policy::{
     scalar_model::ScalarModel,
 };
 
-use crate::error::PpoError;
+use crate::{control::ControlState, error::PpoError};
 
-/// Policy, reference and value model, the optimisers of the two that learn, and β.
+/// Policy, reference and value model, the optimisers of the two that learn, β, and what is remembered between rounds.
 pub struct Models {
     /// Under gradient; becomes the next version.
     pub policy: CausalLm,
@@ -26,6 +26,8 @@ pub struct Models {
     pub value_optimizer: AdamW,
     /// β now, per nat; moves when `ppo.kl_adaptive`. Persist it with the optimisers.
     pub kl_coef: f64,
+    /// What else is remembered between rounds. Persist it with the optimisers.
+    pub control: ControlState,
 }
 
 impl Models {
@@ -52,6 +54,7 @@ impl Models {
             policy,
             value,
             kl_coef: config.kl_coef,
+            control: ControlState::default(),
         })
     }
 
@@ -66,6 +69,7 @@ impl Models {
             policy_optimizer: self.policy_optimizer.state().clone(),
             value_optimizer: self.value_optimizer.state().clone(),
             kl_coef: self.kl_coef,
+            control: self.control.clone(),
         })
     }
 
@@ -78,6 +82,7 @@ impl Models {
         put_back(self.value.parameters(), &snapshot.value)?;
         self.value_optimizer.restore(snapshot.value_optimizer.clone())?;
         self.kl_coef = snapshot.kl_coef;
+        self.control = snapshot.control.clone();
         Ok(())
     }
 
@@ -91,13 +96,14 @@ impl Models {
     }
 }
 
-/// Weights, moments and β at one moment.
+/// Weights, moments, β and memories at one moment.
 pub struct Snapshot {
     policy: BTreeMap<String, Tensor>,
     value: BTreeMap<String, Tensor>,
     policy_optimizer: AdamState,
     value_optimizer: AdamState,
     kl_coef: f64,
+    control: ControlState,
 }
 
 fn copies(parameters: &BTreeMap<String, Var>) -> Result<BTreeMap<String, Tensor>, PpoError> {

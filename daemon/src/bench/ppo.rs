@@ -120,7 +120,7 @@ fn measure(args: &Args) -> Result<measurement::Ppo, Box<dyn std::error::Error + 
     let bar = progress::bar(args.repeat as u64 + 1, "updating");
     let mut best: Option<(f64, f64, f64)> = None;
     for repeat in 0..=args.repeat {
-        let round = Round { config: &config, update: 0, lineage: &[PolicyVersion::SFT] };
+        let round = Round { config: &config, update: 0, lineage: &[PolicyVersion::SFT], pretraining: &[] };
         let started = Instant::now();
         let outcome = round.run(&mut models, &rollouts, &mut || ControlFlow::Continue(()))?;
         let seconds = started.elapsed().as_secs_f64();

@@ -6,11 +6,15 @@ use candle_core::{Tensor, Var};
 use policy::{
     model_error::Result as ModelResult,
     optimizer::{Gradients, accumulate},
+    sequence_batch::Sequence,
     threads::lanes,
     transformer::Pass,
 };
 
-use super::tally::{PolicyTally, ValueTally};
+use super::{
+    pretraining::{self, PtxStep},
+    tally::{PolicyTally, ValueTally},
+};
 use crate::{
     error::PpoError,
     experience::{Experience, MicroBatches, Pace, batch_of, go_on, temperatures_of},
@@ -23,6 +27,15 @@ use crate::{
 pub(super) struct LearningRates {
     pub(super) policy: f64,
     pub(super) value: f64,
+}
+
+/// What all steps of a round have in common.
+#[derive(Clone, Copy)]
+pub(super) struct Plan<'a> {
+    pub(super) config: &'a config::Ppo,
+    pub(super) rates: LearningRates,
+    /// Texts for `ppo.ptx`.
+    pub(super) pretraining: &'a [Sequence],
 }
 
 /// What the steps of a round came to.
@@ -39,6 +52,8 @@ pub(super) struct Progress {
     pub(super) value: ValueTally,
     pub(super) policy_grad_norms: Vec<f64>,
     pub(super) value_grad_norms: Vec<f64>,
+    /// One for each policy step into which text was mixed.
+    pub(super) ptx: Vec<PtxStep>,
 }
 
 /// Some episodes of a round and the coefficients of their tokens.
@@ -79,8 +94,7 @@ impl<'a> Minibatch<'a> {
     pub(super) fn step(
         &self,
         models: &mut Models,
-        config: &config::Ppo,
-        rates: LearningRates,
+        plan: Plan<'_>,
         progress: &mut Progress,
         pace: Pace<'_>,
     ) -> Result<(), PpoError> {
@@ -88,19 +102,19 @@ impl<'a> Minibatch<'a> {
             return Ok(());
         }
         if !progress.stopped {
-            self.step_policy(models, config, rates.policy, progress, pace)?;
+            self.step_policy(models, plan, progress, pace)?;
         }
-        self.step_value(models, config, rates.value, progress, pace)
+        self.step_value(models, plan, progress, pace)
     }
 
     fn step_policy(
         &self,
         models: &mut Models,
-        config: &config::Ppo,
-        rate: f64,
+        plan: Plan<'_>,
         progress: &mut Progress,
         pace: Pace<'_>,
     ) -> Result<(), PpoError> {
+        let config = plan.config;
         let (mut gradients, tally) = self.policy_gradients(models, config, pace)?;
         progress.policy.merge(&tally);
         progress.ran_away |= tally.approx_kl_k3() > config.skip_kl;
@@ -108,13 +122,16 @@ impl<'a> Minibatch<'a> {
         if progress.stopped {
             return Ok(());
         }
+        let n_episodes = self.members.len();
+        let ptx = pretraining::mix(&mut gradients, models, plan.pretraining, config, n_episodes, pace)?;
         let norm = gradients.clip(config.max_grad_norm)?;
         if !(norm.is_finite() && tally.loss.is_finite()) {
             progress.n_skipped_steps += 1;
             return Ok(());
         }
-        models.policy_optimizer.step(&gradients, rate)?;
+        models.policy_optimizer.step(&gradients, plan.rates.policy)?;
         progress.policy_grad_norms.push(norm);
+        progress.ptx.extend(ptx);
         progress.n_policy_steps += 1;
         Ok(())
     }
@@ -122,19 +139,18 @@ impl<'a> Minibatch<'a> {
     fn step_value(
         &self,
         models: &mut Models,
-        config: &config::Ppo,
-        rate: f64,
+        plan: Plan<'_>,
         progress: &mut Progress,
         pace: Pace<'_>,
     ) -> Result<(), PpoError> {
-        let (mut gradients, tally) = self.value_gradients(models, config, pace)?;
+        let (mut gradients, tally) = self.value_gradients(models, plan.config, pace)?;
         progress.value.merge(&tally);
-        let norm = gradients.clip(config.max_grad_norm)?;
+        let norm = gradients.clip(plan.config.max_grad_norm)?;
         if !(norm.is_finite() && tally.loss.is_finite()) {
             progress.n_skipped_steps += 1;
             return Ok(());
         }
-        models.value_optimizer.step(&gradients, rate)?;
+        models.value_optimizer.step(&gradients, plan.rates.value)?;
         progress.value_grad_norms.push(norm);
         progress.n_value_steps += 1;
         Ok(())

@@ -1,3 +1,5 @@
+mod pretraining;
+
 use std::ops::ControlFlow;
 
 use policy::{PolicyVersion, TokenId};
@@ -14,7 +16,7 @@ use crate::{
 const LINEAGE: [PolicyVersion; 1] = [PolicyVersion(0)];
 
 fn run(world: &mut World, rollouts: &[reward::ScoredRollout], update: u64) -> RoundOutcome {
-    let round = Round { config: &world.config, update, lineage: &LINEAGE };
+    let round = Round { config: &world.config, update, lineage: &LINEAGE, pretraining: &world.texts };
     round.run(&mut world.models, rollouts, &mut || ControlFlow::Continue(())).unwrap()
 }
 
@@ -128,7 +130,7 @@ fn an_interrupted_round_leaves_the_models_as_they_were() {
     let mut world = World::new(7);
     let rollouts = world.rollouts(16, share_of(TokenId(3)));
     let before = (bytes_of(world.models.policy.parameters()), bytes_of(world.models.value.parameters()));
-    let round = Round { config: &world.config, update: 0, lineage: &LINEAGE };
+    let round = Round { config: &world.config, update: 0, lineage: &LINEAGE, pretraining: &[] };
     // Enough for the frozen passes and the first steps.
     let mut patience = 10;
     let mut pace = || {

@@ -131,6 +131,7 @@ impl World {
             registry: self.registry.clone(),
             engine: self.engine.clone(),
             value_start: ValueStart::Policy,
+            pretraining: [].into(),
         };
         let learner = Learner::start(setup).unwrap();
         self.learner = Some(learner.clone());
