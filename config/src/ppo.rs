@@ -11,8 +11,12 @@ section! {
         rollouts_per_update: usize => whole(1, 65_536);
         /// Episodes in one optimiser step; must divide rollouts_per_update.
         minibatch: usize => whole(1, 65_536);
-        /// Episodes in one forward and backward pass; gradients do not depend on it.
-        micro_batch: usize => whole(1, 65_536);
+        /// Tokens in one forward and backward pass, prompts included; gradients do not depend on it. 0: as many as keep 512 MiB of activations, 256 to 16384.
+        micro_batch_tokens: usize => whole(0, 16_777_216);
+        /// In what matrix products are computed; master weights, sums, logits and losses are always f32. "auto": bf16 where the processor multiplies it in hardware (AMX, AVX512-BF16) and the model has 30 million parameters or more.
+        dtype: String => one_of(&["auto", "f32", "bf16"]);
+        /// Keep one activation a block and compute the rest again in backward: a third more arithmetic for a tenth of the memory (arXiv 1604.06174).
+        activation_checkpointing: bool => SWITCH;
         /// Passes over the round (InstructGPT C.4: 1).
         epochs: u32 => whole(1, 64);
         /// Adam step size of the policy.
