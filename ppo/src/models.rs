@@ -10,7 +10,7 @@ use policy::{
     scalar_model::ScalarModel,
 };
 
-use crate::{control::ControlState, error::PpoError};
+use crate::{averaging::WeightAverage, control::ControlState, error::PpoError};
 
 /// Policy, reference and value model, the optimisers of the two that learn, β, and what is remembered between rounds.
 pub struct Models {
@@ -28,6 +28,8 @@ pub struct Models {
     pub kl_coef: f64,
     /// What else is remembered between rounds. Persist it with the optimisers.
     pub control: ControlState,
+    /// The moving average of the policy's weights, once a round with `ppo.ema_decay` has begun it. Persist it too.
+    pub average: Option<WeightAverage>,
 }
 
 impl Models {
@@ -55,6 +57,7 @@ impl Models {
             value,
             kl_coef: config.kl_coef,
             control: ControlState::default(),
+            average: None,
         })
     }
 
@@ -70,6 +73,7 @@ impl Models {
             value_optimizer: self.value_optimizer.state().clone(),
             kl_coef: self.kl_coef,
             control: self.control.clone(),
+            average: self.average.clone(),
         })
     }
 
@@ -92,6 +96,7 @@ impl Models {
     /// When the snapshot is of other models.
     pub fn restore_policy(&mut self, snapshot: &Snapshot) -> Result<(), PpoError> {
         put_back(self.policy.parameters(), &snapshot.policy)?;
+        self.average = snapshot.average.clone();
         Ok(self.policy_optimizer.restore(snapshot.policy_optimizer.clone())?)
     }
 }
@@ -104,6 +109,7 @@ pub struct Snapshot {
     value_optimizer: AdamState,
     kl_coef: f64,
     control: ControlState,
+    average: Option<WeightAverage>,
 }
 
 fn copies(parameters: &BTreeMap<String, Var>) -> Result<BTreeMap<String, Tensor>, PpoError> {

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use policy::{model_error::ModelError, sequence_batch::SequenceBatch, threads::lanes, transformer::Pass};
 use rayon::prelude::*;
 
-use super::Episode;
+use super::{AdvantageEstimator, Episode};
 use crate::{error::PpoError, models::Models};
 
 /// Called between micro-batches: may sleep to leave the processor to serving, and says whether to go on.
@@ -20,24 +20,33 @@ pub struct Passes {
     pub entropies: Vec<f64>,
     /// ℓ_ref: version 0, nats.
     pub reference: Vec<f64>,
-    /// V_old, before each token, score units.
+    /// V_old, before each token, score units; 0 where the estimator asks no value model.
     pub values: Vec<f64>,
 }
 
 impl Passes {
-    /// Runs the policy, the reference and the value model over all episodes.
+    /// Runs the policy, the reference, and the value model where advantages need it, over all episodes.
     ///
     /// # Errors
     /// When a pass fails, or `pace` says stop.
-    pub fn run(episodes: &[Episode], models: &Models, micro_batch: usize, pace: Pace<'_>) -> Result<Passes, PpoError> {
+    pub fn run(
+        episodes: &[Episode],
+        models: &Models,
+        config: &config::Ppo,
+        pace: Pace<'_>,
+    ) -> Result<Passes, PpoError> {
         let order: Vec<usize> = (0..episodes.len()).collect();
-        let micro_batches = MicroBatches::of(&order, micro_batch);
+        let micro_batches = MicroBatches::of(&order, config.micro_batch);
+        let needs_values = AdvantageEstimator::of(config).needs_values();
         let results = micro_batches.map(lanes(models.policy.parameters()), pace, |members| {
             let batch = batch_of(episodes, members);
             let temperatures = temperatures_of(episodes, members);
             let old = models.policy.frozen_log_probs(&batch, &temperatures)?;
             let reference = models.reference.frozen_log_probs(&batch, &temperatures)?;
-            let values = models.value.values_at_response(&batch, Pass::Frozen)?.to_vec1::<f32>()?;
+            let values = match needs_values {
+                true => models.value.values_at_response(&batch, Pass::Frozen)?.to_vec1::<f32>()?,
+                false => vec![0.0; old.log_probs.len()],
+            };
             Ok((old, reference.log_probs, values))
         })?;
         let mut passes = Passes::default();

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::update::RoundStats;
+use crate::{guard::Guard, update::RoundStats};
 
 /// Name and value of everything that a round measured. A number that is not finite is not a number, and left out.
 #[must_use]
@@ -25,6 +25,9 @@ pub fn named(stats: &RoundStats) -> BTreeMap<String, f64> {
         ("policy/approxkl_k1", stats.policy_approx_kl_k1),
         ("policy/approxkl_k3", stats.policy_approx_kl_k3),
         ("policy/clipfrac_avg", stats.policy_clip_fraction),
+        ("policy/clipfrac_high", stats.policy_clip_fraction_high),
+        ("policy/clipfrac_low", stats.policy_clip_fraction_low),
+        ("policy/clipfrac_dual", stats.policy_clip_fraction_dual),
         ("policy/entropy_avg", stats.objective_entropy),
         ("policy/grad_norm", stats.policy_grad_norm),
         ("policy/grad_norm_max", stats.policy_grad_norm_max),
@@ -53,6 +56,10 @@ pub fn named(stats: &RoundStats) -> BTreeMap<String, f64> {
         ("episodes", stats.n_episodes as f64),
         ("tokens", stats.n_tokens as f64),
         ("dropped", stats.n_dropped as f64),
+        ("singletons", stats.n_singletons as f64),
+        ("objective/reward_versions", stats.n_reward_versions as f64),
+        ("objective/held_out_scores", stats.held_out_score.unwrap_or(f64::NAN)),
+        ("steps/value_warmup", f64::from(u8::from(stats.is_value_warmup))),
         ("steps/policy", stats.n_policy_steps as f64),
         ("steps/value", stats.n_value_steps as f64),
         ("steps/skipped", stats.n_skipped_steps as f64),
@@ -74,5 +81,6 @@ pub fn named(stats: &RoundStats) -> BTreeMap<String, f64> {
         ("time/steps_s", stats.update_s),
     ];
     let finite = numbers.into_iter().filter(|(_, value)| value.is_finite());
-    finite.map(|(name, value)| (name.to_string(), value)).collect()
+    let guards = Guard::ALL.map(|guard| (format!("guard/{}", guard.as_str()), stats.trips.count(guard) as f64));
+    finite.map(|(name, value)| (name.to_string(), value)).chain(guards).collect()
 }
