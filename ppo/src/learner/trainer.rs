@@ -8,7 +8,7 @@ use policy::{
     threads::learner_pool,
 };
 
-use super::{LearnerSetup, ValueStart, saved};
+use super::{LearnerSetup, ValueStart, rails::Streak, saved};
 use crate::{error::PpoError, models::Models, registry::RegistryError, rollout_log::VersionRow, value_model};
 
 /// Writing what a restart needs may take this share of the time, 1/N.
@@ -51,6 +51,8 @@ pub(super) struct Trainer {
     pub(super) version: PolicyVersion,
     /// Number of the next update.
     pub(super) update: u64,
+    /// Rounds that taught nothing.
+    pub(super) streak: Streak,
     saving: Saving,
 }
 
@@ -75,6 +77,7 @@ impl Trainer {
             source: loaded.source,
             version: loaded.version,
             update: loaded.update,
+            streak: Streak::default(),
             saving: Saving { last: None, took: Duration::ZERO, holds },
         })
     }
@@ -89,7 +92,7 @@ impl Trainer {
             let models = Models::new(&policy, &source, value, &setup.config, &device)?;
             Ok((models, source))
         })?;
-        Ok(Trainer { models, pool, source, version: row.version, update, saving })
+        Ok(Trainer { models, pool, source, version: row.version, update, streak: Streak::default(), saving })
     }
 
     /// Whether it is time to write what a restart needs.

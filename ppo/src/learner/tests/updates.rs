@@ -6,6 +6,7 @@ use policy::PolicyVersion;
 
 use super::{super::*, world::*};
 use crate::{
+    guard::Guard,
     rollout_log::{DropReason, RolloutState, VersionState},
     stats::UpdateOutcome,
 };
@@ -197,6 +198,51 @@ fn a_refused_candidate_costs_its_rollouts_and_nothing_else() {
     eventually("the candidate to leave memory", || world.engine.residents().len() == 1);
     world.feed();
     assert_eq!(world.until_updates(&learner, 2)[1].version, Some(PolicyVersion(2)), "its number is not used again");
+    world.close();
+}
+
+#[test]
+fn refused_thrice_the_learner_goes_back_to_its_last_good_state() {
+    let mut world = World::new(|config| {
+        config.kl_adaptive = true;
+        config.kl_target = -1.0;
+    });
+    let learner = world.start_learner();
+    for n in 1..=3 {
+        assert_eq!(learner.counters().restorations, 0);
+        world.feed();
+        world.until_updates(&learner, n);
+    }
+    eventually("the way back", || learner.counters().restorations == 1);
+    assert_eq!(world.engine.live(), PolicyVersion::SFT);
+    world.close();
+}
+
+/// Goal: a guard that asks for the operator stops learning and nothing else. Method: a budget that the first version already
+/// exceeds; serving goes on, the reason is on the board, and resuming tries again.
+#[test]
+fn a_guard_pauses_the_learner_and_says_why() {
+    let mut world = World::new(|config| {
+        config.policy_learning_rate = 2e-2;
+        (config.stop_kl, config.skip_kl, config.kl_budget) = (10.0, 10.0, 1e-3);
+    });
+    let learner = world.start_learner();
+    world.feed();
+    assert_eq!(world.until_updates(&learner, 1)[0].outcome, UpdateOutcome::Promoted);
+    world.feed();
+    let record = world.until_updates(&learner, 2).remove(1);
+    assert_eq!((record.outcome, record.numbers["guard/kl_budget"]), (UpdateOutcome::NoStep, 1.0));
+    eventually("the pause", || matches!(learner.status().state, LearnerState::Halted(_)));
+    let status = learner.status();
+    assert!(status.is_paused && status.state.reason().unwrap().contains("ppo.kl_budget"), "{:?}", status.state);
+    assert_eq!(learner.counters().trips[&Guard::KlBudget], 1);
+    assert_eq!(world.log.counters().dropped[&DropReason::Guard], 8);
+    assert_eq!((world.serve(2).len(), world.engine.live()), (2, PolicyVersion(1)));
+    learner.resume().unwrap();
+    world.feed();
+    world.until_updates(&learner, 3);
+    eventually("the second pause", || matches!(learner.status().state, LearnerState::Halted(_)));
+    assert_eq!(learner.counters().trips[&Guard::KlBudget], 2);
     world.close();
 }
 
