@@ -95,9 +95,9 @@ section! {
         adam_eps: f64 => real(1e-12, 1.0);
         /// Decay per round of a moving average of the policy's weights that is kept beside them; 0: none (InstructGPT C.4: 0.992).
         ema_decay: f64 => real(0.0, 0.999999);
-        /// Stop the round's remaining minibatches when k3(old, new) is above stop_kl; skip the step when above skip_kl.
+        /// The policy makes no more steps in a round when k3(old, new) is above stop_kl (Spinning Up: 0.015); above skip_kl the round is taken back.
         stop_kl: f64 => real(0.0, 1000.0);
-        /// Stop the round's remaining minibatches when k3(old, new) is above stop_kl; skip the step when above skip_kl.
+        /// The policy makes no more steps in a round when k3(old, new) is above stop_kl (Spinning Up: 0.015); above skip_kl the round is taken back.
         skip_kl: f64 => real(0.0, 1000.0);
         /// KL to version 0, nats per episode, beyond which learning pauses; 0: no bound, because it grows with the length of answers.
         kl_budget: f64 => real(0.0, 1_000_000.0);

@@ -12,7 +12,8 @@
 //! Spikes are judged against the median of the last steps, not against a mean, which a spike would drag along; and a
 //! spike is remembered like any other value, so that a level that is really new is accepted after half a memory of it.
 //! After [`SKIPPED_ROUNDS_MAX`] rounds in a row that taught nothing, the learner goes back to where it stood before the first
-//! of them. Limits that are 0 are off, but for `ppo.parity_gap_max`, which the daemon takes from the type of the weights.
+//! of them, and forgets what was usual. Limits that are 0 are off, but for `ppo.parity_gap_max`, which the daemon takes from
+//! the type of the weights.
 
 mod trips;
 

@@ -12,6 +12,9 @@ use policy::{
 
 use crate::{averaging::WeightAverage, control::ControlState, error::PpoError};
 
+/// β's name among the numbers.
+const KL_COEF: &str = "kl_coef";
+
 /// Policy, reference and value model, the optimisers of the two that learn, β, and what is remembered between rounds.
 pub struct Models {
     /// Under gradient; becomes the next version.
@@ -61,6 +64,22 @@ impl Models {
         })
     }
 
+    /// Every number beside tensors that a round changes, by name: β and what is remembered. What a saved state must hold of
+    /// them, whatever they are.
+    #[must_use]
+    pub fn control(&self) -> BTreeMap<String, f64> {
+        let mut numbers = self.control.numbers();
+        numbers.insert(KL_COEF.to_string(), self.kl_coef);
+        numbers
+    }
+
+    /// Takes over the numbers of [`Models::control`], exactly: what they do not name is at its start again, but for β, which a
+    /// config decides where no number does.
+    pub fn set_control(&mut self, numbers: &BTreeMap<String, f64>) {
+        self.control = ControlState::from_numbers(numbers);
+        self.kl_coef = numbers.get(KL_COEF).copied().unwrap_or(self.kl_coef);
+    }
+
     /// Everything that a round changes, as it is now.
     ///
     /// # Errors
@@ -71,8 +90,7 @@ impl Models {
             value: copies(self.value.parameters())?,
             policy_optimizer: self.policy_optimizer.state().clone(),
             value_optimizer: self.value_optimizer.state().clone(),
-            kl_coef: self.kl_coef,
-            control: self.control.clone(),
+            control: self.control(),
             average: self.average.clone(),
         })
     }
@@ -85,8 +103,7 @@ impl Models {
         self.restore_policy(snapshot)?;
         put_back(self.value.parameters(), &snapshot.value)?;
         self.value_optimizer.restore(snapshot.value_optimizer.clone())?;
-        self.kl_coef = snapshot.kl_coef;
-        self.control = snapshot.control.clone();
+        self.set_control(&snapshot.control);
         Ok(())
     }
 
@@ -107,8 +124,7 @@ pub struct Snapshot {
     value: BTreeMap<String, Tensor>,
     policy_optimizer: AdamState,
     value_optimizer: AdamState,
-    kl_coef: f64,
-    control: ControlState,
+    control: BTreeMap<String, f64>,
     average: Option<WeightAverage>,
 }
 

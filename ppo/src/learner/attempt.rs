@@ -198,6 +198,7 @@ impl Owner {
                 n_rollouts,
             };
             let before_commit = |version, digest: Digest| {
+                trainer.write_average(&self.setup, version);
                 if trainer.is_saving_due() {
                     let took = trainer.write_companion(&self.setup, version, update, &digest.to_string());
                     companion = took.map(|took| (version, took));

@@ -37,6 +37,7 @@ impl Streak {
             return Ok(false);
         }
         models.restore(&first)?;
+        models.control.forget_steps();
         self.end();
         Ok(true)
     }
@@ -130,7 +131,8 @@ mod tests {
             round.run(&mut world.models, rollouts, &mut || ControlFlow::Continue(())).unwrap()
         };
         assert!(run(&mut world, &good, 0).has_new_policy());
-        let before = bits(&world.models);
+        let mut before = bits(&world.models);
+        let good_control = world.models.control.clone();
         (world.config.policy_learning_rate, world.config.warmup_updates, world.config.max_grad_norm) = (0.5, 0, 1e6);
         let mut streak = Streak::default();
         for n in 1..=SKIPPED_ROUNDS_MAX {
@@ -141,6 +143,10 @@ mod tests {
             let is_back = streak.prolong(snapshot, &mut world.models).unwrap();
             assert_eq!(is_back, n == SKIPPED_ROUNDS_MAX);
         }
+        // What is usual of a step begins anew; see `forget_steps`.
+        let mut control = good_control;
+        control.forget_steps();
+        before.3 = format!("{:?}", control.numbers());
         assert_eq!(bits(&world.models), before);
         assert_eq!((streak.n, streak.before.is_none()), (0, true));
     }

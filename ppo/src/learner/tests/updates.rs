@@ -147,6 +147,31 @@ fn a_restart_goes_on_with_the_saved_moments_and_the_next_number() {
     assert!(!world.registry.companion(PolicyVersion(1), "learner.gguf").exists(), "only the newest is kept");
 }
 
+/// Goal: the average is a model that can be read, and goes with its version. Method: two versions, one kept.
+#[test]
+fn the_average_of_the_weights_lies_beside_its_version() {
+    let mut world = World::new(|config| (config.ema_decay, config.keep_versions) = (0.5, 1));
+    let learner = world.start_learner();
+    for n in 1..=4 {
+        world.feed();
+        world.until_updates(&learner, n);
+    }
+    let tensors = |path: &std::path::Path| {
+        let checkpoint = Checkpoint::read(path).unwrap();
+        checkpoint.tensors["token_embd.weight"].flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let newest = PolicyVersion(4);
+    let (average, weights) =
+        (tensors(&world.registry.companion(newest, "average.gguf")), tensors(&world.registry.path(newest)));
+    let base = tensors(&world.registry.path(PolicyVersion::SFT));
+    let distance = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0_f32, f32::max);
+    let (lag, way) = (distance(&average, &weights), distance(&base, &weights));
+    assert!(lag > 0.0 && lag < way, "the average is {lag} behind, the way was {way}");
+    let gone = PolicyVersion(1);
+    assert!(!world.registry.path(gone).exists() && !world.registry.companion(gone, "average.gguf").exists());
+    world.close();
+}
+
 #[test]
 fn a_disk_that_refuses_leaves_the_live_version_and_gives_the_claim_back() {
     let mut world = World::new(|_| ());
