@@ -5,4 +5,4 @@ pub(crate) mod daemon;
 pub(crate) mod model;
 pub(crate) mod process;
 
-pub(crate) use daemon::TestDaemon;
+pub(crate) use daemon::{Builder, TestDaemon};

@@ -10,4 +10,5 @@ mod harness;
 mod http_errors;
 mod http_generation;
 mod http_lifecycle;
+mod learning_knobs;
 mod planted_reward;

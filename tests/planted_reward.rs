@@ -21,7 +21,7 @@ use crate::harness::TestDaemon;
 const VERSIONS: u64 = 20;
 
 /// Pays `sign · 10 · share of e` for each response, until the process ends.
-fn reward_server(sign: Arc<AtomicI64>) -> SocketAddr {
+pub(crate) fn reward_server(sign: Arc<AtomicI64>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {

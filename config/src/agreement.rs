@@ -11,6 +11,10 @@ impl Config {
             return Err(self.disagreement("ppo.minibatch", expected, ppo.minibatch));
         }
         self.check_ranges()?;
+        if ppo.dual_clip > 0.0 && ppo.dual_clip <= 1.0 + ppo.clip_high {
+            let expected = format!("0, or more than 1 + {}", self.cite("ppo.clip_high", ppo.clip_high));
+            return Err(self.disagreement("ppo.dual_clip", expected, ppo.dual_clip));
+        }
         if ppo.ptx != "off" && ppo.ptx_file.is_empty() {
             let expected = format!("a file of text, because of {}", self.cite("ppo.ptx", &ppo.ptx));
             return Err(self.disagreement("ppo.ptx_file", expected, &ppo.ptx_file));
@@ -20,7 +24,10 @@ impl Config {
 
     fn check_ranges(&self) -> Result<(), ConfigError> {
         let ppo = &self.ppo;
-        let ranges = [("ppo.is_geo_low", ppo.is_geo_low, "ppo.is_geo_high", ppo.is_geo_high)];
+        let ranges = [
+            ("ppo.is_geo_low", ppo.is_geo_low, "ppo.is_geo_high", ppo.is_geo_high),
+            ("ppo.is_mask_low", ppo.is_mask_low, "ppo.is_mask_high", ppo.is_mask_high),
+        ];
         for (low_key, low, high_key, high) in ranges {
             if low > high {
                 let expected = format!("at most {}", self.cite(high_key, high));

@@ -27,6 +27,8 @@ section! {
         warmup_updates: u64 => whole(0, 100_000);
         /// KL penalty per nat, beta (InstructGPT C.4: 0.02; TRL: 0.05).
         kl_coef: f64 => real(0.0, 100.0);
+        /// Estimate of the KL that the reward pays: only the gradient of "k1" is that of the KL (Schulman 2020; arXiv 2510.01555).
+        kl_estimator: String => one_of(&["k1", "k2", "k3"]);
         /// Adapt kl_coef towards kl_target (Ziegler et al. 2019, section 2.2).
         kl_adaptive: bool => SWITCH;
         /// KL that kl_adaptive aims at, in nats per episode.
@@ -37,28 +39,56 @@ section! {
         gamma: f64 => real(0.0, 1.0);
         /// GAE's lambda (Ziegler et al. 2019).
         lambda: f64 => real(0.0, 1.0);
+        /// Where advantages come from: "gae" asks the value model (PPO). The others need none: "rloo" (arXiv 2402.14740), "grpo" (2402.03300), "dr_grpo" (2503.20783), "reinforce_pp" and "reinforce_pp_baseline" (2501.03262). All of these but reinforce_pp compare answers to one prompt, and an answer that is alone in its round does not train.
+        advantage_estimator: String => one_of(&["gae", "rloo", "grpo", "dr_grpo", "reinforce_pp", "reinforce_pp_baseline"]);
         /// Clip of the policy ratio below and above 1 (InstructGPT C.4: 0.2).
         clip_low: f64 => real(0.0, 10.0);
         /// Clip of the policy ratio below and above 1 (InstructGPT C.4: 0.2).
         clip_high: f64 => real(0.0, 10.0);
+        /// For a negative advantage the loss grows up to this many times the advantage; 0: without bound (arXiv 1912.09729: 3).
+        dual_clip: f64 => real(0.0, 1000.0);
+        /// How the losses of tokens become one: every token alike (verl, DAPO), every answer alike by its mean (GRPO) or its sum, or the sum by a constant (Dr. GRPO).
+        loss_aggregation: String => one_of(&["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "constant"]);
+        /// Tokens by which "constant" divides the sum of an answer: the longest answer that may come (Dr. GRPO, arXiv 2503.20783).
+        loss_length: usize => whole(1, 1_048_576);
+        /// Weight of the entropy bonus, nats; 0: none, as in all sources of RLHF.
+        entropy_coef: f64 => real(0.0, 10.0);
         /// Clip of the value prediction around the old one (Ziegler et al. 2019: 0.2).
         value_clip: f64 => real(0.0, 1000.0);
+        /// Weight of the value loss before its gradient is clipped (Ziegler et al. 2019: 0.1 with one optimiser for both models; ours has its own: 1).
+        value_coef: f64 => real(0.0, 1000.0);
+        /// First rounds in which only the value model learns, from whole returns (OpenRLHF freezing_steps; 0: none).
+        value_warmup_updates: u64 => whole(0, 100_000);
         /// Scores are clipped to plus and minus this, after normalisation (OpenRLHF: 10).
         score_clip: f64 => real(0.0, 1_000_000.0);
-        /// Score of an answer that the daemon's own limit cut off before its end token (Ziegler et al. 2019).
+        /// What becomes of the score of an answer that the daemon's own limit cut off before its end token: "replace" by missing_eos_score (Ziegler et al. 2019), "subtract" missing_eos_penalty (TRL), or "keep".
+        missing_eos: String => one_of(&["replace", "subtract", "keep"]);
+        /// Score of such an answer with "replace" (Ziegler et al. 2019).
         missing_eos_score: f64 => real(-1000.0, 1000.0);
+        /// Taken off the clipped score of such an answer with "subtract" (TRL: 1).
+        missing_eos_penalty: f64 => real(0.0, 1000.0);
         /// What becomes of an answer that the client's max_tokens cut off: "score" trains on it with the score of the text that there is; "drop" trains on whole answers only (stricter, but a base model that never ends would never learn).
         client_limit: String => one_of(&["score", "drop"]);
         /// Versions that a rollout may be behind the trainer.
         max_staleness: u64 => whole(0, 64);
+        /// Weight against the policy that drew the tokens: "geometric" filters answers by their mean and caps tokens; "token_truncate" caps tokens (verl); "token_mask" leaves out tokens outside a range (IcePop); "sequence_truncate" caps the product over an answer; "off" weighs 1; "bypass" centres the clip on that policy instead (PPO as in arXiv 1707.06347).
+        importance: String => one_of(&["geometric", "token_truncate", "token_mask", "sequence_truncate", "off", "bypass"]);
         /// Cap of the per-token importance weight trainer / behavior.
         is_cap: f64 => real(1.0, 1000.0);
         /// A sequence trains only when exp(mean log weight) lies in this range.
         is_geo_low: f64 => real(0.0, 1000.0);
         /// A sequence trains only when exp(mean log weight) lies in this range.
         is_geo_high: f64 => real(0.0, 1000.0);
+        /// With "token_mask" a token trains only when its weight lies in this range (IcePop: 0.5 to 5).
+        is_mask_low: f64 => real(0.0, 1000.0);
+        /// With "token_mask" a token trains only when its weight lies in this range (IcePop: 0.5 to 5).
+        is_mask_high: f64 => real(0.0, 1000.0);
+        /// A round whose weights have an effective sample size below this share makes no step (a fall predicts collapse: arXiv 2602.17616).
+        ess_min: f64 => real(0.0, 1.0);
         /// Share of a round that one user may fill.
         user_share_max: f64 => real(0.001, 1.0);
+        /// Share of users, and of prompts without one, whose rollouts never train and only measure; 0: none.
+        held_out_share: f64 => real(0.0, 0.5);
         /// Global gradient norm, policy and value model separately.
         max_grad_norm: f64 => real(0.0, 1_000_000.0);
         /// Adam's decay of the first and the second moment (InstructGPT C: 0.9, 0.95).
@@ -67,10 +97,20 @@ section! {
         adam_beta2: f64 => real(0.0, 0.999999);
         /// Adam's epsilon, beside the bias-corrected root (lm-human-preferences: 1e-5).
         adam_eps: f64 => real(1e-12, 1.0);
-        /// Stop the round's remaining minibatches when k3(old, new) is above stop_kl; skip the step when above skip_kl.
+        /// Decay per round of a moving average of the policy's weights that is kept beside them; 0: none (InstructGPT C.4: 0.992).
+        ema_decay: f64 => real(0.0, 0.999999);
+        /// The policy makes no more steps in a round when k3(old, new) is above stop_kl (Spinning Up: 0.015); above skip_kl the round is taken back.
         stop_kl: f64 => real(0.0, 1000.0);
-        /// Stop the round's remaining minibatches when k3(old, new) is above stop_kl; skip the step when above skip_kl.
+        /// The policy makes no more steps in a round when k3(old, new) is above stop_kl (Spinning Up: 0.015); above skip_kl the round is taken back.
         skip_kl: f64 => real(0.0, 1000.0);
+        /// KL to version 0, nats per episode, beyond which learning pauses; 0: no bound, because it grows with the length of answers.
+        kl_budget: f64 => real(0.0, 1_000_000.0);
+        /// A step is skipped when its gradient norm, or its largest ratio, is more than this many times the median of the last steps; 0: never.
+        grad_spike: f64 => real(0.0, 1_000_000.0);
+        /// A step is skipped when its gradient norm, or its largest ratio, is more than this many times the median of the last steps; 0: never.
+        ratio_spike: f64 => real(0.0, 1_000_000.0);
+        /// Mean difference of log-probs between engine and trainer for the same version, nats, beyond which learning pauses; 0: 0.02 for f32 and f16 files, 0.1 for quantised ones.
+        parity_gap_max: f64 => real(0.0, 1000.0);
         /// Pretraining text in every step of the policy against forgetting (PPO-ptx, InstructGPT section 3.5): "auto" chooses its weight so that both gradients have the same norm at the first step, "fixed" takes ptx_coef.
         ptx: String => one_of(&["off", "auto", "fixed"]);
         /// Weight of the pretraining loss, a mean over tokens, with "fixed" (InstructGPT C.4: 27.8 of a sum whose normalisation is not published).

@@ -16,8 +16,8 @@ pub const STEPS_REMEMBERED: usize = 31;
 /// Rounds that a trend remembers.
 pub const ROUNDS_REMEMBERED: usize = 16;
 
-/// What [`Models`](crate::models::Models) remember from round to round. Persist [`ControlState::numbers`] with the
-/// optimisers.
+/// What [`Models`](crate::models::Models) remember from round to round; [`Models::control`](crate::models::Models::control)
+/// writes it down beside β.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ControlState {
     /// γ that `ppo.ptx = "auto"` has chosen.
@@ -81,6 +81,14 @@ impl ControlState {
             numbers.iter().filter(|(key, _)| key.starts_with(&prefix)).for_each(|(_, value)| recent.push(*value));
         }
         state
+    }
+
+    /// Forgets what was usual of a step. A learner that went back because steps were skipped would otherwise judge the next
+    /// ones by the same memory, and skip them for ever.
+    pub fn forget_steps(&mut self) {
+        for memory in [&mut self.policy_grad_norms, &mut self.value_grad_norms, &mut self.ratio_maxima] {
+            *memory = Recent::new(STEPS_REMEMBERED);
+        }
     }
 
     fn memories(&self) -> [(&'static str, &Recent); 5] {

@@ -9,11 +9,15 @@
 //! The KL penalty is between old and reference, both from the trainer: with behavior on one side, the difference between
 //! two engines' arithmetic would be paid as reward.
 
+mod advantages;
 mod episode;
+mod held_out;
 mod micro_batches;
 mod passes;
 
+pub use advantages::{AdvantageEstimator, groups};
 pub use episode::{Admitted, Episode, Limits, admit};
+pub use held_out::is_held_out;
 pub use micro_batches::Pace;
 pub(crate) use micro_batches::{Budget, MicroBatches, batch_of, go_on, temperatures_of};
 pub use passes::Passes;
@@ -22,11 +26,11 @@ use std::ops::Range;
 
 use crate::{
     error::PpoError,
-    gae::{GaeOptions, gae},
+    kl::{self, KlEstimator},
     masked::{self, Whitening},
     models::Models,
     off_policy::{ImportanceMode, ImportanceWeights, importance_weights},
-    token_rewards::{MissingEos, ScoreRule, token_rewards},
+    token_rewards::{ScoreRule, paid},
 };
 
 /// A round's episodes with everything that is constant in it. Per-token vectors are flat, episode after episode.
@@ -34,6 +38,10 @@ use crate::{
 pub struct Experience {
     /// Who takes part.
     pub episodes: Vec<Episode>,
+    /// Which prompt each episode answers, numbered from 0.
+    pub groups: Vec<usize>,
+    /// Whether an episode is the only answer to its prompt and the estimator compares answers: it cannot train.
+    pub is_alone: Vec<bool>,
     /// Response tokens of each episode.
     pub lengths: Vec<usize>,
     /// Where the tokens of each episode start in the flat vectors.
@@ -48,12 +56,14 @@ pub struct Experience {
     pub rewards: Vec<f64>,
     /// A_t before whitening, score units.
     pub advantages: Vec<f64>,
-    /// A_t whitened over the tokens that train.
+    /// A_t as the loss takes it: whitened over the tokens that train where the estimator whitens; 0 where none trains.
     pub whitened: Vec<f64>,
     /// R_t, score units.
     pub returns: Vec<f64>,
     /// w_t and what they tell; `kept` says who trains.
     pub importance: ImportanceWeights,
+    /// ℓ that the clipped ratio is centred on: old, or behavior with `ppo.importance = "bypass"`.
+    pub proximal: Vec<f64>,
 }
 
 impl Experience {
@@ -87,39 +97,59 @@ impl Experience {
                 Some(*next - n)
             })
             .collect();
-        let mut experience = Experience { lengths, starts, passes, ..Experience::default() };
-        let rule =
-            ScoreRule { clip: Some(config.score_clip), missing_eos: MissingEos::Replace(config.missing_eos_score) };
+        let groups = groups(&episodes);
+        let mut experience = Experience { groups, lengths, starts, passes, ..Experience::default() };
+        let rule = ScoreRule::of(config);
         experience.scores = episodes.iter().map(|e| rule.apply(e.score, !e.cut_by_daemon)).collect();
         experience.episodes = episodes;
-        experience.estimate_advantages(kl_coef, GaeOptions { gamma: config.gamma, lambda: config.lambda });
-        let behavior: Vec<f64> = experience.episodes.iter().flat_map(|e| e.behavior.iter().copied()).collect();
-        let everything = vec![true; behavior.len()];
-        let mode = ImportanceMode::GeometricFilter {
-            floor: config.is_geo_low,
-            cap: config.is_geo_high,
-            token_cap: config.is_cap,
-        };
-        let importance = importance_weights(&experience.passes.old, &behavior, &everything, &experience.lengths, mode);
-        // Whitened once a round, over what trains: independent of the order of minibatches, after the returns.
-        experience.whitened = masked::whiten(&experience.advantages, &importance.kept, Whitening::default());
-        experience.importance = importance;
+        experience.pay(KlEstimator::of(config), kl_coef);
+        let estimator = AdvantageEstimator::of(config);
+        experience.estimate_advantages(estimator, config);
+        experience.weigh(estimator, config);
         experience
     }
 
-    fn estimate_advantages(&mut self, kl_coef: f64, options: GaeOptions) {
+    /// r_t: the penalty on every token, the score on the last.
+    fn pay(&mut self, estimator: KlEstimator, kl_coef: f64) {
+        let everything = vec![true; self.passes.old.len()];
+        let kl = kl::per_token(estimator, &self.passes.old, &self.passes.reference, &everything);
         for (i, score) in self.scores.iter().enumerate() {
             let range = self.range(i);
-            let mask = vec![true; range.len()];
-            let passes = &self.passes;
-            let paid =
-                token_rewards(&passes.old[range.clone()], &passes.reference[range.clone()], &mask, *score, kl_coef);
-            // An answer that was cut off is final too: its score was replaced, there is nothing left to come.
-            let got = gae(&paid, &passes.values[range], &mask, 0.0, options);
-            self.rewards.extend(paid);
-            self.advantages.extend(got.advantages);
-            self.returns.extend(got.returns);
+            self.rewards.extend(paid(&kl[range.clone()], &everything[range], *score, kl_coef));
         }
+    }
+
+    /// w_t, who trains, and A_t as the loss takes it.
+    fn weigh(&mut self, estimator: AdvantageEstimator, config: &config::Ppo) {
+        let behavior: Vec<f64> = self.episodes.iter().flat_map(|e| e.behavior.iter().copied()).collect();
+        let members = |group: usize| self.groups.iter().filter(|g| **g == group).count();
+        self.is_alone = self.groups.iter().map(|g| estimator.compares() && members(*g) == 1).collect();
+        let lone = self.is_alone.iter().zip(&self.lengths);
+        let mask: Vec<bool> = lone.flat_map(|(alone, n)| std::iter::repeat_n(!alone, *n)).collect();
+        let mode = ImportanceMode::of(config);
+        let importance = importance_weights(&self.passes.old, &behavior, &mask, &self.lengths, mode);
+        let kept = &importance.kept;
+        // Whitened once a round, over what trains: independent of the order of minibatches, after the returns.
+        self.whitened = match estimator.whitens() {
+            true => masked::whiten(&self.advantages, kept, Whitening::default()),
+            false => self.advantages.iter().zip(kept).map(|(a, keep)| if *keep { *a } else { 0.0 }).collect(),
+        };
+        self.importance = importance;
+        self.proximal = if config.importance == "bypass" { behavior } else { self.passes.old.clone() };
+    }
+
+    /// Mean |ℓ_old − ℓ_engine| over the rollouts that these very weights drew, nats: what two engines make of the same
+    /// numbers. `None` when all rollouts are older. Truncation is no disagreement: the kept mass is put back.
+    #[must_use]
+    pub fn engine_gap(&self) -> Option<f64> {
+        let mut gaps = Vec::new();
+        for (i, episode) in self.episodes.iter().enumerate().filter(|(_, e)| e.staleness == 0) {
+            let drawn = episode.behavior.iter().zip(&episode.log_kept_mass);
+            gaps.extend(
+                self.passes.old[self.range(i)].iter().zip(drawn).map(|(old, (b, mass))| (old - b - mass).abs()),
+            );
+        }
+        (!gaps.is_empty()).then(|| gaps.iter().sum::<f64>() / gaps.len() as f64)
     }
 
     /// Where the tokens of episode `i` lie in the flat vectors.
@@ -134,10 +164,10 @@ impl Experience {
         self.lengths.iter().sum()
     }
 
-    /// Whether episode `i` trains, or left the range of the importance weights.
+    /// Whether any token of episode `i` trains; else it left the range of the importance weights, or is alone.
     #[must_use]
     pub fn is_kept(&self, i: usize) -> bool {
-        self.range(i).all(|t| self.importance.kept[t])
+        self.range(i).any(|t| self.importance.kept[t])
     }
 }
 

@@ -88,6 +88,18 @@ pub fn reward_to_go(rewards: &[f64], mask: &[bool], lengths: &[usize], gamma: f6
     result
 }
 
+/// The number of each sequence, on each of its tokens: `[n]` flat.
+///
+/// - `per_sequence`: one per sequence; `lengths`: tokens of each.
+///
+/// # Panics
+/// When the lengths differ.
+#[must_use]
+pub fn per_token(per_sequence: &[f64], lengths: &[usize]) -> Vec<f64> {
+    assert_eq!(per_sequence.len(), lengths.len(), "one number per sequence");
+    per_sequence.iter().zip(lengths).flat_map(|(a, n)| std::iter::repeat_n(*a, *n)).collect()
+}
+
 /// REINFORCE++: the reward to go of rewards with the KL penalty in them, whitened over the batch.
 ///
 /// Source: Hu (arXiv 2501.03262) section 3.
@@ -109,9 +121,7 @@ pub fn reinforce_pp(rewards: &[f64], mask: &[bool], lengths: &[usize], gamma: f6
 /// When the lengths differ.
 #[must_use]
 pub fn reinforce_pp_baseline(scores: &[f64], groups: &[usize], mask: &[bool], lengths: &[usize]) -> Vec<f64> {
-    let per_sequence = dr_grpo(scores, groups);
-    let per_token: Vec<f64> = per_sequence.iter().zip(lengths).flat_map(|(a, n)| std::iter::repeat_n(*a, *n)).collect();
-    masked::whiten(&per_token, mask, Whitening::default())
+    masked::whiten(&per_token(&dr_grpo(scores, groups), lengths), mask, Whitening::default())
 }
 
 #[cfg(test)]

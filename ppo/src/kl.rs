@@ -24,6 +24,20 @@ pub enum KlEstimator {
 }
 
 impl KlEstimator {
+    /// The configured one (`ppo.kl_estimator`).
+    ///
+    /// # Panics
+    /// When the word is none of those that `config` admits.
+    #[must_use]
+    pub fn of(config: &config::Ppo) -> KlEstimator {
+        match config.kl_estimator.as_str() {
+            "k1" => KlEstimator::K1,
+            "k2" => KlEstimator::K2,
+            "k3" => KlEstimator::K3,
+            other => panic!("config has checked the words of ppo.kl_estimator, got {other}"),
+        }
+    }
+
     /// The estimate from `D = log_prob − reference`, nats.
     ///
     /// Source: Schulman, "Approximating KL divergence" (2020).

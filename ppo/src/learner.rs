@@ -15,6 +15,8 @@
 //!   version while a learner runs, because activations go through its queue ([`Learner::activate`]). An activation
 //!   interrupts the update at hand: its weights would have been the child of a parent that the operator just left.
 //! * *It can be looked at.* [`Learner::status`], [`Learner::history`] and [`Learner::counters`] never wait.
+//! * *It cannot ruin a model unseen.* What guard rails say is counted, logged once with what to do about it, and obeyed
+//!   (`rails`); after three rounds in a row that taught nothing it goes back to where it stood before the first of them.
 //! * *It goes on where it stopped.* Moments, value model and β lie beside the live version (`saved`).
 
 mod activation;
@@ -22,6 +24,7 @@ mod attempt;
 mod batch;
 mod failure;
 mod owner;
+mod rails;
 mod saved;
 mod share;
 mod status;

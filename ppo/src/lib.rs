@@ -12,6 +12,7 @@ pub mod experience;
 pub mod gae;
 pub mod gate;
 pub mod group;
+pub mod guard;
 pub mod kl;
 pub mod learner;
 pub mod loss;

@@ -13,7 +13,10 @@ use policy::{
     transformer::Keep,
 };
 
-use crate::{control::ControlState, error::PpoError};
+use crate::{averaging::WeightAverage, control::ControlState, error::PpoError};
+
+/// β's name among the numbers.
+const KL_COEF: &str = "kl_coef";
 
 /// Policy, reference and value model, the optimisers of the two that learn, β, and what is remembered between rounds.
 pub struct Models {
@@ -31,6 +34,8 @@ pub struct Models {
     pub kl_coef: f64,
     /// What else is remembered between rounds. Persist it with the optimisers.
     pub control: ControlState,
+    /// The moving average of the policy's weights, once a round with `ppo.ema_decay` has begun it. Persist it too.
+    pub average: Option<WeightAverage>,
 }
 
 impl Models {
@@ -60,7 +65,24 @@ impl Models {
             value: value.with_precision(precision).with_keep(keep),
             kl_coef: config.kl_coef,
             control: ControlState::default(),
+            average: None,
         })
+    }
+
+    /// Every number beside tensors that a round changes, by name: β and what is remembered. What a saved state must hold of
+    /// them, whatever they are.
+    #[must_use]
+    pub fn control(&self) -> BTreeMap<String, f64> {
+        let mut numbers = self.control.numbers();
+        numbers.insert(KL_COEF.to_string(), self.kl_coef);
+        numbers
+    }
+
+    /// Takes over the numbers of [`Models::control`], exactly: what they do not name is at its start again, but for β, which a
+    /// config decides where no number does.
+    pub fn set_control(&mut self, numbers: &BTreeMap<String, f64>) {
+        self.control = ControlState::from_numbers(numbers);
+        self.kl_coef = numbers.get(KL_COEF).copied().unwrap_or(self.kl_coef);
     }
 
     /// Everything that a round changes, as it is now.
@@ -73,8 +95,8 @@ impl Models {
             value: copies(self.value.parameters())?,
             policy_optimizer: self.policy_optimizer.state().copy()?,
             value_optimizer: self.value_optimizer.state().copy()?,
-            kl_coef: self.kl_coef,
-            control: self.control.clone(),
+            control: self.control(),
+            average: self.average.clone(),
         })
     }
 
@@ -86,8 +108,7 @@ impl Models {
         self.restore_policy(snapshot)?;
         put_back(self.value.parameters(), &snapshot.value)?;
         self.value_optimizer.restore(snapshot.value_optimizer.copy()?)?;
-        self.kl_coef = snapshot.kl_coef;
-        self.control = snapshot.control.clone();
+        self.set_control(&snapshot.control);
         Ok(())
     }
 
@@ -97,6 +118,7 @@ impl Models {
     /// When the snapshot is of other models.
     pub fn restore_policy(&mut self, snapshot: &Snapshot) -> Result<(), PpoError> {
         put_back(self.policy.parameters(), &snapshot.policy)?;
+        self.average = snapshot.average.clone();
         Ok(self.policy_optimizer.restore(snapshot.policy_optimizer.copy()?)?)
     }
 }
@@ -107,8 +129,8 @@ pub struct Snapshot {
     value: BTreeMap<String, Tensor>,
     policy_optimizer: AdamState,
     value_optimizer: AdamState,
-    kl_coef: f64,
-    control: ControlState,
+    control: BTreeMap<String, f64>,
+    average: Option<WeightAverage>,
 }
 
 fn copies(parameters: &BTreeMap<String, Var>) -> Result<BTreeMap<String, Tensor>, PpoError> {

@@ -45,6 +45,29 @@ pub enum ImportanceMode {
     },
 }
 
+impl ImportanceMode {
+    /// The configured one (`ppo.importance`). "bypass" weighs 1 as "off" does; the centre of its clip is another.
+    ///
+    /// # Panics
+    /// When the word is none of those that `config` admits.
+    #[must_use]
+    pub fn of(config: &config::Ppo) -> ImportanceMode {
+        let cap = config.is_cap;
+        match config.importance.as_str() {
+            "geometric" => ImportanceMode::GeometricFilter {
+                floor: config.is_geo_low,
+                cap: config.is_geo_high,
+                token_cap: config.is_cap,
+            },
+            "token_truncate" => ImportanceMode::TokenTruncate { cap },
+            "token_mask" => ImportanceMode::TokenMask { floor: config.is_mask_low, cap: config.is_mask_high },
+            "sequence_truncate" => ImportanceMode::SequenceTruncate { cap },
+            "off" | "bypass" => ImportanceMode::Off,
+            other => panic!("config has checked the words of ppo.importance, got {other}"),
+        }
+    }
+}
+
 /// Weights and what they say about the gap between the engine and the trainer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ImportanceWeights {

@@ -60,6 +60,8 @@ pub struct ParityLimits {
     pub expected: f64,
     /// Above this, the candidate is refused.
     pub hard: f64,
+    /// A mean over a round's tokens above this means that the engines disagree (`ppo.parity_gap_max`).
+    pub mean: f64,
 }
 
 impl ParityLimits {
@@ -72,7 +74,9 @@ impl ParityLimits {
             _ => 0.5,
         });
         let expected = expected.fold(2e-3, f64::max);
-        ParityLimits { expected, hard: 10.0 * expected }
+        // RLHF notes 5.3: first guesses, ten times what healthy pairs of engines were seen to differ by.
+        let mean = if expected > 0.1 { 0.1 } else { 0.02 };
+        ParityLimits { expected, hard: 10.0 * expected, mean }
     }
 }
 

@@ -26,6 +26,8 @@ pub(crate) struct World {
     pub(crate) config: config::Ppo,
     /// For `ppo.ptx`.
     pub(crate) texts: Vec<Sequence>,
+    /// Of the rollouts that it draws.
+    pub(crate) temperature: f32,
     dice: ChaCha8Rng,
     n_drawn: u32,
 }
@@ -37,16 +39,32 @@ impl World {
         (config.rollouts_per_update, config.minibatch, config.micro_batch_tokens) = (32, 8, 20);
         let value = value_model::from_policy(&base, &Device::Cpu).unwrap();
         let models = Models::new(&base, &base, value, &config, &Device::Cpu).unwrap();
-        World { models, config, texts: Vec::new(), dice: ChaCha8Rng::seed_from_u64(seed), n_drawn: 0 }
+        World { models, config, texts: Vec::new(), temperature: 1.0, dice: ChaCha8Rng::seed_from_u64(seed), n_drawn: 0 }
     }
 
     /// Draws responses from the policy as it is now and has them judged.
     pub(crate) fn rollouts(&mut self, n: usize, judge: impl Fn(&[TokenId]) -> f64) -> Vec<ScoredRollout> {
-        (0..n).map(|_| self.rollout()).map(|rollout| scored(rollout, &judge)).collect()
+        (0..n).map(|_| scored(self.rollout(), &judge)).collect()
+    }
+
+    /// As [`World::rollouts`], several answers to each of some prompts, which differ from each other.
+    pub(crate) fn groups(
+        &mut self,
+        n_prompts: u32,
+        n_answers: usize,
+        judge: impl Fn(&[TokenId]) -> f64,
+    ) -> Vec<ScoredRollout> {
+        let prompts = (0..n_prompts).map(|i| vec![TokenId(1 + i % 10), TokenId(1 + i / 10)]);
+        let all: Vec<Vec<TokenId>> = prompts.flat_map(|prompt| vec![prompt; n_answers]).collect();
+        all.into_iter().map(|prompt| scored(self.answer(prompt), &judge)).collect()
     }
 
     fn rollout(&mut self) -> Rollout {
         let prompt: Vec<TokenId> = (0..self.dice.random_range(1..4)).map(|_| self.token()).collect();
+        self.answer(prompt)
+    }
+
+    fn answer(&mut self, prompt: Vec<TokenId>) -> Rollout {
         let mut tokens = prompt.clone();
         let mut response: Vec<SampledToken> = Vec::new();
         while response.len() < LENGTH_MAX && response.last().is_none_or(|last| last.id != END) {
@@ -61,7 +79,7 @@ impl World {
             version: PolicyVersion::SFT,
             prompt,
             response,
-            sampling: SamplingParams::default(),
+            sampling: SamplingParams { temperature: self.temperature, ..SamplingParams::default() },
             finish: if ended { FinishReason::EndToken } else { FinishReason::DaemonLimit },
             user: None,
             created_ms: 0,
@@ -74,16 +92,19 @@ impl World {
 
     fn draw(&mut self, tokens: &[TokenId]) -> SampledToken {
         let logits = self.models.policy.logits(tokens).unwrap().to_vec2::<f32>().unwrap();
-        let row: Vec<f64> = logits[tokens.len() - 1].iter().map(|l| f64::from(*l)).collect();
-        let log_sum = row.iter().map(|l| l.exp()).sum::<f64>().ln();
+        let raw: Vec<f64> = logits[tokens.len() - 1].iter().map(|l| f64::from(*l)).collect();
+        let row: Vec<f64> = raw.iter().map(|l| l / f64::from(self.temperature)).collect();
+        let log_sum_of = |row: &[f64]| row.iter().map(|l| l.exp()).sum::<f64>().ln();
+        let (raw_log_sum, log_sum) = (log_sum_of(&raw), log_sum_of(&row));
         let mut rest: f64 = self.dice.random();
         let drawn = row.iter().position(|l| {
             rest -= (l - log_sum).exp();
             rest < 0.0
         });
         let id = drawn.unwrap_or(VOCAB - 1);
-        let log_prob = LogProb((row[id] - log_sum) as f32);
-        SampledToken { id: TokenId(id as u32), log_prob, behavior: log_prob, log_kept_mass: 0.0 }
+        let log_prob = LogProb((raw[id] - raw_log_sum) as f32);
+        let behavior = LogProb((row[id] - log_sum) as f32);
+        SampledToken { id: TokenId(id as u32), log_prob, behavior, log_kept_mass: 0.0 }
     }
 
     /// The same rollout as if its tokens had been drawn otherwise.

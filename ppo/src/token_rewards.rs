@@ -8,6 +8,8 @@
 //! `ℓ` is the *trainer's* log-prob at the start of the update, not the one recorded by the engine: both sides of the
 //! difference must come from the same arithmetic, or quantisation noise becomes reward noise.
 
+use crate::kl::{self, KlEstimator};
+
 /// What an answer without an end token scores.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum MissingEos {
@@ -29,6 +31,21 @@ pub struct ScoreRule {
 }
 
 impl ScoreRule {
+    /// The configured one.
+    ///
+    /// # Panics
+    /// When the word is none of those that `config` admits.
+    #[must_use]
+    pub fn of(config: &config::Ppo) -> ScoreRule {
+        let missing_eos = match config.missing_eos.as_str() {
+            "replace" => MissingEos::Replace(config.missing_eos_score),
+            "subtract" => MissingEos::Subtract(config.missing_eos_penalty),
+            "keep" => MissingEos::Keep,
+            other => panic!("config has checked the words of ppo.missing_eos, got {other}"),
+        };
+        ScoreRule { clip: Some(config.score_clip), missing_eos }
+    }
+
     /// Clips, then applies the missing-EOS rule.
     ///
     /// Source: `lm-human-preferences` `train_policy.py`; TRL `ppo_trainer.py` (subtract).
@@ -64,12 +81,23 @@ impl ScoreRule {
 /// When the lengths differ.
 #[must_use]
 pub fn token_rewards(log_probs: &[f64], reference: &[f64], mask: &[bool], score: f64, kl_coef: f64) -> Vec<f64> {
-    assert_eq!((log_probs.len(), reference.len()), (mask.len(), mask.len()), "one mask entry per token");
+    paid(&kl::per_token(KlEstimator::K1, log_probs, reference, mask), mask, score, kl_coef)
+}
+
+/// [`token_rewards`] with any estimate of the KL: `r_t = −β·kl_t + [t = last]·S`.
+///
+/// - `kl`: `[response_len]`, f64, nats, from [`kl::per_token`].
+///
+/// # Panics
+/// When the lengths differ.
+#[must_use]
+pub fn paid(kl: &[f64], mask: &[bool], score: f64, kl_coef: f64) -> Vec<f64> {
+    assert_eq!(kl.len(), mask.len(), "one mask entry per token");
     let last = mask.iter().rposition(|keep| *keep);
     (0..mask.len())
         .map(|t| match mask[t] {
             false => 0.0,
-            true => -kl_coef * (log_probs[t] - reference[t]) + if Some(t) == last { score } else { 0.0 },
+            true => -kl_coef * kl[t] + if Some(t) == last { score } else { 0.0 },
         })
         .collect()
 }

@@ -13,82 +13,48 @@
 //! settle       β follows the KL; fates of the rollouts; statistics
 //! ```
 //!
-//! Guard rails, for a round runs unattended: the policy's steps end when the policy is `stop_kl` away from where the round
-//! began; when a step went beyond `skip_kl`, the round is taken back (a policy that far away is broken, and the steps before
-//! are why); a step whose loss or gradient is not finite is skipped; a round whose weights say that the data are somebody
-//! else's (effective sample size below a half) makes no step at all.
+//! Guard rails ([`guard`](crate::guard)), for a round runs unattended: the policy's steps end when the policy is `stop_kl`
+//! away from where the round began; when a step went beyond `skip_kl`, the round is taken back (a policy that far away is
+//! broken, and the steps before are why); a step whose loss or gradient is not finite, or far beyond the usual, is skipped; a
+//! round whose weights say that the data are somebody else's makes no step at all.
 //!
 //! Call it inside the learner's thread pool (`pool.install(..)`): micro-batches run side by side, one a thread. The result
 //! does not depend on the number of threads.
 
+mod outcome;
 mod permutation;
 mod pretraining;
+mod progress;
 mod round_stats;
 mod step;
 mod tally;
+mod watch;
 
-use std::{collections::BTreeMap, time::Instant};
+use std::time::Instant;
 
 use policy::{PolicyVersion, sequence_batch::Sequence};
 use reward::ScoredRollout;
 
+pub use outcome::{Fate, RoundOutcome};
 pub use permutation::{minibatches, permutation};
 pub use pretraining::{PtxStep, pretraining_examples};
 pub use round_stats::RoundStats;
 
 use crate::{
+    averaging::WeightAverage,
     error::PpoError,
-    experience::{Experience, Limits, Pace, admit},
+    experience::{AdvantageEstimator, Episode, Experience, Limits, Pace, admit},
     kl::{self, AdaptiveKl},
+    loss::Aggregation,
     models::{Models, Snapshot},
-    off_policy::ess_fraction,
-    rollout_log::DropReason,
     schedule::warmup_then_constant,
 };
-use step::{LearningRates, Plan, Progress};
+use outcome::settle;
+use progress::Progress;
+use step::{LearningRates, Plan};
 
-/// A round whose weights have an effective sample size below this learns nothing: the data are not this policy's.
-pub const ESS_MIN: f64 = 0.5;
 /// Learning rates start at this share of their peak (InstructGPT C.4).
 const WARMUP_START: f64 = 0.1;
-
-/// What happened to one rollout of the round.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It took part; mark it trained when the weights are published.
-    Trained,
-    /// It never will.
-    Dropped(DropReason),
-}
-
-/// What a round did.
-#[derive(Clone, Debug)]
-pub struct RoundOutcome {
-    /// One for each rollout, in their order.
-    pub fates: Vec<Fate>,
-    /// Numbers for charts and logs.
-    pub stats: RoundStats,
-}
-
-impl RoundOutcome {
-    /// Whether the policy's weights changed: without a step there is nothing to publish.
-    #[must_use]
-    pub fn has_new_policy(&self) -> bool {
-        self.stats.n_policy_steps > 0
-    }
-
-    /// How many rollouts were dropped, by reason.
-    #[must_use]
-    pub fn n_dropped(&self) -> BTreeMap<DropReason, usize> {
-        let mut counts = BTreeMap::new();
-        for fate in &self.fates {
-            if let Fate::Dropped(reason) = fate {
-                *counts.entry(*reason).or_insert(0) += 1;
-            }
-        }
-        counts
-    }
-}
 
 /// One update round.
 #[derive(Clone, Copy, Debug)]
@@ -152,23 +118,33 @@ impl Round<'_> {
         let vocab_size = models.policy.trunk().shape().vocab_size;
         let admitted = admit(
             rollouts,
-            Limits { lineage: self.lineage, vocab_size, trains_client_limited: self.config.client_limit == "score" },
+            Limits {
+                lineage: self.lineage,
+                vocab_size,
+                trains_client_limited: self.config.client_limit == "score",
+                held_out_share: self.config.held_out_share,
+            },
         );
         let mut fates = vec![Fate::Trained; rollouts.len()];
         for (index, reason) in admitted.dropped {
             fates[index] = Fate::Dropped(reason);
         }
+        let held_out = watch::held_out_score(rollouts, &fates);
         let kl_coef = models.kl_coef;
-        let experience = Experience::collect(admitted.episodes, models, self.config, kl_coef, pace)?;
+        let is_warming_up = self.is_warming_up(models);
+        let experience = self.collect(admitted.episodes, models, pace)?;
         let experience_s = started.elapsed().as_secs_f64();
         let mut progress = Progress::default();
-        if can_learn(&experience) {
+        self.watch(models, &experience, held_out, &mut progress.trips);
+        if has_lessons(&experience) && !progress.trips.forbid_learning() {
             self.update(models, &experience, &mut progress, pace)?;
         }
         if progress.ran_away {
             models.restore_policy(snapshot)?;
             progress.n_policy_steps = 0;
         }
+        models.control.n_value_rounds += u64::from(is_warming_up && progress.n_value_steps > 0);
+        self.average(models, &progress)?;
         self.adapt_kl_coef(models, &experience, &progress);
         settle(&mut fates, &experience, &progress);
         let mut stats = RoundStats::new(&experience, &progress);
@@ -176,6 +152,9 @@ impl Round<'_> {
         let rates = self.learning_rates();
         (stats.policy_learning_rate, stats.value_learning_rate) = (rates.policy, rates.value);
         (stats.kl_coef, stats.kl_coef_next) = (kl_coef, models.kl_coef);
+        stats.held_out_score = held_out;
+        stats.n_reward_versions = watch::n_reward_versions(rollouts);
+        stats.is_value_warmup = is_warming_up;
         stats.experience_s = experience_s;
         stats.update_s = started.elapsed().as_secs_f64() - experience_s;
         Ok(RoundOutcome { fates, stats })
@@ -188,13 +167,43 @@ impl Round<'_> {
         progress: &mut Progress,
         pace: Pace<'_>,
     ) -> Result<(), PpoError> {
-        let plan = Plan { config: self.config, rates: self.learning_rates(), pretraining: self.pretraining };
+        let plan = Plan {
+            config: self.config,
+            rates: self.learning_rates(),
+            pretraining: self.pretraining,
+            is_warming_up: self.is_warming_up(models),
+        };
+        if self.config.ema_decay > 0.0 && models.average.is_none() {
+            models.average = Some(WeightAverage::of(models.policy.parameters())?);
+        }
         for epoch in 0..self.config.epochs {
             let order = permutation(self.config.seed, self.update, epoch, experience.episodes.len());
             for members in minibatches(&order, self.config.minibatch) {
-                let minibatch = step::Minibatch::new(experience, members);
+                let minibatch = step::Minibatch::new(experience, members, Aggregation::of(self.config));
                 minibatch.step(models, plan, progress, pace)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Rounds of a new value model in which the policy stands still.
+    fn is_warming_up(&self, models: &Models) -> bool {
+        let needs_values = AdvantageEstimator::of(self.config).needs_values();
+        needs_values && models.control.n_value_rounds < self.config.value_warmup_updates
+    }
+
+    /// Steps 2 to 5. While the value model warms up its targets are whole returns (λ = 1): what it says itself is not worth
+    /// bootstrapping from yet.
+    fn collect(&self, episodes: Vec<Episode>, models: &Models, pace: Pace<'_>) -> Result<Experience, PpoError> {
+        let lambda = if self.is_warming_up(models) { 1.0 } else { self.config.lambda };
+        let config = config::Ppo { lambda, ..self.config.clone() };
+        Experience::collect(episodes, models, &config, models.kl_coef, pace)
+    }
+
+    /// The moving average of the policy's weights takes its step when the policy took one.
+    fn average(&self, models: &mut Models, progress: &Progress) -> Result<(), PpoError> {
+        if let Some(average) = models.average.as_mut().filter(|_| progress.n_policy_steps > 0) {
+            average.follow(models.policy.parameters(), self.config.ema_decay)?;
         }
         Ok(())
     }
@@ -220,30 +229,9 @@ impl Round<'_> {
     }
 }
 
-/// Whether these data may move the policy at all.
-fn can_learn(experience: &Experience) -> bool {
-    let kept = (0..experience.episodes.len()).any(|i| experience.is_kept(i));
-    // Over the tokens that are left: the filtered ones weigh 0 by decision, not by accident.
-    let importance = &experience.importance;
-    kept && ess_fraction(&importance.weights, &importance.kept) >= ESS_MIN
-}
-
-/// Rollouts that were filtered, or whose round came to nothing, are spent all the same: given back, they would only be
-/// claimed again.
-fn settle(fates: &mut [Fate], experience: &Experience, progress: &Progress) {
-    for index in &experience.broken {
-        fates[*index] = Fate::Dropped(DropReason::NonFinite);
-    }
-    let learnt = progress.n_policy_steps > 0 || progress.n_value_steps > 0;
-    for (i, episode) in experience.episodes.iter().enumerate() {
-        fates[episode.index] = match () {
-            () if progress.ran_away => Fate::Dropped(DropReason::UpdateFailed),
-            () if !experience.is_kept(i) => Fate::Dropped(DropReason::OffPolicy),
-            () if learnt => Fate::Trained,
-            () if can_learn(experience) => Fate::Dropped(DropReason::UpdateFailed),
-            () => Fate::Dropped(DropReason::OffPolicy),
-        };
-    }
+/// Whether any token may train.
+fn has_lessons(experience: &Experience) -> bool {
+    (0..experience.episodes.len()).any(|i| experience.is_kept(i))
 }
 
 #[cfg(test)]

@@ -180,6 +180,8 @@ fn config_of(args: &Args) -> Result<config::Ppo, config::ConfigError> {
         "ppo.value_learning_rate=1e-6".to_owned(),
         "ppo.stop_kl=1000".to_owned(),
         "ppo.skip_kl=1000".to_owned(),
+        "ppo.grad_spike=0".to_owned(),
+        "ppo.ratio_spike=0".to_owned(),
         "ppo.is_geo_low=0".to_owned(),
         "ppo.is_geo_high=1000".to_owned(),
     ];

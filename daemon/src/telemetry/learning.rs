@@ -35,6 +35,8 @@ pub struct LearningMetrics {
     trained: IntCounter,
     trained_tokens: IntCounter,
     rests: IntCounter,
+    trips: IntCounterVec,
+    restorations: IntCounter,
     waiting_scored: IntGauge,
     waiting_generated: IntGauge,
     learning: IntGauge,
@@ -69,6 +71,11 @@ impl LearningMetrics {
                 .counter("honed_version_activations_total", "Versions activated by hand; rollbacks among them."),
             trained: r.counter("honed_rollouts_trained_total", "Rollouts that trained."),
             trained_tokens: r.counter("honed_response_tokens_trained_total", "Response tokens that trained."),
+            trips: r.counters("honed_guard_trips_total", "Trips of the learner's guard rails.", &["guard", "action"]),
+            restorations: r.counter(
+                "honed_learner_restorations_total",
+                "Times that the learner went back to an earlier state after rounds that taught nothing.",
+            ),
             rests: r.counter("honed_serving_rests_total", "Times that serving rested to give the learner its share."),
             waiting_scored: r.gauge("honed_rollouts_scored_waiting", "Judged rollouts that could be claimed, capped."),
             waiting_generated: r.gauge("honed_rollouts_unscored_waiting", "Rollouts that wait to be judged, capped."),
@@ -109,6 +116,10 @@ impl LearningMetrics {
         raise(&self.trained, counters.trained);
         raise(&self.trained_tokens, counters.trained_tokens);
         raise(&self.rests, counters.rests);
+        for (guard, n) in &counters.trips {
+            raise(&self.trips.with_label_values(&[guard.as_str(), guard.action().as_str()]), *n);
+        }
+        raise(&self.restorations, counters.restorations);
         self.update_s.set(&counters.updates);
         self.swap_s.set(&counters.swaps);
         self.load_s.set(&counters.loads);

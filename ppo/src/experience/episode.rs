@@ -3,6 +3,7 @@
 use policy::{FinishReason, PolicyVersion, TokenId, sequence_batch::Sequence};
 use reward::ScoredRollout;
 
+use super::held_out::is_held_out;
 use crate::rollout_log::{DropReason, obstacle};
 
 /// One rollout as the trainer reads it.
@@ -16,6 +17,8 @@ pub struct Episode {
     pub temperature: f32,
     /// Log of the probability that each response token was drawn with, nats.
     pub behavior: Vec<f64>,
+    /// Log of the mass that truncation kept at each response token, nats; 0 where nothing was cut.
+    pub log_kept_mass: Vec<f64>,
     /// As judged: normalised, not clipped.
     pub score: f64,
     /// It ended by itself: an end token, or a text that the client named as an end.
@@ -44,6 +47,8 @@ pub struct Limits<'a> {
     pub vocab_size: usize,
     /// Whether what the client's `max_tokens` cut off trains (`ppo.client_limit`).
     pub trains_client_limited: bool,
+    /// Share of users, and of prompts without one, that only measure (`ppo.held_out_share`).
+    pub held_out_share: f64,
 }
 
 /// The episodes of a round, and why the other rollouts are none.
@@ -87,11 +92,16 @@ fn episode(index: usize, scored: &ScoredRollout, limits: Limits<'_>) -> Result<E
     if !rollout.prompt.iter().chain(&response).all(is_known) {
         return Err(DropReason::TooLong);
     }
+    // Last, so that what is held out differs from what trains in nothing else.
+    if is_held_out(rollout, limits.held_out_share) {
+        return Err(DropReason::HeldOut);
+    }
     Ok(Episode {
         index,
         sequence: Sequence::new(&rollout.prompt, &response),
         temperature: rollout.sampling.temperature,
         behavior: rollout.response.iter().map(|token| f64::from(token.behavior.0)).collect(),
+        log_kept_mass: rollout.response.iter().map(|token| f64::from(token.log_kept_mass)).collect(),
         score: scored.scored().score.0,
         terminated: matches!(rollout.finish, FinishReason::EndToken | FinishReason::Stop),
         cut_by_daemon: rollout.finish == FinishReason::DaemonLimit,

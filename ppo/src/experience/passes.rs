@@ -1,7 +1,7 @@
 //! The passes over a round that record no gradient.
 
 use super::{
-    Episode,
+    AdvantageEstimator, Episode,
     micro_batches::{Budget, MicroBatches, Pace, batch_of, temperatures_of},
 };
 use crate::{error::PpoError, models::Models};
@@ -15,13 +15,13 @@ pub struct Passes {
     pub entropies: Vec<f64>,
     /// ℓ_ref: version 0, nats.
     pub reference: Vec<f64>,
-    /// V_old, before each token, score units.
+    /// V_old, before each token, score units; 0 where the estimator asks no value model.
     pub values: Vec<f64>,
 }
 
 impl Passes {
-    /// Runs the policy, the reference and the value model over all episodes, one model after the other: each is opened
-    /// once, and in bf16 only one rounded copy is alive.
+    /// Runs the policy, the reference, and the value model where advantages need it, over all episodes, one model after the
+    /// other: each is opened once, and in bf16 only one rounded copy is alive.
     ///
     /// # Errors
     /// When a pass fails, or `pace` says stop.
@@ -47,15 +47,18 @@ impl Passes {
                 Ok(lm.log_probs(&batch, &temperatures)?.log_probs)
             }))
         })??;
-        let values = models
-            .value
-            .open(|model| Ok(pieces.map(pace, |members| model.values_at_response(&batch_of(episodes, members)))))??;
+        let values = match AdvantageEstimator::of(config).needs_values() {
+            true => flat.scatter(models.value.open(|model| {
+                Ok(pieces.map(pace, |members| model.values_at_response(&batch_of(episodes, members))))
+            })??),
+            false => vec![0.0; flat.n_tokens()],
+        };
         let (old, entropies) = old.into_iter().map(|out| (out.log_probs, out.entropies)).unzip();
         Ok(Passes {
             old: flat.scatter(old),
             entropies: flat.scatter(entropies),
             reference: flat.scatter(reference),
-            values: flat.scatter(values),
+            values,
         })
     }
 }
@@ -75,9 +78,13 @@ impl Flat<'_> {
         Flat { starts, lengths, pieces }
     }
 
+    fn n_tokens(&self) -> usize {
+        self.starts[self.starts.len() - 1]
+    }
+
     /// From one vector a piece to one for all, in the order of the episodes.
     fn scatter(&self, pieces: Vec<Vec<f32>>) -> Vec<f64> {
-        let mut all = vec![0.0; self.starts[self.starts.len() - 1]];
+        let mut all = vec![0.0; self.n_tokens()];
         for (members, values) in self.pieces.pieces().iter().zip(pieces) {
             let mut rest = values.as_slice();
             for &i in members {

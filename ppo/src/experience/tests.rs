@@ -1,3 +1,6 @@
+mod estimators;
+mod weights;
+
 use policy::{FinishReason, PolicyVersion, TokenId};
 use reward::ScoredRollout;
 
@@ -19,7 +22,7 @@ fn rollout(change: impl FnOnce(&mut policy::Rollout)) -> ScoredRollout {
 }
 
 fn limits() -> Limits<'static> {
-    Limits { lineage: &LINEAGE, vocab_size: VOCAB, trains_client_limited: false }
+    Limits { lineage: &LINEAGE, vocab_size: VOCAB, trains_client_limited: false, held_out_share: 0.0 }
 }
 
 #[test]
@@ -81,6 +84,7 @@ fn episode(index: usize, n_tokens: usize, score: f64, terminated: bool) -> Episo
         sequence: policy::sequence_batch::Sequence::new(&[TokenId(1)], &response),
         temperature: 1.0,
         behavior: vec![-1.0; n_tokens],
+        log_kept_mass: vec![0.0; n_tokens],
         score,
         terminated,
         cut_by_daemon: !terminated,
@@ -89,6 +93,14 @@ fn episode(index: usize, n_tokens: usize, score: f64, terminated: bool) -> Episo
 }
 
 fn from_passes(episodes: Vec<Episode>, old: &[f64], reference: &[f64], values: &[f64]) -> Experience {
+    from_passes_with(episodes, [old, reference, values], |_| ())
+}
+
+fn from_passes_with(
+    episodes: Vec<Episode>,
+    [old, reference, values]: [&[f64]; 3],
+    change: impl FnOnce(&mut config::Ppo),
+) -> Experience {
     let passes = Passes {
         old: old.to_vec(),
         entropies: vec![0.0; old.len()],
@@ -97,6 +109,7 @@ fn from_passes(episodes: Vec<Episode>, old: &[f64], reference: &[f64], values: &
     };
     let mut config = config::Config::default().ppo;
     (config.lambda, config.score_clip, config.missing_eos_score) = (1.0, 2.0, -1.0);
+    change(&mut config);
     Experience::from_passes(episodes, passes, &config, 0.1)
 }
 

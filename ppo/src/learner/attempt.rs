@@ -95,6 +95,7 @@ impl Owner {
         record.outcome = ended.outcome;
         record.version = ended.version;
         record.reason = ended.reason;
+        self.obey_rails(record.update, &ended.round.stats.trips);
         record.numbers = named(&ended.round.stats);
         record.numbers.extend(ended.verdict.map(|verdict| verdict.numbers).unwrap_or_default());
         if let Some(trainer) = &mut self.trainer {
@@ -118,8 +119,24 @@ impl Owner {
     }
 
     fn learn_and_publish(&self, trainer: &mut Trainer, batch: &Batch, loader: &Loader) -> Result<Ended, AttemptError> {
-        let lineage = self.setup.registry.lineage(trainer.version, self.setup.config.max_staleness)?;
         let snapshot = trainer.models.snapshot()?;
+        let ended = self.learn_from(&snapshot, trainer, batch, loader)?;
+        // A round that had nothing to learn from, or warmed the value model up, says nothing about the learner's health.
+        let is_refused = ended.outcome == UpdateOutcome::Rejected || ended.round.is_skipped();
+        if is_refused || ended.outcome == UpdateOutcome::Promoted {
+            self.follow_streak(trainer, !is_refused, snapshot)?;
+        }
+        Ok(ended)
+    }
+
+    fn learn_from(
+        &self,
+        snapshot: &Snapshot,
+        trainer: &mut Trainer,
+        batch: &Batch,
+        loader: &Loader,
+    ) -> Result<Ended, AttemptError> {
+        let lineage = self.setup.registry.lineage(trainer.version, self.setup.config.max_staleness)?;
         let interrupt = &self.interrupt;
         let round = Round {
             config: &self.setup.config,
@@ -133,7 +150,7 @@ impl Owner {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             };
-            round.run(models, &batch.rollouts, &mut pace)
+            round.run_from(snapshot, models, &batch.rollouts, &mut pace)
         })?;
         if !round.has_new_policy() {
             self.end_claim(batch.settled(&round.fates, Outcome::Trained(trainer.version)));
@@ -141,9 +158,9 @@ impl Owner {
         }
         self.board.set_state(LearnerState::Publishing);
         match self.publish(trainer, batch, &round, loader) {
-            Ok(published) => Ok(self.conclude(trainer, round, published, &snapshot)?),
+            Ok(published) => Ok(self.conclude(trainer, round, published, snapshot)?),
             Err(error) => {
-                trainer.models.restore(&snapshot)?;
+                trainer.models.restore(snapshot)?;
                 Err(error.into())
             }
         }
@@ -181,6 +198,7 @@ impl Owner {
                 n_rollouts,
             };
             let before_commit = |version, digest: Digest| {
+                trainer.write_average(&self.setup, version);
                 if trainer.is_saving_due() {
                     let took = trainer.write_companion(&self.setup, version, update, &digest.to_string());
                     companion = took.map(|took| (version, took));

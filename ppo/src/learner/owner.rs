@@ -18,6 +18,7 @@ use super::{
     trainer::{BuildError, Trainer},
 };
 use crate::{
+    parity::ParityLimits,
     publish::{Loader, Publisher},
     registry::RegistryError,
     rollout_log::{Claim, ClaimRequest, LoggedRollout},
@@ -42,7 +43,9 @@ pub(super) struct Owner {
     pub(super) trainer: Option<Trainer>,
     /// Failures in a row.
     pub(super) n_failures: u32,
-    is_paused: bool,
+    pub(super) is_paused: bool,
+    /// Why a guard rail made it pause.
+    pub(super) halted: Option<String>,
     /// One update is wanted although it is paused.
     is_stepping: bool,
     is_unable: bool,
@@ -75,6 +78,7 @@ impl Owner {
             trainer: None,
             n_failures: 0,
             is_paused: false,
+            halted: None,
             is_stepping: false,
             is_unable: false,
         }
@@ -95,7 +99,8 @@ impl Owner {
         while self.obey(wait, &loader).is_continue() {
             if self.is_unable || (self.is_paused && !self.is_stepping) {
                 if !self.is_unable {
-                    self.board.set_state(LearnerState::Paused);
+                    let state = self.halted.clone().map_or(LearnerState::Paused, LearnerState::Halted);
+                    self.board.set_state(state);
                 }
                 wait = None;
                 continue;
@@ -145,6 +150,7 @@ impl Owner {
                 }
                 Command::Resume => {
                     self.is_paused = false;
+                    self.halted = None;
                     // Whatever made it unable may have been repaired; it will say so if not.
                     self.is_unable = false;
                 }
@@ -190,6 +196,9 @@ impl Owner {
     }
 
     pub(super) fn adopt(&mut self, trainer: Trainer) {
+        if self.setup.config.parity_gap_max == 0.0 {
+            self.setup.config.parity_gap_max = ParityLimits::of(&trainer.source).mean;
+        }
         let (version, update) = (trainer.version, trainer.update);
         self.board.write(|status| {
             status.version = version;
@@ -254,7 +263,7 @@ impl Owner {
     }
 
     /// Writes what a restart needs, if it is not written.
-    fn save(&mut self) {
+    pub(super) fn save(&mut self) {
         let Some(trainer) = &mut self.trainer else {
             return;
         };

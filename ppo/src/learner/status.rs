@@ -25,6 +25,8 @@ pub enum LearnerState {
     Publishing,
     /// It does nothing until it is resumed or told to step.
     Paused,
+    /// A guard rail made it pause, for this reason; it does nothing until it is resumed or told to step.
+    Halted(String),
     /// The last attempt failed, for this reason; it will try again.
     Failed(String),
     /// It cannot learn from this model at all, for this reason; activations still work.
@@ -43,17 +45,18 @@ impl LearnerState {
             LearnerState::Updating => "updating",
             LearnerState::Publishing => "publishing",
             LearnerState::Paused => "paused",
+            LearnerState::Halted(_) => "halted",
             LearnerState::Failed(_) => "failed",
             LearnerState::Unable(_) => "unable",
             LearnerState::Stopped => "stopped",
         }
     }
 
-    /// Why, when it fails.
+    /// Why, when it fails or was made to pause.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         match self {
-            LearnerState::Failed(reason) | LearnerState::Unable(reason) => Some(reason),
+            LearnerState::Failed(reason) | LearnerState::Unable(reason) | LearnerState::Halted(reason) => Some(reason),
             _ => None,
         }
     }

@@ -4,15 +4,21 @@ use std::time::{Duration, Instant};
 
 use candle_core::Device;
 use policy::{
-    PolicyVersion, architecture::llama::TOKEN_EMBEDDING, checkpoint::Checkpoint, model_error::ModelError,
+    PolicyVersion,
+    architecture::llama::TOKEN_EMBEDDING,
+    checkpoint::{Checkpoint, WeightType},
+    model_error::ModelError,
     threads::learner_pool,
 };
 
-use super::{LearnerSetup, ValueStart, saved};
+use super::{LearnerSetup, ValueStart, rails::Streak, saved};
 use crate::{error::PpoError, models::Models, registry::RegistryError, rollout_log::VersionRow, value_model};
 
 /// Writing what a restart needs may take this share of the time, 1/N.
 const SAVING_SHARE: u32 = 20;
+
+/// Suffix of the file that holds the moving average of the weights.
+pub(super) const AVERAGE_SUFFIX: &str = "average.gguf";
 
 /// Why the models could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +57,8 @@ pub(super) struct Trainer {
     pub(super) version: PolicyVersion,
     /// Number of the next update.
     pub(super) update: u64,
+    /// Rounds that taught nothing.
+    pub(super) streak: Streak,
     saving: Saving,
 }
 
@@ -75,6 +83,7 @@ impl Trainer {
             source: loaded.source,
             version: loaded.version,
             update: loaded.update,
+            streak: Streak::default(),
             saving: Saving { last: None, took: Duration::ZERO, holds },
         })
     }
@@ -85,11 +94,13 @@ impl Trainer {
         let Trainer { models, pool, source, update, saving, .. } = self;
         let (models, source) = pool.install(|| -> Result<_, BuildError> {
             let policy = Checkpoint::read(&row.path)?;
-            let value = models.value;
-            let models = Models::new(&policy, &source, value, &setup.config, &device)?;
+            let Models { value, control, .. } = models;
+            let mut models = Models::new(&policy, &source, value, &setup.config, &device)?;
+            // The value model is as warm as it was, and the text goes on where it stopped.
+            models.control = control;
             Ok((models, source))
         })?;
-        Ok(Trainer { models, pool, source, version: row.version, update, saving })
+        Ok(Trainer { models, pool, source, version: row.version, update, streak: Streak::default(), saving })
     }
 
     /// Whether it is time to write what a restart needs.
@@ -115,6 +126,20 @@ impl Trainer {
                 tracing::warn!(%version, %error, "the learner's state could not be saved");
                 None
             }
+        }
+    }
+
+    /// Writes the moving average of the policy's weights, where there is one, beside a version: a model file of its own, to be
+    /// evaluated or served elsewhere. A failure costs that file.
+    pub(super) fn write_average(&self, setup: &LearnerSetup, version: PolicyVersion) {
+        let Some(average) = &self.models.average else {
+            return;
+        };
+        let weight_type =
+            WeightType::parse(&setup.config.weight_type).expect("config has checked the words of ppo.weight_type");
+        let path = setup.registry.companion(version, AVERAGE_SUFFIX);
+        if let Err(error) = average.to_checkpoint(&self.source, weight_type).write(&path) {
+            tracing::warn!(%version, %error, "the average of the weights could not be saved");
         }
     }
 

@@ -16,6 +16,21 @@ pub enum Aggregation {
 }
 
 impl Aggregation {
+    /// The configured one (`ppo.loss_aggregation`).
+    ///
+    /// # Panics
+    /// When the word is none of those that `config` admits.
+    #[must_use]
+    pub fn of(config: &config::Ppo) -> Aggregation {
+        match config.loss_aggregation.as_str() {
+            "token-mean" => Aggregation::TokenMean,
+            "seq-mean-token-sum" => Aggregation::SequenceMeanTokenSum,
+            "seq-mean-token-mean" => Aggregation::SequenceMeanTokenMean,
+            "constant" => Aggregation::ConstantNorm(config.loss_length as f64),
+            other => panic!("config has checked the words of ppo.loss_aggregation, got {other}"),
+        }
+    }
+
     /// The coefficient c_t of every token, such that `loss = Σ_t c_t·l_t`.
     ///
     /// - `mask`: `[n]`, the tokens that count, *before* any off-policy filter: filtering never shrinks a denominator;

@@ -39,6 +39,15 @@ pub struct PolicyClip {
     pub dual: Option<f64>,
 }
 
+impl PolicyClip {
+    /// The configured one.
+    #[must_use]
+    pub fn of(config: &config::Ppo) -> PolicyClip {
+        let dual = (config.dual_clip > 0.0).then_some(config.dual_clip);
+        PolicyClip { low: config.clip_low, high: config.clip_high, dual }
+    }
+}
+
 /// Loss, gradient and what to watch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PolicyLoss {
@@ -54,6 +63,8 @@ pub struct PolicyLoss {
     pub n_tokens: usize,
     /// Share of tokens whose clipped objective was the worse one.
     pub clip_fraction: f64,
+    /// The part of it at 1 + ε_hi, where a good token became likelier.
+    pub clip_fraction_high: f64,
     /// Share of tokens that the dual clip stopped.
     pub dual_clip_fraction: f64,
     /// Mean of ℓ_old − ℓ: KL(π_old ‖ π), nats, may be negative.
@@ -90,6 +101,7 @@ pub fn policy_loss(tokens: PolicyTokens<'_>, clip: PolicyClip) -> PolicyLoss {
         ratios: vec![0.0; n],
         n_tokens: masked::count(tokens.mask),
         clip_fraction: 0.0,
+        clip_fraction_high: 0.0,
         dual_clip_fraction: 0.0,
         approx_kl_k1: 0.0,
         approx_kl_k2: 0.0,
@@ -101,6 +113,7 @@ pub fn policy_loss(tokens: PolicyTokens<'_>, clip: PolicyClip) -> PolicyLoss {
     let mean = 1.0 / result.n_tokens.max(1) as f64;
     for sum in [
         &mut result.clip_fraction,
+        &mut result.clip_fraction_high,
         &mut result.dual_clip_fraction,
         &mut result.approx_kl_k1,
         &mut result.approx_kl_k2,
@@ -121,6 +134,7 @@ fn add_token(sum: &mut PolicyLoss, tokens: &PolicyTokens<'_>, clip: PolicyClip, 
     let mut loss = plain.max(clipped);
     let mut slope = if plain >= clipped && divergence.abs() <= LOG_RATIO_MAX { plain } else { 0.0 };
     sum.clip_fraction += f64::from(u8::from(clipped > plain));
+    sum.clip_fraction_high += f64::from(u8::from(clipped > plain && rho > 1.0));
     if let Some(bound) = clip.dual.map(|c| -advantage * c).filter(|bound| advantage < 0.0 && *bound < loss) {
         loss = bound;
         slope = 0.0;

@@ -88,6 +88,12 @@ pub enum DropReason {
     OffPolicy,
     /// The trainer cannot hold it: longer than its context, or a token it does not know.
     TooLong,
+    /// Advantages compare answers to one prompt, and it was the only one in its round.
+    Singleton,
+    /// Its user or prompt belongs to the share that only measures.
+    HeldOut,
+    /// A guard rail forbade its update.
+    Guard,
     /// It was part of an update whose weights the gate refused.
     Gate,
     /// Updates with it kept failing.
@@ -100,7 +106,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons.
-    pub const ALL: [DropReason; 15] = [
+    pub const ALL: [DropReason; 18] = [
         DropReason::Stale,
         DropReason::Empty,
         DropReason::Cancelled,
@@ -112,6 +118,9 @@ impl DropReason {
         DropReason::NoFeedback,
         DropReason::OffPolicy,
         DropReason::TooLong,
+        DropReason::Singleton,
+        DropReason::HeldOut,
+        DropReason::Guard,
         DropReason::Gate,
         DropReason::UpdateFailed,
         DropReason::QueueFull,
@@ -132,6 +141,9 @@ impl DropReason {
             DropReason::NoFeedback => "no_feedback",
             DropReason::OffPolicy => "off_policy",
             DropReason::TooLong => "too_long",
+            DropReason::Singleton => "singleton",
+            DropReason::HeldOut => "held_out",
+            DropReason::Guard => "guard",
             DropReason::Gate => "gate",
             DropReason::UpdateFailed => "update_failed",
             DropReason::QueueFull => "queue_full",

@@ -8,6 +8,7 @@ use std::{
 use policy::PolicyVersion;
 
 use super::histogram::{Histogram, HistogramSnapshot};
+use crate::guard::Guard;
 
 /// What became of one update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,6 +82,10 @@ pub struct LearnerCounters {
     pub trained_tokens: AtomicU64,
     /// Times that serving was asked to rest, so that the learner gets its share.
     pub rests: AtomicU64,
+    /// Trips of the guard rails.
+    trips: [AtomicU64; Guard::ALL.len()],
+    /// Times that the learner went back to an earlier state after rounds that taught nothing.
+    pub restorations: AtomicU64,
     /// Whole updates, from claim to publication.
     pub updates: Histogram,
     /// From a version's file to the first request that it can answer: load and canary, gate, promotion.
@@ -104,6 +109,10 @@ pub struct LearnerCountersSnapshot {
     pub trained_tokens: u64,
     /// Times that serving was asked to rest.
     pub rests: u64,
+    /// Trips of the guard rails; every guard has an entry.
+    pub trips: BTreeMap<Guard, u64>,
+    /// Times that the learner went back to an earlier state.
+    pub restorations: u64,
     /// Whole updates.
     pub updates: HistogramSnapshot,
     /// From a version's file to the first request that it can answer.
@@ -118,6 +127,11 @@ impl LearnerCounters {
     /// Counts an update.
     pub fn count(&self, outcome: UpdateOutcome) {
         self.outcomes[outcome as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts trips of a guard rail.
+    pub fn count_trips(&self, guard: Guard, n: u64) {
+        self.trips[guard as usize].fetch_add(n, Ordering::Relaxed);
     }
 
     /// Counts what a published round trained on.
@@ -139,6 +153,8 @@ impl LearnerCounters {
             trained: get(&self.trained),
             trained_tokens: get(&self.trained_tokens),
             rests: get(&self.rests),
+            trips: Guard::ALL.into_iter().map(|guard| (guard, get(&self.trips[guard as usize]))).collect(),
+            restorations: get(&self.restorations),
             updates: self.updates.snapshot(),
             swaps: self.swaps.snapshot(),
             loads: self.loads.snapshot(),

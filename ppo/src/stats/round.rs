@@ -3,12 +3,20 @@
 
 use std::collections::BTreeMap;
 
-use crate::update::RoundStats;
+use crate::{guard::Guard, update::RoundStats};
 
 /// Name and value of everything that a round measured. A number that is not finite is not a number, and left out.
 #[must_use]
 pub fn named(stats: &RoundStats) -> BTreeMap<String, f64> {
-    let numbers = [
+    let numbers = [objective(stats), steps_of_policy(stats), steps_of_value(stats), round(stats)].concat();
+    let finite = numbers.into_iter().filter(|(_, value)| value.is_finite());
+    let guards = Guard::ALL.map(|guard| (format!("guard/{}", guard.as_str()), stats.trips.count(guard) as f64));
+    finite.map(|(name, value)| (name.to_string(), value)).chain(guards).collect()
+}
+
+/// What the rewards were.
+fn objective(stats: &RoundStats) -> Vec<(&'static str, f64)> {
+    vec![
         ("objective/kl", stats.objective_kl),
         ("objective/kl_k3", stats.objective_kl_k3),
         ("objective/kl_coef", stats.kl_coef),
@@ -21,19 +29,42 @@ pub fn named(stats: &RoundStats) -> BTreeMap<String, f64> {
         ("objective/scores_max", stats.scores_max),
         ("objective/scores_changed_fraction", stats.scores_changed_fraction),
         ("objective/length_score_correlation", stats.length_score_correlation),
+        ("objective/reward_versions", stats.n_reward_versions as f64),
+        ("objective/held_out_scores", stats.held_out_score.unwrap_or(f64::NAN)),
+    ]
+}
+
+/// How the policy moved, and what the text beside it did.
+fn steps_of_policy(stats: &RoundStats) -> Vec<(&'static str, f64)> {
+    vec![
         ("policy/approxkl_avg", stats.policy_approx_kl_k2),
         ("policy/approxkl_k1", stats.policy_approx_kl_k1),
         ("policy/approxkl_k3", stats.policy_approx_kl_k3),
         ("policy/clipfrac_avg", stats.policy_clip_fraction),
+        ("policy/clipfrac_high", stats.policy_clip_fraction_high),
+        ("policy/clipfrac_low", stats.policy_clip_fraction_low),
+        ("policy/clipfrac_dual", stats.policy_clip_fraction_dual),
         ("policy/entropy_avg", stats.objective_entropy),
         ("policy/grad_norm", stats.policy_grad_norm),
         ("policy/grad_norm_max", stats.policy_grad_norm_max),
         ("loss/policy_avg", stats.policy_loss),
-        ("loss/value_avg", stats.value_loss),
-        ("val/clipfrac_avg", stats.value_clip_fraction),
         ("val/ratio", stats.ratio_mean),
         ("val/ratio_var", stats.ratio_var),
         ("val/ratio_max", stats.ratio_max),
+        ("ptx/loss", stats.ptx_loss),
+        ("ptx/coef", stats.ptx_coef),
+        ("ptx/grad_norm", stats.ptx_grad_norm),
+        ("ptx/ppo_grad_norm", stats.ptx_ppo_grad_norm),
+        ("ptx/norm_ratio", stats.ptx_norm_ratio),
+        ("lr", stats.policy_learning_rate),
+    ]
+}
+
+/// How the value model did.
+fn steps_of_value(stats: &RoundStats) -> Vec<(&'static str, f64)> {
+    vec![
+        ("loss/value_avg", stats.value_loss),
+        ("val/clipfrac_avg", stats.value_clip_fraction),
         ("val/explained_variance", stats.value_explained_variance),
         ("val/value_mean", stats.value_mean),
         ("val/return_mean", stats.return_mean),
@@ -43,16 +74,18 @@ pub fn named(stats: &RoundStats) -> BTreeMap<String, f64> {
         ("val/grad_norm", stats.value_grad_norm),
         ("val/grad_norm_max", stats.value_grad_norm_max),
         ("val/num_eos_tokens", stats.eos_rate * stats.n_episodes as f64),
-        ("ptx/loss", stats.ptx_loss),
-        ("ptx/coef", stats.ptx_coef),
-        ("ptx/grad_norm", stats.ptx_grad_norm),
-        ("ptx/ppo_grad_norm", stats.ptx_ppo_grad_norm),
-        ("ptx/norm_ratio", stats.ptx_norm_ratio),
-        ("lr", stats.policy_learning_rate),
         ("lr_value", stats.value_learning_rate),
+    ]
+}
+
+/// What took part, how it was drawn, and what it cost.
+fn round(stats: &RoundStats) -> Vec<(&'static str, f64)> {
+    vec![
         ("episodes", stats.n_episodes as f64),
         ("tokens", stats.n_tokens as f64),
         ("dropped", stats.n_dropped as f64),
+        ("singletons", stats.n_singletons as f64),
+        ("steps/value_warmup", f64::from(u8::from(stats.is_value_warmup))),
         ("steps/policy", stats.n_policy_steps as f64),
         ("steps/value", stats.n_value_steps as f64),
         ("steps/skipped", stats.n_skipped_steps as f64),
@@ -72,7 +105,5 @@ pub fn named(stats: &RoundStats) -> BTreeMap<String, f64> {
         ("staleness/max", stats.staleness_max as f64),
         ("time/experience_s", stats.experience_s),
         ("time/steps_s", stats.update_s),
-    ];
-    let finite = numbers.into_iter().filter(|(_, value)| value.is_finite());
-    finite.map(|(name, value)| (name.to_string(), value)).collect()
+    ]
 }

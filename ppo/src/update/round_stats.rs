@@ -1,8 +1,9 @@
 //! The numbers of a round, under the names that people look for.
 
-use super::{pretraining::PtxStep, step::Progress};
+use super::{pretraining::PtxStep, progress::Progress};
 use crate::{
     experience::Experience,
+    guard::Trips,
     kl::{self, KlEstimator},
     loss::explained_variance,
     masked::{self, Variance},
@@ -25,6 +26,16 @@ pub struct RoundStats {
     pub n_value_steps: usize,
     /// Steps left out because a loss or gradient was not finite.
     pub n_skipped_steps: usize,
+    /// What the guard rails said.
+    pub trips: Trips,
+    /// Only the value model learnt: `value_warmup_updates`.
+    pub is_value_warmup: bool,
+    /// Episodes that were the only answer to their prompt although the estimator compares answers.
+    pub n_singletons: usize,
+    /// Versions of the reward source that judged the rollouts; more than one means that scores may not compare.
+    pub n_reward_versions: usize,
+    /// Mean score of the rollouts that only measure; `None` when there are none.
+    pub held_out_score: Option<f64>,
     /// `stop_kl` ended the policy's steps early.
     pub stopped: bool,
     /// `skip_kl` took the round back.
@@ -61,6 +72,12 @@ pub struct RoundStats {
     pub policy_approx_kl_k3: f64,
     /// Share of tokens whose clipped objective was the worse one (TRL `policy/clipfrac_avg`, verl `actor/pg_clipfrac`).
     pub policy_clip_fraction: f64,
+    /// The part of it above 1, where a good token became likelier (TRL `clip_ratio/high_mean`).
+    pub policy_clip_fraction_high: f64,
+    /// The part of it below 1, where a bad token became less likely (TRL `clip_ratio/low_mean`).
+    pub policy_clip_fraction_low: f64,
+    /// Share of tokens that `dual_clip` stopped (verl `actor/pg_clipfrac_lower`).
+    pub policy_clip_fraction_dual: f64,
     /// Policy loss, mean over minibatches (TRL `loss/policy_avg`).
     pub policy_loss: f64,
     /// Mean of π/π_old (TRL `val/ratio`).
@@ -153,6 +170,7 @@ impl RoundStats {
         let mut stats = RoundStats {
             n_episodes: experience.episodes.len(),
             n_tokens: experience.n_tokens(),
+            n_singletons: experience.is_alone.iter().filter(|alone| **alone).count(),
             ..RoundStats::default()
         };
         stats.describe_objective(experience);
@@ -228,12 +246,16 @@ impl RoundStats {
         self.n_policy_steps = progress.n_policy_steps;
         self.n_value_steps = progress.n_value_steps;
         self.n_skipped_steps = progress.n_skipped_steps;
+        self.trips = progress.trips.clone();
         self.stopped = progress.stopped;
         self.ran_away = progress.ran_away;
         self.policy_approx_kl_k1 = policy.approx_kl_k1();
         self.policy_approx_kl_k2 = policy.approx_kl_k2();
         self.policy_approx_kl_k3 = policy.approx_kl_k3();
         self.policy_clip_fraction = policy.clip_fraction();
+        self.policy_clip_fraction_high = policy.clip_fraction_high();
+        self.policy_clip_fraction_low = policy.clip_fraction() - policy.clip_fraction_high();
+        self.policy_clip_fraction_dual = policy.dual_clip_fraction();
         self.policy_loss = policy.mean_loss();
         self.ratio_mean = policy.ratio_mean();
         self.ratio_var = policy.ratio_var();

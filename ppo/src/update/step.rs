@@ -10,12 +10,14 @@ use policy::{
 };
 
 use super::{
-    pretraining::{self, PtxStep},
+    pretraining,
+    progress::{Fault, Progress, fault_of},
     tally::{PolicyTally, ValueTally},
 };
 use crate::{
     error::PpoError,
-    experience::{Budget, Experience, MicroBatches, Pace, batch_of, go_on, temperatures_of},
+    experience::{AdvantageEstimator, Budget, Experience, MicroBatches, Pace, batch_of, go_on, temperatures_of},
+    guard::{Guard, spike},
     loss::{Aggregation, PolicyClip, PolicyTokens, ValueTokens, policy_loss, value_loss},
     models::Models,
 };
@@ -34,24 +36,8 @@ pub(super) struct Plan<'a> {
     pub(super) rates: LearningRates,
     /// Texts for `ppo.ptx`.
     pub(super) pretraining: &'a [Sequence],
-}
-
-/// What the steps of a round came to.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Progress {
-    pub(super) n_policy_steps: usize,
-    pub(super) n_value_steps: usize,
-    pub(super) n_skipped_steps: usize,
-    /// The KL budget is spent: no more policy steps.
-    pub(super) stopped: bool,
-    /// The policy is so far from where it began that the round must be taken back.
-    pub(super) ran_away: bool,
-    pub(super) policy: PolicyTally,
-    pub(super) value: ValueTally,
-    pub(super) policy_grad_norms: Vec<f64>,
-    pub(super) value_grad_norms: Vec<f64>,
-    /// One for each policy step into which text was mixed.
-    pub(super) ptx: Vec<PtxStep>,
+    /// Only the value model learns (`ppo.value_warmup_updates`).
+    pub(super) is_warming_up: bool,
 }
 
 /// Some episodes of a round and the coefficients of their tokens.
@@ -76,10 +62,10 @@ struct Tokens {
 
 impl<'a> Minibatch<'a> {
     /// The coefficients count *all* tokens of the minibatch: filtering some never makes the others louder.
-    pub(super) fn new(experience: &'a Experience, members: &[usize]) -> Self {
+    pub(super) fn new(experience: &'a Experience, members: &[usize], aggregation: Aggregation) -> Self {
         let lengths: Vec<usize> = members.iter().map(|i| experience.lengths[*i]).collect();
         let everything = vec![true; lengths.iter().sum()];
-        let flat = Aggregation::TokenMean.coefficients(&everything, &lengths);
+        let flat = aggregation.coefficients(&everything, &lengths);
         let mut coefficients = vec![0.0; experience.n_tokens()];
         for (member, own) in members.iter().zip(crate::masked::split(&flat, &lengths)) {
             coefficients[experience.range(*member)].copy_from_slice(own);
@@ -99,10 +85,13 @@ impl<'a> Minibatch<'a> {
         if self.members.is_empty() {
             return Ok(());
         }
-        if !progress.stopped {
+        if !progress.stopped && !plan.is_warming_up {
             self.step_policy(models, plan, progress, pace)?;
         }
-        self.step_value(models, plan, progress, pace)
+        if AdvantageEstimator::of(plan.config).needs_values() {
+            self.step_value(models, plan, progress, pace)?;
+        }
+        Ok(())
     }
 
     fn step_policy(
@@ -115,16 +104,23 @@ impl<'a> Minibatch<'a> {
         let config = plan.config;
         let (mut gradients, tally) = self.policy_gradients(models, config, pace)?;
         progress.policy.merge(&tally);
-        progress.ran_away |= tally.approx_kl_k3() > config.skip_kl;
-        progress.stopped |= progress.ran_away || tally.approx_kl_k3() > config.stop_kl;
+        progress.watch_divergence(tally.approx_kl_k3(), config);
         if progress.stopped {
             return Ok(());
         }
         let n_episodes = self.members.len();
         let ptx = pretraining::mix(&mut gradients, models, plan.pretraining, config, n_episodes, pace)?;
         let norm = gradients.clip(config.max_grad_norm)?;
-        if !(norm.is_finite() && tally.loss.is_finite()) {
-            progress.n_skipped_steps += 1;
+        let control = &mut models.control;
+        let ratio_fault = || {
+            let limit = spike(tally.ratio_max, &control.ratio_maxima, config.ratio_spike)?;
+            Some(Fault { guard: Guard::RatioSpike, value: tally.ratio_max, limit })
+        };
+        let fault = fault_of(tally.loss, norm, &control.policy_grad_norms, config.grad_spike).or_else(ratio_fault);
+        control.policy_grad_norms.push(norm);
+        control.ratio_maxima.push(tally.ratio_max);
+        if let Some(fault) = fault {
+            progress.skip_step(fault);
             return Ok(());
         }
         models.policy_optimizer.step(&gradients, plan.rates.policy)?;
@@ -143,9 +139,15 @@ impl<'a> Minibatch<'a> {
     ) -> Result<(), PpoError> {
         let (mut gradients, tally) = self.value_gradients(models, plan.config, pace)?;
         progress.value.merge(&tally);
+        if plan.config.value_coef != 1.0 {
+            gradients.scale(plan.config.value_coef)?;
+        }
         let norm = gradients.clip(plan.config.max_grad_norm)?;
-        if !(norm.is_finite() && tally.loss.is_finite()) {
-            progress.n_skipped_steps += 1;
+        let usual = &mut models.control.value_grad_norms;
+        let fault = fault_of(tally.loss, norm, usual, plan.config.grad_spike);
+        usual.push(norm);
+        if let Some(fault) = fault {
+            progress.skip_step(fault);
             return Ok(());
         }
         models.value_optimizer.step(&gradients, plan.rates.value)?;
@@ -162,7 +164,7 @@ impl<'a> Minibatch<'a> {
         pace: Pace<'_>,
     ) -> Result<(Gradients, PolicyTally), PpoError> {
         let episodes = &self.experience.episodes;
-        let clip = PolicyClip { low: config.clip_low, high: config.clip_high, dual: None };
+        let clip = PolicyClip::of(config);
         let (gradients, tallies) = models.policy.open(|lm| {
             Ok(self.sum(Budget::of(models, config), pace, |members, gradients| {
                 let (batch, temperatures) = (batch_of(episodes, members), temperatures_of(episodes, members));
@@ -171,7 +173,7 @@ impl<'a> Minibatch<'a> {
                 lm.backward(&batch, &temperatures, gradients, |rows| {
                     let loss = policy_loss(tokens.policy(&rows.range, &floats(rows.log_probs)), clip);
                     tally.add(&loss);
-                    Ok(HeadSlopes { log_probs: slopes(&loss.grad), entropies: Vec::new() })
+                    Ok(HeadSlopes { log_probs: slopes(&loss.grad), entropies: tokens.bonus(&rows.range, config) })
                 })?;
                 Ok(tally)
             }))
@@ -225,7 +227,7 @@ impl<'a> Minibatch<'a> {
             |x: &[f64]| -> Vec<f64> { members.iter().flat_map(|i| x[experience.range(*i)].iter().copied()).collect() };
         let coefficients = gather(&self.coefficients);
         Tokens {
-            old: gather(&experience.passes.old),
+            old: gather(&experience.proximal),
             advantages: gather(&experience.whitened),
             weights: gather(&experience.importance.weights),
             old_values: gather(&experience.passes.values),
@@ -246,6 +248,14 @@ impl Tokens {
             weights: &self.weights[range.clone()],
             coefficients: &self.coefficients[range.clone()],
             mask: &self.mask[range.clone()],
+        }
+    }
+
+    /// Slopes of the entropy bonus −c·Σ c_t·H_t (`ppo.entropy_coef`); none when it is off.
+    fn bonus(&self, range: &Range<usize>, config: &config::Ppo) -> Vec<f32> {
+        match config.entropy_coef {
+            0.0 => Vec::new(),
+            coef => self.coefficients[range.clone()].iter().map(|c| (-coef * c) as f32).collect(),
         }
     }
 

@@ -11,6 +11,8 @@ pub(super) struct PolicyTally {
     pub(super) loss: f64,
     pub(super) ratio_max: f64,
     clipped: f64,
+    clipped_high: f64,
+    clipped_dual: f64,
     k1: f64,
     k2: f64,
     k3: f64,
@@ -26,6 +28,8 @@ impl PolicyTally {
         self.n_tokens += loss.n_tokens;
         self.loss += loss.loss;
         self.clipped += n * loss.clip_fraction;
+        self.clipped_high += n * loss.clip_fraction_high;
+        self.clipped_dual += n * loss.dual_clip_fraction;
         self.k1 += n * loss.approx_kl_k1;
         self.k2 += n * loss.approx_kl_k2;
         self.k3 += n * loss.approx_kl_k3;
@@ -46,6 +50,8 @@ impl PolicyTally {
         self.n_tokens += other.n_tokens;
         self.loss += other.loss;
         self.clipped += other.clipped;
+        self.clipped_high += other.clipped_high;
+        self.clipped_dual += other.clipped_dual;
         self.k1 += other.k1;
         self.k2 += other.k2;
         self.k3 += other.k3;
@@ -64,6 +70,14 @@ impl PolicyTally {
 
     pub(super) fn clip_fraction(&self) -> f64 {
         self.mean(self.clipped)
+    }
+
+    pub(super) fn clip_fraction_high(&self) -> f64 {
+        self.mean(self.clipped_high)
+    }
+
+    pub(super) fn dual_clip_fraction(&self) -> f64 {
+        self.mean(self.clipped_dual)
     }
 
     pub(super) fn approx_kl_k1(&self) -> f64 {

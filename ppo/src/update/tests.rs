@@ -1,4 +1,6 @@
+mod estimators;
 mod pretraining;
+mod rails;
 
 use std::ops::ControlFlow;
 
@@ -11,6 +13,7 @@ use super::{Fate, Round, RoundOutcome};
 use crate::{
     error::PpoError,
     experience::{Experience, Limits, admit},
+    loss::Aggregation,
     rollout_log::DropReason,
     test_world::{VOCAB, World, bytes_of, share_of},
     update::step::Minibatch,
@@ -24,7 +27,10 @@ fn run(world: &mut World, rollouts: &[reward::ScoredRollout], update: u64) -> Ro
 }
 
 fn experience(world: &World, rollouts: &[reward::ScoredRollout]) -> Experience {
-    let admitted = admit(rollouts, Limits { lineage: &LINEAGE, vocab_size: VOCAB, trains_client_limited: false });
+    let admitted = admit(
+        rollouts,
+        Limits { lineage: &LINEAGE, vocab_size: VOCAB, trains_client_limited: false, held_out_share: 0.0 },
+    );
     let pace = &mut || ControlFlow::Continue(());
     Experience::collect(admitted.episodes, &world.models, &world.config, 0.05, pace).unwrap()
 }
@@ -56,7 +62,7 @@ fn gradients_do_not_depend_on_the_micro_batch() {
     let (mut world, experience) = moved();
     let members: Vec<usize> = (0..experience.episodes.len()).collect();
     let gradients = |world: &World| {
-        let minibatch = Minibatch::new(&experience, &members);
+        let minibatch = Minibatch::new(&experience, &members, Aggregation::TokenMean);
         let pace = &mut || ControlFlow::Continue(());
         let policy = minibatch.policy_gradients(&world.models, &world.config, pace).unwrap().0;
         let value = minibatch.value_gradients(&world.models, &world.config, pace).unwrap().0;
@@ -76,7 +82,7 @@ fn gradients_do_not_depend_on_the_micro_batch() {
 fn every_parameter_of_policy_and_value_model_has_a_gradient() {
     let (world, experience) = moved();
     let members: Vec<usize> = (0..experience.episodes.len()).collect();
-    let minibatch = Minibatch::new(&experience, &members);
+    let minibatch = Minibatch::new(&experience, &members, Aggregation::TokenMean);
     let pace = &mut || ControlFlow::Continue(());
     let policy = minibatch.policy_gradients(&world.models, &world.config, pace).unwrap().0;
     let value = minibatch.value_gradients(&world.models, &world.config, pace).unwrap().0;
@@ -116,6 +122,25 @@ fn the_same_weights_say_the_same_twice() {
     for (old, behavior) in first.passes.old.iter().zip(first.episodes.iter().flat_map(|e| &e.behavior)) {
         assert!((old - behavior).abs() < 1e-5, "old {old}, drawn with {behavior}");
     }
+}
+
+/// Goal: a sample's temperature divides the logits of all its log-probs. Method: rollouts drawn at 0.6; old must be what
+/// they were drawn with, the reference must agree with old at version 0, and a round that changes nothing has ratio 1.
+#[test]
+fn every_log_prob_is_at_the_temperature_of_its_sample() {
+    let mut world = World::new(13);
+    (world.temperature, world.config.policy_learning_rate) = (0.6, 0.0);
+    let mut rollouts = world.rollouts(6, share_of(TokenId(3)));
+    world.temperature = 1.4;
+    rollouts.extend(world.rollouts(6, share_of(TokenId(3))));
+    let experience = experience(&world, &rollouts);
+    let behavior: Vec<f64> = experience.episodes.iter().flat_map(|e| e.behavior.clone()).collect();
+    assert!(experience.passes.old.iter().zip(&behavior).all(|(old, behavior)| (old - behavior).abs() < 1e-5));
+    assert_eq!(experience.passes.old, experience.passes.reference);
+    let raw = rollouts.iter().flat_map(|r| &r.rollout().response).map(|t| f64::from(t.log_prob.0));
+    assert!(raw.zip(&behavior).any(|(raw, drawn)| (raw - drawn).abs() > 0.1), "the temperature matters here");
+    let stats = run(&mut world, &rollouts, 0).stats;
+    assert!((stats.ratio_mean - 1.0).abs() < 1e-6 && (stats.ratio_max - 1.0).abs() < 1e-5);
 }
 
 #[test]
@@ -190,6 +215,19 @@ fn a_round_without_rollouts_does_nothing() {
     let mut world = World::new(10);
     let outcome = run(&mut world, &[], 0);
     assert!(outcome.fates.is_empty() && !outcome.has_new_policy());
+}
+
+/// What a reward for length looks like in the numbers, before anybody reads an answer.
+#[test]
+fn a_reward_for_length_shows_and_so_do_two_judges() {
+    let mut world = World::new(14);
+    let mut rollouts = world.rollouts(16, |response| response.len() as f64);
+    let stats = run(&mut world, &rollouts, 0).stats;
+    assert!(stats.length_score_correlation > 0.999 && stats.n_reward_versions == 1);
+    let (rollout, mut scored) = rollouts.remove(0).into_parts();
+    scored.reward_version = "another".to_string();
+    rollouts.push(reward::ScoredRollout::new(rollout, scored).unwrap());
+    assert_eq!(run(&mut world, &rollouts, 1).stats.n_reward_versions, 2);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use policy::PolicyVersion;
 
 use super::{super::*, world::*};
 use crate::{
+    guard::Guard,
     rollout_log::{DropReason, RolloutState, VersionState},
     stats::UpdateOutcome,
 };
@@ -145,6 +146,31 @@ fn a_restart_goes_on_with_the_saved_moments_and_the_next_number() {
     assert!(!world.registry.companion(PolicyVersion(1), "learner.gguf").exists(), "only the newest is kept");
 }
 
+/// Goal: the average is a model that can be read, and goes with its version. Method: two versions, one kept.
+#[test]
+fn the_average_of_the_weights_lies_beside_its_version() {
+    let mut world = World::new(|config| (config.ema_decay, config.keep_versions) = (0.5, 1));
+    let learner = world.start_learner();
+    for n in 1..=4 {
+        world.feed();
+        world.until_updates(&learner, n);
+    }
+    let tensors = |path: &std::path::Path| {
+        let checkpoint = Checkpoint::read(path).unwrap();
+        checkpoint.tensors["token_embd.weight"].flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let newest = PolicyVersion(4);
+    let (average, weights) =
+        (tensors(&world.registry.companion(newest, "average.gguf")), tensors(&world.registry.path(newest)));
+    let base = tensors(&world.registry.path(PolicyVersion::SFT));
+    let distance = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0_f32, f32::max);
+    let (lag, way) = (distance(&average, &weights), distance(&base, &weights));
+    assert!(lag > 0.0 && lag < way, "the average is {lag} behind, the way was {way}");
+    let gone = PolicyVersion(1);
+    assert!(!world.registry.path(gone).exists() && !world.registry.companion(gone, "average.gguf").exists());
+    world.close();
+}
+
 #[test]
 fn a_disk_that_refuses_leaves_the_live_version_and_gives_the_claim_back() {
     let mut world = World::new(|_| ());
@@ -196,6 +222,51 @@ fn a_refused_candidate_costs_its_rollouts_and_nothing_else() {
     eventually("the candidate to leave memory", || world.engine.residents().len() == 1);
     world.feed();
     assert_eq!(world.until_updates(&learner, 2)[1].version, Some(PolicyVersion(2)), "its number is not used again");
+    world.close();
+}
+
+#[test]
+fn refused_thrice_the_learner_goes_back_to_its_last_good_state() {
+    let mut world = World::new(|config| {
+        config.kl_adaptive = true;
+        config.kl_target = -1.0;
+    });
+    let learner = world.start_learner();
+    for n in 1..=3 {
+        assert_eq!(learner.counters().restorations, 0);
+        world.feed();
+        world.until_updates(&learner, n);
+    }
+    eventually("the way back", || learner.counters().restorations == 1);
+    assert_eq!(world.engine.live(), PolicyVersion::SFT);
+    world.close();
+}
+
+/// Goal: a guard that asks for the operator stops learning and nothing else. Method: a budget that the first version already
+/// exceeds; serving goes on, the reason is on the board, and resuming tries again.
+#[test]
+fn a_guard_pauses_the_learner_and_says_why() {
+    let mut world = World::new(|config| {
+        config.policy_learning_rate = 2e-2;
+        (config.stop_kl, config.skip_kl, config.kl_budget) = (10.0, 10.0, 1e-3);
+    });
+    let learner = world.start_learner();
+    world.feed();
+    assert_eq!(world.until_updates(&learner, 1)[0].outcome, UpdateOutcome::Promoted);
+    world.feed();
+    let record = world.until_updates(&learner, 2).remove(1);
+    assert_eq!((record.outcome, record.numbers["guard/kl_budget"]), (UpdateOutcome::NoStep, 1.0));
+    eventually("the pause", || matches!(learner.status().state, LearnerState::Halted(_)));
+    let status = learner.status();
+    assert!(status.is_paused && status.state.reason().unwrap().contains("ppo.kl_budget"), "{:?}", status.state);
+    assert_eq!(learner.counters().trips[&Guard::KlBudget], 1);
+    assert_eq!(world.log.counters().dropped[&DropReason::Guard], 8);
+    assert_eq!((world.serve(2).len(), world.engine.live()), (2, PolicyVersion(1)));
+    learner.resume().unwrap();
+    world.feed();
+    world.until_updates(&learner, 3);
+    eventually("the second pause", || matches!(learner.status().state, LearnerState::Halted(_)));
+    assert_eq!(learner.counters().trips[&Guard::KlBudget], 2);
     world.close();
 }
 

@@ -5,6 +5,7 @@ use policy::{TokenId, optimizer::Gradients, sequence_batch::Sequence, sft};
 use super::{LINEAGE, Round, experience, largest_difference, run};
 use crate::{
     error::PpoError,
+    loss::Aggregation,
     test_world::{World, bytes_of, share_of},
     update::{
         pretraining::{PtxStep, mix},
@@ -65,7 +66,7 @@ fn both_gradients_are_added_whatever_the_pieces() {
         world.config.ptx_examples = n;
         let rollouts = world.rollouts(4, share_of(TokenId(3)));
         let experience = experience(&world, &rollouts);
-        let minibatch = Minibatch::new(&experience, &[0, 1, 2, 3]);
+        let minibatch = Minibatch::new(&experience, &[0, 1, 2, 3], Aggregation::TokenMean);
         let pace = &mut || ControlFlow::Continue(());
         let mut mixed = minibatch.policy_gradients(&world.models, &world.config, pace).unwrap().0;
         let mut expected: Gradients = mixed.clone();

@@ -1,0 +1,232 @@
+//! Guard rails: what may go wrong with a learner that nobody watches, and what is done about it.
+//!
+//! Each guard compares one number with one limit, and has one answer, from mild to severe:
+//!
+//! | answer | what is lost |
+//! |---|---|
+//! | skip the step | one minibatch |
+//! | stop the epoch | the rest of the round's policy steps; what was learnt stays |
+//! | skip the round | the round; the policy is what it was before it, bit for bit |
+//! | pause | learning stands still until the operator resumes it, because going on would do harm or teach nothing |
+//!
+//! Spikes are judged against the median of the last steps, not against a mean, which a spike would drag along; and a
+//! spike is remembered like any other value, so that a level that is really new is accepted after half a memory of it.
+//! After [`SKIPPED_ROUNDS_MAX`] rounds in a row that taught nothing, the learner goes back to where it stood before the first
+//! of them, and forgets what was usual. Limits that are 0 are off, but for `ppo.parity_gap_max`, which the daemon takes from
+//! the type of the weights.
+
+mod trips;
+
+use crate::control::Recent;
+
+pub use trips::{Trip, Trips};
+
+/// Rounds in a row without a policy step, because of guards or the gate, after which the learner goes back.
+pub const SKIPPED_ROUNDS_MAX: u32 = 3;
+/// Steps that must be remembered before a spike can be told from the usual.
+const STEPS_MIN: usize = 8;
+
+/// What watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Guard {
+    /// k3 between the policy before the round and now is above `ppo.stop_kl`.
+    StopKl,
+    /// It is above `ppo.skip_kl`.
+    SkipKl,
+    /// The KL to version 0 is above `ppo.kl_budget`.
+    KlBudget,
+    /// A gradient norm is far above the median: `ppo.grad_spike`.
+    GradientSpike,
+    /// The largest π/π_old is far above the median: `ppo.ratio_spike`.
+    RatioSpike,
+    /// A loss or a gradient is not a finite number.
+    NonFinite,
+    /// The effective sample size of the importance weights is below `ppo.ess_min`.
+    Ess,
+    /// Engine and trainer disagree about the same weights: `ppo.parity_gap_max`.
+    Parity,
+    /// Scores rise where it trains and fall where it does not: `ppo.held_out_share`.
+    HeldOut,
+}
+
+/// What is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Action {
+    /// This minibatch makes no step.
+    SkipStep,
+    /// The policy makes no more steps in this round.
+    StopEpoch,
+    /// The round changes no weight of the policy.
+    SkipRound,
+    /// As before, and no round follows until the operator says so.
+    Pause,
+}
+
+impl Action {
+    /// The word in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Action::SkipStep => "skip_step",
+            Action::StopEpoch => "stop_epoch",
+            Action::SkipRound => "skip_round",
+            Action::Pause => "pause",
+        }
+    }
+}
+
+impl Guard {
+    /// All guards.
+    pub const ALL: [Guard; 9] = [
+        Guard::StopKl,
+        Guard::SkipKl,
+        Guard::KlBudget,
+        Guard::GradientSpike,
+        Guard::RatioSpike,
+        Guard::NonFinite,
+        Guard::Ess,
+        Guard::Parity,
+        Guard::HeldOut,
+    ];
+
+    /// The word in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Guard::StopKl => "stop_kl",
+            Guard::SkipKl => "skip_kl",
+            Guard::KlBudget => "kl_budget",
+            Guard::GradientSpike => "gradient_spike",
+            Guard::RatioSpike => "ratio_spike",
+            Guard::NonFinite => "non_finite",
+            Guard::Ess => "ess",
+            Guard::Parity => "parity",
+            Guard::HeldOut => "held_out",
+        }
+    }
+
+    /// What is done when it trips.
+    #[must_use]
+    pub fn action(self) -> Action {
+        match self {
+            Guard::StopKl => Action::StopEpoch,
+            Guard::SkipKl | Guard::Ess => Action::SkipRound,
+            Guard::GradientSpike | Guard::RatioSpike | Guard::NonFinite => Action::SkipStep,
+            Guard::KlBudget | Guard::Parity | Guard::HeldOut => Action::Pause,
+        }
+    }
+
+    /// What the operator can do.
+    #[must_use]
+    pub fn advice(self) -> &'static str {
+        match self {
+            Guard::StopKl => "harmless now and then; if every round stops early, lower ppo.policy_learning_rate",
+            Guard::SkipKl => "lower ppo.policy_learning_rate, or raise ppo.minibatch",
+            Guard::KlBudget => {
+                "activate an earlier version, or raise ppo.kl_coef or ppo.kl_budget and restart; then resume learning"
+            }
+            Guard::GradientSpike => {
+                "look at the scores of this round for outliers; lower ppo.score_clip if there are any"
+            }
+            Guard::RatioSpike => "lower ppo.policy_learning_rate or ppo.epochs, or set ppo.dual_clip = 3",
+            Guard::NonFinite => "activate an earlier version if it comes again; report it with the log",
+            Guard::Ess => "the rollouts are another policy's: lower ppo.max_staleness, and look at the parity numbers",
+            Guard::Parity => {
+                "engine and trainer compute different log-probs for the same weights: check the model file with `honed \
+                 doctor`; resume learning when it is understood"
+            }
+            Guard::HeldOut => {
+                "the reward is being gamed: raise ppo.kl_coef, improve the reward model, or activate an earlier version; \
+                 then resume learning"
+            }
+        }
+    }
+}
+
+/// A value that is beyond the limit that a spike would have: `factor` times the median of what is usual.
+///
+/// Returns the limit. `None` when the value is fine, the factor is 0, or too little is remembered to know what is usual.
+#[must_use]
+pub fn spike(value: f64, usual: &Recent, factor: f64) -> Option<f64> {
+    let limit = usual.median().filter(|_| factor > 0.0 && usual.len() >= STEPS_MIN)? * factor;
+    (value > limit).then_some(limit)
+}
+
+/// Whether scores rise where the policy trains and fall where it does not.
+///
+/// Both memories, round by round, are cut in halves; the later half's mean must differ from the earlier's by more than two
+/// standard errors of that difference, upwards for one and downwards for the other. `None` while there are too few rounds.
+/// Returns both differences, training first.
+#[must_use]
+pub fn parts_ways(training: &Recent, held_out: &Recent) -> Option<(f64, f64)> {
+    if !(training.is_full() && held_out.is_full()) {
+        return None;
+    }
+    let (rise, rise_error) = shift(training);
+    let (fall, fall_error) = shift(held_out);
+    (rise > 2.0 * rise_error && fall < -2.0 * fall_error).then_some((rise, fall))
+}
+
+/// How far the later half's mean is above the earlier's, and the standard error of that.
+fn shift(recent: &Recent) -> (f64, f64) {
+    let values: Vec<f64> = recent.values().collect();
+    let (early, late) = values.split_at(values.len() / 2);
+    let describe = |half: &[f64]| {
+        let n = half.len() as f64;
+        let mean = half.iter().sum::<f64>() / n;
+        let variance = half.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / (n - 1.0);
+        (mean, variance / n)
+    };
+    let ((before, early_error), (after, late_error)) = (describe(early), describe(late));
+    (after - before, (early_error + late_error).sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Guard, Recent, parts_ways, spike};
+    use crate::control::{ROUNDS_REMEMBERED, STEPS_REMEMBERED};
+
+    #[test]
+    fn a_spike_is_far_above_the_median_and_a_new_level_is_accepted() {
+        let mut usual = Recent::new(STEPS_REMEMBERED);
+        for i in 0..7 {
+            usual.push(1.0 + 0.01 * f64::from(i));
+            assert_eq!(spike(1e9, &usual, 10.0), None, "too little is known");
+        }
+        (0..24).for_each(|_| usual.push(1.0));
+        assert_eq!((spike(9.9, &usual, 10.0), spike(10.1, &usual, 10.0)), (None, Some(10.0)));
+        assert_eq!(spike(1e9, &usual, 0.0), None, "off");
+        let n_skipped = (0..100)
+            .take_while(|_| {
+                let is_spike = spike(20.0, &usual, 10.0).is_some();
+                usual.push(20.0);
+                is_spike
+            })
+            .count();
+        assert_eq!(n_skipped, STEPS_REMEMBERED / 2 + 1, "half a memory");
+    }
+
+    #[test]
+    fn only_opposite_trends_beyond_their_noise_raise_the_alarm() {
+        let of = |slope: f64| {
+            let mut recent = Recent::new(ROUNDS_REMEMBERED);
+            let noise = |i: usize| if i.is_multiple_of(2) { 0.05 } else { -0.05 };
+            (0..ROUNDS_REMEMBERED).for_each(|i| recent.push(slope * i as f64 + noise(i)));
+            recent
+        };
+        assert!(parts_ways(&of(0.1), &of(-0.1)).is_some());
+        for (training, held_out) in [(0.1, 0.1), (-0.1, -0.1), (-0.1, 0.1), (0.1, 0.0), (0.0, -0.1)] {
+            assert_eq!(parts_ways(&of(training), &of(held_out)), None, "{training} and {held_out}");
+        }
+        let mut short = Recent::new(ROUNDS_REMEMBERED);
+        short.push(1.0);
+        assert_eq!(parts_ways(&short, &of(-0.1)), None);
+    }
+
+    #[test]
+    fn every_guard_has_its_own_word() {
+        let words: std::collections::BTreeSet<&str> = Guard::ALL.into_iter().map(Guard::as_str).collect();
+        assert_eq!(words.len(), Guard::ALL.len());
+        assert!(Guard::ALL.iter().enumerate().all(|(i, guard)| *guard as usize == i), "in the order of their numbers");
+    }
+}

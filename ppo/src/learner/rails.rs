@@ -1,0 +1,153 @@
+//! What the learner does about guard rails, beyond what a round does itself.
+
+use std::sync::atomic::Ordering;
+
+use super::{owner::Owner, trainer::Trainer};
+use crate::{
+    error::PpoError,
+    guard::{Guard, SKIPPED_ROUNDS_MAX, Trips},
+    models::{Models, Snapshot},
+};
+
+/// Rounds in a row that taught nothing, and how the models were before the first of them.
+///
+/// A round that is skipped leaves the policy as it was, but not the value model, the moments and the memories: data that
+/// are bad enough to be refused may have spoilt those. So the first snapshot is kept, for as long as the streak lasts.
+#[derive(Default)]
+pub(super) struct Streak {
+    n: u32,
+    before: Option<Snapshot>,
+}
+
+impl Streak {
+    /// A round taught something: whatever came before it is no longer what to go back to.
+    pub(super) fn end(&mut self) {
+        *self = Streak::default();
+    }
+
+    /// A round taught nothing. True when the models were put back to where they were before the streak.
+    ///
+    /// # Errors
+    /// When memory fails.
+    pub(super) fn prolong(&mut self, before: Snapshot, models: &mut Models) -> Result<bool, PpoError> {
+        self.n += 1;
+        let first = self.before.take().unwrap_or(before);
+        if self.n < SKIPPED_ROUNDS_MAX {
+            self.before = Some(first);
+            return Ok(false);
+        }
+        models.restore(&first)?;
+        models.control.forget_steps();
+        self.end();
+        Ok(true)
+    }
+}
+
+impl Owner {
+    /// Follows the streak after a round.
+    pub(super) fn follow_streak(&self, trainer: &mut Trainer, taught: bool, before: Snapshot) -> Result<(), PpoError> {
+        if taught {
+            trainer.streak.end();
+        } else if trainer.streak.prolong(before, &mut trainer.models)? {
+            self.counters.restorations.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(
+                update = trainer.update,
+                rounds = SKIPPED_ROUNDS_MAX,
+                "no round taught anything; the learner went back to the state before them. Look at the guard rails of \
+                 these rounds; if it comes again, activate an earlier version or lower ppo.policy_learning_rate"
+            );
+        }
+        Ok(())
+    }
+
+    /// Counts what tripped, says what can be done, and pauses where a guard asks for it.
+    pub(super) fn obey_rails(&mut self, update: u64, trips: &Trips) {
+        for (guard, trip) in trips.iter() {
+            self.counters.count_trips(guard, trip.n);
+            tracing::warn!(
+                update,
+                guard = guard.as_str(),
+                action = guard.action().as_str(),
+                times = trip.n,
+                value = trip.value,
+                limit = trip.limit,
+                "guard rail: {}",
+                guard.advice()
+            );
+        }
+        if let Some(guard) = trips.pausing() {
+            self.halt(guard, trips);
+        }
+    }
+
+    fn halt(&mut self, guard: Guard, trips: &Trips) {
+        let numbers = trips.iter().find(|(tripped, _)| *tripped == guard).map(|(_, trip)| (trip.value, trip.limit));
+        let (value, limit) = numbers.unwrap_or_default();
+        self.halted = Some(format!("{}: {value:.4} against a limit of {limit:.4}; {}", guard.as_str(), guard.advice()));
+        self.is_paused = true;
+        self.board.write(|status| status.is_paused = true);
+        self.save();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, ops::ControlFlow};
+
+    use policy::{PolicyVersion, TokenId, optimizer::AdamState};
+
+    use super::Streak;
+    use crate::{
+        guard::SKIPPED_ROUNDS_MAX,
+        models::Models,
+        test_world::{World, bytes_of, share_of},
+        update::Round,
+    };
+
+    /// Every bit that a round can change.
+    fn bits(models: &Models) -> (Vec<BTreeMap<String, Vec<u32>>>, Vec<(u64, Vec<u32>)>, u64, String) {
+        let moments = |state: &AdamState| {
+            let tensors = state.moments.values().flat_map(|m| [&m.first, &m.second]);
+            let numbers = tensors.flat_map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+            (state.step, numbers.map(f32::to_bits).collect())
+        };
+        (
+            vec![bytes_of(models.policy.parameters()), bytes_of(models.value.parameters())],
+            vec![moments(models.policy_optimizer.state()), moments(models.value_optimizer.state())],
+            models.kl_coef.to_bits(),
+            format!("{:?}", models.control.numbers()),
+        )
+    }
+
+    /// Goal: three rounds that taught nothing leave nothing behind. Method: rounds that run away, each of which trains the
+    /// value model; every bit after the third against every bit before the first.
+    #[test]
+    fn after_three_skipped_rounds_every_bit_is_what_it_was_before_them() {
+        let mut world = World::new(51);
+        let good = world.rollouts(16, share_of(TokenId(3)));
+        let lineage = [PolicyVersion(0)];
+        let run = |world: &mut World, rollouts: &[reward::ScoredRollout], update: u64| {
+            let round = Round { config: &world.config, update, lineage: &lineage, pretraining: &[] };
+            round.run(&mut world.models, rollouts, &mut || ControlFlow::Continue(())).unwrap()
+        };
+        assert!(run(&mut world, &good, 0).has_new_policy());
+        let mut before = bits(&world.models);
+        let good_control = world.models.control.clone();
+        (world.config.policy_learning_rate, world.config.warmup_updates, world.config.max_grad_norm) = (0.5, 0, 1e6);
+        let mut streak = Streak::default();
+        for n in 1..=SKIPPED_ROUNDS_MAX {
+            let snapshot = world.models.snapshot().unwrap();
+            let rollouts = world.rollouts(16, share_of(TokenId(3)));
+            assert!(run(&mut world, &rollouts, u64::from(n)).is_skipped());
+            assert_ne!(bits(&world.models), before, "the value model has learnt, and the memories have moved");
+            let is_back = streak.prolong(snapshot, &mut world.models).unwrap();
+            assert_eq!(is_back, n == SKIPPED_ROUNDS_MAX);
+        }
+        // What is usual of a step begins anew; see `forget_steps`.
+        let mut control = good_control;
+        control.forget_steps();
+        before.3 = format!("{:?}", control.numbers());
+        assert_eq!(bits(&world.models), before);
+        assert_eq!((streak.n, streak.before.is_none()), (0, true));
+    }
+}

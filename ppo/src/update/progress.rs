@@ -1,0 +1,99 @@
+//! What the steps of a round have come to so far, and whether the next one is fit to be made.
+
+use super::{
+    pretraining::PtxStep,
+    tally::{PolicyTally, ValueTally},
+};
+use crate::{
+    control::Recent,
+    guard::{Guard, Trips, spike},
+};
+
+/// What the steps of a round came to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Progress {
+    pub(super) n_policy_steps: usize,
+    pub(super) n_value_steps: usize,
+    pub(super) n_skipped_steps: usize,
+    /// The KL budget is spent: no more policy steps.
+    pub(super) stopped: bool,
+    /// The policy is so far from where it began that the round must be taken back.
+    pub(super) ran_away: bool,
+    /// What the guard rails said.
+    pub(super) trips: Trips,
+    pub(super) policy: PolicyTally,
+    pub(super) value: ValueTally,
+    pub(super) policy_grad_norms: Vec<f64>,
+    pub(super) value_grad_norms: Vec<f64>,
+    /// One for each policy step into which text was mixed.
+    pub(super) ptx: Vec<PtxStep>,
+}
+
+impl Progress {
+    /// Looks how far the policy has gone: no more steps, or the whole round is to be taken back.
+    pub(super) fn watch_divergence(&mut self, k3: f64, config: &config::Ppo) {
+        if k3 > config.skip_kl {
+            self.ran_away = true;
+            self.trips.add(Guard::SkipKl, k3, config.skip_kl);
+        } else if k3 > config.stop_kl {
+            self.trips.add(Guard::StopKl, k3, config.stop_kl);
+        }
+        self.stopped |= self.ran_away || k3 > config.stop_kl;
+    }
+
+    /// This step is not made.
+    pub(super) fn skip_step(&mut self, fault: Fault) {
+        self.n_skipped_steps += 1;
+        self.trips.add(fault.guard, fault.value, fault.limit);
+    }
+}
+
+/// Why a step is not made.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Fault {
+    pub(super) guard: Guard,
+    pub(super) value: f64,
+    pub(super) limit: f64,
+}
+
+/// What speaks against a step with this loss and this gradient norm, given the norms of the steps before.
+pub(super) fn fault_of(loss: f64, norm: f64, usual: &Recent, factor: f64) -> Option<Fault> {
+    if !(loss.is_finite() && norm.is_finite()) {
+        let value = if loss.is_finite() { norm } else { loss };
+        return Some(Fault { guard: Guard::NonFinite, value, limit: f64::MAX });
+    }
+    spike(norm, usual, factor).map(|limit| Fault { guard: Guard::GradientSpike, value: norm, limit })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Fault, Progress, Recent, fault_of};
+    use crate::guard::Guard;
+
+    #[test]
+    fn a_step_that_is_no_number_or_far_beyond_the_usual_is_not_made() {
+        let mut usual = Recent::new(9);
+        (0..9).for_each(|_| usual.push(0.5));
+        let guard = |loss, norm| fault_of(loss, norm, &usual, 10.0).map(|fault| fault.guard);
+        assert_eq!(guard(0.1, 4.9), None);
+        assert_eq!(guard(0.1, 5.1), Some(Guard::GradientSpike));
+        for (loss, norm) in [(f64::NAN, 0.5), (0.1, f64::NAN), (f64::INFINITY, 0.5), (0.1, f64::INFINITY)] {
+            assert_eq!(guard(loss, norm), Some(Guard::NonFinite));
+        }
+    }
+
+    #[test]
+    fn the_further_away_the_sterner() {
+        let config = config::Config::default().ppo;
+        let mut progress = Progress::default();
+        progress.watch_divergence(0.9 * config.stop_kl, &config);
+        assert!(!progress.stopped && progress.trips.is_empty());
+        progress.watch_divergence(1.1 * config.stop_kl, &config);
+        assert!(progress.stopped && !progress.ran_away);
+        progress.watch_divergence(1.1 * config.skip_kl, &config);
+        assert!(progress.stopped && progress.ran_away);
+        progress.skip_step(Fault { guard: Guard::NonFinite, value: f64::NAN, limit: f64::MAX });
+        let counts = [Guard::StopKl, Guard::SkipKl, Guard::NonFinite].map(|guard| progress.trips.count(guard));
+        assert_eq!((counts, progress.n_skipped_steps), ([1, 1, 1], 1));
+    }
+}

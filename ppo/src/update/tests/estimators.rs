@@ -1,0 +1,157 @@
+use policy::{TokenId, causal_lm::CausalLm, checkpoint::WeightType};
+
+use super::{Fate, run};
+use crate::{
+    averaging::move_average,
+    rollout_log::DropReason,
+    test_world::{World, bytes_of, share_of},
+};
+
+/// Goal: every estimator that needs no value model learns, and leaves the value model alone. Method: eight answers to each of
+/// four prompts, a planted reward, some rounds.
+#[test]
+fn without_a_value_model_a_planted_reward_is_learnt_all_the_same() {
+    for estimator in ["rloo", "grpo", "dr_grpo", "reinforce_pp", "reinforce_pp_baseline"] {
+        let mut world = World::new(31);
+        world.config.advantage_estimator = estimator.to_string();
+        (world.config.policy_learning_rate, world.config.warmup_updates) = (1e-2, 0);
+        (world.config.stop_kl, world.config.skip_kl) = (1.0, 10.0);
+        world.config.missing_eos = "keep".to_string();
+        let value = bytes_of(world.models.value.parameters());
+        let mut means = Vec::new();
+        for update in 0..12 {
+            let rollouts = world.groups(4, 8, share_of(TokenId(3)));
+            let stats = run(&mut world, &rollouts, update).stats;
+            assert_eq!((stats.n_value_steps, stats.n_singletons), (0, 0));
+            means.push(stats.objective_scores);
+        }
+        let (first, last) = (means[..2].iter().sum::<f64>() / 2.0, means[10..].iter().sum::<f64>() / 2.0);
+        assert!(last > first + 0.1, "{estimator}: {means:?}");
+        assert_eq!(bytes_of(world.models.value.parameters()), value, "{estimator}");
+    }
+}
+
+/// Nothing whitens RLOO's advantages: a judge that is ten times as loud must be held by the clips of ratio and norm alone.
+#[test]
+fn ten_times_the_reward_without_whitening_does_not_run_away() {
+    let mut world = World::new(38);
+    (world.config.advantage_estimator, world.config.score_clip) = ("rloo".to_string(), 1e6);
+    (world.config.policy_learning_rate, world.config.warmup_updates, world.config.epochs) = (3e-3, 0, 2);
+    let judge = share_of(TokenId(3));
+    for update in 0..12 {
+        let rollouts = world.groups(4, 8, |response| 10.0 * judge(response));
+        let stats = run(&mut world, &rollouts, update).stats;
+        assert!(!stats.ran_away && stats.objective_kl.is_finite() && stats.policy_loss.is_finite(), "{stats:?}");
+        assert!(stats.policy_grad_norm_max > world.config.max_grad_norm, "it is the clip that holds it");
+    }
+}
+
+#[test]
+fn traffic_with_one_answer_a_prompt_is_dropped_with_its_reason() {
+    let mut world = World::new(32);
+    world.config.advantage_estimator = "rloo".to_string();
+    let mut rollouts = world.groups(6, 1, share_of(TokenId(3)));
+    let before = bytes_of(world.models.policy.parameters());
+    let outcome = run(&mut world, &rollouts, 0);
+    assert_eq!(outcome.n_dropped()[&DropReason::Singleton], 6);
+    assert_eq!((outcome.stats.n_singletons, outcome.has_new_policy()), (6, false));
+    assert!(!outcome.is_skipped(), "nothing is wrong with it");
+    assert_eq!(bytes_of(world.models.policy.parameters()), before);
+    rollouts.extend(world.groups(1, 3, share_of(TokenId(3))));
+    let outcome = run(&mut world, &rollouts, 0);
+    assert_eq!(outcome.fates.iter().filter(|fate| **fate == Fate::Trained).count(), 4, "the first found company");
+}
+
+/// Goal: the bonus has the right sign and reaches the gradient. Method: a policy that has become sure of itself, one more
+/// round with and without it.
+#[test]
+fn the_entropy_bonus_keeps_the_policy_open() {
+    let entropy_after = |coef: f64| {
+        let mut world = World::new(33);
+        (world.config.policy_learning_rate, world.config.warmup_updates) = (1e-2, 0);
+        (world.config.stop_kl, world.config.skip_kl) = (1.0, 10.0);
+        for update in 0..6 {
+            world.config.entropy_coef = if update < 4 { 0.0 } else { coef };
+            let rollouts = world.rollouts(32, share_of(TokenId(3)));
+            run(&mut world, &rollouts, update);
+        }
+        world.config.policy_learning_rate = 0.0;
+        let rollouts = world.rollouts(64, share_of(TokenId(3)));
+        run(&mut world, &rollouts, 6).stats.objective_entropy
+    };
+    let (with, without) = (entropy_after(1.0), entropy_after(0.0));
+    assert!(with > without + 0.02, "with {with}, without {without}");
+}
+
+/// A learning value model and a policy that stands still, until the value model knows what it talks about.
+#[test]
+fn the_value_model_warms_up_alone() {
+    let mut world = World::new(34);
+    world.config.value_warmup_updates = 2;
+    let policy = bytes_of(world.models.policy.parameters());
+    let mut value = bytes_of(world.models.value.parameters());
+    for update in 0..2 {
+        let rollouts = world.rollouts(16, share_of(TokenId(3)));
+        let outcome = run(&mut world, &rollouts, update);
+        assert!(outcome.stats.is_value_warmup && !outcome.has_new_policy() && !outcome.is_skipped());
+        assert!(outcome.fates.iter().all(|fate| *fate == Fate::Trained));
+        assert_eq!(bytes_of(world.models.policy.parameters()), policy);
+        let now = bytes_of(world.models.value.parameters());
+        assert_ne!(now, value);
+        value = now;
+    }
+    assert_eq!(world.models.control.n_value_rounds, 2);
+    let rollouts = world.rollouts(16, share_of(TokenId(3)));
+    let outcome = run(&mut world, &rollouts, 2);
+    assert!(outcome.has_new_policy() && !outcome.stats.is_value_warmup);
+}
+
+/// While it warms up, its targets are whole returns: γ and the value model's own words do not enter them.
+#[test]
+fn the_first_targets_are_whole_returns() {
+    let mut world = World::new(35);
+    (world.config.lambda, world.config.value_warmup_updates) = (0.0, 1);
+    world.config.missing_eos = "keep".to_string();
+    let rollouts = world.rollouts(16, share_of(TokenId(3)));
+    let stats = run(&mut world, &rollouts, 0).stats;
+    // Every token of an answer has its score as return, and there is no divergence yet.
+    let tokens: Vec<f64> = rollouts.iter().flat_map(|r| vec![r.scored().score.0; r.rollout().response.len()]).collect();
+    let mean = tokens.iter().sum::<f64>() / tokens.len() as f64;
+    assert!((stats.return_mean - mean).abs() < 1e-6, "{} instead of {mean}", stats.return_mean);
+}
+
+#[test]
+fn a_value_loss_without_weight_moves_nothing() {
+    let mut world = World::new(36);
+    world.config.value_coef = 0.0;
+    let value = bytes_of(world.models.value.parameters());
+    let rollouts = world.rollouts(8, share_of(TokenId(3)));
+    assert!(run(&mut world, &rollouts, 0).stats.n_value_steps > 0);
+    assert_eq!(bytes_of(world.models.value.parameters()), value);
+}
+
+/// Goal: the average follows as its formula says and is a policy of its own. Method: the plain formula beside it.
+#[test]
+fn the_average_of_the_weights_follows_the_rounds() {
+    let mut world = World::new(37);
+    (world.config.ema_decay, world.config.policy_learning_rate, world.config.warmup_updates) = (0.9, 1e-3, 0);
+    let name = "token_embd.weight";
+    let weights = |world: &World| -> Vec<f64> {
+        let tensor = world.models.policy.parameters()[name].as_detached_tensor().flatten_all().unwrap();
+        tensor.to_vec1::<f32>().unwrap().into_iter().map(f64::from).collect()
+    };
+    let mut expected = weights(&world);
+    for update in 0..3 {
+        let rollouts = world.rollouts(8, share_of(TokenId(3)));
+        run(&mut world, &rollouts, update);
+        move_average(&mut expected, &weights(&world), 0.9);
+    }
+    let average = world.models.average.clone().unwrap();
+    let got = average.tensors()[name].flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert!(got.iter().zip(&expected).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-6));
+    assert!(got.iter().zip(weights(&world)).any(|(a, w)| (f64::from(*a) - w).abs() > 1e-5), "it lags");
+    let base = policy::transformer::random_checkpoint(world.models.policy.trunk().shape(), 0).unwrap();
+    let checkpoint = average.to_checkpoint(&base, WeightType::F32);
+    let policy = CausalLm::from_checkpoint(&checkpoint, &candle_core::Device::Cpu).unwrap();
+    assert_eq!(policy.parameters()[name].flatten_all().unwrap().to_vec1::<f32>().unwrap(), got);
+}

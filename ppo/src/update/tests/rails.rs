@@ -1,0 +1,126 @@
+use policy::TokenId;
+
+use super::{Fate, RoundOutcome, run};
+use crate::{
+    guard::{Action, Guard},
+    rollout_log::DropReason,
+    stats::named,
+    test_world::{World, bytes_of, share_of},
+};
+
+/// Runs a round that a guard forbids to teach anything.
+fn assert_forbids(world: &mut World, rollouts: &[reward::ScoredRollout], guard: Guard) -> RoundOutcome {
+    let before = (bytes_of(world.models.policy.parameters()), bytes_of(world.models.value.parameters()));
+    let outcome = run(world, rollouts, 0);
+    assert_eq!(outcome.stats.trips.count(guard), 1, "{:?}", outcome.stats.trips);
+    assert!(outcome.is_skipped() && !outcome.has_new_policy());
+    assert_eq!(bytes_of(world.models.policy.parameters()), before.0);
+    assert_eq!(bytes_of(world.models.value.parameters()), before.1);
+    assert_eq!(named(&outcome.stats)[&format!("guard/{}", guard.as_str())], 1.0);
+    let pauses = guard.action() == Action::Pause;
+    assert_eq!(outcome.stats.trips.pausing(), pauses.then_some(guard));
+    let reason = if pauses { DropReason::Guard } else { DropReason::OffPolicy };
+    assert!(outcome.fates.iter().all(|fate| *fate == Fate::Dropped(reason)), "{:?}", outcome.fates);
+    outcome
+}
+
+#[test]
+fn a_few_tokens_that_carry_the_round_stop_it() {
+    let mut world = World::new(41);
+    (world.config.importance, world.config.is_cap) = ("token_truncate".to_string(), 1000.0);
+    let mut rollouts = world.rollouts(16, share_of(TokenId(3)));
+    let stranger = rollouts.pop().unwrap();
+    rollouts.push(World::redrawn(stranger, |token| token.behavior.0 -= 4.0));
+    assert_forbids(&mut world, &rollouts, Guard::Ess);
+    world.config.ess_min = 0.0;
+    assert!(run(&mut world, &rollouts, 0).has_new_policy(), "the floor is a knob");
+}
+
+#[test]
+fn an_engine_that_computes_something_else_stops_learning() {
+    let mut world = World::new(42);
+    let rollouts = world.rollouts(8, share_of(TokenId(3)));
+    // Well inside what the importance weights forgive.
+    let rollouts: Vec<_> = rollouts.into_iter().map(|r| World::redrawn(r, |token| token.behavior.0 -= 0.05)).collect();
+    world.config.parity_gap_max = 0.02;
+    assert_forbids(&mut world, &rollouts, Guard::Parity);
+    world.config.parity_gap_max = 0.1;
+    assert!(run(&mut world, &rollouts, 0).has_new_policy());
+}
+
+#[test]
+fn a_policy_that_has_gone_too_far_stops_learning() {
+    let mut world = World::new(43);
+    (world.config.policy_learning_rate, world.config.warmup_updates) = (1e-2, 0);
+    (world.config.stop_kl, world.config.skip_kl) = (1.0, 10.0);
+    for update in 0..4 {
+        let rollouts = world.rollouts(32, share_of(TokenId(3)));
+        run(&mut world, &rollouts, update);
+    }
+    world.config.kl_budget = 0.01;
+    let rollouts = world.rollouts(32, share_of(TokenId(3)));
+    let outcome = assert_forbids(&mut world, &rollouts, Guard::KlBudget);
+    assert!(outcome.stats.objective_kl > 0.01);
+}
+
+#[test]
+fn a_step_far_beyond_the_usual_is_not_made() {
+    for guard in [Guard::GradientSpike, Guard::RatioSpike] {
+        let mut world = World::new(44);
+        world.config.minibatch = 8;
+        let usual = |world: &mut World, value: f64| {
+            let control = &mut world.models.control;
+            let memory = match guard {
+                Guard::GradientSpike => &mut control.policy_grad_norms,
+                _ => &mut control.ratio_maxima,
+            };
+            (0..8).for_each(|_| memory.push(value));
+        };
+        usual(&mut world, 1e-9);
+        let before = bytes_of(world.models.policy.parameters());
+        let rollouts = world.rollouts(8, share_of(TokenId(3)));
+        let outcome = run(&mut world, &rollouts, 0);
+        assert_eq!((outcome.stats.trips.count(guard), outcome.stats.n_skipped_steps), (1, 1), "{guard:?}");
+        assert!(outcome.is_skipped());
+        assert_eq!(bytes_of(world.models.policy.parameters()), before);
+        usual(&mut world, 1.0);
+        usual(&mut world, 1.0);
+        assert!(run(&mut world, &rollouts, 0).has_new_policy(), "the memory moves on");
+    }
+}
+
+/// Goal: scores that rise where it trains and fall where it does not pause learning. Method: fifteen rounds of such a
+/// history, and a sixteenth that is really run with a held-out share.
+#[test]
+fn a_reward_that_is_gamed_stops_learning() {
+    let mut world = World::new(45);
+    world.config.held_out_share = 0.5;
+    for i in 0..15 {
+        let (training, held_out) = if i < 8 { (-1.0, 1.0) } else { (0.1, 0.1) };
+        world.models.control.training_scores.push(training);
+        world.models.control.held_out_scores.push(held_out);
+    }
+    let rollouts = world.rollouts(32, share_of(TokenId(3)));
+    let before = bytes_of(world.models.policy.parameters());
+    let outcome = run(&mut world, &rollouts, 0);
+    let dropped = outcome.n_dropped();
+    let (n_held_out, n_guarded) = (dropped[&DropReason::HeldOut], dropped[&DropReason::Guard]);
+    assert!(n_held_out > 0 && n_guarded > 0 && n_held_out + n_guarded == 32);
+    assert!(outcome.stats.held_out_score.is_some());
+    assert_eq!(outcome.stats.trips.pausing(), Some(Guard::HeldOut));
+    assert_eq!(bytes_of(world.models.policy.parameters()), before);
+    let rollouts = world.rollouts(32, share_of(TokenId(3)));
+    assert!(run(&mut world, &rollouts, 1).has_new_policy(), "whoever resumes begins anew");
+}
+
+#[test]
+fn a_healthy_round_trips_nothing() {
+    let mut world = World::new(46);
+    (world.config.parity_gap_max, world.config.kl_budget) = (0.02, 100.0);
+    for update in 0..6 {
+        let rollouts = world.rollouts(32, share_of(TokenId(3)));
+        let outcome = run(&mut world, &rollouts, update);
+        assert!(outcome.stats.trips.is_empty() && outcome.has_new_policy(), "{:?}", outcome.stats.trips);
+    }
+    assert_eq!(world.models.control.policy_grad_norms.len(), 24);
+}

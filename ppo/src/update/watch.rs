@@ -1,0 +1,77 @@
+//! What is looked at before a round makes its first step.
+
+use std::collections::BTreeSet;
+
+use reward::ScoredRollout;
+
+use super::{Fate, Round};
+use crate::{
+    control::{ControlState, ROUNDS_REMEMBERED, Recent},
+    experience::Experience,
+    guard::{Guard, Trips, parts_ways},
+    kl, masked,
+    models::Models,
+    off_policy::ess_fraction,
+    rollout_log::DropReason,
+};
+
+/// Mean score of the rollouts that are held out; `None` when there are none.
+pub(super) fn held_out_score(rollouts: &[ScoredRollout], fates: &[Fate]) -> Option<f64> {
+    let is_held_out = |fate: &Fate| *fate == Fate::Dropped(DropReason::HeldOut);
+    let scores: Vec<f64> = rollouts
+        .iter()
+        .zip(fates)
+        .filter(|(_, fate)| is_held_out(fate))
+        .map(|(rollout, _)| rollout.scored().score.0)
+        .collect();
+    (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64)
+}
+
+/// By how many versions of the reward source these rollouts were judged.
+pub(super) fn n_reward_versions(rollouts: &[ScoredRollout]) -> usize {
+    let versions: BTreeSet<&str> = rollouts.iter().map(|r| r.scored().reward_version.as_str()).collect();
+    versions.len()
+}
+
+impl Round<'_> {
+    /// The guards that judge a round by its data.
+    pub(super) fn watch(&self, models: &mut Models, experience: &Experience, held_out: Option<f64>, trips: &mut Trips) {
+        let config = self.config;
+        if experience.episodes.is_empty() {
+            return;
+        }
+        let gap = experience.engine_gap().unwrap_or(0.0);
+        if config.parity_gap_max > 0.0 && gap > config.parity_gap_max {
+            trips.add(Guard::Parity, gap, config.parity_gap_max);
+        }
+        let passes = &experience.passes;
+        let everything = vec![true; passes.old.len()];
+        let kl = kl::per_sequence(&passes.old, &passes.reference, &everything, &experience.lengths);
+        let kl = kl.iter().sum::<f64>() / kl.len() as f64;
+        if config.kl_budget > 0.0 && kl > config.kl_budget {
+            trips.add(Guard::KlBudget, kl, config.kl_budget);
+        }
+        let importance = &experience.importance;
+        // Over the tokens that are left: the filtered ones weigh 0 by decision, not by accident.
+        let ess = ess_fraction(&importance.weights, &importance.kept);
+        if masked::count(&importance.kept) > 0 && ess < config.ess_min {
+            trips.add(Guard::Ess, ess, config.ess_min);
+        }
+        watch_held_out(&mut models.control, experience, held_out, trips);
+    }
+}
+
+fn watch_held_out(control: &mut ControlState, experience: &Experience, held_out: Option<f64>, trips: &mut Trips) {
+    let Some(held_out) = held_out else {
+        return;
+    };
+    let scores: Vec<f64> = experience.episodes.iter().map(|e| e.score).collect();
+    control.training_scores.push(scores.iter().sum::<f64>() / scores.len() as f64);
+    control.held_out_scores.push(held_out);
+    if let Some((_, fall)) = parts_ways(&control.training_scores, &control.held_out_scores) {
+        trips.add(Guard::HeldOut, fall, 0.0);
+        // The operator has been told; whoever resumes starts to look anew.
+        control.training_scores = Recent::new(ROUNDS_REMEMBERED);
+        control.held_out_scores = Recent::new(ROUNDS_REMEMBERED);
+    }
+}

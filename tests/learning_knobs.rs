@@ -1,0 +1,90 @@
+//! Knobs of the learner through the front door: text from a file, answers in groups, guard rails.
+
+use std::sync::{Arc, atomic::AtomicI64};
+
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{Builder, TestDaemon},
+    planted_reward::reward_server,
+};
+
+/// A learner that updates after eight rollouts, judged by a server.
+fn learner() -> Builder {
+    let url = format!("http://{}/get_reward", reward_server(Arc::new(AtomicI64::new(1))));
+    TestDaemon::builder()
+        .set("ppo.enabled=true")
+        .set("reward.source=remote")
+        .set(format!("reward.remote_url={url}"))
+        .set("ppo.rollouts_per_update=8")
+        .set("ppo.minibatch=4")
+        .set("ppo.policy_learning_rate=1e-3")
+        .set("ppo.warmup_updates=0")
+}
+
+/// One request for `n` answers.
+fn ask(daemon: &TestDaemon, prompt: &str, n: u64, seed: u64) {
+    let body = json!({ "prompt": prompt, "n": n, "max_tokens": 8, "temperature": 1.0, "seed": seed });
+    daemon.post("/v1/completions", &body).ok();
+}
+
+fn updates(daemon: &TestDaemon) -> Vec<Value> {
+    daemon.get("/v1/training").ok()["history"].as_array().expect("a list").clone()
+}
+
+#[test]
+fn text_from_a_file_is_mixed_into_every_update() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("text.jsonl");
+    let lines = ["the ocean is vast and deep", "a bear goes to the beach", "what color is the sky"];
+    let text: String = lines.iter().map(|line| format!("{}\n", json!({ "text": line }))).collect();
+    std::fs::write(&file, text).expect("a file");
+    let daemon = learner().set("ppo.ptx=auto").set(format!("ppo.ptx_file={}", file.display())).start();
+    (0..8).for_each(|seed| ask(&daemon, "the ocean", 1, seed));
+    daemon.wait_for("an update", |daemon| !updates(daemon).is_empty());
+    let update = updates(&daemon).remove(0);
+    assert_eq!(update["outcome"], "promoted", "{update}");
+    let number = |name: &str| update["numbers"][name].as_f64().unwrap_or(f64::NAN);
+    assert!(number("ptx/coef") > 0.0 && number("ptx/loss") > 0.0 && number("ptx/norm_ratio") > 0.0, "{update}");
+    assert!(daemon.metric("honed_ptx_coef") > 0.0);
+    assert!(
+        daemon.get("/metrics").text().contains("honed_guard_trips_total{action=\"skip_round\",guard=\"skip_kl\"} 0")
+    );
+    daemon.stop();
+}
+
+#[test]
+fn text_that_cannot_be_read_is_refused_with_its_line() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("text.jsonl");
+    let refusal = |content: Option<&str>| {
+        content.map(|content| std::fs::write(&file, content).expect("a file"));
+        let data = tempfile::tempdir().expect("a folder");
+        let builder = learner().set("ppo.ptx=auto").set(format!("ppo.ptx_file={}", file.display()));
+        builder.try_start(data.path()).err().expect("no text to learn from").to_string()
+    };
+    for (content, word) in
+        [(None, "ppo.ptx_file"), (Some("{\"text\": \"a\"}\n{\"txt\": 1}"), "line 2"), (Some(" \n"), "no text")]
+    {
+        let error = refusal(content);
+        assert!(error.contains(word) && error.contains("ppo.ptx_file"), "{error}");
+    }
+}
+
+/// Goal: several answers to one request are a group, one that is alone is not. Method: two requests for three answers, two
+/// for one.
+#[test]
+fn answers_to_one_request_are_compared_and_a_lone_one_says_why_it_does_not_train() {
+    let daemon = learner().set("ppo.advantage_estimator=rloo").start();
+    for (prompt, n) in [("the ocean", 3), ("a bear", 3), ("what color", 1), ("the sky", 1)] {
+        ask(&daemon, prompt, n, 5);
+    }
+    daemon.wait_for("an update", |daemon| !updates(daemon).is_empty());
+    let update = updates(&daemon).remove(0);
+    assert_eq!((&update["numbers"]["singletons"], &update["numbers"]["steps/value"]), (&json!(2.0), &json!(0.0)));
+    assert_eq!(update["outcome"], "promoted", "{update}");
+    let rows = daemon.get("/v1/rollouts?limit=100").ok();
+    let reasons = rows["data"].as_array().expect("rows").iter().filter(|row| row["reason"] == "singleton").count();
+    assert_eq!(reasons, 2);
+    daemon.stop();
+}
