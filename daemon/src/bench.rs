@@ -5,6 +5,7 @@ mod ppo;
 mod scratch;
 mod serve;
 mod swap;
+mod updates;
 
 use clap::{Subcommand, ValueEnum};
 
@@ -13,7 +14,7 @@ use crate::cli::Outcome;
 /// What to measure.
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Tokens per second and latencies, alone and beside busy threads at nice 19 and at normal priority.
+    /// Tokens per second and latencies, alone and beside busy threads, or (--with-updates) beside the learner at work.
     Serve(serve::Args),
     /// One PPO update on random weights: the arguments and the keys of the PyTorch peer's script.
     Ppo(ppo::Args),
@@ -23,6 +24,7 @@ pub(crate) enum Command {
 
 pub(crate) fn run(command: Command) -> Outcome {
     match command {
+        Command::Serve(args) if args.with_updates => updates::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Ppo(args) => ppo::run(&args),
         Command::Swap(args) => swap::run(&args),

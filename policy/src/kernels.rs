@@ -18,7 +18,7 @@ mod rows;
 pub(crate) mod swiglu;
 
 pub use matrix::Precision;
-pub use product::{backend, bf16_level};
+pub use product::{backend, bf16_level, gflops};
 pub use rope::Rotation;
 pub(crate) use rows::{change, values};
 

@@ -25,21 +25,30 @@ use crate::{
 pub(crate) struct Args {
     /// Requests at once.
     #[arg(long, default_value_t = 8)]
-    concurrency: usize,
-    /// Seconds of each of the four runs.
+    pub(super) concurrency: usize,
+    /// Seconds of each run.
     #[arg(long, default_value_t = 5)]
-    seconds: u64,
+    pub(super) seconds: u64,
     /// Tokens of each answer.
     #[arg(long, default_value_t = 64)]
-    max_tokens: u32,
+    pub(super) max_tokens: u32,
     /// Words of each prompt.
     #[arg(long, default_value_t = 20)]
     prompt_words: usize,
     /// Busy threads beside the engine; 0: one per processor core.
     #[arg(long, default_value_t = 0)]
     busy_threads: usize,
+    /// Measure beside the learner at work instead: idle, with updates, idle again.
+    #[arg(long)]
+    pub(super) with_updates: bool,
     #[command(flatten)]
-    config: ConfigArgs,
+    pub(super) config: ConfigArgs,
+}
+
+impl Args {
+    pub(super) fn traffic<'a>(&self, url: &'a str) -> Traffic<'a> {
+        Traffic { url, concurrency: self.concurrency, max_tokens: self.max_tokens, prompt_words: self.prompt_words }
+    }
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
@@ -52,12 +61,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     let model = config.policy.model.clone();
     let running = Running::start(config)?;
     let url = running.url();
-    let traffic = Traffic {
-        url: &url,
-        concurrency: args.concurrency,
-        max_tokens: args.max_tokens,
-        prompt_words: args.prompt_words,
-    };
+    let traffic = args.traffic(&url);
     let bar = progress::bar(4, "measuring");
     let measure = |n_busy: usize, prepare: fn()| {
         let load =

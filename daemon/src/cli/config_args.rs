@@ -36,7 +36,13 @@ impl ConfigArgs {
 
     /// For a daemon that is measured: a free port, a folder of its own, no learning of its own.
     pub(crate) fn for_bench(&self, data_dir: &Path) -> Result<Config, ConfigError> {
-        let mut sets = vec!["daemon.listen=127.0.0.1:0".to_owned(), "ppo.enabled=false".to_owned()];
+        self.for_bench_with(data_dir, &["ppo.enabled=false"])
+    }
+
+    /// The same with other settings than the defaults, which the user's own override.
+    pub(crate) fn for_bench_with(&self, data_dir: &Path, settings: &[&str]) -> Result<Config, ConfigError> {
+        let mut sets = vec!["daemon.listen=127.0.0.1:0".to_owned()];
+        sets.extend(settings.iter().map(|set| (*set).to_owned()));
         sets.extend(self.assignments());
         sets.push(format!("daemon.data_dir={}", data_dir.display()));
         Config::load(Sources::of_process(self.config.clone(), sets))

@@ -10,6 +10,7 @@ use config::Config;
 use policy::{
     SamplingParams,
     engine::{CancelFlag, Engine, Event, GenerateRequest, Target},
+    kernels::{self, Precision},
 };
 
 use super::{ConfigArgs, Outcome};
@@ -34,6 +35,7 @@ pub(super) fn run(args: &ConfigArgs) -> Outcome {
     say("program", Ok(format!("honed {}, {}", env!("CARGO_PKG_VERSION"), engines())));
     say("processor", Ok(processor()));
     say("memory", memory().ok_or_else(|| "/proc/meminfo cannot be read".to_owned()));
+    say("training", Ok(training()));
     let config = args.load();
     let shown =
         |config: &Config| format!("data directory {}, listens on {}", config.daemon.data_dir, config.daemon.listen);
@@ -58,6 +60,22 @@ fn engines() -> String {
         true => format!("{build}, llama.cpp and candle with CUDA"),
         false => format!("{build}, llama.cpp and candle on the processor (no `cuda` feature)"),
     }
+}
+
+/// What multiplies matrices when the model learns, and how fast, measured.
+fn training() -> String {
+    let rate = |precision: Precision| format!("{} {:.0}", precision.as_str(), kernels::gflops(precision));
+    let f32 = rate(Precision::F32);
+    let bf16 = match kernels::bf16_level() {
+        0 => "no bf16".to_owned(),
+        1 => format!("{} (AVX512-BF16)", rate(Precision::Bf16)),
+        _ => format!("{} (AMX)", rate(Precision::Bf16)),
+    };
+    let hint = match kernels::backend() {
+        "oneDNN" => "",
+        _ => "; faster with oneDNN: install libdnnl-dev and build again",
+    };
+    format!("{} on all cores, GFLOP/s: {f32}, {bf16}{hint}", kernels::backend())
 }
 
 fn processor() -> String {

@@ -7,9 +7,12 @@
 mod candle;
 #[cfg(onednn)]
 mod onednn;
+mod rate;
 
 use half::bf16;
 use rayon::prelude::*;
+
+pub use rate::gflops;
 
 use super::matrix::{Matrix, Values};
 
@@ -116,13 +119,7 @@ impl Factor {
     }
 
     fn transposed(self) -> Factor {
-        Factor {
-            rows: self.cols,
-            cols: self.rows,
-            row_stride: self.col_stride,
-            col_stride: self.row_stride,
-            ..self
-        }
+        Factor { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
 
     /// Rows `first..first + n`.

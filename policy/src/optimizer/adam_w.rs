@@ -82,6 +82,15 @@ impl AdamW {
     /// # Errors
     /// When the device fails.
     pub fn step(&mut self, gradients: &Gradients, learning_rate: f64) -> Result<()> {
+        self.step_scaled(gradients, 1.0, learning_rate)
+    }
+
+    /// [`Self::step`] with every gradient times `factor` ([`clip_factor`](super::clip_factor)): clipping without a pass of its
+    /// own over memory, to the same bits.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn step_scaled(&mut self, gradients: &Gradients, factor: f64, learning_rate: f64) -> Result<()> {
         self.state.step += 1;
         let rule = Rule::new(self.config, self.state.step, learning_rate);
         for (name, var) in &self.parameters {
@@ -89,9 +98,10 @@ impl AdamW {
                 continue;
             };
             match gradient {
-                Gradient::Host(gradient) => rule.fused(var, gradient, moments)?,
+                Gradient::Host(gradient) => rule.fused(var, gradient, factor as f32, moments)?,
                 Gradient::Device(gradient) => {
-                    let (theta, first, second) = rule.plain(&var.as_detached_tensor(), gradient, moments)?;
+                    let (theta, first, second) =
+                        rule.plain(&var.as_detached_tensor(), &(gradient * factor)?, moments)?;
                     var.set(&theta)?;
                     *moments = Moments { first, second };
                 }

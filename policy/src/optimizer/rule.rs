@@ -35,26 +35,28 @@ impl Rule {
         Ok(((kept - (change * self.learning_rate)?)?, first, second))
     }
 
-    /// In one pass over memory, in place.
-    pub(super) fn fused(&self, theta: &Tensor, g: &[f32], moments: &Moments) -> Result<()> {
+    /// In one pass over memory, in place, with the gradient times `factor`.
+    pub(super) fn fused(&self, theta: &Tensor, g: &[f32], factor: f32, moments: &Moments) -> Result<()> {
         let work = |theta: &mut [f32], m: &mut [f32], v: &mut [f32]| {
             let state = theta.par_chunks_mut(CHUNK).zip(m.par_chunks_mut(CHUNK)).zip(v.par_chunks_mut(CHUNK));
-            state.zip(g.par_chunks(CHUNK)).for_each(|(((theta, m), v), g)| self.chunk(theta, m, v, g));
+            state.zip(g.par_chunks(CHUNK)).for_each(|(((theta, m), v), g)| self.chunk(theta, (m, v), g, factor));
         };
         change(theta, |theta| change(&moments.first, |m| change(&moments.second, |v| work(theta, m, v))))???;
         Ok(())
     }
 
-    fn chunk(&self, theta: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32]) {
+    fn chunk(&self, theta: &mut [f32], (m, v): (&mut [f32], &mut [f32]), g: &[f32], factor: f32) {
         let AdamConfig { beta1, beta2, eps, weight_decay } = self.config;
         let (b1, b2, eps) = (beta1 as f32, beta2 as f32, eps as f32);
         let (c1, c2) = ((1.0 - beta1) as f32, (1.0 - beta2) as f32);
         let (scale1, scale2) = ((1.0 / self.correction1) as f32, (1.0 / self.correction2) as f32);
         let (rate, keep) = (self.learning_rate as f32, (1.0 - self.learning_rate * weight_decay) as f32);
-        for i in 0..theta.len() {
-            m[i] = b1 * m[i] + c1 * g[i];
-            v[i] = b2 * v[i] + c2 * g[i] * g[i];
-            theta[i] = theta[i] * keep - rate * (m[i] * scale1) / ((v[i] * scale2).sqrt() + eps);
+        // Iterators of one length, not indices: a bound that is checked keeps the loop from becoming vector code.
+        for (((theta, m), v), g) in theta.iter_mut().zip(m).zip(v).zip(g) {
+            let g = g * factor;
+            *m = b1 * *m + c1 * g;
+            *v = b2 * *v + c2 * g * g;
+            *theta = *theta * keep - rate * (*m * scale1) / ((*v * scale2).sqrt() + eps);
         }
     }
 }
@@ -78,7 +80,8 @@ mod tests {
         let rule = Rule::new(AdamConfig { weight_decay: 0.1, ..AdamConfig::default() }, 7, 0.01);
         let (theta, g) = (numbers(3.0), numbers(4.0));
         let plain = rule.plain(&theta, &g, &moments).unwrap();
-        rule.fused(&theta, &g.flatten_all().unwrap().to_vec1::<f32>().unwrap(), &moments).unwrap();
+        let half: Vec<f32> = (g * 0.5).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        rule.fused(&theta, &half, 2.0, &moments).unwrap();
         for (a, b) in [(theta, plain.0), (moments.first, plain.1), (moments.second, plain.2)] {
             let difference = (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             assert!(difference < 1e-6, "{difference}");

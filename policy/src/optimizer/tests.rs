@@ -129,3 +129,32 @@ fn a_copied_state_does_not_change_when_training_goes_on() {
     adam.restore(saved).unwrap();
     assert_eq!(first(adam.state()), before);
 }
+
+/// Goal: clipping inside the step changes no bit. Method: the same step with gradients clipped before it.
+#[test]
+fn a_scaled_step_equals_a_step_on_clipped_gradients() {
+    let run = |inside: bool| {
+        let parameters = one_parameter(&[0.5, -1.0]);
+        let mut adam = AdamW::new(&parameters, AdamConfig::default()).unwrap();
+        let mut g = gradients(&parameters, &[3.0, 4.5]);
+        let norm = g.global_norm().unwrap();
+        if inside {
+            adam.step_scaled(&g, clip_factor(norm, 1.0), 0.1).unwrap();
+        } else {
+            assert_eq!(g.clip(1.0).unwrap(), norm);
+            adam.step(&g, 0.1).unwrap();
+        }
+        parameters["w"].to_vec1::<f32>().unwrap()
+    };
+    assert_eq!(run(true), run(false));
+}
+
+#[test]
+fn gradients_that_were_reset_begin_at_zero() {
+    let parameters = one_parameter(&[0.0, 0.0]);
+    let mut g = gradients(&parameters, &[3.0, 4.0]);
+    g.reset();
+    assert_eq!(g.get("w").unwrap().to_vec().unwrap(), vec![0.0, 0.0]);
+    g.merge(&gradients(&parameters, &[1.0, 2.0])).unwrap();
+    assert_eq!(g.get("w").unwrap().to_vec().unwrap(), vec![1.0, 2.0]);
+}

@@ -79,8 +79,10 @@ fn every_rollout_gets_its_own_score_and_the_name_of_its_judge() {
         assert_eq!(score.score, f64::from(row.rollout.response.last().unwrap().id.0));
         assert_eq!(score.reward_version, "model@ab");
     }
-    assert_eq!(pump.counters().stored.load(Ordering::Relaxed), 10);
+    // Counted once the rows are settled, so only an ended pump has counted them all.
+    let counters = pump.counters();
     pump.stop();
+    assert_eq!(counters.stored.load(Ordering::Relaxed), 10);
 }
 
 #[test]

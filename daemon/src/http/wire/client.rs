@@ -199,3 +199,16 @@ mod tests {
         assert_eq!(rewards(body), Ok(vec![-1.0, 2.0]));
     }
 }
+
+/// What a bench reads of `GET /v1/training`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct TrainingStatus {
+    pub(crate) state: String,
+    pub(crate) reason: Option<String>,
+    pub(crate) updates: u64,
+}
+
+/// Reads the answer of `GET /v1/training`.
+pub(crate) fn training(body: &[u8]) -> Result<TrainingStatus, String> {
+    serde_json::from_slice(body).map_err(|error| format!("the answer of /v1/training: {error}"))
+}

@@ -54,6 +54,25 @@ pub(crate) struct Serve {
     pub(crate) beside_normal: Load,
 }
 
+/// `honed bench serve --with-updates`.
+#[derive(Debug, Serialize)]
+pub(crate) struct ServeWithUpdates {
+    pub(crate) bench: &'static str,
+    pub(crate) model: String,
+    pub(crate) concurrency: usize,
+    pub(crate) max_tokens: u32,
+    /// Updates that ended while `with_updates` was measured.
+    pub(crate) updates: u64,
+    /// 99th percentile of the time between tokens with updates, over the mean of that without.
+    pub(crate) itl_p99_ratio: f64,
+    /// The learner is paused.
+    pub(crate) idle: Load,
+    /// The learner works without pause.
+    pub(crate) with_updates: Load,
+    /// As `idle`, afterwards: how far the machine itself wavers.
+    pub(crate) idle_again: Load,
+}
+
 /// `honed bench swap`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Swap {
