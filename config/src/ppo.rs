@@ -11,8 +11,12 @@ section! {
         rollouts_per_update: usize => whole(1, 65_536);
         /// Episodes in one optimiser step; must divide rollouts_per_update.
         minibatch: usize => whole(1, 65_536);
-        /// Episodes in one forward and backward pass; gradients do not depend on it.
-        micro_batch: usize => whole(1, 65_536);
+        /// Tokens in one forward and backward pass, prompts included; gradients do not depend on it. 0: as many as keep 512 MiB of activations, 256 to 16384.
+        micro_batch_tokens: usize => whole(0, 16_777_216);
+        /// In what matrix products are computed; master weights, sums, logits and losses are always f32. "auto": bf16 where the processor multiplies it in hardware (AMX, AVX512-BF16) and the model has 30 million parameters or more.
+        dtype: String => one_of(&["auto", "f32", "bf16"]);
+        /// Keep one activation a block and compute the rest again in backward: a third more arithmetic for a tenth of the memory (arXiv 1604.06174).
+        activation_checkpointing: bool => SWITCH;
         /// Passes over the round (InstructGPT C.4: 1).
         epochs: u32 => whole(1, 64);
         /// Adam step size of the policy.
@@ -105,7 +109,7 @@ section! {
         grad_spike: f64 => real(0.0, 1_000_000.0);
         /// A step is skipped when its gradient norm, or its largest ratio, is more than this many times the median of the last steps; 0: never.
         ratio_spike: f64 => real(0.0, 1_000_000.0);
-        /// Mean difference of log-probs between engine and trainer for the same version, nats, beyond which learning pauses; 0: 0.02 for f32 and f16 files, 0.1 for quantised ones.
+        /// Mean difference of log-probs between engine and trainer for the same version, nats, beyond which learning pauses; 0: 0.02, or 0.1 where weights are quantised or the trainer multiplies in bf16.
         parity_gap_max: f64 => real(0.0, 1000.0);
         /// Pretraining text in every step of the policy against forgetting (PPO-ptx, InstructGPT section 3.5): "auto" chooses its weight so that both gradients have the same norm at the first step, "fixed" takes ptx_coef.
         ptx: String => one_of(&["off", "auto", "fixed"]);

@@ -10,6 +10,7 @@ pub mod kernels;
 pub mod log_prob;
 pub mod model_error;
 pub mod optimizer;
+pub mod packing;
 pub mod rollout;
 pub mod sampling;
 pub mod scalar_model;

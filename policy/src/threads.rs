@@ -86,11 +86,19 @@ pub fn prepare_process() {
 
 /// How many micro-batches should run at once in the current pool: one per thread for a small model, whose matrix products
 /// are too small to split; one in all for a large one, whose gradients would otherwise exist once per thread.
+///
+/// Never 1 for a small model: [`accumulate`](crate::optimizer::accumulate) adds the gradients of micro-batches in another
+/// way then, and its bits must not depend on the number of threads.
 #[must_use]
 pub fn lanes(parameters: &BTreeMap<String, Var>) -> usize {
+    if is_small(parameters) { rayon::current_num_threads().max(2) } else { 1 }
+}
+
+/// Whether a model has so few numbers that its matrix products do not fill several threads.
+#[must_use]
+pub fn is_small(parameters: &BTreeMap<String, Var>) -> bool {
     const SMALL: usize = 30_000_000;
-    let n: usize = parameters.values().map(|var| var.elem_count()).sum();
-    if n < SMALL { rayon::current_num_threads() } else { 1 }
+    parameters.values().map(|var| var.elem_count()).sum::<usize>() < SMALL
 }
 
 #[cfg(test)]

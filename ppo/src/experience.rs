@@ -12,13 +12,15 @@
 mod advantages;
 mod episode;
 mod held_out;
+mod micro_batches;
 mod passes;
 
 pub use advantages::{AdvantageEstimator, groups};
 pub use episode::{Admitted, Episode, Limits, admit};
 pub use held_out::is_held_out;
-pub(crate) use passes::{MicroBatches, batch_of, go_on, temperatures_of};
-pub use passes::{Pace, Passes};
+pub use micro_batches::Pace;
+pub(crate) use micro_batches::{Budget, MicroBatches, batch_of, go_on, temperatures_of};
+pub use passes::Passes;
 
 use std::ops::Range;
 

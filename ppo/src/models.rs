@@ -6,8 +6,11 @@ use candle_core::{Device, Tensor, Var};
 use policy::{
     causal_lm::CausalLm,
     checkpoint::Checkpoint,
+    kernels::Precision,
     optimizer::{AdamConfig, AdamState, AdamW},
     scalar_model::ScalarModel,
+    threads::is_small,
+    transformer::Keep,
 };
 
 use crate::{averaging::WeightAverage, control::ControlState, error::PpoError};
@@ -52,12 +55,14 @@ impl Models {
         let adam =
             AdamConfig { beta1: config.adam_beta1, beta2: config.adam_beta2, eps: config.adam_eps, weight_decay: 0.0 };
         let policy = CausalLm::from_checkpoint(policy, device)?;
+        let precision = Precision::choose(&config.dtype, is_small(policy.parameters()))?;
+        let keep = if config.activation_checkpointing { Keep::Inputs } else { Keep::All };
         Ok(Models {
             policy_optimizer: AdamW::new(policy.parameters(), adam)?,
             value_optimizer: AdamW::new(value.parameters(), adam)?,
-            reference: CausalLm::from_checkpoint(reference, device)?,
-            policy,
-            value,
+            reference: CausalLm::from_checkpoint(reference, device)?.with_precision(precision),
+            policy: policy.with_precision(precision).with_keep(keep),
+            value: value.with_precision(precision).with_keep(keep),
             kl_coef: config.kl_coef,
             control: ControlState::default(),
             average: None,
@@ -88,8 +93,8 @@ impl Models {
         Ok(Snapshot {
             policy: copies(self.policy.parameters())?,
             value: copies(self.value.parameters())?,
-            policy_optimizer: self.policy_optimizer.state().clone(),
-            value_optimizer: self.value_optimizer.state().clone(),
+            policy_optimizer: self.policy_optimizer.state().copy()?,
+            value_optimizer: self.value_optimizer.state().copy()?,
             control: self.control(),
             average: self.average.clone(),
         })
@@ -102,7 +107,7 @@ impl Models {
     pub fn restore(&mut self, snapshot: &Snapshot) -> Result<(), PpoError> {
         self.restore_policy(snapshot)?;
         put_back(self.value.parameters(), &snapshot.value)?;
-        self.value_optimizer.restore(snapshot.value_optimizer.clone())?;
+        self.value_optimizer.restore(snapshot.value_optimizer.copy()?)?;
         self.set_control(&snapshot.control);
         Ok(())
     }
@@ -114,7 +119,7 @@ impl Models {
     pub fn restore_policy(&mut self, snapshot: &Snapshot) -> Result<(), PpoError> {
         put_back(self.policy.parameters(), &snapshot.policy)?;
         self.average = snapshot.average.clone();
-        Ok(self.policy_optimizer.restore(snapshot.policy_optimizer.clone())?)
+        Ok(self.policy_optimizer.restore(snapshot.policy_optimizer.copy()?)?)
     }
 }
 

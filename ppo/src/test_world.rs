@@ -36,7 +36,7 @@ impl World {
     pub(crate) fn new(seed: u64) -> World {
         let base = random_checkpoint(&Shape::llama(VOCAB, 16, 1, 2, 2, 24), seed).unwrap();
         let mut config = config::Config::default().ppo;
-        (config.rollouts_per_update, config.minibatch, config.micro_batch) = (32, 8, 2);
+        (config.rollouts_per_update, config.minibatch, config.micro_batch_tokens) = (32, 8, 20);
         let value = value_model::from_policy(&base, &Device::Cpu).unwrap();
         let models = Models::new(&base, &base, value, &config, &Device::Cpu).unwrap();
         World { models, config, texts: Vec::new(), temperature: 1.0, dice: ChaCha8Rng::seed_from_u64(seed), n_drawn: 0 }

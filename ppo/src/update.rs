@@ -21,7 +21,6 @@
 //! Call it inside the learner's thread pool (`pool.install(..)`): micro-batches run side by side, one a thread. The result
 //! does not depend on the number of threads.
 
-mod acting;
 mod outcome;
 mod permutation;
 mod pretraining;

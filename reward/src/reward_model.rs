@@ -16,7 +16,6 @@ use policy::{
     sequence_batch::{Sequence, SequenceBatch},
     sft::balance,
     threads::lanes,
-    transformer::Pass,
 };
 use rayon::prelude::*;
 
@@ -158,14 +157,14 @@ fn check(normalization: Normalization) -> Result<(), RewardModelError> {
 pub fn raw_scores(model: &ScalarModel, sequences: &[Vec<TokenId>]) -> Result<Vec<f64>, ModelError> {
     let numbered: Vec<(usize, &Vec<TokenId>)> = sequences.iter().enumerate().collect();
     let passes = balance(&numbered, |(_, s)| s.len(), PASS_TOKENS, lanes(model.parameters()));
-    let scored: Vec<Result<Vec<(usize, f64)>, ModelError>> = passes
-        .par_iter()
-        .map(|pass| {
+    let scored: Vec<Result<Vec<(usize, f64)>, ModelError>> = model.open(|model| {
+        let score = |pass: &Vec<&(usize, &Vec<TokenId>)>| {
             let rows = pass.iter().map(|(_, tokens)| Sequence { tokens: (*tokens).clone(), prompt_len: 0 });
-            let scores = model.scores_at_last(&SequenceBatch::new(rows.collect()), Pass::Frozen)?.to_vec1::<f32>()?;
+            let scores = model.scores_at_last(&SequenceBatch::new(rows.collect()))?;
             Ok(pass.iter().zip(scores).map(|((i, _), score)| (*i, f64::from(score))).collect())
-        })
-        .collect();
+        };
+        Ok(passes.par_iter().map(score).collect())
+    })?;
     let mut out = vec![f64::NAN; sequences.len()];
     for pass in scored {
         pass?.into_iter().for_each(|(i, score)| out[i] = score);

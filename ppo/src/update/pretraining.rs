@@ -10,13 +10,13 @@
 //! "auto" measures instead: at the first step at which both gradients point anywhere, γ = ‖g_ppo‖/‖g_ptx‖, and there it
 //! stays. Were it measured at every step, the text's pull would grow exactly when the policy has nothing to learn.
 
-use policy::{optimizer::Gradients, sequence_batch::Sequence, sft, threads::lanes};
+use policy::{optimizer::Gradients, sequence_batch::Sequence, sft};
 
 use super::permutation::shuffled;
 use crate::{
     control::ControlState,
     error::PpoError,
-    experience::{Pace, go_on},
+    experience::{Budget, Pace, go_on},
     models::Models,
 };
 
@@ -108,11 +108,11 @@ fn text_gradients(
 ) -> Result<(f64, Gradients), PpoError> {
     let n_targets = |texts: &[Sequence]| texts.iter().map(|text| text.response().len()).sum::<usize>() as f64;
     let n_all = n_targets(examples);
-    let micro_batch_tokens = config.micro_batch * config.ptx_tokens;
+    let budget = Budget::of(models, config);
     let (mut nll, mut gradients) = (0.0, Gradients::new());
-    for piece in examples.chunks(config.micro_batch * lanes(models.policy.parameters())) {
+    for piece in examples.chunks((budget.tokens / config.ptx_tokens).max(1) * budget.lanes) {
         go_on(pace)?;
-        let (piece_nll, mut piece_gradients) = sft::loss_and_gradients(&models.policy, piece, micro_batch_tokens)?;
+        let (piece_nll, mut piece_gradients) = sft::loss_and_gradients(&models.policy, piece, budget.tokens)?;
         // Each piece is a mean over its own tokens.
         let share = n_targets(piece) / n_all;
         nll += share * piece_nll;

@@ -1,27 +1,24 @@
 //! One minibatch: gradients over its micro-batches, and one step of each optimiser.
 
-use std::collections::BTreeMap;
+use std::ops::Range;
 
-use candle_core::{Tensor, Var};
 use policy::{
+    causal_lm::HeadSlopes,
     model_error::Result as ModelResult,
     optimizer::{Gradients, accumulate},
     sequence_batch::Sequence,
-    threads::lanes,
-    transformer::Pass,
 };
 
 use super::{
-    acting::log_probs_and_bonus,
     pretraining,
     progress::{Fault, Progress, fault_of},
     tally::{PolicyTally, ValueTally},
 };
 use crate::{
     error::PpoError,
-    experience::{AdvantageEstimator, Experience, MicroBatches, Pace, batch_of, go_on, temperatures_of},
+    experience::{AdvantageEstimator, Budget, Experience, MicroBatches, Pace, batch_of, go_on, temperatures_of},
     guard::{Guard, spike},
-    loss::{Aggregation, PolicyClip, PolicyLoss, PolicyTokens, ValueLoss, ValueTokens, policy_loss, value_loss},
+    loss::{Aggregation, PolicyClip, PolicyTokens, ValueTokens, policy_loss, value_loss},
     models::Models,
 };
 
@@ -168,18 +165,22 @@ impl<'a> Minibatch<'a> {
     ) -> Result<(Gradients, PolicyTally), PpoError> {
         let episodes = &self.experience.episodes;
         let clip = PolicyClip::of(config);
-        let one = |members: &[usize]| -> ModelResult<(Tensor, PolicyLoss)> {
-            let (batch, temperatures) = (batch_of(episodes, members), temperatures_of(episodes, members));
-            let tokens = self.tokens(members);
-            let (log_probs, bonus) =
-                log_probs_and_bonus(&models.policy, &batch, &temperatures, &tokens.coefficients, config.entropy_coef)?;
-            let loss = policy_loss(tokens.policy(&floats(&log_probs)?), clip);
-            let objective = surrogate(&log_probs, &loss.grad)?;
-            Ok((bonus.map_or_else(|| Ok(objective.clone()), |bonus| &objective + bonus)?, loss))
-        };
-        let (gradients, losses) = self.sum(models.policy.parameters(), config.micro_batch, pace, one)?;
+        let (gradients, tallies) = models.policy.open(|lm| {
+            Ok(self.sum(Budget::of(models, config), pace, |members, gradients| {
+                let (batch, temperatures) = (batch_of(episodes, members), temperatures_of(episodes, members));
+                let tokens = self.tokens(members);
+                let mut tally = PolicyTally::default();
+                lm.backward(&batch, &temperatures, gradients, |rows| {
+                    let loss = policy_loss(tokens.policy(&rows.range, &floats(rows.log_probs)), clip);
+                    tally.add(&loss);
+                    let entropies = tokens.entropy_slopes(&rows.range, config.entropy_coef);
+                    Ok(HeadSlopes { log_probs: slopes(&loss.grad), entropies })
+                })?;
+                Ok(tally)
+            }))
+        })??;
         let mut tally = PolicyTally::default();
-        losses.iter().for_each(|loss| tally.add(loss));
+        tallies.iter().for_each(|part| tally.join(part));
         Ok((gradients, tally))
     }
 
@@ -191,13 +192,15 @@ impl<'a> Minibatch<'a> {
         pace: Pace<'_>,
     ) -> Result<(Gradients, ValueTally), PpoError> {
         let episodes = &self.experience.episodes;
-        let one = |members: &[usize]| -> ModelResult<(Tensor, (ValueLoss, usize))> {
-            let values = models.value.values_at_response(&batch_of(episodes, members), Pass::Train)?;
-            let tokens = self.tokens(members);
-            let loss = value_loss(tokens.value(&floats(&values)?), Some(config.value_clip));
-            Ok((surrogate(&values, &loss.grad)?, (loss, tokens.mask.len())))
-        };
-        let (gradients, losses) = self.sum(models.value.parameters(), config.micro_batch, pace, one)?;
+        let (gradients, losses) = models.value.open(|model| {
+            Ok(self.sum(Budget::of(models, config), pace, |members, gradients| {
+                let tokens = self.tokens(members);
+                model.backward_at_response(&batch_of(episodes, members), gradients, |values| {
+                    let loss = value_loss(tokens.value(&floats(values)), Some(config.value_clip));
+                    Ok((slopes(&loss.grad), (loss, tokens.mask.len())))
+                })
+            }))
+        })??;
         let mut tally = ValueTally::default();
         losses.iter().for_each(|(loss, n_tokens)| tally.add(loss, *n_tokens));
         Ok((gradients, tally))
@@ -206,15 +209,15 @@ impl<'a> Minibatch<'a> {
     /// Backpropagates every micro-batch and adds the gradients in order, a wave of them at a time.
     fn sum<R: Send>(
         &self,
-        parameters: &BTreeMap<String, Var>,
-        micro_batch: usize,
+        budget: Budget,
         pace: Pace<'_>,
-        one: impl Fn(&[usize]) -> ModelResult<(Tensor, R)> + Sync,
+        one: impl Fn(&[usize], &mut Gradients) -> ModelResult<R> + Sync,
     ) -> Result<(Gradients, Vec<R>), PpoError> {
         let (mut gradients, mut reports) = (Gradients::new(), Vec::new());
-        for wave in MicroBatches::of(&self.members, micro_batch).pieces().chunks(lanes(parameters)) {
+        for wave in MicroBatches::of(&self.experience.episodes, &self.members, budget).waves() {
             go_on(pace)?;
-            reports.extend(accumulate(&mut gradients, parameters, wave, wave.len(), |members| one(members))?);
+            let one = |members: &Vec<usize>, gradients: &mut Gradients| one(members, gradients);
+            reports.extend(accumulate(&mut gradients, wave, budget.lanes, one)?);
         }
         Ok((gradients, reports))
     }
@@ -237,15 +240,25 @@ impl<'a> Minibatch<'a> {
 }
 
 impl Tokens {
-    fn policy<'a>(&'a self, log_probs: &'a [f64]) -> PolicyTokens<'a> {
+    /// Some of them, with their log-probs now.
+    fn policy<'a>(&'a self, range: &Range<usize>, log_probs: &'a [f64]) -> PolicyTokens<'a> {
         PolicyTokens {
             log_probs,
-            old: &self.old,
-            advantages: &self.advantages,
-            weights: &self.weights,
-            coefficients: &self.coefficients,
-            mask: &self.mask,
+            old: &self.old[range.clone()],
+            advantages: &self.advantages[range.clone()],
+            weights: &self.weights[range.clone()],
+            coefficients: &self.coefficients[range.clone()],
+            mask: &self.mask[range.clone()],
         }
+    }
+
+    /// The slopes of the entropy bonus, whose term in the loss is `−c_H·Σ_t c_t·H_t`: entropy is to rise, so the loss falls
+    /// with it. Source: Mnih et al. (arXiv 1602.01783). None without a bonus.
+    fn entropy_slopes(&self, range: &Range<usize>, entropy_coef: f64) -> Vec<f32> {
+        if entropy_coef == 0.0 {
+            return Vec::new();
+        }
+        self.coefficients[range.clone()].iter().map(|c| (-entropy_coef * c) as f32).collect()
     }
 
     fn value<'a>(&'a self, values: &'a [f64]) -> ValueTokens<'a> {
@@ -259,13 +272,10 @@ impl Tokens {
     }
 }
 
-fn floats(tensor: &Tensor) -> ModelResult<Vec<f64>> {
-    Ok(tensor.to_vec1::<f32>()?.into_iter().map(f64::from).collect())
+fn floats(values: &[f32]) -> Vec<f64> {
+    values.iter().copied().map(f64::from).collect()
 }
 
-/// Σ_t x_t·c_t with constant c = dL/dx: its gradient in the weights is that of L.
-fn surrogate(x: &Tensor, slope: &[f64]) -> ModelResult<Tensor> {
-    let slope: Vec<f32> = slope.iter().map(|s| *s as f32).collect();
-    let slope = Tensor::from_vec(slope, x.dims(), x.device())?;
-    Ok((x * slope)?.sum_all()?)
+fn slopes(gradient: &[f64]) -> Vec<f32> {
+    gradient.iter().map(|g| *g as f32).collect()
 }
