@@ -47,18 +47,18 @@ impl Passes {
                 Ok(lm.log_probs(&batch, &temperatures)?.log_probs)
             }))
         })??;
-        let (old, entropies): (Vec<_>, Vec<_>) = old.into_iter().map(|out| (out.log_probs, out.entropies)).unzip();
         let values = match AdvantageEstimator::of(config).needs_values() {
-            true => models.value.open(|model| {
+            true => flat.scatter(models.value.open(|model| {
                 Ok(pieces.map(pace, |members| model.values_at_response(&batch_of(episodes, members))))
-            })??,
-            false => old.iter().map(|piece| vec![0.0; piece.len()]).collect(),
+            })??),
+            false => vec![0.0; flat.n_tokens()],
         };
+        let (old, entropies) = old.into_iter().map(|out| (out.log_probs, out.entropies)).unzip();
         Ok(Passes {
             old: flat.scatter(old),
             entropies: flat.scatter(entropies),
             reference: flat.scatter(reference),
-            values: flat.scatter(values),
+            values,
         })
     }
 }
@@ -78,9 +78,13 @@ impl Flat<'_> {
         Flat { starts, lengths, pieces }
     }
 
+    fn n_tokens(&self) -> usize {
+        self.starts[self.starts.len() - 1]
+    }
+
     /// From one vector a piece to one for all, in the order of the episodes.
     fn scatter(&self, pieces: Vec<Vec<f32>>) -> Vec<f64> {
-        let mut all = vec![0.0; self.starts[self.starts.len() - 1]];
+        let mut all = vec![0.0; self.n_tokens()];
         for (members, values) in self.pieces.pieces().iter().zip(pieces) {
             let mut rest = values.as_slice();
             for &i in members {

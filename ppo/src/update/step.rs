@@ -173,8 +173,7 @@ impl<'a> Minibatch<'a> {
                 lm.backward(&batch, &temperatures, gradients, |rows| {
                     let loss = policy_loss(tokens.policy(&rows.range, &floats(rows.log_probs)), clip);
                     tally.add(&loss);
-                    let entropies = tokens.entropy_slopes(&rows.range, config.entropy_coef);
-                    Ok(HeadSlopes { log_probs: slopes(&loss.grad), entropies })
+                    Ok(HeadSlopes { log_probs: slopes(&loss.grad), entropies: tokens.bonus(&rows.range, config) })
                 })?;
                 Ok(tally)
             }))
@@ -252,13 +251,12 @@ impl Tokens {
         }
     }
 
-    /// The slopes of the entropy bonus, whose term in the loss is `−c_H·Σ_t c_t·H_t`: entropy is to rise, so the loss falls
-    /// with it. Source: Mnih et al. (arXiv 1602.01783). None without a bonus.
-    fn entropy_slopes(&self, range: &Range<usize>, entropy_coef: f64) -> Vec<f32> {
-        if entropy_coef == 0.0 {
-            return Vec::new();
+    /// Slopes of the entropy bonus −c·Σ c_t·H_t (`ppo.entropy_coef`); none when it is off.
+    fn bonus(&self, range: &Range<usize>, config: &config::Ppo) -> Vec<f32> {
+        match config.entropy_coef {
+            0.0 => Vec::new(),
+            coef => self.coefficients[range.clone()].iter().map(|c| (-coef * c) as f32).collect(),
         }
-        self.coefficients[range.clone()].iter().map(|c| (-entropy_coef * c) as f32).collect()
     }
 
     fn value<'a>(&'a self, values: &'a [f64]) -> ValueTokens<'a> {
