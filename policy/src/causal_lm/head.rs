@@ -109,13 +109,7 @@ impl Head<'_> {
     }
 
     /// d logits, `[n, vocab]`, as a factor.
-    fn slopes(
-        &self,
-        logits: &[f32],
-        range: &Range<usize>,
-        rows: &[RowLogProb],
-        slopes: &HeadSlopes,
-    ) -> Matrix<'static> {
+    fn slopes(&self, logits: &[f32], range: &Range<usize>, rows: &[RowLogProb], slopes: &HeadSlopes) -> Matrix<'static> {
         assert_eq!(slopes.log_probs.len(), rows.len(), "a loss gives one slope per token");
         let (n, cols) = (rows.len(), self.linear.n_out());
         let values = match self.precision {

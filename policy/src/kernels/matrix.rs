@@ -103,7 +103,12 @@ impl<'a> Matrix<'a> {
     }
 
     /// Fills a new matrix row by row, in the precision of the product that will read it.
-    pub(crate) fn by_rows(rows: usize, cols: usize, precision: Precision, fill: impl FillRow) -> Matrix<'static> {
+    pub(crate) fn by_rows(
+        rows: usize,
+        cols: usize,
+        precision: Precision,
+        fill: impl FillRow,
+    ) -> Matrix<'static> {
         let values = match precision {
             Precision::F32 => {
                 let mut out = vec![0.0f32; rows * cols];

@@ -116,7 +116,13 @@ impl Factor {
     }
 
     fn transposed(self) -> Factor {
-        Factor { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+        Factor {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
     }
 
     /// Rows `first..first + n`.

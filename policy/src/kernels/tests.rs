@@ -41,8 +41,7 @@ fn close(got: &[f32], want: &[f32], tolerance: f32, what: &str) {
 fn rms_norm_equals_its_twin() {
     let mut rng = ChaCha8Rng::seed_from_u64(2);
     for (rows, width) in [(9, 40), (1500, 96)] {
-        let (x, w, g) =
-            (random(&mut rng, &[rows, width]), random(&mut rng, &[width]), random(&mut rng, &[rows, width]));
+        let (x, w, g) = (random(&mut rng, &[rows, width]), random(&mut rng, &[width]), random(&mut rng, &[rows, width]));
         let g = numbers(&g);
         let (value, slopes) = tape(&[&x, &w], &plain::rms_norm(&x, &w, 1e-5).unwrap(), &g);
         let (x, w) = (numbers(&x), numbers(&w));

@@ -2,7 +2,9 @@
 
 use super::{linear::Linear, norm::Norm, pass::Batch};
 use crate::{
-    kernels::attention::{Attention, Mixed},
+    kernels::{
+        attention::{Attention, Mixed},
+    },
     optimizer::Gradients,
 };
 
@@ -62,8 +64,7 @@ impl AttentionLayer<'_> {
         batch.rotation.backward(&mut slopes.q, width);
         batch.rotation.backward(&mut slopes.k, kv_width);
         let normed = self.norm.forward(x, batch.precision);
-        let layers =
-            [(&self.query, &slopes.q, width), (&self.key, &slopes.k, kv_width), (&self.value, &slopes.v, kv_width)];
+        let layers = [(&self.query, &slopes.q, width), (&self.key, &slopes.k, kv_width), (&self.value, &slopes.v, kv_width)];
         let mut d_normed = vec![0.0; x.len()];
         for (layer, slope, width) in layers {
             let g = batch.factor(slope, width);

@@ -105,8 +105,7 @@ fn the_backward_in_bf16_is_close_to_that_in_f32() {
     let model = model.with_precision(crate::kernels::Precision::Bf16);
     let rounded = gradients_of(&model);
     close(&rounded, &exact, model.parameters(), 0.15);
-    let differs =
-        |name: &str| rounded.get(name).unwrap().to_vec().unwrap() != exact.get(name).unwrap().to_vec().unwrap();
+    let differs = |name: &str| rounded.get(name).unwrap().to_vec().unwrap() != exact.get(name).unwrap().to_vec().unwrap();
     assert!(differs("blk.0.attn_q.weight"), "nothing was rounded");
 }
 
