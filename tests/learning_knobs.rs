@@ -58,7 +58,9 @@ fn text_that_cannot_be_read_is_refused_with_its_line() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("text.jsonl");
     let refusal = |content: Option<&str>| {
-        content.map(|content| std::fs::write(&file, content).expect("a file"));
+        if let Some(content) = content {
+            std::fs::write(&file, content).expect("a file");
+        }
         let data = tempfile::tempdir().expect("a folder");
         let builder = learner().set("ppo.ptx=auto").set(format!("ppo.ptx_file={}", file.display()));
         builder.try_start(data.path()).err().expect("no text to learn from").to_string()

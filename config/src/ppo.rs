@@ -109,7 +109,7 @@ section! {
         grad_spike: f64 => real(0.0, 1_000_000.0);
         /// A step is skipped when its gradient norm, or its largest ratio, is more than this many times the median of the last steps; 0: never.
         ratio_spike: f64 => real(0.0, 1_000_000.0);
-        /// Mean difference of log-probs between engine and trainer for the same version, nats, beyond which learning pauses; 0: 0.02 for f32 and f16 files, 0.1 for quantised ones.
+        /// Mean difference of log-probs between engine and trainer for the same version, nats, beyond which learning pauses; 0: 0.02, or 0.1 where weights are quantised or the trainer multiplies in bf16.
         parity_gap_max: f64 => real(0.0, 1000.0);
         /// Pretraining text in every step of the policy against forgetting (PPO-ptx, InstructGPT section 3.5): "auto" chooses its weight so that both gradients have the same norm at the first step, "fixed" takes ptx_coef.
         ptx: String => one_of(&["off", "auto", "fixed"]);

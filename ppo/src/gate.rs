@@ -86,7 +86,7 @@ pub fn judge(evidence: &Evidence<'_>, config: &config::Ppo) -> Verdict {
 mod tests {
     use super::*;
 
-    const LIMITS: ParityLimits = ParityLimits { expected: 2e-3, hard: 2e-2, mean: 2e-2 };
+    const LIMITS: ParityLimits = ParityLimits { expected: 2e-3, hard: 2e-2 };
 
     fn verdict(change: impl FnOnce(&mut Parity, &mut RoundStats, &mut config::Ppo, &mut usize)) -> Verdict {
         let mut parity = Parity { n_tokens: 9, max: 1e-3, mean: 1e-4 };

@@ -39,7 +39,7 @@ pub enum Guard {
     GradientSpike,
     /// The largest π/π_old is far above the median: `ppo.ratio_spike`.
     RatioSpike,
-    /// A loss or a gradient is not a finite number.
+    /// A loss or a gradient is not a finite number, or no rollout of the round could be read by the models.
     NonFinite,
     /// The effective sample size of the importance weights is below `ppo.ess_min`.
     Ess,

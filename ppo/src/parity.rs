@@ -22,6 +22,7 @@ use policy::{
     causal_lm::CausalLm,
     checkpoint::Checkpoint,
     engine::{Engine, EngineError},
+    kernels::Precision,
     model_error::ModelError,
     sequence_batch::{Sequence, SequenceBatch},
 };
@@ -60,8 +61,6 @@ pub struct ParityLimits {
     pub expected: f64,
     /// Above this, the candidate is refused.
     pub hard: f64,
-    /// A mean over a round's tokens above this means that the engines disagree (`ppo.parity_gap_max`).
-    pub mean: f64,
 }
 
 impl ParityLimits {
@@ -74,10 +73,17 @@ impl ParityLimits {
             _ => 0.5,
         });
         let expected = expected.fold(2e-3, f64::max);
-        // RLHF notes 5.3: first guesses, ten times what healthy pairs of engines were seen to differ by.
-        let mean = if expected > 0.1 { 0.1 } else { 0.02 };
-        ParityLimits { expected, hard: 10.0 * expected, mean }
+        ParityLimits { expected, hard: 10.0 * expected }
     }
+}
+
+/// The mean Δ over a round's tokens above which engine and trainer disagree, when `ppo.parity_gap_max` leaves it open.
+///
+/// 0.02 nats; 0.1 where the served weights are quantised or the trainer multiplies in bf16 (RLHF notes 5.3; first guesses).
+#[must_use]
+pub fn mean_limit(served: &Checkpoint, precision: Precision) -> f64 {
+    let is_fine = |kind: &GgmlDType| matches!(kind, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16);
+    if precision == Precision::F32 && served.types.values().all(is_fine) { 0.02 } else { 0.1 }
 }
 
 /// Replays recorded sequences under a resident version and under the trainer's policy.
@@ -126,4 +132,20 @@ fn compare(
         .map(|(served, trained)| (f64::from(served.0) - f64::from(*trained)).abs())
         .map(|difference| if difference.is_nan() { f64::INFINITY } else { difference })
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::quantized::GgmlDType;
+    use policy::{architecture::Shape, kernels::Precision, transformer::random_checkpoint};
+
+    use super::mean_limit;
+
+    #[test]
+    fn coarse_arithmetic_on_either_side_widens_the_limit() {
+        let mut served = random_checkpoint(&Shape::llama(11, 16, 1, 2, 2, 24), 0).unwrap();
+        assert_eq!((mean_limit(&served, Precision::F32), mean_limit(&served, Precision::Bf16)), (0.02, 0.1));
+        served.types.insert("output.weight".to_string(), GgmlDType::Q8_0);
+        assert_eq!(mean_limit(&served, Precision::F32), 0.1);
+    }
 }

@@ -18,7 +18,7 @@ use super::{
     trainer::{BuildError, Trainer},
 };
 use crate::{
-    parity::ParityLimits,
+    parity,
     publish::{Loader, Publisher},
     registry::RegistryError,
     rollout_log::{Claim, ClaimRequest, LoggedRollout},
@@ -197,7 +197,7 @@ impl Owner {
 
     pub(super) fn adopt(&mut self, trainer: Trainer) {
         if self.setup.config.parity_gap_max == 0.0 {
-            self.setup.config.parity_gap_max = ParityLimits::of(&trainer.source).mean;
+            self.setup.config.parity_gap_max = parity::mean_limit(&trainer.source, trainer.models.policy.precision());
         }
         let (version, update) = (trainer.version, trainer.update);
         self.board.write(|status| {

@@ -105,18 +105,26 @@ mod tests {
     };
 
     /// Every bit that a round can change.
-    fn bits(models: &Models) -> (Vec<BTreeMap<String, Vec<u32>>>, Vec<(u64, Vec<u32>)>, u64, String) {
-        let moments = |state: &AdamState| {
-            let tensors = state.moments.values().flat_map(|m| [&m.first, &m.second]);
-            let numbers = tensors.flat_map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap());
-            (state.step, numbers.map(f32::to_bits).collect())
-        };
-        (
-            vec![bytes_of(models.policy.parameters()), bytes_of(models.value.parameters())],
-            vec![moments(models.policy_optimizer.state()), moments(models.value_optimizer.state())],
-            models.kl_coef.to_bits(),
-            format!("{:?}", models.control.numbers()),
-        )
+    #[derive(Debug, PartialEq)]
+    struct Bits {
+        weights: [BTreeMap<String, Vec<u32>>; 2],
+        moments: [(u64, Vec<u32>); 2],
+        control: String,
+    }
+
+    impl Bits {
+        fn of(models: &Models) -> Bits {
+            let moments = |state: &AdamState| {
+                let tensors = state.moments.values().flat_map(|m| [&m.first, &m.second]);
+                let numbers = tensors.flat_map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+                (state.step, numbers.map(f32::to_bits).collect())
+            };
+            Bits {
+                weights: [bytes_of(models.policy.parameters()), bytes_of(models.value.parameters())],
+                moments: [moments(models.policy_optimizer.state()), moments(models.value_optimizer.state())],
+                control: format!("{:?}", models.control()),
+            }
+        }
     }
 
     /// Goal: three rounds that taught nothing leave nothing behind. Method: rounds that run away, each of which trains the
@@ -131,23 +139,24 @@ mod tests {
             round.run(&mut world.models, rollouts, &mut || ControlFlow::Continue(())).unwrap()
         };
         assert!(run(&mut world, &good, 0).has_new_policy());
-        let mut before = bits(&world.models);
         let good_control = world.models.control.clone();
+        let before = Bits::of(&world.models);
         (world.config.policy_learning_rate, world.config.warmup_updates, world.config.max_grad_norm) = (0.5, 0, 1e6);
         let mut streak = Streak::default();
         for n in 1..=SKIPPED_ROUNDS_MAX {
             let snapshot = world.models.snapshot().unwrap();
             let rollouts = world.rollouts(16, share_of(TokenId(3)));
             assert!(run(&mut world, &rollouts, u64::from(n)).is_skipped());
-            assert_ne!(bits(&world.models), before, "the value model has learnt, and the memories have moved");
+            assert_ne!(Bits::of(&world.models), before, "the value model has learnt, and the memories have moved");
             let is_back = streak.prolong(snapshot, &mut world.models).unwrap();
             assert_eq!(is_back, n == SKIPPED_ROUNDS_MAX);
         }
-        // What is usual of a step begins anew; see `forget_steps`.
-        let mut control = good_control;
-        control.forget_steps();
-        before.3 = format!("{:?}", control.numbers());
-        assert_eq!(bits(&world.models), before);
+        // But what is usual of a step begins anew; see `forget_steps`.
+        let mut forgetful = good_control.clone();
+        forgetful.forget_steps();
+        assert_eq!(world.models.control, forgetful);
+        world.models.control = good_control;
+        assert_eq!(Bits::of(&world.models), before);
         assert_eq!((streak.n, streak.before.is_none()), (0, true));
     }
 }

@@ -113,6 +113,25 @@ fn a_learning_rate_of_zero_changes_no_bit() {
     assert!(stats.objective_kl.abs() < 1e-5, "the policy is its reference: {}", stats.objective_kl);
 }
 
+/// Goal: the masters are fine enough for the smallest useful step. Method: steps at 1e-6; the weights move although none of
+/// the larger ones would, had it but the eight bits of a bf16.
+#[test]
+fn steps_of_a_millionth_move_the_masters() {
+    let mut world = World::new(15);
+    (world.config.policy_learning_rate, world.config.warmup_updates) = (1e-6, 0);
+    let before = bytes_of(world.models.policy.parameters());
+    let rollouts = world.rollouts(32, share_of(TokenId(3)));
+    run(&mut world, &rollouts, 0);
+    let after = bytes_of(world.models.policy.parameters());
+    let pairs = before.iter().flat_map(|(name, bits)| bits.iter().zip(&after[name]));
+    let moved: Vec<(f32, f32)> =
+        pairs.filter(|(a, b)| a != b).map(|(a, b)| (f32::from_bits(*a), f32::from_bits(*b))).collect();
+    let n: usize = before.values().map(Vec::len).sum();
+    assert!(moved.len() > n / 2, "{} of {n} moved", moved.len());
+    // Half the distance of neighbours is 2^-9 of a bf16.
+    assert!(moved.iter().filter(|(a, _)| a.abs() > 0.01).all(|(a, b)| (a - b).abs() < a.abs() / 512.0));
+}
+
 #[test]
 fn the_same_weights_say_the_same_twice() {
     let mut world = World::new(5);

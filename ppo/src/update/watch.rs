@@ -38,6 +38,10 @@ impl Round<'_> {
     pub(super) fn watch(&self, models: &mut Models, experience: &Experience, held_out: Option<f64>, trips: &mut Trips) {
         let config = self.config;
         if experience.episodes.is_empty() {
+            // One that a model chokes on is that rollout's fault; all of them are the model's.
+            if !experience.broken.is_empty() {
+                trips.add(Guard::NonFinite, experience.broken.len() as f64, 0.0);
+            }
             return;
         }
         let gap = experience.engine_gap().unwrap_or(0.0);

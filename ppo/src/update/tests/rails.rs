@@ -113,6 +113,18 @@ fn a_reward_that_is_gamed_stops_learning() {
     assert!(run(&mut world, &rollouts, 1).has_new_policy(), "whoever resumes begins anew");
 }
 
+/// One weight that is no number makes every pass so: no rollout is left, and that is not the rollouts' fault.
+#[test]
+fn a_broken_model_is_not_taken_for_broken_rollouts() {
+    let mut world = World::new(47);
+    let rollouts = world.rollouts(8, share_of(TokenId(3)));
+    let (_, head) = world.models.value.parameters().iter().find(|(name, _)| name.contains("head")).unwrap();
+    head.set(&head.affine(f64::NAN, 0.0).unwrap()).unwrap();
+    let outcome = run(&mut world, &rollouts, 0);
+    assert!(outcome.fates.iter().all(|fate| *fate == Fate::Dropped(DropReason::NonFinite)));
+    assert_eq!((outcome.stats.trips.count(Guard::NonFinite), outcome.is_skipped()), (1, true));
+}
+
 #[test]
 fn a_healthy_round_trips_nothing() {
     let mut world = World::new(46);
