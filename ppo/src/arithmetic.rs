@@ -1,0 +1,29 @@
+//! What computes an update, as a text for its record.
+//!
+//! The same update gives the same bits on the same arithmetic only: another type, another library of matrix products, or the
+//! same library on a processor with wider vectors adds in another order. Threads do not change a bit (a test holds that),
+//! and are recorded all the same.
+
+/// Device, type, kernels and the processor's vectors, and the honed that computes.
+///
+/// Whoever adds a type or a library of kernels adds its name here.
+#[must_use]
+pub fn arithmetic(config: &config::Ppo) -> String {
+    format!("{} f32 candle {} honed {}", config.device, vectors(), env!("CARGO_PKG_VERSION"))
+}
+
+/// The vector extensions that the matrix products choose by.
+#[cfg(target_arch = "x86_64")]
+fn vectors() -> &'static str {
+    match () {
+        () if is_x86_feature_detected!("avx512f") => "avx512",
+        () if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") => "avx2",
+        () => "sse2",
+    }
+}
+
+/// The vector extensions that the matrix products choose by.
+#[cfg(not(target_arch = "x86_64"))]
+fn vectors() -> &'static str {
+    std::env::consts::ARCH
+}
