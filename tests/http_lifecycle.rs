@@ -265,7 +265,8 @@ fn probes_and_metrics_answer_while_the_engine_is_busy() {
 
 #[test]
 fn commands_to_the_learner_answer_with_what_they_changed() {
-    let daemon = TestDaemon::builder().set("ppo.enabled=true").set("reward.source=feedback").start();
+    let sets = ["ppo.enabled=true", "reward.source=feedback", "reward.feedback_fallback=drop"];
+    let daemon = sets.into_iter().fold(TestDaemon::builder(), |builder, set| builder.set(set)).start();
     daemon.post("/v1/training/step", &json!({})).error(409);
     assert_eq!(daemon.post("/v1/training/pause", &json!({})).ok()["paused"], true);
     daemon.post("/v1/training/step", &json!({})).ok();

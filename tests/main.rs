@@ -10,5 +10,6 @@ mod harness;
 mod http_errors;
 mod http_generation;
 mod http_lifecycle;
+mod learner_resume;
 mod learning_knobs;
 mod planted_reward;

@@ -5,6 +5,7 @@
 //! [`Config::load`] is within its ranges and agrees with itself, so nothing above checks a knob again.
 
 mod agreement;
+mod assignments;
 mod daemon;
 mod error;
 mod layers;

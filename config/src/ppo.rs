@@ -129,6 +129,10 @@ section! {
         weight_type: String => one_of(&["source", "f32", "f16"]);
         /// Versions kept on disk beside version 0 and the live one.
         keep_versions: usize => whole(1, 100_000);
+        /// Updates after which the learner's state (weights, moments, value model) is written at the latest; sooner as long as writing takes at most a twentieth of the time. A restart repeats the updates since, from the log, bit for bit.
+        state_every: u64 => whole(1, 100_000);
+        /// States kept on disk: the newest for a restart, the older ones for `honed replay`.
+        keep_states: usize => whole(1, 100_000);
         /// Where the learner computes; the second needs the `cuda` feature.
         device: String => DEVICE;
         /// Seed of minibatch order.

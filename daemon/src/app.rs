@@ -16,6 +16,8 @@ mod source;
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use config::Config;
+use policy::{Vocabulary, sequence_batch::Sequence};
+use ppo::learner::ValueStart;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 pub use self::{error::AppError, running::Running};
@@ -101,6 +103,22 @@ impl App {
 /// When the built-in one cannot be written.
 pub(crate) fn sft_file(config: &Config) -> Result<std::path::PathBuf, AppError> {
     source::sft(config)
+}
+
+/// Where the value model starts of a policy with this vocabulary.
+///
+/// # Errors
+/// When the reward model cannot be read or does not fit.
+pub(crate) fn value_start(config: &Config, vocabulary_digest: &str) -> Result<ValueStart, AppError> {
+    Ok(source::judges(config, vocabulary_digest)?.value_start())
+}
+
+/// The texts of `ppo.ptx`.
+///
+/// # Errors
+/// When the file cannot be read.
+pub(crate) fn pretraining(config: &config::Ppo, vocabulary: &Vocabulary) -> Result<Arc<[Sequence]>, AppError> {
+    pretraining::texts(config, vocabulary)
 }
 
 fn keys(path: &str) -> Result<Keys, AppError> {

@@ -6,6 +6,7 @@ mod config_command;
 mod doctor;
 mod policies;
 pub(crate) mod progress;
+mod replay;
 mod rollouts;
 mod serve;
 
@@ -40,6 +41,8 @@ enum Command {
     /// Look at the versions of the policy.
     #[command(subcommand)]
     Policies(policies::Command),
+    /// Compute an update of the learner again, and compare it with its record bit for bit.
+    Replay(replay::ReplayArgs),
     /// Measure; one line of JSON each.
     #[command(subcommand)]
     Bench(bench::Command),
@@ -57,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args).map_err(Into::into),
         Command::Rollouts(command) => rollouts::run(command),
         Command::Policies(command) => policies::run(command),
+        Command::Replay(args) => replay::run(&args),
         Command::Bench(command) => bench::run(command),
         Command::Config(command) => config_command::run(command),
         Command::Doctor(args) => doctor::run(&args),

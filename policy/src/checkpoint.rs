@@ -24,8 +24,7 @@ use candle_core::{
 };
 
 pub use digest::{Digest, digest};
-use durable::stream_durably;
-pub use durable::write_durably;
+pub use durable::{stream_durably, write_durably};
 pub use metadata::Metadata;
 
 use crate::{
@@ -157,6 +156,16 @@ impl Checkpoint {
     pub fn write(&self, path: &Path) -> Result<Digest> {
         stream_durably(path, |out| self.encode(out))?;
         digest(path)
+    }
+
+    /// The digest that [`Checkpoint::write`] would return, without a file and without its bytes in memory.
+    ///
+    /// # Errors
+    /// When a tensor cannot be encoded.
+    pub fn digest(&self) -> Result<Digest> {
+        let mut out = digest::Hashing::default();
+        self.encode(&mut out)?;
+        Ok(out.finish())
     }
 
     /// A tensor by name.

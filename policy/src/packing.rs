@@ -5,11 +5,12 @@
 //! a budget of tokens, which bounds memory, and among those with room the one with the smallest Σ length² takes the next.
 
 /// Cuts `lengths` into pieces: indices, each in exactly one piece, longest first, at most `max_tokens` in a piece unless one
-/// alone is longer. At least `lanes` pieces where there are items enough, so that no lane waits for another.
+/// alone is longer. A multiple of `pieces_min` pieces where there are items enough, so that lanes end together. How items are
+/// cut depends on the arguments alone, so `pieces_min` must not follow the number of threads.
 #[must_use]
-pub fn pack(lengths: &[usize], max_tokens: usize, lanes: usize) -> Vec<Vec<usize>> {
+pub fn pack(lengths: &[usize], max_tokens: usize, pieces_min: usize) -> Vec<Vec<usize>> {
     let total: usize = lengths.iter().sum();
-    let n = total.div_ceil(max_tokens.max(1)).next_multiple_of(lanes.max(1)).clamp(1, lengths.len().max(1));
+    let n = total.div_ceil(max_tokens.max(1)).next_multiple_of(pieces_min.max(1)).clamp(1, lengths.len().max(1));
     let mut pieces: Vec<Piece> = (0..n).map(|_| Piece::default()).collect();
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     // Stable, so that equal lengths keep their order and the cut depends on nothing but the lengths.

@@ -19,7 +19,7 @@ use crate::{
     model_error::{ModelError, Result},
     optimizer::{AdamConfig, AdamW, Gradients, accumulate},
     sequence_batch::{Sequence, SequenceBatch},
-    threads::{is_small, lanes},
+    threads::{is_small, lanes, pieces_min},
 };
 
 /// How to train. Defaults are InstructGPT's C.1 where it names them.
@@ -139,7 +139,7 @@ pub fn loss_and_gradients(model: &CausalLm, batch: &[Sequence], micro_batch_toke
     }
     let lanes = lanes(model.parameters());
     let mut gradients = Gradients::new();
-    let micro = micro_batches(batch, micro_batch_tokens, lanes);
+    let micro = micro_batches(batch, micro_batch_tokens, pieces_min(model.parameters()));
     let sums = model.open(|lm| {
         accumulate(&mut gradients, &micro, lanes, |micro, gradients| {
             let mut sum = 0.0;
@@ -163,7 +163,7 @@ pub fn mean_nll(model: &CausalLm, sequences: &[Sequence], micro_batch_tokens: us
     if n == 0 {
         return Err(ModelError::Batch("no response tokens to measure".to_owned()));
     }
-    let micro = micro_batches(sequences, micro_batch_tokens, lanes(model.parameters()));
+    let micro = micro_batches(sequences, micro_batch_tokens, pieces_min(model.parameters()));
     let sums: Vec<Result<f64>> = model.open(|lm| {
         let sum = |micro: &SequenceBatch| {
             let out = lm.log_probs(micro, &vec![1.0; micro.sequences.len()])?;

@@ -109,6 +109,14 @@ pub fn lanes(parameters: &BTreeMap<String, Var>) -> usize {
     if is_small(parameters) { rayon::current_num_threads().max(2) } else { 1 }
 }
 
+/// Into how many micro-batches a batch is cut at least, where it has sequences enough: several for a small model, so that
+/// there is work for every lane; and a constant, because sums depend on how a batch is cut, and must not on the machine.
+#[must_use]
+pub fn pieces_min(parameters: &BTreeMap<String, Var>) -> usize {
+    const PIECES: usize = 4;
+    if is_small(parameters) { PIECES } else { 1 }
+}
+
 /// Whether a model has so few numbers that its matrix products do not fill several threads.
 #[must_use]
 pub fn is_small(parameters: &BTreeMap<String, Var>) -> bool {

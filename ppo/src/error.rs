@@ -11,6 +11,9 @@ pub enum PpoError {
     /// A tensor operation between the passes failed.
     #[error("the update's arithmetic failed: {0}")]
     Tensor(#[from] candle_core::Error),
+    /// `ppo.device` is not there.
+    #[error("ppo.device: {0}")]
+    Device(candle_core::Error),
     /// The caller's pace said stop: shutdown, or pause.
     #[error("the update was interrupted")]
     Interrupted,

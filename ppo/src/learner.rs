@@ -17,7 +17,7 @@
 //! * *It can be looked at.* [`Learner::status`], [`Learner::history`] and [`Learner::counters`] never wait.
 //! * *It cannot ruin a model unseen.* What guard rails say is counted, logged once with what to do about it, and obeyed
 //!   (`rails`); after three rounds in a row that taught nothing it goes back to where it stood before the first of them.
-//! * *It goes on where it stopped.* Moments, value model and β lie beside the live version (`saved`).
+//! * *It goes on where it stopped*, bit for bit, also after `kill -9` ([`crate::state`], [`crate::replay`], `unfinished`).
 
 mod activation;
 mod attempt;
@@ -25,12 +25,13 @@ mod batch;
 mod failure;
 mod owner;
 mod rails;
-mod saved;
+mod saving;
 mod share;
 mod status;
 #[cfg(test)]
 mod tests;
 mod trainer;
+mod unfinished;
 
 use std::{
     sync::{
@@ -42,9 +43,9 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use policy::{PolicyVersion, checkpoint::Checkpoint, engine::Engine, sequence_batch::Sequence};
-use reward::normalization::Normalization;
+use policy::{PolicyVersion, engine::Engine, sequence_batch::Sequence};
 
+pub use crate::beginning::ValueStart;
 pub use status::{HISTORY_MAX, LearnerState, LearnerStatus};
 
 use crate::{
@@ -90,20 +91,6 @@ impl From<LogError> for LearnerError {
     fn from(error: LogError) -> LearnerError {
         LearnerError::Registry(error.into())
     }
-}
-
-/// Where the value model starts.
-#[derive(Clone, Debug)]
-pub enum ValueStart {
-    /// As the reward model, its normalisation folded in.
-    RewardModel {
-        /// Trunk and head.
-        checkpoint: Box<Checkpoint>,
-        /// The map that its scores are served with.
-        normalization: Normalization,
-    },
-    /// As the policy's trunk with a head of zeros: nobody trained a reward model for this policy.
-    Policy,
 }
 
 /// What a learner works with.

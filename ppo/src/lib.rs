@@ -4,11 +4,14 @@
 //! and a mask as arguments. Their gradients are written out, so that they can be read beside the formula, checked
 //! against numbers made by another program, and fed to whatever differentiates the model.
 
+pub mod arithmetic;
 pub mod averaging;
+pub mod beginning;
 mod clock;
 pub mod control;
 pub mod error;
 pub mod experience;
+pub mod fingerprint;
 pub mod gae;
 pub mod gate;
 pub mod group;
@@ -24,11 +27,15 @@ pub mod optimum;
 pub mod parity;
 pub mod publish;
 pub mod registry;
+pub mod replay;
 pub mod rollout_log;
 pub mod schedule;
 pub mod scoring;
+pub mod snapshot;
 pub mod staleness;
+pub mod state;
 pub mod stats;
+mod sync_point;
 #[cfg(test)]
 mod test_world;
 pub mod token_rewards;

@@ -1,19 +1,19 @@
-//! The models that one update works on, and how to go back to where it began.
+//! The models that one update works on.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::Device;
 use policy::{
     causal_lm::CausalLm,
     checkpoint::Checkpoint,
     kernels::Precision,
-    optimizer::{AdamConfig, AdamState, AdamW},
+    optimizer::{AdamConfig, AdamW},
     scalar_model::ScalarModel,
     threads::is_small,
     transformer::Keep,
 };
 
-use crate::{averaging::WeightAverage, control::ControlState, error::PpoError};
+use crate::{averaging::WeightAverage, control::ControlState, error::PpoError, snapshot::Snapshot, state::Half};
 
 /// β's name among the numbers.
 const KL_COEF: &str = "kl_coef";
@@ -32,6 +32,8 @@ pub struct Models {
     pub value_optimizer: AdamW,
     /// β now, per nat; moves when `ppo.kl_adaptive`. Persist it with the optimisers.
     pub kl_coef: f64,
+    /// Where a snapshot goes that is too large for memory; without a folder every snapshot stays in memory.
+    pub scratch: Option<PathBuf>,
     /// What else is remembered between rounds. Persist it with the optimisers.
     pub control: ControlState,
     /// The moving average of the policy's weights, once a round with `ppo.ema_decay` has begun it. Persist it too.
@@ -52,8 +54,7 @@ impl Models {
         config: &config::Ppo,
         device: &Device,
     ) -> Result<Models, PpoError> {
-        let adam =
-            AdamConfig { beta1: config.adam_beta1, beta2: config.adam_beta2, eps: config.adam_eps, weight_decay: 0.0 };
+        let adam = adam(config);
         let policy = CausalLm::from_checkpoint(policy, device)?;
         let precision = Precision::choose(&config.dtype, is_small(policy.parameters()))?;
         let keep = if config.activation_checkpointing { Keep::Inputs } else { Keep::All };
@@ -64,6 +65,7 @@ impl Models {
             policy: policy.with_precision(precision).with_keep(keep),
             value: value.with_precision(precision).with_keep(keep),
             kl_coef: config.kl_coef,
+            scratch: None,
             control: ControlState::default(),
             average: None,
         })
@@ -88,61 +90,48 @@ impl Models {
     /// Everything that a round changes, as it is now.
     ///
     /// # Errors
-    /// When memory fails.
+    /// When memory or the folder for large snapshots fails.
     pub fn snapshot(&self) -> Result<Snapshot, PpoError> {
-        Ok(Snapshot {
-            policy: copies(self.policy.parameters())?,
-            value: copies(self.value.parameters())?,
-            policy_optimizer: self.policy_optimizer.state().copy()?,
-            value_optimizer: self.value_optimizer.state().copy()?,
-            control: self.control(),
-            average: self.average.clone(),
-        })
+        Snapshot::of(self)
     }
 
     /// Goes back to a snapshot, bit for bit.
     ///
     /// # Errors
-    /// When the snapshot is of other models.
+    /// When the snapshot is of other models, or cannot be read.
     pub fn restore(&mut self, snapshot: &Snapshot) -> Result<(), PpoError> {
-        self.restore_policy(snapshot)?;
-        put_back(self.value.parameters(), &snapshot.value)?;
-        self.value_optimizer.restore(snapshot.value_optimizer.copy()?)?;
-        self.set_control(&snapshot.control);
-        Ok(())
+        snapshot.restore(self)
     }
 
     /// Goes back with the policy and its optimiser only: the value model's lessons stay true.
     ///
     /// # Errors
-    /// When the snapshot is of other models.
+    /// When the snapshot is of other models, or cannot be read.
     pub fn restore_policy(&mut self, snapshot: &Snapshot) -> Result<(), PpoError> {
-        put_back(self.policy.parameters(), &snapshot.policy)?;
-        self.average = snapshot.average.clone();
-        Ok(self.policy_optimizer.restore(snapshot.policy_optimizer.copy()?)?)
+        snapshot.restore_policy(self)
     }
-}
 
-/// Weights, moments, β and memories at one moment.
-pub struct Snapshot {
-    policy: BTreeMap<String, Tensor>,
-    value: BTreeMap<String, Tensor>,
-    policy_optimizer: AdamState,
-    value_optimizer: AdamState,
-    control: BTreeMap<String, f64>,
-    average: Option<WeightAverage>,
-}
-
-fn copies(parameters: &BTreeMap<String, Var>) -> Result<BTreeMap<String, Tensor>, PpoError> {
-    // A real copy: the optimiser writes into the variable's storage.
-    parameters.iter().map(|(name, var)| Ok((name.clone(), var.as_detached_tensor().copy()?))).collect()
-}
-
-fn put_back(parameters: &BTreeMap<String, Var>, saved: &BTreeMap<String, Tensor>) -> Result<(), PpoError> {
-    for (name, var) in parameters {
-        if let Some(tensor) = saved.get(name) {
-            var.set(tensor)?;
+    /// What the configuration says anew before every round: a controller's coefficient is state, a fixed one is the
+    /// operator's word of today.
+    pub fn prepare(&mut self, config: &config::Ppo) {
+        if !config.kl_adaptive {
+            self.kl_coef = config.kl_coef;
         }
     }
-    Ok(())
+
+    /// Goes on with other constants of Adam, its moments as they are.
+    ///
+    /// # Errors
+    /// When memory fails.
+    pub fn set_adam(&mut self, config: &config::Ppo) -> Result<(), PpoError> {
+        for half in Half::ALL {
+            half.optimizer_mut(self).set_config(adam(config));
+        }
+        Ok(())
+    }
+}
+
+/// The constants of both optimisers.
+fn adam(config: &config::Ppo) -> AdamConfig {
+    AdamConfig { beta1: config.adam_beta1, beta2: config.adam_beta2, eps: config.adam_eps, weight_decay: 0.0 }
 }

@@ -37,8 +37,9 @@ use crate::{
     models::Models,
     parity::{self, ParityError, ParityLimits},
     registry::{Candidate, Registry, RegistryError},
-    rollout_log::{Outcome, Seq},
+    rollout_log::Settlement,
     stats::LearnerCounters,
+    sync_point,
     update::RoundStats,
 };
 
@@ -91,12 +92,22 @@ pub struct Proposal<'a> {
     pub parent: PolicyVersion,
     /// What the round measured.
     pub stats: &'a RoundStats,
-    /// The same with everything else that belongs into the version's row.
-    pub numbers: BTreeMap<String, f64>,
     /// Sequences for the parity check.
     pub sequences: &'a [Sequence],
     /// Rollouts that trained it.
     pub n_rollouts: usize,
+}
+
+/// A candidate in memory, and the gate's word on it.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// Its number.
+    pub version: PolicyVersion,
+    /// Digest of its file.
+    pub digest: Digest,
+    /// The gate's word.
+    pub verdict: Verdict,
+    started: Instant,
 }
 
 /// What became of a proposal.
@@ -109,43 +120,49 @@ pub struct Published {
 }
 
 impl Publisher<'_> {
-    /// Publishes, or refuses. `outcomes` tells the end of the round's claim, given the verdict; `before_commit` runs once
-    /// the candidate has passed, with its number (for files that belong to it); `go_on` is asked while waiting.
+    /// Writes the weights, brings them into memory and has the gate judge them. Nothing that anybody sees has changed yet.
+    /// `go_on` is asked while waiting.
     ///
     /// # Errors
     /// [`PublishError`]; the candidate is rejected, and the claim is as it was.
-    pub fn publish(
-        &self,
-        proposal: &Proposal<'_>,
-        outcomes: impl Fn(PolicyVersion, &Verdict) -> Vec<(Seq, Outcome)>,
-        before_commit: impl FnOnce(PolicyVersion, Digest),
-        go_on: impl Fn() -> bool,
-    ) -> Result<Published, PublishError> {
+    pub fn judge(&self, proposal: &Proposal<'_>, go_on: impl Fn() -> bool) -> Result<Judged, PublishError> {
         self.wait_for_room(go_on)?;
         let version = self.registry.next_version()?;
         let (digest, limits) = self.write(version, proposal)?;
+        sync_point::reached(self.registry.data_dir(), "registered");
         let started = Instant::now();
-        let result = self.examine(version, proposal, limits);
-        let verdict = match result {
-            Ok(verdict) => verdict,
+        match self.examine(version, proposal, limits) {
+            Ok(verdict) => Ok(Judged { version, digest, verdict, started }),
             Err(error) => {
                 self.abandon(version, &error.to_string());
-                return Err(error);
+                Err(error)
             }
-        };
-        let settled = outcomes(version, &verdict);
-        let mut numbers = proposal.numbers.clone();
+        }
+    }
+
+    /// Publishes what passed, refuses what did not: one transaction with the end of the round's claim.
+    ///
+    /// # Errors
+    /// [`PublishError`]; the candidate is rejected, and the claim is as it was.
+    pub fn commit(
+        &self,
+        judged: Judged,
+        settlement: Settlement,
+        mut numbers: BTreeMap<String, f64>,
+    ) -> Result<Published, PublishError> {
+        let Judged { version, verdict, started, .. } = judged;
         numbers.extend(verdict.numbers.clone());
+        sync_point::reached(self.registry.data_dir(), "judged");
         if !verdict.is_pass() {
             self.forget(version);
-            self.registry.reject(version, &verdict.refusals.join("; "), settled, numbers)?;
+            self.registry.reject(version, &verdict.refusals.join("; "), settlement, numbers)?;
             return Ok(Published { version, verdict });
         }
-        before_commit(version, digest);
-        if let Err(error) = self.registry.publish(version, settled, numbers) {
+        if let Err(error) = self.registry.publish(version, settlement, numbers) {
             self.abandon(version, &error.to_string());
             return Err(error.into());
         }
+        sync_point::reached(self.registry.data_dir(), "committed");
         // The row says live, and a restart would serve it: from here on there is no way back, only loud words.
         if let Err(error) = self.promote(version) {
             tracing::error!(%version, %error, "published, but not in service yet");
@@ -200,6 +217,7 @@ impl Publisher<'_> {
         let policy = &proposal.models.policy;
         let checkpoint = policy.to_checkpoint(proposal.source, weight_type)?;
         let digest = checkpoint.write(&self.registry.path(version))?;
+        sync_point::reached(self.registry.data_dir(), "written");
         let candidate = Candidate { version, parent: proposal.parent, digest, n_rollouts: proposal.n_rollouts as u64 };
         if let Err(error) = self.registry.register(&candidate) {
             self.registry.discard(version);
@@ -225,10 +243,10 @@ impl Publisher<'_> {
         Ok(gate::judge(&evidence, self.config))
     }
 
-    /// A candidate that came to nothing for no fault of its weights. The claim stays.
-    fn abandon(&self, version: PolicyVersion, why: &str) {
+    /// Gives a candidate up that came to nothing for no fault of its weights. The claim stays.
+    pub fn abandon(&self, version: PolicyVersion, why: &str) {
         self.forget(version);
-        if let Err(error) = self.registry.reject(version, why, Vec::new(), BTreeMap::new()) {
+        if let Err(error) = self.registry.reject(version, why, Settlement::default(), BTreeMap::new()) {
             // The next open rejects it.
             tracing::warn!(%version, %error, "a candidate could not be marked as rejected");
         }

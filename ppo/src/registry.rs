@@ -29,7 +29,7 @@ pub use error::RegistryError;
 
 use crate::{
     clock::now_ms,
-    rollout_log::{LogError, Outcome, RolloutLog, Seq, VersionChange, VersionRow, VersionState},
+    rollout_log::{LogError, RolloutLog, Settlement, VersionChange, VersionRow, VersionState},
 };
 
 /// The versions of one data directory. Its rows live in the log's database.
@@ -97,6 +97,12 @@ impl Registry {
         live.map(|row| self.resolve(row)).ok_or(RegistryError::NoneLive)
     }
 
+    /// The data directory that it belongs to.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        self.log.data_dir()
+    }
+
     /// Where a version's weights lie, or would lie.
     #[must_use]
     pub fn path(&self, version: PolicyVersion) -> PathBuf {
@@ -160,10 +166,10 @@ impl Registry {
     pub fn publish(
         &self,
         version: PolicyVersion,
-        outcomes: Vec<(Seq, Outcome)>,
+        settlement: impl Into<Settlement>,
         numbers: BTreeMap<String, f64>,
     ) -> Result<(), RegistryError> {
-        self.change(VersionChange::Publish { version, outcomes, numbers })
+        self.change(VersionChange::Publish { version, settlement: settlement.into(), numbers })
     }
 
     /// One transaction: the candidate is refused, its rollouts are settled. Its files go.
@@ -174,10 +180,11 @@ impl Registry {
         &self,
         version: PolicyVersion,
         reason: &str,
-        outcomes: Vec<(Seq, Outcome)>,
+        settlement: impl Into<Settlement>,
         numbers: BTreeMap<String, f64>,
     ) -> Result<(), RegistryError> {
-        self.change(VersionChange::Reject { version, reason: reason.to_string(), outcomes, numbers })?;
+        let (reason, settlement) = (reason.to_string(), settlement.into());
+        self.change(VersionChange::Reject { version, reason, settlement, numbers })?;
         files::remove_all_of(&self.folder, version);
         Ok(())
     }

@@ -9,7 +9,9 @@
 //!    `kill -9` can take only exchanges inside that window.
 //! 3. *No rollout trains twice, none vanishes.* Each transition is one statement that names the old state; the rollouts of an
 //!    update become `trained` in the very transaction that makes its version live; claims of a dead process are given back
-//!    when the log is opened again.
+//!    when the log is opened again, except those of the update that it died in: that one is repeated.
+//! 4. *An update can be computed again.* Before it begins, its record is committed with its claim: everything that its
+//!    result depends on beside the state before it ([`UpdateRow`]).
 //!
 //! # Why kill -9 cannot hurt
 //!
@@ -39,6 +41,8 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod transition;
+mod update_row;
+mod updates;
 mod version_row;
 mod versions;
 mod writer;
@@ -62,6 +66,7 @@ pub use read::{Export, LogReader, LogStats, PageQuery};
 pub use record::{LoggedRollout, ScoreRecord, Seq, finish_word};
 pub use state::{DropReason, RolloutState};
 pub use transition::{Claim, ClaimRequest, Outcome, Verdict};
+pub use update_row::{Settlement, Start, StreakRow, UpdateChange, UpdateEnd, UpdateRow, UpdateStart, UsedRollout};
 pub use version_row::{VersionChange, VersionRow, VersionState};
 
 use crate::stats::{LogCounters, LogCountersSnapshot};
@@ -162,9 +167,21 @@ impl RolloutLog {
         self.call(|reply| Command::Claim(request, reply))
     }
 
+    /// [`RolloutLog::claim`], with the record of the update that it is for: both are there, or neither.
+    pub fn begin_update(&self, request: ClaimRequest, start: UpdateStart) -> Result<Claim, LogError> {
+        self.call(|reply| Command::Begin(request, Box::new(start), reply))
+    }
+
+    /// What an update claimed that a process died in, in its order and with the scores of its record; counts the attempt.
+    /// Rows that are no longer claimed are missing.
+    pub fn repeat_update(&self, number: u64) -> Result<Vec<LoggedRollout>, LogError> {
+        self.call(|reply| Command::Repeat(number, reply))
+    }
+
     /// Ends claims outside a publication. Returns how many rows moved.
-    pub fn settle(&self, outcomes: Vec<(Seq, Outcome)>) -> Result<usize, LogError> {
-        self.call(|reply| Command::Settle(outcomes, reply))
+    pub fn settle(&self, settlement: impl Into<Settlement>) -> Result<usize, LogError> {
+        let settlement = Box::new(settlement.into());
+        self.call(|reply| Command::Settle(settlement, reply))
     }
 
     /// One step in the life of versions, as one transaction. For [`crate::registry`], which owns the files.

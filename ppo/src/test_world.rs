@@ -34,7 +34,16 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(seed: u64) -> World {
-        let base = random_checkpoint(&Shape::llama(VOCAB, 16, 1, 2, 2, 24), seed).unwrap();
+        World::of(&Shape::llama(VOCAB, 16, 1, 2, 2, 24), seed)
+    }
+
+    /// With matrices of the size at which products are split over threads.
+    pub(crate) fn wide(seed: u64) -> World {
+        World::of(&Shape::llama(VOCAB, 256, 2, 4, 2, 768), seed)
+    }
+
+    fn of(shape: &Shape, seed: u64) -> World {
+        let base = random_checkpoint(shape, seed).unwrap();
         let mut config = config::Config::default().ppo;
         (config.rollouts_per_update, config.minibatch, config.micro_batch_tokens) = (32, 8, 20);
         let value = value_model::from_policy(&base, &Device::Cpu).unwrap();

@@ -46,8 +46,9 @@ use crate::{
     experience::{AdvantageEstimator, Episode, Experience, Limits, Pace, admit},
     kl::{self, AdaptiveKl},
     loss::Aggregation,
-    models::{Models, Snapshot},
+    models::Models,
     schedule::warmup_then_constant,
+    snapshot::Snapshot,
 };
 use outcome::settle;
 use progress::Progress;

@@ -13,7 +13,7 @@ use policy::{
     scalar_model::ScalarModel,
     sequence_batch::{Sequence, SequenceBatch},
     sft::{Schedule, Shuffled, balance},
-    threads::lanes,
+    threads::{lanes, pieces_min},
 };
 
 use crate::{
@@ -180,7 +180,7 @@ pub fn loss_and_gradients(
 ) -> Result<(RankingReport, Gradients)> {
     let n_prompts = batch.iter().filter(|r| r.has_pair()).count().max(1) as f64;
     let lanes = lanes(model.parameters());
-    let micro = balance(batch, |r| r.n_tokens(), options.micro_batch_tokens, lanes);
+    let micro = balance(batch, |r| r.n_tokens(), options.micro_batch_tokens, pieces_min(model.parameters()));
     let mut gradients = Gradients::new();
     let losses = model.open(|model| {
         accumulate(&mut gradients, &micro, lanes, |rankings, gradients| {

@@ -15,7 +15,7 @@ use policy::{
     scalar_model::ScalarModel,
     sequence_batch::{Sequence, SequenceBatch},
     sft::balance,
-    threads::lanes,
+    threads::pieces_min,
 };
 use rayon::prelude::*;
 
@@ -156,7 +156,7 @@ fn check(normalization: Normalization) -> Result<(), RewardModelError> {
 /// When a sequence is empty, has a token outside the vocabulary, or the device fails.
 pub fn raw_scores(model: &ScalarModel, sequences: &[Vec<TokenId>]) -> Result<Vec<f64>, ModelError> {
     let numbered: Vec<(usize, &Vec<TokenId>)> = sequences.iter().enumerate().collect();
-    let passes = balance(&numbered, |(_, s)| s.len(), PASS_TOKENS, lanes(model.parameters()));
+    let passes = balance(&numbered, |(_, s)| s.len(), PASS_TOKENS, pieces_min(model.parameters()));
     let scored: Vec<Result<Vec<(usize, f64)>, ModelError>> = model.open(|model| {
         let score = |pass: &Vec<&(usize, &Vec<TokenId>)>| {
             let rows = pass.iter().map(|(_, tokens)| Sequence { tokens: (*tokens).clone(), prompt_len: 0 });

@@ -36,9 +36,11 @@ pub(super) fn llama_in_its_place(file: &SourceFile) -> Vec<String> {
     faults
 }
 
-/// The environment is a layer of the configuration; candle alone knows no other switch for its threads.
+/// The environment is a layer of the configuration; candle alone knows no other switch for its threads. A build script is
+/// no part of the program, and cargo speaks to it in no other way.
 pub(super) fn environment_in_its_place(file: &SourceFile) -> Vec<String> {
-    if is_within(&file.path, "config/src") || is_within(&file.path, "policy/src/threads") {
+    let is_build_script = file.path.ends_with("/build.rs");
+    if is_build_script || is_within(&file.path, "config/src") || is_within(&file.path, "policy/src/threads") {
         return Vec::new();
     }
     file.faults("the environment outside config: make it a knob", |line| {

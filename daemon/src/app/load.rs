@@ -4,11 +4,7 @@ use std::path::Path;
 
 use config::Config;
 use policy::{PolicyVersion, engine::Engine};
-use ppo::{
-    Learner, Registry, RolloutLog, ScoringPump,
-    learner::{LearnerSetup, ValueStart},
-    rollout_log::LogSettings,
-};
+use ppo::{Learner, Registry, RolloutLog, ScoringPump, learner::LearnerSetup, rollout_log::LogSettings};
 use reward::{Rules, Scorer};
 
 use super::{
@@ -28,7 +24,7 @@ pub(super) fn services(config: &Config) -> Result<Services, AppError> {
     let sft = source::sft(config)?;
     let registry = Registry::open(log.clone(), &sft, config.ppo.keep_versions)?;
     let engine = engine(config, &registry)?;
-    let judges = source::judges(config, &engine.vocabulary())?;
+    let judges = source::judges(config, engine.vocabulary().digest())?;
     let scorer = scorer(config, &judges)?;
     let learning = match &scorer {
         Some(scorer) if config.ppo.enabled => Some(learning(config, &judges, scorer, &log, &registry, &engine)?),
@@ -66,20 +62,13 @@ fn learning(
     registry: &Registry,
     engine: &Engine,
 ) -> Result<Learning, AppError> {
-    let value_start = match judges {
-        Judges::Model(model, _) => ValueStart::RewardModel {
-            checkpoint: Box::new(model.checkpoint().clone()),
-            normalization: model.normalization(),
-        },
-        Judges::Others | Judges::Nobody => ValueStart::Policy,
-    };
     let pump = ScoringPump::start(log.clone(), scorer.clone(), engine.vocabulary(), &config.reward)?;
     let setup = LearnerSetup {
         config: config.ppo.clone(),
         log: log.clone(),
         registry: registry.clone(),
         engine: engine.clone(),
-        value_start,
+        value_start: judges.value_start(),
         pretraining: pretraining::texts(&config.ppo, &engine.vocabulary())?,
     };
     let learner = Learner::start(setup).map_err(|error| AppError::Learner(error.to_string()))?;

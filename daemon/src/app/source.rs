@@ -6,7 +6,8 @@ use std::{
 };
 
 use config::{Config, Origin};
-use policy::{Vocabulary, checkpoint::write_durably};
+use policy::checkpoint::write_durably;
+use ppo::learner::ValueStart;
 use reward::{NamedJudge, RewardModel, Rules, sources};
 
 use super::AppError;
@@ -43,8 +44,21 @@ pub(super) enum Judges {
     Nobody,
 }
 
+impl Judges {
+    /// As the reward model, where there is one.
+    pub(super) fn value_start(&self) -> ValueStart {
+        match self {
+            Judges::Model(model, _) => ValueStart::RewardModel {
+                checkpoint: Box::new(model.checkpoint().clone()),
+                normalization: model.normalization(),
+            },
+            Judges::Others | Judges::Nobody => ValueStart::Policy,
+        }
+    }
+}
+
 /// Finds who judges a policy with this vocabulary.
-pub(super) fn judges(config: &Config, vocabulary: &Vocabulary) -> Result<Judges, AppError> {
+pub(super) fn judges(config: &Config, vocabulary_digest: &str) -> Result<Judges, AppError> {
     if !Rules::new(&config.reward).needs_model() {
         return Ok(Judges::Others);
     }
@@ -54,7 +68,7 @@ pub(super) fn judges(config: &Config, vocabulary: &Vocabulary) -> Result<Judges,
     if !config.reward.model.is_empty() {
         check_file("reward.model", &config.reward.model)?;
     }
-    let loaded = sources::model::load(&config.reward, artefacts::REWARD, vocabulary.digest());
+    let loaded = sources::model::load(&config.reward, artefacts::REWARD, vocabulary_digest);
     let (model, judge) = loaded.map_err(|error| AppError::RewardModel {
         path: if config.reward.model.is_empty() { "built-in".to_owned() } else { config.reward.model.clone() },
         reason: error.to_string(),

@@ -19,7 +19,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reward::{Score, Scored, ScoredRollout};
 
-use super::Dtype;
+use super::{Dtype, scratch::Scratch};
 use crate::{
     cli::{Outcome, progress},
     http::wire::{json, measurement},
@@ -117,6 +117,8 @@ fn measure(args: &Args) -> Result<measurement::Ppo, Box<dyn std::error::Error + 
     drop(policy);
     let mut models = Models::new(&checkpoint, &checkpoint, value, &config, &Device::Cpu)?;
     drop(checkpoint);
+    let scratch = Scratch::new("ppo")?;
+    models.scratch = Some(scratch.path().to_path_buf());
     let bar = progress::bar(args.repeat as u64 + 1, "updating");
     let mut best: Option<(f64, f64, f64)> = None;
     for repeat in 0..=args.repeat {

@@ -35,6 +35,8 @@ pub struct LearningMetrics {
     trained: IntCounter,
     trained_tokens: IntCounter,
     rests: IntCounter,
+    replayed: IntCounter,
+    resets: IntCounter,
     trips: IntCounterVec,
     restorations: IntCounter,
     waiting_scored: IntGauge,
@@ -77,6 +79,9 @@ impl LearningMetrics {
                 "Times that the learner went back to an earlier state after rounds that taught nothing.",
             ),
             rests: r.counter("honed_serving_rests_total", "Times that serving rested to give the learner its share."),
+            replayed: r
+                .counter("honed_updates_replayed_total", "Updates computed again at a start, from their records."),
+            resets: r.counter("honed_learner_resets_total", "Times that moments and value model began anew."),
             waiting_scored: r.gauge("honed_rollouts_scored_waiting", "Judged rollouts that could be claimed, capped."),
             waiting_generated: r.gauge("honed_rollouts_unscored_waiting", "Rollouts that wait to be judged, capped."),
             updates: r.counters("honed_updates_total", "Updates by what became of them.", &["outcome"]),
@@ -116,6 +121,8 @@ impl LearningMetrics {
         raise(&self.trained, counters.trained);
         raise(&self.trained_tokens, counters.trained_tokens);
         raise(&self.rests, counters.rests);
+        raise(&self.replayed, counters.replayed);
+        raise(&self.resets, counters.resets);
         for (guard, n) in &counters.trips {
             raise(&self.trips.with_label_values(&[guard.as_str(), guard.action().as_str()]), *n);
         }

@@ -1,6 +1,11 @@
 //! SHA-256 of weight files: the name under which a version's bytes are recognised.
 
-use std::{fmt, fs::File, io::Read, path::Path};
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::Path,
+};
 
 use sha2::{Digest as _, Sha256};
 
@@ -45,5 +50,40 @@ pub fn digest(path: &Path) -> Result<Digest> {
             return Ok(Digest(hasher.finalize().into()));
         }
         hasher.update(&buffer[..n]);
+    }
+}
+
+/// Takes in what would have been written to a file from its start.
+#[derive(Default)]
+pub(super) struct Hashing {
+    hasher: Sha256,
+    n_written: u64,
+}
+
+impl Hashing {
+    pub(super) fn finish(self) -> Digest {
+        Digest(self.hasher.finalize().into())
+    }
+}
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.hasher.update(bytes);
+        self.n_written += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Seek for Hashing {
+    /// Says where it is; what was hashed cannot be written again.
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        match to {
+            SeekFrom::Current(0) => Ok(self.n_written),
+            to => Err(io::Error::new(io::ErrorKind::Unsupported, format!("a digest cannot seek to {to:?}"))),
+        }
     }
 }

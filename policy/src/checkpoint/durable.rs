@@ -20,7 +20,7 @@ pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
 ///
 /// # Errors
 /// What `contents` returns, or when the disk refuses; what was written aside is then removed.
-pub(super) fn stream_durably(path: &Path, contents: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
+pub fn stream_durably(path: &Path, contents: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
     let aside = aside_of(path);
     let written = write_and_rename(&aside, path, contents);
     if written.is_err() {

@@ -37,6 +37,7 @@ fn the_same_contents_give_the_same_digest_and_another_weight_another() {
     let first = sample().write(&a).unwrap();
     assert_eq!(first, sample().write(&b).unwrap());
     assert_eq!(first, digest(&a).unwrap());
+    assert_eq!(first, sample().digest().unwrap(), "what is not written has the same digest");
     let mut changed = sample();
     let gain = changed.tensors["output_norm.weight"].affine(1.0, 1e-6).unwrap();
     changed.tensors.insert("output_norm.weight".to_owned(), gain);

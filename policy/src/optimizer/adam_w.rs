@@ -110,6 +110,11 @@ impl AdamW {
         Ok(())
     }
 
+    /// Goes on with other constants, its moments as they are.
+    pub fn set_config(&mut self, config: AdamConfig) {
+        self.config = config;
+    }
+
     /// What to save: tensors that share memory with the optimiser, which changes them in place; [`AdamState::copy`] what must stay.
     #[must_use]
     pub fn state(&self) -> &AdamState {

@@ -24,6 +24,8 @@ const TOKENS: std::ops::RangeInclusive<usize> = 256..=16_384;
 pub(crate) struct Budget {
     /// Tokens of a piece, prompts included.
     pub(crate) tokens: usize,
+    /// Pieces at least: the same on every machine.
+    pieces_min: usize,
     /// Pieces that run at once.
     pub(crate) lanes: usize,
 }
@@ -36,7 +38,8 @@ impl Budget {
             0 => automatic(models.policy.trunk().shape(), keep),
             tokens => tokens,
         };
-        Budget { tokens, lanes: threads::lanes(models.policy.parameters()) }
+        let parameters = models.policy.parameters();
+        Budget { tokens, pieces_min: threads::pieces_min(parameters), lanes: threads::lanes(parameters) }
     }
 }
 
@@ -55,7 +58,7 @@ impl MicroBatches {
     /// `members`: indices into `episodes`.
     pub(crate) fn of(episodes: &[Episode], members: &[usize], budget: Budget) -> MicroBatches {
         let lengths: Vec<usize> = members.iter().map(|&i| episodes[i].sequence.tokens.len()).collect();
-        let pieces = pack(&lengths, budget.tokens, budget.lanes);
+        let pieces = pack(&lengths, budget.tokens, budget.pieces_min);
         let pieces = pieces.into_iter().map(|piece| piece.into_iter().map(|i| members[i]).collect());
         MicroBatches { pieces: pieces.collect(), lanes: budget.lanes.max(1) }
     }

@@ -3,11 +3,11 @@
 use std::{
     ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::Instant,
 };
 
-use policy::{PolicyVersion, checkpoint::Digest};
+use policy::PolicyVersion;
 
 use super::{
     ATTEMPTS_MAX, LearnerState,
@@ -20,10 +20,13 @@ use crate::{
     clock::now_ms,
     error::PpoError,
     gate::Verdict,
-    models::Snapshot,
-    publish::{Loader, Proposal, PublishError, Published},
-    rollout_log::{DropReason, LoggedRollout, Outcome, Seq},
+    publish::{Loader, Proposal, Published},
+    registry::RegistryError,
+    rollout_log::{DropReason, LoggedRollout, Outcome, Settlement, Start, StreakRow, UpdateChange, UpdateEnd},
+    snapshot::Snapshot,
+    state::{self, StateHead},
     stats::{UpdateOutcome, UpdateRecord, named},
+    sync_point,
     update::{Fate, Round, RoundOutcome},
 };
 
@@ -42,12 +45,12 @@ impl Owner {
         let started = Instant::now();
         let batch = Batch::new(rows);
         let Some(mut trainer) = self.trainer.take() else {
-            return self.fail(&batch, "no models".to_string());
+            return Next::BackOff("no models".to_string());
         };
-        let (update, parent) = (trainer.update, trainer.version);
+        let (update, parent) = (trainer.head.update, trainer.head.version);
+        sync_point::reached(self.setup.log.data_dir(), "claimed");
         self.board.set_state(LearnerState::Updating);
-        // A panic in the arithmetic may leave the models in any state: then they are dropped, and built anew from the live
-        // version and its companion.
+        // A panic in the arithmetic may leave the models in any state: then they are dropped, and built anew as at a start.
         let caught = catch_unwind(AssertUnwindSafe(|| {
             let result = self.learn_and_publish(&mut trainer, &batch, loader);
             (trainer, result)
@@ -78,16 +81,21 @@ impl Owner {
             }
             Err(error) if error.is_interrupted() => {
                 record.outcome = UpdateOutcome::Interrupted;
-                self.end_claim(batch.all(Outcome::Released));
+                self.abandon(update, &batch, Outcome::Released);
                 Next::AtOnce
             }
             Err(error) => {
                 record.reason = Some(error.to_string());
-                self.fail(&batch, error.to_string())
+                self.fail(update, &batch, error.to_string())
             }
         };
         self.counters.count(record.outcome);
         self.board.record(record);
+        sync_point::reached(self.setup.log.data_dir(), "ended");
+        if let (Next::AtOnce, Some(trainer)) = (&next, &mut self.trainer) {
+            trainer.save_if_due();
+            sync_point::reached(self.setup.log.data_dir(), "saved");
+        }
         next
     }
 
@@ -98,9 +106,8 @@ impl Owner {
         self.obey_rails(record.update, &ended.round.stats.trips);
         record.numbers = named(&ended.round.stats);
         record.numbers.extend(ended.verdict.map(|verdict| verdict.numbers).unwrap_or_default());
-        if let Some(trainer) = &mut self.trainer {
-            trainer.update += 1;
-            let (version, update) = (trainer.version, trainer.update);
+        if let Some(trainer) = &self.trainer {
+            let (version, update) = (trainer.head.version, trainer.head.update);
             self.board.write(|status| {
                 status.version = version;
                 status.n_updates = update;
@@ -119,143 +126,147 @@ impl Owner {
     }
 
     fn learn_and_publish(&self, trainer: &mut Trainer, batch: &Batch, loader: &Loader) -> Result<Ended, AttemptError> {
-        let snapshot = trainer.models.snapshot()?;
-        let ended = self.learn_from(&snapshot, trainer, batch, loader)?;
-        // A round that had nothing to learn from, or warmed the value model up, says nothing about the learner's health.
-        let is_refused = ended.outcome == UpdateOutcome::Rejected || ended.round.is_skipped();
-        if is_refused || ended.outcome == UpdateOutcome::Promoted {
-            self.follow_streak(trainer, !is_refused, snapshot)?;
-        }
-        Ok(ended)
-    }
-
-    fn learn_from(
-        &self,
-        snapshot: &Snapshot,
-        trainer: &mut Trainer,
-        batch: &Batch,
-        loader: &Loader,
-    ) -> Result<Ended, AttemptError> {
-        let lineage = self.setup.registry.lineage(trainer.version, self.setup.config.max_staleness)?;
-        let interrupt = &self.interrupt;
-        let round = Round {
-            config: &self.setup.config,
-            update: trainer.update,
-            lineage: &lineage,
-            pretraining: &self.setup.pretraining,
-        };
+        let config = &self.setup.config;
+        let lineage = self.setup.registry.lineage(trainer.head.version, config.max_staleness)?;
         let models = &mut trainer.models;
-        let round = trainer.pool.install(|| {
+        models.prepare(config);
+        let interrupt = &self.interrupt;
+        let (update, pretraining) = (trainer.head.update, &*self.setup.pretraining);
+        let round = Round { config, update, lineage: &lineage, pretraining };
+        let (snapshot, round) = trainer.pool.install(|| -> Result<_, PpoError> {
+            let snapshot = Arc::new(models.snapshot()?);
             let mut pace = || match interrupt.load(Ordering::Acquire) {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             };
-            round.run_from(snapshot, models, &batch.rollouts, &mut pace)
+            let round = round.run_from(&snapshot, models, &batch.rollouts, &mut pace)?;
+            Ok((snapshot, round))
         })?;
-        if !round.has_new_policy() {
-            self.end_claim(batch.settled(&round.fates, Outcome::Trained(trainer.version)));
-            return Ok(Ended { outcome: UpdateOutcome::NoStep, version: None, reason: None, round, verdict: None });
+        let ended = match round.has_new_policy() {
+            true => self.publish(trainer, batch, &round, &snapshot, loader),
+            false => self.end_without_step(trainer, batch, &round, &snapshot),
+        };
+        if ended.is_err() {
+            trainer.models.restore(&snapshot)?;
         }
-        self.board.set_state(LearnerState::Publishing);
-        match self.publish(trainer, batch, &round, loader) {
-            Ok(published) => Ok(self.conclude(trainer, round, published, snapshot)?),
-            Err(error) => {
-                trainer.models.restore(snapshot)?;
-                Err(error.into())
-            }
-        }
+        let (outcome, published) = ended?;
+        let (version, verdict) = published.map(|published| (published.version, published.verdict)).unzip();
+        let refusals = verdict.as_ref().filter(|_| outcome == UpdateOutcome::Rejected);
+        let reason = refusals.map(|verdict| verdict.refusals.join("; "));
+        Ok(Ended { outcome, version, reason, round, verdict })
     }
 
+    fn end_without_step(
+        &self,
+        trainer: &mut Trainer,
+        batch: &Batch,
+        round: &RoundOutcome,
+        snapshot: &Arc<Snapshot>,
+    ) -> Result<(UpdateOutcome, Option<Published>), AttemptError> {
+        let (number, parent, digest) = (trainer.head.update, trainer.head.version, trainer.head.digest.clone());
+        let (streak, row) = self.streak_after(trainer, UpdateOutcome::NoStep, round, snapshot)?;
+        let after = self.head_after(trainer, parent, digest)?;
+        let end = update_end(number, UpdateOutcome::NoStep, None, &after, round, row);
+        let outcomes = batch.settled(&round.fates, Outcome::Trained(parent));
+        let update = Some(UpdateChange::End(Box::new(end)));
+        self.setup.log.settle(Settlement { outcomes, update }).map_err(RegistryError::from)?;
+        (trainer.head, trainer.streak) = (after, streak);
+        self.report_streak(number, row);
+        Ok((UpdateOutcome::NoStep, None))
+    }
+
+    /// Everything before the commit may fail and be taken back; what is committed is what the record says.
     fn publish(
         &self,
         trainer: &mut Trainer,
         batch: &Batch,
         round: &RoundOutcome,
+        snapshot: &Arc<Snapshot>,
         loader: &Loader,
-    ) -> Result<Published, PublishError> {
-        let mut numbers = named(&round.stats);
-        numbers.insert("update".to_string(), trainer.update as f64);
+    ) -> Result<(UpdateOutcome, Option<Published>), AttemptError> {
+        self.board.set_state(LearnerState::Publishing);
+        let (publisher, parent) = (self.publisher(loader), trainer.head.version);
         let sequences = batch.sequences();
-        let update = trainer.update + 1;
-        let publisher = self.publisher(loader);
-        let outcomes = |version, verdict: &Verdict| {
-            let end = match verdict.is_pass() {
-                true => Outcome::Trained(version),
-                false => Outcome::Dropped(DropReason::Gate),
-            };
-            batch.settled(&round.fates, end)
-        };
-        let mut companion = None;
-        let n_rollouts = n_trained(round);
-        let published = trainer.pool.install(|| {
+        let go_on = || !self.interrupt.load(Ordering::Acquire);
+        let judged = trainer.pool.install(|| {
             let proposal = Proposal {
                 models: &trainer.models,
-                source: &trainer.source,
-                parent: trainer.version,
+                source: trainer.beginning.source(),
+                parent,
                 stats: &round.stats,
-                numbers,
                 sequences: &sequences,
-                n_rollouts,
+                n_rollouts: n_trained(round),
             };
-            let before_commit = |version, digest: Digest| {
-                trainer.write_average(&self.setup, version);
-                if trainer.is_saving_due() {
-                    let took = trainer.write_companion(&self.setup, version, update, &digest.to_string());
-                    companion = took.map(|took| (version, took));
-                }
-            };
-            let go_on = || !self.interrupt.load(Ordering::Acquire);
-            publisher.publish(&proposal, outcomes, before_commit, go_on)
+            publisher.judge(&proposal, go_on)
         })?;
-        if let Some((version, took)) = companion {
-            trainer.wrote_companion(&self.setup, version, update, took);
+        let (version, digest) = (judged.version, judged.digest.to_string());
+        let passed = judged.verdict.is_pass();
+        let (outcome, end_of_rollouts) = match passed {
+            true => (UpdateOutcome::Promoted, Outcome::Trained(version)),
+            false => (UpdateOutcome::Rejected, Outcome::Dropped(DropReason::Gate)),
+        };
+        let conclude = |trainer: &mut Trainer| {
+            if passed {
+                trainer.write_average(&self.setup, version);
+            } else {
+                // What the value model learnt stays true.
+                trainer.models.restore_policy(snapshot)?;
+            }
+            let (streak, row) = self.streak_after(trainer, outcome, round, snapshot)?;
+            let stands_at = match passed {
+                true => (version, digest.clone()),
+                false => (parent, trainer.head.digest.clone()),
+            };
+            Ok::<_, PpoError>((streak, row, self.head_after(trainer, stands_at.0, stands_at.1)?))
+        };
+        let concluded = conclude(trainer).inspect_err(|error| publisher.abandon(version, &error.to_string()));
+        let (streak, row, after) = concluded?;
+        let number = trainer.head.update;
+        let end = update_end(number, outcome, Some((version, digest)), &after, round, row);
+        let mut numbers = end.numbers.clone();
+        numbers.insert("update".to_string(), number as f64);
+        let outcomes = batch.settled(&round.fates, end_of_rollouts);
+        let settlement = Settlement { outcomes, update: Some(UpdateChange::End(Box::new(end))) };
+        let published = publisher.commit(judged, settlement, numbers)?;
+        (trainer.head, trainer.streak) = (after, streak);
+        self.report_streak(number, row);
+        if passed {
+            self.counters.count_trained(n_trained(round) as u64, round.stats.n_tokens as u64);
         }
-        Ok(published)
+        Ok((outcome, Some(published)))
     }
 
-    fn conclude(
-        &self,
-        trainer: &mut Trainer,
-        round: RoundOutcome,
-        published: Published,
-        snapshot: &Snapshot,
-    ) -> Result<Ended, PpoError> {
-        let Published { version, verdict } = published;
-        let passed = verdict.is_pass();
-        if passed {
-            trainer.version = version;
-            self.counters.count_trained(n_trained(&round) as u64, round.stats.n_tokens as u64);
-        } else {
-            // What the value model learnt stays true.
-            trainer.models.restore_policy(snapshot)?;
-        }
-        Ok(Ended {
-            outcome: if passed { UpdateOutcome::Promoted } else { UpdateOutcome::Rejected },
-            version: Some(version),
-            reason: (!passed).then(|| verdict.refusals.join("; ")),
-            round,
-            verdict: Some(verdict),
-        })
+    /// What the models are the state of, once this update has ended at this version.
+    fn head_after(&self, trainer: &Trainer, version: PolicyVersion, digest: String) -> Result<StateHead, PpoError> {
+        let update = trainer.head.update + 1;
+        let fingerprint = trainer.pool.install(|| state::fingerprint(&trainer.models, update))?.to_string();
+        Ok(StateHead { update, start: Start::Continued, version, digest, fingerprint })
     }
 
     /// A claim whose update failed goes back, until it failed too often.
-    fn fail(&mut self, batch: &Batch, reason: String) -> Next {
+    fn fail(&mut self, update: u64, batch: &Batch, reason: String) -> Next {
         self.n_failures += 1;
         let give_up = self.n_failures.is_multiple_of(ATTEMPTS_MAX);
         let outcome = match give_up {
             true => Outcome::Dropped(DropReason::UpdateFailed),
             false => Outcome::Released,
         };
-        self.end_claim(batch.all(outcome));
+        self.abandon(update, batch, outcome);
         Next::BackOff(reason)
     }
+}
 
-    /// Ends a claim outside a publication. When even that fails, the next start gives it back.
-    fn end_claim(&self, outcomes: Vec<(Seq, Outcome)>) {
-        if let Err(error) = self.setup.log.settle(outcomes) {
-            tracing::error!(%error, "a claim could not be ended; a restart gives it back");
-        }
-    }
+fn update_end(
+    number: u64,
+    outcome: UpdateOutcome,
+    published: Option<(PolicyVersion, String)>,
+    after: &StateHead,
+    round: &RoundOutcome,
+    streak: Option<StreakRow>,
+) -> UpdateEnd {
+    let (version, digest) = published.unzip();
+    let (state_after, numbers) = (after.fingerprint.clone(), named(&round.stats));
+    UpdateEnd { number, outcome, version, digest, state_after, numbers, streak }
 }
 
 fn n_trained(round: &RoundOutcome) -> usize {

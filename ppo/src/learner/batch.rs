@@ -1,9 +1,10 @@
 //! A claim as the round sees it, and the words that end it.
 
 use policy::{TokenId, sequence_batch::Sequence};
-use reward::{Score, Scored, ScoredRollout};
+use reward::ScoredRollout;
 
 use crate::{
+    replay::scored,
     rollout_log::{LoggedRollout, Outcome, Seq},
     update::Fate,
 };
@@ -21,11 +22,8 @@ impl Batch {
     pub(super) fn new(rows: Vec<LoggedRollout>) -> Batch {
         let (mut seqs, mut rollouts) = (Vec::new(), Vec::new());
         for row in rows {
-            let score = row.score.expect("a row without a score cannot be claimed");
-            let scored = Scored { score: Score(score.score), std: score.std, reward_version: score.reward_version };
-            let rollout = ScoredRollout::new(row.rollout, scored);
             seqs.push(row.seq);
-            rollouts.push(rollout.expect("the log stores finite scores only"));
+            rollouts.push(scored(row));
         }
         Batch { seqs, rollouts }
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use policy::{PolicyVersion, threads};
+use policy::threads;
 
 use super::{
     Board, Command, LearnerSetup, LearnerState,
@@ -49,6 +49,8 @@ pub(super) struct Owner {
     /// One update is wanted although it is paused.
     is_stepping: bool,
     is_unable: bool,
+    /// Nobody has looked yet whether the last process died in an update.
+    may_be_unfinished: bool,
 }
 
 /// How an attempt ended, as far as the loop cares.
@@ -81,6 +83,7 @@ impl Owner {
             halted: None,
             is_stepping: false,
             is_unable: false,
+            may_be_unfinished: true,
         }
     }
 
@@ -177,12 +180,14 @@ impl Owner {
         }
         if self.trainer.is_none() {
             self.board.set_state(LearnerState::Loading);
-            match Trainer::build(&self.setup) {
+            match Trainer::build(&self.setup, &self.counters, &self.interrupt) {
                 Ok(trainer) => self.adopt(trainer),
+                // The command that goes with it is on its way.
+                Err(error) if error.is_interrupted() => return Next::Poll,
                 Err(error) => return self.cannot_build(&error),
             }
         }
-        match self.claim() {
+        match self.next_rollouts() {
             Ok(Some(rows)) => {
                 self.is_stepping = false;
                 self.attempt(rows, loader)
@@ -197,9 +202,10 @@ impl Owner {
 
     pub(super) fn adopt(&mut self, trainer: Trainer) {
         if self.setup.config.parity_gap_max == 0.0 {
-            self.setup.config.parity_gap_max = parity::mean_limit(&trainer.source, trainer.models.policy.precision());
+            let precision = trainer.models.policy.precision();
+            self.setup.config.parity_gap_max = parity::mean_limit(trainer.beginning.source(), precision);
         }
-        let (version, update) = (trainer.version, trainer.update);
+        let (version, update) = (trainer.head.version, trainer.head.update);
         self.board.write(|status| {
             status.version = version;
             status.n_updates = update;
@@ -217,7 +223,22 @@ impl Owner {
         Next::Poll
     }
 
+    /// What the next update learns from: first of all what the last process died over.
+    fn next_rollouts(&mut self) -> Result<Option<Vec<LoggedRollout>>, RegistryError> {
+        if self.may_be_unfinished {
+            let unfinished = self.unfinished()?;
+            self.may_be_unfinished = false;
+            if unfinished.is_some() {
+                return Ok(unfinished);
+            }
+        }
+        self.claim()
+    }
+
     fn claim(&self) -> Result<Option<Vec<LoggedRollout>>, RegistryError> {
+        let Some(trainer) = &self.trainer else {
+            return Ok(None);
+        };
         let config = &self.setup.config;
         let n_rollouts = config.rollouts_per_update;
         let (n_scored, n_generated) = self.setup.log.reader().backlog(n_rollouts.saturating_mul(BACKLOG_UPDATES))?;
@@ -229,20 +250,13 @@ impl Owner {
         if n_scored < n_rollouts as u64 {
             return Ok(None);
         }
-        let claim = self.setup.log.claim(ClaimRequest {
-            n_rollouts,
-            lineage: self.lineage()?,
-            user_share_max: config.user_share_max,
-        })?;
+        let lineage = self.setup.registry.lineage(trainer.head.version, config.max_staleness)?;
+        let request = ClaimRequest { n_rollouts, lineage, user_share_max: config.user_share_max };
+        let claim = self.setup.log.begin_update(request, trainer.next_start(config))?;
         Ok(match claim {
             Claim::Granted(rows) => Some(rows),
             Claim::Short { .. } => None,
         })
-    }
-
-    pub(super) fn lineage(&self) -> Result<Vec<PolicyVersion>, RegistryError> {
-        let version = self.trainer.as_ref().map_or(PolicyVersion::SFT, |trainer| trainer.version);
-        self.setup.registry.lineage(version, self.setup.config.max_staleness)
     }
 
     pub(super) fn publisher<'a>(&'a self, loader: &'a Loader) -> Publisher<'a> {
@@ -264,13 +278,8 @@ impl Owner {
 
     /// Writes what a restart needs, if it is not written.
     pub(super) fn save(&mut self) {
-        let Some(trainer) = &mut self.trainer else {
-            return;
-        };
-        match self.setup.registry.row(trainer.version) {
-            Ok(Some(row)) => trainer.save(&self.setup, &row),
-            Ok(None) => {}
-            Err(error) => tracing::warn!(%error, "the learner's state could not be saved"),
+        if let Some(trainer) = &mut self.trainer {
+            trainer.save();
         }
     }
 }

@@ -1,63 +1,104 @@
 //! What the learner does about guard rails, beyond what a round does itself.
 
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
 use super::{owner::Owner, trainer::Trainer};
 use crate::{
     error::PpoError,
     guard::{Guard, SKIPPED_ROUNDS_MAX, Trips},
-    models::{Models, Snapshot},
+    models::Models,
+    rollout_log::StreakRow,
+    snapshot::Snapshot,
+    stats::UpdateOutcome,
+    update::RoundOutcome,
 };
 
 /// Rounds in a row that taught nothing, and how the models were before the first of them.
 ///
 /// A round that is skipped leaves the policy as it was, but not the value model, the moments and the memories: data that
 /// are bad enough to be refused may have spoilt those. So the first snapshot is kept, for as long as the streak lasts.
-#[derive(Default)]
+///
+/// It is part of the history: each update's record says what the streak was at its end, so that a restart goes on counting,
+/// and a replay goes back where the learner did.
+#[derive(Clone, Default)]
 pub(super) struct Streak {
     n: u32,
-    before: Option<Snapshot>,
+    /// Number of the first update, and the models before it.
+    before: Option<(u64, Arc<Snapshot>)>,
 }
 
 impl Streak {
-    /// A round taught something: whatever came before it is no longer what to go back to.
-    pub(super) fn end(&mut self) {
-        *self = Streak::default();
+    /// As it was when the last process ended.
+    pub(super) fn resumed(recorded: StreakRow, before: Snapshot) -> Streak {
+        Streak { n: recorded.n, before: Some((recorded.first, Arc::new(before))) }
     }
 
-    /// A round taught nothing. True when the models were put back to where they were before the streak.
+    /// The first update of the rounds that taught nothing.
+    pub(super) fn first(&self) -> Option<u64> {
+        self.before.as_ref().map(|(first, _)| *first)
+    }
+
+    /// What is to be recorded, as long as it lasts.
+    fn row(&self) -> Option<StreakRow> {
+        self.first().map(|first| StreakRow { first, n: self.n, went_back: false })
+    }
+
+    /// The streak after an update that taught nothing, and its record; the models are put back to where they were before the
+    /// streak when it is one too long.
     ///
     /// # Errors
-    /// When memory fails.
-    pub(super) fn prolong(&mut self, before: Snapshot, models: &mut Models) -> Result<bool, PpoError> {
-        self.n += 1;
-        let first = self.before.take().unwrap_or(before);
-        if self.n < SKIPPED_ROUNDS_MAX {
-            self.before = Some(first);
-            return Ok(false);
+    /// When memory or the snapshot's file fails.
+    pub(super) fn prolonged(
+        &self,
+        update: u64,
+        before: &Arc<Snapshot>,
+        models: &mut Models,
+    ) -> Result<(Streak, StreakRow), PpoError> {
+        let (first, before) = self.before.clone().unwrap_or_else(|| (update, Arc::clone(before)));
+        let n = self.n + 1;
+        let went_back = n >= SKIPPED_ROUNDS_MAX;
+        let row = StreakRow { first, n, went_back };
+        if !went_back {
+            return Ok((Streak { n, before: Some((first, before)) }, row));
         }
-        models.restore(&first)?;
+        models.restore(&before)?;
         models.control.forget_steps();
-        self.end();
-        Ok(true)
+        Ok((Streak::default(), row))
     }
 }
 
 impl Owner {
-    /// Follows the streak after a round.
-    pub(super) fn follow_streak(&self, trainer: &mut Trainer, taught: bool, before: Snapshot) -> Result<(), PpoError> {
-        if taught {
-            trainer.streak.end();
-        } else if trainer.streak.prolong(before, &mut trainer.models)? {
+    /// The streak after a round, and its record. A round that had nothing to learn from, or warmed the value model up, says
+    /// nothing about the learner's health.
+    pub(super) fn streak_after(
+        &self,
+        trainer: &mut Trainer,
+        outcome: UpdateOutcome,
+        round: &RoundOutcome,
+        before: &Arc<Snapshot>,
+    ) -> Result<(Streak, Option<StreakRow>), PpoError> {
+        let is_refused = outcome == UpdateOutcome::Rejected || round.is_skipped();
+        match () {
+            () if is_refused => {
+                let (streak, row) = trainer.streak.prolonged(trainer.head.update, before, &mut trainer.models)?;
+                Ok((streak, Some(row)))
+            }
+            () if outcome == UpdateOutcome::Promoted => Ok((Streak::default(), None)),
+            () => Ok((trainer.streak.clone(), trainer.streak.row())),
+        }
+    }
+
+    /// Says that the learner went back, if it did.
+    pub(super) fn report_streak(&self, update: u64, streak: Option<StreakRow>) {
+        if streak.is_some_and(|streak| streak.went_back) {
             self.counters.restorations.fetch_add(1, Ordering::Relaxed);
             tracing::error!(
-                update = trainer.update,
+                update,
                 rounds = SKIPPED_ROUNDS_MAX,
                 "no round taught anything; the learner went back to the state before them. Look at the guard rails of \
                  these rounds; if it comes again, activate an earlier version or lower ppo.policy_learning_rate"
             );
         }
-        Ok(())
     }
 
     /// Counts what tripped, says what can be done, and pauses where a guard asks for it.
@@ -92,7 +133,7 @@ impl Owner {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, ops::ControlFlow};
+    use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
     use policy::{PolicyVersion, TokenId, optimizer::AdamState};
 
@@ -144,12 +185,13 @@ mod tests {
         (world.config.policy_learning_rate, world.config.warmup_updates, world.config.max_grad_norm) = (0.5, 0, 1e6);
         let mut streak = Streak::default();
         for n in 1..=SKIPPED_ROUNDS_MAX {
-            let snapshot = world.models.snapshot().unwrap();
+            let snapshot = Arc::new(world.models.snapshot().unwrap());
             let rollouts = world.rollouts(16, share_of(TokenId(3)));
             assert!(run(&mut world, &rollouts, u64::from(n)).is_skipped());
             assert_ne!(Bits::of(&world.models), before, "the value model has learnt, and the memories have moved");
-            let is_back = streak.prolong(snapshot, &mut world.models).unwrap();
-            assert_eq!(is_back, n == SKIPPED_ROUNDS_MAX);
+            let (next, row) = streak.prolonged(u64::from(n), &snapshot, &mut world.models).unwrap();
+            assert_eq!((row.first, row.n, row.went_back), (1, n, n == SKIPPED_ROUNDS_MAX));
+            streak = next;
         }
         // But what is usual of a step begins anew; see `forget_steps`.
         let mut forgetful = good_control.clone();

@@ -2,5 +2,6 @@
 
 mod busy;
 mod crash;
+mod resume;
 mod updates;
 mod world;

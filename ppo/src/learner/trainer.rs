@@ -1,21 +1,29 @@
 //! The models that a learner holds between rounds, and how they come into memory.
 
-use std::time::{Duration, Instant};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
-use candle_core::Device;
 use policy::{
     PolicyVersion,
-    architecture::llama::TOKEN_EMBEDDING,
     checkpoint::{Checkpoint, WeightType},
     model_error::ModelError,
     threads::learner_pool,
 };
 
-use super::{LearnerSetup, ValueStart, rails::Streak, saved};
-use crate::{error::PpoError, models::Models, registry::RegistryError, rollout_log::VersionRow, value_model};
-
-/// Writing what a restart needs may take this share of the time, 1/N.
-const SAVING_SHARE: u32 = 20;
+use super::{LearnerSetup, rails::Streak, saving::Saving};
+use crate::{
+    arithmetic::arithmetic,
+    beginning::Beginning,
+    error::PpoError,
+    models::Models,
+    registry::RegistryError,
+    replay::{Archive, Reached, Replay, ReplayError},
+    rollout_log::{Start, UpdateStart, VersionRow},
+    state::StateHead,
+    stats::LearnerCounters,
+};
 
 /// Suffix of the file that holds the moving average of the weights.
 pub(super) const AVERAGE_SUFFIX: &str = "average.gguf";
@@ -29,8 +37,16 @@ pub(super) enum BuildError {
     Ppo(#[from] PpoError),
     #[error(transparent)]
     Model(#[from] ModelError),
-    #[error("ppo.device: {0}")]
-    Device(#[from] candle_core::Error),
+    #[error(transparent)]
+    Replay(Box<ReplayError>),
+    #[error("the folder of the learner's states: {0}")]
+    Folder(#[from] std::io::Error),
+}
+
+impl From<ReplayError> for BuildError {
+    fn from(error: ReplayError) -> BuildError {
+        BuildError::Replay(Box::new(error))
+    }
 }
 
 impl BuildError {
@@ -38,11 +54,20 @@ impl BuildError {
     pub(super) fn is_permanent(&self) -> bool {
         let model = match self {
             BuildError::Model(error) | BuildError::Ppo(PpoError::Model(error)) => error,
-            BuildError::Ppo(PpoError::ValueModel { .. }) | BuildError::Device(_) => return true,
-            BuildError::Registry(_) | BuildError::Ppo(_) => return false,
+            BuildError::Ppo(PpoError::ValueModel { .. } | PpoError::Device(_)) => return true,
+            _ => return false,
         };
         use ModelError::{MissingTensor, TensorShape, Unsupported, Untrainable};
         matches!(model, Untrainable(_) | Unsupported(_) | MissingTensor(_) | TensorShape { .. })
+    }
+
+    /// Whether a command came first, and nothing is wrong.
+    pub(super) fn is_interrupted(&self) -> bool {
+        match self {
+            BuildError::Ppo(PpoError::Interrupted) => true,
+            BuildError::Replay(error) => error.is_interrupted(),
+            _ => false,
+        }
     }
 }
 
@@ -51,82 +76,71 @@ pub(super) struct Trainer {
     pub(super) models: Models,
     /// All of the trainer's arithmetic runs in here, at nice 19.
     pub(super) pool: rayon::ThreadPool,
-    /// Version 0: metadata and types of published files.
-    pub(super) source: Checkpoint,
-    /// The version that `models.policy` holds.
-    pub(super) version: PolicyVersion,
-    /// Number of the next update.
-    pub(super) update: u64,
+    /// What models are made from.
+    pub(super) beginning: Beginning,
+    /// What the models are the state of: the number of the next update, and the version that they stand at.
+    pub(super) head: StateHead,
     /// Rounds that taught nothing.
     pub(super) streak: Streak,
-    saving: Saving,
-}
-
-/// When what a restart needs was written, and what it cost.
-struct Saving {
-    last: Option<Instant>,
-    took: Duration,
-    /// The version and the update of the newest file.
-    holds: Option<(PolicyVersion, u64)>,
+    pub(super) saving: Saving,
 }
 
 impl Trainer {
-    /// Builds the models of the live version: f32 masters, value model, moments and β from its companion file when that is
-    /// there and belongs to it.
-    pub(super) fn build(setup: &LearnerSetup) -> Result<Trainer, BuildError> {
-        let pool = learner_pool(setup.config.threads)?;
-        let loaded = pool.install(|| Loaded::new(setup))?;
-        let holds = loaded.is_restored.then_some((loaded.version, loaded.update));
-        Ok(Trainer {
-            models: loaded.models,
-            pool,
-            source: loaded.source,
-            version: loaded.version,
-            update: loaded.update,
-            streak: Streak::default(),
-            saving: Saving { last: None, took: Duration::ZERO, holds },
-        })
+    /// Builds the models of the live version as the last process left them: from the newest state on disk, and by computing
+    /// the updates since again. When that cannot be, an error line says why, and moments begin anew.
+    pub(super) fn build(
+        setup: &LearnerSetup,
+        counters: &LearnerCounters,
+        interrupt: &AtomicBool,
+    ) -> Result<Trainer, BuildError> {
+        let config = &setup.config;
+        let pool = learner_pool(config.threads)?;
+        let archive = Archive::open(setup.log.data_dir())?;
+        let states = archive.states();
+        states.create()?;
+        let sft = setup.registry.path(PolicyVersion::SFT);
+        let scratch = states.path().to_path_buf();
+        let beginning = pool.install(|| Beginning::new(&sft, setup.value_start.clone(), config, scratch))?;
+        let beginning = beginning.with_pretraining(Arc::clone(&setup.pretraining));
+        let live = setup.registry.live()?;
+        let update = next_update(&archive, &live)?;
+        let replay = Replay { archive: &archive, beginning: &beginning, config, pool: &pool, interrupt };
+        let reached = match resume(&replay, update, &live) {
+            Ok((reached, streak)) => {
+                counters.replayed.fetch_add(reached.n_replayed, Ordering::Relaxed);
+                Some((reached, streak))
+            }
+            Err(error @ ReplayError::Log(_)) => return Err(error.into()),
+            Err(error) if error.is_interrupted() => return Err(error.into()),
+            Err(ReplayError::Nothing) if live.version == PolicyVersion::SFT => None,
+            Err(error) => {
+                counters.resets.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(version = %live.version, %error, "the learner begins with fresh moments and value model");
+                None
+            }
+        };
+        let (saved, head, models, streak) = match reached {
+            Some((reached, streak)) => (reached.saved, reached.head.clone(), reached.into_models(config)?, streak),
+            None => {
+                let weights = Checkpoint::read(&live.path)?;
+                let models = pool.install(|| beginning.models(&weights, config))?;
+                let head = replay.head(&models, update, Start::Fresh, live.version, &live.digest)?;
+                (None, head, models, Streak::default())
+            }
+        };
+        let saving = Saving::new(config, states, saved, &head);
+        Ok(Trainer { models, pool, beginning, head, streak, saving })
     }
 
     /// Takes over another version's weights, with fresh moments; the value model keeps what it learnt.
     pub(super) fn rebase(self, setup: &LearnerSetup, row: &VersionRow) -> Result<Trainer, BuildError> {
-        let device = device(&setup.config.device)?;
-        let Trainer { models, pool, source, update, saving, .. } = self;
-        let (models, source) = pool.install(|| -> Result<_, BuildError> {
-            let policy = Checkpoint::read(&row.path)?;
-            let Models { value, control, .. } = models;
-            let mut models = Models::new(&policy, &source, value, &setup.config, &device)?;
-            // The value model is as warm as it was, and the text goes on where it stopped.
-            models.control = control;
-            Ok((models, source))
-        })?;
-        Ok(Trainer { models, pool, source, version: row.version, update, streak: Streak::default(), saving })
-    }
-
-    /// Whether it is time to write what a restart needs.
-    pub(super) fn is_saving_due(&self) -> bool {
-        let Saving { last, took, .. } = self.saving;
-        last.is_none_or(|last| last.elapsed() > took * SAVING_SHARE)
-    }
-
-    /// Writes what a restart needs beside a version; returns how long it took. A failure costs a fresh start of the moments,
-    /// no more.
-    pub(super) fn write_companion(
-        &self,
-        setup: &LearnerSetup,
-        version: PolicyVersion,
-        update: u64,
-        digest: &str,
-    ) -> Option<Duration> {
-        let started = Instant::now();
-        let path = setup.registry.companion(version, saved::SUFFIX);
-        match saved::save(&path, &self.models, update, digest) {
-            Ok(()) => Some(started.elapsed()),
-            Err(error) => {
-                tracing::warn!(%version, %error, "the learner's state could not be saved");
-                None
-            }
-        }
+        let Trainer { models, pool, beginning, head, saving, .. } = self;
+        let weights = Checkpoint::read(&row.path)?;
+        let models = pool.install(|| beginning.rebased(models, &weights, &setup.config))?;
+        let fingerprint = pool.install(|| crate::state::fingerprint(&models, head.update))?.to_string();
+        let (version, digest) = (row.version, row.digest.clone());
+        let head = StateHead { update: head.update, start: Start::Rebased, version, digest, fingerprint };
+        Ok(Trainer { models, pool, beginning, head, streak: Streak::default(), saving })
     }
 
     /// Writes the moving average of the policy's weights, where there is one, beside a version: a model file of its own, to be
@@ -138,94 +152,54 @@ impl Trainer {
         let weight_type =
             WeightType::parse(&setup.config.weight_type).expect("config has checked the words of ppo.weight_type");
         let path = setup.registry.companion(version, AVERAGE_SUFFIX);
-        if let Err(error) = average.to_checkpoint(&self.source, weight_type).write(&path) {
+        if let Err(error) = average.to_checkpoint(self.beginning.source(), weight_type).write(&path) {
             tracing::warn!(%version, %error, "the average of the weights could not be saved");
         }
     }
 
-    /// Takes note of a companion that belongs to the live version now, and removes the one before it.
-    pub(super) fn wrote_companion(
-        &mut self,
-        setup: &LearnerSetup,
-        version: PolicyVersion,
-        update: u64,
-        took: Duration,
-    ) {
-        if let Some((older, _)) = self.saving.holds.filter(|(older, _)| *older != version) {
-            // What stays is removed with its version.
-            let _ = std::fs::remove_file(setup.registry.companion(older, saved::SUFFIX));
-        }
-        self.saving = Saving { last: Some(Instant::now()), took, holds: Some((version, update)) };
-    }
-
-    /// Writes what a restart needs beside the live version, unless it is there.
-    pub(super) fn save(&mut self, setup: &LearnerSetup, row: &VersionRow) {
-        if self.saving.holds == Some((row.version, self.update)) {
-            return;
-        }
-        let took = self.write_companion(setup, row.version, self.update, &row.digest);
-        if let Some(took) = took {
-            self.wrote_companion(setup, row.version, self.update, took);
+    /// The record of the update that would begin now.
+    pub(super) fn next_start(&self, config: &config::Ppo) -> UpdateStart {
+        UpdateStart {
+            number: self.head.update,
+            start: self.head.start,
+            parent: self.head.version,
+            parent_digest: self.head.digest.clone(),
+            state_before: self.head.fingerprint.clone(),
+            config: config.assignments(),
+            arithmetic: arithmetic(config),
+            n_threads: self.pool.current_num_threads(),
+            pretraining: self.beginning.pretraining_digest(config),
         }
     }
 }
 
-/// What [`Trainer::build`] reads from disk.
-struct Loaded {
-    models: Models,
-    source: Checkpoint,
-    version: PolicyVersion,
-    update: u64,
-    is_restored: bool,
-}
-
-impl Loaded {
-    fn new(setup: &LearnerSetup) -> Result<Loaded, BuildError> {
-        let device = device(&setup.config.device)?;
-        let live = setup.registry.live()?;
-        let source = Checkpoint::read(&setup.registry.path(PolicyVersion::SFT))?;
-        let policy = Checkpoint::read(&live.path)?;
-        let fresh = || -> Result<Models, BuildError> {
-            let value = match &setup.value_start {
-                ValueStart::Policy => value_model::from_policy(&source, &device)?,
-                ValueStart::RewardModel { checkpoint, normalization } => {
-                    let vocab_size = source.tensor(TOKEN_EMBEDDING)?.dim(0)?;
-                    value_model::from_reward_model(checkpoint, *normalization, vocab_size, &device)?
-                }
-            };
-            Ok(Models::new(&policy, &source, value, &setup.config, &device)?)
-        };
-        let mut models = fresh()?;
-        let companion = setup.registry.companion(live.version, saved::SUFFIX);
-        let restored = saved::restore(&companion, &mut models, &live.digest);
-        if let Err(error) = &restored {
-            if live.version != PolicyVersion::SFT {
-                tracing::warn!(version = %live.version, %error, "the learner begins with fresh moments and value model");
-            }
-            models = fresh()?;
+/// The state that the last update left, and what was remembered of rounds that taught nothing.
+fn resume(replay: &Replay<'_>, update: u64, live: &VersionRow) -> Result<(Reached, Streak), ReplayError> {
+    let last = update.checked_sub(1).map(|last| replay.archive.update(last)).transpose()?.flatten();
+    let streak = last.and_then(|row| row.end).and_then(|end| end.streak).filter(|streak| !streak.went_back);
+    let (reached, streak) = match streak {
+        None => (replay.reach(update)?, Streak::default()),
+        Some(recorded) => {
+            let (reached, before) = replay.reach_through(recorded.first, update)?;
+            (reached, Streak::resumed(recorded, before))
         }
-        if !setup.config.kl_adaptive {
-            // A controller's coefficient is state; a fixed one is the operator's word of today.
-            models.kl_coef = setup.config.kl_coef;
-        }
-        Ok(Loaded {
-            models,
-            source,
-            version: live.version,
-            is_restored: restored.is_ok(),
-            update: restored.unwrap_or_else(|_| next_update(&live)),
-        })
+    };
+    if (reached.head.version, &reached.head.digest) == (live.version, &live.digest) {
+        return Ok((reached, streak));
     }
+    // Another version: whatever went wrong before went wrong on the way that was left.
+    Ok((follow(replay, reached, live)?, Streak::default()))
 }
 
-fn next_update(live: &VersionRow) -> u64 {
-    live.numbers.get("update").map_or(0, |update| *update as u64 + 1)
+/// Where the live version is another than the state's, because somebody activated it, the state follows.
+fn follow(replay: &Replay<'_>, reached: Reached, live: &VersionRow) -> Result<Reached, ReplayError> {
+    tracing::info!(from = %reached.head.version, to = %live.version, "the learner follows an activation");
+    reached.rebased(replay, live)
 }
 
-/// `cpu` or `cuda:N`; `config` has checked the words.
-fn device(name: &str) -> candle_core::Result<Device> {
-    match name.strip_prefix("cuda:").map(str::parse) {
-        Some(Ok(ordinal)) => Device::new_cuda(ordinal),
-        _ => Ok(Device::Cpu),
-    }
+/// One after the newest record; a log from before there were records says it in the live version's numbers.
+fn next_update(archive: &Archive, live: &VersionRow) -> Result<u64, ReplayError> {
+    let recorded = archive.newest_update()?.map_or(0, |row| row.start.number + 1);
+    let published = live.numbers.get("update").map_or(0, |update| *update as u64 + 1);
+    Ok(recorded.max(published))
 }

@@ -9,7 +9,8 @@ use super::{
     feedback, record,
     record::Seq,
     state::DropReason,
-    transition::{self, Outcome, Verdict},
+    transition::{self, Claim, Outcome, Verdict},
+    updates,
     version_row::VersionChange,
     versions,
     writer::{Command, Reply},
@@ -81,27 +82,28 @@ pub(super) fn answer(command: Command, transaction: &mut Transaction<'_>, rescor
         }
         Command::Claim(request, reply) => {
             let claimed = atomically(transaction, |connection| transition::claim(connection, &request));
-            reply_with(
-                reply,
-                claimed.map(|(claim, n_expired)| {
-                    tally.dropped.push((DropReason::Stale, n_expired as u64));
-                    claim
-                }),
-            )
+            reply_with(reply, tally.claimed(claimed))
         }
-        Command::Settle(outcomes, reply) => {
-            let moved = atomically(transaction, |connection| transition::settle(connection, &outcomes));
+        Command::Begin(request, start, reply) => {
+            let claimed = atomically(transaction, |connection| transition::begin(connection, &request, &start));
+            reply_with(reply, tally.claimed(claimed))
+        }
+        Command::Repeat(number, reply) => {
+            reply_with(reply, atomically(transaction, |connection| updates::repeat(connection, number)))
+        }
+        Command::Settle(settlement, reply) => {
+            let moved = atomically(transaction, |connection| transition::settle(connection, &settlement));
             if moved.is_ok() {
-                tally.settled(&outcomes);
+                tally.settled(&settlement.outcomes);
             }
             reply_with(reply, moved)
         }
         Command::Version(change, reply) => {
             let changed = atomically(transaction, |connection| versions::apply(connection, &change));
-            if let (Ok(()), VersionChange::Publish { outcomes, .. } | VersionChange::Reject { outcomes, .. }) =
+            if let (Ok(()), VersionChange::Publish { settlement, .. } | VersionChange::Reject { settlement, .. }) =
                 (&changed, &*change)
             {
-                tally.settled(outcomes);
+                tally.settled(&settlement.outcomes);
             }
             reply_with(reply, changed)
         }
@@ -109,6 +111,13 @@ pub(super) fn answer(command: Command, transaction: &mut Transaction<'_>, rescor
 }
 
 impl Tally {
+    fn claimed(&mut self, claimed: Result<(Claim, usize), LogError>) -> Result<Claim, LogError> {
+        claimed.map(|(claim, n_expired)| {
+            self.dropped.push((DropReason::Stale, n_expired as u64));
+            claim
+        })
+    }
+
     fn settled(&mut self, outcomes: &[(Seq, Outcome)]) {
         self.dropped.extend(outcomes.iter().filter_map(|(_, outcome)| match outcome {
             Outcome::Dropped(reason) => Some((*reason, 1)),
@@ -147,6 +156,7 @@ pub(super) fn refuse(command: Command) -> Pending {
         Command::Flush(reply) | Command::Version(_, reply) => reply_with(reply, Err(never())),
         Command::Feedback(_, reply) => reply_with(reply, Err(never())),
         Command::Score(_, reply) | Command::Settle(_, reply) => reply_with(reply, Err(never())),
-        Command::Claim(_, reply) => reply_with(reply, Err(never())),
+        Command::Claim(_, reply) | Command::Begin(_, _, reply) => reply_with(reply, Err(never())),
+        Command::Repeat(_, reply) => reply_with(reply, Err(never())),
     }
 }

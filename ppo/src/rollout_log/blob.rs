@@ -4,7 +4,7 @@
 //! one copy, bit for bit. Sampling settings are a versioned record: fields in the order of the struct, texts and lists
 //! prefixed with their length. Not JSON, because a float must return with the very bits it left with.
 
-use policy::{LogProb, SampledToken, SamplingParams, TokenId};
+use policy::{LogProb, PolicyVersion, SampledToken, SamplingParams, TokenId};
 
 /// First byte of a sampling record in today's layout.
 const SAMPLING_LAYOUT: u8 = 1;
@@ -27,6 +27,20 @@ pub(super) fn parse_token_ids(bytes: &[u8]) -> Result<Vec<TokenId>, String> {
 /// The inverse of [`floats`].
 pub(super) fn parse_floats(bytes: &[u8]) -> Result<Vec<f32>, String> {
     Ok(words(bytes)?.map(f32::from_le_bytes).collect())
+}
+
+/// Versions, 8 bytes each, little-endian.
+pub(super) fn versions(versions: &[PolicyVersion]) -> Vec<u8> {
+    versions.iter().flat_map(|version| version.0.to_le_bytes()).collect()
+}
+
+/// The inverse of [`versions`].
+pub(super) fn parse_versions(bytes: &[u8]) -> Result<Vec<PolicyVersion>, String> {
+    if !bytes.len().is_multiple_of(8) {
+        return Err(format!("expected a multiple of 8 bytes, found {}", bytes.len()));
+    }
+    let version = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("chunks_exact(8) yields 8 bytes"));
+    Ok(bytes.chunks_exact(8).map(|bytes| PolicyVersion(version(bytes))).collect())
 }
 
 fn words(bytes: &[u8]) -> Result<impl Iterator<Item = [u8; 4]> + '_, String> {

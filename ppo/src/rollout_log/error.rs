@@ -57,6 +57,14 @@ pub enum LogError {
         /// State it has, or `absent`.
         found: String,
     },
+    /// An update is not in the state that the transition starts from.
+    #[error("update {number}: expected it to be {expected}")]
+    UpdateState {
+        /// Its number.
+        number: u64,
+        /// State that the transition needs.
+        expected: &'static str,
+    },
     /// Compare-and-set lost.
     #[error("live version: expected {expected}, found {found}")]
     LiveChanged {

@@ -11,6 +11,8 @@ use super::{
     feedback,
     record::{self, LoggedRollout, Seq},
     state::{DropReason, RolloutState},
+    update_row::{UpdateRow, UsedRollout},
+    updates,
     version_row::VersionRow,
     versions,
 };
@@ -50,6 +52,8 @@ pub struct LogStats {
 #[derive(Debug)]
 pub struct LogReader {
     connection: Connection,
+    /// The file has the tables of updates.
+    has_updates: bool,
 }
 
 impl LogReader {
@@ -65,7 +69,7 @@ impl LogReader {
         if found > super::schema::CURRENT {
             return Err(LogError::SchemaTooNew { found, supported: super::schema::CURRENT });
         }
-        Ok(LogReader { connection })
+        Ok(LogReader { connection, has_updates: found >= super::schema::WITH_UPDATES })
     }
 
     /// Rows in log order, with their feedback.
@@ -173,6 +177,31 @@ impl LogReader {
             Ok(n.unwrap_or(0) as u64)
         };
         Ok((count(RolloutState::Scored)?, count(RolloutState::Generated)?))
+    }
+
+    /// One update; `None` also for a log that a honed without records of updates wrote.
+    pub fn update(&self, number: u64) -> Result<Option<UpdateRow>, LogError> {
+        if self.has_updates { updates::one(&self.connection, number) } else { Ok(None) }
+    }
+
+    /// The newest update that ended.
+    pub fn newest_update(&self) -> Result<Option<UpdateRow>, LogError> {
+        if self.has_updates { updates::newest_ended(&self.connection) } else { Ok(None) }
+    }
+
+    /// The update that runs, or that a process died in.
+    pub fn open_update(&self) -> Result<Option<UpdateRow>, LogError> {
+        if self.has_updates { updates::open(&self.connection) } else { Ok(None) }
+    }
+
+    /// What an update used, in its order: names and scores, which the record keeps.
+    pub fn used_rollouts(&self, number: u64) -> Result<Vec<UsedRollout>, LogError> {
+        updates::used(&self.connection, number)
+    }
+
+    /// What an update used, in its order and with the scores of its record, as far as the log still has it.
+    pub fn rollouts_of_update(&self, number: u64) -> Result<Vec<LoggedRollout>, LogError> {
+        updates::rollouts(&self.connection, number, "")
     }
 
     /// All versions, oldest first.

@@ -8,7 +8,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::error::LogError;
 
 /// Steps in order; entry i brings a file from number i to i + 1.
-pub(super) const STEPS: [&str; 1] = [
+pub(super) const STEPS: [&str; 2] = [
     // 1: rollouts, feedback, versions.
     "CREATE TABLE rollouts (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -64,10 +64,60 @@ pub(super) const STEPS: [&str; 1] = [
         value REAL NOT NULL,
         PRIMARY KEY (version, name)
      ) STRICT, WITHOUT ROWID;",
+    // 2: updates, recorded before they begin. What they used is named by position, not by reference: the record of an
+    // update outlives its rollouts, and then says which of them are gone.
+    "CREATE TABLE update_configs (
+        digest TEXT PRIMARY KEY,
+        assignments TEXT NOT NULL
+     ) STRICT, WITHOUT ROWID;
+     CREATE TABLE updates (
+        number INTEGER PRIMARY KEY,
+        outcome TEXT NOT NULL CHECK (outcome IN ('open','promoted','rejected','no_step')),
+        start TEXT NOT NULL CHECK (start IN ('continued','rebased','fresh')),
+        parent INTEGER NOT NULL,
+        parent_digest TEXT NOT NULL,
+        lineage BLOB NOT NULL,
+        state_before TEXT NOT NULL,
+        config TEXT NOT NULL REFERENCES update_configs (digest),
+        arithmetic TEXT NOT NULL,
+        n_threads INTEGER NOT NULL,
+        pretraining TEXT NOT NULL,
+        n_attempts INTEGER NOT NULL,
+        claimed_ms INTEGER NOT NULL,
+        version INTEGER,
+        digest TEXT,
+        state_after TEXT,
+        ended_ms INTEGER,
+        streak_first INTEGER,
+        streak_n INTEGER,
+        went_back INTEGER,
+        CHECK ((version IS NOT NULL) = (outcome IN ('promoted','rejected'))),
+        CHECK ((digest IS NULL) = (version IS NULL)),
+        CHECK ((state_after IS NULL) = (outcome = 'open'))
+     ) STRICT;
+     CREATE INDEX updates_by_outcome ON updates (outcome, number);
+     CREATE TABLE update_rollouts (
+        number INTEGER NOT NULL,
+        position INTEGER NOT NULL,
+        seq INTEGER NOT NULL,
+        score REAL NOT NULL,
+        score_std REAL,
+        reward_version TEXT NOT NULL,
+        PRIMARY KEY (number, position)
+     ) STRICT, WITHOUT ROWID;
+     CREATE TABLE update_numbers (
+        number INTEGER NOT NULL,
+        name TEXT NOT NULL,
+        value REAL NOT NULL,
+        PRIMARY KEY (number, name)
+     ) STRICT, WITHOUT ROWID;",
 ];
 
 /// Number of the schema that this build writes.
 pub(super) const CURRENT: u32 = STEPS.len() as u32;
+
+/// Number of the first schema with tables of updates.
+pub(super) const WITH_UPDATES: u32 = 2;
 
 /// Number of the schema in the file; 0 for a new file.
 pub(super) fn number(connection: &Connection) -> Result<u32, LogError> {

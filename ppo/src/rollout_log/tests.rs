@@ -4,12 +4,14 @@ mod claims;
 mod crash;
 mod feedback;
 mod storage;
+mod updates;
 
 use std::path::Path;
 
 use policy::{FinishReason, LogProb, PolicyVersion, Rollout, RolloutId, SampledToken, SamplingParams, TokenId};
 
 use super::*;
+use crate::stats::UpdateOutcome;
 
 pub(super) fn settings() -> LogSettings {
     LogSettings { commit_ms: 20, queue: 4096, rescore_on_feedback: true }

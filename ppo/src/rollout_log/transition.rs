@@ -8,6 +8,8 @@ use super::{
     error::LogError,
     record::{self, LoggedRollout, ScoreRecord, Seq},
     state::DropReason,
+    update_row::{Settlement, UpdateStart},
+    updates,
 };
 
 /// The scorer's word on one `generated` rollout.
@@ -112,6 +114,19 @@ pub(super) fn claim(connection: &Connection, request: &ClaimRequest) -> Result<(
     Ok((Claim::Granted(granted), n_expired))
 }
 
+/// [`claim`], and in the same breath the record of the update that it is for.
+pub(super) fn begin(
+    connection: &Connection,
+    request: &ClaimRequest,
+    start: &UpdateStart,
+) -> Result<(Claim, usize), LogError> {
+    let claimed = claim(connection, request)?;
+    if let (Claim::Granted(rows), _) = &claimed {
+        updates::begin(connection, start, &request.lineage, rows)?;
+    }
+    Ok(claimed)
+}
+
 /// Rows that can never be fresh again leave the queue. Versions only move on, so a row outside the lineage stays outside;
 /// the one exception, a rollback to its version, would make it on-policy again, and is rare enough to lose it.
 fn expire(connection: &Connection, lineage: &[PolicyVersion]) -> Result<usize, LogError> {
@@ -125,7 +140,10 @@ fn expire(connection: &Connection, lineage: &[PolicyVersion]) -> Result<usize, L
 }
 
 /// Ends claims; rows that are not `claimed` keep what they have. Returns how many moved.
-pub(super) fn settle(connection: &Connection, outcomes: &[(Seq, Outcome)]) -> Result<usize, LogError> {
+pub(super) fn settle(connection: &Connection, settlement: &Settlement) -> Result<usize, LogError> {
+    if let Some(change) = &settlement.update {
+        updates::change(connection, change)?;
+    }
     let mut trained = connection.prepare_cached(
         "UPDATE rollouts SET state = 'trained', trained_version = ?2 WHERE seq = ?1 AND state = 'claimed'",
     )?;
@@ -134,7 +152,7 @@ pub(super) fn settle(connection: &Connection, outcomes: &[(Seq, Outcome)]) -> Re
     let mut released =
         connection.prepare_cached("UPDATE rollouts SET state = 'scored' WHERE seq = ?1 AND state = 'claimed'")?;
     let mut n_moved = 0;
-    for (seq, outcome) in outcomes {
+    for (seq, outcome) in &settlement.outcomes {
         n_moved += match outcome {
             Outcome::Trained(version) => trained.execute(params![seq.0, version.0 as i64])?,
             Outcome::Dropped(reason) => dropped.execute(params![seq.0, reason.as_str()])?,
@@ -144,7 +162,12 @@ pub(super) fn settle(connection: &Connection, outcomes: &[(Seq, Outcome)]) -> Re
     Ok(n_moved)
 }
 
-/// At open: whoever claimed is gone, since the folder's lock is ours.
+/// At open: whoever claimed is gone, since the folder's lock is ours. What an open update claimed stays claimed: the learner
+/// repeats that update with these very rollouts, or gives them back.
 pub(super) fn release_all(connection: &Connection) -> Result<usize, LogError> {
-    Ok(connection.execute("UPDATE rollouts SET state = 'scored' WHERE state = 'claimed'", [])?)
+    Ok(connection.execute(
+        "UPDATE rollouts SET state = 'scored' WHERE state = 'claimed' AND seq NOT IN (
+            SELECT seq FROM update_rollouts JOIN updates USING (number) WHERE outcome = 'open')",
+        [],
+    )?)
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use policy::PolicyVersion;
 
-use super::{record::Seq, transition::Outcome};
+use super::update_row::Settlement;
 
 /// Where a version stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,7 +84,7 @@ pub enum VersionChange {
         /// The candidate.
         version: PolicyVersion,
         /// The end of the update's claim.
-        outcomes: Vec<(Seq, Outcome)>,
+        settlement: Settlement,
         /// What the update and the gate measured.
         numbers: BTreeMap<String, f64>,
     },
@@ -95,7 +95,7 @@ pub enum VersionChange {
         /// Why.
         reason: String,
         /// The end of the update's claim.
-        outcomes: Vec<(Seq, Outcome)>,
+        settlement: Settlement,
         /// What the update and the gate measured.
         numbers: BTreeMap<String, f64>,
     },

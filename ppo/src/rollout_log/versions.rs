@@ -16,15 +16,15 @@ use super::{
 pub(super) fn apply(connection: &Connection, change: &VersionChange) -> Result<(), LogError> {
     match change {
         VersionChange::Register(row) => insert(connection, row),
-        VersionChange::Publish { version, outcomes, numbers } => {
+        VersionChange::Publish { version, settlement, numbers } => {
             put_numbers(connection, *version, numbers)?;
             replace_live(connection, *version, &[VersionState::Candidate])?;
-            transition::settle(connection, outcomes).map(drop)
+            transition::settle(connection, settlement).map(drop)
         }
-        VersionChange::Reject { version, reason, outcomes, numbers } => {
+        VersionChange::Reject { version, reason, settlement, numbers } => {
             put_numbers(connection, *version, numbers)?;
             step(connection, *version, VersionState::Candidate, VersionState::Rejected, Some(reason))?;
-            transition::settle(connection, outcomes).map(drop)
+            transition::settle(connection, settlement).map(drop)
         }
         VersionChange::Activate { version, expected_live } => {
             let found = live(connection)?;

@@ -22,9 +22,10 @@ use super::{
     answer::{Pending, Tally, answer, insert, refuse},
     error::LogError,
     feedback::{Feedback, FeedbackReceipt},
-    record::Seq,
+    record::{LoggedRollout, Seq},
     state::DropReason,
-    transition::{Claim, ClaimRequest, Outcome, Verdict},
+    transition::{Claim, ClaimRequest, Verdict},
+    update_row::{Settlement, UpdateStart},
     version_row::VersionChange,
 };
 use crate::stats::LogCounters;
@@ -43,7 +44,9 @@ pub(super) enum Command {
     Feedback(Box<Feedback>, Reply<FeedbackReceipt>),
     Score(Vec<(Seq, Verdict)>, Reply<usize>),
     Claim(ClaimRequest, Reply<Claim>),
-    Settle(Vec<(Seq, Outcome)>, Reply<usize>),
+    Begin(ClaimRequest, Box<UpdateStart>, Reply<Claim>),
+    Repeat(u64, Reply<Vec<LoggedRollout>>),
+    Settle(Box<Settlement>, Reply<usize>),
     Version(Box<VersionChange>, Reply<()>),
     Flush(Reply<()>),
     Close,

@@ -35,6 +35,12 @@ impl UpdateOutcome {
         UpdateOutcome::Interrupted,
     ];
 
+    /// The outcome of that word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<UpdateOutcome> {
+        UpdateOutcome::ALL.into_iter().find(|outcome| outcome.as_str() == word)
+    }
+
     /// The word in metrics and in the API.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -82,6 +88,10 @@ pub struct LearnerCounters {
     pub trained_tokens: AtomicU64,
     /// Times that serving was asked to rest, so that the learner gets its share.
     pub rests: AtomicU64,
+    /// Updates computed again at a start, to come back to where the last process was.
+    pub replayed: AtomicU64,
+    /// Times that the state could not be rebuilt, so that moments and value model began anew.
+    pub resets: AtomicU64,
     /// Trips of the guard rails.
     trips: [AtomicU64; Guard::ALL.len()],
     /// Times that the learner went back to an earlier state after rounds that taught nothing.
@@ -109,6 +119,10 @@ pub struct LearnerCountersSnapshot {
     pub trained_tokens: u64,
     /// Times that serving was asked to rest.
     pub rests: u64,
+    /// Updates computed again at a start.
+    pub replayed: u64,
+    /// Times that moments and value model began anew.
+    pub resets: u64,
     /// Trips of the guard rails; every guard has an entry.
     pub trips: BTreeMap<Guard, u64>,
     /// Times that the learner went back to an earlier state.
@@ -153,6 +167,8 @@ impl LearnerCounters {
             trained: get(&self.trained),
             trained_tokens: get(&self.trained_tokens),
             rests: get(&self.rests),
+            replayed: get(&self.replayed),
+            resets: get(&self.resets),
             trips: Guard::ALL.into_iter().map(|guard| (guard, get(&self.trips[guard as usize]))).collect(),
             restorations: get(&self.restorations),
             updates: self.updates.snapshot(),

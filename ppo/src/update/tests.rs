@@ -178,6 +178,26 @@ fn the_reference_never_moves_and_a_round_repeats_bit_for_bit() {
     assert_eq!(weights(), weights());
 }
 
+/// Goal: a record need not hold the machine's load: threads change no bit. Method: two rounds of a model whose matrix
+/// products are large enough to be split, on one thread, two and three.
+#[test]
+fn a_round_gives_the_same_bits_on_any_number_of_threads() {
+    let fingerprint = |n_threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
+        pool.install(|| {
+            let mut world = World::wide(13);
+            world.config.micro_batch_tokens = 30;
+            for update in 0..2 {
+                let rollouts = world.rollouts(8, share_of(TokenId(3)));
+                run(&mut world, &rollouts, update);
+            }
+            crate::state::fingerprint(&world.models, 2).unwrap()
+        })
+    };
+    let one = fingerprint(1);
+    assert_eq!([fingerprint(2), fingerprint(3)], [one, one]);
+}
+
 #[test]
 fn an_interrupted_round_leaves_the_models_as_they_were() {
     let mut world = World::new(7);

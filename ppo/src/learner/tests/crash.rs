@@ -69,8 +69,11 @@ fn a_killed_learner_leaves_whole_versions_and_trains_nothing_twice() {
         world.registry.verify(live.version).unwrap();
         let rows = world.log.reader().page(&PageQuery { limit: 100_000, ..PageQuery::default() }).unwrap();
         let mut trained: BTreeMap<PolicyVersion, u64> = BTreeMap::new();
+        let unfinished = world.log.reader().open_update().unwrap().map(|row| row.start.number);
+        let used = unfinished.map_or_else(Vec::new, |number| world.log.reader().used_rollouts(number).unwrap());
         for row in &rows {
-            assert_ne!(row.state, RolloutState::Claimed);
+            let is_used = used.iter().any(|used| used.seq == row.seq);
+            assert_eq!(row.state == RolloutState::Claimed, is_used, "claimed is what will be repeated, and only that");
             if let Some(version) = row.trained_version {
                 *trained.entry(version).or_default() += 1;
             }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use policy::PolicyVersion;
+use policy::{PolicyVersion, checkpoint::Checkpoint};
 
 use super::{super::*, world::*};
 use crate::{
@@ -122,28 +122,6 @@ fn a_planted_reward_rises_over_versions() {
     let (first, last) = (means[..3].iter().sum::<f64>() / 3.0, means[9..].iter().sum::<f64>() / 3.0);
     assert!(last > first + 0.5, "from {first} to {last}: {means:?}");
     world.close();
-}
-
-#[test]
-fn a_restart_goes_on_with_the_saved_moments_and_the_next_number() {
-    let mut world = World::new(|_| ());
-    let learner = world.start_learner();
-    world.feed();
-    world.until_updates(&learner, 1);
-    let folder = world.close();
-    let mut world = folder.open(|_| ());
-    assert_eq!(world.engine.live(), PolicyVersion(1));
-    let companion = world.registry.companion(PolicyVersion(1), "learner.gguf");
-    assert_eq!(Checkpoint::read(&companion).unwrap().metadata.usize("learner.policy_step").unwrap(), 2);
-    let learner = world.start_learner();
-    world.feed();
-    let record = world.until_updates(&learner, 1).remove(0);
-    assert_eq!((record.update, record.version), (1, Some(PolicyVersion(2))));
-    let folder = world.close();
-    let world = folder.open(|_| ());
-    let companion = world.registry.companion(PolicyVersion(2), "learner.gguf");
-    assert_eq!(Checkpoint::read(&companion).unwrap().metadata.usize("learner.policy_step").unwrap(), 4);
-    assert!(!world.registry.companion(PolicyVersion(1), "learner.gguf").exists(), "only the newest is kept");
 }
 
 /// Goal: the average is a model that can be read, and goes with its version. Method: two versions, one kept.

@@ -123,6 +123,10 @@ impl World {
         Folder::new().open_with(change_policy, change)
     }
 
+    pub(super) fn folder_path(&self) -> &Path {
+        self.folder.path()
+    }
+
     pub(super) fn start_learner(&mut self) -> Learner {
         let setup = LearnerSetup {
             config: self.config.clone(),
@@ -230,7 +234,7 @@ impl World {
 }
 
 /// A score that some responses get and others do not.
-fn planted(rollout: &Rollout) -> f64 {
+pub(super) fn planted(rollout: &Rollout) -> f64 {
     f64::from(rollout.response[0].id.0 % 7) - 3.0
 }
 

@@ -1,0 +1,58 @@
+//! The `[ppo]` section as assignments: the text that an update's record keeps, and that loads again years later.
+//!
+//! `ppo.kl_coef=0.05`, one knob a line: what `--set` takes, so a record can also be repeated by hand. A knob that a newer
+//! honed has added since gets its default; one that it has dropped is an error that names it.
+
+use std::fmt::Write;
+
+use toml::Value;
+
+use crate::{Config, ConfigError, Ppo, Sources};
+
+impl Ppo {
+    /// One line a knob, in the order of the section; the section of the log, which changes no weight, is left out.
+    #[must_use]
+    pub fn assignments(&self) -> String {
+        let table = Value::try_from(self).expect("numbers, switches and strings are TOML");
+        let mut text = String::new();
+        for knob in Ppo::SECTION.knobs {
+            let value = match &table[knob.name] {
+                // Shortest form that reads back to the same bits.
+                Value::Float(x) => format!("{x:?}"),
+                value => value.to_string(),
+            };
+            writeln!(text, "{}.{}={value}", Ppo::SECTION.path, knob.name).expect("a String takes all text");
+        }
+        text
+    }
+
+    /// The section that [`Ppo::assignments`] wrote.
+    ///
+    /// # Errors
+    /// When a line names no knob of today, or a value that is out of its range.
+    pub fn from_assignments(text: &str) -> Result<Ppo, ConfigError> {
+        let sets = text.lines().map(str::to_owned).collect();
+        Ok(Config::load(Sources { file: None, env: Vec::new(), sets })?.ppo)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_comes_back_with_every_bit() {
+        let mut ppo = Config::default().ppo;
+        (ppo.policy_learning_rate, ppo.kl_coef, ppo.seed) = (1.0 / 3.0, 0.1 + 0.2, i64::MAX as u64);
+        (ppo.kl_adaptive, ppo.client_limit) = (true, "drop".to_owned());
+        let again = Ppo::from_assignments(&ppo.assignments()).expect("it was written by us");
+        assert_eq!(again, ppo);
+        assert_eq!(again.kl_coef.to_bits(), ppo.kl_coef.to_bits());
+    }
+
+    #[test]
+    fn a_knob_of_another_honed_is_named() {
+        let error = Ppo::from_assignments("ppo.magic=3\n").expect_err("no such knob").to_string();
+        assert!(error.contains("ppo.magic"), "{error}");
+    }
+}

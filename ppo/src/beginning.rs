@@ -1,0 +1,120 @@
+//! What a learner begins with when no update came before: version 0, and a value model that nobody has trained yet.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use candle_core::Device;
+use policy::{architecture::llama::TOKEN_EMBEDDING, checkpoint::Checkpoint, sequence_batch::Sequence};
+use reward::normalization::Normalization;
+
+use crate::{error::PpoError, fingerprint::Fingerprinter, models::Models, value_model};
+
+/// Where the value model starts.
+#[derive(Clone, Debug)]
+pub enum ValueStart {
+    /// As the reward model, its normalisation folded in.
+    RewardModel {
+        /// Trunk and head.
+        checkpoint: Box<Checkpoint>,
+        /// The map that its scores are served with.
+        normalization: Normalization,
+    },
+    /// As the policy's trunk with a head of zeros: nobody trained a reward model for this policy.
+    Policy,
+}
+
+/// What models are made from.
+pub struct Beginning {
+    source: Checkpoint,
+    value_start: ValueStart,
+    device: Device,
+    scratch: PathBuf,
+    pretraining: Arc<[Sequence]>,
+    pretraining_digest: String,
+}
+
+impl Beginning {
+    /// Reads version 0 from `sft`. Snapshots that are too large for memory go to `scratch`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or `ppo.device` is not there.
+    pub fn new(
+        sft: &Path,
+        value_start: ValueStart,
+        config: &config::Ppo,
+        scratch: PathBuf,
+    ) -> Result<Beginning, PpoError> {
+        let device = device(&config.device).map_err(PpoError::Device)?;
+        let (pretraining, pretraining_digest) = ([].into(), String::new());
+        Ok(Beginning { source: Checkpoint::read(sft)?, value_start, device, scratch, pretraining, pretraining_digest })
+    }
+
+    /// With the texts of `ppo.ptx`.
+    #[must_use]
+    pub fn with_pretraining(self, pretraining: Arc<[Sequence]>) -> Beginning {
+        let mut taking = Fingerprinter::new();
+        for example in pretraining.iter() {
+            taking.text(&format!("{:?}", example));
+        }
+        let digest = if pretraining.is_empty() { String::new() } else { taking.finish().to_string() };
+        Beginning { pretraining, pretraining_digest: digest, ..self }
+    }
+
+    /// The texts of `ppo.ptx`.
+    #[must_use]
+    pub fn pretraining(&self) -> &[Sequence] {
+        &self.pretraining
+    }
+
+    /// Fingerprint of the texts that this configuration mixes in; empty when it mixes none.
+    #[must_use]
+    pub fn pretraining_digest(&self, config: &config::Ppo) -> String {
+        if config.ptx == "off" { String::new() } else { self.pretraining_digest.clone() }
+    }
+
+    /// Version 0: the reference, and metadata and types of published files.
+    #[must_use]
+    pub fn source(&self) -> &Checkpoint {
+        &self.source
+    }
+
+    /// Models with these weights, fresh moments, and the value model at its beginning.
+    ///
+    /// # Errors
+    /// When an architecture cannot be trained, or memory fails.
+    pub fn models(&self, weights: &Checkpoint, config: &config::Ppo) -> Result<Models, PpoError> {
+        let value = match &self.value_start {
+            ValueStart::Policy => value_model::from_policy(&self.source, &self.device)?,
+            ValueStart::RewardModel { checkpoint, normalization } => {
+                let vocab_size = self.source.tensor(TOKEN_EMBEDDING)?.dim(0)?;
+                value_model::from_reward_model(checkpoint, *normalization, vocab_size, &self.device)?
+            }
+        };
+        Ok(self.with_scratch(Models::new(weights, &self.source, value, config, &self.device)?))
+    }
+
+    /// Models with these weights and fresh moments; the value model keeps what it learnt.
+    ///
+    /// # Errors
+    /// When memory fails.
+    pub fn rebased(&self, models: Models, weights: &Checkpoint, config: &config::Ppo) -> Result<Models, PpoError> {
+        let Models { value, control, .. } = models;
+        let models = self.with_scratch(Models::new(weights, &self.source, value, config, &self.device)?);
+        // The value model is as warm as it was, and the text goes on where it stopped.
+        Ok(Models { control, ..models })
+    }
+
+    fn with_scratch(&self, models: Models) -> Models {
+        Models { scratch: Some(self.scratch.clone()), ..models }
+    }
+}
+
+/// `cpu` or `cuda:N`; `config` has checked the words.
+fn device(name: &str) -> candle_core::Result<Device> {
+    match name.strip_prefix("cuda:").map(str::parse) {
+        Some(Ok(ordinal)) => Device::new_cuda(ordinal),
+        _ => Ok(Device::Cpu),
+    }
+}

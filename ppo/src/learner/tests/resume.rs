@@ -1,0 +1,304 @@
+//! Bit-exact resume: whatever moment a process dies at, the digests are those of a run that nobody interrupted.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use super::{super::*, world::*};
+use crate::{
+    replay::{self, Archive, ReplayError},
+    rollout_log::{LogReader, RolloutState, Start, UpdateRow},
+    state::StateFolder,
+    sync_point,
+};
+
+/// Updates of every run.
+const N_UPDATES: u64 = 4;
+/// The update during which copies are taken: one before it, one after it.
+const WATCHED: u64 = 1;
+
+/// Rollouts of all updates are there before the first, so that no run depends on what its engine says when.
+fn stocked(change: impl FnOnce(&mut config::Ppo)) -> World {
+    let mut world = World::new(|config| {
+        config.max_staleness = 64;
+        // Said, so that the learner does not derive it: a record's configuration is then the very one of the test.
+        config.parity_gap_max = 0.02;
+        config.epochs = 2;
+        change(config);
+    });
+    world.serve(N_UPDATES * world.config.rollouts_per_update as u64);
+    world.judge(planted);
+    world
+}
+
+fn reopened(path: PathBuf, like: &config::Ppo) -> World {
+    Folder::at(path).open(|config| *config = like.clone())
+}
+
+/// Runs until the last update has ended.
+fn finish(world: &mut World) -> Learner {
+    let learner = world.start_learner();
+    eventually("the last update", || {
+        let newest = world.log.reader().newest_update().unwrap();
+        newest.is_some_and(|row| row.start.number + 1 == N_UPDATES)
+    });
+    learner
+}
+
+/// What must be equal: what each update began and ended with. Numbers of versions may differ, since a dead candidate's is
+/// never given again.
+fn history(data_dir: &Path) -> Vec<[String; 4]> {
+    let reader = LogReader::open(data_dir).unwrap();
+    let line = |number| {
+        let row = reader.update(number).unwrap().unwrap();
+        let end = row.end.unwrap();
+        [row.start.state_before, end.outcome.as_str().to_string(), end.digest.unwrap_or_default(), end.state_after]
+    };
+    (0..N_UPDATES).map(line).collect()
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_folder(&entry.path(), &target),
+            // The index of the write-ahead log is memory of the processes that use it, not of the disk.
+            false if entry.file_name().to_string_lossy().ends_with("-shm") => {}
+            false => drop(fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+/// Copies the folder at every moment of the watched update, as a crash there would leave it.
+fn copies_of(world: &World, into: &Path) -> Arc<Mutex<Vec<(&'static str, PathBuf)>>> {
+    let copies = Arc::new(Mutex::new(Vec::new()));
+    let (root, into, taken) = (world.folder_path().to_path_buf(), into.to_path_buf(), Arc::clone(&copies));
+    let mut n_claimed = 0;
+    sync_point::watch(world.log.data_dir(), move |moment| {
+        n_claimed += u64::from(moment == "claimed");
+        if n_claimed == WATCHED + 1 {
+            let to = into.join(moment);
+            copy_folder(&root, &to);
+            taken.lock().unwrap().push((moment, to));
+        }
+    });
+    copies
+}
+
+/// Ends the run and checks every copy of it, with the states that it has and without any.
+fn check_every_copy(mut world: World, moments: &[&str]) {
+    let into = tempfile::tempdir().unwrap();
+    let copies = copies_of(&world, into.path());
+    finish(&mut world);
+    let config = world.config.clone();
+    let folder = world.close();
+    let expected = history(&folder.path().join("data"));
+    let copies = std::mem::take(&mut *copies.lock().unwrap());
+    assert_eq!(copies.iter().map(|(moment, _)| *moment).collect::<Vec<_>>(), moments);
+    for (at, (moment, path)) in copies.into_iter().enumerate() {
+        let states = StateFolder::of(&path.join("data"));
+        if at % 2 == 0 {
+            fs::remove_dir_all(states.path()).unwrap();
+        }
+        let mut world = reopened(path, &config);
+        let learner = finish(&mut world);
+        assert_eq!(history(world.log.data_dir()), expected, "died at: {moment}");
+        let counters = learner.counters();
+        assert_eq!(counters.resets, 0, "died at: {moment}");
+        assert!(at % 2 == 1 || counters.replayed > 0, "without a state, updates are computed again: {moment}");
+        assert_eq!(world.states().get(&RolloutState::Claimed), None);
+        assert_eq!(world.registry.live().unwrap().digest, live_digest(folder.path()), "died at: {moment}");
+        world.close();
+    }
+}
+
+fn live_digest(root: &Path) -> String {
+    LogReader::open(&root.join("data")).unwrap().live_version().unwrap().unwrap().digest
+}
+
+#[test]
+fn a_death_at_any_moment_changes_no_bit_of_what_is_published() {
+    let moments = ["claimed", "written", "registered", "judged", "committed", "ended", "saved"];
+    check_every_copy(stocked(|_| ()), &moments);
+}
+
+/// A KL limit below zero cannot be met: the gate refuses whatever comes.
+fn refuse_everything(config: &mut config::Ppo) {
+    config.kl_adaptive = true;
+    config.kl_target = -1.0;
+}
+
+/// The same where the gate refuses every candidate: the policy goes back, what the value model learnt stays; and after the
+/// third refusal, that goes back too, also when the process has died since the first.
+#[test]
+fn a_death_at_any_moment_changes_no_bit_of_what_refused_updates_leave() {
+    let moments = ["claimed", "written", "registered", "judged", "ended", "saved"];
+    check_every_copy(stocked(refuse_everything), &moments);
+}
+
+/// And where no step is made, because the data are somebody else's.
+#[test]
+fn updates_without_a_step_are_part_of_the_history() {
+    let world = stocked(|config| {
+        config.is_geo_low = 900.0;
+        config.is_geo_high = 1000.0;
+    });
+    check_every_copy(world, &["claimed", "ended", "saved"]);
+}
+
+/// Goal: a state that is not the one of the record is an error and a fresh start, never silence. Method: the recorded
+/// fingerprint of the last update is another, and there is no state file to begin with.
+#[test]
+fn a_history_that_does_not_come_out_is_reported_and_moments_begin_anew() {
+    let mut world = stocked(|_| ());
+    finish(&mut world);
+    let config = world.config.clone();
+    let folder = world.close();
+    fs::remove_dir_all(folder.path().join("data/learner")).unwrap();
+    let connection = rusqlite::Connection::open(folder.path().join("data/rollouts.sqlite")).unwrap();
+    connection.execute("UPDATE updates SET state_after = 'another' WHERE number = 1", []).unwrap();
+    drop(connection);
+    let mut world = folder.open(|it| *it = config);
+    let learner = world.start_learner();
+    eventually("the fresh start", || learner.counters().resets == 1);
+    world.feed();
+    eventually("an update", || learner.history().len() == 1);
+    let row = world.log.reader().update(N_UPDATES).unwrap().unwrap();
+    assert_eq!((row.start.start, row.start.number), (Start::Fresh, N_UPDATES));
+    world.close();
+}
+
+/// Goal: what kills the process each time is given up. Method: a copy from the middle of an update, with a record that says
+/// that three processes have died in it.
+#[test]
+fn an_update_that_keeps_killing_the_process_is_dropped() {
+    let into = tempfile::tempdir().unwrap();
+    let mut world = stocked(|_| ());
+    let copies = copies_of(&world, into.path());
+    finish(&mut world);
+    let config = world.config.clone();
+    world.close();
+    let path = copies.lock().unwrap()[0].1.clone();
+    let connection = rusqlite::Connection::open(path.join("data/rollouts.sqlite")).unwrap();
+    connection.execute("UPDATE updates SET n_attempts = 3 WHERE outcome = 'open'", []).unwrap();
+    drop(connection);
+    let mut world = reopened(path, &config);
+    let learner = world.start_learner();
+    eventually("the next update", || learner.history().len() == 1);
+    assert_eq!(world.states()[&RolloutState::Dropped], config.rollouts_per_update);
+    world.close();
+}
+
+/// Goal: an activation is part of the history. Method: two updates, back to version 1, two more; then die, without a state,
+/// and come back.
+#[test]
+fn a_rollback_is_followed_when_the_history_is_computed_again() {
+    let mut world = stocked(|_| ());
+    let learner = world.start_learner();
+    learner.pause().unwrap();
+    for n in 1..=2 {
+        learner.step().unwrap();
+        world.until_updates(&learner, n);
+    }
+    learner.activate(PolicyVersion(1), None).unwrap();
+    for n in 3..=N_UPDATES as usize {
+        learner.step().unwrap();
+        world.until_updates(&learner, n);
+    }
+    let config = world.config.clone();
+    let folder = world.close();
+    let expected = history(&folder.path().join("data"));
+    fs::remove_dir_all(folder.path().join("data/learner")).unwrap();
+    let mut world = folder.open(|it| *it = config);
+    let learner = world.start_learner();
+    eventually("the updates", || learner.counters().replayed == N_UPDATES);
+    assert_eq!((history(world.log.data_dir()), learner.counters().resets), (expected, 0));
+    world.close();
+}
+
+#[test]
+fn another_configuration_gives_the_unfinished_claim_back() {
+    let into = tempfile::tempdir().unwrap();
+    let mut world = stocked(|_| ());
+    let copies = copies_of(&world, into.path());
+    finish(&mut world);
+    let config = config::Ppo { policy_learning_rate: 2e-3, ..world.config.clone() };
+    world.close();
+    let path = copies.lock().unwrap()[0].1.clone();
+    let mut world = reopened(path, &config);
+    let learner = finish(&mut world);
+    let row: UpdateRow = world.log.reader().update(WATCHED).unwrap().unwrap();
+    assert_eq!((row.start.config, row.n_attempts), (config.assignments(), 1), "it began anew");
+    assert_eq!(learner.counters().resets, 0);
+    world.close();
+}
+
+/// Goal: a replay goes back where the learner went back. Method: four refused updates, the third of which undoes the first
+/// three; the third and the fourth, with states and without.
+#[test]
+fn rounds_that_were_taken_back_are_taken_back_again() {
+    let mut world = stocked(refuse_everything);
+    let learner = finish(&mut world);
+    assert_eq!(learner.counters().restorations, 1);
+    let row = world.log.reader().update(2).unwrap().unwrap();
+    let streak = row.end.unwrap().streak.unwrap();
+    assert_eq!((streak.first, streak.n, streak.went_back), (0, 3, true));
+    let config = world.config.clone();
+    let folder = world.close();
+    let data_dir = folder.path().join("data");
+    for _ in 0..2 {
+        for update in [2, 3] {
+            let comparison = rebuild(&data_dir, &config, update).unwrap();
+            assert!(comparison.is_equal(), "{comparison:?}");
+        }
+        StateFolder::of(&data_dir)
+            .updates()
+            .iter()
+            .for_each(|n| fs::remove_file(data_dir.join(format!("learner/state-{n}"))).unwrap());
+    }
+}
+
+fn rebuild(data_dir: &Path, config: &config::Ppo, update: u64) -> Result<replay::Comparison, ReplayError> {
+    let archive = Archive::open(data_dir).unwrap();
+    let sft = archive.sft().unwrap();
+    let scratch = archive.states().path().to_path_buf();
+    let beginning = crate::beginning::Beginning::new(&sft, ValueStart::Policy, config, scratch).unwrap();
+    replay::rebuild(&archive, &beginning, config, update)
+}
+
+/// Goal: an update can be checked by anybody, from its record and the nearest state. Method: every update of a run, with the
+/// states of the run and without; then a record that is not true, a rollout that is gone, an update that never was.
+#[test]
+fn an_update_is_rebuilt_and_compared() {
+    let mut world = stocked(|config| (config.keep_states, config.state_every) = (10, 1));
+    finish(&mut world);
+    let config = world.config.clone();
+    let folder = world.close();
+    let data_dir = folder.path().join("data");
+    let rebuild = |update| rebuild(&data_dir, &config, update);
+    for update in 0..N_UPDATES {
+        let comparison = rebuild(update).unwrap();
+        assert!(comparison.is_equal(), "{comparison:?}");
+        assert!(comparison.numbers.len() > 40 && comparison.digests[0].is_some());
+    }
+    assert_eq!(rebuild(2).unwrap().began_with, Some(2));
+    fs::remove_dir_all(data_dir.join("learner")).unwrap();
+    fs::create_dir(data_dir.join("learner")).unwrap();
+    let comparison = rebuild(2).unwrap();
+    assert!(comparison.is_equal() && comparison.began_with.is_none() && comparison.n_computed == 3);
+    let connection = rusqlite::Connection::open(data_dir.join("rollouts.sqlite")).unwrap();
+    connection.execute("UPDATE update_rollouts SET score = score + 1 WHERE number = 2 AND position = 0", []).unwrap();
+    assert!(!rebuild(2).unwrap().is_equal(), "another score, other weights");
+    connection
+        .execute("DELETE FROM rollouts WHERE seq = (SELECT seq FROM update_rollouts WHERE number = 1)", [])
+        .unwrap();
+    let error = rebuild(1).err().unwrap();
+    assert!(matches!(&error, ReplayError::Pruned { update: 1, n_used: 8, missing } if missing.len() == 1), "{error}");
+    assert!(error.to_string().contains("rows 9"), "{error}");
+    assert!(matches!(rebuild(2), Err(ReplayError::Pruned { update: 1, .. })), "the way to it needs update 1");
+    assert!(matches!(rebuild(9), Err(ReplayError::NoRecord(9))));
+}

@@ -1,0 +1,142 @@
+//! kill -9 of the real daemon while it learns: what it has published in the end are the bits of a daemon that nobody killed.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
+
+use candle_core::Device;
+use policy::{
+    FinishReason, LogProb, PolicyVersion, Rollout, RolloutId, SampledToken, SamplingParams, TokenId,
+    causal_lm::CausalLm,
+    checkpoint::Checkpoint,
+    sequence_batch::{Sequence, SequenceBatch},
+};
+use ppo::{
+    RolloutLog,
+    rollout_log::{LogReader, LogSettings, ScoreRecord, Verdict},
+};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::harness::{
+    model,
+    process::{self, Process},
+};
+
+const N_UPDATES: u64 = 4;
+const N_ROLLOUTS: usize = 16;
+/// Long enough for a kill to fall into a round: a dozen optimiser steps of each model.
+const RESPONSE: usize = 48;
+
+const SETS: [&str; 11] = [
+    "ppo.enabled=true",
+    "reward.source=feedback",
+    "reward.feedback_fallback=drop",
+    "ppo.rollouts_per_update=16",
+    "ppo.minibatch=4",
+    "ppo.micro_batch=1",
+    "ppo.epochs=3",
+    "ppo.max_staleness=64",
+    "ppo.policy_learning_rate=1e-4",
+    "ppo.threads=1",
+    "ppo.stop_kl=1",
+];
+
+/// Fills a log with judged rollouts for every update, so that a run depends on nothing but its own steps.
+fn stock(data_dir: &Path) {
+    let policy = Checkpoint::read(&model::file()).and_then(|c| CausalLm::from_checkpoint(&c, &Device::Cpu));
+    let policy = policy.expect("a model");
+    let mut random = ChaCha8Rng::seed_from_u64(5);
+    let settings = LogSettings { commit_ms: 10, queue: 4096, rescore_on_feedback: true };
+    let log = RolloutLog::open(data_dir, &settings).expect("a log");
+    for n in 0..N_UPDATES * N_ROLLOUTS as u64 {
+        let mut tokens = |n: usize| -> Vec<TokenId> { (0..n).map(|_| TokenId(random.random_range(10..250))).collect() };
+        let (prompt, response) = (tokens(4), tokens(RESPONSE));
+        let batch = SequenceBatch::new(vec![Sequence::new(&prompt, &response)]);
+        let log_probs = policy.frozen_log_probs(&batch, &[1.0]).expect("finite").log_probs;
+        let sampled = |(id, log_prob): (TokenId, f32)| {
+            let log_prob = LogProb(log_prob);
+            SampledToken { id, log_prob, behavior: log_prob, log_kept_mass: 0.0 }
+        };
+        let rollout = Rollout {
+            id: RolloutId { request: format!("cmpl-{n:016x}"), index: 0 },
+            version: PolicyVersion::SFT,
+            prompt,
+            response: response.into_iter().zip(log_probs).map(sampled).collect(),
+            sampling: SamplingParams::default(),
+            finish: FinishReason::EndToken,
+            user: None,
+            created_ms: n,
+        };
+        log.append(rollout).expect("room");
+    }
+    log.flush().expect("a commit");
+    let rows = log.reader().unscored(None, 10_000, u64::MAX).expect("rows");
+    let score = |n: i64| ScoreRecord { score: (n % 3) as f64 - 1.0, std: None, reward_version: "test".to_owned() };
+    log.score(rows.iter().map(|row| (row.seq, Verdict::Scored(score(row.seq.0)))).collect()).expect("scored");
+    log.close();
+}
+
+fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(90);
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// What each update began and ended with.
+fn history(reader: &LogReader) -> Vec<[String; 4]> {
+    let line = |number| {
+        let row = reader.update(number).expect("readable").expect("recorded");
+        let end = row.end.expect("ended");
+        [row.start.state_before, end.outcome.as_str().to_owned(), end.digest.unwrap_or_default(), end.state_after]
+    };
+    (0..N_UPDATES).map(line).collect()
+}
+
+fn n_ended(reader: &LogReader) -> u64 {
+    reader.newest_update().expect("readable").map_or(0, |row| row.start.number + 1)
+}
+
+fn replay(data_dir: &Path, update: u64) -> Output {
+    let mut command = Command::new(process::binary());
+    command.args(["replay", &update.to_string(), "--data-dir"]).arg(data_dir);
+    command.args(["--set", SETS[1], "--set", SETS[2]]).output().expect("it runs")
+}
+
+/// Goal: no kill changes a published bit, and each update can be checked beside the daemon. Method: two folders with the
+/// same rollouts; in one the daemon is killed in the middle of an update, and again right after another has ended.
+#[test]
+fn a_killed_learner_publishes_what_an_undisturbed_one_does() {
+    let (calm, killed) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    [&calm, &killed].into_iter().for_each(|folder| stock(folder.path()));
+    let daemon = Process::serve(calm.path(), &SETS);
+    let reader = LogReader::open(calm.path()).expect("a log");
+    wait_for("the undisturbed daemon", || n_ended(&reader) == N_UPDATES);
+    drop(daemon);
+    let expected = history(&reader);
+    let reader = LogReader::open(killed.path()).expect("a log");
+    let in_the_middle = || reader.open_update().expect("readable").is_some_and(|row| row.start.number >= 1);
+    let after_an_end = || n_ended(&reader) == 3;
+    for moment in [&in_the_middle as &dyn Fn() -> bool, &after_an_end] {
+        let mut daemon = Process::serve(killed.path(), &SETS);
+        wait_for("the moment to kill", moment);
+        daemon.signal(libc::SIGKILL);
+        daemon.wait();
+    }
+    let _daemon = Process::serve(killed.path(), &SETS);
+    wait_for("the killed daemon", || n_ended(&reader) == N_UPDATES);
+    assert_eq!(history(&reader), expected);
+    assert!(expected.iter().any(|line| line[1] == "promoted"), "{expected:?}");
+    let output = replay(killed.path(), N_UPDATES - 1);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.contains("equal in every bit"), "{said}");
+    assert!(said.contains(&expected[N_UPDATES as usize - 1][2]), "the digest: {said}");
+    let output = replay(killed.path(), 77);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains("update 77 has no record"), "{said}");
+}
