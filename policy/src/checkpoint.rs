@@ -9,6 +9,7 @@
 
 mod digest;
 mod durable;
+mod header;
 mod metadata;
 
 use std::{
@@ -26,6 +27,7 @@ use candle_core::{
 pub use digest::{Digest, digest};
 use durable::stream_durably;
 pub use durable::write_durably;
+pub use header::shape_of_file;
 pub use metadata::Metadata;
 
 use crate::{

@@ -88,9 +88,14 @@ pub fn prepare_process() {
 /// are too small to split; one in all for a large one, whose gradients would otherwise exist once per thread.
 #[must_use]
 pub fn lanes(parameters: &BTreeMap<String, Var>) -> usize {
+    lanes_of(parameters.values().map(|var| var.elem_count()).sum(), rayon::current_num_threads())
+}
+
+/// As [`lanes`], for a model that is not there yet: `n_parameters` numbers, in a pool of `n_threads`.
+#[must_use]
+pub fn lanes_of(n_parameters: usize, n_threads: usize) -> usize {
     const SMALL: usize = 30_000_000;
-    let n: usize = parameters.values().map(|var| var.elem_count()).sum();
-    if n < SMALL { rayon::current_num_threads() } else { 1 }
+    if n_parameters < SMALL { n_threads.max(1) } else { 1 }
 }
 
 #[cfg(test)]
