@@ -1,4 +1,6 @@
 //! A trunk with a scalar head: the reward model (read at the last token) and the value model (read before every token).
+//!
+//! A reward model may have several heads on its one trunk: an ensemble, whose disagreement says how far to trust it.
 
 use std::collections::BTreeMap;
 
@@ -15,12 +17,12 @@ use crate::{
     transformer::{Pass, Transformer, Weight, normal, weights_of},
 };
 
-/// Name of the head's weight, `[1, hidden]`.
+/// Name of the head's weight, `[heads, hidden]`.
 pub const HEAD_WEIGHT: &str = "reward_head.weight";
-/// Name of the head's bias, `[1]`.
+/// Name of the head's bias, `[heads]`.
 pub const HEAD_BIAS: &str = "reward_head.bias";
 
-/// A trunk with one linear unit on top.
+/// A trunk with one linear unit on top, or several side by side.
 pub struct ScalarModel {
     trunk: Transformer,
     weight: Weight,
@@ -35,8 +37,9 @@ impl ScalarModel {
     /// When the head or a tensor is absent, or the architecture cannot be trained.
     pub fn from_checkpoint(checkpoint: &Checkpoint, device: &Device) -> Result<ScalarModel> {
         let trunk = Transformer::from_checkpoint(checkpoint, device)?;
-        let weight = weights_of(checkpoint, HEAD_WEIGHT, &[1, trunk.shape().hidden], device)?;
-        let bias = weights_of(checkpoint, HEAD_BIAS, &[1], device)?;
+        let n_heads = checkpoint.tensor(HEAD_BIAS)?.elem_count();
+        let weight = weights_of(checkpoint, HEAD_WEIGHT, &[n_heads, trunk.shape().hidden], device)?;
+        let bias = weights_of(checkpoint, HEAD_BIAS, &[n_heads], device)?;
         Self::assemble(trunk, weight, bias)
     }
 
@@ -45,12 +48,26 @@ impl ScalarModel {
     /// # Errors
     /// When the architecture cannot be trained.
     pub fn from_policy(checkpoint: &Checkpoint, seed: u64, device: &Device) -> Result<ScalarModel> {
+        Self::from_policy_with_heads(checkpoint, 1, seed, device)
+    }
+
+    /// As [`ScalarModel::from_policy`] with `n_heads` heads, each drawn for itself; the first is the one that a single head
+    /// would be.
+    ///
+    /// # Errors
+    /// When the architecture cannot be trained.
+    pub fn from_policy_with_heads(
+        checkpoint: &Checkpoint,
+        n_heads: usize,
+        seed: u64,
+        device: &Device,
+    ) -> Result<ScalarModel> {
         let trunk = Transformer::from_checkpoint(checkpoint, device)?;
         let hidden = trunk.shape().hidden;
         let std = 1.0 / ((hidden + 1) as f32).sqrt();
-        let weight = normal(&mut ChaCha8Rng::seed_from_u64(seed), std, hidden);
-        let weight = Var::from_vec(weight, (1, hidden), device)?;
-        Self::assemble(trunk, weight, Var::zeros(1, candle_core::DType::F32, device)?)
+        let weight = normal(&mut ChaCha8Rng::seed_from_u64(seed), std, n_heads * hidden);
+        let weight = Var::from_vec(weight, (n_heads, hidden), device)?;
+        Self::assemble(trunk, weight, Var::zeros(n_heads, candle_core::DType::F32, device)?)
     }
 
     /// A policy's trunk with a head of zeros: a value model that starts at V = 0 where there is no reward model to copy.
@@ -74,8 +91,16 @@ impl ScalarModel {
     /// The scalar at each sequence's last token, the end token included: `[batch]`, f32, differentiable when `Train`.
     ///
     /// # Errors
-    /// When the batch is empty or the device fails.
+    /// When there are several heads, the batch is empty or the device fails.
     pub fn scores_at_last(&self, batch: &SequenceBatch, pass: Pass) -> Result<Tensor> {
+        self.one_head(self.member_scores_at_last(batch, pass)?)
+    }
+
+    /// What every head says at each sequence's last token: `[batch, heads]`, f32, differentiable when `Train`.
+    ///
+    /// # Errors
+    /// When the batch is empty or the device fails.
+    pub fn member_scores_at_last(&self, batch: &SequenceBatch, pass: Pass) -> Result<Tensor> {
         let packed = batch.packed();
         if packed.is_empty() || packed.spans().any(|(_, len)| len == 0) {
             return Err(ModelError::Batch("a sequence without tokens has no last token".to_owned()));
@@ -90,13 +115,26 @@ impl ScalarModel {
     /// When the batch is empty or the device fails.
     pub fn values_at_response(&self, batch: &SequenceBatch, pass: Pass) -> Result<Tensor> {
         batch.check()?;
-        self.read(self.trunk.hidden(&batch.packed_inputs(), pass)?, &batch.prediction_rows(), pass)
+        self.one_head(self.read(self.trunk.hidden(&batch.packed_inputs(), pass)?, &batch.prediction_rows(), pass)?)
     }
 
     fn read(&self, hidden: Tensor, rows: &[u32], pass: Pass) -> Result<Tensor> {
         let rows = Tensor::new(rows, self.trunk.device())?;
-        let scalar = kernels::linear(&hidden.index_select(&rows, 0)?, self.weight.get(pass))?; // [rows, 1]
-        Ok(scalar.broadcast_add(self.bias.get(pass))?.squeeze(1)?) // [rows]
+        let scalars = kernels::linear(&hidden.index_select(&rows, 0)?, self.weight.get(pass))?; // [rows, heads]
+        Ok(scalars.broadcast_add(self.bias.get(pass))?) // [rows, heads]
+    }
+
+    fn one_head(&self, scalars: Tensor) -> Result<Tensor> {
+        match self.n_heads() {
+            1 => Ok(scalars.squeeze(1)?), // [rows]
+            n => Err(ModelError::Batch(format!("expected a model with one head, got {n}"))),
+        }
+    }
+
+    /// How many heads read the trunk.
+    #[must_use]
+    pub fn n_heads(&self) -> usize {
+        self.bias.get(Pass::Frozen).elem_count()
     }
 
     /// Trunk and head as a checkpoint with the metadata and file types of `like`; the head stays f32.

@@ -20,6 +20,7 @@ use policy::{
 };
 
 use crate::{
+    ensemble::{ensemble_ranking_loss, resampling_weight},
     ranking::{RankingLoss, RankingOptions, ranking_loss},
     reward_model::raw_scores,
 };
@@ -188,17 +189,11 @@ pub fn loss_and_gradients(
     let losses = accumulate(&mut gradients, model.parameters(), &micro, lanes, |rankings| {
         let rows = rankings.iter().flat_map(|r| &r.sequences);
         let rows = rows.map(|tokens| Sequence { tokens: tokens.clone(), prompt_len: 0 }).collect();
-        let scores = model.scores_at_last(&SequenceBatch::new(rows), Pass::Train)?; // [responses of all prompts]
-        let values: Vec<f64> = scores.to_vec1::<f32>()?.into_iter().map(f64::from).collect();
-        let mut rest = values.as_slice();
-        let mut losses = Vec::with_capacity(rankings.len());
-        for ranking in rankings {
-            let (own, after) = rest.split_at(ranking.ranks.len());
-            rest = after;
-            losses.push(ranking_loss(own, &ranking.ranks, &options.loss));
-        }
+        let scores = model.member_scores_at_last(&SequenceBatch::new(rows), Pass::Train)?; // [responses of all prompts, heads]
+        let values: Vec<f64> = scores.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f64::from).collect();
+        let losses = losses_of(&values, model.n_heads(), rankings, options);
         let slopes = losses.iter().flat_map(|l| &l.grad_scores).map(|g| (g / n_prompts) as f32);
-        let slopes = Tensor::new(slopes.collect::<Vec<f32>>(), scores.device())?;
+        let slopes = Tensor::from_vec(slopes.collect::<Vec<f32>>(), scores.shape(), scores.device())?;
         Ok(((scores * slopes)?.sum_all()?, losses))
     })?;
     let mut report = RankingReport::default();
@@ -206,7 +201,33 @@ pub fn loss_and_gradients(
     Ok((report.mean(), gradients))
 }
 
-/// Loss and pair accuracy without training.
+/// Losses of rankings that went through the model together, with their gradients per score.
+///
+/// - `scores`: `[responses of all rankings, heads]` row by row, raw outputs.
+///
+/// With several heads each sees its own resampling of the rankings ([`resampling_weight`], seeded by `options.seed`); one
+/// head sees every ranking once.
+fn losses_of(
+    scores: &[f64],
+    n_heads: usize,
+    rankings: &[&&Ranking],
+    options: &RankingTrainOptions,
+) -> Vec<RankingLoss> {
+    let mut rest = scores;
+    let mut losses = Vec::with_capacity(rankings.len());
+    for ranking in rankings {
+        let (own, after) = rest.split_at(ranking.ranks.len() * n_heads);
+        rest = after;
+        let weights: Vec<f64> = match n_heads {
+            1 => vec![1.0],
+            n => (0..n).map(|member| resampling_weight(options.seed, member, ranking)).collect(),
+        };
+        losses.push(ensemble_ranking_loss(own, &ranking.ranks, &weights, &options.loss));
+    }
+    losses
+}
+
+/// Loss and pair accuracy without training; of an ensemble, those of the members' mean.
 ///
 /// # Errors
 /// When the device fails.

@@ -67,10 +67,11 @@ fn learning(
     engine: &Engine,
 ) -> Result<Learning, AppError> {
     let value_start = match judges {
-        Judges::Model(model, _) => ValueStart::RewardModel {
-            checkpoint: Box::new(model.checkpoint().clone()),
-            normalization: model.normalization(),
-        },
+        Judges::Model(model, _) => {
+            let (checkpoint, normalization) =
+                model.value_start().map_err(|error| AppError::Learner(error.to_string()))?;
+            ValueStart::RewardModel { checkpoint: Box::new(checkpoint), normalization }
+        }
         Judges::Others | Judges::Nobody => ValueStart::Policy,
     };
     let pump = ScoringPump::start(log.clone(), scorer.clone(), engine.vocabulary(), &config.reward)?;

@@ -73,6 +73,7 @@ impl Owner {
             Ok(ended) => {
                 self.n_failures = 0;
                 self.describe(&mut record, ended);
+                record.numbers.extend(batch.score_numbers());
                 self.counters.updates.record(started.elapsed());
                 Next::AtOnce
             }
@@ -153,6 +154,7 @@ impl Owner {
     ) -> Result<Published, PublishError> {
         let mut numbers = named(&round.stats);
         numbers.insert("update".to_string(), trainer.update as f64);
+        numbers.extend(batch.score_numbers());
         let sequences = batch.sequences();
         let update = trainer.update + 1;
         let publisher = self.publisher(loader);
