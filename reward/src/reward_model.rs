@@ -261,6 +261,9 @@ pub fn raw_scores(model: &ScalarModel, sequences: &[Vec<TokenId>]) -> Result<Vec
     Ok(member_scores(model, sequences)?.iter().map(|members| members.iter().sum::<f64>() / n).collect())
 }
 
+/// Where a sequence stands in its list, and what every head says about it.
+type Numbered = (usize, Vec<f64>);
+
 /// Outputs of every head at each sequence's last token, before normalization: `[sequences][heads]`.
 ///
 /// # Errors
@@ -268,7 +271,7 @@ pub fn raw_scores(model: &ScalarModel, sequences: &[Vec<TokenId>]) -> Result<Vec
 pub fn member_scores(model: &ScalarModel, sequences: &[Vec<TokenId>]) -> Result<Vec<Vec<f64>>, ModelError> {
     let numbered: Vec<(usize, &Vec<TokenId>)> = sequences.iter().enumerate().collect();
     let passes = balance(&numbered, |(_, s)| s.len(), PASS_TOKENS, lanes(model.parameters()));
-    let scored: Vec<Result<Vec<(usize, Vec<f64>)>, ModelError>> = passes
+    let scored: Vec<Result<Vec<Numbered>, ModelError>> = passes
         .par_iter()
         .map(|pass| {
             let rows = pass.iter().map(|(_, tokens)| Sequence { tokens: (*tokens).clone(), prompt_len: 0 });
