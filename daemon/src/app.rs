@@ -102,6 +102,14 @@ pub(crate) fn sft_file(config: &Config) -> Result<std::path::PathBuf, AppError> 
     source::sft(config)
 }
 
+/// Every part of a daemon but its HTTP, for work that brings its own prompts. Blocks while it loads; end it with [`close`].
+///
+/// # Errors
+/// When a part cannot be loaded.
+pub(crate) fn services(config: &Config) -> Result<Services, AppError> {
+    load::services(config)
+}
+
 fn keys(path: &str) -> Result<Keys, AppError> {
     Keys::read(path).map_err(|source| AppError::Keys { path: path.to_owned(), source })
 }
@@ -130,7 +138,7 @@ async fn drain(context: &Context, patience: Duration, closing: &watch::Sender<bo
 }
 
 /// Owner threads end; the log last, because all others write to it.
-fn close(services: &Services) {
+pub(crate) fn close(services: &Services) {
     if let Some(learning) = &services.learning
         && !learning.learner.shutdown(shutdown::GRACE)
     {
