@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     io::Write,
     path::Path,
+    process::Command,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -20,7 +21,7 @@ use crate::harness::{
     TestDaemon,
     client::{self, Stream},
     model,
-    process::Process,
+    process::{self, Process},
 };
 
 /// Publishes `n` versions of random weights on top of version 0, the last of them live, as a learner would have.
