@@ -11,3 +11,4 @@ mod http_errors;
 mod http_generation;
 mod http_lifecycle;
 mod planted_reward;
+mod train_offline;

@@ -217,6 +217,14 @@ mod tests {
             let numeric = (at(1e-6) - at(-1e-6)) / 2e-6;
             assert!((numeric - gradient).abs() < 1e-8, "{i}: {numeric} {gradient}");
         }
+        let member = |i: usize| {
+            let own: Vec<f64> = scores.iter().skip(i).step_by(2).copied().collect();
+            ranking_loss(&own, &ranks, &options).loss
+        };
+        assert!(
+            (loss(&scores).loss - (2.0 * member(0) + member(1)) / 2.0).abs() < 1e-12,
+            "a member drawn twice counts twice"
+        );
         let one = [0.3, -0.7, 1.1];
         assert_eq!(ensemble_ranking_loss(&one, &ranks, &[1.0], &options), ranking_loss(&one, &ranks, &options));
     }

@@ -24,7 +24,7 @@ use super::{
     encode::Encoder,
     error::{Result, TrainError},
     interrupt::Interrupt,
-    options::{count, not_negative},
+    options::{count, positive},
 };
 use crate::{app, http::wire::dataset::Record, telemetry};
 
@@ -59,8 +59,8 @@ pub(crate) struct Args {
     /// Tokens of an answer at most; what is cut off there gets ppo.missing_eos_score.
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: u32,
-    /// Sampling temperature (InstructGPT C.4: 1).
-    #[arg(long, value_name = "T", default_value_t = 1.0, value_parser = not_negative)]
+    /// Sampling temperature above 0: greedy answers have no probability to learn from (InstructGPT C.4: 1).
+    #[arg(long, value_name = "T", default_value_t = 1.0, value_parser = positive)]
     temperature: f64,
     /// Configuration file (TOML) for the knobs of [policy], [reward] and [ppo].
     #[arg(long, value_name = "FILE")]

@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(150);
 /// Failed updates in a row after which the run ends; the learner itself would go on for ever.
 const FAILURES_MAX: usize = 3;
 /// Refills of one round: after so many, its answers are not such as can train.
-const REFILLS_MAX: usize = 20;
+const REFILLS_MAX: usize = 5;
 
 /// Everything that a run needs between loading and the end.
 pub(super) struct Driver<'a> {

@@ -104,3 +104,66 @@ impl Samples {
         Ok(stds.iter().sum::<f64>() / stds.len().max(1) as f64)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use policy::{architecture::Shape, transformer::random_checkpoint};
+
+    use super::*;
+
+    fn model() -> ScalarModel {
+        let checkpoint = random_checkpoint(&Shape::llama(11, 16, 2, 4, 2, 24), 3).expect("a model");
+        ScalarModel::from_policy_with_heads(&checkpoint, 3, 1, &Device::Cpu).expect("heads")
+    }
+
+    fn sequences(from: u32) -> Vec<Vec<TokenId>> {
+        (0..9).map(|i| vec![TokenId((from + i) % 11), TokenId((3 * i + from) % 11), TokenId(0)]).collect()
+    }
+
+    /// Mean and standard deviation of each head's scores.
+    fn moments(model: &ScalarModel, maps: &[Normalization], sequences: &[Vec<TokenId>]) -> Vec<(f64, f64)> {
+        let raw = member_scores(model, sequences).expect("scores");
+        let of = |head: usize| {
+            let scores: Vec<f64> = raw.iter().map(|row| maps[head].apply(row[head])).collect();
+            let mean = scores.iter().sum::<f64>() / scores.len() as f64;
+            let variance = scores.iter().map(|s| (s - mean) * (s - mean)).sum::<f64>() / scores.len() as f64;
+            (mean, variance.sqrt())
+        };
+        (0..maps.len()).map(of).collect()
+    }
+
+    #[test]
+    fn every_head_gets_a_scale_of_its_own() {
+        let model = model();
+        let samples = Samples { reference: sequences(1), demonstrations: None };
+        let maps = samples.normalizations(&model, true).expect("maps");
+        for (mean, std) in moments(&model, &maps, &samples.reference) {
+            assert!(mean.abs() < 1e-9 && (std - 1.0).abs() < 1e-9, "{mean} {std}");
+        }
+        let maps = samples.normalizations(&model, false).expect("maps");
+        assert!(maps.iter().all(|map| map.gain == 1.0));
+        assert!(moments(&model, &maps, &samples.reference).iter().all(|(mean, _)| mean.abs() < 1e-9));
+    }
+
+    /// Goal: the zero is at what people wrote, the unit is the model's own spread (InstructGPT 3.5 and Ziegler et al.).
+    #[test]
+    fn demonstrations_set_the_zero_and_samples_the_unit() {
+        let model = model();
+        let demonstrations = sequences(5)[..4].to_vec();
+        let samples = Samples { reference: sequences(1), demonstrations: Some(demonstrations.clone()) };
+        for (with_gain, unit) in [(true, Some(1.0)), (false, None)] {
+            let maps = samples.normalizations(&model, with_gain).expect("maps");
+            assert!(moments(&model, &maps, &demonstrations).iter().all(|(mean, _)| mean.abs() < 1e-9));
+            let stds = moments(&model, &maps, &samples.reference);
+            assert!(unit.is_none_or(|unit: f64| stds.iter().all(|(_, std)| (std - unit).abs() < 1e-9)));
+        }
+    }
+
+    #[test]
+    fn a_model_that_sees_no_difference_has_no_scale() {
+        let samples = Samples { reference: vec![sequences(1)[0].clone(); 3], demonstrations: None };
+        let refused = samples.normalizations(&model(), true).expect_err("no spread").to_string();
+        assert!(refused.contains("the same score"), "{refused}");
+    }
+}
