@@ -3,8 +3,8 @@
 //! A process that runs out of memory is killed without a word, hours after it was started, and takes its machine's other
 //! work along. So everybody who trains makes a [`MemoryPlan`] first, shows it, and refuses with its numbers when it does
 //! not fit. It counts what grows with the model and with the batch; what it cannot know (allocator, code, page tables)
-//! is in [`OVERHEAD`]. The counts of activations follow `transformer` as it is: whoever changes what a layer keeps for its
-//! backward changes [`kept_per_token`].
+//! is in `OVERHEAD`. The counts of activations follow `transformer` as it is: whoever changes what a layer keeps for its
+//! backward changes `kept_per_token`.
 
 mod room;
 
@@ -131,12 +131,14 @@ pub fn weight_bytes(shape: &Shape) -> u64 {
 /// Numbers that one token leaves behind in a forward pass until backward has used them.
 ///
 /// A block keeps its two normed inputs, the residual stream after each half and what each half adds to it (6 × hidden);
-/// query, key, value, the rotated query and key, and the heads' output; gate, up and their product. The largest block's
-/// gradients exist beside them.
+/// query, key, value, the rotated query and key, and the heads' output; gate, up and their product. While backward is in one
+/// block its gradients, and what the allocator has not given back, take about two more. Measured (peak of the process, MiB,
+/// against the plan): 30 blocks of 576, 512 tokens a pass 3,112 of 3,161; 4 blocks of 128, 9,600 tokens in each of two
+/// lanes 1,177 of 1,308.
 fn kept_per_token(shape: &Shape) -> usize {
     let (query, key) = (shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim);
     let block = 6 * shape.hidden + 3 * query + 3 * key + 3 * shape.ffn;
-    (shape.n_layers + 1) * block + 3 * shape.hidden
+    (shape.n_layers + 2) * block + 3 * shape.hidden
 }
 
 fn largest_matrix(shape: &Shape) -> usize {

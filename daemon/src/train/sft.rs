@@ -100,7 +100,9 @@ fn load(args: &Args, base: &Base) -> Result<Data> {
     let encoded = |path: &PathBuf, lines: &[Line<Example>]| {
         let mut encoder = Encoder::new(&vocabulary, path, tokens_max);
         let sequences = encoder.examples(lines, args.prompt_loss)?;
-        eprintln!("{}", encoder.tally.line(path));
+        if !lines.is_empty() {
+            eprintln!("{}", encoder.tally.line(path));
+        }
         Ok::<_, TrainError>(sequences)
     };
     let lines = read(&args.data, Record::example)?;

@@ -34,7 +34,10 @@ pub(super) fn split<T>(lines: Vec<Line<T>>, percent: u8, salt: &str, prompt_of: 
         bucket(&[salt, kind, &name]) < percent
     };
     let (validation, train): (Vec<_>, Vec<_>) = lines.into_iter().partition(is_held_back);
-    let how = format!("{percent} % held back by {by}");
+    let how = match percent {
+        0 => "nothing is held back".to_owned(),
+        _ => format!("{percent} % held back by {by}"),
+    };
     Split { train, validation, how }
 }
 

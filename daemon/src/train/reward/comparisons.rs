@@ -82,7 +82,9 @@ fn preferences(
             Err(error) => return Err(fault(path, line.number, error.to_string())),
         }
     }
-    eprintln!("{}", encoder.tally.line(path));
+    if !lines.is_empty() {
+        eprintln!("{}", encoder.tally.line(path));
+    }
     if n_tied > 0 {
         eprintln!("{}: {n_tied} rankings tie all their responses and say nothing", path.display());
     }
