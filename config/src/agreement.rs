@@ -10,11 +10,24 @@ impl Config {
             let expected = format!("a divisor of {}", self.cite("ppo.rollouts_per_update", ppo.rollouts_per_update));
             return Err(self.disagreement("ppo.minibatch", expected, ppo.minibatch));
         }
-        if ppo.is_geo_low > ppo.is_geo_high {
-            let expected = format!("at most {}", self.cite("ppo.is_geo_high", ppo.is_geo_high));
-            return Err(self.disagreement("ppo.is_geo_low", expected, ppo.is_geo_low));
+        self.check_ranges()?;
+        if ppo.ptx != "off" && ppo.ptx_file.is_empty() {
+            let expected = format!("a file of text, because of {}", self.cite("ppo.ptx", &ppo.ptx));
+            return Err(self.disagreement("ppo.ptx_file", expected, &ppo.ptx_file));
         }
         self.check_reward_sources()
+    }
+
+    fn check_ranges(&self) -> Result<(), ConfigError> {
+        let ppo = &self.ppo;
+        let ranges = [("ppo.is_geo_low", ppo.is_geo_low, "ppo.is_geo_high", ppo.is_geo_high)];
+        for (low_key, low, high_key, high) in ranges {
+            if low > high {
+                let expected = format!("at most {}", self.cite(high_key, high));
+                return Err(self.disagreement(low_key, expected, low));
+            }
+        }
+        Ok(())
     }
 
     fn check_reward_sources(&self) -> Result<(), ConfigError> {

@@ -1,6 +1,6 @@
 //! The `[ppo]` section.
 
-use crate::rule::{DEVICE, SWITCH, one_of, real, section, whole};
+use crate::rule::{DEVICE, SWITCH, TEXT, one_of, real, section, whole};
 
 section! {
     /// What learns.
@@ -11,8 +11,12 @@ section! {
         rollouts_per_update: usize => whole(1, 65_536);
         /// Episodes in one optimiser step; must divide rollouts_per_update.
         minibatch: usize => whole(1, 65_536);
-        /// Episodes in one forward and backward pass; gradients do not depend on it.
-        micro_batch: usize => whole(1, 65_536);
+        /// Tokens in one forward and backward pass, prompts included; gradients do not depend on it. 0: as many as keep 512 MiB of activations, 256 to 16384.
+        micro_batch_tokens: usize => whole(0, 16_777_216);
+        /// In what matrix products are computed; master weights, sums, logits and losses are always f32. "auto": bf16 where the processor multiplies it in hardware (AMX, AVX512-BF16) and the model has 30 million parameters or more.
+        dtype: String => one_of(&["auto", "f32", "bf16"]);
+        /// Keep one activation a block and compute the rest again in backward: a third more arithmetic for a tenth of the memory (arXiv 1604.06174).
+        activation_checkpointing: bool => SWITCH;
         /// Passes over the round (InstructGPT C.4: 1).
         epochs: u32 => whole(1, 64);
         /// Adam step size of the policy.
@@ -37,9 +41,9 @@ section! {
         clip_low: f64 => real(0.0, 10.0);
         /// Clip of the policy ratio below and above 1 (InstructGPT C.4: 0.2).
         clip_high: f64 => real(0.0, 10.0);
-        /// Clip of the value prediction around the old one.
+        /// Clip of the value prediction around the old one (Ziegler et al. 2019: 0.2).
         value_clip: f64 => real(0.0, 1000.0);
-        /// Scores are clipped to plus and minus this, after normalisation.
+        /// Scores are clipped to plus and minus this, after normalisation (OpenRLHF: 10).
         score_clip: f64 => real(0.0, 1_000_000.0);
         /// Score of an answer that the daemon's own limit cut off before its end token (Ziegler et al. 2019).
         missing_eos_score: f64 => real(-1000.0, 1000.0);
@@ -67,6 +71,16 @@ section! {
         stop_kl: f64 => real(0.0, 1000.0);
         /// Stop the round's remaining minibatches when k3(old, new) is above stop_kl; skip the step when above skip_kl.
         skip_kl: f64 => real(0.0, 1000.0);
+        /// Pretraining text in every step of the policy against forgetting (PPO-ptx, InstructGPT section 3.5): "auto" chooses its weight so that both gradients have the same norm at the first step, "fixed" takes ptx_coef.
+        ptx: String => one_of(&["off", "auto", "fixed"]);
+        /// Weight of the pretraining loss, a mean over tokens, with "fixed" (InstructGPT C.4: 27.8 of a sum whose normalisation is not published).
+        ptx_coef: f64 => real(0.0, 1000.0);
+        /// The text: plain, blank lines between documents, or JSON lines with a "text" each; needed unless ptx is off.
+        ptx_file: String => TEXT;
+        /// Examples for each episode (InstructGPT C.4: 8).
+        ptx_examples: usize => whole(1, 65_536);
+        /// Tokens of one example at most; longer texts are cut into several.
+        ptx_tokens: usize => whole(2, 1_048_576);
         /// Threads of the learner, all at nice 19 in the idle class; 0: one per core.
         threads: usize => whole(0, 512);
         /// Share of a core that the learner keeps when traffic never pauses.

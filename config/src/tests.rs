@@ -180,6 +180,8 @@ fn keys_that_contradict_each_other_are_refused() {
         &["`ppo.minibatch`", "divisor", "`ppo.rollouts_per_update` = 128 (from default)", "got 48"],
     );
     check_refused(load(&[], &["ppo.is_geo_low=2"]), &["`ppo.is_geo_low`", "at most `ppo.is_geo_high` = 1.25", "2.0"]);
+    check_refused(load(&[], &["ppo.ptx=auto"]), &["`ppo.ptx_file`", "a file of text", "`ppo.ptx` = \"auto\""]);
+    assert!(load(&[], &["ppo.ptx=auto", "ppo.ptx_file=a.txt"]).is_ok());
     check_refused(load(&[], &["reward.source=remote"]), &["`reward.remote_url`", "`reward.source` = \"remote\""]);
     check_refused(load(&[], &["reward.source=mix", "reward.mix_remote=1"]), &["`reward.remote_url`", "mix_remote"]);
     let fallback = load(&[], &["reward.source=feedback", "reward.feedback_fallback=remote"]);

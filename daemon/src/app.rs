@@ -9,6 +9,7 @@
 
 mod error;
 mod load;
+mod pretraining;
 mod running;
 mod source;
 

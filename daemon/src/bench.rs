@@ -36,3 +36,12 @@ enum Dtype {
     /// bf16 products over f32 weights.
     Bf16,
 }
+
+impl Dtype {
+    fn name(self) -> &'static str {
+        match self {
+            Dtype::F32 => "f32",
+            Dtype::Bf16 => "bf16",
+        }
+    }
+}

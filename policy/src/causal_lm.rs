@@ -1,23 +1,28 @@
 //! The language model: trunk and unembedding, read as log-probabilities of response tokens.
 //!
 //! Logits exist only where a response token is predicted: rows P-1+t of the hidden states are selected before the
-//! unembedding, so a prompt costs no vocabulary-sized row.
+//! unembedding, so a prompt costs no vocabulary-sized row; and only for some of them at once (`head`), so a batch costs no
+//! matrix of tokens by vocabulary.
+
+mod head;
+mod open;
 
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor, Var};
 
+pub(crate) use head::CHUNK_BYTES as LOGIT_BYTES;
+pub use head::{HeadRows, HeadSlopes};
+pub use open::OpenLm;
+
 use crate::{
     architecture::{Shape, llama},
     checkpoint::{Checkpoint, WeightType},
-    kernels,
+    kernels::{Precision, plain},
     model_error::{ModelError, Result},
     sequence_batch::{Packed, SequenceBatch},
-    transformer::{Pass, Transformer, Weight, random_checkpoint, weights_of},
+    transformer::{Keep, Pass, Transformer, Weight, random_checkpoint, weights_of},
 };
-
-/// Rows of logits that exist at once in a frozen pass: bounds its memory by `rows * vocab * 4` bytes.
-const FROZEN_ROWS: usize = 256;
 
 /// What a frozen pass reads from the policy, flat over response tokens, sequence after sequence.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -33,6 +38,8 @@ pub struct CausalLm {
     trunk: Transformer,
     head: Weight,
     parameters: BTreeMap<String, Var>,
+    precision: Precision,
+    keep: Keep,
 }
 
 impl CausalLm {
@@ -51,7 +58,7 @@ impl CausalLm {
             parameters.insert(llama::OUTPUT.to_owned(), output);
             Weight::named(&parameters, llama::OUTPUT)?
         };
-        Ok(CausalLm { trunk, head, parameters })
+        Ok(CausalLm { trunk, head, parameters, precision: Precision::F32, keep: Keep::All })
     }
 
     /// Random weights.
@@ -62,7 +69,25 @@ impl CausalLm {
         Self::from_checkpoint(&random_checkpoint(shape, seed)?, device)
     }
 
-    /// Log-probabilities of all response tokens, flat, sequence after sequence: `[n_response_tokens]`, f32, nats.
+    /// The same model with its matrix products in this precision; f32 unless told.
+    #[must_use]
+    pub fn with_precision(self, precision: Precision) -> CausalLm {
+        CausalLm { precision, ..self }
+    }
+
+    /// The same model with its backward passes keeping all activations, or only what each block reads; all unless told.
+    #[must_use]
+    pub fn with_keep(self, keep: Keep) -> CausalLm {
+        CausalLm { keep, ..self }
+    }
+
+    /// In what its matrix products are computed.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Log-probabilities of all response tokens on candle's tape: `[n_response_tokens]`, f32, nats.
     ///
     /// Token y_t is read from position P-1+t; logits are divided by the sequence's temperature before the softmax. The
     /// result is differentiable in every parameter.
@@ -71,25 +96,15 @@ impl CausalLm {
     /// When the batch is empty, a temperature is missing or not positive, or the device fails.
     pub fn response_log_probs(&self, batch: &SequenceBatch, temperatures: &[f32]) -> Result<Tensor> {
         let (logits, targets, temperatures) = self.response_logits(batch, temperatures, Pass::Train)?;
-        Ok(kernels::log_prob_gather(&logits, &targets, &temperatures)?)
+        Ok(plain::log_prob_gather(&logits, &targets, &temperatures)?)
     }
 
-    /// As [`Self::response_log_probs`], without a graph, with entropies: the old and the reference pass.
+    /// Log-probs and entropies of all response tokens, without gradients: the old and the reference pass.
     ///
     /// # Errors
     /// As [`Self::response_log_probs`].
     pub fn frozen_log_probs(&self, batch: &SequenceBatch, temperatures: &[f32]) -> Result<ResponseLogProbs> {
-        let (hidden, targets, temperatures) = self.response_hidden(batch, temperatures, Pass::Frozen)?;
-        let mut out = ResponseLogProbs::default();
-        for start in (0..targets.len()).step_by(FROZEN_ROWS) {
-            let n = FROZEN_ROWS.min(targets.len() - start);
-            let logits = kernels::linear(&hidden.narrow(0, start, n)?, self.head.get(Pass::Frozen))?;
-            let temperatures = &temperatures[start..start + n];
-            let log_probs = kernels::log_prob_gather(&logits, &targets[start..start + n], temperatures)?;
-            out.log_probs.extend(log_probs.to_vec1::<f32>()?);
-            out.entropies.extend(kernels::entropy(&logits, temperatures)?.to_vec1::<f32>()?);
-        }
-        Ok(out)
+        self.open(|lm| lm.log_probs(batch, temperatures))
     }
 
     /// Logits that predict each response token, `[n_response_tokens, vocab]`, with each row's target and temperature.
@@ -103,7 +118,7 @@ impl CausalLm {
         pass: Pass,
     ) -> Result<(Tensor, Vec<u32>, Vec<f64>)> {
         let (hidden, targets, temperatures) = self.response_hidden(batch, temperatures, pass)?;
-        Ok((kernels::linear(&hidden, self.head.get(pass))?, targets, temperatures))
+        Ok((plain::linear(&hidden, self.head.get(pass))?, targets, temperatures))
     }
 
     fn response_hidden(
@@ -112,12 +127,22 @@ impl CausalLm {
         temperatures: &[f32],
         pass: Pass,
     ) -> Result<(Tensor, Vec<u32>, Vec<f64>)> {
-        batch.check()?;
-        let temperatures = per_token(batch, temperatures)?;
+        let (targets, temperatures) = self.targets(batch, temperatures)?;
         let hidden = self.trunk.hidden(&batch.packed_inputs(), pass)?; // [n_tokens, hidden]
         let rows = Tensor::new(batch.prediction_rows(), self.trunk.device())?;
-        let targets = batch.sequences.iter().flat_map(|s| s.response()).map(|t| t.0).collect();
         Ok((hidden.index_select(&rows, 0)?, targets, temperatures)) // [n_response_tokens, hidden]
+    }
+
+    /// Every response token and the temperature that it was drawn at, flat.
+    fn targets(&self, batch: &SequenceBatch, temperatures: &[f32]) -> Result<(Vec<u32>, Vec<f64>)> {
+        batch.check()?;
+        let temperatures = per_token(batch, temperatures)?;
+        let targets: Vec<u32> = batch.sequences.iter().flat_map(|s| s.response()).map(|t| t.0).collect();
+        let vocab = self.trunk.shape().vocab_size;
+        match targets.iter().find(|&&t| t as usize >= vocab) {
+            Some(t) => Err(ModelError::Batch(format!("token {t} lies outside the vocabulary of {vocab}"))),
+            None => Ok((targets, temperatures)),
+        }
     }
 
     /// Logits at every position of one sequence, `[n_tokens, vocab]`, without a graph: for parity checks.
@@ -126,7 +151,7 @@ impl CausalLm {
     /// When a token lies outside the vocabulary.
     pub fn logits(&self, tokens: &[crate::token::TokenId]) -> Result<Tensor> {
         let hidden = self.trunk.hidden(&Packed::new(std::iter::once(tokens)), Pass::Frozen)?;
-        Ok(kernels::linear(&hidden, self.head.get(Pass::Frozen))?)
+        Ok(plain::linear(&hidden, self.head.get(Pass::Frozen))?)
     }
 
     /// The weights as a checkpoint: metadata and file types of `like`, tensors from here.

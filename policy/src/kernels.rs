@@ -1,34 +1,26 @@
-//! The seam under the trunk: the few operations that deserve more than candle's own.
+//! The arithmetic of training on the processor: fused operations, forward and explicit backward side by side.
 //!
-//! Each operation exists twice. [`plain`] composes candle's differentiable operations and runs on any device and type; it
-//! is the oracle. Its fused twin (CPU, f32) makes one pass over memory and carries its own backward, tested against the
-//! oracle. The functions of this module choose by device and type. candle's own fused softmax, norms and rotary embeddings
-//! are never used: they record no backward operation and cut the gradient silently.
+//! A forward function says in its documentation what backward needs kept; a backward function adds into buffers that its
+//! caller owns. No tape decides what memory lives how long, so memory, order and determinism are ours. [`plain`] composes
+//! the same operations from candle's differentiable ones: it is the oracle that every kernel is tested against, and what
+//! runs on devices that have no kernels of ours. candle's own fused softmax, norms and rotary embeddings are never used:
+//! they record no backward operation and cut the gradient silently.
 
-mod attention;
+pub(crate) mod attention;
 mod exp;
-mod linear;
-mod log_prob;
+pub(crate) mod log_prob;
+pub(crate) mod matrix;
 pub mod plain;
-mod rms_norm;
+pub(crate) mod product;
+pub(crate) mod rms_norm;
 mod rope;
 mod rows;
-mod swiglu;
+pub(crate) mod swiglu;
 
-pub use attention::attention;
-pub use linear::linear;
-pub use log_prob::{entropy, log_prob_gather};
-pub use rms_norm::rms_norm;
-pub use rope::{Rotation, rope};
-pub(crate) use rows::values;
-pub use swiglu::swiglu;
-
-use candle_core::{DType, Tensor};
-
-/// Whether the fused twin exists for this tensor.
-fn fused(x: &Tensor) -> bool {
-    x.device().is_cpu() && x.dtype() == DType::F32
-}
+pub use matrix::Precision;
+pub use product::{backend, bf16_level};
+pub use rope::Rotation;
+pub(crate) use rows::{change, values};
 
 #[cfg(test)]
 mod tests;

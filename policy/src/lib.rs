@@ -11,6 +11,7 @@ pub mod log_prob;
 pub mod memory;
 pub mod model_error;
 pub mod optimizer;
+pub mod packing;
 pub mod rollout;
 pub mod sampling;
 pub mod scalar_model;

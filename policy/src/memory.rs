@@ -3,8 +3,7 @@
 //! A process that runs out of memory is killed without a word, hours after it was started, and takes its machine's other
 //! work along. So everybody who trains makes a [`MemoryPlan`] first, shows it, and refuses with its numbers when it does
 //! not fit. It counts what grows with the model and with the batch; what it cannot know (allocator, code, page tables)
-//! is in `OVERHEAD`. The counts of activations follow `transformer` as it is: whoever changes what a layer keeps for its
-//! backward changes `kept_per_token`.
+//! is in `OVERHEAD`. What a pass keeps it asks of the pass itself ([`Keep::bytes_per_token`]).
 
 mod room;
 
@@ -12,7 +11,10 @@ use std::fmt;
 
 pub use room::{Room, machine, meminfo};
 
-use crate::{architecture::Shape, model_error::ModelError, threads::lanes_of};
+use crate::{
+    architecture::Shape, causal_lm::LOGIT_BYTES, kernels::Precision, model_error::ModelError, threads::lanes_of,
+    transformer::Keep,
+};
 
 /// Bytes of one number while training: weights, moments, activations are all f32.
 const NUMBER: u64 = 4;
@@ -35,8 +37,12 @@ pub struct Role<'a> {
 pub struct WidestPass {
     /// Tokens in one forward and backward pass.
     pub tokens: usize,
-    /// Rows of logits that exist at once; 0 for a scalar head.
-    pub logit_rows: usize,
+    /// What forward keeps for backward.
+    pub keep: Keep,
+    /// In what matrix products are computed.
+    pub precision: Precision,
+    /// Whether tokens are predicted: a scalar head has no logits.
+    pub has_logits: bool,
     /// Threads of the learner.
     pub n_threads: usize,
 }
@@ -61,27 +67,27 @@ impl MemoryPlan {
         let trained = || roles.iter().filter(|role| role.is_trained).map(|role| role.shape);
         let largest = |of: &dyn Fn(&Shape) -> u64| trained().map(of).max().unwrap_or(0);
         let lanes = |shape: &Shape| lanes_of(shape.n_parameters(), pass.n_threads) as u64;
-        let bytes = |n: usize| n as u64 * NUMBER;
+        // Micro-batches that run side by side bring a sum each; one alone adds into the whole.
+        let sums = |shape: &Shape| if lanes(shape) == 1 { 1 } else { lanes(shape) + 1 };
         let names: Vec<&str> = roles.iter().map(|role| role.name).collect();
         let mut items = vec![
-            (
-                format!("weights ({})", names.join(", ")),
-                roles.iter().map(|role| bytes(role.shape.n_parameters())).sum(),
-            ),
-            // The sum, and beside it what each micro-batch in flight adds to it.
-            ("gradients".to_owned(), largest(&|shape| bytes(shape.n_parameters()) * (1 + lanes(shape)))),
-            ("Adam's moments".to_owned(), trained().map(|shape| 2 * bytes(shape.n_parameters())).sum()),
-            // Weights and both moments of the largest matrix are written beside the old ones.
-            ("Adam's step".to_owned(), largest(&|shape| 3 * bytes(largest_matrix(shape)))),
+            (format!("weights ({})", names.join(", ")), roles.iter().map(|role| weight_bytes(role.shape)).sum()),
+            ("gradients".to_owned(), largest(&|shape| weight_bytes(shape) * sums(shape))),
+            ("Adam's moments".to_owned(), trained().map(|shape| 2 * weight_bytes(shape)).sum()),
             (
                 format!("activations ({} tokens a pass)", pass.tokens),
-                largest(&|shape| lanes(shape) * bytes(pass.tokens * kept_per_token(shape))),
+                largest(&|shape| lanes(shape) * pass.tokens as u64 * bytes_per_token(shape, pass.keep)),
             ),
         ];
-        if pass.logit_rows > 0 {
-            // The logits, their softmax and its gradient.
-            let logits = |shape: &Shape| lanes(shape) * 3 * bytes(pass.logit_rows * shape.vocab_size);
-            items.push((format!("logits ({} rows)", pass.logit_rows), largest(&logits)));
+        if pass.has_logits {
+            // A piece of the logits, and the gradient in them.
+            let logits = |shape: &Shape| (pass.tokens * shape.vocab_size) as u64 * NUMBER;
+            let piece = |shape: &Shape| 2 * lanes(shape) * logits(shape).min(LOGIT_BYTES as u64);
+            items.push(("logits".to_owned(), largest(&piece)));
+        }
+        if pass.precision == Precision::Bf16 {
+            // Weights are rounded when a model is opened, one model at a time.
+            items.push(("weights in bf16".to_owned(), largest(&|shape| weight_bytes(shape) / 2)));
         }
         items.extend(others.iter().map(|(what, bytes)| ((*what).to_owned(), *bytes)));
         items.push(("program".to_owned(), OVERHEAD));
@@ -128,21 +134,12 @@ pub fn weight_bytes(shape: &Shape) -> u64 {
     shape.n_parameters() as u64 * NUMBER
 }
 
-/// Numbers that one token leaves behind in a forward pass until backward has used them.
-///
-/// A block keeps its two normed inputs, the residual stream after each half and what each half adds to it (6 × hidden);
-/// query, key, value, the rotated query and key, and the heads' output; gate, up and their product. While backward is in one
-/// block its gradients, and what the allocator has not given back, take about two more. Measured (peak of the process, MiB,
-/// against the plan): 30 blocks of 576, 512 tokens a pass 3,112 of 3,161; 4 blocks of 128, 9,600 tokens in each of two
-/// lanes 1,177 of 1,308.
-fn kept_per_token(shape: &Shape) -> usize {
+/// Bytes that one token takes at the peak of a pass: what forward keeps, and what the backward of one block works with
+/// (the stream and its gradients, query, key and value with theirs, gate and up with theirs and their product).
+fn bytes_per_token(shape: &Shape, keep: Keep) -> u64 {
     let (query, key) = (shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim);
-    let block = 6 * shape.hidden + 3 * query + 3 * key + 3 * shape.ffn;
-    (shape.n_layers + 2) * block + 3 * shape.hidden
-}
-
-fn largest_matrix(shape: &Shape) -> usize {
-    shape.hidden * shape.vocab_size.max(shape.ffn).max(shape.n_heads * shape.head_dim)
+    let working = 8 * shape.hidden + 3 * query + 3 * key + 4 * shape.ffn;
+    keep.bytes_per_token(shape) as u64 + working as u64 * NUMBER
 }
 
 /// Whole MiB, rounded up.
@@ -157,7 +154,7 @@ mod tests {
     fn plan(tokens: usize, roles: usize) -> MemoryPlan {
         let shape = Shape::llama(1000, 64, 2, 2, 2, 128);
         let role = Role { name: "policy", shape: &shape, is_trained: true };
-        let pass = WidestPass { tokens, logit_rows: tokens, n_threads: 2 };
+        let pass = WidestPass { tokens, keep: Keep::All, precision: Precision::F32, has_logits: true, n_threads: 2 };
         MemoryPlan::new(&vec![role; roles], pass, &[("the file", 1 << 20)])
     }
 
@@ -184,7 +181,7 @@ mod tests {
     fn a_plan_is_a_table_that_ends_with_its_sum() {
         let plan = plan(100, 1);
         let text = plan.to_string();
-        assert!(text.contains("logits (100 rows)") && text.contains("the file"), "{text}");
+        assert!(text.contains("logits  ") && text.contains("the file"), "{text}");
         assert!(text.lines().last().unwrap().contains(&mib(plan.needed()).to_string()), "{text}");
     }
 }

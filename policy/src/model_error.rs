@@ -53,6 +53,9 @@ pub enum ModelError {
     /// A batch that no model can compute.
     #[error("batch: {0}")]
     Batch(String),
+    /// A precision that this machine does not compute in.
+    #[error("{0}")]
+    Precision(String),
     /// An optimiser state that does not fit the parameters.
     #[error("optimizer state: {0}")]
     OptimizerState(String),

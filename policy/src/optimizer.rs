@@ -8,7 +8,7 @@ mod gradients;
 mod rule;
 
 pub use adam_w::{AdamConfig, AdamState, AdamW, Moments};
-pub use gradients::{Gradients, accumulate};
+pub use gradients::{Gradient, Gradients, accumulate};
 
 #[cfg(test)]
 mod tests;

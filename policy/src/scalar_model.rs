@@ -2,7 +2,11 @@
 //!
 //! A reward model may have several heads on its one trunk: an ensemble, whose disagreement says how far to trust it.
 
+mod open;
+
 use std::collections::BTreeMap;
+
+pub use open::OpenScalar;
 
 use candle_core::{Device, Tensor, Var};
 use rand::SeedableRng;
@@ -11,10 +15,10 @@ use rand_chacha::ChaCha8Rng;
 use crate::{
     causal_lm::to_checkpoint,
     checkpoint::{Checkpoint, WeightType},
-    kernels,
+    kernels::{Precision, plain},
     model_error::{ModelError, Result},
-    sequence_batch::SequenceBatch,
-    transformer::{Pass, Transformer, Weight, normal, weights_of},
+    sequence_batch::{Packed, SequenceBatch},
+    transformer::{Keep, Pass, Transformer, Weight, normal, weights_of},
 };
 
 /// Name of the head's weight, `[heads, hidden]`.
@@ -28,6 +32,8 @@ pub struct ScalarModel {
     weight: Weight,
     bias: Weight,
     parameters: BTreeMap<String, Var>,
+    precision: Precision,
+    keep: Keep,
 }
 
 impl ScalarModel {
@@ -85,56 +91,63 @@ impl ScalarModel {
         parameters.insert(HEAD_WEIGHT.to_owned(), weight);
         parameters.insert(HEAD_BIAS.to_owned(), bias);
         let (weight, bias) = (Weight::named(&parameters, HEAD_WEIGHT)?, Weight::named(&parameters, HEAD_BIAS)?);
-        Ok(ScalarModel { trunk, weight, bias, parameters })
+        Ok(ScalarModel { trunk, weight, bias, parameters, precision: Precision::F32, keep: Keep::All })
     }
 
-    /// The scalar at each sequence's last token, the end token included: `[batch]`, f32, differentiable when `Train`.
+    /// The same model with the matrix products of its trunk in this precision; f32 unless told. The head is always f32.
+    #[must_use]
+    pub fn with_precision(self, precision: Precision) -> ScalarModel {
+        ScalarModel { precision, ..self }
+    }
+
+    /// The same model with its backward passes keeping all activations, or only what each block reads; all unless told.
+    #[must_use]
+    pub fn with_keep(self, keep: Keep) -> ScalarModel {
+        ScalarModel { keep, ..self }
+    }
+
+    /// In what its matrix products are computed.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// What each head says at each sequence's last token, the end token included: `[batch, heads]` row by row, f32.
+    ///
+    /// # Errors
+    /// When the batch is empty or the device fails.
+    pub fn scores_at_last(&self, batch: &SequenceBatch) -> Result<Vec<f32>> {
+        self.open(|model| model.scores_at_last(batch))
+    }
+
+    /// V before each response token y_t, read at position P-1+t, flat: `[n_response_tokens]`, f32.
     ///
     /// # Errors
     /// When there are several heads, the batch is empty or the device fails.
-    pub fn scores_at_last(&self, batch: &SequenceBatch, pass: Pass) -> Result<Tensor> {
-        self.one_head(self.member_scores_at_last(batch, pass)?)
+    pub fn values_at_response(&self, batch: &SequenceBatch) -> Result<Vec<f32>> {
+        self.open(|model| model.values_at_response(batch))
     }
 
-    /// What every head says at each sequence's last token: `[batch, heads]`, f32, differentiable when `Train`.
-    ///
-    /// # Errors
-    /// When the batch is empty or the device fails.
-    pub fn member_scores_at_last(&self, batch: &SequenceBatch, pass: Pass) -> Result<Tensor> {
-        let packed = batch.packed();
-        if packed.is_empty() || packed.spans().any(|(_, len)| len == 0) {
-            return Err(ModelError::Batch("a sequence without tokens has no last token".to_owned()));
-        }
-        let last: Vec<u32> = packed.offsets[1..].iter().map(|&end| end as u32 - 1).collect();
-        self.read(self.trunk.hidden(&packed, pass)?, &last, pass)
-    }
-
-    /// V before each response token y_t, read at position P-1+t, flat: `[n_response_tokens]`, differentiable when `Train`.
-    ///
-    /// # Errors
-    /// When the batch is empty or the device fails.
-    pub fn values_at_response(&self, batch: &SequenceBatch, pass: Pass) -> Result<Tensor> {
-        batch.check()?;
-        self.one_head(self.read(self.trunk.hidden(&batch.packed_inputs(), pass)?, &batch.prediction_rows(), pass)?)
-    }
-
-    fn read(&self, hidden: Tensor, rows: &[u32], pass: Pass) -> Result<Tensor> {
-        let rows = Tensor::new(rows, self.trunk.device())?;
-        let scalars = kernels::linear(&hidden.index_select(&rows, 0)?, self.weight.get(pass))?; // [rows, heads]
+    /// The heads at some rows of the trunk's hidden states, on candle's tape: `[rows, heads]`.
+    fn on_tape(&self, places: &Places, pass: Pass) -> Result<Tensor> {
+        let hidden = self.trunk.hidden(&places.packed, pass)?;
+        let rows = Tensor::new(places.rows.as_slice(), self.trunk.device())?;
+        let scalars = plain::linear(&hidden.index_select(&rows, 0)?, self.weight.get(pass))?; // [rows, heads]
         Ok(scalars.broadcast_add(self.bias.get(pass))?) // [rows, heads]
-    }
-
-    fn one_head(&self, scalars: Tensor) -> Result<Tensor> {
-        match self.n_heads() {
-            1 => Ok(scalars.squeeze(1)?), // [rows]
-            n => Err(ModelError::Batch(format!("expected a model with one head, got {n}"))),
-        }
     }
 
     /// How many heads read the trunk.
     #[must_use]
     pub fn n_heads(&self) -> usize {
         self.bias.get(Pass::Frozen).elem_count()
+    }
+
+    /// A value has one head: nothing says how several would become one.
+    fn check_one_head(&self) -> Result<()> {
+        match self.n_heads() {
+            1 => Ok(()),
+            n => Err(ModelError::Batch(format!("expected a model with one head, got {n}"))),
+        }
     }
 
     /// Trunk and head as a checkpoint with the metadata and file types of `like`; the head stays f32.
@@ -159,6 +172,30 @@ impl ScalarModel {
     #[must_use]
     pub fn trunk(&self) -> &Transformer {
         &self.trunk
+    }
+}
+
+/// Tokens, and the rows of their hidden states at which the head is read.
+struct Places {
+    packed: Packed,
+    rows: Vec<u32>,
+}
+
+impl Places {
+    /// Each sequence's last token.
+    fn last(batch: &SequenceBatch) -> Result<Places> {
+        let packed = batch.packed();
+        if packed.is_empty() || packed.spans().any(|(_, len)| len == 0) {
+            return Err(ModelError::Batch("a sequence without tokens has no last token".to_owned()));
+        }
+        let rows = packed.offsets[1..].iter().map(|&end| end as u32 - 1).collect();
+        Ok(Places { packed, rows })
+    }
+
+    /// The token before each response token.
+    fn response(batch: &SequenceBatch) -> Result<Places> {
+        batch.check()?;
+        Ok(Places { packed: batch.packed_inputs(), rows: batch.prediction_rows() })
     }
 }
 

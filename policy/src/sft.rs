@@ -15,11 +15,11 @@ pub use schedule::Schedule;
 pub use shuffled::Shuffled;
 
 use crate::{
-    causal_lm::CausalLm,
+    causal_lm::{CausalLm, HeadSlopes},
     model_error::{ModelError, Result},
     optimizer::{AdamConfig, AdamW, Gradients, accumulate},
-    sequence_batch::Sequence,
-    threads::lanes,
+    sequence_batch::{Sequence, SequenceBatch},
+    threads::{is_small, lanes},
 };
 
 /// How to train. Defaults are InstructGPT's C.1 where it names them.
@@ -140,11 +140,15 @@ pub fn loss_and_gradients(model: &CausalLm, batch: &[Sequence], micro_batch_toke
     let lanes = lanes(model.parameters());
     let mut gradients = Gradients::new();
     let micro = micro_batches(batch, micro_batch_tokens, lanes);
-    let sums = accumulate(&mut gradients, model.parameters(), &micro, lanes, |micro| {
-        let log_probs = model.response_log_probs(micro, &vec![1.0; micro.sequences.len()])?;
-        let sum = log_probs.sum_all()?;
-        let objective = (&sum * (-1.0 / n as f64))?;
-        Ok((objective, f64::from(sum.to_scalar::<f32>()?)))
+    let sums = model.open(|lm| {
+        accumulate(&mut gradients, &micro, lanes, |micro, gradients| {
+            let mut sum = 0.0;
+            lm.backward(micro, &vec![1.0; micro.sequences.len()], gradients, |rows| {
+                sum += rows.log_probs.iter().map(|&l| f64::from(l)).sum::<f64>();
+                Ok(HeadSlopes { log_probs: vec![-1.0 / n as f32; rows.log_probs.len()], entropies: Vec::new() })
+            })?;
+            Ok(sum)
+        })
     })?;
     Ok((-sums.iter().sum::<f64>() / n as f64, gradients))
 }
@@ -160,13 +164,16 @@ pub fn mean_nll(model: &CausalLm, sequences: &[Sequence], micro_batch_tokens: us
         return Err(ModelError::Batch("no response tokens to measure".to_owned()));
     }
     let micro = micro_batches(sequences, micro_batch_tokens, lanes(model.parameters()));
-    let sums: Vec<Result<f64>> = micro
-        .par_iter()
-        .map(|micro| {
-            let out = model.frozen_log_probs(micro, &vec![1.0; micro.sequences.len()])?;
+    let sums: Vec<Result<f64>> = model.open(|lm| {
+        let sum = |micro: &SequenceBatch| {
+            let out = lm.log_probs(micro, &vec![1.0; micro.sequences.len()])?;
             Ok(out.log_probs.iter().map(|&l| f64::from(l)).sum())
+        };
+        Ok(match is_small(model.parameters()) {
+            true => micro.par_iter().map(sum).collect(),
+            false => micro.iter().map(sum).collect(),
         })
-        .collect();
+    })?;
     let total: f64 = sums.into_iter().sum::<Result<f64>>()?;
     Ok(-total / n as f64)
 }

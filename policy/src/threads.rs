@@ -86,16 +86,37 @@ pub fn prepare_process() {
 
 /// How many micro-batches should run at once in the current pool: one per thread for a small model, whose matrix products
 /// are too small to split; one in all for a large one, whose gradients would otherwise exist once per thread.
+///
+/// Never 1 for a small model: [`accumulate`](crate::optimizer::accumulate) adds the gradients of micro-batches in another
+/// way then, and its bits must not depend on the number of threads.
 #[must_use]
 pub fn lanes(parameters: &BTreeMap<String, Var>) -> usize {
-    lanes_of(parameters.values().map(|var| var.elem_count()).sum(), rayon::current_num_threads())
+    lanes_of(n_numbers(parameters), rayon::current_num_threads())
 }
 
 /// As [`lanes`], for a model that is not there yet: `n_parameters` numbers, in a pool of `n_threads`.
 #[must_use]
 pub fn lanes_of(n_parameters: usize, n_threads: usize) -> usize {
-    const SMALL: usize = 30_000_000;
-    if n_parameters < SMALL { n_threads.max(1) } else { 1 }
+    if is_small_of(n_parameters) { n_threads.max(2) } else { 1 }
+}
+
+/// Whether a model has so few numbers that its matrix products do not fill several threads.
+#[must_use]
+pub fn is_small(parameters: &BTreeMap<String, Var>) -> bool {
+    is_small_of(n_numbers(parameters))
+}
+
+/// As [`is_small`], for a model that is not there yet.
+#[must_use]
+pub fn is_small_of(n_parameters: usize) -> bool {
+    n_parameters < SMALL
+}
+
+/// Below this a model is small.
+const SMALL: usize = 30_000_000;
+
+fn n_numbers(parameters: &BTreeMap<String, Var>) -> usize {
+    parameters.values().map(|var| var.elem_count()).sum()
 }
 
 #[cfg(test)]

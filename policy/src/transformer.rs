@@ -1,13 +1,18 @@
 //! The decoder trunk, once, for policy, reference, reward model and value model.
 //!
 //! The trunk turns packed tokens into hidden states; what is read from them (log-probs, a scalar) is the caller's head.
-//! Weights stay in the order of the GGUF file. A pass either tracks gradients or not ([`Pass`]): a frozen pass uses
-//! detached views of the same storage, so no graph keeps its activations alive.
+//! Weights stay in the order of the GGUF file. On the processor a pass goes through [`kernels`](crate::kernels), each layer
+//! with an explicit backward (`open`, `pass`); the same trunk from candle's differentiable operations (`tape`) is the
+//! oracle that the tests hold it to, and what runs on other devices.
 
 mod attention;
+mod linear;
 mod mlp;
 mod norm;
+mod open;
+mod pass;
 mod rope;
+mod tape;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -15,6 +20,10 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor, Var};
 
 pub use attention::AttentionShape;
+pub(crate) use linear::Linear;
+pub(crate) use open::Open;
+pub use pass::Keep;
+pub(crate) use pass::OpenTrunk;
 pub use weights::{Weight, random_checkpoint};
 pub(crate) use weights::{normal, variable as weights_of};
 
@@ -23,10 +32,10 @@ use crate::{
     checkpoint::Checkpoint,
     model_error::Result,
     sequence_batch::Packed,
-    transformer::{attention::Attention, mlp::Mlp, norm::RmsNorm, rope::Rope},
+    transformer::rope::Rope,
 };
 
-/// Whether a forward pass records what backward needs.
+/// Whether a pass on candle's tape records what backward needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
     /// Gradients reach every parameter.
@@ -35,21 +44,13 @@ pub enum Pass {
     Frozen,
 }
 
-struct Block {
-    attention_norm: RmsNorm,
-    attention: Attention,
-    mlp_norm: RmsNorm,
-    mlp: Mlp,
-}
-
 /// Embedding, decoder blocks, last norm.
 pub struct Transformer {
     shape: Shape,
-    embedding: Weight,
-    blocks: Vec<Block>,
-    norm: RmsNorm,
+    weights: BTreeMap<String, Weight>,
     rope: Rope,
     parameters: BTreeMap<String, Var>,
+    device: Device,
 }
 
 impl Transformer {
@@ -61,7 +62,8 @@ impl Transformer {
         let shape = weights::shape_of(checkpoint)?;
         let parameters = weights::load(checkpoint, &shape, device)?;
         let rope = Rope::new(&shape, checkpoint.tensors.get(llama::ROPE_FREQS))?;
-        Self::assemble(shape, parameters, rope)
+        let weights = parameters.keys().map(|name| Ok((name.clone(), Weight::named(&parameters, name)?)));
+        Ok(Transformer { weights: weights.collect::<Result<_>>()?, shape, rope, parameters, device: device.clone() })
     }
 
     /// Random weights, as training from nothing starts; the same seed gives the same weights on every machine.
@@ -72,43 +74,12 @@ impl Transformer {
         Self::from_checkpoint(&random_checkpoint(shape, seed)?, device)
     }
 
-    fn assemble(shape: Shape, parameters: BTreeMap<String, Var>, rope: Rope) -> Result<Transformer> {
-        let blocks = (0..shape.n_layers)
-            .map(|layer| {
-                let norm = |what| RmsNorm::new(&parameters, &llama::block(layer, what), &shape);
-                Ok(Block {
-                    attention_norm: norm("attn_norm")?,
-                    attention: Attention::new(&parameters, layer, &shape)?,
-                    mlp_norm: norm("ffn_norm")?,
-                    mlp: Mlp::new(&parameters, layer)?,
-                })
-            })
-            .collect::<Result<_>>()?;
-        Ok(Transformer {
-            embedding: Weight::named(&parameters, llama::TOKEN_EMBEDDING)?,
-            norm: RmsNorm::new(&parameters, llama::OUTPUT_NORM, &shape)?,
-            blocks,
-            rope,
-            shape,
-            parameters,
-        })
-    }
-
-    /// Hidden states after the last norm, `[n_tokens, hidden]`, f32.
+    /// Hidden states after the last norm on candle's tape, `[n_tokens, hidden]`, f32, differentiable when `Train`.
     ///
     /// # Errors
     /// When a token lies outside the vocabulary or the device fails.
     pub fn hidden(&self, packed: &Packed, pass: Pass) -> Result<Tensor> {
-        let ids = Tensor::new(packed.ids.as_slice(), self.device())?; // [n_tokens]
-        let rotation = self.rope.rotation(packed);
-        let mut x = self.embedding.get(pass).index_select(&ids, 0)?; // [n_tokens, hidden]
-        for block in &self.blocks {
-            let normed = block.attention_norm.forward(&x, pass)?;
-            x = (x + block.attention.forward(&normed, packed, &rotation, pass)?)?;
-            let normed = block.mlp_norm.forward(&x, pass)?;
-            x = (x + block.mlp.forward(&normed, pass)?)?;
-        }
-        self.norm.forward(&x, pass)
+        tape::hidden(self, packed, pass)
     }
 
     /// The trainable tensors by GGUF name.
@@ -126,12 +97,12 @@ impl Transformer {
     /// Where its weights lie.
     #[must_use]
     pub fn device(&self) -> &Device {
-        self.embedding.get(Pass::Frozen).device()
+        &self.device
     }
 
     /// The embedding table, which tied models also use as unembedding.
     pub(crate) fn embedding(&self) -> &Weight {
-        &self.embedding
+        &self.weights[llama::TOKEN_EMBEDDING]
     }
 }
 

@@ -10,11 +10,13 @@
 //! two engines' arithmetic would be paid as reward.
 
 mod episode;
+mod micro_batches;
 mod passes;
 
 pub use episode::{Admitted, Episode, Limits, admit};
-pub(crate) use passes::{MicroBatches, batch_of, go_on, temperatures_of};
-pub use passes::{Pace, Passes};
+pub(crate) use micro_batches::{Budget, MicroBatches, batch_of, go_on, temperatures_of};
+pub use micro_batches::{Pace, micro_batch_tokens};
+pub use passes::Passes;
 
 use std::ops::Range;
 
@@ -68,7 +70,7 @@ impl Experience {
         kl_coef: f64,
         pace: Pace<'_>,
     ) -> Result<Experience, PpoError> {
-        let passes = Passes::run(&episodes, models, config.micro_batch, pace)?;
+        let passes = Passes::run(&episodes, models, config, pace)?;
         let (episodes, passes, broken) = passes.without_broken(episodes);
         let experience = Experience::from_passes(episodes, passes, config, kl_coef);
         Ok(Experience { broken, ..experience })

@@ -39,7 +39,7 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use policy::{PolicyVersion, checkpoint::Checkpoint, engine::Engine};
+use policy::{PolicyVersion, checkpoint::Checkpoint, engine::Engine, sequence_batch::Sequence};
 use reward::normalization::Normalization;
 
 pub use status::{HISTORY_MAX, LearnerState, LearnerStatus};
@@ -116,6 +116,8 @@ pub struct LearnerSetup {
     pub engine: Engine,
     /// Where the value model starts.
     pub value_start: ValueStart,
+    /// Texts for `ppo.ptx`, from [`pretraining_examples`](crate::update::pretraining_examples).
+    pub pretraining: Arc<[Sequence]>,
 }
 
 /// What the owner thread can be told.

@@ -6,6 +6,7 @@
 
 pub mod averaging;
 mod clock;
+pub mod control;
 pub mod error;
 pub mod experience;
 pub mod gae;

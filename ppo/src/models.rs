@@ -6,13 +6,16 @@ use candle_core::{Device, Tensor, Var};
 use policy::{
     causal_lm::CausalLm,
     checkpoint::Checkpoint,
+    kernels::Precision,
     optimizer::{AdamConfig, AdamState, AdamW},
     scalar_model::ScalarModel,
+    threads::is_small,
+    transformer::Keep,
 };
 
-use crate::error::PpoError;
+use crate::{control::ControlState, error::PpoError};
 
-/// Policy, reference and value model, the optimisers of the two that learn, and β.
+/// Policy, reference and value model, the optimisers of the two that learn, β, and what is remembered between rounds.
 pub struct Models {
     /// Under gradient; becomes the next version.
     pub policy: CausalLm,
@@ -26,6 +29,8 @@ pub struct Models {
     pub value_optimizer: AdamW,
     /// β now, per nat; moves when `ppo.kl_adaptive`. Persist it with the optimisers.
     pub kl_coef: f64,
+    /// What else is remembered between rounds. Persist it with the optimisers.
+    pub control: ControlState,
 }
 
 impl Models {
@@ -45,13 +50,16 @@ impl Models {
         let adam =
             AdamConfig { beta1: config.adam_beta1, beta2: config.adam_beta2, eps: config.adam_eps, weight_decay: 0.0 };
         let policy = CausalLm::from_checkpoint(policy, device)?;
+        let precision = Precision::choose(&config.dtype, is_small(policy.parameters()))?;
+        let keep = if config.activation_checkpointing { Keep::Inputs } else { Keep::All };
         Ok(Models {
             policy_optimizer: AdamW::new(policy.parameters(), adam)?,
             value_optimizer: AdamW::new(value.parameters(), adam)?,
-            reference: CausalLm::from_checkpoint(reference, device)?,
-            policy,
-            value,
+            reference: CausalLm::from_checkpoint(reference, device)?.with_precision(precision),
+            policy: policy.with_precision(precision).with_keep(keep),
+            value: value.with_precision(precision).with_keep(keep),
             kl_coef: config.kl_coef,
+            control: ControlState::default(),
         })
     }
 
@@ -63,9 +71,10 @@ impl Models {
         Ok(Snapshot {
             policy: copies(self.policy.parameters())?,
             value: copies(self.value.parameters())?,
-            policy_optimizer: self.policy_optimizer.state().clone(),
-            value_optimizer: self.value_optimizer.state().clone(),
+            policy_optimizer: self.policy_optimizer.state().copy()?,
+            value_optimizer: self.value_optimizer.state().copy()?,
             kl_coef: self.kl_coef,
+            control: self.control.clone(),
         })
     }
 
@@ -76,8 +85,9 @@ impl Models {
     pub fn restore(&mut self, snapshot: &Snapshot) -> Result<(), PpoError> {
         self.restore_policy(snapshot)?;
         put_back(self.value.parameters(), &snapshot.value)?;
-        self.value_optimizer.restore(snapshot.value_optimizer.clone())?;
+        self.value_optimizer.restore(snapshot.value_optimizer.copy()?)?;
         self.kl_coef = snapshot.kl_coef;
+        self.control = snapshot.control.clone();
         Ok(())
     }
 
@@ -87,17 +97,18 @@ impl Models {
     /// When the snapshot is of other models.
     pub fn restore_policy(&mut self, snapshot: &Snapshot) -> Result<(), PpoError> {
         put_back(self.policy.parameters(), &snapshot.policy)?;
-        Ok(self.policy_optimizer.restore(snapshot.policy_optimizer.clone())?)
+        Ok(self.policy_optimizer.restore(snapshot.policy_optimizer.copy()?)?)
     }
 }
 
-/// Weights, moments and β at one moment.
+/// Weights, moments, β and memories at one moment.
 pub struct Snapshot {
     policy: BTreeMap<String, Tensor>,
     value: BTreeMap<String, Tensor>,
     policy_optimizer: AdamState,
     value_optimizer: AdamState,
     kl_coef: f64,
+    control: ControlState,
 }
 
 fn copies(parameters: &BTreeMap<String, Var>) -> Result<BTreeMap<String, Tensor>, PpoError> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Var};
 use policy::{
     FinishReason, LogProb, PolicyVersion, Rollout, RolloutId, SampledToken, SamplingParams, TokenId,
-    architecture::Shape, transformer::random_checkpoint,
+    architecture::Shape, sequence_batch::Sequence, transformer::random_checkpoint,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -24,6 +24,8 @@ const LENGTH_MAX: usize = 8;
 pub(crate) struct World {
     pub(crate) models: Models,
     pub(crate) config: config::Ppo,
+    /// For `ppo.ptx`.
+    pub(crate) texts: Vec<Sequence>,
     dice: ChaCha8Rng,
     n_drawn: u32,
 }
@@ -32,10 +34,10 @@ impl World {
     pub(crate) fn new(seed: u64) -> World {
         let base = random_checkpoint(&Shape::llama(VOCAB, 16, 1, 2, 2, 24), seed).unwrap();
         let mut config = config::Config::default().ppo;
-        (config.rollouts_per_update, config.minibatch, config.micro_batch) = (32, 8, 2);
+        (config.rollouts_per_update, config.minibatch, config.micro_batch_tokens) = (32, 8, 20);
         let value = value_model::from_policy(&base, &Device::Cpu).unwrap();
         let models = Models::new(&base, &base, value, &config, &Device::Cpu).unwrap();
-        World { models, config, dice: ChaCha8Rng::seed_from_u64(seed), n_drawn: 0 }
+        World { models, config, texts: Vec::new(), dice: ChaCha8Rng::seed_from_u64(seed), n_drawn: 0 }
     }
 
     /// Draws responses from the policy as it is now and has them judged.

@@ -8,7 +8,7 @@
 //! admit        which rollouts are episodes, and why the others are not
 //! collect      old, reference and value passes; token rewards; GAE; importance weights; whitening
 //! for each epoch, for each minibatch:
-//!     policy   Σ micro-batches of the clipped loss over the *minibatch's* tokens, clip the norm, Adam
+//!     policy   Σ micro-batches of the clipped loss over the *minibatch's* tokens, pretraining text, clip the norm, Adam
 //!     value    the same for the value loss, with its own norm and its own Adam
 //! settle       β follows the KL; fates of the rollouts; statistics
 //! ```
@@ -22,16 +22,18 @@
 //! does not depend on the number of threads.
 
 mod permutation;
+mod pretraining;
 mod round_stats;
 mod step;
 mod tally;
 
 use std::{collections::BTreeMap, time::Instant};
 
-use policy::PolicyVersion;
+use policy::{PolicyVersion, sequence_batch::Sequence};
 use reward::ScoredRollout;
 
 pub use permutation::{minibatches, permutation};
+pub use pretraining::{PtxStep, pretraining_examples};
 pub use round_stats::RoundStats;
 
 use crate::{
@@ -43,7 +45,7 @@ use crate::{
     rollout_log::DropReason,
     schedule::warmup_then_constant,
 };
-use step::{LearningRates, Progress};
+use step::{LearningRates, Plan, Progress};
 
 /// A round whose weights have an effective sample size below this learns nothing: the data are not this policy's.
 pub const ESS_MIN: f64 = 0.5;
@@ -98,6 +100,8 @@ pub struct Round<'a> {
     /// The version that `models.policy` holds, then its ancestors as far back as `ppo.max_staleness` allows; rollouts of
     /// other versions are stale.
     pub lineage: &'a [PolicyVersion],
+    /// Texts that are mixed in when `ppo.ptx` is on, from [`pretraining_examples`]; may be empty when it is off.
+    pub pretraining: &'a [Sequence],
 }
 
 impl Round<'_> {
@@ -184,11 +188,12 @@ impl Round<'_> {
         progress: &mut Progress,
         pace: Pace<'_>,
     ) -> Result<(), PpoError> {
+        let plan = Plan { config: self.config, rates: self.learning_rates(), pretraining: self.pretraining };
         for epoch in 0..self.config.epochs {
             let order = permutation(self.config.seed, self.update, epoch, experience.episodes.len());
             for members in minibatches(&order, self.config.minibatch) {
                 let minibatch = step::Minibatch::new(experience, members);
-                minibatch.step(models, self.config, self.learning_rates(), progress, pace)?;
+                minibatch.step(models, plan, progress, pace)?;
             }
         }
         Ok(())

@@ -1,13 +1,11 @@
 //! Training a reward model on rankings.
 //!
 //! All responses to one prompt stay in one batch element: one forward pass each, every pair of them in one loss
-//! (InstructGPT section 3.5). The loss and its gradient per score come from [`crate::ranking`]; here the gradient is
-//! carried through the model by the surrogate Σ score · stop_grad(d loss / d score). The loss of a step is the mean over
-//! the prompts of the global batch, however it is cut into micro-batches.
+//! (InstructGPT section 3.5). The loss and its gradient per score come from [`crate::ranking`]; the model carries it on. The
+//! loss of a step is the mean over the prompts of the global batch, however it is cut into micro-batches.
 
 use std::ops::ControlFlow;
 
-use candle_core::Tensor;
 use policy::{
     TokenId,
     model_error::{ModelError, Result},
@@ -16,7 +14,6 @@ use policy::{
     sequence_batch::{Sequence, SequenceBatch},
     sft::{Schedule, Shuffled, balance},
     threads::lanes,
-    transformer::Pass,
 };
 
 use crate::{
@@ -186,34 +183,37 @@ pub fn loss_and_gradients(
     let lanes = lanes(model.parameters());
     let micro = balance(batch, |r| r.n_tokens(), options.micro_batch_tokens, lanes);
     let mut gradients = Gradients::new();
-    let losses = accumulate(&mut gradients, model.parameters(), &micro, lanes, |rankings| {
-        let rows = rankings.iter().flat_map(|r| &r.sequences);
-        let rows = rows.map(|tokens| Sequence { tokens: tokens.clone(), prompt_len: 0 }).collect();
-        let scores = model.member_scores_at_last(&SequenceBatch::new(rows), Pass::Train)?; // [responses of all prompts, heads]
-        let values: Vec<f64> = scores.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f64::from).collect();
-        let losses = losses_of(&values, model.n_heads(), rankings, options);
-        let slopes = losses.iter().flat_map(|l| &l.grad_scores).map(|g| (g / n_prompts) as f32);
-        let slopes = Tensor::from_vec(slopes.collect::<Vec<f32>>(), scores.shape(), scores.device())?;
-        Ok(((scores * slopes)?.sum_all()?, losses))
+    let n_heads = model.n_heads();
+    let losses = model.open(|model| {
+        accumulate(&mut gradients, &micro, lanes, |rankings, gradients| {
+            let rows = rankings.iter().flat_map(|r| &r.sequences);
+            let rows = rows.map(|tokens| Sequence { tokens: tokens.clone(), prompt_len: 0 }).collect();
+            model.backward_at_last(&SequenceBatch::new(rows), gradients, |scores| {
+                let losses = losses_of(scores, n_heads, rankings, options);
+                let slopes = losses.iter().flat_map(|l| &l.grad_scores).map(|g| (g / n_prompts) as f32);
+                Ok((slopes.collect(), losses))
+            })
+        })
     })?;
     let mut report = RankingReport::default();
     losses.iter().flatten().for_each(|loss| report.add(loss));
     Ok((report.mean(), gradients))
 }
 
-/// Losses of rankings that went through the model together, with their gradients per score.
+/// The loss of each ranking, with its gradients per score.
 ///
 /// - `scores`: `[responses of all rankings, heads]` row by row, raw outputs.
 ///
 /// With several heads each sees its own resampling of the rankings ([`resampling_weight`], seeded by `options.seed`); one
 /// head sees every ranking once.
 fn losses_of(
-    scores: &[f64],
+    scores: &[f32],
     n_heads: usize,
     rankings: &[&&Ranking],
     options: &RankingTrainOptions,
 ) -> Vec<RankingLoss> {
-    let mut rest = scores;
+    let values: Vec<f64> = scores.iter().copied().map(f64::from).collect();
+    let mut rest = values.as_slice();
     let mut losses = Vec::with_capacity(rankings.len());
     for ranking in rankings {
         let (own, after) = rest.split_at(ranking.ranks.len() * n_heads);

@@ -19,7 +19,6 @@ use policy::{
     sequence_batch::{Sequence, SequenceBatch},
     sft::balance,
     threads::lanes,
-    transformer::Pass,
 };
 use rayon::prelude::*;
 
@@ -271,15 +270,16 @@ type Numbered = (usize, Vec<f64>);
 pub fn member_scores(model: &ScalarModel, sequences: &[Vec<TokenId>]) -> Result<Vec<Vec<f64>>, ModelError> {
     let numbered: Vec<(usize, &Vec<TokenId>)> = sequences.iter().enumerate().collect();
     let passes = balance(&numbered, |(_, s)| s.len(), PASS_TOKENS, lanes(model.parameters()));
-    let scored: Vec<Result<Vec<Numbered>, ModelError>> = passes
-        .par_iter()
-        .map(|pass| {
+    let n_heads = model.n_heads();
+    let scored: Vec<Result<Vec<Numbered>, ModelError>> = model.open(|model| {
+        let score = |pass: &Vec<&(usize, &Vec<TokenId>)>| {
             let rows = pass.iter().map(|(_, tokens)| Sequence { tokens: (*tokens).clone(), prompt_len: 0 });
-            let scores = model.member_scores_at_last(&SequenceBatch::new(rows.collect()), Pass::Frozen)?;
-            let members = scores.to_vec2::<f32>()?.into_iter().map(|row| row.into_iter().map(f64::from).collect());
+            let scores = model.scores_at_last(&SequenceBatch::new(rows.collect()))?;
+            let members = scores.chunks(n_heads).map(|row| row.iter().copied().map(f64::from).collect());
             Ok(pass.iter().zip(members).map(|((i, _), members)| (*i, members)).collect())
-        })
-        .collect();
+        };
+        Ok(passes.par_iter().map(score).collect())
+    })?;
     let mut out = vec![Vec::new(); sequences.len()];
     for pass in scored {
         pass?.into_iter().for_each(|(i, members)| out[i] = members);

@@ -49,7 +49,7 @@ impl Logits {
     /// The log-prob of every response token, flat.
     pub(super) fn log_probs(&self, temperature: f64) -> Tensor {
         let targets: Vec<u32> = self.batch.sequences.iter().flat_map(Sequence::response).map(|t| t.0).collect();
-        kernels::log_prob_gather(&self.predicting(), &targets, &vec![temperature; targets.len()]).unwrap()
+        kernels::plain::log_prob_gather(&self.predicting(), &targets, &vec![temperature; targets.len()]).unwrap()
     }
 
     /// Response tokens of each sequence.
@@ -116,7 +116,7 @@ pub(super) fn entropy(case: &mut Case<'_>) {
     for dtype in TYPES {
         let logits = variable(flat.clone(), shape, dtype);
         let rows = select(logits.as_tensor(), kept.clone());
-        let entropies = kernels::entropy(&rows, &vec![case.number("temperature"); kept.len()]).unwrap();
+        let entropies = kernels::plain::entropy(&rows, &vec![case.number("temperature"); kept.len()]).unwrap();
         let mut spread = vec![0.0; mask.len()];
         kept.iter().zip(values(&entropies)).for_each(|(t, h)| spread[*t as usize] = h);
         let mean = entropies.mean_all().unwrap();

@@ -70,7 +70,7 @@ pub(super) fn ppo_ptx(case: &mut Case<'_>) {
     let log_probs = |features: &str, targets: &str| {
         let logits = matrix(&case.rows(features)).matmul(&weights.as_tensor().t().unwrap()).unwrap();
         let targets: Vec<u32> = case.indices(targets).into_iter().map(|t| t as u32).collect();
-        kernels::log_prob_gather(&logits, &targets, &vec![1.0; targets.len()]).unwrap()
+        kernels::plain::log_prob_gather(&logits, &targets, &vec![1.0; targets.len()]).unwrap()
     };
     let gradient = |loss: &Tensor| values(loss.backward().unwrap().get(weights.as_tensor()).unwrap());
     let (acting, pretraining) = (log_probs("rl_features", "rl_actions"), log_probs("ptx_features", "ptx_targets"));

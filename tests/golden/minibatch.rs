@@ -119,7 +119,7 @@ pub(super) fn full_minibatch(case: &mut Case<'_>) {
     let [advantages, returns] = experience(case, &old, &reference, &old_values, &lengths);
     let n = old.len();
     let log_probs = logits.log_probs(1.0);
-    let entropies = kernels::entropy(&logits.predicting(), &vec![1.0; n]).unwrap();
+    let entropies = kernels::plain::entropy(&logits.predicting(), &vec![1.0; n]).unwrap();
     let minibatch = Minibatch {
         log_probs: values(&log_probs),
         values: trimmed(case, "vpred", &lengths),

@@ -62,6 +62,14 @@ pub enum AppError {
         /// Why.
         reason: String,
     },
+    /// The pretraining text cannot be used.
+    #[error("pretraining text {path}: {reason} (ppo.ptx_file)")]
+    Text {
+        /// The file.
+        path: String,
+        /// Why.
+        reason: String,
+    },
     /// The learner cannot start.
     #[error("the learner cannot start: {0}")]
     Learner(String),

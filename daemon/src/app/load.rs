@@ -12,7 +12,7 @@ use ppo::{
 use reward::{Rules, Scorer};
 
 use super::{
-    AppError,
+    AppError, pretraining,
     source::{self, Judges},
 };
 use crate::http::{Learning, Services};
@@ -81,6 +81,7 @@ fn learning(
         registry: registry.clone(),
         engine: engine.clone(),
         value_start,
+        pretraining: pretraining::texts(&config.ppo, &engine.vocabulary())?,
     };
     let learner = Learner::start(setup).map_err(|error| AppError::Learner(error.to_string()))?;
     Ok(Learning::new(learner, pump))

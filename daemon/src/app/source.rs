@@ -27,7 +27,7 @@ pub(super) fn sft(config: &Config) -> Result<PathBuf, AppError> {
 }
 
 /// Looks before anything opens it: a FIFO, for one, would wait for its writer for ever.
-fn check_file(key: &'static str, path: &str) -> Result<(), AppError> {
+pub(super) fn check_file(key: &'static str, path: &str) -> Result<(), AppError> {
     let refused = |reason: String| AppError::NotAFile { key, path: path.to_owned(), reason };
     let found = std::fs::metadata(path).map_err(|error| refused(error.to_string()))?;
     if found.is_file() { Ok(()) } else { Err(refused("it is not a regular file".to_owned())) }

@@ -93,8 +93,8 @@ impl Named {
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
-    if args.dtype == Dtype::Bf16 || args.device != "cpu" {
-        return Err("this version of honed trains in f32 on the CPU only: --dtype f32 --device cpu".into());
+    if args.device != "cpu" {
+        return Err("this version of honed measures on the processor only: --device cpu".into());
     }
     let lengths_fit = args.prompt > 0 && args.response > 0;
     if args.minibatch == 0 || args.batch == 0 || !args.batch.is_multiple_of(args.minibatch) || !lengths_fit {
@@ -120,7 +120,7 @@ fn measure(args: &Args) -> Result<measurement::Ppo, Box<dyn std::error::Error + 
     let bar = progress::bar(args.repeat as u64 + 1, "updating");
     let mut best: Option<(f64, f64, f64)> = None;
     for repeat in 0..=args.repeat {
-        let round = Round { config: &config, update: 0, lineage: &[PolicyVersion::SFT] };
+        let round = Round { config: &config, update: 0, lineage: &[PolicyVersion::SFT], pretraining: &[] };
         let started = Instant::now();
         let outcome = round.run(&mut models, &rollouts, &mut || ControlFlow::Continue(()))?;
         let seconds = started.elapsed().as_secs_f64();
@@ -154,7 +154,7 @@ fn report(
         epochs: args.epochs,
         prompt: args.prompt,
         response: args.response,
-        dtype: "f32",
+        dtype: args.dtype.name(),
         device: args.device.clone(),
         threads: args.threads,
         response_tokens,
@@ -173,7 +173,7 @@ fn config_of(args: &Args) -> Result<config::Ppo, config::ConfigError> {
     let sets = [
         format!("ppo.rollouts_per_update={}", args.batch),
         format!("ppo.minibatch={}", args.minibatch),
-        format!("ppo.micro_batch={}", args.minibatch),
+        format!("ppo.dtype={}", args.dtype.name()),
         format!("ppo.epochs={}", args.epochs),
         format!("ppo.threads={}", args.threads),
         "ppo.policy_learning_rate=1e-6".to_owned(),

@@ -26,13 +26,12 @@ use super::{
 use crate::{app::Running, http::wire::client::VersionRow};
 
 /// Knobs that differ from a production daemon's because the model is tiny and the audience waits.
-const SETTINGS: [&str; 14] = [
+const SETTINGS: [&str; 13] = [
     "daemon.listen=127.0.0.1:0",
     "policy.threads=1",
     "policy.parallel=16",
     "ppo.rollouts_per_update=128",
     "ppo.minibatch=32",
-    "ppo.micro_batch=16",
     "ppo.epochs=1",
     "ppo.policy_learning_rate=2e-4",
     "ppo.value_learning_rate=1e-3",

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use policy::checkpoint::WeightType;
+use policy::{
+    architecture::Shape, checkpoint::WeightType, kernels::Precision, memory::WidestPass, model_error::ModelError,
+    threads::is_small_of, transformer::Keep,
+};
 
 /// How any model is fitted to a file.
 #[derive(Args, Clone, Debug)]
@@ -35,6 +38,13 @@ pub(super) struct FitOptions {
     /// Threads; 0: one per core.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=512))]
     pub(super) threads: u16,
+    /// In what matrix products are computed; auto: bf16 where the processor multiplies it in hardware and the model has 30
+    /// million parameters or more.
+    #[arg(long, default_value = "auto", value_parser = ["auto", "f32", "bf16"])]
+    pub(super) dtype: String,
+    /// Keep one activation a block and compute the rest again: a third more arithmetic for a tenth of the memory.
+    #[arg(long)]
+    pub(super) activation_checkpointing: bool,
     /// Type of the written weights: as in the model's own file, or one for all matrices.
     #[arg(long, value_enum, default_value_t = Weights::Source)]
     pub(super) weight_type: Weights,
@@ -94,8 +104,24 @@ impl FitOptions {
         }
     }
 
+    /// What forward keeps for backward.
+    pub(super) fn keep(&self) -> Keep {
+        if self.activation_checkpointing { Keep::Inputs } else { Keep::All }
+    }
+
+    /// What `--dtype` means for a model of this shape on this machine.
+    pub(super) fn precision(&self, shape: &Shape) -> Result<Precision, ModelError> {
+        Precision::choose(&self.dtype, is_small_of(shape.n_parameters()))
+    }
+
+    /// The pass over so many tokens at once.
+    pub(super) fn pass(&self, shape: &Shape, tokens: usize, has_logits: bool) -> Result<WidestPass, ModelError> {
+        let precision = self.precision(shape)?;
+        Ok(WidestPass { tokens, keep: self.keep(), precision, has_logits, n_threads: self.n_threads() })
+    }
+
     /// The pool that they work in. Nobody is served meanwhile, so they need not give way as a learner's do.
-    pub(super) fn pool(&self) -> Result<rayon::ThreadPool, policy::model_error::ModelError> {
+    pub(super) fn pool(&self) -> Result<rayon::ThreadPool, ModelError> {
         policy::threads::pool("train", self.n_threads(), || ())
     }
 }

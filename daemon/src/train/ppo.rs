@@ -14,8 +14,13 @@ use policy::{
     TokenId,
     architecture::Shape,
     checkpoint::shape_of_file,
+    kernels::Precision,
     memory::{MemoryPlan, Role, WidestPass, weight_bytes},
+    threads::is_small_of,
+    transformer::Keep,
 };
+
+use ppo::experience::micro_batch_tokens;
 
 use self::driver::Driver;
 use super::{
@@ -162,8 +167,10 @@ fn plan(args: &Args, base: &Base, config: &Config, prompts: &[Vec<TokenId>]) -> 
     };
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + args.max_tokens as usize;
     let pass = WidestPass {
-        tokens: config.ppo.micro_batch * longest,
-        logit_rows: config.ppo.micro_batch * args.max_tokens as usize,
+        tokens: micro_batch_tokens(&config.ppo, shape).max(longest).min(config.ppo.minibatch * longest),
+        keep: if config.ppo.activation_checkpointing { Keep::Inputs } else { Keep::All },
+        precision: Precision::choose(&config.ppo.dtype, is_small_of(shape.n_parameters()))?,
+        has_logits: true,
         n_threads,
     };
     let mut roles = vec![

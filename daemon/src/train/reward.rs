@@ -9,7 +9,7 @@ use std::{ops::ControlFlow, path::PathBuf};
 use candle_core::Device;
 use policy::{
     checkpoint::Checkpoint,
-    memory::{MemoryPlan, Role, WidestPass, weight_bytes},
+    memory::{MemoryPlan, Role, weight_bytes},
     scalar_model::ScalarModel,
 };
 use reward::{
@@ -98,7 +98,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let base = Base::open(args.model.as_deref())?;
     let data = Comparisons::load(args, &base)?;
     let demonstrations = scale::demonstrations(args, &base)?;
-    let plan = plan(args, &base, &data);
+    let plan = plan(args, &base, &data)?;
     eprintln!("{plan}");
     plan.check()?;
     let interrupt = Interrupt::listen().map_err(TrainError::io(&args.out))?;
@@ -106,12 +106,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let source = base.checkpoint()?;
     args.fit.pool()?.install(|| {
         let model = ScalarModel::from_policy_with_heads(&source, args.heads, args.fit.seed, &Device::Cpu)?;
+        let model = model.with_precision(args.fit.precision(&base.shape)?).with_keep(args.fit.keep());
         fit(args, &model, &data, &interrupt)?;
         finish(args, model, &source, &data, &samples, &output)
     })
 }
 
-fn plan(args: &Args, base: &Base, data: &Comparisons) -> MemoryPlan {
+fn plan(args: &Args, base: &Base, data: &Comparisons) -> Result<MemoryPlan> {
     let tokens_of = |preference: &Preference| {
         let responses: usize = preference.responses().iter().map(Vec::len).sum();
         responses + preference.responses().len() * preference.prompt().len()
@@ -120,7 +121,7 @@ fn plan(args: &Args, base: &Base, data: &Comparisons) -> MemoryPlan {
     let longest = all().map(tokens_of).max().unwrap_or(0);
     // A ranking stays in one piece, however long it is, and a pass is never wider than its batch.
     let tokens = args.micro_batch_tokens.max(longest).min(args.batch.saturating_mul(longest));
-    let pass = WidestPass { tokens, logit_rows: 0, n_threads: args.fit.n_threads() };
+    let pass = args.fit.pass(&base.shape, tokens, false)?;
     let role = Role { name: "reward model", shape: &base.shape, is_trained: true };
     let weights = weight_bytes(&base.shape);
     // Beside its own weights the reward model keeps what its file will hold.
@@ -129,7 +130,7 @@ fn plan(args: &Args, base: &Base, data: &Comparisons) -> MemoryPlan {
         ("what will be written", weights),
         ("data", all().map(|p| tokens_of(p) as u64 * 8).sum()),
     ];
-    MemoryPlan::new(&[role], pass, &others)
+    Ok(MemoryPlan::new(&[role], pass, &others))
 }
 
 fn options(args: &Args) -> RankingTrainOptions {

@@ -9,7 +9,7 @@ use candle_core::Device;
 use policy::{
     causal_lm::CausalLm,
     checkpoint::{Checkpoint, Digest},
-    memory::{MemoryPlan, Role, WidestPass, weight_bytes},
+    memory::{MemoryPlan, Role, weight_bytes},
     sequence_batch::Sequence,
     sft::{self, SftOptions, SftProgress, mean_nll},
 };
@@ -82,7 +82,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let output = Output::check(&args.out, args.fit.replace)?;
     let base = Base::open(args.model.as_deref())?;
     let data = load(args, &base)?;
-    let plan = plan(args, &base, &data);
+    let plan = plan(args, &base, &data)?;
     eprintln!("{plan}");
     plan.check()?;
     let interrupt = Interrupt::listen().map_err(TrainError::io(&args.out))?;
@@ -90,6 +90,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let pool = args.fit.pool()?;
     pool.install(|| {
         let model = CausalLm::from_checkpoint(&source, &Device::Cpu)?;
+        let model = model.with_precision(args.fit.precision(&base.shape)?).with_keep(args.fit.keep());
         Run { args, data: &data, model: &model, source: &source, output: &output, interrupt: &interrupt }.train()
     })
 }
@@ -134,16 +135,16 @@ fn prompt_of(example: &Example) -> String {
     }
 }
 
-fn plan(args: &Args, base: &Base, data: &Data) -> MemoryPlan {
+fn plan(args: &Args, base: &Base, data: &Data) -> Result<MemoryPlan> {
     let all = || data.train.iter().chain(&data.validation).chain(&data.mix);
     let longest = all().map(|s| s.tokens.len()).max().unwrap_or(0);
     // A record stays in one piece, and a pass is never wider than its batch.
     let tokens = args.micro_batch_tokens.max(longest).min(args.batch.saturating_mul(longest));
-    let pass = WidestPass { tokens, logit_rows: tokens, n_threads: args.fit.n_threads() };
+    let pass = args.fit.pass(&base.shape, tokens, true)?;
     let tokens_in_memory = all().map(|s| s.tokens.len() as u64 * 4).sum();
     let role = Role { name: "policy", shape: &base.shape, is_trained: true };
     let others = [("the file's own weights", weight_bytes(&base.shape)), ("data", tokens_in_memory)];
-    MemoryPlan::new(&[role], pass, &others)
+    Ok(MemoryPlan::new(&[role], pass, &others))
 }
 
 struct Run<'a> {

@@ -25,11 +25,8 @@ pub(super) fn exp(x: f32) -> f32 {
 #[inline]
 pub(super) fn softmax(scores: &mut [f32]) -> f32 {
     let max = max(scores);
-    let mut sum = 0.0;
-    for lanes in scores.chunks_mut(LANES) {
-        lanes.iter_mut().for_each(|s| *s = exp(*s - max));
-    }
-    sum += self::sum(scores);
+    scores.iter_mut().for_each(|s| *s = exp(*s - max));
+    let sum = sum(scores);
     let inverse = 1.0 / sum;
     scores.iter_mut().for_each(|s| *s *= inverse);
     max + sum.ln()
@@ -76,8 +73,17 @@ pub(super) fn dot(x: &[f32], y: &[f32]) -> f32 {
     partial.into_iter().sum::<f32>() + rest
 }
 
-/// out += factor · x.
+/// Σ x·y·z by parts.
 #[inline]
-pub(super) fn add_scaled(out: &mut [f32], factor: f32, x: &[f32]) {
-    out.iter_mut().zip(x).for_each(|(o, &v)| *o = factor.mul_add(v, *o));
+pub(super) fn dot3(x: &[f32], y: &[f32], z: &[f32]) -> f32 {
+    let mut partial = [0.0f32; LANES];
+    let (xs, ys, zs) = (x.chunks_exact(LANES), y.chunks_exact(LANES), z.chunks_exact(LANES));
+    let rests = xs.remainder().iter().zip(ys.remainder()).zip(zs.remainder());
+    let rest: f32 = rests.map(|((a, b), c)| a * b * c).sum();
+    for ((a, b), c) in xs.zip(ys).zip(zs) {
+        for i in 0..LANES {
+            partial[i] = (a[i] * b[i]).mul_add(c[i], partial[i]);
+        }
+    }
+    partial.into_iter().sum::<f32>() + rest
 }

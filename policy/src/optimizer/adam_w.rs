@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Tensor, Var};
 
-use super::{Gradients, rule::Rule};
+use super::{Gradient, Gradients, rule::Rule};
 use crate::model_error::{ModelError, Result};
 
 /// Constants of Adam.
@@ -27,8 +27,8 @@ impl Default for AdamConfig {
     }
 }
 
-/// First and second moment of one parameter.
-#[derive(Clone, Debug)]
+/// First and second moment of one parameter. Not `Clone`: a clone would share its memory with the optimiser.
+#[derive(Debug)]
 pub struct Moments {
     /// m, the mean of gradients.
     pub first: Tensor,
@@ -37,12 +37,24 @@ pub struct Moments {
 }
 
 /// Everything a resumed run needs: steps taken and moments by parameter name.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct AdamState {
     /// Steps taken.
     pub step: u64,
     /// Moments by name.
     pub moments: BTreeMap<String, Moments>,
+}
+
+impl AdamState {
+    /// A copy with memory of its own: steps that follow leave it alone.
+    ///
+    /// # Errors
+    /// When memory or the device fails.
+    pub fn copy(&self) -> Result<AdamState> {
+        let copy = |m: &Moments| Ok::<_, ModelError>(Moments { first: m.first.copy()?, second: m.second.copy()? });
+        let moments = self.moments.iter().map(|(name, m)| Ok((name.clone(), copy(m)?))).collect::<Result<_>>()?;
+        Ok(AdamState { step: self.step, moments })
+    }
 }
 
 /// The optimiser of one set of parameters.
@@ -76,19 +88,19 @@ impl AdamW {
             let (Some(gradient), Some(moments)) = (gradients.get(name), self.state.moments.get_mut(name)) else {
                 continue;
             };
-            let theta = var.as_detached_tensor();
-            let (theta, first, second) = if theta.device().is_cpu() && theta.dtype() == DType::F32 {
-                rule.fused(&theta, gradient, moments)?
-            } else {
-                rule.plain(&theta, gradient, moments)?
-            };
-            var.set(&theta)?;
-            *moments = Moments { first, second };
+            match gradient {
+                Gradient::Host(gradient) => rule.fused(var, gradient, moments)?,
+                Gradient::Device(gradient) => {
+                    let (theta, first, second) = rule.plain(&var.as_detached_tensor(), gradient, moments)?;
+                    var.set(&theta)?;
+                    *moments = Moments { first, second };
+                }
+            }
         }
         Ok(())
     }
 
-    /// What to save.
+    /// What to save: tensors that share memory with the optimiser, which changes them in place; [`AdamState::copy`] what must stay.
     #[must_use]
     pub fn state(&self) -> &AdamState {
         &self.state

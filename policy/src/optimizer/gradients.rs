@@ -5,11 +5,25 @@ use std::collections::BTreeMap;
 use candle_core::{Tensor, Var, backprop::GradStore};
 use rayon::prelude::*;
 
-use crate::model_error::Result;
+use crate::{kernels::values, model_error::Result};
 
 /// One gradient per parameter, by name. A parameter that no loss has reached has none.
+///
+/// On the processor each is a flat buffer that backward passes add into; on other devices a tensor from candle's tape.
 #[derive(Clone, Debug, Default)]
-pub struct Gradients(BTreeMap<String, Tensor>);
+pub struct Gradients(BTreeMap<String, Gradient>);
+
+/// The gradient of one parameter.
+#[derive(Clone, Debug)]
+pub enum Gradient {
+    /// Row-major, f32, in memory.
+    Host(Vec<f32>),
+    /// On a device.
+    Device(Tensor),
+}
+
+/// Numbers that one task works on.
+const CHUNK: usize = 1 << 16;
 
 impl Gradients {
     /// Nothing yet.
@@ -18,14 +32,33 @@ impl Gradients {
         Gradients::default()
     }
 
-    /// Adds what one backward pass left for these parameters.
+    /// The buffer of one parameter of `n` numbers, to add into; zeros when nothing was added yet.
+    ///
+    /// # Panics
+    /// When the parameter has another size or its gradient lies on a device: only a bug can do that.
+    pub(crate) fn slot(&mut self, name: &str, n: usize) -> &mut [f32] {
+        if !self.0.contains_key(name) {
+            self.0.insert(name.to_owned(), Gradient::Host(vec![0.0; n]));
+        }
+        match self.0.get_mut(name) {
+            Some(Gradient::Host(sum)) if sum.len() == n => sum,
+            _ => panic!("the gradient of {name} is another parameter's"),
+        }
+    }
+
+    /// Adds what a backward pass on candle's tape left for these parameters.
     ///
     /// # Errors
     /// When shapes do not fit.
     pub fn add(&mut self, parameters: &BTreeMap<String, Var>, store: &GradStore) -> Result<()> {
         for (name, var) in parameters {
-            if let Some(gradient) = store.get(var.as_tensor()) {
-                self.add_one(name, gradient)?;
+            let Some(gradient) = store.get(var.as_tensor()) else { continue };
+            if gradient.device().is_cpu() {
+                let gradient = gradient.contiguous()?;
+                let open = values(&gradient);
+                add_to(self.slot(name, var.elem_count()), open.slice()?);
+            } else {
+                self.add_tensor(name, gradient)?;
             }
         }
         Ok(())
@@ -36,37 +69,46 @@ impl Gradients {
     /// # Errors
     /// When shapes do not fit.
     pub fn merge(&mut self, other: &Gradients) -> Result<()> {
-        other.0.iter().try_for_each(|(name, gradient)| self.add_one(name, gradient))
+        for (name, gradient) in &other.0 {
+            match gradient {
+                Gradient::Host(values) => add_to(self.slot(name, values.len()), values),
+                Gradient::Device(tensor) => self.add_tensor(name, tensor)?,
+            }
+        }
+        Ok(())
     }
 
-    fn add_one(&mut self, name: &str, gradient: &Tensor) -> Result<()> {
+    fn add_tensor(&mut self, name: &str, gradient: &Tensor) -> Result<()> {
         let sum = match self.0.get(name) {
-            Some(before) => (before + gradient)?,
-            None => gradient.contiguous()?,
+            Some(Gradient::Device(before)) => (before + gradient)?,
+            _ => gradient.contiguous()?,
         };
-        self.0.insert(name.to_owned(), sum.detach());
+        self.0.insert(name.to_owned(), Gradient::Device(sum.detach()));
         Ok(())
     }
 
     /// The gradient of one parameter.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&Tensor> {
+    pub fn get(&self, name: &str) -> Option<&Gradient> {
         self.0.get(name)
     }
 
     /// All of them, by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Gradient)> {
         self.0.iter().map(|(name, gradient)| (name.as_str(), gradient))
     }
 
-    /// sqrt(Σ g²) over every parameter, summed in f64.
+    /// sqrt(Σ g²) over every parameter, summed in f64 over blocks of a fixed size.
     ///
     /// # Errors
     /// When the device fails.
     pub fn global_norm(&self) -> Result<f64> {
         let mut squares = 0.0;
         for gradient in self.0.values() {
-            squares += f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?);
+            squares += match gradient {
+                Gradient::Host(values) => sum_of_squares(values),
+                Gradient::Device(tensor) => f64::from(tensor.sqr()?.sum_all()?.to_scalar::<f32>()?),
+            };
         }
         Ok(squares.sqrt())
     }
@@ -77,7 +119,12 @@ impl Gradients {
     /// When the device fails.
     pub fn scale(&mut self, factor: f64) -> Result<()> {
         for gradient in self.0.values_mut() {
-            *gradient = (&*gradient * factor)?;
+            match gradient {
+                Gradient::Host(values) => values.par_chunks_mut(CHUNK).for_each(|chunk| {
+                    chunk.iter_mut().for_each(|g| *g *= factor as f32);
+                }),
+                Gradient::Device(tensor) => *tensor = (&*tensor * factor)?,
+            }
         }
         Ok(())
     }
@@ -95,33 +142,70 @@ impl Gradients {
     }
 }
 
-/// Runs `loss` on every micro-batch, backpropagates each result and sums the gradients in the order of `micro_batches`.
+impl Gradient {
+    /// A copy of the numbers, row-major.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn to_vec(&self) -> Result<Vec<f32>> {
+        match self {
+            Gradient::Host(values) => Ok(values.clone()),
+            Gradient::Device(tensor) => Ok(tensor.flatten_all()?.to_vec1()?),
+        }
+    }
+}
+
+fn add_to(sum: &mut [f32], values: &[f32]) {
+    assert_eq!(sum.len(), values.len(), "gradients of one parameter have one size");
+    sum.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK)).for_each(|(sum, values)| {
+        sum.iter_mut().zip(values).for_each(|(s, v)| *s += v);
+    });
+}
+
+fn sum_of_squares(values: &[f32]) -> f64 {
+    let blocks: Vec<f64> = values
+        .par_chunks(CHUNK)
+        .map(|block| {
+            // f32 within short runs, whose rounding is far below that of the gradient, f64 across them.
+            let run = |run: &[f32]| {
+                let mut partial = [0.0f32; 16];
+                run.chunks(16).for_each(|x| partial.iter_mut().zip(x).for_each(|(p, &x)| *p = x.mul_add(x, *p)));
+                f64::from(partial.iter().sum::<f32>())
+            };
+            block.chunks(1024).map(run).sum::<f64>()
+        })
+        .collect();
+    blocks.into_iter().sum()
+}
+
+/// Runs `one` on every micro-batch, which adds its gradient and says what to report, in the order of `micro_batches`.
 ///
-/// `lanes` micro-batches run at once, each on one thread of the current rayon pool: small models gain nothing from
-/// splitting a matrix product, but everything from running two of them. Order of summation does not depend on timing, so
-/// results repeat bit for bit for the same `lanes`-independent list. `loss` returns what to backpropagate and what to report.
+/// With `lanes` > 1, micro-batches of a wave run at once, each into gradients of its own, which are then added in order:
+/// small models gain nothing from splitting a matrix product, but everything from running two of them. A large model's
+/// micro-batches (`lanes` = 1) add into the same buffers one after another, each on the whole pool. Either way the sum does
+/// not depend on timing, nor on the number of threads (see [`lanes`](crate::threads::lanes)).
 ///
 /// # Errors
 /// The first error of any micro-batch.
 pub fn accumulate<T: Sync, R: Send>(
     gradients: &mut Gradients,
-    parameters: &BTreeMap<String, Var>,
     micro_batches: &[T],
     lanes: usize,
-    loss: impl Fn(&T) -> Result<(Tensor, R)> + Sync,
+    one: impl Fn(&T, &mut Gradients) -> Result<R> + Sync,
 ) -> Result<Vec<R>> {
+    if lanes <= 1 {
+        return micro_batches.iter().map(|micro_batch| one(micro_batch, gradients)).collect();
+    }
     let mut reports = Vec::with_capacity(micro_batches.len());
-    for wave in micro_batches.chunks(lanes.max(1)) {
-        let one = |micro_batch: &T| {
-            let (objective, report) = loss(micro_batch)?;
-            Ok((objective.backward()?, report))
+    for wave in micro_batches.chunks(lanes) {
+        let own = |micro_batch: &T| {
+            let mut gradients = Gradients::new();
+            one(micro_batch, &mut gradients).map(|report| (gradients, report))
         };
-        // One lane stays on this thread, so that products may use the whole pool.
-        let results: Vec<Result<(GradStore, R)>> =
-            if wave.len() == 1 { wave.iter().map(one).collect() } else { wave.par_iter().map(one).collect() };
+        let results: Vec<Result<(Gradients, R)>> = wave.par_iter().map(own).collect();
         for result in results {
-            let (store, report) = result?;
-            gradients.add(parameters, &store)?;
+            let (own, report) = result?;
+            gradients.merge(&own)?;
             reports.push(report);
         }
     }

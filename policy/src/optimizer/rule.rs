@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::{AdamConfig, Moments};
-use crate::{kernels::values, model_error::Result};
+use crate::{kernels::change, model_error::Result};
 
 /// One step's numbers.
 #[derive(Clone, Copy)]
@@ -24,7 +24,7 @@ impl Rule {
         Rule { config, correction1, correction2, learning_rate }
     }
 
-    /// In candle's operations, on any device: the oracle of [`Rule::fused`].
+    /// In candle's operations, on any device: the oracle of `fused`.
     pub(super) fn plain(&self, theta: &Tensor, g: &Tensor, moments: &Moments) -> Result<(Tensor, Tensor, Tensor)> {
         let AdamConfig { beta1, beta2, eps, weight_decay } = self.config;
         let first = ((&moments.first * beta1)? + (g * (1.0 - beta1))?)?;
@@ -35,29 +35,27 @@ impl Rule {
         Ok(((kept - (change * self.learning_rate)?)?, first, second))
     }
 
-    /// In one pass over memory instead of twenty.
-    pub(super) fn fused(&self, theta: &Tensor, g: &Tensor, moments: &Moments) -> Result<(Tensor, Tensor, Tensor)> {
-        let g = g.contiguous()?;
-        let open = [theta, &g, &moments.first, &moments.second].map(values);
-        let (theta_old, g, m_old, v_old) = (open[0].slice()?, open[1].slice()?, open[2].slice()?, open[3].slice()?);
+    /// In one pass over memory, in place.
+    pub(super) fn fused(&self, theta: &Tensor, g: &[f32], moments: &Moments) -> Result<()> {
+        let work = |theta: &mut [f32], m: &mut [f32], v: &mut [f32]| {
+            let state = theta.par_chunks_mut(CHUNK).zip(m.par_chunks_mut(CHUNK)).zip(v.par_chunks_mut(CHUNK));
+            state.zip(g.par_chunks(CHUNK)).for_each(|(((theta, m), v), g)| self.chunk(theta, m, v, g));
+        };
+        change(theta, |theta| change(&moments.first, |m| change(&moments.second, |v| work(theta, m, v))))???;
+        Ok(())
+    }
+
+    fn chunk(&self, theta: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32]) {
         let AdamConfig { beta1, beta2, eps, weight_decay } = self.config;
         let (b1, b2, eps) = (beta1 as f32, beta2 as f32, eps as f32);
         let (c1, c2) = ((1.0 - beta1) as f32, (1.0 - beta2) as f32);
         let (scale1, scale2) = ((1.0 / self.correction1) as f32, (1.0 / self.correction2) as f32);
         let (rate, keep) = (self.learning_rate as f32, (1.0 - self.learning_rate * weight_decay) as f32);
-        let n = theta_old.len();
-        let (mut theta_new, mut m_new, mut v_new) = (vec![0.0; n], vec![0.0; n], vec![0.0; n]);
-        let new = (theta_new.par_chunks_mut(CHUNK), m_new.par_chunks_mut(CHUNK), v_new.par_chunks_mut(CHUNK));
-        let old = (theta_old.par_chunks(CHUNK), g.par_chunks(CHUNK), m_old.par_chunks(CHUNK), v_old.par_chunks(CHUNK));
-        new.into_par_iter().zip(old.into_par_iter()).for_each(|((theta, m, v), (theta_old, g, m_old, v_old))| {
-            for i in 0..theta.len() {
-                m[i] = b1 * m_old[i] + c1 * g[i];
-                v[i] = b2 * v_old[i] + c2 * g[i] * g[i];
-                theta[i] = theta_old[i] * keep - rate * (m[i] * scale1) / ((v[i] * scale2).sqrt() + eps);
-            }
-        });
-        let tensor = |values| Tensor::from_vec(values, theta.shape(), theta.device());
-        Ok((tensor(theta_new)?, tensor(m_new)?, tensor(v_new)?))
+        for i in 0..theta.len() {
+            m[i] = b1 * m[i] + c1 * g[i];
+            v[i] = b2 * v[i] + c2 * g[i] * g[i];
+            theta[i] = theta[i] * keep - rate * (m[i] * scale1) / ((v[i] * scale2).sqrt() + eps);
+        }
     }
 }
 
@@ -78,9 +76,10 @@ mod tests {
         };
         let moments = Moments { first: numbers(1.0), second: numbers(2.0).sqr().unwrap() };
         let rule = Rule::new(AdamConfig { weight_decay: 0.1, ..AdamConfig::default() }, 7, 0.01);
-        let fused = rule.fused(&numbers(3.0), &numbers(4.0), &moments).unwrap();
-        let plain = rule.plain(&numbers(3.0), &numbers(4.0), &moments).unwrap();
-        for (a, b) in [(fused.0, plain.0), (fused.1, plain.1), (fused.2, plain.2)] {
+        let (theta, g) = (numbers(3.0), numbers(4.0));
+        let plain = rule.plain(&theta, &g, &moments).unwrap();
+        rule.fused(&theta, &g.flatten_all().unwrap().to_vec1::<f32>().unwrap(), &moments).unwrap();
+        for (a, b) in [(theta, plain.0), (moments.first, plain.1), (moments.second, plain.2)] {
             let difference = (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             assert!(difference < 1e-6, "{difference}");
         }

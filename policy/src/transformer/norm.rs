@@ -1,24 +1,37 @@
 //! Root-mean-square norm with a trained gain.
 
-use std::collections::BTreeMap;
+use crate::{
+    kernels::{
+        matrix::{Matrix, Precision},
+        rms_norm,
+    },
+    optimizer::Gradients,
+};
 
-use candle_core::{Tensor, Var};
-
-use super::{Pass, Weight};
-use crate::{architecture::Shape, kernels, model_error::Result};
-
-pub(super) struct RmsNorm {
-    gain: Weight,
-    eps: f64,
+pub(crate) struct Norm<'a> {
+    name: &'a str,
+    gain: &'a [f32],
+    eps: f32,
 }
 
-impl RmsNorm {
-    pub(super) fn new(parameters: &BTreeMap<String, Var>, name: &str, shape: &Shape) -> Result<RmsNorm> {
-        Ok(RmsNorm { gain: Weight::named(parameters, name)?, eps: f64::from(shape.norm_eps) })
+impl<'a> Norm<'a> {
+    pub(super) fn new(name: &'a str, gain: &'a [f32], eps: f32) -> Norm<'a> {
+        Norm { name, gain, eps }
     }
 
-    /// `[n_tokens, hidden]` to the same.
-    pub(super) fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
-        Ok(kernels::rms_norm(x, self.gain.get(pass), self.eps)?)
+    /// `[rows, hidden]` to the same, as a factor. Backward needs x.
+    pub(super) fn forward(&self, x: &[f32], precision: Precision) -> Matrix<'static> {
+        rms_norm::forward(x, self.gain, self.eps, precision)
+    }
+
+    /// As [`Self::forward`], in f32.
+    pub(super) fn forward_f32(&self, x: &[f32]) -> Vec<f32> {
+        rms_norm::forward_f32(x, self.gain, self.eps)
+    }
+
+    /// dx += …, and the gain's gradient.
+    pub(super) fn backward(&self, x: &[f32], g: &[f32], dx: &mut [f32], gradients: &mut Gradients) {
+        let gain = gradients.slot(self.name, self.gain.len());
+        rms_norm::backward(x, self.gain, self.eps, g, dx, gain);
     }
 }

@@ -1,7 +1,5 @@
 //! Rotary positions: which pair turns how fast.
 
-use std::sync::Arc;
-
 use candle_core::{DType, Tensor};
 
 use crate::{
@@ -42,7 +40,7 @@ impl Rope {
     }
 
     /// The angles of one batch.
-    pub(super) fn rotation(&self, packed: &Packed) -> Arc<Rotation> {
-        Arc::new(Rotation::new(&packed.positions, &self.frequencies, self.head_dim))
+    pub(super) fn rotation(&self, packed: &Packed) -> Rotation {
+        Rotation::new(&packed.positions, &self.frequencies, self.head_dim)
     }
 }

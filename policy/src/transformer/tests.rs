@@ -1,6 +1,8 @@
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::{
-    causal_lm::CausalLm,
+    causal_lm::{CausalLm, HeadRows, HeadSlopes},
     optimizer::Gradients,
     sequence_batch::{Sequence, SequenceBatch},
     token::TokenId,
@@ -33,20 +35,78 @@ pub(crate) fn uneven_checkpoint(shape: &Shape, seed: u64) -> Checkpoint {
     checkpoint
 }
 
+/// d Σ w·ℓ + Σ u·H for weights that differ from token to token.
+fn weighted(rows: HeadRows<'_>) -> crate::model_error::Result<HeadSlopes> {
+    let weight = |i: usize| 0.5 - 0.3 * i as f32;
+    let log_probs = rows.range.clone().map(weight).collect();
+    Ok(HeadSlopes { log_probs, entropies: rows.range.map(|i| 0.1 * weight(i + 1)).collect() })
+}
+
+const TEMPERATURES: [f32; 3] = [1.0, 0.7, 1.3];
+
+fn gradients_of(model: &CausalLm) -> Gradients {
+    let mut gradients = Gradients::new();
+    model.open(|lm| lm.backward(&batch(), &TEMPERATURES, &mut gradients, weighted)).unwrap();
+    gradients
+}
+
+/// Asserts that two gradients agree for every parameter, relative to the largest entry of each.
+pub(crate) fn close(ours: &Gradients, theirs: &Gradients, parameters: &BTreeMap<String, Var>, tolerance: f32) {
+    for name in parameters.keys() {
+        let both = [ours, theirs].map(|g| g.get(name).unwrap_or_else(|| panic!("{name} has no gradient")));
+        let [ours, theirs] = both.map(|g| g.to_vec().unwrap());
+        let scale = theirs.iter().fold(1e-3f32, |m, g| m.max(g.abs()));
+        let worst = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / scale;
+        assert!(worst < tolerance, "the gradient of {name} is off by {worst}");
+    }
+}
+
 #[test]
 fn every_parameter_gets_a_gradient_that_is_not_zero() {
     for tied in [true, false] {
         let shape = Shape { tied, ..tiny() };
         let model = CausalLm::from_checkpoint(&uneven_checkpoint(&shape, 1), &Device::Cpu).unwrap();
-        let loss = model.response_log_probs(&batch(), &[1.0, 0.7, 1.3]).unwrap().sum_all().unwrap();
-        let mut gradients = Gradients::new();
-        gradients.add(model.parameters(), &loss.backward().unwrap()).unwrap();
+        let gradients = gradients_of(&model);
         for name in model.parameters().keys() {
             let norm = gradients.get(name).unwrap_or_else(|| panic!("{name} has no gradient"));
-            let norm = norm.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+            let norm: f32 = norm.to_vec().unwrap().iter().map(|g| g * g).sum();
             assert!(norm > 0.0 && norm.is_finite(), "{name}: squared norm {norm}");
         }
     }
+}
+
+/// Goal: the explicit backward is right, checkpointed or not. Method: candle's tape over the plain operations is the
+/// oracle; checkpointing must give the same bits, since it computes the same again.
+#[test]
+fn the_explicit_backward_equals_the_tape() {
+    for tied in [true, false] {
+        let checkpoint = uneven_checkpoint(&Shape { tied, ..tiny() }, 12);
+        let model = CausalLm::from_checkpoint(&checkpoint, &Device::Cpu).unwrap();
+        let mut tape = Gradients::new();
+        model.open(|lm| lm.backward_on_tape(&batch(), &TEMPERATURES, &mut tape, &mut weighted)).unwrap();
+        let ours = gradients_of(&model);
+        close(&ours, &tape, model.parameters(), 2e-5);
+        let again = gradients_of(&model.with_keep(Keep::Inputs));
+        for (name, gradient) in ours.iter() {
+            assert_eq!(gradient.to_vec().unwrap(), again.get(name).unwrap().to_vec().unwrap(), "{name}");
+        }
+    }
+}
+
+/// Goal: bf16 factors change a gradient by their rounding and no more. Method: against f32, relative to the largest entry.
+#[test]
+fn the_backward_in_bf16_is_close_to_that_in_f32() {
+    if crate::kernels::bf16_level() == 0 {
+        eprintln!("skipped: this processor does not multiply bf16");
+        return;
+    }
+    let model = CausalLm::from_checkpoint(&uneven_checkpoint(&tiny(), 12), &Device::Cpu).unwrap();
+    let exact = gradients_of(&model);
+    let model = model.with_precision(crate::kernels::Precision::Bf16);
+    let rounded = gradients_of(&model);
+    close(&rounded, &exact, model.parameters(), 0.15);
+    let differs = |name: &str| rounded.get(name).unwrap().to_vec().unwrap() != exact.get(name).unwrap().to_vec().unwrap();
+    assert!(differs("blk.0.attn_q.weight"), "nothing was rounded");
 }
 
 /// Goal: the gradients are right, not only present. Method: central differences through the whole 2-layer model, the
@@ -54,18 +114,18 @@ fn every_parameter_gets_a_gradient_that_is_not_zero() {
 #[test]
 fn gradients_are_the_finite_differences_of_the_loss() {
     let checkpoint = uneven_checkpoint(&Shape { tied: false, ..tiny() }, 2);
-    let temperatures = [1.0, 0.7, 1.3];
-    let weights: Vec<f32> = (0..batch().n_response_tokens()).map(|i| 0.5 - 0.3 * i as f32).collect();
-    let weights = Tensor::new(weights, &Device::Cpu).unwrap();
-    let loss = |checkpoint: &Checkpoint| {
+    let loss = |checkpoint: &Checkpoint| -> f64 {
         let model = CausalLm::from_checkpoint(checkpoint, &Device::Cpu).unwrap();
-        let loss = model.response_log_probs(&batch(), &temperatures).unwrap().mul(&weights).unwrap().sum_all().unwrap();
-        (model, loss)
+        let out = model.frozen_log_probs(&batch(), &TEMPERATURES).unwrap();
+        let rows = HeadRows { range: 0..out.log_probs.len(), log_probs: &out.log_probs, entropies: &out.entropies };
+        let slopes = weighted(rows).unwrap();
+        let sum = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>();
+        sum(&out.log_probs, &slopes.log_probs) + sum(&out.entropies, &slopes.entropies)
     };
-    let (model, at) = loss(&checkpoint);
-    let store = at.backward().unwrap();
-    for (name, var) in model.parameters() {
-        let gradient = store.get(var.as_tensor()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let model = CausalLm::from_checkpoint(&checkpoint, &Device::Cpu).unwrap();
+    let gradients = gradients_of(&model);
+    for name in model.parameters().keys() {
+        let gradient = gradients.get(name).unwrap().to_vec().unwrap();
         let (entry, analytic) =
             gradient.iter().copied().enumerate().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs())).unwrap();
         let shifted = |by: f32| {
@@ -75,7 +135,7 @@ fn gradients_are_the_finite_differences_of_the_loss() {
             values[entry] += by;
             let moved = Tensor::from_vec(values, tensor.dims(), &Device::Cpu).unwrap();
             checkpoint.tensors.insert(name.clone(), moved);
-            f64::from(loss(&checkpoint).1.to_scalar::<f32>().unwrap())
+            loss(&checkpoint)
         };
         let step = 4e-3;
         let numeric = (shifted(step) - shifted(-step)) / (2.0 * f64::from(step));

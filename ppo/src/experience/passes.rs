@@ -1,15 +1,10 @@
-//! The passes over a round that record no graph.
+//! The passes over a round that record no gradient.
 
-use std::ops::ControlFlow;
-
-use policy::{model_error::ModelError, sequence_batch::SequenceBatch, threads::lanes, transformer::Pass};
-use rayon::prelude::*;
-
-use super::Episode;
+use super::{
+    Episode,
+    micro_batches::{Budget, MicroBatches, Pace, batch_of, temperatures_of},
+};
 use crate::{error::PpoError, models::Models};
-
-/// Called between micro-batches: may sleep to leave the processor to serving, and says whether to go on.
-pub type Pace<'a> = &'a mut dyn FnMut() -> ControlFlow<()>;
 
 /// What the frozen models said about every response token, flat, episode after episode.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -25,29 +20,74 @@ pub struct Passes {
 }
 
 impl Passes {
-    /// Runs the policy, the reference and the value model over all episodes.
+    /// Runs the policy, the reference and the value model over all episodes, one model after the other: each is opened
+    /// once, and in bf16 only one rounded copy is alive.
     ///
     /// # Errors
     /// When a pass fails, or `pace` says stop.
-    pub fn run(episodes: &[Episode], models: &Models, micro_batch: usize, pace: Pace<'_>) -> Result<Passes, PpoError> {
+    pub fn run(
+        episodes: &[Episode],
+        models: &Models,
+        config: &config::Ppo,
+        pace: Pace<'_>,
+    ) -> Result<Passes, PpoError> {
         let order: Vec<usize> = (0..episodes.len()).collect();
-        let micro_batches = MicroBatches::of(&order, micro_batch);
-        let results = micro_batches.map(lanes(models.policy.parameters()), pace, |members| {
-            let batch = batch_of(episodes, members);
-            let temperatures = temperatures_of(episodes, members);
-            let old = models.policy.frozen_log_probs(&batch, &temperatures)?;
-            let reference = models.reference.frozen_log_probs(&batch, &temperatures)?;
-            let values = models.value.values_at_response(&batch, Pass::Frozen)?.to_vec1::<f32>()?;
-            Ok((old, reference.log_probs, values))
-        })?;
-        let mut passes = Passes::default();
-        for (old, reference, values) in results {
-            passes.old.extend(old.log_probs.into_iter().map(f64::from));
-            passes.entropies.extend(old.entropies.into_iter().map(f64::from));
-            passes.reference.extend(reference.into_iter().map(f64::from));
-            passes.values.extend(values.into_iter().map(f64::from));
+        let pieces = MicroBatches::of(episodes, &order, Budget::of(models, config));
+        let input = |members: &[usize]| (batch_of(episodes, members), temperatures_of(episodes, members));
+        let flat = Flat::new(episodes, &pieces);
+        let old = models.policy.open(|lm| {
+            Ok(pieces.map(pace, |members| {
+                let (batch, temperatures) = input(members);
+                lm.log_probs(&batch, &temperatures)
+            }))
+        })??;
+        let reference = models.reference.open(|lm| {
+            Ok(pieces.map(pace, |members| {
+                let (batch, temperatures) = input(members);
+                Ok(lm.log_probs(&batch, &temperatures)?.log_probs)
+            }))
+        })??;
+        let values = models
+            .value
+            .open(|model| Ok(pieces.map(pace, |members| model.values_at_response(&batch_of(episodes, members)))))??;
+        let (old, entropies) = old.into_iter().map(|out| (out.log_probs, out.entropies)).unzip();
+        Ok(Passes {
+            old: flat.scatter(old),
+            entropies: flat.scatter(entropies),
+            reference: flat.scatter(reference),
+            values: flat.scatter(values),
+        })
+    }
+}
+
+/// Where the tokens of each piece belong among those of all episodes.
+struct Flat<'a> {
+    starts: Vec<usize>,
+    lengths: Vec<usize>,
+    pieces: &'a MicroBatches,
+}
+
+impl Flat<'_> {
+    fn new<'a>(episodes: &[Episode], pieces: &'a MicroBatches) -> Flat<'a> {
+        let lengths: Vec<usize> = episodes.iter().map(Episode::n_tokens).collect();
+        let mut starts = vec![0];
+        lengths.iter().for_each(|n| starts.push(starts[starts.len() - 1] + n));
+        Flat { starts, lengths, pieces }
+    }
+
+    /// From one vector a piece to one for all, in the order of the episodes.
+    fn scatter(&self, pieces: Vec<Vec<f32>>) -> Vec<f64> {
+        let mut all = vec![0.0; self.starts[self.starts.len() - 1]];
+        for (members, values) in self.pieces.pieces().iter().zip(pieces) {
+            let mut rest = values.as_slice();
+            for &i in members {
+                let (own, after) = rest.split_at(self.lengths[i]);
+                rest = after;
+                let place = &mut all[self.starts[i]..][..own.len()];
+                place.iter_mut().zip(own).for_each(|(place, &x)| *place = f64::from(x));
+            }
         }
-        Ok(passes)
+        all
     }
 }
 
@@ -70,61 +110,5 @@ impl Passes {
             whole.push(episode);
         }
         (whole, rest, broken)
-    }
-}
-
-/// The sequences of some episodes as one batch.
-pub(crate) fn batch_of(episodes: &[Episode], members: &[usize]) -> SequenceBatch {
-    SequenceBatch::new(members.iter().map(|i| episodes[*i].sequence.clone()).collect())
-}
-
-/// Their temperatures.
-pub(crate) fn temperatures_of(episodes: &[Episode], members: &[usize]) -> Vec<f32> {
-    members.iter().map(|i| episodes[*i].temperature).collect()
-}
-
-/// Episodes cut into pieces that go through a model together.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct MicroBatches<'a> {
-    order: &'a [usize],
-    size: usize,
-}
-
-impl<'a> MicroBatches<'a> {
-    /// `order`: indices of episodes; `size`: episodes of one pass.
-    pub(crate) fn of(order: &'a [usize], size: usize) -> Self {
-        MicroBatches { order, size: size.max(1) }
-    }
-
-    /// The pieces, in order.
-    pub(crate) fn pieces(&self) -> Vec<&'a [usize]> {
-        self.order.chunks(self.size).collect()
-    }
-
-    /// Computes every piece, `lanes` at once, and returns the results in order.
-    ///
-    /// # Errors
-    /// The first error of a piece, or [`PpoError::Interrupted`].
-    pub(crate) fn map<R: Send>(
-        &self,
-        lanes: usize,
-        pace: Pace<'_>,
-        compute: impl Fn(&[usize]) -> Result<R, ModelError> + Sync,
-    ) -> Result<Vec<R>, PpoError> {
-        let mut results = Vec::new();
-        for wave in self.pieces().chunks(lanes.max(1)) {
-            go_on(pace)?;
-            let computed: Result<Vec<R>, ModelError> = wave.par_iter().map(|piece| compute(piece)).collect();
-            results.extend(computed?);
-        }
-        Ok(results)
-    }
-}
-
-/// Asks the pace.
-pub(crate) fn go_on(pace: Pace<'_>) -> Result<(), PpoError> {
-    match pace() {
-        ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(()) => Err(PpoError::Interrupted),
     }
 }

@@ -122,7 +122,12 @@ impl Owner {
         let lineage = self.setup.registry.lineage(trainer.version, self.setup.config.max_staleness)?;
         let snapshot = trainer.models.snapshot()?;
         let interrupt = &self.interrupt;
-        let round = Round { config: &self.setup.config, update: trainer.update, lineage: &lineage };
+        let round = Round {
+            config: &self.setup.config,
+            update: trainer.update,
+            lineage: &lineage,
+            pretraining: &self.setup.pretraining,
+        };
         let models = &mut trainer.models;
         let round = trainer.pool.install(|| {
             let mut pace = || match interrupt.load(Ordering::Acquire) {

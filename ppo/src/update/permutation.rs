@@ -7,11 +7,16 @@ use rand_chacha::ChaCha8Rng;
 /// whatever ran before it.
 #[must_use]
 pub fn permutation(seed: u64, update: u64, epoch: u32, n: usize) -> Vec<usize> {
+    shuffled(seed, update, epoch, *b"ppo/mini", n)
+}
+
+/// A permutation of `0..n` whose stream of random numbers is named by `purpose`.
+pub(super) fn shuffled(seed: u64, turn: u64, part: u32, purpose: [u8; 8], n: usize) -> Vec<usize> {
     let mut key = [0_u8; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
-    key[8..16].copy_from_slice(&update.to_le_bytes());
-    key[16..20].copy_from_slice(&epoch.to_le_bytes());
-    key[24..].copy_from_slice(b"ppo/mini");
+    key[8..16].copy_from_slice(&turn.to_le_bytes());
+    key[16..20].copy_from_slice(&part.to_le_bytes());
+    key[24..].copy_from_slice(&purpose);
     let mut order: Vec<usize> = (0..n).collect();
     order.shuffle(&mut ChaCha8Rng::from_seed(key));
     order

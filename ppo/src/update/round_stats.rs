@@ -1,6 +1,6 @@
 //! The numbers of a round, under the names that people look for.
 
-use super::step::Progress;
+use super::{pretraining::PtxStep, step::Progress};
 use crate::{
     experience::Experience,
     kl::{self, KlEstimator},
@@ -94,6 +94,17 @@ pub struct RoundStats {
     pub value_grad_norm: f64,
     /// Its maximum.
     pub value_grad_norm_max: f64,
+
+    /// Mean negative log-likelihood of the pretraining text that was mixed in, before each step, nats a token.
+    pub ptx_loss: f64,
+    /// γ of that text.
+    pub ptx_coef: f64,
+    /// Norm of its gradient without γ, mean over steps.
+    pub ptx_grad_norm: f64,
+    /// Norm of the rollouts' gradient at the same steps, mean.
+    pub ptx_ppo_grad_norm: f64,
+    /// γ times the one, divided by the other, mean.
+    pub ptx_norm_ratio: f64,
 
     /// Adam step size of the policy (TRL `lr`).
     pub policy_learning_rate: f64,
@@ -233,6 +244,16 @@ impl RoundStats {
         self.value_clip_fraction = value.clip_fraction();
         self.value_grad_norm = mean(&progress.value_grad_norms);
         self.value_grad_norm_max = largest(&progress.value_grad_norms);
+        self.describe_pretraining(&progress.ptx);
+    }
+
+    fn describe_pretraining(&mut self, steps: &[PtxStep]) {
+        let mean_of = |number: fn(&PtxStep) -> f64| mean(&steps.iter().map(number).collect::<Vec<f64>>());
+        self.ptx_loss = mean_of(|step| step.nll);
+        self.ptx_coef = steps.last().map_or(0.0, |step| step.coef);
+        self.ptx_grad_norm = mean_of(|step| step.ptx_norm);
+        self.ptx_ppo_grad_norm = mean_of(|step| step.ppo_norm);
+        self.ptx_norm_ratio = mean_of(PtxStep::norm_ratio);
     }
 }
 

@@ -1,20 +1,22 @@
 //! One minibatch: gradients over its micro-batches, and one step of each optimiser.
 
-use std::collections::BTreeMap;
+use std::ops::Range;
 
-use candle_core::{Tensor, Var};
 use policy::{
+    causal_lm::HeadSlopes,
     model_error::Result as ModelResult,
     optimizer::{Gradients, accumulate},
-    threads::lanes,
-    transformer::Pass,
+    sequence_batch::Sequence,
 };
 
-use super::tally::{PolicyTally, ValueTally};
+use super::{
+    pretraining::{self, PtxStep},
+    tally::{PolicyTally, ValueTally},
+};
 use crate::{
     error::PpoError,
-    experience::{Experience, MicroBatches, Pace, batch_of, go_on, temperatures_of},
-    loss::{Aggregation, PolicyClip, PolicyLoss, PolicyTokens, ValueLoss, ValueTokens, policy_loss, value_loss},
+    experience::{Budget, Experience, MicroBatches, Pace, batch_of, go_on, temperatures_of},
+    loss::{Aggregation, PolicyClip, PolicyTokens, ValueTokens, policy_loss, value_loss},
     models::Models,
 };
 
@@ -23,6 +25,15 @@ use crate::{
 pub(super) struct LearningRates {
     pub(super) policy: f64,
     pub(super) value: f64,
+}
+
+/// What all steps of a round have in common.
+#[derive(Clone, Copy)]
+pub(super) struct Plan<'a> {
+    pub(super) config: &'a config::Ppo,
+    pub(super) rates: LearningRates,
+    /// Texts for `ppo.ptx`.
+    pub(super) pretraining: &'a [Sequence],
 }
 
 /// What the steps of a round came to.
@@ -39,6 +50,8 @@ pub(super) struct Progress {
     pub(super) value: ValueTally,
     pub(super) policy_grad_norms: Vec<f64>,
     pub(super) value_grad_norms: Vec<f64>,
+    /// One for each policy step into which text was mixed.
+    pub(super) ptx: Vec<PtxStep>,
 }
 
 /// Some episodes of a round and the coefficients of their tokens.
@@ -79,8 +92,7 @@ impl<'a> Minibatch<'a> {
     pub(super) fn step(
         &self,
         models: &mut Models,
-        config: &config::Ppo,
-        rates: LearningRates,
+        plan: Plan<'_>,
         progress: &mut Progress,
         pace: Pace<'_>,
     ) -> Result<(), PpoError> {
@@ -88,19 +100,19 @@ impl<'a> Minibatch<'a> {
             return Ok(());
         }
         if !progress.stopped {
-            self.step_policy(models, config, rates.policy, progress, pace)?;
+            self.step_policy(models, plan, progress, pace)?;
         }
-        self.step_value(models, config, rates.value, progress, pace)
+        self.step_value(models, plan, progress, pace)
     }
 
     fn step_policy(
         &self,
         models: &mut Models,
-        config: &config::Ppo,
-        rate: f64,
+        plan: Plan<'_>,
         progress: &mut Progress,
         pace: Pace<'_>,
     ) -> Result<(), PpoError> {
+        let config = plan.config;
         let (mut gradients, tally) = self.policy_gradients(models, config, pace)?;
         progress.policy.merge(&tally);
         progress.ran_away |= tally.approx_kl_k3() > config.skip_kl;
@@ -108,13 +120,16 @@ impl<'a> Minibatch<'a> {
         if progress.stopped {
             return Ok(());
         }
+        let n_episodes = self.members.len();
+        let ptx = pretraining::mix(&mut gradients, models, plan.pretraining, config, n_episodes, pace)?;
         let norm = gradients.clip(config.max_grad_norm)?;
         if !(norm.is_finite() && tally.loss.is_finite()) {
             progress.n_skipped_steps += 1;
             return Ok(());
         }
-        models.policy_optimizer.step(&gradients, rate)?;
+        models.policy_optimizer.step(&gradients, plan.rates.policy)?;
         progress.policy_grad_norms.push(norm);
+        progress.ptx.extend(ptx);
         progress.n_policy_steps += 1;
         Ok(())
     }
@@ -122,19 +137,18 @@ impl<'a> Minibatch<'a> {
     fn step_value(
         &self,
         models: &mut Models,
-        config: &config::Ppo,
-        rate: f64,
+        plan: Plan<'_>,
         progress: &mut Progress,
         pace: Pace<'_>,
     ) -> Result<(), PpoError> {
-        let (mut gradients, tally) = self.value_gradients(models, config, pace)?;
+        let (mut gradients, tally) = self.value_gradients(models, plan.config, pace)?;
         progress.value.merge(&tally);
-        let norm = gradients.clip(config.max_grad_norm)?;
+        let norm = gradients.clip(plan.config.max_grad_norm)?;
         if !(norm.is_finite() && tally.loss.is_finite()) {
             progress.n_skipped_steps += 1;
             return Ok(());
         }
-        models.value_optimizer.step(&gradients, rate)?;
+        models.value_optimizer.step(&gradients, plan.rates.value)?;
         progress.value_grad_norms.push(norm);
         progress.n_value_steps += 1;
         Ok(())
@@ -149,16 +163,21 @@ impl<'a> Minibatch<'a> {
     ) -> Result<(Gradients, PolicyTally), PpoError> {
         let episodes = &self.experience.episodes;
         let clip = PolicyClip { low: config.clip_low, high: config.clip_high, dual: None };
-        let one = |members: &[usize]| -> ModelResult<(Tensor, PolicyLoss)> {
-            let batch = batch_of(episodes, members);
-            let log_probs = models.policy.response_log_probs(&batch, &temperatures_of(episodes, members))?;
-            let tokens = self.tokens(members);
-            let loss = policy_loss(tokens.policy(&floats(&log_probs)?), clip);
-            Ok((surrogate(&log_probs, &loss.grad)?, loss))
-        };
-        let (gradients, losses) = self.sum(models.policy.parameters(), config.micro_batch, pace, one)?;
+        let (gradients, tallies) = models.policy.open(|lm| {
+            Ok(self.sum(Budget::of(models, config), pace, |members, gradients| {
+                let (batch, temperatures) = (batch_of(episodes, members), temperatures_of(episodes, members));
+                let tokens = self.tokens(members);
+                let mut tally = PolicyTally::default();
+                lm.backward(&batch, &temperatures, gradients, |rows| {
+                    let loss = policy_loss(tokens.policy(&rows.range, &floats(rows.log_probs)), clip);
+                    tally.add(&loss);
+                    Ok(HeadSlopes { log_probs: slopes(&loss.grad), entropies: Vec::new() })
+                })?;
+                Ok(tally)
+            }))
+        })??;
         let mut tally = PolicyTally::default();
-        losses.iter().for_each(|loss| tally.add(loss));
+        tallies.iter().for_each(|part| tally.join(part));
         Ok((gradients, tally))
     }
 
@@ -170,13 +189,15 @@ impl<'a> Minibatch<'a> {
         pace: Pace<'_>,
     ) -> Result<(Gradients, ValueTally), PpoError> {
         let episodes = &self.experience.episodes;
-        let one = |members: &[usize]| -> ModelResult<(Tensor, (ValueLoss, usize))> {
-            let values = models.value.values_at_response(&batch_of(episodes, members), Pass::Train)?;
-            let tokens = self.tokens(members);
-            let loss = value_loss(tokens.value(&floats(&values)?), Some(config.value_clip));
-            Ok((surrogate(&values, &loss.grad)?, (loss, tokens.mask.len())))
-        };
-        let (gradients, losses) = self.sum(models.value.parameters(), config.micro_batch, pace, one)?;
+        let (gradients, losses) = models.value.open(|model| {
+            Ok(self.sum(Budget::of(models, config), pace, |members, gradients| {
+                let tokens = self.tokens(members);
+                model.backward_at_response(&batch_of(episodes, members), gradients, |values| {
+                    let loss = value_loss(tokens.value(&floats(values)), Some(config.value_clip));
+                    Ok((slopes(&loss.grad), (loss, tokens.mask.len())))
+                })
+            }))
+        })??;
         let mut tally = ValueTally::default();
         losses.iter().for_each(|(loss, n_tokens)| tally.add(loss, *n_tokens));
         Ok((gradients, tally))
@@ -185,15 +206,15 @@ impl<'a> Minibatch<'a> {
     /// Backpropagates every micro-batch and adds the gradients in order, a wave of them at a time.
     fn sum<R: Send>(
         &self,
-        parameters: &BTreeMap<String, Var>,
-        micro_batch: usize,
+        budget: Budget,
         pace: Pace<'_>,
-        one: impl Fn(&[usize]) -> ModelResult<(Tensor, R)> + Sync,
+        one: impl Fn(&[usize], &mut Gradients) -> ModelResult<R> + Sync,
     ) -> Result<(Gradients, Vec<R>), PpoError> {
         let (mut gradients, mut reports) = (Gradients::new(), Vec::new());
-        for wave in MicroBatches::of(&self.members, micro_batch).pieces().chunks(lanes(parameters)) {
+        for wave in MicroBatches::of(&self.experience.episodes, &self.members, budget).waves() {
             go_on(pace)?;
-            reports.extend(accumulate(&mut gradients, parameters, wave, wave.len(), |members| one(members))?);
+            let one = |members: &Vec<usize>, gradients: &mut Gradients| one(members, gradients);
+            reports.extend(accumulate(&mut gradients, wave, budget.lanes, one)?);
         }
         Ok((gradients, reports))
     }
@@ -216,14 +237,15 @@ impl<'a> Minibatch<'a> {
 }
 
 impl Tokens {
-    fn policy<'a>(&'a self, log_probs: &'a [f64]) -> PolicyTokens<'a> {
+    /// Some of them, with their log-probs now.
+    fn policy<'a>(&'a self, range: &Range<usize>, log_probs: &'a [f64]) -> PolicyTokens<'a> {
         PolicyTokens {
             log_probs,
-            old: &self.old,
-            advantages: &self.advantages,
-            weights: &self.weights,
-            coefficients: &self.coefficients,
-            mask: &self.mask,
+            old: &self.old[range.clone()],
+            advantages: &self.advantages[range.clone()],
+            weights: &self.weights[range.clone()],
+            coefficients: &self.coefficients[range.clone()],
+            mask: &self.mask[range.clone()],
         }
     }
 
@@ -238,13 +260,10 @@ impl Tokens {
     }
 }
 
-fn floats(tensor: &Tensor) -> ModelResult<Vec<f64>> {
-    Ok(tensor.to_vec1::<f32>()?.into_iter().map(f64::from).collect())
+fn floats(values: &[f32]) -> Vec<f64> {
+    values.iter().copied().map(f64::from).collect()
 }
 
-/// Σ_t x_t·c_t with constant c = dL/dx: its gradient in the weights is that of L.
-fn surrogate(x: &Tensor, slope: &[f64]) -> ModelResult<Tensor> {
-    let slope: Vec<f32> = slope.iter().map(|s| *s as f32).collect();
-    let slope = Tensor::from_vec(slope, x.dims(), x.device())?;
-    Ok((x * slope)?.sum_all()?)
+fn slopes(gradient: &[f64]) -> Vec<f32> {
+    gradient.iter().map(|g| *g as f32).collect()
 }

@@ -34,6 +34,12 @@ impl PolicyTally {
         self.ratio_max = loss.ratios.iter().copied().fold(self.ratio_max, f64::max);
     }
 
+    /// Another part of the same minibatch.
+    pub(super) fn join(&mut self, part: &PolicyTally) {
+        self.merge(part);
+        self.n_minibatches = 1;
+    }
+
     /// Another minibatch.
     pub(super) fn merge(&mut self, other: &PolicyTally) {
         self.n_minibatches += other.n_minibatches;

@@ -97,7 +97,6 @@ fn a_planted_reward_rises_over_versions() {
     let mut world = World::new(|config| {
         config.rollouts_per_update = 32;
         config.minibatch = 16;
-        config.micro_batch = 16;
         config.policy_learning_rate = 5e-3;
         config.kl_coef = 0.0;
         config.missing_eos_score = 0.0;

@@ -95,7 +95,6 @@ fn small(config: config::Ppo) -> config::Ppo {
     config::Ppo {
         rollouts_per_update: 8,
         minibatch: 4,
-        micro_batch: 4,
         warmup_updates: 0,
         policy_learning_rate: 1e-3,
         value_learning_rate: 1e-3,
@@ -131,6 +130,7 @@ impl World {
             registry: self.registry.clone(),
             engine: self.engine.clone(),
             value_start: ValueStart::Policy,
+            pretraining: [].into(),
         };
         let learner = Learner::start(setup).unwrap();
         self.learner = Some(learner.clone());

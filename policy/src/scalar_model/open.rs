@@ -1,0 +1,210 @@
+//! The scalar model opened for passes.
+
+use candle_core::Tensor;
+
+use super::{HEAD_BIAS, HEAD_WEIGHT, Places, ScalarModel};
+use crate::{
+    model_error::Result,
+    optimizer::Gradients,
+    sequence_batch::SequenceBatch,
+    transformer::{Keep, Open, OpenTrunk, Pass},
+};
+
+/// A scalar model whose weights are held open: any number of passes, from any number of threads.
+pub struct OpenScalar<'a> {
+    model: &'a ScalarModel,
+    /// Absent on devices without kernels of ours: they take candle's tape.
+    open: Option<OpenParts<'a>>,
+}
+
+struct OpenParts<'a> {
+    trunk: OpenTrunk<'a>,
+    /// `[heads, hidden]`.
+    weight: &'a [f32],
+    /// `[heads]`.
+    bias: &'a [f32],
+}
+
+impl ScalarModel {
+    /// Opens the weights for the passes in `run`; nothing may change them meanwhile.
+    ///
+    /// # Errors
+    /// Those of `run`.
+    pub fn open<R>(&self, run: impl FnOnce(&OpenScalar<'_>) -> Result<R>) -> Result<R> {
+        if !self.trunk.device().is_cpu() {
+            return run(&OpenScalar { model: self, open: None });
+        }
+        Open::with(&self.parameters, self.precision, |open| {
+            let parts = OpenParts {
+                trunk: open.trunk(self.trunk.shape())?,
+                weight: open.slice(HEAD_WEIGHT)?.1,
+                bias: open.slice(HEAD_BIAS)?.1,
+            };
+            run(&OpenScalar { model: self, open: Some(parts) })
+        })
+    }
+}
+
+impl OpenScalar<'_> {
+    /// What each head says at each sequence's last token, the end token included: `[batch, heads]` row by row, f32.
+    ///
+    /// # Errors
+    /// When the batch is empty or a token lies outside the vocabulary.
+    pub fn scores_at_last(&self, batch: &SequenceBatch) -> Result<Vec<f32>> {
+        self.read(&Places::last(batch)?)
+    }
+
+    /// V before each response token: `[n_response_tokens]`, f32.
+    ///
+    /// # Errors
+    /// When there are several heads, the batch is empty, has no prompts, or a token lies outside the vocabulary.
+    pub fn values_at_response(&self, batch: &SequenceBatch) -> Result<Vec<f32>> {
+        self.model.check_one_head()?;
+        self.read(&Places::response(batch)?)
+    }
+
+    /// Forward and backward in one: `loss` is told the scores and says the slopes of the loss in them, both `[batch, heads]`
+    /// row by row.
+    ///
+    /// # Errors
+    /// As [`Self::scores_at_last`], and those of `loss`.
+    pub fn backward_at_last<R>(
+        &self,
+        batch: &SequenceBatch,
+        gradients: &mut Gradients,
+        loss: impl FnOnce(&[f32]) -> Result<(Vec<f32>, R)>,
+    ) -> Result<R> {
+        self.backward(&Places::last(batch)?, gradients, loss)
+    }
+
+    /// The same for the values before the response tokens.
+    ///
+    /// # Errors
+    /// As [`Self::values_at_response`], and those of `loss`.
+    pub fn backward_at_response<R>(
+        &self,
+        batch: &SequenceBatch,
+        gradients: &mut Gradients,
+        loss: impl FnOnce(&[f32]) -> Result<(Vec<f32>, R)>,
+    ) -> Result<R> {
+        self.model.check_one_head()?;
+        self.backward(&Places::response(batch)?, gradients, loss)
+    }
+
+    fn read(&self, places: &Places) -> Result<Vec<f32>> {
+        let Some(parts) = &self.open else {
+            return Ok(self.model.on_tape(places, Pass::Frozen)?.flatten_all()?.to_vec1()?);
+        };
+        let batch = self.model.trunk.batch(&places.packed, self.model.precision);
+        let (hidden, _) = parts.trunk.forward(batch, Keep::Nothing)?;
+        Ok(parts.scalars(&hidden, &places.rows))
+    }
+
+    fn backward<R>(
+        &self,
+        places: &Places,
+        gradients: &mut Gradients,
+        loss: impl FnOnce(&[f32]) -> Result<(Vec<f32>, R)>,
+    ) -> Result<R> {
+        let Some(parts) = &self.open else {
+            return self.backward_on_tape(places, gradients, loss);
+        };
+        let batch = self.model.trunk.batch(&places.packed, self.model.precision);
+        let (hidden, saved) = parts.trunk.forward(batch, self.model.keep)?;
+        let (slopes, report) = loss(&parts.scalars(&hidden, &places.rows))?;
+        let g = parts.backward(&hidden, &places.rows, &slopes, gradients);
+        drop(hidden);
+        parts.trunk.backward(saved, &g, gradients);
+        Ok(report)
+    }
+
+    fn backward_on_tape<R>(
+        &self,
+        places: &Places,
+        gradients: &mut Gradients,
+        loss: impl FnOnce(&[f32]) -> Result<(Vec<f32>, R)>,
+    ) -> Result<R> {
+        let scalars = self.model.on_tape(places, Pass::Train)?;
+        let (slopes, report) = loss(&scalars.flatten_all()?.to_vec1::<f32>()?)?;
+        let slopes = Tensor::from_vec(slopes, scalars.dims(), scalars.device())?;
+        gradients.add(&self.model.parameters, &(scalars * slopes)?.sum_all()?.backward()?)?;
+        Ok(report)
+    }
+}
+
+impl OpenParts<'_> {
+    fn width(&self) -> usize {
+        self.weight.len() / self.bias.len()
+    }
+
+    /// `[rows, heads]` row by row.
+    fn scalars(&self, hidden: &[f32], rows: &[u32]) -> Vec<f32> {
+        let width = self.width();
+        let mut scalars = Vec::with_capacity(rows.len() * self.bias.len());
+        for &row in rows {
+            let hidden = &hidden[row as usize * width..][..width];
+            let heads = self.weight.chunks(width).zip(self.bias);
+            // The bias after the sum, as the product of any other layer would have it.
+            scalars
+                .extend(heads.map(|(weight, bias)| hidden.iter().zip(weight).map(|(h, w)| h * w).sum::<f32>() + bias));
+        }
+        scalars
+    }
+
+    /// Gradients of the heads; `slopes`: `[rows, heads]` row by row. Returns d hidden, `[n_tokens, hidden]`.
+    fn backward(&self, hidden: &[f32], rows: &[u32], slopes: &[f32], gradients: &mut Gradients) -> Vec<f32> {
+        let (width, n_heads) = (self.width(), self.bias.len());
+        assert_eq!(slopes.len(), rows.len() * n_heads, "a loss gives one slope per scalar");
+        let d_bias = gradients.slot(HEAD_BIAS, n_heads);
+        slopes.chunks(n_heads).for_each(|row| d_bias.iter_mut().zip(row).for_each(|(d, slope)| *d += slope));
+        let d_weight = gradients.slot(HEAD_WEIGHT, self.weight.len());
+        let mut g = vec![0.0; hidden.len()];
+        for (&row, slopes) in rows.iter().zip(slopes.chunks(n_heads)) {
+            let at = row as usize * width..(row as usize + 1) * width;
+            let (hidden, g) = (&hidden[at.clone()], &mut g[at]);
+            let heads = self.weight.chunks(width).zip(d_weight.chunks_mut(width)).zip(slopes);
+            for ((weight, d_weight), slope) in heads {
+                d_weight.iter_mut().zip(hidden).for_each(|(d, h)| *d += slope * h);
+                g.iter_mut().zip(weight).for_each(|(g, w)| *g += slope * w);
+            }
+        }
+        g
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::{
+        checkpoint::WeightType,
+        transformer::tests::{batch, close, tiny, uneven_checkpoint},
+    };
+
+    /// Goal: the explicit backward of both readings is right, of one head and of three. Method: candle's tape over the plain
+    /// operations.
+    #[test]
+    fn gradients_equal_those_of_the_tape() {
+        let policy = uneven_checkpoint(&tiny(), 11);
+        let model = |n_heads| {
+            let model = ScalarModel::from_policy_with_heads(&policy, n_heads, 3, &Device::Cpu).unwrap();
+            let head = model.to_checkpoint(&policy, WeightType::F32).unwrap();
+            ScalarModel::from_checkpoint(&head, &Device::Cpu).unwrap()
+        };
+        let places = [Places::last(&batch()).unwrap(), Places::response(&batch()).unwrap()];
+        for (model, places) in [(model(1), &places[0]), (model(1), &places[1]), (model(3), &places[0])] {
+            let loss = |scalars: &[f32]| Ok((scalars.iter().map(|s| 0.3 + s.sin()).collect(), scalars.to_vec()));
+            let (mut ours, mut tape) = (Gradients::new(), Gradients::new());
+            model
+                .open(|open| {
+                    let a = open.backward(places, &mut ours, loss)?;
+                    let b = open.backward_on_tape(places, &mut tape, loss)?;
+                    assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5));
+                    Ok(())
+                })
+                .unwrap();
+            close(&ours, &tape, model.parameters(), 1e-5);
+        }
+    }
+}
