@@ -13,3 +13,4 @@ mod http_lifecycle;
 mod learner_resume;
 mod learning_knobs;
 mod planted_reward;
+mod train_offline;

@@ -9,6 +9,10 @@ section! {
         source: String => one_of(&["model", "remote", "feedback", "mix"]);
         /// Reward model file; empty: the one that is built into the binary, which fits the built-in policy only.
         model: String => TEXT;
+        /// How an ensemble's heads become one score: their mean, the lowest ("min"), or mean - uwo_lambda * variance ("uwo"); Coste et al. 2023, section 3.2.
+        ensemble: String => one_of(&["mean", "min", "uwo"]);
+        /// Weight of the members' variance when ensemble = "uwo", per score unit (Coste et al. 2023: 0.1 with PPO).
+        uwo_lambda: f64 => real(0.0, 1000.0);
         /// URL of a reward server that speaks OpenRLHF's shape: {"query","prompts","labels"} -> {"rewards"}.
         remote_url: String => REMOTE_URL;
         /// Milliseconds before one call to the reward server is given up.

@@ -110,7 +110,7 @@ pub(crate) fn sft_file(config: &Config) -> Result<std::path::PathBuf, AppError> 
 /// # Errors
 /// When the reward model cannot be read or does not fit.
 pub(crate) fn value_start(config: &Config, vocabulary_digest: &str) -> Result<ValueStart, AppError> {
-    Ok(source::judges(config, vocabulary_digest)?.value_start())
+    source::judges(config, vocabulary_digest)?.value_start()
 }
 
 /// The texts of `ppo.ptx`.
@@ -119,6 +119,14 @@ pub(crate) fn value_start(config: &Config, vocabulary_digest: &str) -> Result<Va
 /// When the file cannot be read.
 pub(crate) fn pretraining(config: &config::Ppo, vocabulary: &Vocabulary) -> Result<Arc<[Sequence]>, AppError> {
     pretraining::texts(config, vocabulary)
+}
+
+/// Every part of a daemon but its HTTP, for work that brings its own prompts. Blocks while it loads; end it with [`close`].
+///
+/// # Errors
+/// When a part cannot be loaded.
+pub(crate) fn services(config: &Config) -> Result<Services, AppError> {
+    load::services(config)
 }
 
 fn keys(path: &str) -> Result<Keys, AppError> {
@@ -149,7 +157,7 @@ async fn drain(context: &Context, patience: Duration, closing: &watch::Sender<bo
 }
 
 /// Owner threads end; the log last, because all others write to it.
-fn close(services: &Services) {
+pub(crate) fn close(services: &Services) {
     if let Some(learning) = &services.learning
         && !learning.learner.shutdown(shutdown::GRACE)
     {

@@ -2,7 +2,6 @@
 
 mod load;
 mod ppo;
-mod scratch;
 mod serve;
 mod swap;
 mod updates;

@@ -16,7 +16,7 @@ use clap::{Parser, Subcommand};
 use config::ConfigError;
 
 pub use self::config_args::ConfigArgs;
-use crate::{bench, demo};
+use crate::{bench, demo, train};
 
 /// What every command returns.
 pub(crate) type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
@@ -35,6 +35,9 @@ enum Command {
     Serve(ConfigArgs),
     /// Watch a small model get better under live traffic; ends with a table and report.html.
     Demo(demo::Args),
+    /// Train offline: a supervised model, a reward model, a policy.
+    #[command(subcommand)]
+    Train(train::Command),
     /// Look at the rollout log, also beside a running daemon.
     #[command(subcommand)]
     Rollouts(rollouts::Command),
@@ -58,6 +61,7 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args).map_err(Into::into),
+        Command::Train(command) => train::run(command),
         Command::Rollouts(command) => rollouts::run(command),
         Command::Policies(command) => policies::run(command),
         Command::Replay(args) => replay::run(&args),

@@ -13,7 +13,6 @@ mod evaluation;
 mod progress;
 mod report;
 mod run;
-mod sampling;
 mod scratch;
 mod story;
 mod traffic;

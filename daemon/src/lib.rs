@@ -5,5 +5,8 @@ mod bench;
 pub mod cli;
 pub mod demo;
 mod http;
+mod sampling;
+mod scratch;
 pub mod shutdown;
 pub mod telemetry;
+mod train;

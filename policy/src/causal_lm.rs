@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor, Var};
 
+pub(crate) use head::CHUNK_BYTES as LOGIT_BYTES;
 pub use head::{HeadRows, HeadSlopes};
 pub use open::OpenLm;
 

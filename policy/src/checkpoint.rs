@@ -9,6 +9,7 @@
 
 mod digest;
 mod durable;
+mod header;
 mod metadata;
 
 use std::{
@@ -25,6 +26,7 @@ use candle_core::{
 
 pub use digest::{Digest, digest};
 pub use durable::{stream_durably, write_durably};
+pub use header::shape_of_file;
 pub use metadata::Metadata;
 
 use crate::{

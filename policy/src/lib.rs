@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod engine;
 pub mod kernels;
 pub mod log_prob;
+pub mod memory;
 pub mod model_error;
 pub mod optimizer;
 pub mod packing;

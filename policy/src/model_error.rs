@@ -62,6 +62,19 @@ pub enum ModelError {
     /// A vocabulary that could not be learnt or read.
     #[error("vocabulary: {0}")]
     Vocabulary(String),
+    /// Training would not fit into memory.
+    #[error(
+        "training needs {needed} MiB of {room} MiB that {limit} leaves; a smaller model, fewer tokens a pass or fewer \
+         threads need less"
+    )]
+    Memory {
+        /// What the plan comes to, MiB.
+        needed: u64,
+        /// What there is, MiB.
+        room: u64,
+        /// Who sets the limit.
+        limit: &'static str,
+    },
     /// The learner's thread pool could not be built.
     #[error("thread pool: {0}")]
     Threads(String),

@@ -1,4 +1,6 @@
 //! A trunk with a scalar head: the reward model (read at the last token) and the value model (read before every token).
+//!
+//! A reward model may have several heads on its one trunk: an ensemble, whose disagreement says how far to trust it.
 
 mod open;
 
@@ -19,12 +21,12 @@ use crate::{
     transformer::{Keep, Pass, Transformer, Weight, normal, weights_of},
 };
 
-/// Name of the head's weight, `[1, hidden]`.
+/// Name of the head's weight, `[heads, hidden]`.
 pub const HEAD_WEIGHT: &str = "reward_head.weight";
-/// Name of the head's bias, `[1]`.
+/// Name of the head's bias, `[heads]`.
 pub const HEAD_BIAS: &str = "reward_head.bias";
 
-/// A trunk with one linear unit on top.
+/// A trunk with one linear unit on top, or several side by side.
 pub struct ScalarModel {
     trunk: Transformer,
     weight: Weight,
@@ -41,8 +43,9 @@ impl ScalarModel {
     /// When the head or a tensor is absent, or the architecture cannot be trained.
     pub fn from_checkpoint(checkpoint: &Checkpoint, device: &Device) -> Result<ScalarModel> {
         let trunk = Transformer::from_checkpoint(checkpoint, device)?;
-        let weight = weights_of(checkpoint, HEAD_WEIGHT, &[1, trunk.shape().hidden], device)?;
-        let bias = weights_of(checkpoint, HEAD_BIAS, &[1], device)?;
+        let n_heads = checkpoint.tensor(HEAD_BIAS)?.elem_count();
+        let weight = weights_of(checkpoint, HEAD_WEIGHT, &[n_heads, trunk.shape().hidden], device)?;
+        let bias = weights_of(checkpoint, HEAD_BIAS, &[n_heads], device)?;
         Self::assemble(trunk, weight, bias)
     }
 
@@ -51,12 +54,26 @@ impl ScalarModel {
     /// # Errors
     /// When the architecture cannot be trained.
     pub fn from_policy(checkpoint: &Checkpoint, seed: u64, device: &Device) -> Result<ScalarModel> {
+        Self::from_policy_with_heads(checkpoint, 1, seed, device)
+    }
+
+    /// As [`ScalarModel::from_policy`] with `n_heads` heads, each drawn for itself; the first is the one that a single head
+    /// would be.
+    ///
+    /// # Errors
+    /// When the architecture cannot be trained.
+    pub fn from_policy_with_heads(
+        checkpoint: &Checkpoint,
+        n_heads: usize,
+        seed: u64,
+        device: &Device,
+    ) -> Result<ScalarModel> {
         let trunk = Transformer::from_checkpoint(checkpoint, device)?;
         let hidden = trunk.shape().hidden;
         let std = 1.0 / ((hidden + 1) as f32).sqrt();
-        let weight = normal(&mut ChaCha8Rng::seed_from_u64(seed), std, hidden);
-        let weight = Var::from_vec(weight, (1, hidden), device)?;
-        Self::assemble(trunk, weight, Var::zeros(1, candle_core::DType::F32, device)?)
+        let weight = normal(&mut ChaCha8Rng::seed_from_u64(seed), std, n_heads * hidden);
+        let weight = Var::from_vec(weight, (n_heads, hidden), device)?;
+        Self::assemble(trunk, weight, Var::zeros(n_heads, candle_core::DType::F32, device)?)
     }
 
     /// A policy's trunk with a head of zeros: a value model that starts at V = 0 where there is no reward model to copy.
@@ -95,7 +112,7 @@ impl ScalarModel {
         self.precision
     }
 
-    /// The scalar at each sequence's last token, the end token included: `[batch]`, f32.
+    /// What each head says at each sequence's last token, the end token included: `[batch, heads]` row by row, f32.
     ///
     /// # Errors
     /// When the batch is empty or the device fails.
@@ -106,17 +123,31 @@ impl ScalarModel {
     /// V before each response token y_t, read at position P-1+t, flat: `[n_response_tokens]`, f32.
     ///
     /// # Errors
-    /// When the batch is empty or the device fails.
+    /// When there are several heads, the batch is empty or the device fails.
     pub fn values_at_response(&self, batch: &SequenceBatch) -> Result<Vec<f32>> {
         self.open(|model| model.values_at_response(batch))
     }
 
-    /// The head at some rows of the trunk's hidden states, on candle's tape: `[rows]`.
+    /// The heads at some rows of the trunk's hidden states, on candle's tape: `[rows, heads]`.
     fn on_tape(&self, places: &Places, pass: Pass) -> Result<Tensor> {
         let hidden = self.trunk.hidden(&places.packed, pass)?;
         let rows = Tensor::new(places.rows.as_slice(), self.trunk.device())?;
-        let scalar = plain::linear(&hidden.index_select(&rows, 0)?, self.weight.get(pass))?; // [rows, 1]
-        Ok(scalar.broadcast_add(self.bias.get(pass))?.squeeze(1)?) // [rows]
+        let scalars = plain::linear(&hidden.index_select(&rows, 0)?, self.weight.get(pass))?; // [rows, heads]
+        Ok(scalars.broadcast_add(self.bias.get(pass))?) // [rows, heads]
+    }
+
+    /// How many heads read the trunk.
+    #[must_use]
+    pub fn n_heads(&self) -> usize {
+        self.bias.get(Pass::Frozen).elem_count()
+    }
+
+    /// A value has one head: nothing says how several would become one.
+    fn check_one_head(&self) -> Result<()> {
+        match self.n_heads() {
+            1 => Ok(()),
+            n => Err(ModelError::Batch(format!("expected a model with one head, got {n}"))),
+        }
     }
 
     /// Trunk and head as a checkpoint with the metadata and file types of `like`; the head stays f32.

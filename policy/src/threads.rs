@@ -106,7 +106,13 @@ fn keep_freed_memory() {
 /// way then, and its bits must not depend on the number of threads.
 #[must_use]
 pub fn lanes(parameters: &BTreeMap<String, Var>) -> usize {
-    if is_small(parameters) { rayon::current_num_threads().max(2) } else { 1 }
+    lanes_of(n_numbers(parameters), rayon::current_num_threads())
+}
+
+/// As [`lanes`], for a model that is not there yet: `n_parameters` numbers, in a pool of `n_threads`.
+#[must_use]
+pub fn lanes_of(n_parameters: usize, n_threads: usize) -> usize {
+    if is_small_of(n_parameters) { n_threads.max(2) } else { 1 }
 }
 
 /// Into how many micro-batches a batch is cut at least, where it has sequences enough: several for a small model, so that
@@ -120,8 +126,20 @@ pub fn pieces_min(parameters: &BTreeMap<String, Var>) -> usize {
 /// Whether a model has so few numbers that its matrix products do not fill several threads.
 #[must_use]
 pub fn is_small(parameters: &BTreeMap<String, Var>) -> bool {
-    const SMALL: usize = 30_000_000;
-    parameters.values().map(|var| var.elem_count()).sum::<usize>() < SMALL
+    is_small_of(n_numbers(parameters))
+}
+
+/// As [`is_small`], for a model that is not there yet.
+#[must_use]
+pub fn is_small_of(n_parameters: usize) -> bool {
+    n_parameters < SMALL
+}
+
+/// Below this a model is small.
+const SMALL: usize = 30_000_000;
+
+fn n_numbers(parameters: &BTreeMap<String, Var>) -> usize {
+    parameters.values().map(|var| var.elem_count()).sum()
 }
 
 #[cfg(test)]

@@ -18,8 +18,8 @@ mod passes;
 pub use advantages::{AdvantageEstimator, groups};
 pub use episode::{Admitted, Episode, Limits, admit};
 pub use held_out::is_held_out;
-pub use micro_batches::Pace;
 pub(crate) use micro_batches::{Budget, MicroBatches, batch_of, go_on, temperatures_of};
+pub use micro_batches::{Pace, micro_batch_tokens};
 pub use passes::Passes;
 
 use std::ops::Range;

@@ -1,5 +1,7 @@
 //! What judges: the reward model, its ranking loss, and the sources of scores.
 
+pub mod agreement;
+pub mod ensemble;
 pub mod normalization;
 pub mod preference;
 pub mod ranking;
@@ -10,9 +12,10 @@ pub mod scored_rollout;
 pub mod scorer;
 pub mod sources;
 
+pub use ensemble::Combination;
 pub use preference::{Preference, PreferenceError};
 pub use reward_model::{RewardModel, RewardModelError};
-pub use score::{Score, ScoreError, Scored};
+pub use score::{Judgement, Score, ScoreError, Scored};
 pub use scored_rollout::ScoredRollout;
 pub use scorer::{Lane, ScoreRequest, Scorer, ScorerError, ScorerStats};
 pub use sources::{Formula, Label, NamedJudge, Opinion, Rules, Ruling};

@@ -1,4 +1,4 @@
-//! The scale of scores, and ensembles.
+//! The scale of scores.
 //!
 //! The ranking loss is blind to a shift of all scores, and its scale is whatever fits the labelers' noise. PPO is not: the
 //! KL penalty is in nats and is weighed against the score. So every reward model is served with a gain and a bias,
@@ -37,6 +37,14 @@ impl Normalization {
         Some(Normalization { gain: 1.0, bias: -mean })
     }
 
+    /// The gain of this map with the zero of `centre`: standard deviation 1 on one set of answers, mean 0 on another.
+    ///
+    /// `gain = self.gain, bias = self.gain·centre.bias`, for a `centre` from [`Normalization::centred`].
+    #[must_use]
+    pub fn shifted_to(self, centre: Normalization) -> Self {
+        Normalization { gain: self.gain, bias: self.gain * centre.bias / centre.gain }
+    }
+
     /// The map after which `raw` has mean 0 and standard deviation 1.
     ///
     /// `gain = 1/std(raw), bias = −mean(raw)/std(raw)`, population standard deviation.
@@ -62,46 +70,9 @@ fn mean_and_std(x: &[f64]) -> Option<(f64, f64)> {
     (mean.is_finite() && std.is_finite()).then_some((mean, std))
 }
 
-/// What the members of an ensemble say together about one response.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct EnsembleScore {
-    /// Mean over the members.
-    pub mean: f64,
-    /// The most pessimistic member: worst-case optimisation.
-    pub worst: f64,
-    /// Population variance over the members: high means that the response is unlike what they were trained on.
-    pub variance: f64,
-}
-
-impl EnsembleScore {
-    /// Uncertainty-weighted optimisation: `mean − λ·variance`. Source: Coste et al. (arXiv 2310.02743) section 3.2.
-    #[must_use]
-    pub fn uncertainty_weighted(&self, lambda: f64) -> f64 {
-        self.mean - lambda * self.variance
-    }
-}
-
-/// Joins the members' scores of one response.
-///
-/// Source: Coste et al. (arXiv 2310.02743) section 3.2.
-/// - `members`: `[m]`, normalised scores.
-///
-/// `None` for an empty ensemble.
-#[must_use]
-pub fn ensemble(members: &[f64]) -> Option<EnsembleScore> {
-    if members.is_empty() {
-        return None;
-    }
-    let n = members.len() as f64;
-    let mean = members.iter().sum::<f64>() / n;
-    let variance = members.iter().map(|s| (s - mean) * (s - mean)).sum::<f64>() / n;
-    let worst = members.iter().copied().fold(f64::INFINITY, f64::min);
-    Some(EnsembleScore { mean, worst, variance })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Normalization, ensemble};
+    use super::Normalization;
 
     #[test]
     fn standardised_scores_have_mean_zero_and_std_one() {
@@ -114,19 +85,19 @@ mod tests {
     }
 
     #[test]
+    fn a_scale_from_samples_can_have_its_zero_at_demonstrations() {
+        let (samples, demonstrations) = ([3.0, -1.0, 4.0, 1.5], [5.0, 7.0]);
+        let scale = Normalization::standardised(&samples).unwrap();
+        let map = scale.shifted_to(Normalization::centred(&demonstrations).unwrap());
+        assert_eq!(map.gain, scale.gain);
+        assert!((map.apply(5.0) + map.apply(7.0)).abs() < 1e-12);
+    }
+
+    #[test]
     fn a_constant_reward_model_has_no_gain() {
         assert_eq!(Normalization::standardised(&[2.0, 2.0]), None);
         assert_eq!(Normalization::centred(&[2.0, 2.0]), Some(Normalization { gain: 1.0, bias: -2.0 }));
         assert_eq!(Normalization::centred(&[]), None);
         assert_eq!(Normalization::centred(&[f64::NAN]), None);
-    }
-
-    #[test]
-    fn disagreement_lowers_the_uncertainty_weighted_score() {
-        let agreed = ensemble(&[1.0, 1.0]).unwrap();
-        let torn = ensemble(&[0.0, 2.0]).unwrap();
-        assert_eq!(agreed.mean, torn.mean);
-        assert!(torn.uncertainty_weighted(0.5) < agreed.uncertainty_weighted(0.5));
-        assert_eq!(torn.worst, 0.0);
     }
 }

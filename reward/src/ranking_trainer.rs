@@ -17,6 +17,7 @@ use policy::{
 };
 
 use crate::{
+    ensemble::{ensemble_ranking_loss, resampling_weight},
     ranking::{RankingLoss, RankingOptions, ranking_loss},
     reward_model::raw_scores,
 };
@@ -182,12 +183,13 @@ pub fn loss_and_gradients(
     let lanes = lanes(model.parameters());
     let micro = balance(batch, |r| r.n_tokens(), options.micro_batch_tokens, pieces_min(model.parameters()));
     let mut gradients = Gradients::new();
+    let n_heads = model.n_heads();
     let losses = model.open(|model| {
         accumulate(&mut gradients, &micro, lanes, |rankings, gradients| {
             let rows = rankings.iter().flat_map(|r| &r.sequences);
             let rows = rows.map(|tokens| Sequence { tokens: tokens.clone(), prompt_len: 0 }).collect();
             model.backward_at_last(&SequenceBatch::new(rows), gradients, |scores| {
-                let losses = losses_of(scores, rankings, &options.loss);
+                let losses = losses_of(scores, n_heads, rankings, options);
                 let slopes = losses.iter().flat_map(|l| &l.grad_scores).map(|g| (g / n_prompts) as f32);
                 Ok((slopes.collect(), losses))
             })
@@ -198,20 +200,34 @@ pub fn loss_and_gradients(
     Ok((report.mean(), gradients))
 }
 
-/// The loss of each ranking; `scores`: of all their responses, one ranking after another.
-fn losses_of(scores: &[f32], rankings: &[&&Ranking], options: &RankingOptions) -> Vec<RankingLoss> {
+/// The loss of each ranking, with its gradients per score.
+///
+/// - `scores`: `[responses of all rankings, heads]` row by row, raw outputs.
+///
+/// With several heads each sees its own resampling of the rankings ([`resampling_weight`], seeded by `options.seed`); one
+/// head sees every ranking once.
+fn losses_of(
+    scores: &[f32],
+    n_heads: usize,
+    rankings: &[&&Ranking],
+    options: &RankingTrainOptions,
+) -> Vec<RankingLoss> {
     let values: Vec<f64> = scores.iter().copied().map(f64::from).collect();
     let mut rest = values.as_slice();
     let mut losses = Vec::with_capacity(rankings.len());
     for ranking in rankings {
-        let (own, after) = rest.split_at(ranking.ranks.len());
+        let (own, after) = rest.split_at(ranking.ranks.len() * n_heads);
         rest = after;
-        losses.push(ranking_loss(own, &ranking.ranks, options));
+        let weights: Vec<f64> = match n_heads {
+            1 => vec![1.0],
+            n => (0..n).map(|member| resampling_weight(options.seed, member, ranking)).collect(),
+        };
+        losses.push(ensemble_ranking_loss(own, &ranking.ranks, &weights, &options.loss));
     }
     losses
 }
 
-/// Loss and pair accuracy without training.
+/// Loss and pair accuracy without training; of an ensemble, those of the members' mean.
 ///
 /// # Errors
 /// When the device fails.

@@ -4,22 +4,29 @@
 //! always normalised: gain and bias lie in the file beside the head, and a file without them is refused, because a raw
 //! output on a policy that expects normalised scores changes what the KL coefficient means. The digest of the vocabulary
 //! that it was trained on lies there too: scores of other tokens would be noise that looks like numbers.
+//!
+//! With several heads it is an ensemble ([`crate::ensemble`]). Every member has a gain and a bias of its own, because the
+//! ranking loss tells nothing about a head's scale, and only on a common one can members disagree.
 
 use std::path::Path;
 
-use candle_core::{Device, quantized::gguf_file::Value};
+use candle_core::{Device, Tensor, quantized::gguf_file::Value};
 use policy::{
     TokenId,
     checkpoint::{Checkpoint, Digest, WeightType},
     model_error::ModelError,
-    scalar_model::ScalarModel,
+    scalar_model::{HEAD_BIAS, HEAD_WEIGHT, ScalarModel},
     sequence_batch::{Sequence, SequenceBatch},
     sft::balance,
     threads::pieces_min,
 };
 use rayon::prelude::*;
 
-use crate::normalization::Normalization;
+use crate::{
+    ensemble::{Combination, ensemble},
+    normalization::Normalization,
+    score::Judgement,
+};
 
 const GAIN: &str = "honed.reward.gain";
 const BIAS: &str = "honed.reward.bias";
@@ -50,30 +57,40 @@ pub enum RewardModelError {
 /// A trained reward model with the map from its raw output to a score.
 pub struct RewardModel {
     model: ScalarModel,
-    normalization: Normalization,
+    /// One for each head.
+    normalizations: Vec<Normalization>,
+    combination: Combination,
     vocabulary_digest: String,
     source: Checkpoint,
 }
 
 impl RewardModel {
     /// A model fresh from training. `policy` is the checkpoint it was built on: its metadata (shape, vocabulary) and file
-    /// types go into the reward model's file.
+    /// types go into the reward model's file. `normalizations` has one map for each head.
     ///
     /// # Errors
-    /// When the normalization is not finite or its gain not positive, or the weights cannot be copied.
+    /// When there are not as many maps as heads, one is not finite or its gain not positive, or the weights cannot be
+    /// copied.
     pub fn new(
         model: ScalarModel,
         policy: &Checkpoint,
-        normalization: Normalization,
+        normalizations: &[Normalization],
         weight_type: WeightType,
     ) -> Result<RewardModel, RewardModelError> {
-        check(normalization)?;
+        check(normalizations, model.n_heads())?;
         let vocabulary_digest = policy.metadata.vocabulary_digest();
         let mut source = model.to_checkpoint(policy, weight_type)?;
-        source.metadata.set(GAIN, Value::F64(normalization.gain));
-        source.metadata.set(BIAS, Value::F64(normalization.bias));
+        source.metadata.set(GAIN, numbers(normalizations.iter().map(|n| n.gain)));
+        source.metadata.set(BIAS, numbers(normalizations.iter().map(|n| n.bias)));
         source.metadata.set(VOCABULARY, Value::String(vocabulary_digest.clone()));
-        Ok(RewardModel { model, normalization, vocabulary_digest, source })
+        let combination = Combination::default();
+        Ok(RewardModel { model, normalizations: normalizations.to_vec(), combination, vocabulary_digest, source })
+    }
+
+    /// The same model, whose members' scores are combined in this way.
+    #[must_use]
+    pub fn combined(self, combination: Combination) -> RewardModel {
+        RewardModel { combination, ..self }
     }
 
     /// Reads a reward model's file.
@@ -93,12 +110,13 @@ impl RewardModel {
     }
 
     fn from_checkpoint(source: Checkpoint, device: &Device) -> Result<RewardModel, RewardModelError> {
-        let number = |key| source.metadata.f64(key).map_err(|e| RewardModelError::Normalization(e.to_string()));
-        let normalization = Normalization { gain: number(GAIN)?, bias: number(BIAS)? };
-        check(normalization)?;
-        let vocabulary_digest = source.metadata.string(VOCABULARY)?.to_owned();
+        let (gains, biases) = (read_numbers(&source, GAIN)?, read_numbers(&source, BIAS)?);
         let model = ScalarModel::from_checkpoint(&source, device)?;
-        Ok(RewardModel { model, normalization, vocabulary_digest, source })
+        let pairs = gains.iter().zip(&biases);
+        let normalizations: Vec<_> = pairs.map(|(&gain, &bias)| Normalization { gain, bias }).collect();
+        check(&normalizations, model.n_heads())?;
+        let vocabulary_digest = source.metadata.string(VOCABULARY)?.to_owned();
+        Ok(RewardModel { model, normalizations, combination: Combination::default(), vocabulary_digest, source })
     }
 
     /// Writes the file whole or not at all, and returns its digest: the reward model's version.
@@ -125,49 +143,146 @@ impl RewardModel {
     /// # Errors
     /// When a sequence is empty, has a token outside the vocabulary, or the device fails.
     pub fn score(&self, sequences: &[Vec<TokenId>]) -> Result<Vec<f64>, RewardModelError> {
-        let raw = raw_scores(&self.model, sequences)?;
-        Ok(raw.into_iter().map(|raw| self.normalization.apply(raw)).collect())
+        Ok(self.judge(sequences)?.into_iter().map(|judgement| judgement.score).collect())
     }
 
-    /// Trunk, head and metadata, f32: what a value model starts from.
+    /// As [`RewardModel::score`], with how far the members of an ensemble are apart. Call it inside a learner pool.
+    ///
+    /// # Errors
+    /// As [`RewardModel::score`].
+    pub fn judge(&self, sequences: &[Vec<TokenId>]) -> Result<Vec<Judgement>, RewardModelError> {
+        let raw = member_scores(&self.model, sequences)?;
+        Ok(raw.iter().map(|members| self.judgement(members)).collect())
+    }
+
+    fn judgement(&self, raw: &[f64]) -> Judgement {
+        let maps = self.normalizations.iter();
+        let members: Vec<f64> = maps.zip(raw).map(|(map, raw)| map.apply(*raw)).collect();
+        let together = ensemble(&members).expect("a scalar model has a head");
+        let std = (members.len() > 1).then(|| together.variance.sqrt());
+        Judgement { score: self.combination.of(&together), std }
+    }
+
+    /// Trunk, heads and metadata, f32.
     #[must_use]
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.source
     }
 
-    /// The map from raw output to score.
+    /// What a value model starts from: the trunk with one head, and the map from its output to scores.
+    ///
+    /// Of an ensemble it is the members' mean, maps folded in: `w = (1/M) Σ gain_m·w_m`,
+    /// `b = (1/M) Σ gain_m·b_m + bias_m`, and the map is the identity. What a pessimistic combination takes off the mean is
+    /// for the value model to learn.
+    ///
+    /// # Errors
+    /// When memory fails.
+    pub fn value_start(&self) -> Result<(Checkpoint, Normalization), RewardModelError> {
+        if let [normalization] = self.normalizations[..] {
+            return Ok((self.source.clone(), normalization));
+        }
+        let n = self.normalizations.len();
+        let share = 1.0 / n as f64;
+        let numbers = |of: fn(&Normalization) -> f64| -> Vec<f32> {
+            self.normalizations.iter().map(|map| (share * of(map)) as f32).collect()
+        };
+        let folded = || -> candle_core::Result<(Tensor, Tensor)> {
+            let gains = Tensor::from_vec(numbers(|map| map.gain), (1, n), &Device::Cpu)?; // [1, heads]
+            let biases = Tensor::from_vec(numbers(|map| map.bias), n, &Device::Cpu)?.sum_keepdim(0)?; // [1]
+            let weight = gains.matmul(&self.source.tensors[HEAD_WEIGHT])?; // [1, hidden]
+            let bias = gains.matmul(&self.source.tensors[HEAD_BIAS].unsqueeze(1)?)?.squeeze(1)?; // [1]
+            Ok((weight, (bias + biases)?))
+        };
+        let (weight, bias) = folded().map_err(ModelError::from)?;
+        let mut checkpoint = self.source.clone();
+        checkpoint.tensors.insert(HEAD_WEIGHT.to_owned(), weight);
+        checkpoint.tensors.insert(HEAD_BIAS.to_owned(), bias);
+        Ok((checkpoint, Normalization { gain: 1.0, bias: 0.0 }))
+    }
+
+    /// The maps from raw outputs to scores, one for each head.
     #[must_use]
-    pub fn normalization(&self) -> Normalization {
-        self.normalization
+    pub fn normalizations(&self) -> &[Normalization] {
+        &self.normalizations
+    }
+
+    /// Heads; more than one make an ensemble.
+    #[must_use]
+    pub fn n_members(&self) -> usize {
+        self.normalizations.len()
+    }
+
+    /// How the members' scores become one.
+    #[must_use]
+    pub fn combination(&self) -> Combination {
+        self.combination
     }
 }
 
-fn check(normalization: Normalization) -> Result<(), RewardModelError> {
-    let Normalization { gain, bias } = normalization;
-    if gain.is_finite() && gain > 0.0 && bias.is_finite() {
-        return Ok(());
+fn check(normalizations: &[Normalization], n_heads: usize) -> Result<(), RewardModelError> {
+    if normalizations.len() != n_heads {
+        let (expected, got) = (n_heads, normalizations.len());
+        return Err(RewardModelError::Normalization(format!("expected one for each of {expected} heads, got {got}")));
     }
-    Err(RewardModelError::Normalization(format!("gain {gain}, bias {bias}")))
+    let is_wrong = |map: &&Normalization| !(map.gain.is_finite() && map.gain > 0.0 && map.bias.is_finite());
+    match normalizations.iter().find(is_wrong) {
+        None => Ok(()),
+        Some(Normalization { gain, bias }) => Err(RewardModelError::Normalization(format!("gain {gain}, bias {bias}"))),
+    }
 }
 
-/// Outputs of the head at each sequence's last token, before normalization, in their order.
+/// One number as itself, several as a list: files of a single head stay what they were.
+fn numbers(all: impl Iterator<Item = f64>) -> Value {
+    let all: Vec<Value> = all.map(Value::F64).collect();
+    match <[Value; 1]>::try_from(all) {
+        Ok([one]) => one,
+        Err(all) => Value::Array(all),
+    }
+}
+
+fn read_numbers(source: &Checkpoint, key: &str) -> Result<Vec<f64>, RewardModelError> {
+    let number = |value: &Value| value.to_f64().map_err(|error| RewardModelError::Normalization(error.to_string()));
+    match source.metadata.get(key) {
+        Some(Value::Array(all)) => all.iter().map(number).collect(),
+        _ => match source.metadata.f64(key) {
+            Ok(one) => Ok(vec![one]),
+            Err(error) => Err(RewardModelError::Normalization(error.to_string())),
+        },
+    }
+}
+
+/// Outputs of the head at each sequence's last token, before normalization, in their order; of several heads, their mean.
 ///
 /// # Errors
 /// When a sequence is empty, has a token outside the vocabulary, or the device fails.
 pub fn raw_scores(model: &ScalarModel, sequences: &[Vec<TokenId>]) -> Result<Vec<f64>, ModelError> {
+    let n = model.n_heads() as f64;
+    Ok(member_scores(model, sequences)?.iter().map(|members| members.iter().sum::<f64>() / n).collect())
+}
+
+/// Where a sequence stands in its list, and what every head says about it.
+type Numbered = (usize, Vec<f64>);
+
+/// Outputs of every head at each sequence's last token, before normalization: `[sequences][heads]`.
+///
+/// # Errors
+/// When a sequence is empty, has a token outside the vocabulary, or the device fails.
+pub fn member_scores(model: &ScalarModel, sequences: &[Vec<TokenId>]) -> Result<Vec<Vec<f64>>, ModelError> {
     let numbered: Vec<(usize, &Vec<TokenId>)> = sequences.iter().enumerate().collect();
     let passes = balance(&numbered, |(_, s)| s.len(), PASS_TOKENS, pieces_min(model.parameters()));
-    let scored: Vec<Result<Vec<(usize, f64)>, ModelError>> = model.open(|model| {
+    let n_heads = model.n_heads();
+    let scored: Vec<Result<Vec<Numbered>, ModelError>> = model.open(|model| {
         let score = |pass: &Vec<&(usize, &Vec<TokenId>)>| {
             let rows = pass.iter().map(|(_, tokens)| Sequence { tokens: (*tokens).clone(), prompt_len: 0 });
             let scores = model.scores_at_last(&SequenceBatch::new(rows.collect()))?;
-            Ok(pass.iter().zip(scores).map(|((i, _), score)| (*i, f64::from(score))).collect())
+            let members = scores.chunks(n_heads).map(|row| row.iter().copied().map(f64::from).collect());
+            Ok(pass.iter().zip(members).map(|((i, _), members)| (*i, members)).collect())
         };
         Ok(passes.par_iter().map(score).collect())
     })?;
-    let mut out = vec![f64::NAN; sequences.len()];
+    let mut out = vec![Vec::new(); sequences.len()];
     for pass in scored {
-        pass?.into_iter().for_each(|(i, score)| out[i] = score);
+        pass?.into_iter().for_each(|(i, members)| out[i] = members);
     }
     Ok(out)
 }

@@ -7,6 +7,22 @@
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub struct Score(pub f64);
 
+/// What one reward model says about one response: a score, and how far its members are apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Judgement {
+    /// Normalised, larger is better.
+    pub score: f64,
+    /// Population standard deviation over the members of an ensemble, in score units; `None` where one head spoke.
+    pub std: Option<f64>,
+}
+
+impl From<f64> for Judgement {
+    /// Of a judge that is no ensemble.
+    fn from(score: f64) -> Judgement {
+        Judgement { score, std: None }
+    }
+}
+
 /// A score with what must be known about it to train on it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scored {

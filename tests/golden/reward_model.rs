@@ -1,7 +1,8 @@
 //! 11 and 12: the ranking loss, the scale of scores, ensembles.
 
 use reward::{
-    normalization::{Normalization, ensemble},
+    ensemble::{Combination, ensemble},
+    normalization::Normalization,
     ranking::{PairNormaliser, RankingOptions, ranking_batch_loss},
 };
 
@@ -51,7 +52,8 @@ fn ensembles(case: &mut Case<'_>) {
         .map(|i| ensemble(&members.iter().map(|m| m[i]).collect::<Vec<f64>>()).expect("the ensemble has members"))
         .collect();
     case.expect("mean", &scores.iter().map(|s| s.mean).collect::<Vec<f64>>());
-    case.expect("wco", &scores.iter().map(|s| s.worst).collect::<Vec<f64>>());
+    let combined = |combination: Combination| scores.iter().map(|s| combination.of(s)).collect::<Vec<f64>>();
+    case.expect("wco", &combined(Combination::Worst));
     case.expect("variance", &scores.iter().map(|s| s.variance).collect::<Vec<f64>>());
-    case.expect("uwo", &scores.iter().map(|s| s.uncertainty_weighted(lambda)).collect::<Vec<f64>>());
+    case.expect("uwo", &combined(Combination::UncertaintyWeighted { lambda }));
 }

@@ -68,7 +68,7 @@ fn learning(
         log: log.clone(),
         registry: registry.clone(),
         engine: engine.clone(),
-        value_start: judges.value_start(),
+        value_start: judges.value_start()?,
         pretraining: pretraining::texts(&config.ppo, &engine.vocabulary())?,
     };
     let learner = Learner::start(setup).map_err(|error| AppError::Learner(error.to_string()))?;

@@ -46,14 +46,10 @@ pub(super) enum Judges {
 
 impl Judges {
     /// As the reward model, where there is one.
-    pub(super) fn value_start(&self) -> ValueStart {
-        match self {
-            Judges::Model(model, _) => ValueStart::RewardModel {
-                checkpoint: Box::new(model.checkpoint().clone()),
-                normalization: model.normalization(),
-            },
-            Judges::Others | Judges::Nobody => ValueStart::Policy,
-        }
+    pub(super) fn value_start(&self) -> Result<ValueStart, AppError> {
+        let Judges::Model(model, _) = self else { return Ok(ValueStart::Policy) };
+        let start = model.value_start().map_err(|error| AppError::Learner(error.to_string()))?;
+        Ok(ValueStart::RewardModel { checkpoint: Box::new(start.0), normalization: start.1 })
     }
 }
 

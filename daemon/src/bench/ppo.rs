@@ -19,10 +19,11 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reward::{Score, Scored, ScoredRollout};
 
-use super::{Dtype, scratch::Scratch};
+use super::Dtype;
 use crate::{
     cli::{Outcome, progress},
     http::wire::{json, measurement},
+    scratch::Scratch,
 };
 
 /// The peer's arguments.

@@ -9,7 +9,7 @@ use std::{
 
 use policy::threads;
 
-use super::{load::Traffic, scratch::Scratch};
+use super::load::Traffic;
 use crate::{
     app::Running,
     cli::{ConfigArgs, Outcome, progress},
@@ -17,6 +17,7 @@ use crate::{
         json,
         measurement::{Load, Serve},
     },
+    scratch::Scratch,
     telemetry,
 };
 

@@ -8,7 +8,7 @@ use std::{
 use ::ppo::{Registry, RolloutLog, registry::Candidate, rollout_log::LogSettings};
 use policy::{PolicyVersion, checkpoint};
 
-use super::{load::Traffic, scratch::Scratch};
+use super::load::Traffic;
 use crate::{
     app::{Running, sft_file},
     cli::{ConfigArgs, Outcome, progress},
@@ -16,6 +16,7 @@ use crate::{
         json,
         measurement::{Quantiles, Swap},
     },
+    scratch::Scratch,
     telemetry,
 };
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{load::Traffic, scratch::Scratch, serve::Args};
+use super::{load::Traffic, serve::Args};
 use crate::{
     app::Running,
     cli::{Outcome, progress},
@@ -11,6 +11,7 @@ use crate::{
         client, json,
         measurement::{Load, ServeWithUpdates},
     },
+    scratch::Scratch,
     telemetry,
 };
 

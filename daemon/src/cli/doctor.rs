@@ -11,6 +11,7 @@ use policy::{
     SamplingParams,
     engine::{CancelFlag, Engine, Event, GenerateRequest, Target},
     kernels::{self, Precision},
+    memory,
 };
 
 use super::{ConfigArgs, Outcome};
@@ -34,7 +35,7 @@ pub(super) fn run(args: &ConfigArgs) -> Outcome {
     };
     say("program", Ok(format!("honed {}, {}", env!("CARGO_PKG_VERSION"), engines())));
     say("processor", Ok(processor()));
-    say("memory", memory().ok_or_else(|| "/proc/meminfo cannot be read".to_owned()));
+    say("memory", memory_line().ok_or_else(|| "/proc/meminfo cannot be read".to_owned()));
     say("training", Ok(training()));
     let config = args.load();
     let shown =
@@ -102,14 +103,10 @@ fn instructions() -> Vec<&'static str> {
     vec![std::env::consts::ARCH]
 }
 
-fn memory() -> Option<String> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let gib = |name: &str| -> Option<f64> {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-        Some(kib / (1 << 20) as f64)
-    };
-    Some(format!("{:.1} GiB, {:.1} GiB of it free for use", gib("MemTotal")?, gib("MemAvailable")?))
+fn memory_line() -> Option<String> {
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let (total, room) = (memory::meminfo("MemTotal")?, memory::machine()?);
+    Some(format!("{:.1} GiB, of which {} leaves {:.1} GiB", gib(total), room.limit, gib(room.available)))
 }
 
 /// Writes and removes a file, as deep as the folder exists; a folder that is not there yet is fine.

@@ -2,10 +2,9 @@
 
 use std::{io, path::PathBuf};
 
-use policy::{
-    engine::{EngineError, Rejection},
-    model_error::ModelError,
-};
+use policy::{engine::EngineError, model_error::ModelError};
+
+use crate::sampling::DrawError;
 
 /// Why a demonstration or a build from scratch ended early.
 #[derive(Debug, thiserror::Error)]
@@ -24,12 +23,9 @@ pub enum DemoError {
     /// The engine did not start or load.
     #[error("serving: {0}")]
     Engine(#[from] EngineError),
-    /// The engine refused a request of the demonstration itself.
-    #[error("sampling: {0}")]
-    Rejected(#[from] Rejection),
-    /// A forward pass failed while answers were drawn.
-    #[error("sampling: {0}")]
-    Sampling(String),
+    /// Answers could not be drawn.
+    #[error(transparent)]
+    Draw(#[from] DrawError),
     /// The reward model could not be trained or normalised.
     #[error("reward model: {0}")]
     Reward(String),

@@ -25,9 +25,9 @@ use super::{
     encoder::Encoder,
     error::{DemoError, Result},
     progress::Progress,
-    sampling::{Draw, draw},
     world::{Gold, Kind, Prompt, Split, World, judge},
 };
+use crate::sampling::{Draw, draw};
 
 /// Version number under which the base model is loaded beside the supervised policy.
 const BASE: PolicyVersion = PolicyVersion(1);

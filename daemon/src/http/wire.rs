@@ -4,6 +4,7 @@
 pub(crate) mod chat;
 pub(crate) mod client;
 pub(crate) mod completion;
+pub(crate) mod dataset;
 pub(crate) mod demo;
 pub(crate) mod error;
 pub(crate) mod feedback;

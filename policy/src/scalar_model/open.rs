@@ -19,8 +19,10 @@ pub struct OpenScalar<'a> {
 
 struct OpenParts<'a> {
     trunk: OpenTrunk<'a>,
+    /// `[heads, hidden]`.
     weight: &'a [f32],
-    bias: f32,
+    /// `[heads]`.
+    bias: &'a [f32],
 }
 
 impl ScalarModel {
@@ -36,7 +38,7 @@ impl ScalarModel {
             let parts = OpenParts {
                 trunk: open.trunk(self.trunk.shape())?,
                 weight: open.slice(HEAD_WEIGHT)?.1,
-                bias: open.slice(HEAD_BIAS)?.1[0],
+                bias: open.slice(HEAD_BIAS)?.1,
             };
             run(&OpenScalar { model: self, open: Some(parts) })
         })
@@ -44,7 +46,7 @@ impl ScalarModel {
 }
 
 impl OpenScalar<'_> {
-    /// The scalar at each sequence's last token, the end token included: `[batch]`, f32.
+    /// What each head says at each sequence's last token, the end token included: `[batch, heads]` row by row, f32.
     ///
     /// # Errors
     /// When the batch is empty or a token lies outside the vocabulary.
@@ -55,12 +57,14 @@ impl OpenScalar<'_> {
     /// V before each response token: `[n_response_tokens]`, f32.
     ///
     /// # Errors
-    /// When the batch is empty, has no prompts, or a token lies outside the vocabulary.
+    /// When there are several heads, the batch is empty, has no prompts, or a token lies outside the vocabulary.
     pub fn values_at_response(&self, batch: &SequenceBatch) -> Result<Vec<f32>> {
+        self.model.check_one_head()?;
         self.read(&Places::response(batch)?)
     }
 
-    /// Forward and backward in one: `loss` is told the scores and says the slopes of the loss in them.
+    /// Forward and backward in one: `loss` is told the scores and says the slopes of the loss in them, both `[batch, heads]`
+    /// row by row.
     ///
     /// # Errors
     /// As [`Self::scores_at_last`], and those of `loss`.
@@ -83,12 +87,13 @@ impl OpenScalar<'_> {
         gradients: &mut Gradients,
         loss: impl FnOnce(&[f32]) -> Result<(Vec<f32>, R)>,
     ) -> Result<R> {
+        self.model.check_one_head()?;
         self.backward(&Places::response(batch)?, gradients, loss)
     }
 
     fn read(&self, places: &Places) -> Result<Vec<f32>> {
         let Some(parts) = &self.open else {
-            return Ok(self.model.on_tape(places, Pass::Frozen)?.to_vec1()?);
+            return Ok(self.model.on_tape(places, Pass::Frozen)?.flatten_all()?.to_vec1()?);
         };
         let batch = self.model.trunk.batch(&places.packed, self.model.precision);
         let (hidden, _) = parts.trunk.forward(batch, Keep::Nothing)?;
@@ -120,7 +125,7 @@ impl OpenScalar<'_> {
         loss: impl FnOnce(&[f32]) -> Result<(Vec<f32>, R)>,
     ) -> Result<R> {
         let scalars = self.model.on_tape(places, Pass::Train)?;
-        let (slopes, report) = loss(&scalars.to_vec1::<f32>()?)?;
+        let (slopes, report) = loss(&scalars.flatten_all()?.to_vec1::<f32>()?)?;
         let slopes = Tensor::from_vec(slopes, scalars.dims(), scalars.device())?;
         gradients.add(&self.model.parameters, &(scalars * slopes)?.sum_all()?.backward()?)?;
         Ok(report)
@@ -128,27 +133,40 @@ impl OpenScalar<'_> {
 }
 
 impl OpenParts<'_> {
-    fn scalars(&self, hidden: &[f32], rows: &[u32]) -> Vec<f32> {
-        let width = self.weight.len();
-        let scalar = |&row: &u32| {
-            let hidden = &hidden[row as usize * width..][..width];
-            // The bias after the sum, as the product of any other layer would have it.
-            hidden.iter().zip(self.weight).map(|(h, w)| h * w).sum::<f32>() + self.bias
-        };
-        rows.iter().map(scalar).collect()
+    fn width(&self) -> usize {
+        self.weight.len() / self.bias.len()
     }
 
-    /// Gradients of the head; returns d hidden, `[n_tokens, hidden]`.
+    /// `[rows, heads]` row by row.
+    fn scalars(&self, hidden: &[f32], rows: &[u32]) -> Vec<f32> {
+        let width = self.width();
+        let mut scalars = Vec::with_capacity(rows.len() * self.bias.len());
+        for &row in rows {
+            let hidden = &hidden[row as usize * width..][..width];
+            let heads = self.weight.chunks(width).zip(self.bias);
+            // The bias after the sum, as the product of any other layer would have it.
+            scalars
+                .extend(heads.map(|(weight, bias)| hidden.iter().zip(weight).map(|(h, w)| h * w).sum::<f32>() + bias));
+        }
+        scalars
+    }
+
+    /// Gradients of the heads; `slopes`: `[rows, heads]` row by row. Returns d hidden, `[n_tokens, hidden]`.
     fn backward(&self, hidden: &[f32], rows: &[u32], slopes: &[f32], gradients: &mut Gradients) -> Vec<f32> {
-        assert_eq!(slopes.len(), rows.len(), "a loss gives one slope per scalar");
-        let width = self.weight.len();
-        gradients.slot(HEAD_BIAS, 1)[0] += slopes.iter().sum::<f32>();
-        let d_weight = gradients.slot(HEAD_WEIGHT, width);
+        let (width, n_heads) = (self.width(), self.bias.len());
+        assert_eq!(slopes.len(), rows.len() * n_heads, "a loss gives one slope per scalar");
+        let d_bias = gradients.slot(HEAD_BIAS, n_heads);
+        slopes.chunks(n_heads).for_each(|row| d_bias.iter_mut().zip(row).for_each(|(d, slope)| *d += slope));
+        let d_weight = gradients.slot(HEAD_WEIGHT, self.weight.len());
         let mut g = vec![0.0; hidden.len()];
-        for (&row, &slope) in rows.iter().zip(slopes) {
+        for (&row, slopes) in rows.iter().zip(slopes.chunks(n_heads)) {
             let at = row as usize * width..(row as usize + 1) * width;
-            d_weight.iter_mut().zip(&hidden[at.clone()]).for_each(|(d, h)| *d += slope * h);
-            g[at].iter_mut().zip(self.weight).for_each(|(g, w)| *g += slope * w);
+            let (hidden, g) = (&hidden[at.clone()], &mut g[at]);
+            let heads = self.weight.chunks(width).zip(d_weight.chunks_mut(width)).zip(slopes);
+            for ((weight, d_weight), slope) in heads {
+                d_weight.iter_mut().zip(hidden).for_each(|(d, h)| *d += slope * h);
+                g.iter_mut().zip(weight).for_each(|(g, w)| *g += slope * w);
+            }
         }
         g
     }
@@ -164,20 +182,24 @@ mod tests {
         transformer::tests::{batch, close, tiny, uneven_checkpoint},
     };
 
-    /// Goal: the explicit backward of both readings is right. Method: candle's tape over the plain operations.
+    /// Goal: the explicit backward of both readings is right, of one head and of three. Method: candle's tape over the plain
+    /// operations.
     #[test]
     fn gradients_equal_those_of_the_tape() {
         let policy = uneven_checkpoint(&tiny(), 11);
-        let model = ScalarModel::from_policy(&policy, 3, &Device::Cpu).unwrap();
-        let head = model.to_checkpoint(&policy, WeightType::F32).unwrap();
-        let model = ScalarModel::from_checkpoint(&head, &Device::Cpu).unwrap();
-        for places in [Places::last(&batch()).unwrap(), Places::response(&batch()).unwrap()] {
+        let model = |n_heads| {
+            let model = ScalarModel::from_policy_with_heads(&policy, n_heads, 3, &Device::Cpu).unwrap();
+            let head = model.to_checkpoint(&policy, WeightType::F32).unwrap();
+            ScalarModel::from_checkpoint(&head, &Device::Cpu).unwrap()
+        };
+        let places = [Places::last(&batch()).unwrap(), Places::response(&batch()).unwrap()];
+        for (model, places) in [(model(1), &places[0]), (model(1), &places[1]), (model(3), &places[0])] {
             let loss = |scalars: &[f32]| Ok((scalars.iter().map(|s| 0.3 + s.sin()).collect(), scalars.to_vec()));
             let (mut ours, mut tape) = (Gradients::new(), Gradients::new());
             model
                 .open(|open| {
-                    let a = open.backward(&places, &mut ours, loss)?;
-                    let b = open.backward_on_tape(&places, &mut tape, loss)?;
+                    let a = open.backward(places, &mut ours, loss)?;
+                    let b = open.backward_on_tape(places, &mut tape, loss)?;
                     assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5));
                     Ok(())
                 })

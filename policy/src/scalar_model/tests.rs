@@ -46,6 +46,28 @@ fn a_zero_head_gives_zero_and_a_saved_model_gives_the_same_scores() {
     assert_eq!(again, model.scores_at_last(&batch()).unwrap());
 }
 
+/// Goal: heads on one trunk differ, and the first is what a model with one head would have. Method: three heads and one
+/// from the same seed, through a file.
+#[test]
+fn heads_of_one_trunk_are_drawn_apart_and_survive_a_file() {
+    let source = uneven_checkpoint(&tiny(), 6);
+    let three = ScalarModel::from_policy_with_heads(&source, 3, 1, &Device::Cpu).unwrap();
+    let scores = three.scores_at_last(&batch()).unwrap();
+    assert_eq!((three.n_heads(), scores.len()), (3, 9));
+    let alone = model().scores_at_last(&batch()).unwrap();
+    for (row, alone) in scores.chunks(3).zip(alone) {
+        assert!((row[0] - alone).abs() < 1e-6, "{row:?} {alone}");
+        assert!((row[0] - row[1]).abs() > 1e-3 && (row[1] - row[2]).abs() > 1e-3, "{row:?}");
+    }
+    assert!(three.values_at_response(&batch()).is_err(), "no head speaks for all");
+    let saved = three.to_checkpoint(&source, WeightType::F16).unwrap().to_bytes().unwrap();
+    let read = ScalarModel::from_checkpoint(&Checkpoint::from_bytes(&saved).unwrap(), &Device::Cpu).unwrap();
+    assert_eq!(
+        read.parameters()[HEAD_WEIGHT].to_vec2::<f32>().unwrap(),
+        three.parameters()[HEAD_WEIGHT].to_vec2::<f32>().unwrap()
+    );
+}
+
 #[test]
 fn the_head_starts_with_the_published_spread() {
     let wide = crate::architecture::Shape::llama(8, 1024, 1, 8, 8, 16);

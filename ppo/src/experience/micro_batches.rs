@@ -33,18 +33,20 @@ pub(crate) struct Budget {
 impl Budget {
     /// For passes with gradients over models of one shape.
     pub(crate) fn of(models: &Models, config: &config::Ppo) -> Budget {
-        let keep = if config.activation_checkpointing { Keep::Inputs } else { Keep::All };
-        let tokens = match config.micro_batch_tokens {
-            0 => automatic(models.policy.trunk().shape(), keep),
-            tokens => tokens,
-        };
+        let tokens = micro_batch_tokens(config, models.policy.trunk().shape());
         let parameters = models.policy.parameters();
         Budget { tokens, pieces_min: threads::pieces_min(parameters), lanes: threads::lanes(parameters) }
     }
 }
 
-fn automatic(shape: &Shape, keep: Keep) -> usize {
-    (ACTIVATION_BYTES / keep.bytes_per_token(shape)).clamp(*TOKENS.start(), *TOKENS.end())
+/// Tokens of one forward and backward pass over a model of this shape, prompts included.
+#[must_use]
+pub fn micro_batch_tokens(config: &config::Ppo, shape: &Shape) -> usize {
+    let keep = if config.activation_checkpointing { Keep::Inputs } else { Keep::All };
+    match config.micro_batch_tokens {
+        0 => (ACTIVATION_BYTES / keep.bytes_per_token(shape)).clamp(*TOKENS.start(), *TOKENS.end()),
+        tokens => tokens,
+    }
 }
 
 /// Some episodes, cut by a budget of tokens: the gradient does not depend on how (see [`pack`]).

@@ -76,6 +76,7 @@ impl Owner {
             Ok(ended) => {
                 self.n_failures = 0;
                 self.describe(&mut record, ended);
+                record.numbers.extend(batch.score_numbers());
                 self.counters.updates.record(started.elapsed());
                 Next::AtOnce
             }
@@ -225,6 +226,7 @@ impl Owner {
         let end = update_end(number, outcome, Some((version, digest)), &after, round, row);
         let mut numbers = end.numbers.clone();
         numbers.insert("update".to_string(), number as f64);
+        numbers.extend(batch.score_numbers());
         let outcomes = batch.settled(&round.fates, end_of_rollouts);
         let settlement = Settlement { outcomes, update: Some(UpdateChange::End(Box::new(end))) };
         let published = publisher.commit(judged, settlement, numbers)?;

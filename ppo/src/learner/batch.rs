@@ -1,5 +1,7 @@
 //! A claim as the round sees it, and the words that end it.
 
+use std::collections::BTreeMap;
+
 use policy::{TokenId, sequence_batch::Sequence};
 use reward::ScoredRollout;
 
@@ -41,6 +43,18 @@ impl Batch {
         self.seqs.iter().copied().zip(fates.iter().map(outcome)).collect()
     }
 
+    /// Mean over the claim of the ensemble's variance, score units squared: rises when the policy leaves what the reward
+    /// model was trained on. Empty where one judge speaks alone.
+    pub(super) fn score_numbers(&self) -> BTreeMap<String, f64> {
+        let variances: Vec<f64> =
+            self.rollouts.iter().filter_map(|rollout| rollout.scored().std).map(|std| std * std).collect();
+        if variances.is_empty() {
+            return BTreeMap::new();
+        }
+        let mean = variances.iter().sum::<f64>() / variances.len() as f64;
+        BTreeMap::from([("objective/scores_member_variance".to_string(), mean)])
+    }
+
     pub(super) fn sequences(&self) -> Vec<Sequence> {
         let sequence = |scored: &ScoredRollout| {
             let rollout = scored.rollout();
@@ -48,5 +62,37 @@ impl Batch {
             Sequence::new(&rollout.prompt, &response)
         };
         self.rollouts.iter().take(N_REPLAYABLE).map(sequence).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use policy::{FinishReason, PolicyVersion, Rollout, RolloutId, SamplingParams};
+    use reward::{Score, Scored};
+
+    use super::*;
+
+    #[test]
+    fn the_variance_of_an_ensemble_is_averaged_over_the_claim() {
+        let rollout = Rollout {
+            id: RolloutId { request: "cmpl-0".to_string(), index: 0 },
+            version: PolicyVersion::SFT,
+            prompt: Vec::new(),
+            response: Vec::new(),
+            sampling: SamplingParams::default(),
+            finish: FinishReason::EndToken,
+            user: None,
+            created_ms: 0,
+        };
+        let batch = |stds: &[Option<f64>]| {
+            let judged = stds.iter().map(|&std| {
+                let scored = Scored { score: Score(0.0), std, reward_version: "model@0".to_string() };
+                ScoredRollout::new(rollout.clone(), scored).unwrap()
+            });
+            Batch { seqs: Vec::new(), rollouts: judged.collect() }
+        };
+        let numbers = batch(&[Some(1.0), None, Some(3.0)]).score_numbers();
+        assert_eq!(numbers["objective/scores_member_variance"], 5.0);
+        assert!(batch(&[None]).score_numbers().is_empty());
     }
 }

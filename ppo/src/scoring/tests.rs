@@ -6,7 +6,7 @@ use std::{
 };
 
 use policy::{Rollout, architecture::Shape, byte_pair::Bpe, transformer::random_checkpoint};
-use reward::{Label, NamedJudge};
+use reward::{Judgement, Label, NamedJudge, sources::model::Judge};
 
 use super::*;
 use crate::rollout_log::{LogSettings, PageQuery, RolloutState, exchange};
@@ -38,7 +38,8 @@ impl World {
     }
 
     fn pump(&self, judge: impl Fn(&[Vec<TokenId>]) -> Result<Vec<f64>, String> + Send + Sync + 'static) -> ScoringPump {
-        let model = NamedJudge { version: "model@ab".to_string(), judge: Arc::new(judge) };
+        let judge: Judge = Arc::new(move |sequences| Ok(judge(sequences)?.into_iter().map(Judgement::from).collect()));
+        let model = NamedJudge { version: "model@ab".to_string(), judge };
         let scorer = Scorer::start(&self.config, Some(model), 1).unwrap();
         ScoringPump::start(self.log.clone(), scorer, self.vocabulary(), &self.config).unwrap()
     }

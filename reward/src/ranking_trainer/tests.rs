@@ -91,3 +91,28 @@ fn a_prompt_whose_answers_all_tie_teaches_nothing() {
     assert_eq!((report.n_prompts, report.n_pairs), (0, 0));
     assert_eq!(gradients.global_norm().unwrap(), 0.0);
 }
+
+/// Goal: heads on one trunk all learn, and not the same. Method: three heads, held-out answers: each head orders them well,
+/// and their outputs are no copies of each other.
+#[test]
+fn every_head_of_an_ensemble_learns_and_none_is_a_copy() {
+    let checkpoint = random_checkpoint(&Shape::llama(14, 32, 2, 4, 2, 48), 1).unwrap();
+    let model = ScalarModel::from_policy_with_heads(&checkpoint, 3, 1, &Device::Cpu).unwrap();
+    let options = RankingTrainOptions { batch: 16, learning_rate: 4e-3, epochs: 2, ..RankingTrainOptions::default() };
+    train(&model, &rankings(300, 3), &options, |_| ControlFlow::Continue(())).unwrap();
+    let held_out = rankings(60, 2);
+    let sequences: Vec<Vec<TokenId>> = held_out.iter().flat_map(|r| r.sequences.iter().cloned()).collect();
+    let scores = crate::reward_model::member_scores(&model, &sequences).unwrap();
+    let column = |head: usize| scores.iter().map(|row| row[head]).collect::<Vec<f64>>();
+    for head in 0..3 {
+        let (own, mut at, mut report) = (column(head), 0, RankingReport::default());
+        for ranking in &held_out {
+            report.add(&ranking_loss(&own[at..at + ranking.ranks.len()], &ranking.ranks, &options.loss));
+            at += ranking.ranks.len();
+        }
+        assert!(report.accuracy() > 0.9, "head {head}: {}", report.accuracy());
+    }
+    let apart = |a: usize, b: usize| column(a).iter().zip(column(b)).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(apart(0, 1) > 0.05 && apart(1, 2) > 0.05, "{} {}", apart(0, 1), apart(1, 2));
+    assert!((evaluate(&model, &held_out, &options.loss).unwrap().accuracy()) > 0.9);
+}

@@ -11,7 +11,7 @@ use policy::threads;
 
 use super::{Counters, Lane, Outcome, ScoreRequest};
 use crate::{
-    score::{Score, ScoreError, Scored},
+    score::{Judgement, Score, ScoreError, Scored},
     sources::{Formula, NamedJudge, model::ModelSource, remote::RemoteSource},
 };
 
@@ -146,8 +146,11 @@ impl Worker {
             .iter()
             .zip(parts)
             .map(|(item, (model, remote))| {
-                let score = ScoreError::check("mixed", item.formula.sum(model?, remote?))?;
-                Ok(Scored { score: Score(score), std: None, reward_version: item.formula.name(version) })
+                let model: Judgement = model?;
+                let score = ScoreError::check("mixed", item.formula.sum(model.score, remote?))?;
+                // The other parts of a sum are known without doubt, so the members' spread is only scaled.
+                let std = model.std.map(|std| std * item.formula.model.abs());
+                Ok(Scored { score: Score(score), std, reward_version: item.formula.name(version) })
             })
             .collect()
     }
@@ -163,19 +166,19 @@ impl Worker {
 }
 
 /// Asks one machine source about the items that give it a weight; the others get 0, which their formula ignores.
-fn ask(
+fn ask<T: Clone + Default>(
     batch: &[&ScoreRequest],
     weight: fn(&Formula) -> f64,
-    source: impl FnOnce(&[&ScoreRequest]) -> Vec<Result<f64, ScoreError>>,
-) -> Vec<Result<f64, ScoreError>> {
+    source: impl FnOnce(&[&ScoreRequest]) -> Vec<Result<T, ScoreError>>,
+) -> Vec<Result<T, ScoreError>> {
     let concerns = |item: &ScoreRequest| weight(&item.formula) != 0.0;
     let items: Vec<&ScoreRequest> = batch.iter().copied().filter(|item| concerns(item)).collect();
     if items.is_empty() {
-        return vec![Ok(0.0); batch.len()];
+        return vec![Ok(T::default()); batch.len()];
     }
     let mut answers = source(&items).into_iter();
     let answer = |item: &&ScoreRequest| {
-        if concerns(item) { answers.next().expect("a source answers once per item") } else { Ok(0.0) }
+        if concerns(item) { answers.next().expect("a source answers once per item") } else { Ok(T::default()) }
     };
     batch.iter().map(answer).collect()
 }

@@ -8,14 +8,17 @@ use std::{
 use crossbeam_channel::unbounded;
 
 use super::*;
-use crate::{score::Score, sources::model::Judge};
+use crate::{
+    score::{Judgement, Score},
+    sources::model::Judge,
+};
 
 fn reward(batch: usize) -> config::Reward {
     config::Reward { batch, ..config::Config::default().reward }
 }
 
 fn scorer(batch: usize, judge: impl Fn(&[Vec<TokenId>]) -> Result<Vec<f64>, String> + Send + Sync + 'static) -> Scorer {
-    let judge: Judge = Arc::new(judge);
+    let judge: Judge = Arc::new(move |sequences| Ok(judge(sequences)?.into_iter().map(Judgement::from).collect()));
     let model = NamedJudge { version: "model@ab".to_owned(), judge };
     Scorer::start(&reward(batch), Some(model), 1).expect("threads")
 }
@@ -51,6 +54,17 @@ fn the_model_sees_prompt_and_response_and_its_score_is_stamped() {
     let outcomes = scorer.score(Lane::Requests, items(3..4)).expect("room");
     let expected = Scored { score: Score(0.5), std: None, reward_version: "model@ab".to_owned() };
     assert_eq!(outcomes, [Ok(expected)]);
+}
+
+#[test]
+fn the_spread_of_an_ensemble_is_on_the_scale_of_its_part_of_the_sum() {
+    let judge: Judge = Arc::new(|sequences| Ok(vec![Judgement { score: 2.0, std: Some(0.5) }; sequences.len()]));
+    let model = NamedJudge { version: "model@ab/min".to_owned(), judge };
+    let scorer = Scorer::start(&reward(4), Some(model), 1).expect("threads");
+    let mixed = Formula { model: -2.0, remote: 0.0, feedback: Some((1.0, Score(3.0))) };
+    let outcomes = scorer.score(Lane::Requests, vec![item(7, 1, Formula::MODEL), item(7, 1, mixed)]).expect("room");
+    let seen: Vec<_> = outcomes.into_iter().map(|scored| scored.map(|s| (s.score.0, s.std))).collect();
+    assert_eq!(seen, [Ok((2.0, Some(0.5))), Ok((-1.0, Some(1.0)))]);
 }
 
 /// Goal: callers share batches, and each gets its own outcomes in order. Method: hold the lane at its first job while

@@ -17,18 +17,19 @@ use policy::{
 use rayon::ThreadPool;
 
 use crate::{
+    ensemble::Combination,
     reward_model::{RewardModel, RewardModelError},
-    score::ScoreError,
+    score::{Judgement, ScoreError},
     scorer::ScoreRequest,
 };
 
-/// Normalised scores of whole sequences, prompt and response together, in their order.
-pub type Judge = Arc<dyn Fn(&[Vec<TokenId>]) -> Result<Vec<f64>, String> + Send + Sync>;
+/// Judgements of whole sequences, prompt and response together, in their order.
+pub type Judge = Arc<dyn Fn(&[Vec<TokenId>]) -> Result<Vec<Judgement>, String> + Send + Sync>;
 
 /// A reward model as the scorer takes it.
 #[derive(Clone)]
 pub struct NamedJudge {
-    /// `model@<digest>`: what scores are stamped with.
+    /// `model@<digest>`, of an ensemble `model@<digest>/<combination>`: what scores are stamped with.
     pub version: String,
     /// The model.
     pub judge: Judge,
@@ -42,11 +43,15 @@ impl NamedJudge {
     #[must_use]
     pub fn new(model: Arc<RewardModel>, digest: &Digest) -> NamedJudge {
         let digits: String = digest.to_string().chars().take(DIGEST_DIGITS).collect();
+        let version = match model.n_members() {
+            1 => format!("model@{digits}"),
+            _ => format!("model@{digits}/{}", model.combination().name()),
+        };
         let judge: Judge = Arc::new(move |sequences| {
-            let scores = model.score(sequences);
-            scores.map_err(|error| error.to_string())
+            let judgements = model.judge(sequences);
+            judgements.map_err(|error| error.to_string())
         });
-        NamedJudge { version: format!("model@{digits}"), judge }
+        NamedJudge { version, judge }
     }
 }
 
@@ -66,7 +71,7 @@ pub fn load(
         (RewardModel::load(path, &Device::Cpu)?, checkpoint::digest(path)?)
     };
     model.check_vocabulary(policy_vocabulary)?;
-    let model = Arc::new(model);
+    let model = Arc::new(model.combined(Combination::configured(reward)));
     let judge = NamedJudge::new(model.clone(), &digest);
     Ok((model, judge))
 }
@@ -83,32 +88,36 @@ impl ModelSource {
     }
 
     /// One outcome per item. When a batch fails, its items are judged one by one, so that only the guilty ones fail.
-    pub(crate) fn score(&self, items: &[&ScoreRequest]) -> Vec<Result<f64, ScoreError>> {
+    pub(crate) fn score(&self, items: &[&ScoreRequest]) -> Vec<Result<Judgement, ScoreError>> {
         let sequences: Vec<Vec<TokenId>> =
             items.iter().map(|item| [item.prompt.as_slice(), &item.response].concat()).collect();
         match self.ask(&sequences) {
-            Ok(scores) => scores.into_iter().map(|score| ScoreError::check("model", score)).collect(),
+            Ok(judgements) => judgements.into_iter().map(checked).collect(),
             Err(error) if sequences.len() == 1 => vec![Err(error)],
             Err(_) => {
-                let alone = |sequence| ScoreError::check("model", self.ask(std::slice::from_ref(sequence))?[0]);
+                let alone = |sequence| checked(self.ask(std::slice::from_ref(sequence))?[0]);
                 sequences.iter().map(alone).collect()
             }
         }
     }
 
-    fn ask(&self, sequences: &[Vec<TokenId>]) -> Result<Vec<f64>, ScoreError> {
+    fn ask(&self, sequences: &[Vec<TokenId>]) -> Result<Vec<Judgement>, ScoreError> {
         // A panic in the tensor library must cost one batch, not the scorer.
         let asked = catch_unwind(AssertUnwindSafe(|| self.pool.install(|| (self.judge)(sequences))));
-        let scores = match asked {
-            Ok(scores) => scores.map_err(ScoreError::Model)?,
+        let judgements = match asked {
+            Ok(judgements) => judgements.map_err(ScoreError::Model)?,
             Err(_) => return Err(ScoreError::Model("it panicked".to_owned())),
         };
-        if scores.len() != sequences.len() {
-            let counts = format!("expected {} scores, got {}", sequences.len(), scores.len());
+        if judgements.len() != sequences.len() {
+            let counts = format!("expected {} scores, got {}", sequences.len(), judgements.len());
             return Err(ScoreError::Model(counts));
         }
-        Ok(scores)
+        Ok(judgements)
     }
+}
+
+fn checked(judgement: Judgement) -> Result<Judgement, ScoreError> {
+    ScoreError::check("model", judgement.score).map(|_| judgement)
 }
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ pub(super) fn train(bench: &Bench<'_>, sft: &Checkpoint) -> Result<Judged> {
         ("reward.bias", scale.bias),
     ];
     let reward = |error: reward::reward_model::RewardModelError| DemoError::Reward(error.to_string());
-    Ok(Judged { model: RewardModel::new(model, sft, scale, WeightType::F16).map_err(reward)?, numbers })
+    Ok(Judged { model: RewardModel::new(model, sft, &[scale], WeightType::F16).map_err(reward)?, numbers })
 }
 
 /// The supervised policy's trunk under a head that knows nothing.

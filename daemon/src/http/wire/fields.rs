@@ -33,15 +33,20 @@ pub(crate) struct Fields {
 impl Fields {
     /// Reads a body: UTF-8, JSON, an object.
     pub(crate) fn parse(body: &[u8]) -> Result<Fields, FieldError> {
-        let whole = |message: String| FieldError { param: None, message };
-        if body.is_empty() {
-            return Err(whole("the body is empty; a JSON object is expected".into()));
+        Fields::parse_as("the body", body)
+    }
+
+    /// As [`Fields::parse`], for JSON that is called something else in errors: "the line".
+    pub(crate) fn parse_as(what: &str, json: &[u8]) -> Result<Fields, FieldError> {
+        let whole = |rule: String| FieldError { param: None, message: format!("{what} {rule}") };
+        if json.is_empty() {
+            return Err(whole("is empty; a JSON object is expected".into()));
         }
-        let text = std::str::from_utf8(body).map_err(|e| whole(format!("the body is not UTF-8: {e}")))?;
+        let text = std::str::from_utf8(json).map_err(|e| whole(format!("is not UTF-8: {e}")))?;
         match serde_json::from_str(text) {
             Ok(Value::Object(map)) => Ok(Fields { map, prefix: String::new() }),
-            Ok(other) => Err(whole(format!("the body must be a JSON object, not {}", kind(&other)))),
-            Err(e) => Err(whole(format!("the body is not valid JSON: {e}"))),
+            Ok(other) => Err(whole(format!("must be a JSON object, not {}", kind(&other)))),
+            Err(e) => Err(whole(format!("is not valid JSON: {e}"))),
         }
     }
 
@@ -56,6 +61,16 @@ impl Fields {
     /// Takes a field out; `null` is absent.
     pub(crate) fn take(&mut self, name: &str) -> Option<Value> {
         self.map.remove(name).filter(|value| !value.is_null())
+    }
+
+    /// Whether a field is there and not `null`.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.map.get(name).is_some_and(|value| !value.is_null())
+    }
+
+    /// Whether a field holds a list.
+    pub(crate) fn has_list(&self, name: &str) -> bool {
+        self.map.get(name).is_some_and(Value::is_array)
     }
 
     /// The full name of a field, as errors give it.

@@ -27,7 +27,7 @@ fn a_loaded_model_judges_under_the_digest_of_its_file() {
     let vocabulary = policy.metadata.vocabulary_digest();
     let head = ScalarModel::from_policy(&policy, 1, &Device::Cpu).unwrap();
     let normalization = Normalization { gain: 2.0, bias: -0.5 };
-    let model = RewardModel::new(head, &policy, normalization, WeightType::F32).unwrap();
+    let model = RewardModel::new(head, &policy, &[normalization], WeightType::F32).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("reward.gguf");
     let digest = model.save(&path).unwrap().to_string();

@@ -10,11 +10,13 @@ use rand_chacha::ChaCha8Rng;
 use reward::{ranking_trainer::Ranking, reward_model::raw_scores};
 
 use super::Bench;
-use crate::demo::{
-    error::Result,
+use crate::{
+    demo::{
+        error::Result,
+        scratch::{ANSWER_TOKENS, BASE, recipe, supervised::seed_of},
+        world::{self, ANSWERS, Prompt, Split, judge, rank, staged_answer},
+    },
     sampling::{Draw, Drawn, draw},
-    scratch::{ANSWER_TOKENS, BASE, recipe, supervised::seed_of},
-    world::{self, ANSWERS, Prompt, Split, judge, rank, staged_answer},
 };
 
 /// Temperature of the hot answers: the policy's own words in an order that it seldom chooses.

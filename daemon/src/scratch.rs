@@ -1,19 +1,19 @@
-//! A folder that goes when its measurement is over.
+//! A folder that goes when the work that needed it is over.
 
 use std::path::{Path, PathBuf};
 
 /// Removed when dropped.
-pub(super) struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
     /// A new folder among the system's temporary files.
-    pub(super) fn new(what: &str) -> std::io::Result<Scratch> {
-        let path = std::env::temp_dir().join(format!("honed-bench-{what}-{}", std::process::id()));
+    pub(crate) fn new(what: &str) -> std::io::Result<Scratch> {
+        let path = std::env::temp_dir().join(format!("honed-{what}-{}", std::process::id()));
         std::fs::create_dir_all(&path)?;
         Ok(Scratch(path))
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 }

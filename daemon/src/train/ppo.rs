@@ -1,0 +1,204 @@
+//! `honed train ppo`: PPO over a file of prompts, with the daemon's own engine, log, scorer, learner and publisher.
+//!
+//! Only the traffic is different: instead of clients, a driver draws answers to the file's prompts, one round at a time, and
+//! waits for the learner to publish before it draws the next. So nothing is ever stale, and what is left behind is a
+//! data folder like any other.
+
+mod driver;
+mod table;
+
+use std::path::{Path, PathBuf};
+
+use config::{Config, Sources};
+use policy::{
+    TokenId,
+    architecture::Shape,
+    checkpoint::shape_of_file,
+    kernels::Precision,
+    memory::{MemoryPlan, Role, WidestPass, weight_bytes},
+    threads::is_small_of,
+    transformer::Keep,
+};
+
+use ppo::experience::micro_batch_tokens;
+
+use self::driver::Driver;
+use super::{
+    base::Base,
+    dataset::read,
+    encode::Encoder,
+    error::{Result, TrainError},
+    interrupt::Interrupt,
+    options::{count, positive},
+};
+use crate::{app, http::wire::dataset::Record, telemetry};
+
+/// Answers that may wait in the engine; a round is handed over at once.
+const QUEUE: usize = 100_000;
+
+/// `honed train ppo`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// GGUF file of the supervised model (Llama architecture): where the policy starts, and the reference of its KL
+    /// penalty. Without it, the built-in one, judged by the built-in reward model unless one is named.
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
+    /// Reward model, as `honed train reward` writes it.
+    #[arg(long, value_name = "FILE", conflicts_with = "reward_url")]
+    reward_model: Option<PathBuf>,
+    /// Reward server that speaks OpenRLHF's shape.
+    #[arg(long, value_name = "URL")]
+    reward_url: Option<String>,
+    /// Prompts.
+    #[arg(long, value_name = "FILE")]
+    prompts: PathBuf,
+    /// Data folder of the log and the versions.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Updates after which the run ends, beside those that the folder has seen already.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = count)]
+    updates: usize,
+    /// Answers to each prompt of a round; ppo.rollouts_per_update says how many answers a round has in all.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=128))]
+    samples: u32,
+    /// Tokens of an answer at most; what is cut off there gets ppo.missing_eos_score.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: u32,
+    /// Sampling temperature above 0: greedy answers have no probability to learn from (InstructGPT C.4: 1).
+    #[arg(long, value_name = "T", default_value_t = 1.0, value_parser = positive)]
+    temperature: f64,
+    /// Configuration file (TOML) for the knobs of [policy], [reward] and [ppo].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Any knob; may be repeated, for example --set ppo.kl_coef=0.02.
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let config = config(args)?;
+    telemetry::init_logging(&config.daemon.log_format, "warn");
+    check_folder(&args.out)?;
+    let base = Base::open(args.model.as_deref())?;
+    let prompts = prompts(args, &base, &config)?;
+    let plan = plan(args, &base, &config, &prompts)?;
+    eprintln!("{plan}");
+    plan.check()?;
+    let interrupt = Interrupt::listen().map_err(TrainError::io(&args.out))?;
+    let services = app::services(&config).map_err(Box::new)?;
+    let ended = Driver::new(args, &config, &services, &prompts, &interrupt)?.run();
+    services.engine.shutdown(std::time::Duration::from_secs(config.daemon.drain_s));
+    app::close(&services);
+    ended
+}
+
+/// The knobs of a daemon that learns from this run alone; `--set` comes last and wins.
+fn config(args: &Args) -> Result<Config> {
+    let mut sets = vec![
+        format!("daemon.data_dir={}", args.out.display()),
+        format!("policy.max_queue={QUEUE}"),
+        "ppo.enabled=true".to_owned(),
+        "ppo.user_share_max=1.0".to_owned(),
+    ];
+    let named = [("policy.model", &args.model), ("reward.model", &args.reward_model)];
+    sets.extend(named.iter().filter_map(|(key, path)| Some(format!("{key}={}", path.as_ref()?.display()))));
+    match &args.reward_url {
+        Some(url) => sets.extend([format!("reward.remote_url={url}"), "reward.source=remote".to_owned()]),
+        // Whoever asked for a source of scores is told when there is none.
+        None => sets.push("reward.source=model".to_owned()),
+    }
+    sets.extend(args.set.iter().cloned());
+    let config = Config::load(Sources::of_process(args.config.clone(), sets))?;
+    let is_built_in_judge = config.reward.source == "model" && config.reward.model.is_empty();
+    match is_built_in_judge && !config.policy.model.is_empty() {
+        true => Err(TrainError::NoJudge),
+        false => Ok(config),
+    }
+}
+
+fn check_folder(folder: &Path) -> Result<()> {
+    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let refuse = |reason: String| Err(TrainError::Output { path: folder.to_owned(), reason });
+    if folder.is_file() {
+        return refuse("it is a file, and a data folder is needed".to_owned());
+    }
+    if !folder.exists() && !parent.is_dir() {
+        return refuse(format!("there is no folder {}", parent.display()));
+    }
+    Ok(())
+}
+
+fn prompts(args: &Args, base: &Base, config: &Config) -> Result<Vec<Vec<TokenId>>> {
+    let vocabulary = base.vocabulary()?;
+    let window = match config.policy.context_tokens as usize {
+        0 => base.shape.context,
+        configured => configured,
+    };
+    let room = window.saturating_sub(args.max_tokens as usize);
+    if room < 2 {
+        let reason = format!("--max-tokens {} leaves no room for a prompt in {window} tokens", args.max_tokens);
+        return Err(TrainError::Data { path: args.prompts.clone(), reason });
+    }
+    let mut encoder = Encoder::new(&vocabulary, &args.prompts, room);
+    let mut prompts = Vec::new();
+    for line in read(&args.prompts, Record::prompt)? {
+        prompts.extend(encoder.prompt(line.number, &line.record.content)?);
+    }
+    eprintln!("{}", encoder.tally.line(&args.prompts));
+    match prompts.is_empty() {
+        true => {
+            let reason = format!("no prompt is left (of fewer than {room} tokens)");
+            Err(TrainError::Data { path: args.prompts.clone(), reason })
+        }
+        false => Ok(prompts),
+    }
+}
+
+/// Policy, reference, value and reward model, the copies that an update may have to go back to, and the engine.
+fn plan(args: &Args, base: &Base, config: &Config, prompts: &[Vec<TokenId>]) -> Result<MemoryPlan> {
+    let shape = &base.shape;
+    let value = match &args.reward_model {
+        Some(path) => shape_of_file(path).map_err(TrainError::base(path))?,
+        None => shape.clone(),
+    };
+    let n_threads = match config.ppo.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    };
+    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + args.max_tokens as usize;
+    let pass = WidestPass {
+        tokens: micro_batch_tokens(&config.ppo, shape).max(longest).min(config.ppo.minibatch * longest),
+        keep: if config.ppo.activation_checkpointing { Keep::Inputs } else { Keep::All },
+        precision: Precision::choose(&config.ppo.dtype, is_small_of(shape.n_parameters()))?,
+        has_logits: true,
+        n_threads,
+    };
+    let mut roles = vec![
+        Role { name: "policy", shape, is_trained: true },
+        Role { name: "reference", shape, is_trained: false },
+        Role { name: "value model", shape: &value, is_trained: true },
+    ];
+    if args.reward_url.is_none() {
+        roles.push(Role { name: "reward model", shape: &value, is_trained: false });
+    }
+    let file = std::fs::metadata(&base.path).map_err(TrainError::io(&base.path))?.len();
+    // The live version, version 0 and a candidate, each with its cache of keys and values in 16 bits.
+    let served = 3 * (file + cache_bytes(shape, config));
+    // Weights and moments of policy and value model as they were when the round began.
+    let undo = 3 * (weight_bytes(shape) + weight_bytes(&value));
+    // A dozen numbers for each token: log-probs, values, rewards, advantages, weights.
+    let experience = (config.ppo.rollouts_per_update * longest * 12 * 8) as u64;
+    let others = [
+        ("version 0 and the reward model as files", weight_bytes(shape) + weight_bytes(&value)),
+        ("the round's beginning, to go back to", undo),
+        ("the round's numbers", experience),
+        ("engine: three versions with their caches", served),
+    ];
+    Ok(MemoryPlan::new(&roles, pass, &others))
+}
+
+fn cache_bytes(shape: &Shape, config: &Config) -> u64 {
+    let window = if config.policy.context_tokens == 0 { shape.context } else { config.policy.context_tokens as usize };
+    let per_token = 2 * shape.n_layers * shape.n_kv_heads * shape.head_dim * 2;
+    (config.policy.parallel * window * per_token) as u64
+}

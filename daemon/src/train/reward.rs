@@ -1,0 +1,205 @@
+//! `honed train reward`: a reward model, or an ensemble of them on one trunk, from rankings.
+
+mod comparisons;
+mod quality;
+mod scale;
+
+use std::{ops::ControlFlow, path::PathBuf};
+
+use candle_core::Device;
+use policy::{
+    checkpoint::Checkpoint,
+    memory::{MemoryPlan, Role, weight_bytes},
+    scalar_model::ScalarModel,
+};
+use reward::{
+    RewardModel,
+    preference::Preference,
+    ranking::RankingOptions,
+    ranking_trainer::{self, Ranking, RankingProgress, RankingTrainOptions},
+};
+
+use self::{comparisons::Comparisons, scale::Samples};
+use super::{
+    base::Base,
+    error::{Result, TrainError},
+    interrupt::Interrupt,
+    options::{FitOptions, count, not_negative, share},
+    output::Output,
+};
+use crate::{cli::progress, telemetry};
+
+/// Heads of one ensemble at most; Coste et al. gain nothing beyond five.
+const HEADS_MAX: usize = 64;
+
+/// `honed train reward`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// GGUF file of the supervised model (Llama architecture); without it, the built-in one.
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
+    /// Rankings.
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Where the reward model goes.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Heads on the shared trunk; more than one make an ensemble, whose members see resampled rankings (Coste et al.: 4-5).
+    #[arg(long, value_name = "M", default_value_t = 1, value_parser = heads)]
+    heads: usize,
+    /// Passes over the rankings (InstructGPT C.2: 1, more overfits).
+    #[arg(long, value_name = "N", default_value_t = RankingTrainOptions::default().epochs, value_parser = count)]
+    epochs: usize,
+    /// Prompts in one optimiser step; all pairs of a prompt stay together.
+    #[arg(long, value_name = "N", default_value_t = RankingTrainOptions::default().batch, value_parser = count)]
+    batch: usize,
+    /// Highest learning rate (InstructGPT C.2: 9e-6).
+    #[arg(long, value_name = "RATE", default_value_t = RankingTrainOptions::default().learning_rate, value_parser = not_negative)]
+    learning_rate: f64,
+    /// Tokens in one forward and backward pass: bounds memory, changes no gradient.
+    #[arg(long, value_name = "N", default_value_t = RankingTrainOptions::default().micro_batch_tokens, value_parser = count)]
+    micro_batch_tokens: usize,
+    /// Probability with which a label is taken to be the wrong way round, below 0.5.
+    #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = smoothing)]
+    label_smoothing: f64,
+    /// Gap that is asked of two scores, per step of rank (Llama 2, section 3.2.2).
+    #[arg(long, value_name = "GAP", default_value_t = 0.0, value_parser = not_negative)]
+    margin_per_rank: f64,
+    /// Weight of the squared sum of a pair's scores, which keeps scores near 0 (TRL: 0.01).
+    #[arg(long, value_name = "WEIGHT", default_value_t = 0.0, value_parser = not_negative)]
+    center_coef: f64,
+    /// Demonstrations, as for `sft`: scores get mean 0 on them instead of on answers of --model (InstructGPT 3.5).
+    #[arg(long, value_name = "FILE")]
+    demonstrations: Option<PathBuf>,
+    /// Answers that --model draws to set the scale: standard deviation 1 on them.
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = count)]
+    reference_samples: usize,
+    /// Tokens of each of these answers at most.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    reference_tokens: u32,
+    /// Leave the scale of the scores as training made it: a bias, but no gain.
+    #[arg(long)]
+    no_gain: bool,
+    #[command(flatten)]
+    fit: FitOptions,
+}
+
+fn heads(text: &str) -> std::result::Result<usize, String> {
+    count(text).ok().filter(|n| *n <= HEADS_MAX).ok_or_else(|| format!("expected a whole number in 1..={HEADS_MAX}"))
+}
+
+fn smoothing(text: &str) -> std::result::Result<f64, String> {
+    share(text).ok().filter(|p| *p < 0.5).ok_or_else(|| "expected a number from 0 to below 0.5".to_owned())
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    telemetry::init_logging("text", "warn");
+    let output = Output::check(&args.out, args.fit.replace)?;
+    let base = Base::open(args.model.as_deref())?;
+    let data = Comparisons::load(args, &base)?;
+    let demonstrations = scale::demonstrations(args, &base)?;
+    let plan = plan(args, &base, &data)?;
+    eprintln!("{plan}");
+    plan.check()?;
+    let interrupt = Interrupt::listen().map_err(TrainError::io(&args.out))?;
+    let samples = Samples { reference: scale::reference(args, &base, &data.train)?, demonstrations };
+    let source = base.checkpoint()?;
+    args.fit.pool()?.install(|| {
+        let model = ScalarModel::from_policy_with_heads(&source, args.heads, args.fit.seed, &Device::Cpu)?;
+        let model = model.with_precision(args.fit.precision(&base.shape)?).with_keep(args.fit.keep());
+        fit(args, &model, &data, &interrupt)?;
+        finish(args, model, &source, &data, &samples, &output)
+    })
+}
+
+fn plan(args: &Args, base: &Base, data: &Comparisons) -> Result<MemoryPlan> {
+    let tokens_of = |preference: &Preference| {
+        let responses: usize = preference.responses().iter().map(Vec::len).sum();
+        responses + preference.responses().len() * preference.prompt().len()
+    };
+    let all = || data.train.iter().chain(&data.validation);
+    let longest = all().map(tokens_of).max().unwrap_or(0);
+    // A ranking stays in one piece, however long it is, and a pass is never wider than its batch.
+    let tokens = args.micro_batch_tokens.max(longest).min(args.batch.saturating_mul(longest));
+    let pass = args.fit.pass(&base.shape, tokens, false)?;
+    let role = Role { name: "reward model", shape: &base.shape, is_trained: true };
+    let weights = weight_bytes(&base.shape);
+    // Beside its own weights the reward model keeps what its file will hold.
+    let others = [
+        ("the file's own weights", weights),
+        ("what will be written", weights),
+        ("data", all().map(|p| tokens_of(p) as u64 * 8).sum()),
+    ];
+    Ok(MemoryPlan::new(&[role], pass, &others))
+}
+
+fn options(args: &Args) -> RankingTrainOptions {
+    RankingTrainOptions {
+        epochs: args.epochs,
+        batch: args.batch,
+        micro_batch_tokens: args.micro_batch_tokens,
+        learning_rate: args.learning_rate,
+        warmup_steps: args.fit.warmup_steps,
+        final_share: args.fit.final_share(),
+        max_grad_norm: args.fit.max_grad_norm,
+        loss: RankingOptions {
+            label_smoothing: args.label_smoothing,
+            margin_per_rank: args.margin_per_rank,
+            center_coef: args.center_coef,
+            ..RankingOptions::default()
+        },
+        seed: args.fit.seed,
+        ..RankingTrainOptions::default()
+    }
+}
+
+fn fit(args: &Args, model: &ScalarModel, data: &Comparisons, interrupt: &Interrupt) -> Result<()> {
+    let rankings: Vec<Ranking> = data.train.iter().map(Ranking::from).collect();
+    let bar = progress::bar(0, "reward model");
+    let (mut first, mut last) = (None, None);
+    ranking_trainer::train(model, &rankings, &options(args), |now: &RankingProgress| {
+        bar.set_length(now.n_steps as u64);
+        bar.set_position(now.step as u64);
+        bar.set_message(format!("loss {:.3}, accuracy {:.3}", now.report.loss, now.report.accuracy()));
+        first.get_or_insert(*now);
+        last = Some(*now);
+        if interrupt.is_raised() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    bar.finish_and_clear();
+    let (Some(first), Some(last)) = (first, last) else { return Ok(()) };
+    if last.step < last.n_steps {
+        // A reward model without its scale is refused everywhere, so there is nothing whole to keep.
+        let kept = "nothing was written: a reward model is whole once it is normalised".to_owned();
+        return Err(TrainError::Interrupted { step: last.step, n_steps: last.n_steps, kept });
+    }
+    println!("{} steps, loss {:.4} -> {:.4}", last.n_steps, first.report.loss, last.report.loss);
+    Ok(())
+}
+
+/// Measures, sets the scale, writes.
+fn finish(
+    args: &Args,
+    model: ScalarModel,
+    source: &Checkpoint,
+    data: &Comparisons,
+    samples: &Samples,
+    output: &Output,
+) -> Result<()> {
+    let maps = samples.normalizations(&model, !args.no_gain)?;
+    let quality = quality::measure(&model, data)?;
+    println!("{quality}");
+    for (member, map) in maps.iter().enumerate() {
+        println!("head {member}: gain {:.4}, bias {:.4}", map.gain, map.bias);
+    }
+    let reward_model = RewardModel::new(model, source, &maps, args.fit.weight_type())?;
+    if reward_model.n_members() > 1 {
+        println!(
+            "spread of the heads on the scaling answers: {:.4} (mean standard deviation)",
+            samples.spread(&reward_model)?
+        );
+    }
+    let digest = reward_model.save(output.path())?;
+    let path = output.path().display();
+    println!("wrote {path} (sha256 {digest}); judge with it: honed serve --model SFT --set reward.model={path}");
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! Rankings from a file, as the trainer takes them.
+
+use std::path::Path;
+
+use policy::Vocabulary;
+use reward::preference::{Preference, PreferenceError};
+
+use super::Args;
+use crate::{
+    http::wire::dataset::{Comparison, PromptText, Record},
+    train::{
+        base::Base,
+        dataset::{Line, fault, read},
+        encode::Encoder,
+        error::{Result, TrainError},
+        split::{Split, split},
+    },
+};
+
+/// What there is to learn from and to measure on.
+pub(super) struct Comparisons {
+    /// To learn from.
+    pub(super) train: Vec<Preference>,
+    /// To measure on.
+    pub(super) validation: Vec<Preference>,
+}
+
+impl Comparisons {
+    /// Reads, splits and tokenises.
+    pub(super) fn load(args: &Args, base: &Base) -> Result<Comparisons> {
+        let vocabulary = base.vocabulary()?;
+        let tokens_max = args.fit.tokens_max(base.shape.context);
+        let lines = read(&args.data, Record::comparison)?;
+        let encoded = |path: &Path, lines: &[Line<Comparison>]| preferences(&vocabulary, path, tokens_max, lines);
+        let (train, validation) = match &args.fit.validation {
+            Some(path) => (encoded(&args.data, &lines)?, encoded(path, &read(path, Record::comparison)?)?),
+            None => {
+                let Split { train, validation, how } =
+                    split(lines, args.fit.validation_percent, &args.fit.split_salt, |c| prompt_of(&c.prompt));
+                eprintln!("{} rankings to learn from, {} for validation: {how}", train.len(), validation.len());
+                (encoded(&args.data, &train)?, encoded(&args.data, &validation)?)
+            }
+        };
+        if train.is_empty() {
+            let reason = format!("no ranking is left to learn from (of at most {tokens_max} tokens a response)");
+            return Err(TrainError::Data { path: args.data.clone(), reason });
+        }
+        Ok(Comparisons { train, validation })
+    }
+
+    /// All of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Preference> {
+        self.train.iter().chain(&self.validation)
+    }
+}
+
+fn prompt_of(prompt: &PromptText) -> String {
+    match prompt {
+        PromptText::Plain(text) => text.clone(),
+        PromptText::Chat(turns) => format!("{turns:?}"),
+    }
+}
+
+fn preferences(
+    vocabulary: &Vocabulary,
+    path: &Path,
+    tokens_max: usize,
+    lines: &[Line<Comparison>],
+) -> Result<Vec<Preference>> {
+    let mut encoder = Encoder::new(vocabulary, path, tokens_max);
+    let (mut preferences, mut n_tied) = (Vec::with_capacity(lines.len()), 0);
+    for line in lines {
+        let Comparison { prompt, responses, ranks, worker } = &line.record.content;
+        let Some(encoded) = encoder.encode(line.number, prompt, responses)? else { continue };
+        match Preference::new(encoded.prompt, encoded.answers, ranks) {
+            Ok(mut preference) => {
+                preference.labeler.clone_from(worker);
+                preferences.push(preference);
+            }
+            // It says nothing, which is no mistake of the labeler.
+            Err(PreferenceError::AllTied) => n_tied += 1,
+            Err(error) => return Err(fault(path, line.number, error.to_string())),
+        }
+    }
+    if !lines.is_empty() {
+        eprintln!("{}", encoder.tally.line(path));
+    }
+    if n_tied > 0 {
+        eprintln!("{}: {n_tied} rankings tie all their responses and say nothing", path.display());
+    }
+    Ok(preferences)
+}
