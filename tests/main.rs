@@ -5,6 +5,7 @@
 
 mod architecture;
 mod enumerable_world;
+mod eval_shapes;
 mod golden;
 mod harness;
 mod http_errors;

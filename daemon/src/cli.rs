@@ -16,7 +16,7 @@ use clap::{Parser, Subcommand};
 use config::ConfigError;
 
 pub use self::config_args::ConfigArgs;
-use crate::{bench, demo, train};
+use crate::{bench, demo, eval, train};
 
 /// What every command returns.
 pub(crate) type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
@@ -49,6 +49,9 @@ enum Command {
     /// Measure; one line of JSON each.
     #[command(subcommand)]
     Bench(bench::Command),
+    /// Evaluate the learner itself.
+    #[command(subcommand)]
+    Eval(eval::Command),
     /// Check or print the configuration.
     #[command(subcommand)]
     Config(config_command::Command),
@@ -66,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Policies(command) => policies::run(command),
         Command::Replay(args) => replay::run(&args),
         Command::Bench(command) => bench::run(command),
+        Command::Eval(command) => eval::run(command),
         Command::Config(command) => config_command::run(command),
         Command::Doctor(args) => doctor::run(&args),
     };

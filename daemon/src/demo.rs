@@ -11,7 +11,7 @@ mod encoder;
 mod error;
 mod evaluation;
 mod progress;
-mod report;
+pub(crate) mod report;
 mod run;
 mod scratch;
 mod story;

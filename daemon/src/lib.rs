@@ -4,6 +4,7 @@ pub mod app;
 mod bench;
 pub mod cli;
 pub mod demo;
+mod eval;
 mod http;
 mod sampling;
 mod scratch;

@@ -3,10 +3,12 @@
 mod chart;
 mod page;
 
+pub(crate) use chart::{Chart, HEIGHT, Series, WIDTH};
 pub(super) use page::render;
+pub(crate) use page::{BLUE, GREEN, ORANGE};
 
 /// Text that means nothing to HTML.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
         match c {
             '<' => out.push_str("&lt;"),

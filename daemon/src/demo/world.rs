@@ -25,6 +25,7 @@ pub use demonstration::{CHAT, Demonstration, Demonstrations};
 pub use document::Documents;
 pub use gold::{Gold, judge};
 pub use instruction::{Prompt, Prompts};
+pub(crate) use ranking::standard_normal;
 pub use ranking::{ANSWERS, rank};
 pub use split::{Split, USERS, owner, split_of};
 pub use wanted::{Event, Items, Kind, Sentence, Story, Wanted};

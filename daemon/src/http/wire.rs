@@ -18,6 +18,7 @@ pub(crate) mod prompt;
 pub(crate) mod reward;
 pub(crate) mod rollout;
 pub(crate) mod sampling;
+pub(crate) mod shapes;
 pub(crate) mod text;
 pub(crate) mod tokens;
 pub(crate) mod training;

@@ -1,5 +1,7 @@
 //! What the steps of a round have come to so far, and whether the next one is fit to be made.
 
+use policy::optimizer::Gradients;
+
 use super::{
     pretraining::PtxStep,
     tally::{PolicyTally, ValueTally},
@@ -12,6 +14,8 @@ use crate::{
 /// What the steps of a round came to.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Progress {
+    /// Of the step before: the next one adds up in the same memory.
+    pub(super) gradients: Gradients,
     pub(super) n_policy_steps: usize,
     pub(super) n_value_steps: usize,
     pub(super) n_skipped_steps: usize,

@@ -5,7 +5,7 @@ use std::ops::Range;
 use policy::{
     causal_lm::HeadSlopes,
     model_error::Result as ModelResult,
-    optimizer::{Gradients, accumulate},
+    optimizer::{Gradients, accumulate, clip_factor},
     sequence_batch::Sequence,
 };
 
@@ -102,7 +102,8 @@ impl<'a> Minibatch<'a> {
         pace: Pace<'_>,
     ) -> Result<(), PpoError> {
         let config = plan.config;
-        let (mut gradients, tally) = self.policy_gradients(models, config, pace)?;
+        let room = std::mem::take(&mut progress.gradients);
+        let (mut gradients, tally) = self.policy_gradients(models, config, room, pace)?;
         progress.policy.merge(&tally);
         progress.watch_divergence(tally.approx_kl_k3(), config);
         if progress.stopped {
@@ -110,7 +111,7 @@ impl<'a> Minibatch<'a> {
         }
         let n_episodes = self.members.len();
         let ptx = pretraining::mix(&mut gradients, models, plan.pretraining, config, n_episodes, pace)?;
-        let norm = gradients.clip(config.max_grad_norm)?;
+        let norm = gradients.global_norm()?;
         let control = &mut models.control;
         let ratio_fault = || {
             let limit = spike(tally.ratio_max, &control.ratio_maxima, config.ratio_spike)?;
@@ -123,7 +124,9 @@ impl<'a> Minibatch<'a> {
             progress.skip_step(fault);
             return Ok(());
         }
-        models.policy_optimizer.step(&gradients, plan.rates.policy)?;
+        let factor = clip_factor(norm, config.max_grad_norm);
+        models.policy_optimizer.step_scaled(&gradients, factor, plan.rates.policy)?;
+        progress.gradients = gradients;
         progress.policy_grad_norms.push(norm);
         progress.ptx.extend(ptx);
         progress.n_policy_steps += 1;
@@ -137,12 +140,13 @@ impl<'a> Minibatch<'a> {
         progress: &mut Progress,
         pace: Pace<'_>,
     ) -> Result<(), PpoError> {
-        let (mut gradients, tally) = self.value_gradients(models, plan.config, pace)?;
+        let room = std::mem::take(&mut progress.gradients);
+        let (mut gradients, tally) = self.value_gradients(models, plan.config, room, pace)?;
         progress.value.merge(&tally);
         if plan.config.value_coef != 1.0 {
             gradients.scale(plan.config.value_coef)?;
         }
-        let norm = gradients.clip(plan.config.max_grad_norm)?;
+        let norm = gradients.global_norm()?;
         let usual = &mut models.control.value_grad_norms;
         let fault = fault_of(tally.loss, norm, usual, plan.config.grad_spike);
         usual.push(norm);
@@ -150,7 +154,9 @@ impl<'a> Minibatch<'a> {
             progress.skip_step(fault);
             return Ok(());
         }
-        models.value_optimizer.step(&gradients, plan.rates.value)?;
+        let factor = clip_factor(norm, plan.config.max_grad_norm);
+        models.value_optimizer.step_scaled(&gradients, factor, plan.rates.value)?;
+        progress.gradients = gradients;
         progress.value_grad_norms.push(norm);
         progress.n_value_steps += 1;
         Ok(())
@@ -161,12 +167,13 @@ impl<'a> Minibatch<'a> {
         &self,
         models: &Models,
         config: &config::Ppo,
+        room: Gradients,
         pace: Pace<'_>,
     ) -> Result<(Gradients, PolicyTally), PpoError> {
         let episodes = &self.experience.episodes;
         let clip = PolicyClip::of(config);
         let (gradients, tallies) = models.policy.open(|lm| {
-            Ok(self.sum(Budget::of(models, config), pace, |members, gradients| {
+            Ok(self.sum(room, Budget::of(models, config), pace, |members, gradients| {
                 let (batch, temperatures) = (batch_of(episodes, members), temperatures_of(episodes, members));
                 let tokens = self.tokens(members);
                 let mut tally = PolicyTally::default();
@@ -188,11 +195,12 @@ impl<'a> Minibatch<'a> {
         &self,
         models: &Models,
         config: &config::Ppo,
+        room: Gradients,
         pace: Pace<'_>,
     ) -> Result<(Gradients, ValueTally), PpoError> {
         let episodes = &self.experience.episodes;
         let (gradients, losses) = models.value.open(|model| {
-            Ok(self.sum(Budget::of(models, config), pace, |members, gradients| {
+            Ok(self.sum(room, Budget::of(models, config), pace, |members, gradients| {
                 let tokens = self.tokens(members);
                 model.backward_at_response(&batch_of(episodes, members), gradients, |values| {
                     let loss = value_loss(tokens.value(&floats(values)), Some(config.value_clip));
@@ -205,14 +213,17 @@ impl<'a> Minibatch<'a> {
         Ok((gradients, tally))
     }
 
-    /// Backpropagates every micro-batch and adds the gradients in order, a wave of them at a time.
+    /// Backpropagates every micro-batch and adds the gradients in order, a wave of them at a time. `room`: the gradients of
+    /// an earlier step, for their memory.
     fn sum<R: Send>(
         &self,
+        room: Gradients,
         budget: Budget,
         pace: Pace<'_>,
         one: impl Fn(&[usize], &mut Gradients) -> ModelResult<R> + Sync,
     ) -> Result<(Gradients, Vec<R>), PpoError> {
-        let (mut gradients, mut reports) = (Gradients::new(), Vec::new());
+        let (mut gradients, mut reports) = (room, Vec::new());
+        gradients.reset();
         for wave in MicroBatches::of(&self.experience.episodes, &self.members, budget).waves() {
             go_on(pace)?;
             let one = |members: &Vec<usize>, gradients: &mut Gradients| one(members, gradients);

@@ -64,8 +64,8 @@ fn gradients_do_not_depend_on_the_micro_batch() {
     let gradients = |world: &World| {
         let minibatch = Minibatch::new(&experience, &members, Aggregation::TokenMean);
         let pace = &mut || ControlFlow::Continue(());
-        let policy = minibatch.policy_gradients(&world.models, &world.config, pace).unwrap().0;
-        let value = minibatch.value_gradients(&world.models, &world.config, pace).unwrap().0;
+        let policy = minibatch.policy_gradients(&world.models, &world.config, Gradients::new(), pace).unwrap().0;
+        let value = minibatch.value_gradients(&world.models, &world.config, Gradients::new(), pace).unwrap().0;
         [policy, value]
     };
     world.config.micro_batch_tokens = 1 << 20;
@@ -84,8 +84,8 @@ fn every_parameter_of_policy_and_value_model_has_a_gradient() {
     let members: Vec<usize> = (0..experience.episodes.len()).collect();
     let minibatch = Minibatch::new(&experience, &members, Aggregation::TokenMean);
     let pace = &mut || ControlFlow::Continue(());
-    let policy = minibatch.policy_gradients(&world.models, &world.config, pace).unwrap().0;
-    let value = minibatch.value_gradients(&world.models, &world.config, pace).unwrap().0;
+    let policy = minibatch.policy_gradients(&world.models, &world.config, Gradients::new(), pace).unwrap().0;
+    let value = minibatch.value_gradients(&world.models, &world.config, Gradients::new(), pace).unwrap().0;
     let parameters = [(world.models.policy.parameters(), policy), (world.models.value.parameters(), value)];
     for (parameters, gradients) in parameters {
         for name in parameters.keys() {

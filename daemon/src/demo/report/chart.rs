@@ -4,28 +4,30 @@ use std::fmt::Write;
 
 use super::escape;
 
-const WIDTH: f64 = 620.0;
-const HEIGHT: f64 = 250.0;
+/// Of a chart, in its own units.
+pub(crate) const WIDTH: f64 = 620.0;
+/// Of a chart, in its own units.
+pub(crate) const HEIGHT: f64 = 250.0;
 const LEFT: f64 = 52.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 16.0;
 const BOTTOM: f64 = 38.0;
 
 /// One line of a chart.
-pub(super) struct Series {
+pub(crate) struct Series {
     /// What the legend calls it.
-    pub(super) name: &'static str,
+    pub(crate) name: &'static str,
     /// A CSS color.
-    pub(super) color: &'static str,
+    pub(crate) color: &'static str,
     /// (x, y), x rising.
-    pub(super) points: Vec<(f64, f64)>,
+    pub(crate) points: Vec<(f64, f64)>,
     /// Half the height of the band around each point; empty for none.
-    pub(super) band: Vec<f64>,
+    pub(crate) band: Vec<f64>,
 }
 
 impl Series {
     /// A line without a band.
-    pub(super) fn line(name: &'static str, color: &'static str, points: Vec<(f64, f64)>) -> Series {
+    pub(crate) fn line(name: &'static str, color: &'static str, points: Vec<(f64, f64)>) -> Series {
         Series { name, color, points, band: Vec::new() }
     }
 
@@ -35,32 +37,40 @@ impl Series {
 }
 
 /// A chart: title, what it means in one sentence, axes, lines, and vertical marks.
-pub(super) struct Chart {
+pub(crate) struct Chart {
     /// Heading.
-    pub(super) title: &'static str,
+    pub(crate) title: &'static str,
     /// One sentence under the heading.
-    pub(super) note: String,
+    pub(crate) note: String,
     /// Under the horizontal axis.
-    pub(super) x_label: &'static str,
+    pub(crate) x_label: &'static str,
     /// The lines.
-    pub(super) series: Vec<Series>,
+    pub(crate) series: Vec<Series>,
     /// Where versions were swapped, on the horizontal axis.
-    pub(super) marks: Vec<f64>,
+    pub(crate) marks: Vec<f64>,
     /// A value that must be in view, such as zero.
-    pub(super) include: Option<f64>,
+    pub(crate) include: Option<f64>,
+    /// Names of the positions 0, 1, 2, … of the horizontal axis; empty: it has numbers.
+    pub(crate) x_names: Vec<String>,
 }
 
 impl Chart {
     /// The chart as a `<figure>`.
-    pub(super) fn render(&self) -> String {
-        let plane = Plane::of(self);
-        let mut svg = format!(
-            "<figure><figcaption><b>{}</b><span>{}</span></figcaption><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">",
+    pub(crate) fn render(&self) -> String {
+        format!(
+            "<figure><figcaption><b>{}</b><span>{}</span></figcaption><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">{}</svg></figure>",
             escape(self.title),
             escape(&self.note),
-            escape(self.title)
-        );
-        plane.draw_axes(&mut svg, self.x_label);
+            escape(self.title),
+            self.panel()
+        )
+    }
+
+    /// Axes and lines alone, in a plane of [`WIDTH`] by [`HEIGHT`]: for a figure of several charts.
+    pub(crate) fn panel(&self) -> String {
+        let plane = Plane::of(self);
+        let mut svg = String::new();
+        plane.draw_axes(&mut svg, self);
         for mark in &self.marks {
             let x = plane.x(*mark);
             let _ = write!(
@@ -73,7 +83,6 @@ impl Chart {
             plane.draw(&mut svg, series);
         }
         self.draw_legend(&mut svg);
-        svg.push_str("</svg></figure>");
         svg
     }
 
@@ -114,7 +123,11 @@ impl Plane {
         let xs = points().map(|(_, p)| p.0).chain(chart.marks.iter().copied());
         let lows = points().map(|(spread, p)| p.1 - spread).chain(chart.include);
         let highs = points().map(|(spread, p)| p.1 + spread).chain(chart.include);
-        let x = widened(range(xs));
+        let mut x = widened(range(xs));
+        if !chart.x_names.is_empty() {
+            // Room at both sides, so that no name is cut off.
+            x = (-0.35, chart.x_names.len() as f64 - 0.65);
+        }
         let (low, high) = widened((range(lows).0, range(highs).1));
         let step = nice_step((high - low) / 5.0);
         // Room on top, so that the legend does not lie on a line.
@@ -129,7 +142,7 @@ impl Plane {
         HEIGHT - BOTTOM - (value - self.y.0) / (self.y.1 - self.y.0) * (HEIGHT - TOP - BOTTOM)
     }
 
-    fn draw_axes(&self, svg: &mut String, x_label: &str) {
+    fn draw_axes(&self, svg: &mut String, chart: &Chart) {
         let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
         let mut value = self.y.0;
         while value <= self.y.1 + 1e-9 {
@@ -143,25 +156,33 @@ impl Plane {
             );
             value += self.step;
         }
-        let step = nice_step((self.x.1 - self.x.0) / 8.0);
-        let mut value = (self.x.0 / step).ceil() * step;
-        while value <= self.x.1 + 1e-9 {
-            let x = self.x(value);
+        for (value, name) in self.x_ticks(&chart.x_names) {
             let _ = write!(
                 svg,
-                "<text class=\"tick\" x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+                "<text class=\"tick\" x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+                self.x(value),
                 bottom + 16.0,
-                label(value, step)
+                escape(&name)
             );
-            value += step;
         }
         let _ = write!(
             svg,
             "<text class=\"tick\" x=\"{:.0}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
             (LEFT + right) / 2.0,
             bottom + 32.0,
-            escape(x_label)
+            escape(chart.x_label)
         );
+    }
+
+    /// Places on the horizontal axis and what stands under them.
+    fn x_ticks(&self, names: &[String]) -> Vec<(f64, String)> {
+        if !names.is_empty() {
+            return names.iter().enumerate().map(|(i, name)| (i as f64, name.clone())).collect();
+        }
+        let step = nice_step((self.x.1 - self.x.0) / 8.0);
+        let first = (self.x.0 / step).ceil() * step;
+        let all = (0..).map(|i| first + f64::from(i) * step).take_while(|value| *value <= self.x.1 + 1e-9);
+        all.map(|value| (value, label(value, step))).collect()
     }
 
     fn draw(&self, svg: &mut String, series: &Series) {
@@ -257,6 +278,7 @@ mod tests {
                 series: vec![Series::line("s", "red", points)],
                 marks: vec![],
                 include: None,
+                x_names: vec![],
             };
             let svg = chart.render();
             assert!(svg.contains("&lt;n&gt;") && svg.ends_with("</figure>"));

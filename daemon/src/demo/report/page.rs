@@ -11,9 +11,12 @@ use crate::{
     http::wire::demo::DemoKind,
 };
 
-const BLUE: &str = "#3b6fd4";
-const GREEN: &str = "#2f9e6e";
-const ORANGE: &str = "#d9822b";
+/// Colors of lines.
+pub(crate) const BLUE: &str = "#3b6fd4";
+/// Colors of lines.
+pub(crate) const GREEN: &str = "#2f9e6e";
+/// Colors of lines.
+pub(crate) const ORANGE: &str = "#d9822b";
 /// Answers shown.
 const SHOWN: usize = 14;
 /// Points of the latency chart.
@@ -115,6 +118,7 @@ fn charts(story: &Story) -> Vec<Chart> {
         series: vec![Series::line(name, color, by_version(number))],
         marks: Vec::new(),
         include,
+        x_names: Vec::new(),
     };
     vec![
         gold_chart(&story.stations),
@@ -168,6 +172,7 @@ fn gold_chart(stations: &[Station]) -> Chart {
         }],
         marks: Vec::new(),
         include: Some(1.0),
+        x_names: Vec::new(),
     }
 }
 
@@ -190,6 +195,7 @@ fn latency_chart(story: &Story) -> Chart {
         series: vec![Series::line("p50", BLUE, line(0.5)), Series::line("p99", ORANGE, line(0.99))],
         marks: story.stations.iter().skip(1).map(|station| station.seconds).collect(),
         include: Some(0.0),
+        x_names: Vec::new(),
     }
 }
 

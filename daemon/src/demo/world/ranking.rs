@@ -26,7 +26,7 @@ pub fn rank(golds: &[Gold], noise: f64, rng: &mut ChaCha8Rng) -> Vec<u32> {
 }
 
 /// One draw from N(0, 1) (Box and Muller 1958).
-fn standard_normal(rng: &mut ChaCha8Rng) -> f64 {
+pub(crate) fn standard_normal(rng: &mut ChaCha8Rng) -> f64 {
     // 1 − u is in (0, 1], whose logarithm is finite.
     let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
     radius * (std::f64::consts::TAU * rng.random::<f64>()).cos()
