@@ -59,7 +59,7 @@ impl Head<'_> {
     pub(super) fn forward(&self, mut read: impl FnMut(HeadRows<'_>)) {
         for range in self.chunks() {
             let logits = self.linear.forward(&self.factor(&range));
-            self.read(&logits, &range, |rows| read(rows));
+            self.read(&logits, &range, &mut read);
         }
     }
 

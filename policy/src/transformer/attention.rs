@@ -36,7 +36,7 @@ pub(super) struct Saved {
 
 impl AttentionLayer<'_> {
     /// Adds to the stream `[rows, hidden]`.
-    pub(super) fn forward(&self, x: &mut Vec<f32>, batch: &Batch<'_>, keeps: bool) -> Option<Saved> {
+    pub(super) fn forward(&self, x: &mut [f32], batch: &Batch<'_>, keeps: bool) -> Option<Saved> {
         let normed = self.norm.forward(x, batch.precision);
         let (mut q, mut k) = (self.query.forward(&normed), self.key.forward(&normed));
         let v = self.value.forward(&normed);
@@ -44,7 +44,7 @@ impl AttentionLayer<'_> {
         batch.rotation.forward(&mut q, self.query.n_out());
         batch.rotation.forward(&mut k, self.key.n_out());
         let mixed = self.kernel(batch).forward(&q, &k, &v);
-        let before = keeps.then(|| x.clone());
+        let before = keeps.then(|| x.to_vec());
         self.output.add_forward(&batch.factor(&mixed.out, self.query.n_out()), x);
         before.map(|x| Saved { x, q, k, v, mixed })
     }

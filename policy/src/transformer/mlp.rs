@@ -19,11 +19,11 @@ pub(super) struct Saved {
 
 impl MlpLayer<'_> {
     /// Adds to the stream `[rows, hidden]`.
-    pub(super) fn forward(&self, x: &mut Vec<f32>, batch: &Batch<'_>, keeps: bool) -> Option<Saved> {
+    pub(super) fn forward(&self, x: &mut [f32], batch: &Batch<'_>, keeps: bool) -> Option<Saved> {
         let normed = self.norm.forward(x, batch.precision);
         let (gate, up) = (self.gate.forward(&normed), self.up.forward(&normed));
         drop(normed);
-        let before = keeps.then(|| x.clone());
+        let before = keeps.then(|| x.to_vec());
         self.down.add_forward(&swiglu::forward(&gate, &up, self.gate.n_out(), batch.precision), x);
         before.map(|x| Saved { x, gate, up })
     }

@@ -147,7 +147,7 @@ impl<'a> OpenTrunk<'a> {
 }
 
 impl Block<'_> {
-    fn forward(&self, x: &mut Vec<f32>, batch: &Batch<'_>, keeps: bool) -> Option<(attention::Saved, mlp::Saved)> {
+    fn forward(&self, x: &mut [f32], batch: &Batch<'_>, keeps: bool) -> Option<(attention::Saved, mlp::Saved)> {
         let attention = self.attention.forward(x, batch, keeps);
         let mlp = self.mlp.forward(x, batch, keeps);
         attention.zip(mlp)
