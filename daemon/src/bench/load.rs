@@ -1,5 +1,5 @@
-//! Closed-loop traffic: each client asks again as soon as it has its answer. Every request streams and ignores the end
-//! token, so the work is the same for every run.
+//! Closed-loop traffic: each client asks again as soon as it has its answer. Every request streams; unless a learner is to
+//! train on it, it ignores the end token, so the work is the same for every run.
 
 use std::{
     io::{BufRead, BufReader},
@@ -29,6 +29,8 @@ pub(super) struct Traffic<'a> {
     pub(super) max_tokens: u32,
     /// Words of each prompt.
     pub(super) prompt_words: usize,
+    /// Whether the answers are such as a learner takes: logged, and ended by the model.
+    pub(super) trains: bool,
 }
 
 /// What one client saw.
@@ -75,7 +77,7 @@ impl Traffic<'_> {
 
     fn ask(&self, agent: &ureq::Agent, n: u64, seen: &mut Seen) -> Result<(), String> {
         let prompt: Vec<_> = (0..self.prompt_words).map(|i| WORDS[(n as usize * 7 + i * i) % WORDS.len()]).collect();
-        let body = client::endless(&prompt.join(" "), self.max_tokens, n);
+        let body = client::stream_of(&prompt.join(" "), self.max_tokens, n, self.trains);
         let asked = Instant::now();
         let url = format!("{}/v1/completions", self.url);
         let mut response = agent.post(url).content_type("application/json").send(&body).map_err(|e| e.to_string())?;

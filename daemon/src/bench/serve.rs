@@ -48,7 +48,13 @@ pub(crate) struct Args {
 
 impl Args {
     pub(super) fn traffic<'a>(&self, url: &'a str) -> Traffic<'a> {
-        Traffic { url, concurrency: self.concurrency, max_tokens: self.max_tokens, prompt_words: self.prompt_words }
+        Traffic {
+            url,
+            concurrency: self.concurrency,
+            max_tokens: self.max_tokens,
+            prompt_words: self.prompt_words,
+            trains: self.with_updates,
+        }
     }
 }
 

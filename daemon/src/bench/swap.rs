@@ -47,7 +47,13 @@ pub(super) fn run(args: &Args) -> Outcome {
     two_versions(scratch.path(), &sft_file(&config)?)?;
     let running = Running::start(config)?;
     let url = running.url();
-    let traffic = Traffic { url: &url, concurrency: args.concurrency, max_tokens: args.max_tokens, prompt_words: 10 };
+    let traffic = Traffic {
+        url: &url,
+        concurrency: args.concurrency,
+        max_tokens: args.max_tokens,
+        prompt_words: 10,
+        trains: false,
+    };
     let pause = Duration::from_millis(args.pause_ms);
     traffic.during(|| std::thread::sleep(Duration::from_millis(500)));
     let (calm, ()) = traffic.during(|| std::thread::sleep(pause * u32::try_from(args.swaps).unwrap_or(u32::MAX)));

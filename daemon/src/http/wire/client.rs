@@ -60,15 +60,16 @@ impl Ask<'_> {
     }
 }
 
-/// The body of a streamed completion that never ends by itself and is not logged, with token ids to count.
-pub(crate) fn endless(prompt: &str, max_tokens: u32, seed: u64) -> Vec<u8> {
+/// The body of a streamed completion with token ids to count. One that `trains` is logged and ends when the model says so;
+/// else it never ends by itself and is not logged, so that the work is the same for every run.
+pub(crate) fn stream_of(prompt: &str, max_tokens: u32, seed: u64, trains: bool) -> Vec<u8> {
     json!({
         "prompt": prompt,
         "max_tokens": max_tokens,
         "seed": seed,
-        "ignore_eos": true,
+        "ignore_eos": !trains,
         "stream": true,
-        "store": false,
+        "store": trains,
         "return_token_ids": true,
     })
     .to_string()
