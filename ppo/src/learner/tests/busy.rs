@@ -70,7 +70,10 @@ impl Traffic {
 /// learner must be given rests, finish updates and swap versions, and no request may fail.
 #[test]
 fn the_learner_keeps_its_share_and_no_request_fails() {
-    let mut world = World::with(|policy| policy.threads = 0, |config| config.cpu_share = 0.5);
+    let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let busy = |policy: &mut config::Policy| policy.threads = n_cores;
+    // Updates so long that somebody who starved would be seen starving.
+    let mut world = World::with(busy, |config| (config.cpu_share, config.epochs) = (0.5, 16));
     world.feed();
     world.feed();
     let traffic = Traffic::start(world.engine.clone());
