@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::AtomicI64};
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Builder, TestDaemon},
+    harness::{Builder, TestDaemon, process},
     planted_reward::reward_server,
 };
 
@@ -89,4 +89,46 @@ fn answers_to_one_request_are_compared_and_a_lone_one_says_why_it_does_not_train
     let reasons = rows["data"].as_array().expect("rows").iter().filter(|row| row["reason"] == "singleton").count();
     assert_eq!(reasons, 2);
     daemon.stop();
+}
+
+/// Goal: with `ppo.lora_rank` a version is a small file beside version 0, serves, learns on and survives a restart, and the
+/// command line makes a whole model of it. Method: two updates, a restart, an export; the same prompt at temperature 0.
+#[test]
+fn adapters_are_published_served_and_exported() {
+    let data = tempfile::tempdir().expect("a folder");
+    let start = || learner().set("ppo.lora_rank=4").try_start(data.path()).expect("a daemon");
+    let daemon = start();
+    (0..16).for_each(|seed| ask(&daemon, "the ocean", 1, seed));
+    daemon.wait_for("two updates", |daemon| updates(daemon).len() >= 2);
+    let promoted = updates(&daemon).iter().filter(|update| update["outcome"] == "promoted").count();
+    assert_eq!(promoted, 2, "{:?}", updates(&daemon));
+    let greedy = |daemon: &TestDaemon| {
+        let body = json!({ "prompt": "the ocean", "max_tokens": 12, "temperature": 0 });
+        let answer = daemon.post("/v1/completions", &body).ok();
+        (answer["system_fingerprint"].clone(), answer["choices"][0]["text"].clone())
+    };
+    let said = greedy(&daemon);
+    assert_eq!(said.0, "policy@2");
+    daemon.stop();
+    let size = |n: u64| {
+        let file = data.path().join(format!("versions/policy-{n}.gguf"));
+        std::fs::metadata(file).expect("a file").len()
+    };
+    assert!(size(2) < size(0) / 2, "{} {}", size(2), size(0));
+    let daemon = start();
+    assert_eq!(greedy(&daemon), said);
+    daemon.stop();
+    let whole = data.path().join("whole.gguf");
+    let arguments = ["policies", "export", "2", "--data-dir", path(data.path()), "--out", path(&whole)];
+    let export = || std::process::Command::new(process::binary()).args(arguments).output().expect("honed runs");
+    let first = export();
+    assert!(first.status.success(), "{first:?}");
+    assert!(!export().status.success(), "a file that is there is not touched");
+    let daemon = TestDaemon::builder().set(format!("policy.model={}", whole.display())).start();
+    assert_eq!(greedy(&daemon).1, said.1);
+    daemon.stop();
+}
+
+fn path(path: &std::path::Path) -> &str {
+    path.to_str().expect("a path in UTF-8")
 }

@@ -17,6 +17,10 @@ section! {
         dtype: String => one_of(&["auto", "f32", "bf16"]);
         /// Keep one activation a block and compute the rest again in backward: a third more arithmetic for a tenth of the memory (arXiv 1604.06174).
         activation_checkpointing: bool => SWITCH;
+        /// Rank of low-rank adapters that learn in place of the weights (LoRA, arXiv 2106.09685): policy, reference and value model then share the frozen weights of version 0, and a published version is a small file that is served beside them. The value model starts at 0, since a reward model that is tuned whole cannot share them. 0: full fine-tuning.
+        lora_rank: usize => whole(0, 1024);
+        /// Updates of the adapters are multiplied by lora_alpha / lora_rank.
+        lora_alpha: f64 => real(0.001, 4096.0);
         /// Passes over the round (InstructGPT C.4: 1).
         epochs: u32 => whole(1, 64);
         /// Adam step size of the policy.
@@ -133,6 +137,8 @@ section! {
         state_every: u64 => whole(1, 100_000);
         /// States kept on disk: the newest for a restart, the older ones for `honed replay`.
         keep_states: usize => whole(1, 100_000);
+        /// Largest copy of policy, value model and moments that a round takes to go back to, MiB; beyond it the copy holds the policy's weights alone, and what fails midway is built anew from the last state on disk.
+        snapshot_mib: u64 => whole(0, 1_048_576);
         /// Where the learner computes; the second needs the `cuda` feature.
         device: String => DEVICE;
         /// Seed of minibatch order.

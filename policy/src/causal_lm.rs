@@ -21,7 +21,7 @@ use crate::{
     kernels::{Precision, plain},
     model_error::{ModelError, Result},
     sequence_batch::{Packed, SequenceBatch},
-    transformer::{Keep, Pass, Transformer, Weight, random_checkpoint, weights_of},
+    transformer::{Adapter, Keep, Pass, Rounded, Transformer, Weight, Weights, random_checkpoint, weights_of},
 };
 
 /// What a frozen pass reads from the policy, flat over response tokens, sequence after sequence.
@@ -33,12 +33,16 @@ pub struct ResponseLogProbs {
     pub entropies: Vec<f32>,
 }
 
-/// A trunk with a language-model head.
+/// A trunk with a language-model head. Clones share their weights.
+#[derive(Clone)]
 pub struct CausalLm {
     trunk: Transformer,
-    head: Weight,
+    /// Every tensor of the architecture.
+    weights: BTreeMap<String, Var>,
+    /// What learns of them, or the adapter's factors.
     parameters: BTreeMap<String, Var>,
     precision: Precision,
+    rounded: Rounded,
     keep: Keep,
 }
 
@@ -49,16 +53,14 @@ impl CausalLm {
     /// When the architecture cannot be trained or tensors do not fit the metadata.
     pub fn from_checkpoint(checkpoint: &Checkpoint, device: &Device) -> Result<CausalLm> {
         let trunk = Transformer::from_checkpoint(checkpoint, device)?;
-        let mut parameters = trunk.parameters().clone();
+        let mut weights = trunk.parameters().clone();
         let shape = trunk.shape();
-        let head = if shape.tied {
-            trunk.embedding().clone()
-        } else {
+        if !shape.tied {
             let output = weights_of(checkpoint, llama::OUTPUT, &[shape.vocab_size, shape.hidden], device)?;
-            parameters.insert(llama::OUTPUT.to_owned(), output);
-            Weight::named(&parameters, llama::OUTPUT)?
-        };
-        Ok(CausalLm { trunk, head, parameters, precision: Precision::F32, keep: Keep::All })
+            weights.insert(llama::OUTPUT.to_owned(), output);
+        }
+        let (parameters, rounded) = (weights.clone(), Rounded::default());
+        Ok(CausalLm { trunk, weights, parameters, precision: Precision::F32, rounded, keep: Keep::All })
     }
 
     /// Random weights.
@@ -79,6 +81,81 @@ impl CausalLm {
     #[must_use]
     pub fn with_keep(self, keep: Keep) -> CausalLm {
         CausalLm { keep, ..self }
+    }
+
+    /// The same weights, frozen, with an adapter that learns in their place.
+    #[must_use]
+    pub fn with_adapter(self, adapter: Adapter) -> CausalLm {
+        let parameters = adapter.parameters().clone();
+        CausalLm { trunk: self.trunk.with_adapter(adapter), parameters, ..self }
+    }
+
+    /// The same model for passes of kernels that want no gradient of its weights. In bf16 it lets its f32 matrices go, but for the embedding
+    /// table, of which rows are read as they are.
+    ///
+    /// # Errors
+    /// When a parameter does not lie in memory as f32.
+    pub fn frozen(mut self) -> Result<CausalLm> {
+        if self.precision == Precision::F32 || !self.trunk.device().is_cpu() {
+            return Ok(self);
+        }
+        self.rounded.keep();
+        self.open(|_| Ok(()))?;
+        let stays = |name: &str, var: &Var| var.dims().len() != 2 || name == llama::TOKEN_EMBEDDING;
+        self.weights.retain(|name, var| stays(name, var));
+        self.parameters = BTreeMap::new();
+        self.trunk.retain(stays);
+        Ok(self)
+    }
+
+    pub(crate) fn weights(&self) -> Weights<'_> {
+        Weights {
+            all: &self.weights,
+            rounded: &self.rounded,
+            adapter: self.trunk.adapter(),
+            trainable: &self.parameters,
+            precision: self.precision,
+        }
+    }
+
+    /// The same model in f32, where its matrices are in memory as that.
+    #[must_use]
+    pub fn exact(&self) -> CausalLm {
+        let precision = match self.weights.contains_key(&llama::block(0, "attn_q")) {
+            true => Precision::F32,
+            false => self.precision,
+        };
+        self.clone().with_precision(precision)
+    }
+
+    /// Whether these are the weights of a file: told by its vectors, which stay in f32 in every precision and which no tuning
+    /// leaves as they were.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn is(&self, file: &Checkpoint) -> Result<bool> {
+        for (name, var) in self.weights.iter().filter(|(_, var)| var.dims().len() == 1) {
+            let Some(other) = file.tensors.get(name) else { return Ok(false) };
+            if var.to_vec1::<f32>()? != other.to_vec1::<f32>()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Name of the matrix that hidden states become logits by.
+    fn head_name(&self) -> &'static str {
+        if self.trunk.shape().tied { llama::TOKEN_EMBEDDING } else { llama::OUTPUT }
+    }
+
+    fn head(&self) -> Result<Weight> {
+        Weight::named(&self.weights, self.head_name())
+    }
+
+    /// Its matrices in bf16: an optimiser may keep them in step; who writes weights by hand must have them forgotten.
+    #[must_use]
+    pub fn rounded(&self) -> &Rounded {
+        &self.rounded
     }
 
     /// In what its matrix products are computed.
@@ -118,7 +195,7 @@ impl CausalLm {
         pass: Pass,
     ) -> Result<(Tensor, Vec<u32>, Vec<f64>)> {
         let (hidden, targets, temperatures) = self.response_hidden(batch, temperatures, pass)?;
-        Ok((plain::linear(&hidden, self.head.get(pass))?, targets, temperatures))
+        Ok((plain::linear(&hidden, self.head()?.get(pass))?, targets, temperatures))
     }
 
     fn response_hidden(
@@ -151,17 +228,21 @@ impl CausalLm {
     /// When a token lies outside the vocabulary.
     pub fn logits(&self, tokens: &[crate::token::TokenId]) -> Result<Tensor> {
         let hidden = self.trunk.hidden(&Packed::new(std::iter::once(tokens)), Pass::Frozen)?;
-        Ok(plain::linear(&hidden, self.head.get(Pass::Frozen))?)
+        Ok(plain::linear(&hidden, self.head()?.get(Pass::Frozen))?)
     }
 
-    /// The weights as a checkpoint: metadata and file types of `like`, tensors from here.
+    /// The weights as a checkpoint: metadata and file types of `like`, tensors from here. Of a model with an adapter, the
+    /// adapter.
     ///
     /// Tensors of `like` that are not trained (`rope_freqs`) are carried over.
     ///
     /// # Errors
     /// When the device fails.
     pub fn to_checkpoint(&self, like: &Checkpoint, weight_type: WeightType) -> Result<Checkpoint> {
-        to_checkpoint(&self.parameters, like, weight_type)
+        match self.trunk.adapter() {
+            Some(adapter) => adapter.to_checkpoint(&like.metadata),
+            None => to_checkpoint(&self.weights, like, weight_type),
+        }
     }
 
     /// The trainable tensors by GGUF name.

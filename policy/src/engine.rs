@@ -16,6 +16,7 @@
 //! Inside a resident (`worker`), sequences join and leave one batch at token boundaries; `sampler` draws in Rust, so that
 //! every token carries the probability that it was really drawn with.
 
+mod adapter;
 mod admission;
 pub(crate) mod backend;
 mod cells;
@@ -50,6 +51,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
+use llama_cpp_2::model::LlamaModel;
 
 pub use self::{
     error::EngineError,
@@ -81,6 +83,8 @@ struct Shared {
     vocabulary: Arc<Vocabulary>,
     context_tokens: u32,
     gate: Arc<Gate>,
+    /// Version 0's weights, which versions that are adapters share.
+    base: Arc<LlamaModel>,
     nursery: Nursery,
     residents: Arc<DashMap<PolicyVersion, Arc<Resident>>>,
     live: ArcSwap<Resident>,
@@ -107,13 +111,17 @@ impl Engine {
         let gate = Arc::new(Gate::default());
         let nursery = Nursery::start()?;
         let setup = Setup::new(config, &vocabulary, &gate, context_tokens, PolicyVersion::SFT, sft);
-        let first = Arc::new(Resident::start(&nursery, setup, Arc::clone(&counters), config.max_queue, || ())?);
+        let weights = loading::weights(&setup, None)?;
+        let base = Arc::clone(&weights.model);
+        let start = Resident::start(&nursery, (setup, weights), Arc::clone(&counters), config.max_queue, || ());
+        let first = Arc::new(start?);
         residents.insert(PolicyVersion::SFT, Arc::clone(&first));
         Ok(Engine(Arc::new(Shared {
             config: config.clone(),
             vocabulary,
             context_tokens,
             gate,
+            base,
             nursery,
             residents,
             live: ArcSwap::new(first),

@@ -28,8 +28,41 @@ pub struct Role<'a> {
     pub name: &'a str,
     /// Its trunk.
     pub shape: &'a Shape,
-    /// Whether it has an optimiser.
-    pub is_trained: bool,
+    /// What of it is in memory, and learns.
+    pub held: Held,
+}
+
+/// What of a model is in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// All weights; they learn.
+    Trained,
+    /// All weights; they stay as they are.
+    Frozen,
+    /// So many numbers of an adapter; they learn, beside another role's weights.
+    Adapter(usize),
+}
+
+impl Role<'_> {
+    fn n_trained(&self) -> usize {
+        match self.held {
+            Held::Trained => self.shape.n_parameters(),
+            Held::Frozen => 0,
+            Held::Adapter(n) => n,
+        }
+    }
+
+    /// Bytes of its numbers, with their bf16 copies where products are computed in that. Frozen weights are then in memory in
+    /// bf16 alone, but for the embedding table.
+    fn bytes(&self, precision: Precision) -> u64 {
+        let (all, table) = (self.shape.n_parameters() as u64, (self.shape.vocab_size * self.shape.hidden) as u64);
+        match (self.held, precision) {
+            (Held::Adapter(n), _) => n as u64 * NUMBER,
+            (_, Precision::F32) => all * NUMBER,
+            (Held::Trained, Precision::Bf16) => all * (NUMBER + 2),
+            (Held::Frozen, Precision::Bf16) => all * 2 + table * NUMBER,
+        }
+    }
 }
 
 /// The widest pass: where activations and logits peak.
@@ -64,16 +97,19 @@ impl MemoryPlan {
     /// - `others`: what else the caller keeps, in bytes.
     #[must_use]
     pub fn new(roles: &[Role<'_>], pass: WidestPass, others: &[(&str, u64)]) -> MemoryPlan {
-        let trained = || roles.iter().filter(|role| role.is_trained).map(|role| role.shape);
-        let largest = |of: &dyn Fn(&Shape) -> u64| trained().map(of).max().unwrap_or(0);
+        let trained = || roles.iter().filter(|role| role.n_trained() > 0);
+        let largest = |of: &dyn Fn(&Shape) -> u64| trained().map(|role| of(role.shape)).max().unwrap_or(0);
         let lanes = |shape: &Shape| lanes_of(shape.n_parameters(), pass.n_threads) as u64;
         // Micro-batches that run side by side bring a sum each; one alone adds into the whole.
         let sums = |shape: &Shape| if lanes(shape) == 1 { 1 } else { lanes(shape) + 1 };
         let names: Vec<&str> = roles.iter().map(|role| role.name).collect();
         let mut items = vec![
-            (format!("weights ({})", names.join(", ")), roles.iter().map(|role| weight_bytes(role.shape)).sum()),
-            ("gradients".to_owned(), largest(&|shape| weight_bytes(shape) * sums(shape))),
-            ("Adam's moments".to_owned(), trained().map(|shape| 2 * weight_bytes(shape)).sum()),
+            (format!("weights ({})", names.join(", ")), roles.iter().map(|role| role.bytes(pass.precision)).sum()),
+            (
+                "gradients".to_owned(),
+                trained().map(|role| role.n_trained() as u64 * NUMBER * sums(role.shape)).max().unwrap_or(0),
+            ),
+            ("Adam's moments".to_owned(), trained().map(|role| 2 * NUMBER * role.n_trained() as u64).sum()),
             (
                 format!("activations ({} tokens a pass)", pass.tokens),
                 largest(&|shape| lanes(shape) * pass.tokens as u64 * bytes_per_token(shape, pass.keep)),
@@ -84,10 +120,6 @@ impl MemoryPlan {
             let logits = |shape: &Shape| (pass.tokens * shape.vocab_size) as u64 * NUMBER;
             let piece = |shape: &Shape| 2 * lanes(shape) * logits(shape).min(LOGIT_BYTES as u64);
             items.push(("logits".to_owned(), largest(&piece)));
-        }
-        if pass.precision == Precision::Bf16 {
-            // Weights are rounded when a model is opened, one model at a time.
-            items.push(("weights in bf16".to_owned(), largest(&|shape| weight_bytes(shape) / 2)));
         }
         items.extend(others.iter().map(|(what, bytes)| ((*what).to_owned(), *bytes)));
         items.push(("program".to_owned(), OVERHEAD));
@@ -153,7 +185,7 @@ mod tests {
 
     fn plan(tokens: usize, roles: usize) -> MemoryPlan {
         let shape = Shape::llama(1000, 64, 2, 2, 2, 128);
-        let role = Role { name: "policy", shape: &shape, is_trained: true };
+        let role = Role { name: "policy", shape: &shape, held: Held::Trained };
         let pass = WidestPass { tokens, keep: Keep::All, precision: Precision::F32, has_logits: true, n_threads: 2 };
         MemoryPlan::new(&vec![role; roles], pass, &[("the file", 1 << 20)])
     }
@@ -166,6 +198,20 @@ mod tests {
         assert_eq!(small.items[2].1, 2 * weights);
         assert!(plan(200, 1).needed() > small.needed());
         assert_eq!(plan(100, 2).needed() - small.needed(), 3 * weights, "weights and moments, not gradients");
+    }
+
+    #[test]
+    fn adapters_cost_what_they_hold() {
+        let shape = Shape::llama(1000, 64, 2, 2, 2, 128);
+        let pass =
+            WidestPass { tokens: 10, keep: Keep::All, precision: Precision::F32, has_logits: true, n_threads: 2 };
+        let roles = |held: [Held; 2]| held.map(|held| Role { name: "x", shape: &shape, held });
+        let needed = |held| MemoryPlan::new(&roles(held), pass, &[]).needed();
+        let (frozen, beside) = (needed([Held::Frozen; 2]), needed([Held::Frozen, Held::Adapter(1000)]));
+        let n_sums = 3;
+        let others = beside + weight_bytes(&shape) - frozen;
+        assert!(others >= 4 * 1000 * (1 + 2 + n_sums), "weights, moments, a gradient a lane and their sum: {others}");
+        assert!(beside < needed([Held::Frozen, Held::Trained]));
     }
 
     #[test]

@@ -13,12 +13,12 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
-    causal_lm::to_checkpoint,
+    causal_lm::{CausalLm, to_checkpoint},
     checkpoint::{Checkpoint, WeightType},
     kernels::{Precision, plain},
     model_error::{ModelError, Result},
     sequence_batch::{Packed, SequenceBatch},
-    transformer::{Keep, Pass, Transformer, Weight, normal, weights_of},
+    transformer::{Adapter, Keep, Pass, Rounded, Transformer, Weight, Weights, normal, weights_of},
 };
 
 /// Name of the head's weight, `[heads, hidden]`.
@@ -31,8 +31,12 @@ pub struct ScalarModel {
     trunk: Transformer,
     weight: Weight,
     bias: Weight,
+    /// Every tensor of trunk and head.
+    weights: BTreeMap<String, Var>,
+    /// What learns of them, and the adapter's factors.
     parameters: BTreeMap<String, Var>,
     precision: Precision,
+    rounded: Rounded,
     keep: Keep,
 }
 
@@ -86,12 +90,36 @@ impl ScalarModel {
         Self::assemble(trunk, weight, Var::zeros(1, candle_core::DType::F32, device)?)
     }
 
+    /// On the frozen weights of a policy, which it shares, with an adapter of its own and a head of zeros.
+    ///
+    /// # Errors
+    /// When memory fails.
+    pub fn beside(base: &CausalLm, adapter: Adapter) -> Result<ScalarModel> {
+        let trunk = base.trunk().clone().with_adapter(adapter);
+        let weight = Var::zeros((1, trunk.shape().hidden), candle_core::DType::F32, trunk.device())?;
+        let bias = Var::zeros(1, candle_core::DType::F32, trunk.device())?;
+        let model = Self::assemble(trunk, weight, bias)?;
+        Ok(ScalarModel { rounded: base.rounded().clone(), precision: base.precision(), ..model })
+    }
+
     fn assemble(trunk: Transformer, weight: Var, bias: Var) -> Result<ScalarModel> {
-        let mut parameters = trunk.parameters().clone();
-        parameters.insert(HEAD_WEIGHT.to_owned(), weight);
-        parameters.insert(HEAD_BIAS.to_owned(), bias);
-        let (weight, bias) = (Weight::named(&parameters, HEAD_WEIGHT)?, Weight::named(&parameters, HEAD_BIAS)?);
-        Ok(ScalarModel { trunk, weight, bias, parameters, precision: Precision::F32, keep: Keep::All })
+        let head = [(HEAD_WEIGHT, weight), (HEAD_BIAS, bias)].map(|(name, var)| (name.to_owned(), var));
+        let mut weights = trunk.parameters().clone();
+        weights.extend(head.clone());
+        let mut parameters = trunk.adapter().map_or_else(|| weights.clone(), |adapter| adapter.parameters().clone());
+        parameters.extend(head);
+        let (weight, bias) = (Weight::named(&weights, HEAD_WEIGHT)?, Weight::named(&weights, HEAD_BIAS)?);
+        let rounded = Rounded::default();
+        Ok(ScalarModel {
+            trunk,
+            weight,
+            bias,
+            weights,
+            parameters,
+            precision: Precision::F32,
+            rounded,
+            keep: Keep::All,
+        })
     }
 
     /// The same model with the matrix products of its trunk in this precision; f32 unless told. The head is always f32.
@@ -104,6 +132,22 @@ impl ScalarModel {
     #[must_use]
     pub fn with_keep(self, keep: Keep) -> ScalarModel {
         ScalarModel { keep, ..self }
+    }
+
+    pub(crate) fn weights(&self) -> Weights<'_> {
+        Weights {
+            all: &self.weights,
+            rounded: &self.rounded,
+            adapter: self.trunk.adapter(),
+            trainable: &self.parameters,
+            precision: self.precision,
+        }
+    }
+
+    /// Its matrices in bf16: an optimiser may keep them in step; who writes weights by hand must have them forgotten.
+    #[must_use]
+    pub fn rounded(&self) -> &Rounded {
+        &self.rounded
     }
 
     /// In what its matrix products are computed.
@@ -150,12 +194,20 @@ impl ScalarModel {
         }
     }
 
-    /// Trunk and head as a checkpoint with the metadata and file types of `like`; the head stays f32.
+    /// Trunk and head as a checkpoint with the metadata and file types of `like`; the head stays f32. Beside frozen weights:
+    /// the adapter and the head.
     ///
     /// # Errors
     /// When the device fails.
     pub fn to_checkpoint(&self, like: &Checkpoint, weight_type: WeightType) -> Result<Checkpoint> {
-        let mut checkpoint = to_checkpoint(&self.parameters, like, weight_type)?;
+        if let Some(adapter) = self.trunk.adapter() {
+            let mut checkpoint = adapter.to_checkpoint(&like.metadata)?;
+            for name in [HEAD_WEIGHT, HEAD_BIAS] {
+                checkpoint.tensors.insert(name.to_owned(), self.weights[name].as_detached_tensor().copy()?);
+            }
+            return Ok(checkpoint);
+        }
+        let mut checkpoint = to_checkpoint(&self.weights, like, weight_type)?;
         checkpoint.tensors.remove(crate::architecture::llama::OUTPUT);
         checkpoint.types.remove(crate::architecture::llama::OUTPUT);
         checkpoint.types.remove(HEAD_WEIGHT);

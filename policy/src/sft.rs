@@ -99,7 +99,7 @@ pub fn train(
     let n_steps = batches.n_steps(options.epochs);
     let SftOptions { learning_rate: peak, final_share, warmup_steps, .. } = *options;
     let schedule = Schedule { peak, final_share, warmup_steps, n_steps };
-    let mut adam = AdamW::new(model.parameters(), options.adam)?;
+    let mut adam = AdamW::new(model.parameters(), options.adam)?.keeping(model.rounded());
     let mut now = SftProgress {
         step: 0,
         n_steps,

@@ -119,8 +119,14 @@ pub fn lanes_of(n_parameters: usize, n_threads: usize) -> usize {
 /// there is work for every lane; and a constant, because sums depend on how a batch is cut, and must not on the machine.
 #[must_use]
 pub fn pieces_min(parameters: &BTreeMap<String, Var>) -> usize {
+    pieces_min_of(n_numbers(parameters))
+}
+
+/// As [`pieces_min`], of a model with this many numbers.
+#[must_use]
+pub fn pieces_min_of(n_parameters: usize) -> usize {
     const PIECES: usize = 4;
-    if is_small(parameters) { PIECES } else { 1 }
+    if is_small_of(n_parameters) { PIECES } else { 1 }
 }
 
 /// Whether a model has so few numbers that its matrix products do not fill several threads.

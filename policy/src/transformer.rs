@@ -7,11 +7,13 @@
 
 mod attention;
 mod linear;
+mod lora;
 mod mlp;
 mod norm;
 mod open;
 mod pass;
 mod rope;
+mod rounded;
 mod tape;
 mod weights;
 
@@ -21,9 +23,11 @@ use candle_core::{Device, Tensor, Var};
 
 pub use attention::AttentionShape;
 pub(crate) use linear::Linear;
-pub(crate) use open::Open;
+pub use lora::{Adapter, LoraShape, is_adapter, merged};
+pub(crate) use open::Weights;
 pub use pass::Keep;
 pub(crate) use pass::OpenTrunk;
+pub use rounded::Rounded;
 pub use weights::{Weight, random_checkpoint};
 pub(crate) use weights::{normal, variable as weights_of};
 
@@ -44,12 +48,14 @@ pub enum Pass {
     Frozen,
 }
 
-/// Embedding, decoder blocks, last norm.
+/// Embedding, decoder blocks, last norm. Clones share their weights.
+#[derive(Clone)]
 pub struct Transformer {
     shape: Shape,
     weights: BTreeMap<String, Weight>,
     rope: Rope,
     parameters: BTreeMap<String, Var>,
+    adapter: Option<Adapter>,
     device: Device,
 }
 
@@ -63,7 +69,8 @@ impl Transformer {
         let parameters = weights::load(checkpoint, &shape, device)?;
         let rope = Rope::new(&shape, checkpoint.tensors.get(llama::ROPE_FREQS))?;
         let weights = parameters.keys().map(|name| Ok((name.clone(), Weight::named(&parameters, name)?)));
-        Ok(Transformer { weights: weights.collect::<Result<_>>()?, shape, rope, parameters, device: device.clone() })
+        let (weights, adapter) = (weights.collect::<Result<_>>()?, None);
+        Ok(Transformer { weights, shape, rope, parameters, adapter, device: device.clone() })
     }
 
     /// Random weights, as training from nothing starts; the same seed gives the same weights on every machine.
@@ -82,10 +89,29 @@ impl Transformer {
         tape::hidden(self, packed, pass)
     }
 
-    /// The trainable tensors by GGUF name.
+    /// The same weights, frozen, with an adapter that learns in their place.
+    #[must_use]
+    pub fn with_adapter(self, adapter: Adapter) -> Transformer {
+        Transformer { adapter: Some(adapter), ..self }
+    }
+
+    /// The adapter beside the weights.
+    #[must_use]
+    pub fn adapter(&self) -> Option<&Adapter> {
+        self.adapter.as_ref()
+    }
+
+    /// Its own tensors by GGUF name, which are trainable unless there is an adapter.
     #[must_use]
     pub fn parameters(&self) -> &BTreeMap<String, Var> {
         &self.parameters
+    }
+
+    /// Lets go of the parameters that do not stay; without them the tape cannot run.
+    pub(crate) fn retain(&mut self, stays: impl Fn(&str, &Var) -> bool) {
+        self.parameters.retain(|name, var| stays(name, var));
+        let parameters = &self.parameters;
+        self.weights.retain(|name, _| parameters.contains_key(name));
     }
 
     /// The numbers that shape it.

@@ -48,7 +48,7 @@ impl Vocabulary {
     /// [`EngineError::Load`] when the file is damaged, has no vocabulary, or has no end token.
     pub fn load(path: &Path) -> Result<Vocabulary, EngineError> {
         let refused = |reason: String| EngineError::Load { path: path.to_owned(), reason };
-        let digest = gguf::inspect(path)?;
+        let digest = gguf::inspect(path)?.tokenizer;
         let params = LlamaModelParams::default().with_vocab_only(true);
         let model = LlamaModel::load_from_file(backend()?, path, &params)
             .map_err(|e| refused(format!("llama.cpp cannot read its vocabulary: {e}")))?;

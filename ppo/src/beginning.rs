@@ -1,15 +1,17 @@
 //! What a learner begins with when no update came before: version 0, and a value model that nobody has trained yet.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::Path, sync::Arc};
 
 use candle_core::Device;
 use policy::{architecture::llama::TOKEN_EMBEDDING, checkpoint::Checkpoint, sequence_batch::Sequence};
 use reward::normalization::Normalization;
 
-use crate::{error::PpoError, fingerprint::Fingerprinter, models::Models, value_model};
+use crate::{
+    error::PpoError,
+    fingerprint::Fingerprinter,
+    models::{self, Models},
+    value_model,
+};
 
 /// Where the value model starts.
 #[derive(Clone, Debug)]
@@ -30,25 +32,19 @@ pub struct Beginning {
     source: Checkpoint,
     value_start: ValueStart,
     device: Device,
-    scratch: PathBuf,
     pretraining: Arc<[Sequence]>,
     pretraining_digest: String,
 }
 
 impl Beginning {
-    /// Reads version 0 from `sft`. Snapshots that are too large for memory go to `scratch`.
+    /// Reads version 0 from `sft`.
     ///
     /// # Errors
     /// When the file cannot be read, or `ppo.device` is not there.
-    pub fn new(
-        sft: &Path,
-        value_start: ValueStart,
-        config: &config::Ppo,
-        scratch: PathBuf,
-    ) -> Result<Beginning, PpoError> {
+    pub fn new(sft: &Path, value_start: ValueStart, config: &config::Ppo) -> Result<Beginning, PpoError> {
         let device = device(&config.device).map_err(PpoError::Device)?;
         let (pretraining, pretraining_digest) = ([].into(), String::new());
-        Ok(Beginning { source: Checkpoint::read(sft)?, value_start, device, scratch, pretraining, pretraining_digest })
+        Ok(Beginning { source: Checkpoint::read(sft)?, value_start, device, pretraining, pretraining_digest })
     }
 
     /// With the texts of `ppo.ptx`.
@@ -85,6 +81,9 @@ impl Beginning {
     /// # Errors
     /// When an architecture cannot be trained, or memory fails.
     pub fn models(&self, weights: &Checkpoint, config: &config::Ppo) -> Result<Models, PpoError> {
+        if config.lora_rank > 0 {
+            return Models::beside(models::frozen(&self.source, config, &self.device)?, weights, None, config);
+        }
         let value = match &self.value_start {
             ValueStart::Policy => value_model::from_policy(&self.source, &self.device)?,
             ValueStart::RewardModel { checkpoint, normalization } => {
@@ -92,7 +91,7 @@ impl Beginning {
                 value_model::from_reward_model(checkpoint, *normalization, vocab_size, &self.device)?
             }
         };
-        Ok(self.with_scratch(Models::new(weights, &self.source, value, config, &self.device)?))
+        Models::new(weights, &self.source, value, config, &self.device)
     }
 
     /// Models with these weights and fresh moments; the value model keeps what it learnt.
@@ -100,14 +99,13 @@ impl Beginning {
     /// # Errors
     /// When memory fails.
     pub fn rebased(&self, models: Models, weights: &Checkpoint, config: &config::Ppo) -> Result<Models, PpoError> {
-        let Models { value, control, .. } = models;
-        let models = self.with_scratch(Models::new(weights, &self.source, value, config, &self.device)?);
+        let Models { value, reference, control, .. } = models;
+        let models = match config.lora_rank {
+            0 => Models::new(weights, &self.source, value, config, &self.device)?,
+            _ => Models::beside(reference, weights, Some(value), config)?,
+        };
         // The value model is as warm as it was, and the text goes on where it stopped.
         Ok(Models { control, ..models })
-    }
-
-    fn with_scratch(&self, models: Models) -> Models {
-        Models { scratch: Some(self.scratch.clone()), ..models }
     }
 }
 

@@ -17,6 +17,9 @@ pub enum PpoError {
     /// The caller's pace said stop: shutdown, or pause.
     #[error("the update was interrupted")]
     Interrupted,
+    /// Weights that no adapter beside version 0 can stand for.
+    #[error("ppo.lora_rank: the live version was tuned whole; activate version 0 or an adapter, or set it to 0")]
+    WholeModel,
     /// A checkpoint cannot be a value model.
     #[error("value model: expected {expected}, got {got}")]
     ValueModel {

@@ -25,6 +25,7 @@ mod batch;
 mod failure;
 mod owner;
 mod rails;
+mod room;
 mod saving;
 mod share;
 mod status;

@@ -25,6 +25,7 @@ pub mod models;
 pub mod off_policy;
 pub mod optimum;
 pub mod parity;
+pub mod plan;
 pub mod publish;
 pub mod registry;
 pub mod replay;

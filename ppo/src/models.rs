@@ -1,6 +1,6 @@
 //! The models that one update works on.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
 use candle_core::Device;
 use policy::{
@@ -9,8 +9,8 @@ use policy::{
     kernels::Precision,
     optimizer::{AdamConfig, AdamW},
     scalar_model::ScalarModel,
-    threads::is_small,
-    transformer::Keep,
+    threads::is_small_of,
+    transformer::{Adapter, Keep, LoraShape, is_adapter, merged},
 };
 
 use crate::{averaging::WeightAverage, control::ControlState, error::PpoError, snapshot::Snapshot, state::Half};
@@ -32,8 +32,8 @@ pub struct Models {
     pub value_optimizer: AdamW,
     /// β now, per nat; moves when `ppo.kl_adaptive`. Persist it with the optimisers.
     pub kl_coef: f64,
-    /// Where a snapshot goes that is too large for memory; without a folder every snapshot stays in memory.
-    pub scratch: Option<PathBuf>,
+    /// A round failed midway and could not be put back ([`crate::snapshot`]): make the models anew.
+    pub is_spoilt: bool,
     /// What else is remembered between rounds. Persist it with the optimisers.
     pub control: ControlState,
     /// The moving average of the policy's weights, once a round with `ppo.ema_decay` has begun it. Persist it too.
@@ -54,18 +54,53 @@ impl Models {
         config: &config::Ppo,
         device: &Device,
     ) -> Result<Models, PpoError> {
-        let adam = adam(config);
-        let policy = CausalLm::from_checkpoint(policy, device)?;
-        let precision = Precision::choose(&config.dtype, is_small(policy.parameters()))?;
+        let policy = match is_adapter(&policy.metadata) {
+            true => CausalLm::from_checkpoint(&merged(reference, policy)?, device)?,
+            false => CausalLm::from_checkpoint(policy, device)?,
+        };
+        let reference = frozen(reference, config, device)?;
+        Models::of(policy.with_precision(reference.precision()), reference, value, config)
+    }
+
+    /// Models that share the weights of `reference` ([`frozen`]), each beside its own adapter.
+    ///
+    /// - `policy`: an adapter to go on from, or version 0 itself for a new one;
+    /// - `value`: one that shares the same weights already, or a new one that says 0.
+    ///
+    /// # Errors
+    /// [`PpoError::WholeModel`] when `policy` is neither; when an adapter does not fit, or memory fails.
+    pub fn beside(
+        reference: CausalLm,
+        policy: &Checkpoint,
+        value: Option<ScalarModel>,
+        config: &config::Ppo,
+    ) -> Result<Models, PpoError> {
+        let (shape, device) = (reference.trunk().shape(), reference.trunk().device());
+        let lora = LoraShape { rank: config.lora_rank, alpha: config.lora_alpha as f32 };
+        let new = |seed| Adapter::new(shape, lora, seed, device);
+        let adapter = match is_adapter(&policy.metadata) {
+            true => Adapter::from_checkpoint(policy, shape, device)?,
+            false if reference.is(policy)? => new(config.seed)?,
+            false => return Err(PpoError::WholeModel),
+        };
+        let value = match value {
+            Some(value) => value,
+            None => ScalarModel::beside(&reference, new(!config.seed)?)?,
+        };
+        Models::of(reference.clone().with_adapter(adapter), reference, value, config)
+    }
+
+    fn of(policy: CausalLm, reference: CausalLm, value: ScalarModel, config: &config::Ppo) -> Result<Models, PpoError> {
+        let (adam, precision) = (adam(config), reference.precision());
         let keep = if config.activation_checkpointing { Keep::Inputs } else { Keep::All };
         Ok(Models {
-            policy_optimizer: AdamW::new(policy.parameters(), adam)?,
-            value_optimizer: AdamW::new(value.parameters(), adam)?,
-            reference: CausalLm::from_checkpoint(reference, device)?.with_precision(precision),
-            policy: policy.with_precision(precision).with_keep(keep),
+            policy_optimizer: AdamW::new(policy.parameters(), adam)?.keeping(policy.rounded()),
+            value_optimizer: AdamW::new(value.parameters(), adam)?.keeping(value.rounded()),
+            policy: policy.with_keep(keep),
             value: value.with_precision(precision).with_keep(keep),
+            reference,
             kl_coef: config.kl_coef,
-            scratch: None,
+            is_spoilt: false,
             control: ControlState::default(),
             average: None,
         })
@@ -87,26 +122,26 @@ impl Models {
         self.kl_coef = numbers.get(KL_COEF).copied().unwrap_or(self.kl_coef);
     }
 
-    /// Everything that a round changes, as it is now.
+    /// What a round may have to go back to: everything, or beyond `ppo.snapshot_mib` the policy's weights.
     ///
     /// # Errors
-    /// When memory or the folder for large snapshots fails.
-    pub fn snapshot(&self) -> Result<Snapshot, PpoError> {
-        Snapshot::of(self)
+    /// When memory fails.
+    pub fn snapshot(&self, config: &config::Ppo) -> Result<Snapshot, PpoError> {
+        Snapshot::of(self, config)
     }
 
-    /// Goes back to a snapshot, bit for bit.
+    /// Goes back to a snapshot, bit for bit; from one that is not whole, marks the models as spoilt.
     ///
     /// # Errors
-    /// When the snapshot is of other models, or cannot be read.
+    /// When the snapshot is of other models.
     pub fn restore(&mut self, snapshot: &Snapshot) -> Result<(), PpoError> {
         snapshot.restore(self)
     }
 
-    /// Goes back with the policy and its optimiser only: the value model's lessons stay true.
+    /// Goes back with the policy only, and its optimiser where the snapshot is whole: the value model's lessons stay true.
     ///
     /// # Errors
-    /// When the snapshot is of other models, or cannot be read.
+    /// When the snapshot is of other models.
     pub fn restore_policy(&mut self, snapshot: &Snapshot) -> Result<(), PpoError> {
         snapshot.restore_policy(self)
     }
@@ -129,6 +164,17 @@ impl Models {
         }
         Ok(())
     }
+}
+
+/// Version 0 as all roles read it: frozen, in the precision of the arithmetic.
+///
+/// # Errors
+/// When the architecture cannot be trained, or the precision is not to be had.
+pub fn frozen(reference: &Checkpoint, config: &config::Ppo, device: &Device) -> Result<CausalLm, PpoError> {
+    let reference = CausalLm::from_checkpoint(reference, device)?;
+    let is_small = is_small_of(reference.trunk().shape().n_parameters());
+    let precision = Precision::choose(&config.dtype, is_small)?;
+    Ok(reference.with_precision(precision).frozen()?)
 }
 
 /// The constants of both optimisers.

@@ -64,15 +64,17 @@ pub struct ParityLimits {
 }
 
 impl ParityLimits {
-    /// The limits for weights stored as in this checkpoint: the coarsest type of a matrix decides.
+    /// The limits for weights stored as in this checkpoint: the coarsest type of a matrix decides, or the trainer's arithmetic
+    /// where it has nothing finer than bf16 to compare with.
     #[must_use]
-    pub fn of(checkpoint: &Checkpoint) -> ParityLimits {
+    pub fn of(checkpoint: &Checkpoint, precision: Precision) -> ParityLimits {
+        let finest = if precision == Precision::F32 { 2e-3 } else { 0.5 };
         let expected = checkpoint.types.values().map(|kind| match kind {
             GgmlDType::F32 => 2e-3,
             GgmlDType::F16 | GgmlDType::BF16 => 2e-2,
             _ => 0.5,
         });
-        let expected = expected.fold(2e-3, f64::max);
+        let expected = expected.fold(finest, f64::max);
         ParityLimits { expected, hard: 10.0 * expected }
     }
 }
@@ -88,6 +90,8 @@ pub fn mean_limit(served: &Checkpoint, precision: Precision) -> f64 {
 
 /// Replays recorded sequences under a resident version and under the trainer's policy.
 ///
+/// The trainer computes in f32 where it has its weights in that ([`CausalLm::exact`]): the question is whether both have the
+/// same model, and the rounding of bf16 would hide the answer.
 /// - `sequences`: prompts with responses; the first few that fit are used.
 ///
 /// # Errors
@@ -98,6 +102,7 @@ pub fn measure<'a>(
     policy: &CausalLm,
     sequences: impl IntoIterator<Item = &'a Sequence>,
 ) -> Result<Parity, ParityError> {
+    let policy = policy.exact();
     let mut differences = Vec::new();
     let mut n_left = N_TOKENS_MAX.min(N_SEQUENCES * engine.context_tokens() as usize);
     for sequence in sequences.into_iter().take(N_SEQUENCES) {
@@ -106,7 +111,7 @@ pub fn measure<'a>(
             continue;
         }
         n_left -= n;
-        differences.extend(compare(engine, version, policy, sequence)?);
+        differences.extend(compare(engine, version, &policy, sequence)?);
     }
     Ok(Parity {
         n_tokens: differences.len(),

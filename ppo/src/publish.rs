@@ -28,6 +28,7 @@ use policy::{
     engine::{Engine, EngineError, ResidentState},
     model_error::ModelError,
     sequence_batch::Sequence,
+    transformer::is_adapter,
 };
 
 pub use loader::Loader;
@@ -223,7 +224,9 @@ impl Publisher<'_> {
             self.registry.discard(version);
             return Err(error.into());
         }
-        Ok((digest, ParityLimits::of(&checkpoint)))
+        // An adapter is served beside version 0's weights.
+        let served = if is_adapter(&checkpoint.metadata) { proposal.source } else { &checkpoint };
+        Ok((digest, ParityLimits::of(served, policy.exact().precision())))
     }
 
     fn examine(

@@ -1,104 +1,71 @@
-//! Where a round began, to go back to bit for bit: in memory for small models, in a file for large ones.
+//! Where a round began, to go back to: bit for bit for small models, the policy's weights alone for large ones.
 //!
 //! Policy, value model and their moments are six times the policy in f32. For a small model a copy costs nothing. For one of
-//! 135 M parameters it is 3.2 GB, more than everything else that an update needs; so from [`MEMORY_BYTES_MAX`] on it is
-//! written to a file that has no name, in [`Models::scratch`]: the kernel keeps what it has memory for, writes the rest, and
-//! forgets the file however the process ends. It is not synced: whoever needs it is this process.
+//! 135 M parameters it is 3.2 GB, more than everything else that an update needs, and written to a disk it takes as long as
+//! the update. So beyond `ppo.snapshot_mib` a snapshot holds what a refusal needs: the policy's weights (and their average).
+//! Taking a round back then leaves both optimisers' moments and the value model as the round made them. What fails midway
+//! cannot be put back: the models are marked ([`Models::is_spoilt`]), and their owner makes them again from the last state on
+//! disk and the records since, as after a crash ([`crate::replay`]).
 
-use std::{
-    collections::BTreeMap,
-    fs::{self, File, OpenOptions},
-    io::{BufReader, BufWriter, Seek, SeekFrom, Write},
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::collections::BTreeMap;
 
 use candle_core::Tensor;
-use policy::{
-    model_error::ModelError,
-    optimizer::{AdamState, Moments},
-};
+use policy::optimizer::AdamState;
 
-use crate::{
-    averaging::WeightAverage,
-    error::PpoError,
-    models::Models,
-    state::{Half, read_half, write_half},
-};
+use crate::{averaging::WeightAverage, error::PpoError, models::Models, state::Half};
 
-/// Largest snapshot that stays in memory: copied in a tenth of a second, and below what a process of the size of such a
-/// model (20 M parameters) notices.
-pub const MEMORY_BYTES_MAX: u64 = 512 << 20;
-
-/// Everything that a round changes, at one moment.
+/// What a round may have to go back to.
 pub struct Snapshot {
-    halves: Halves,
+    policy: Copied,
+    /// Absent beyond `ppo.snapshot_mib`.
+    value: Option<Copied>,
     control: BTreeMap<String, f64>,
 }
 
-enum Halves {
-    Memory([Copied; 2]),
-    File(Unnamed),
-}
-
-/// One model and its optimiser.
+/// One model, and where there is room its optimiser.
 struct Copied {
     weights: BTreeMap<String, Tensor>,
-    optimizer: AdamState,
+    optimizer: Option<AdamState>,
     /// Cheap to keep: its tensors are replaced, never written into.
     average: Option<WeightAverage>,
 }
 
-/// A file without a name, and where its second half begins.
-struct Unnamed {
-    file: File,
-    /// Where its name was.
-    path: PathBuf,
-    starts: [u64; 2],
-}
-
 impl Snapshot {
-    pub(crate) fn of(models: &Models) -> Result<Snapshot, PpoError> {
-        Snapshot::within(models, MEMORY_BYTES_MAX)
-    }
-
-    fn within(models: &Models, memory_bytes_max: u64) -> Result<Snapshot, PpoError> {
+    pub(crate) fn of(models: &Models, config: &config::Ppo) -> Result<Snapshot, PpoError> {
         let n_bytes: u64 = Half::ALL.into_iter().map(|half| half.n_bytes(models)).sum();
-        let halves = match &models.scratch {
-            Some(folder) if n_bytes > memory_bytes_max => Halves::File(Unnamed::write(models, folder)?),
-            _ => Halves::Memory([Copied::of(models, Half::Policy)?, Copied::of(models, Half::Value)?]),
-        };
-        Ok(Snapshot { halves, control: models.control() })
+        let is_whole = n_bytes <= config.snapshot_mib << 20;
+        let value = is_whole.then(|| Copied::of(models, Half::Value, true)).transpose()?;
+        Ok(Snapshot { policy: Copied::of(models, Half::Policy, is_whole)?, value, control: models.control() })
     }
 
-    /// Puts everything back.
+    /// Whether everything can be put back.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.value.is_some()
+    }
+
+    /// Puts everything back, or marks the models as spoilt.
     pub(crate) fn restore(&self, models: &mut Models) -> Result<(), PpoError> {
-        self.put_back(models, Half::Policy)?;
-        self.put_back(models, Half::Value)?;
+        let Some(value) = &self.value else {
+            models.is_spoilt = true;
+            return Ok(());
+        };
+        self.policy.put_back(models, Half::Policy)?;
+        value.put_back(models, Half::Value)?;
         models.set_control(&self.control);
         Ok(())
     }
 
-    /// Puts the policy and its optimiser back.
+    /// Puts the policy back, with its optimiser where there is a copy.
     pub(crate) fn restore_policy(&self, models: &mut Models) -> Result<(), PpoError> {
-        self.put_back(models, Half::Policy)
-    }
-
-    fn put_back(&self, models: &mut Models, half: Half) -> Result<(), PpoError> {
-        match &self.halves {
-            Halves::Memory(copied) => copied[half as usize].put_back(models, half),
-            Halves::File(unnamed) => unnamed.put_back(models, half),
-        }
+        self.policy.put_back(models, Half::Policy)
     }
 }
 
 impl Copied {
-    fn of(models: &Models, half: Half) -> Result<Copied, PpoError> {
-        // Real copies: optimisers may write into the storage that they hand out.
-        let state = half.optimizer(models).state();
-        let both = |m: &Moments| Ok::<_, PpoError>(Moments { first: m.first.copy()?, second: m.second.copy()? });
-        let moments = state.moments.iter().map(|(name, m)| Ok((name.clone(), both(m)?)));
-        let optimizer = AdamState { step: state.step, moments: moments.collect::<Result<_, PpoError>>()? };
+    /// Real copies: optimisers write into the storage that they hand out.
+    fn of(models: &Models, half: Half, with_optimizer: bool) -> Result<Copied, PpoError> {
+        let optimizer = with_optimizer.then(|| half.optimizer(models).state().copy()).transpose()?;
         let weights = half.parameters(models).iter();
         let weights = weights.map(|(name, var)| Ok((name.clone(), var.as_detached_tensor().copy()?)));
         let average = if half == Half::Policy { models.average.clone() } else { None };
@@ -111,40 +78,14 @@ impl Copied {
                 var.set(weights)?;
             }
         }
-        let both = |m: &Moments| Ok::<_, PpoError>(Moments { first: m.first.copy()?, second: m.second.copy()? });
-        let moments = self.optimizer.moments.iter().map(|(name, m)| Ok((name.clone(), both(m)?)));
-        let state = AdamState { step: self.optimizer.step, moments: moments.collect::<Result<_, PpoError>>()? };
-        half.optimizer_mut(models).restore(state)?;
+        half.forget_rounded(models);
+        if let Some(state) = &self.optimizer {
+            half.optimizer_mut(models).restore(state.copy()?)?;
+        }
         if half == Half::Policy {
             models.average = self.average.clone();
         }
         Ok(())
-    }
-}
-
-impl Unnamed {
-    fn write(models: &Models, folder: &Path) -> Result<Unnamed, PpoError> {
-        static N_WRITTEN: AtomicU64 = AtomicU64::new(0);
-        let n = N_WRITTEN.fetch_add(1, Ordering::Relaxed);
-        let path = folder.join(format!("snapshot-{}-{n}", std::process::id()));
-        let io_error = |source| ModelError::Io { path: path.clone(), source };
-        // Not `create`: a file that is there already belongs to somebody.
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).map_err(io_error)?;
-        fs::remove_file(&path).map_err(io_error)?;
-        let mut out = BufWriter::with_capacity(1 << 20, &file);
-        write_half(&mut out, models, Half::Policy, &io_error)?;
-        let second = out.stream_position().map_err(io_error)?;
-        write_half(&mut out, models, Half::Value, &io_error)?;
-        out.flush().map_err(io_error)?;
-        drop(out);
-        Ok(Unnamed { file, path, starts: [0, second] })
-    }
-
-    fn put_back(&self, models: &mut Models, half: Half) -> Result<(), PpoError> {
-        let io_error = |source| ModelError::Io { path: self.path.clone(), source };
-        let mut file = &self.file;
-        file.seek(SeekFrom::Start(self.starts[half as usize])).map_err(io_error)?;
-        Ok(read_half(&mut BufReader::with_capacity(1 << 20, file), models, half, &io_error)?)
     }
 }
 
@@ -153,10 +94,13 @@ mod tests {
     use super::*;
     use crate::{
         state,
-        test_world::{World, share_of},
+        test_world::{World, bytes_of, share_of},
         update::Round,
     };
-    use policy::{PolicyVersion, TokenId};
+    use policy::{
+        PolicyVersion, TokenId,
+        sequence_batch::{Sequence, SequenceBatch},
+    };
     use std::ops::ControlFlow;
 
     fn learn(world: &mut World) {
@@ -170,39 +114,73 @@ mod tests {
         state::fingerprint(&world.models, 0).unwrap().to_string()
     }
 
-    /// Goal: memory and file bring back the same bits, however often. Method: learn, take both, learn on, go back by each in
-    /// turn; the whole state is compared by fingerprint.
+    /// Goal: a whole snapshot brings back every bit, however often. Method: learn, take it, learn on, go back, twice; the whole
+    /// state is compared by fingerprint.
     #[test]
-    fn a_snapshot_in_a_file_is_worth_one_in_memory() {
-        let folder = tempfile::tempdir().unwrap();
+    fn a_whole_snapshot_brings_every_bit_back() {
         let mut world = World::new(1);
         world.config.kl_adaptive = true;
         world.config.ema_decay = 0.5;
         learn(&mut world);
         assert!(world.models.average.is_some());
-        world.models.scratch = Some(folder.path().to_owned());
-        let (memory, file) = (Snapshot::of(&world.models).unwrap(), Snapshot::within(&world.models, 0).unwrap());
-        assert!(matches!((&memory.halves, &file.halves), (Halves::Memory(_), Halves::File(_))));
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "the file has no name");
+        let snapshot = Snapshot::of(&world.models, &world.config).unwrap();
+        assert!(snapshot.is_whole());
         let before = fingerprint(&world);
-        for snapshot in [&file, &memory, &file] {
+        for _ in 0..2 {
             learn(&mut world);
             assert_ne!(fingerprint(&world), before);
             snapshot.restore(&mut world.models).unwrap();
             assert_eq!(fingerprint(&world), before);
+            assert!(!world.models.is_spoilt);
         }
+    }
+
+    /// The same in bf16, whose copies of the weights must go back with them.
+    #[test]
+    fn the_copies_in_bf16_go_back_too() {
+        if policy::kernels::bf16_level() == 0 {
+            eprintln!("skipped: this processor does not multiply bf16");
+            return;
+        }
+        let mut world = World::with(3, |config| config.dtype = "bf16".to_owned());
+        let batch = SequenceBatch::new(vec![Sequence::new(&[TokenId(1)], &[TokenId(2), TokenId(3)])]);
+        let read = |world: &World| world.models.policy.frozen_log_probs(&batch, &[1.0]).unwrap();
+        let before = read(&world);
+        let snapshot = Snapshot::of(&world.models, &world.config).unwrap();
+        learn(&mut world);
+        assert_ne!(read(&world), before);
+        snapshot.restore_policy(&mut world.models).unwrap();
+        assert_eq!(read(&world), before);
+    }
+
+    /// Goal: the snapshot of a large model costs its weights once, takes the policy back and owns up to the rest. Method: the
+    /// same world with no room at all.
+    #[test]
+    fn beyond_its_room_a_snapshot_holds_the_policys_weights_alone() {
+        let mut world = World::new(2);
+        world.config.snapshot_mib = 0;
+        let snapshot = Snapshot::of(&world.models, &world.config).unwrap();
+        assert!(!snapshot.is_whole());
+        let bits =
+            |world: &World| (bytes_of(world.models.policy.parameters()), bytes_of(world.models.value.parameters()));
+        let before = bits(&world);
+        learn(&mut world);
+        let learnt = bits(&world);
+        assert!(learnt.0 != before.0 && learnt.1 != before.1);
+        snapshot.restore_policy(&mut world.models).unwrap();
+        assert_eq!(bits(&world), (before.0, learnt.1));
+        assert!(world.models.policy_optimizer.state().step > 0, "the moments go on");
+        assert!(!world.models.is_spoilt);
+        snapshot.restore(&mut world.models).unwrap();
+        assert!(world.models.is_spoilt);
     }
 
     #[test]
     fn the_policy_alone_goes_back_and_the_value_model_stays() {
-        let folder = tempfile::tempdir().unwrap();
         let mut world = World::new(2);
-        world.models.scratch = Some(folder.path().to_owned());
-        let snapshot = Snapshot::within(&world.models, 0).unwrap();
-        let bits = |world: &World| {
-            let of = crate::test_world::bytes_of;
-            (of(world.models.policy.parameters()), of(world.models.value.parameters()))
-        };
+        let snapshot = Snapshot::of(&world.models, &world.config).unwrap();
+        let bits =
+            |world: &World| (bytes_of(world.models.policy.parameters()), bytes_of(world.models.value.parameters()));
         let before = bits(&world);
         learn(&mut world);
         let learnt = bits(&world);

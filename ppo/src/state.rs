@@ -1,5 +1,5 @@
 //! The learner's state: everything that an update changes. As a fingerprint it says whether two learners are the same bit
-//! for bit; as a stream of tensors it lies in a file, named ([`StateFile`]) or not ([`crate::snapshot`]).
+//! for bit; as a stream of tensors it lies in a file ([`StateFile`]).
 //!
 //! An update is a pure function of the state before it and of its record in the log. So a state need not be written at
 //! every update, which for a large model would cost as long as the update: a restart reads the newest state that there is,
@@ -15,7 +15,8 @@ mod tensors;
 
 pub use file::{StateFile, StateHead};
 pub use folder::StateFolder;
-pub(crate) use tensors::{Half, read_half, write_half};
+pub(crate) use tensors::Half;
+use tensors::{read_half, write_half};
 
 use policy::model_error::ModelError;
 

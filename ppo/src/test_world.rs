@@ -5,13 +5,18 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Var};
 use policy::{
     FinishReason, LogProb, PolicyVersion, Rollout, RolloutId, SampledToken, SamplingParams, TokenId,
-    architecture::Shape, sequence_batch::Sequence, transformer::random_checkpoint,
+    architecture::{Shape, llama::TOKEN_EMBEDDING},
+    sequence_batch::Sequence,
+    transformer::random_checkpoint,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reward::{Score, Scored, ScoredRollout};
 
-use crate::{models::Models, value_model};
+use crate::{
+    models::{Models, frozen},
+    value_model,
+};
 
 /// Tokens of the language.
 pub(crate) const VOCAB: usize = 11;
@@ -34,20 +39,36 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(seed: u64) -> World {
-        World::of(&Shape::llama(VOCAB, 16, 1, 2, 2, 24), seed)
+        World::with(seed, |_| ())
+    }
+
+    /// With other knobs than the usual.
+    pub(crate) fn with(seed: u64, change: impl FnOnce(&mut config::Ppo)) -> World {
+        World::of(&Shape::llama(VOCAB, 16, 1, 2, 2, 24), seed, change)
     }
 
     /// With matrices of the size at which products are split over threads.
     pub(crate) fn wide(seed: u64) -> World {
-        World::of(&Shape::llama(VOCAB, 256, 2, 4, 2, 768), seed)
+        World::of(&Shape::llama(VOCAB, 256, 2, 4, 2, 768), seed, |_| ())
     }
 
-    fn of(shape: &Shape, seed: u64) -> World {
-        let base = random_checkpoint(shape, seed).unwrap();
+    fn of(shape: &Shape, seed: u64, change: impl FnOnce(&mut config::Ppo)) -> World {
+        let mut base = random_checkpoint(shape, seed).unwrap();
         let mut config = config::Config::default().ppo;
         (config.rollouts_per_update, config.minibatch, config.micro_batch_tokens) = (32, 8, 20);
-        let value = value_model::from_policy(&base, &Device::Cpu).unwrap();
-        let models = Models::new(&base, &base, value, &config, &Device::Cpu).unwrap();
+        change(&mut config);
+        if config.lora_rank > 0 {
+            // Adapters leave embedding and last norm alone, which bound the logits: at 0.02 nothing could be learnt.
+            let table = base.tensors.get_mut(TOKEN_EMBEDDING).unwrap();
+            *table = (&*table * 10.0).unwrap();
+        }
+        let models = match config.lora_rank {
+            0 => {
+                let value = value_model::from_policy(&base, &Device::Cpu).unwrap();
+                Models::new(&base, &base, value, &config, &Device::Cpu).unwrap()
+            }
+            _ => Models::beside(frozen(&base, &config, &Device::Cpu).unwrap(), &base, None, &config).unwrap(),
+        };
         World { models, config, texts: Vec::new(), temperature: 1.0, dice: ChaCha8Rng::seed_from_u64(seed), n_drawn: 0 }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! The round works on the models in memory and on nothing else: no file, no database, no clock but for statistics. Its
 //! caller owns the rest: it claims the rollouts, persists what a round changes (weights, moments, β), publishes. So a round
-//! that fails, is interrupted, or runs away leaves the models *bit for bit* as they were.
+//! that fails or is interrupted leaves the models *bit for bit* as they were, or marked as spoilt where a copy would be too
+//! large to take ([`crate::snapshot`]).
 //!
 //! ```text
 //! admit        which rollouts are episodes, and why the others are not
@@ -74,7 +75,7 @@ pub struct Round<'a> {
 impl Round<'_> {
     /// Learns from these rollouts.
     ///
-    /// - `models`: changed in place; on any error they are put back bit for bit;
+    /// - `models`: changed in place; on any error they are put back bit for bit, or marked as spoilt;
     /// - `rollouts`: any number, usually `ppo.rollouts_per_update`;
     /// - `pace`: called between micro-batches; may sleep, `Break` gives [`PpoError::Interrupted`].
     ///
@@ -86,7 +87,7 @@ impl Round<'_> {
         rollouts: &[ScoredRollout],
         pace: Pace<'_>,
     ) -> Result<RoundOutcome, PpoError> {
-        let snapshot = models.snapshot()?;
+        let snapshot = models.snapshot(self.config)?;
         self.run_from(&snapshot, models, rollouts, pace)
     }
 

@@ -156,7 +156,7 @@ pub fn train(
     let RankingTrainOptions { learning_rate: peak, final_share, warmup_steps, .. } = *options;
     let schedule = Schedule { peak, final_share, warmup_steps, n_steps };
     let mut shuffled = Shuffled::new(rankings, options.seed);
-    let mut adam = AdamW::new(model.parameters(), options.adam)?;
+    let mut adam = AdamW::new(model.parameters(), options.adam)?.keeping(model.rounded());
     for step in 0..n_steps {
         let batch: Vec<&Ranking> = (0..options.batch).map(|_| shuffled.draw()).collect();
         let (report, mut gradients) = loss_and_gradients(model, &batch, options)?;

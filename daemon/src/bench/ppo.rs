@@ -5,7 +5,7 @@
 
 use std::{ops::ControlFlow, time::Instant};
 
-use ::ppo::{Models, Round, value_model};
+use ::ppo::{Models, Round, models::frozen, value_model};
 use candle_core::Device;
 use policy::{
     FinishReason, LogProb, PolicyVersion, Rollout, RolloutId, SampledToken, SamplingParams, TokenId,
@@ -15,7 +15,7 @@ use policy::{
     sequence_batch::{Sequence, SequenceBatch},
     threads,
 };
-use rand::{Rng, SeedableRng};
+use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use reward::{Score, Scored, ScoredRollout};
 
@@ -23,7 +23,6 @@ use super::Dtype;
 use crate::{
     cli::{Outcome, progress},
     http::wire::{json, measurement},
-    scratch::Scratch,
 };
 
 /// The peer's arguments.
@@ -41,12 +40,15 @@ pub(crate) struct Args {
     /// Passes over the episodes.
     #[arg(long, default_value_t = 1)]
     epochs: u32,
-    /// Longest prompt; lengths are drawn from half of it to all of it.
+    /// Longest prompt; lengths are spread evenly from half of it to all of it.
     #[arg(long, default_value_t = 64)]
     prompt: usize,
-    /// Longest response; lengths are drawn likewise.
+    /// Longest response; its lengths likewise.
     #[arg(long, default_value_t = 64)]
     response: usize,
+    /// Rank of low-rank adapters (LoRA) in place of full fine-tuning; 0: full.
+    #[arg(long, default_value_t = 0)]
+    lora_rank: usize,
     /// Type of the arithmetic.
     #[arg(long, value_enum, default_value = "f32")]
     dtype: Dtype,
@@ -113,13 +115,16 @@ fn measure(args: &Args) -> Result<measurement::Ppo, Box<dyn std::error::Error + 
     let policy = CausalLm::random(&shape, args.seed, &Device::Cpu)?;
     let checkpoint = policy.to_checkpoint(&like, WeightType::F32)?;
     let config = config_of(args)?;
-    let value = value_model::from_policy(&checkpoint, &Device::Cpu)?;
     let rollouts = rollouts(args, &shape, &policy)?;
     drop(policy);
-    let mut models = Models::new(&checkpoint, &checkpoint, value, &config, &Device::Cpu)?;
+    let mut models = match args.lora_rank {
+        0 => {
+            let value = value_model::from_policy(&checkpoint, &Device::Cpu)?;
+            Models::new(&checkpoint, &checkpoint, value, &config, &Device::Cpu)?
+        }
+        _ => Models::beside(frozen(&checkpoint, &config, &Device::Cpu)?, &checkpoint, None, &config)?,
+    };
     drop(checkpoint);
-    let scratch = Scratch::new("ppo")?;
-    models.scratch = Some(scratch.path().to_path_buf());
     let bar = progress::bar(args.repeat as u64 + 1, "updating");
     let mut best: Option<(f64, f64, f64)> = None;
     for repeat in 0..=args.repeat {
@@ -155,6 +160,7 @@ fn report(
         batch: args.batch,
         minibatch: args.minibatch,
         epochs: args.epochs,
+        lora_rank: args.lora_rank,
         prompt: args.prompt,
         response: args.response,
         dtype: args.dtype.name(),
@@ -177,6 +183,7 @@ fn config_of(args: &Args) -> Result<config::Ppo, config::ConfigError> {
         format!("ppo.rollouts_per_update={}", args.batch),
         format!("ppo.minibatch={}", args.minibatch),
         format!("ppo.dtype={}", args.dtype.name()),
+        format!("ppo.lora_rank={}", args.lora_rank),
         format!("ppo.epochs={}", args.epochs),
         format!("ppo.threads={}", args.threads),
         "ppo.policy_learning_rate=1e-6".to_owned(),
@@ -199,13 +206,15 @@ fn rollouts(
     policy: &CausalLm,
 ) -> Result<Vec<ScoredRollout>, Box<dyn std::error::Error + Send + Sync>> {
     let mut random = ChaCha8Rng::seed_from_u64(args.seed);
-    let mut tokens = |longest: usize| -> Vec<TokenId> {
-        let n = random.random_range(longest.div_ceil(2)..=longest);
+    // As ragged as lengths drawn at random, but the same amount of work whatever the seed.
+    let (prompts, responses) =
+        (lengths(args.prompt, args.batch, &mut random), lengths(args.response, args.batch, &mut random));
+    let mut tokens = |n: usize| -> Vec<TokenId> {
         (0..n).map(|_| TokenId(random.random_range(5..shape.vocab_size as u32))).collect()
     };
     let mut all = Vec::with_capacity(args.batch);
     for i in 0..args.batch {
-        let (prompt, response) = (tokens(args.prompt), tokens(args.response));
+        let (prompt, response) = (tokens(prompts[i]), tokens(responses[i]));
         let batch = SequenceBatch::new(vec![Sequence::new(&prompt, &response)]);
         let log_probs = policy.frozen_log_probs(&batch, &[1.0])?.log_probs;
         let sampled = |(id, log_prob): (TokenId, f32)| SampledToken {
@@ -228,6 +237,14 @@ fn rollouts(
         all.push(ScoredRollout::new(rollout, scored)?);
     }
     Ok(all)
+}
+
+/// From half of the longest to all of it in even steps, shuffled.
+fn lengths(longest: usize, n: usize, random: &mut ChaCha8Rng) -> Vec<usize> {
+    let least = longest.div_ceil(2);
+    let mut lengths: Vec<usize> = (0..n).map(|i| least + (longest - least) * i / (n - 1).max(1)).collect();
+    lengths.shuffle(random);
+    lengths
 }
 
 /// As the peer reports it: the process's high-water mark.

@@ -1,4 +1,6 @@
-//! `honed policies list`.
+//! `honed policies list|export`.
+
+mod export;
 
 use std::io::Write;
 
@@ -13,6 +15,8 @@ use crate::http::wire::{json, policy::PolicyRow};
 pub(crate) enum Command {
     /// List every version with its state and what trained it.
     List(ListArgs),
+    /// Write one version as a whole model file; of an adapter, merged with version 0.
+    Export(export::Args),
 }
 
 /// How to list.
@@ -26,7 +30,13 @@ pub(crate) struct ListArgs {
 }
 
 pub(super) fn run(command: Command) -> Outcome {
-    let Command::List(args) = command;
+    match command {
+        Command::List(args) => list(&args),
+        Command::Export(args) => export::run(&args),
+    }
+}
+
+fn list(args: &ListArgs) -> Outcome {
     let rows = rollouts::open(&args.config)?.versions()?;
     let mut out = std::io::stdout().lock();
     if !args.json {

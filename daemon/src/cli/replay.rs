@@ -33,8 +33,7 @@ pub(super) fn run(args: &ReplayArgs) -> Outcome {
     let vocabulary = Vocabulary::load(&sft)?;
     let value_start = app::value_start(&config, vocabulary.digest())?;
     let pretraining = app::pretraining(&config.ppo, &vocabulary)?;
-    let scratch = archive.states().path().to_path_buf();
-    let beginning = Beginning::new(&sft, value_start, &config.ppo, scratch)?.with_pretraining(pretraining);
+    let beginning = Beginning::new(&sft, value_start, &config.ppo)?.with_pretraining(pretraining);
     let comparison = replay::rebuild(&archive, &beginning, &config.ppo, args.update)?;
     table(&mut std::io::stdout().lock(), &comparison)?;
     match comparison.is_equal() {

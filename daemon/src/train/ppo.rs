@@ -14,13 +14,8 @@ use policy::{
     TokenId,
     architecture::Shape,
     checkpoint::shape_of_file,
-    kernels::Precision,
-    memory::{MemoryPlan, Role, WidestPass, weight_bytes},
-    threads::is_small_of,
-    transformer::Keep,
+    memory::{MemoryPlan, weight_bytes},
 };
-
-use ppo::experience::micro_batch_tokens;
 
 use self::driver::Driver;
 use super::{
@@ -161,40 +156,16 @@ fn plan(args: &Args, base: &Base, config: &Config, prompts: &[Vec<TokenId>]) -> 
         Some(path) => shape_of_file(path).map_err(TrainError::base(path))?,
         None => shape.clone(),
     };
-    let n_threads = match config.ppo.threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        n => n,
-    };
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + args.max_tokens as usize;
-    let pass = WidestPass {
-        tokens: micro_batch_tokens(&config.ppo, shape).max(longest).min(config.ppo.minibatch * longest),
-        keep: if config.ppo.activation_checkpointing { Keep::Inputs } else { Keep::All },
-        precision: Precision::choose(&config.ppo.dtype, is_small_of(shape.n_parameters()))?,
-        has_logits: true,
-        n_threads,
-    };
-    let mut roles = vec![
-        Role { name: "policy", shape, is_trained: true },
-        Role { name: "reference", shape, is_trained: false },
-        Role { name: "value model", shape: &value, is_trained: true },
-    ];
-    if args.reward_url.is_none() {
-        roles.push(Role { name: "reward model", shape: &value, is_trained: false });
-    }
     let file = std::fs::metadata(&base.path).map_err(TrainError::io(&base.path))?.len();
     // The live version, version 0 and a candidate, each with its cache of keys and values in 16 bits.
     let served = 3 * (file + cache_bytes(shape, config));
-    // Weights and moments of policy and value model as they were when the round began.
-    let undo = 3 * (weight_bytes(shape) + weight_bytes(&value));
-    // A dozen numbers for each token: log-probs, values, rewards, advantages, weights.
-    let experience = (config.ppo.rollouts_per_update * longest * 12 * 8) as u64;
     let others = [
         ("version 0 and the reward model as files", weight_bytes(shape) + weight_bytes(&value)),
-        ("the round's beginning, to go back to", undo),
-        ("the round's numbers", experience),
         ("engine: three versions with their caches", served),
     ];
-    Ok(MemoryPlan::new(&roles, pass, &others))
+    let reward = args.reward_url.is_none().then_some(&value);
+    Ok(::ppo::plan::plan(shape, &value, reward, &config.ppo, longest, &others)?)
 }
 
 fn cache_bytes(shape: &Shape, config: &Config) -> u64 {

@@ -9,7 +9,7 @@ use std::{ops::ControlFlow, path::PathBuf};
 use candle_core::Device;
 use policy::{
     checkpoint::Checkpoint,
-    memory::{MemoryPlan, Role, weight_bytes},
+    memory::{Held, MemoryPlan, Role, weight_bytes},
     scalar_model::ScalarModel,
 };
 use reward::{
@@ -122,7 +122,7 @@ fn plan(args: &Args, base: &Base, data: &Comparisons) -> Result<MemoryPlan> {
     // A ranking stays in one piece, however long it is, and a pass is never wider than its batch.
     let tokens = args.micro_batch_tokens.max(longest).min(args.batch.saturating_mul(longest));
     let pass = args.fit.pass(&base.shape, tokens, false)?;
-    let role = Role { name: "reward model", shape: &base.shape, is_trained: true };
+    let role = Role { name: "reward model", shape: &base.shape, held: Held::Trained };
     let weights = weight_bytes(&base.shape);
     // Beside its own weights the reward model keeps what its file will hold.
     let others = [

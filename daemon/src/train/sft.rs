@@ -9,7 +9,7 @@ use candle_core::Device;
 use policy::{
     causal_lm::CausalLm,
     checkpoint::{Checkpoint, Digest},
-    memory::{MemoryPlan, Role, weight_bytes},
+    memory::{Held, MemoryPlan, Role, weight_bytes},
     sequence_batch::Sequence,
     sft::{self, SftOptions, SftProgress, mean_nll},
 };
@@ -142,7 +142,7 @@ fn plan(args: &Args, base: &Base, data: &Data) -> Result<MemoryPlan> {
     let tokens = args.micro_batch_tokens.max(longest).min(args.batch.saturating_mul(longest));
     let pass = args.fit.pass(&base.shape, tokens, true)?;
     let tokens_in_memory = all().map(|s| s.tokens.len() as u64 * 4).sum();
-    let role = Role { name: "policy", shape: &base.shape, is_trained: true };
+    let role = Role { name: "policy", shape: &base.shape, held: Held::Trained };
     let others = [("the file's own weights", weight_bytes(&base.shape)), ("data", tokens_in_memory)];
     Ok(MemoryPlan::new(&[role], pass, &others))
 }

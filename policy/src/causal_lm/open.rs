@@ -7,12 +7,11 @@ use super::{
     head::{Head, HeadRows, HeadSlopes},
 };
 use crate::{
-    architecture::llama,
     kernels::plain,
     model_error::Result,
     optimizer::Gradients,
     sequence_batch::SequenceBatch,
-    transformer::{Keep, Linear, Open, OpenTrunk, Pass},
+    transformer::{Keep, Linear, OpenTrunk, Pass},
 };
 
 /// A language model whose weights are held open: any number of passes, from any number of threads.
@@ -32,9 +31,8 @@ impl CausalLm {
         if !self.trunk.device().is_cpu() {
             return run(&OpenLm { lm: self, open: None, keep: Keep::All });
         }
-        Open::with(&self.parameters, self.precision, |open| {
-            let head = if self.trunk.shape().tied { llama::TOKEN_EMBEDDING } else { llama::OUTPUT };
-            let parts = (open.trunk(self.trunk.shape())?, open.linear(head)?);
+        self.weights().open(|open| {
+            let parts = (open.trunk(self.trunk.shape())?, open.linear(self.head_name())?);
             run(&OpenLm { lm: self, open: Some(parts), keep: self.keep })
         })
     }

@@ -22,12 +22,24 @@ const COUNT_MAX: u64 = 1 << 24;
 const DEPTH_MAX: u32 = 4;
 const DIMENSIONS_MAX: u32 = 4;
 const ALIGNMENT_KEY: &[u8] = b"general.alignment";
+const KIND_KEY: &[u8] = b"general.type";
+/// GGUF's code of a text.
+const TEXT: u32 = 8;
 
-/// Checks the header of a GGUF file; returns the digest of its tokenizer, in hex.
+/// What a header says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Inspected {
+    /// Digest of the tokenizer, in hex.
+    pub(crate) tokenizer: String,
+    /// Whether it is an adapter, to be served beside version 0's weights.
+    pub(crate) is_adapter: bool,
+}
+
+/// Checks the header of a GGUF file.
 ///
 /// # Errors
 /// [`EngineError::Load`] with what is wrong.
-pub(crate) fn inspect(path: &Path) -> Result<String, EngineError> {
+pub(crate) fn inspect(path: &Path) -> Result<Inspected, EngineError> {
     let refused = |reason: String| EngineError::Load { path: path.to_owned(), reason };
     let meta = std::fs::metadata(path).map_err(|e| refused(e.to_string()))?;
     if !meta.is_file() {
@@ -49,7 +61,7 @@ struct Header<R> {
 }
 
 impl<R: Read> Header<R> {
-    fn walk(&mut self) -> io::Result<String> {
+    fn walk(&mut self) -> io::Result<Inspected> {
         if &self.array::<4>()? != MAGIC {
             return Err(bad("not a GGUF file"));
         }
@@ -60,9 +72,14 @@ impl<R: Read> Header<R> {
         let n_tensors = self.count("tensors")?;
         let n_entries = self.count("entries")?;
         let mut tokenizer: Vec<(Vec<u8>, [u8; 32])> = Vec::new();
+        let mut is_adapter = false;
         for _ in 0..n_entries {
             let key = self.bytes()?;
             let kind = self.u32()?;
+            if key == KIND_KEY && kind == TEXT {
+                is_adapter = self.bytes()? == b"adapter";
+                continue;
+            }
             let mut digest = Sha256::new();
             self.value(kind, &mut digest, 0, key == ALIGNMENT_KEY)?;
             if key.starts_with(b"tokenizer.") {
@@ -78,7 +95,8 @@ impl<R: Read> Header<R> {
             digest.update(key);
             digest.update(value);
         }
-        Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        let tokenizer = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Inspected { tokenizer, is_adapter })
     }
 
     /// Reads one value of type `kind` into the digest.
@@ -94,7 +112,7 @@ impl<R: Read> Header<R> {
                 }
                 digest.update(value);
             }
-            8 => {
+            TEXT => {
                 let text = self.bytes()?;
                 digest.update((text.len() as u64).to_le_bytes());
                 digest.update(text);

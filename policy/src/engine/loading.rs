@@ -1,6 +1,6 @@
 //! From a file to a context that has proved itself.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, path::PathBuf, sync::Arc};
 
 use llama_cpp_2::{
     context::{
@@ -15,6 +15,7 @@ use llama_cpp_sys_2::{LLAMA_FLASH_ATTN_TYPE_AUTO, LLAMA_FLASH_ATTN_TYPE_DISABLED
 use crate::{
     engine::{
         EngineError,
+        adapter::Adapter,
         backend::backend,
         cells::UNIFIED,
         gguf,
@@ -31,9 +32,30 @@ const CANARY_TOKENS: usize = 16;
 /// Below this many parameters one thread serves best.
 const ONE_THREAD_PARAMETERS_MAX: u64 = 4_000_000;
 
-/// Loads the weights, after a look at the header that llama.cpp would trust.
-pub(super) fn model(setup: &Setup) -> Result<LlamaModel, EngineError> {
-    gguf::inspect(&setup.path)?;
+/// What a resident computes with.
+pub(super) struct Weights {
+    /// Its own, or version 0's.
+    pub(super) model: Arc<LlamaModel>,
+    /// File of the adapter beside version 0's.
+    pub(super) adapter: Option<PathBuf>,
+}
+
+/// Loads the weights, after a look at the header that llama.cpp would trust; of an adapter, nothing yet. `base`: version 0's.
+pub(super) fn weights(setup: &Setup, base: Option<&Arc<LlamaModel>>) -> Result<Weights, EngineError> {
+    match (gguf::inspect(&setup.path)?.is_adapter, base) {
+        (false, _) => Ok(Weights { model: Arc::new(model(setup)?), adapter: None }),
+        (true, Some(base)) => Ok(Weights { model: Arc::clone(base), adapter: Some(setup.path.clone()) }),
+        (true, None) => Err(refused(setup, "it is an adapter, and version 0 must be a whole model")),
+    }
+}
+
+/// The adapter of these weights, if they have one.
+pub(super) fn adapter<'m>(weights: &'m Weights, setup: &Setup) -> Result<Option<Adapter<'m>>, EngineError> {
+    let load = |path: &PathBuf| Adapter::load(&weights.model, path).map_err(|reason| refused(setup, &reason));
+    weights.adapter.as_ref().map(load).transpose()
+}
+
+fn model(setup: &Setup) -> Result<LlamaModel, EngineError> {
     let params = LlamaModelParams::default().with_n_gpu_layers(setup.gpu_layers);
     let model = LlamaModel::load_from_file(backend()?, &setup.path, &params)
         .map_err(|e| refused(setup, &format!("llama.cpp cannot load it: {e}")))?;
@@ -48,7 +70,13 @@ pub(super) fn model(setup: &Setup) -> Result<LlamaModel, EngineError> {
 ///
 /// Weights in f32 get a cache in f32: they are served for exactness (the trainer's log-probs are compared with these), and
 /// a cache in f16 alone would cost three digits. Flash attention stays off on a CPU, where it saves nothing.
-pub(super) fn context<'m>(model: &'m LlamaModel, setup: &Setup) -> Result<LlamaContext<'m>, EngineError> {
+///
+/// Computes with `adapter` where there is one.
+pub(super) fn context<'m>(
+    model: &'m LlamaModel,
+    adapter: Option<&Adapter<'m>>,
+    setup: &Setup,
+) -> Result<LlamaContext<'m>, EngineError> {
     let parallel = u32::try_from(setup.parallel).map_err(|_| refused(setup, "too many sequences"))?;
     let n_ctx = setup.context_tokens.checked_mul(parallel).and_then(NonZeroU32::new);
     let n_ctx = n_ctx.ok_or_else(|| refused(setup, "the context windows together exceed 2^32 tokens"))?;
@@ -69,7 +97,12 @@ pub(super) fn context<'m>(model: &'m LlamaModel, setup: &Setup) -> Result<LlamaC
         .with_kv_unified(UNIFIED)
         .with_flash_attention_policy(flash_attention)
         .with_no_perf(true);
-    model.new_context(backend()?, params).map_err(|e| refused(setup, &format!("llama.cpp gave no context: {e}")))
+    let no_context = |reason: &str| refused(setup, &format!("llama.cpp gave no context: {reason}"));
+    let mut context = model.new_context(backend()?, params).map_err(|e| no_context(&e.to_string()))?;
+    if let Some(adapter) = adapter {
+        adapter.apply(&mut context).map_err(|reason| refused(setup, &reason))?;
+    }
+    Ok(context)
 }
 
 /// llama.cpp's threads: as configured, or one per core; but a very small model decodes single tokens faster on one thread

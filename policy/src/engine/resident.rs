@@ -17,7 +17,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::{
     engine::{
-        EngineError, GenerateRequest, Rejection, loading,
+        EngineError, GenerateRequest, Rejection,
+        loading::Weights,
         nursery::Nursery,
         stats::{Counters, add},
         worker::{Setup, Worker},
@@ -79,11 +80,11 @@ pub(super) struct Resident {
 }
 
 impl Resident {
-    /// Loads a version on a thread of its own and waits until it has passed its canary. `on_freed` runs on that thread
-    /// after everything is freed.
+    /// Serves a version on a thread of its own and waits until it has passed its canary. The weights were read by the caller,
+    /// whose priority is the right one for that. `on_freed` runs on the thread after everything is freed.
     pub(super) fn start(
         nursery: &Nursery,
-        setup: Setup,
+        (setup, weights): (Setup, Weights),
         counters: Arc<Counters>,
         waiting_max: usize,
         on_freed: impl FnOnce() + Send + 'static,
@@ -95,10 +96,8 @@ impl Resident {
         let (freeing, freed) = bounded::<()>(0);
         let load = Arc::new(Load::default());
         let shared = (Arc::clone(&load), Arc::clone(&counters));
-        // The weights are read on the caller's thread: its priority is the right one for that, not the owner's.
-        let model = loading::model(&setup)?;
         let body = move || {
-            Worker::run(model, setup, shared.0, shared.1, &commands, &ready);
+            Worker::run(weights, setup, shared.0, shared.1, &commands, &ready);
             on_freed();
             drop(freeing);
         };

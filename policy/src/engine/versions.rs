@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    engine::{Engine, EngineError, UNPOISONED, gguf, resident::Resident, worker::Setup},
+    engine::{Engine, EngineError, UNPOISONED, gguf, loading, resident::Resident, worker::Setup},
     version::PolicyVersion,
 };
 
@@ -26,18 +26,24 @@ impl Engine {
         if self.resident(version).is_some_and(|resident| !resident.is_draining()) {
             return Err(EngineError::AlreadyLoaded(version));
         }
-        if gguf::inspect(path)? != shared.vocabulary.digest() {
+        if gguf::inspect(path)?.tokenizer != shared.vocabulary.digest() {
             return Err(refused("its tokenizer is not version 0's"));
         }
         let setup = Setup::new(&shared.config, &shared.vocabulary, &shared.gate, shared.context_tokens, version, path);
+        let weights = loading::weights(&setup, Some(&shared.base))?;
         let residents = Arc::downgrade(&shared.residents);
         let forget = move || {
             if let Some(residents) = residents.upgrade() {
                 residents.remove_if(&version, |_, resident| resident.is_draining());
             }
         };
-        let resident =
-            Resident::start(&shared.nursery, setup, Arc::clone(&shared.counters), shared.config.max_queue, forget)?;
+        let resident = Resident::start(
+            &shared.nursery,
+            (setup, weights),
+            Arc::clone(&shared.counters),
+            shared.config.max_queue,
+            forget,
+        )?;
         let mut replaced = shared.replaced.lock().expect(UNPOISONED);
         replaced.retain(|old| !old.wait_freed(Duration::ZERO));
         match shared.residents.entry(version) {

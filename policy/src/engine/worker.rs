@@ -22,9 +22,10 @@ use llama_cpp_2::{llama_batch::LlamaBatch, model::LlamaModel};
 use crate::{
     engine::{
         EngineError,
+        adapter::Adapter,
         cells::Cells,
         gate::Gate,
-        loading,
+        loading::{self, Weights},
         resident::{Command, Load, ScoreJob},
         sampler::Sampler,
         sequence::{Exchange, Sequence, Surroundings},
@@ -118,19 +119,21 @@ pub(super) struct Worker<'m> {
     /// Bounded by admission.
     pub(super) scores: VecDeque<ScoreJob>,
     pub(super) tickets: u64,
+    /// Freed after the context, which computes with it: fields are dropped in this order.
+    pub(super) _adapter: Option<Adapter<'m>>,
 }
 
 impl Worker<'_> {
     /// The whole life of an owner thread: context, canary, say so on `ready`, serve until the door is closed and the work done.
     pub(super) fn run(
-        model: LlamaModel,
+        weights: Weights,
         setup: Setup,
         load: Arc<Load>,
         counters: Arc<Counters>,
         commands: &Receiver<Command>,
         ready: &Sender<Result<(), EngineError>>,
     ) {
-        match Worker::build(&model, setup, load, counters) {
+        match Worker::build(&weights, setup, load, counters) {
             Ok(mut worker) => {
                 if ready.send(Ok(())).is_ok() {
                     worker.serve(commands);
@@ -141,12 +144,14 @@ impl Worker<'_> {
     }
 
     fn build(
-        model: &LlamaModel,
+        weights: &Weights,
         setup: Setup,
         load: Arc<Load>,
         counters: Arc<Counters>,
     ) -> Result<Worker<'_>, EngineError> {
-        let context = loading::context(model, &setup)?;
+        let model: &LlamaModel = &weights.model;
+        let adapter = loading::adapter(weights, &setup)?;
+        let context = loading::context(model, adapter.as_ref(), &setup)?;
         let mut worker = Worker {
             cells: Cells::new(context, setup.parallel, loading::copy_pays_from(model, &setup)),
             batch: LlamaBatch::new(setup.batch_tokens + setup.parallel, 1),
@@ -160,6 +165,7 @@ impl Worker<'_> {
             scores: VecDeque::new(),
             tickets: 0,
             setup,
+            _adapter: adapter,
         };
         worker.canary()?;
         Ok(worker)

@@ -125,7 +125,8 @@ pub(crate) trait FillRow: Sync {
     fn fill<N: Number>(&self, row: usize, out: &mut [N]);
 }
 
-fn rounded(values: &[f32]) -> Vec<bf16> {
+/// To bf16, on several threads where there is enough to do.
+pub(crate) fn rounded(values: &[f32]) -> Vec<bf16> {
     let mut out = vec![bf16::ZERO; values.len()];
     let convert = |(out, values): (&mut [bf16], &[f32])| {
         out.iter_mut().zip(values).for_each(|(o, &x)| *o = bf16::near(x));

@@ -34,9 +34,9 @@ pub(crate) fn input_gradient(g: &Matrix<'_>, weight: &Matrix<'_>, dx: &mut [f32]
     run(Factor::of(g), Factor::of(weight), dx, accumulates);
 }
 
-/// dW += gᵀ·x. `g [rows, out]`, `x [rows, in]`, `dw [out, in]`.
-pub(crate) fn weight_gradient(g: &Matrix<'_>, x: &Matrix<'_>, dw: &mut [f32]) {
-    run(Factor::of(g).transposed(), Factor::of(x), dw, true);
+/// dW (+)= gᵀ·x. `g [rows, out]`, `x [rows, in]`, `dw [out, in]`.
+pub(crate) fn weight_gradient(g: &Matrix<'_>, x: &Matrix<'_>, dw: &mut [f32], accumulates: bool) {
+    run(Factor::of(g).transposed(), Factor::of(x), dw, accumulates);
 }
 
 /// A small matrix inside other work: row-major f32, `cols` wide, read as it is or transposed.

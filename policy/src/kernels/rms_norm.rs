@@ -23,8 +23,8 @@ pub(crate) fn forward_f32(x: &[f32], gain: &[f32], eps: f32) -> Vec<f32> {
     out
 }
 
-/// Adds dx into `dx` and dw into `dgain`. `x`, `g`, `dx`: `[rows, d]`; `gain`, `dgain`: `[d]`.
-pub(crate) fn backward(x: &[f32], gain: &[f32], eps: f32, g: &[f32], dx: &mut [f32], dgain: &mut [f32]) {
+/// Adds dx into `dx`. `x`, `g`, `dx`: `[rows, d]`; `gain`: `[d]`.
+pub(crate) fn backward(x: &[f32], gain: &[f32], eps: f32, g: &[f32], dx: &mut [f32]) {
     let width = gain.len();
     for_rows(dx, width, |row, dx| {
         let (x, g) = (&x[row * width..][..width], &g[row * width..][..width]);
@@ -34,7 +34,12 @@ pub(crate) fn backward(x: &[f32], gain: &[f32], eps: f32, g: &[f32], dx: &mut [f
             dx[i] += g[i] * gain[i] * s - x[i] * c;
         }
     });
-    sum_rows(x.len() / width, width, dgain, |row, sum| {
+}
+
+/// Adds dw into `d_gain`, `[d]`. `x`, `g`: `[rows, d]`.
+pub(crate) fn backward_gain(x: &[f32], eps: f32, g: &[f32], d_gain: &mut [f32]) {
+    let width = d_gain.len();
+    sum_rows(x.len() / width, width, d_gain, |row, sum| {
         let (x, g) = (&x[row * width..][..width], &g[row * width..][..width]);
         let s = inverse_rms(x, eps);
         for i in 0..width {

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Tensor, Var};
 
 use super::{Gradient, Gradients, rule::Rule};
-use crate::model_error::{ModelError, Result};
+use crate::{
+    model_error::{ModelError, Result},
+    transformer::Rounded,
+};
 
 /// Constants of Adam.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,6 +65,8 @@ pub struct AdamW {
     config: AdamConfig,
     parameters: BTreeMap<String, Var>,
     state: AdamState,
+    /// bf16 copies of the parameters, written with them.
+    rounded: Option<Rounded>,
 }
 
 impl AdamW {
@@ -72,7 +77,15 @@ impl AdamW {
     pub fn new(parameters: &BTreeMap<String, Var>, config: AdamConfig) -> Result<AdamW> {
         let zeros = |var: &Var| Ok::<_, ModelError>(Moments { first: var.zeros_like()?, second: var.zeros_like()? });
         let moments = parameters.iter().map(|(name, var)| Ok((name.clone(), zeros(var)?))).collect::<Result<_>>()?;
-        Ok(AdamW { config, parameters: parameters.clone(), state: AdamState { step: 0, moments } })
+        Ok(AdamW { config, parameters: parameters.clone(), state: AdamState { step: 0, moments }, rounded: None })
+    }
+
+    /// The same, keeping a model's bf16 copies in step with its parameters, so that no pass rounds them again. `rounded`: those
+    /// of the model whose parameters these are.
+    #[must_use]
+    pub fn keeping(self, rounded: &Rounded) -> AdamW {
+        rounded.keep();
+        AdamW { rounded: Some(rounded.clone()), ..self }
     }
 
     /// One step: θ ← θ(1 − lr·wd); m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²; θ ← θ − lr·m̂/(√v̂ + ε).
@@ -93,12 +106,16 @@ impl AdamW {
     pub fn step_scaled(&mut self, gradients: &Gradients, factor: f64, learning_rate: f64) -> Result<()> {
         self.state.step += 1;
         let rule = Rule::new(self.config, self.state.step, learning_rate);
+        let mut copies = self.rounded.as_ref().map(Rounded::write);
         for (name, var) in &self.parameters {
             let (Some(gradient), Some(moments)) = (gradients.get(name), self.state.moments.get_mut(name)) else {
                 continue;
             };
             match gradient {
-                Gradient::Host(gradient) => rule.fused(var, gradient, factor as f32, moments)?,
+                Gradient::Host(gradient) => {
+                    let copy = copies.as_mut().and_then(|copies| copies.numbers_mut(name));
+                    rule.fused(var, (gradient, factor as f32), moments, copy)?;
+                }
                 Gradient::Device(gradient) => {
                     let (theta, first, second) =
                         rule.plain(&var.as_detached_tensor(), &(gradient * factor)?, moments)?;

@@ -1,10 +1,14 @@
 //! Adam's arithmetic on one tensor, twice: in candle's operations for any device, and fused into one pass for the CPU.
 
 use candle_core::Tensor;
+use half::bf16;
 use rayon::prelude::*;
 
 use super::{AdamConfig, Moments};
-use crate::{kernels::change, model_error::Result};
+use crate::{
+    kernels::{change, matrix::Number},
+    model_error::Result,
+};
 
 /// One step's numbers.
 #[derive(Clone, Copy)]
@@ -35,11 +39,24 @@ impl Rule {
         Ok(((kept - (change * self.learning_rate)?)?, first, second))
     }
 
-    /// In one pass over memory, in place, with the gradient times `factor`.
-    pub(super) fn fused(&self, theta: &Tensor, g: &[f32], factor: f32, moments: &Moments) -> Result<()> {
+    /// In one pass over memory, in place, with the gradient `g.0` times `g.1`. `copy`: the parameter in bf16, written too.
+    pub(super) fn fused(
+        &self,
+        theta: &Tensor,
+        (g, factor): (&[f32], f32),
+        moments: &Moments,
+        copy: Option<&mut [bf16]>,
+    ) -> Result<()> {
         let work = |theta: &mut [f32], m: &mut [f32], v: &mut [f32]| {
             let state = theta.par_chunks_mut(CHUNK).zip(m.par_chunks_mut(CHUNK)).zip(v.par_chunks_mut(CHUNK));
-            state.zip(g.par_chunks(CHUNK)).for_each(|(((theta, m), v), g)| self.chunk(theta, (m, v), g, factor));
+            let state = state.zip(g.par_chunks(CHUNK));
+            let Some(copy) = copy else {
+                return state.for_each(|(((theta, m), v), g)| self.chunk(theta, (m, v), g, factor));
+            };
+            state.zip(copy.par_chunks_mut(CHUNK)).for_each(|((((theta, m), v), g), copy)| {
+                self.chunk(theta, (m, v), g, factor);
+                copy.iter_mut().zip(theta).for_each(|(copy, theta)| *copy = bf16::near(*theta));
+            });
         };
         change(theta, |theta| change(&moments.first, |m| change(&moments.second, |v| work(theta, m, v))))???;
         Ok(())
@@ -81,7 +98,10 @@ mod tests {
         let (theta, g) = (numbers(3.0), numbers(4.0));
         let plain = rule.plain(&theta, &g, &moments).unwrap();
         let half: Vec<f32> = (g * 0.5).unwrap().flatten_all().unwrap().to_vec1().unwrap();
-        rule.fused(&theta, &half, 2.0, &moments).unwrap();
+        let mut copy = vec![bf16::ZERO; 5000];
+        rule.fused(&theta, (&half, 2.0), &moments, Some(&mut copy)).unwrap();
+        let learnt: Vec<f32> = theta.flatten_all().unwrap().to_vec1().unwrap();
+        assert!(copy.iter().zip(&learnt).all(|(copy, theta)| *copy == bf16::from_f32(*theta)));
         for (a, b) in [(theta, plain.0), (moments.first, plain.1), (moments.second, plain.2)] {
             let difference = (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             assert!(difference < 1e-6, "{difference}");

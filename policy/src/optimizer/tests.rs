@@ -154,7 +154,11 @@ fn gradients_that_were_reset_begin_at_zero() {
     let parameters = one_parameter(&[0.0, 0.0]);
     let mut g = gradients(&parameters, &[3.0, 4.0]);
     g.reset();
-    assert_eq!(g.get("w").unwrap().to_vec().unwrap(), vec![0.0, 0.0]);
+    assert!(g.get("w").is_none());
+    assert_eq!(g.slot("w", 2), [0.0, 0.0]);
+    g.reset();
+    assert_eq!(g.slot_to_fill("w", 2).1, false);
+    g.reset();
     g.merge(&gradients(&parameters, &[1.0, 2.0])).unwrap();
     assert_eq!(g.get("w").unwrap().to_vec().unwrap(), vec![1.0, 2.0]);
 }

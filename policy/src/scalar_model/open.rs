@@ -7,7 +7,7 @@ use crate::{
     model_error::Result,
     optimizer::Gradients,
     sequence_batch::SequenceBatch,
-    transformer::{Keep, Open, OpenTrunk, Pass},
+    transformer::{Keep, OpenTrunk, Pass},
 };
 
 /// A scalar model whose weights are held open: any number of passes, from any number of threads.
@@ -34,7 +34,7 @@ impl ScalarModel {
         if !self.trunk.device().is_cpu() {
             return run(&OpenScalar { model: self, open: None });
         }
-        Open::with(&self.parameters, self.precision, |open| {
+        self.weights().open(|open| {
             let parts = OpenParts {
                 trunk: open.trunk(self.trunk.shape())?,
                 weight: open.slice(HEAD_WEIGHT)?.1,

@@ -1,7 +1,10 @@
-//! A linear layer of open weights: y = x·Wᵀ.
+//! A linear layer of open weights: y = x·Wᵀ, with an adapter beside it + s·(x·Aᵀ)·Bᵀ.
 
 use crate::{
-    kernels::{matrix::Matrix, product},
+    kernels::{
+        matrix::{Matrix, Precision},
+        product,
+    },
     optimizer::Gradients,
 };
 
@@ -9,11 +12,30 @@ use crate::{
 pub(crate) struct Linear<'a> {
     name: &'a str,
     weight: Matrix<'a>,
+    /// Whether the weight itself learns.
+    trains: bool,
+    adapter: Option<LowRank<'a>>,
+}
+
+/// The adapter of one layer.
+pub(crate) struct LowRank<'a> {
+    /// Of A and B.
+    pub(crate) names: [&'a str; 2],
+    /// `[rank, in]`.
+    pub(crate) a: Matrix<'a>,
+    /// `[out, rank]`.
+    pub(crate) b: Matrix<'a>,
+    pub(crate) scale: f32,
+    pub(crate) precision: Precision,
 }
 
 impl<'a> Linear<'a> {
-    pub(crate) fn new(name: &'a str, weight: Matrix<'a>) -> Linear<'a> {
-        Linear { name, weight }
+    pub(crate) fn new(name: &'a str, weight: Matrix<'a>, trains: bool) -> Linear<'a> {
+        Linear { name, weight, trains, adapter: None }
+    }
+
+    pub(crate) fn with_adapter(self, adapter: Option<LowRank<'a>>) -> Linear<'a> {
+        Linear { adapter, ..self }
     }
 
     /// Width of what it returns.
@@ -21,32 +43,84 @@ impl<'a> Linear<'a> {
         self.weight.rows
     }
 
-    /// x·Wᵀ, `[rows, out]`. Backward needs x.
+    /// Result, `[rows, out]`. Backward needs x.
     pub(crate) fn forward(&self, x: &Matrix<'_>) -> Vec<f32> {
         let mut y = vec![0.0; x.rows * self.n_out()];
         product::forward(x, &self.weight, &mut y, false);
+        self.add_adapter(x, &mut y);
         y
     }
 
-    /// y += x·Wᵀ: the layers that write into the residual stream.
+    /// The same added to y: the layers that write into the residual stream.
     pub(crate) fn add_forward(&self, x: &Matrix<'_>, y: &mut [f32]) {
         product::forward(x, &self.weight, y, true);
+        self.add_adapter(x, y);
     }
 
-    /// dW += gᵀ·x, into the gradients.
+    fn add_adapter(&self, x: &Matrix<'_>, y: &mut [f32]) {
+        if let Some(adapter) = &self.adapter {
+            product::forward(&adapter.factor(&adapter.narrow(x)), &adapter.b, y, true);
+        }
+    }
+
+    /// dW += gᵀ·x, dB += gᵀ·h, dA += dhᵀ·x, of what learns.
     pub(crate) fn backward_weight(&self, x: &Matrix<'_>, g: &Matrix<'_>, gradients: &mut Gradients) {
-        product::weight_gradient(g, x, gradients.slot(self.name, self.weight.rows * self.weight.cols));
+        if self.trains {
+            add_gradient(self.name, &self.weight, x, g, gradients);
+        }
+        if let Some(adapter) = &self.adapter {
+            let [a, b] = adapter.names;
+            add_gradient(b, &adapter.b, &adapter.factor(&adapter.narrow(x)), g, gradients);
+            add_gradient(a, &adapter.a, x, &adapter.factor(&adapter.narrow_gradient(g)), gradients);
+        }
     }
 
-    /// g·W, `[rows, in]`.
+    /// dx = g·W + dh·A, `[rows, in]`.
     pub(crate) fn backward_input(&self, g: &Matrix<'_>) -> Vec<f32> {
         let mut dx = vec![0.0; g.rows * self.weight.cols];
-        product::input_gradient(g, &self.weight, &mut dx, false);
+        self.input_gradient(g, &mut dx, false);
         dx
     }
 
-    /// dx += g·W, for a second layer that read the same x.
+    /// The same added to dx, for a second layer that read the same x.
     pub(crate) fn add_backward_input(&self, g: &Matrix<'_>, dx: &mut [f32]) {
-        product::input_gradient(g, &self.weight, dx, true);
+        self.input_gradient(g, dx, true);
     }
+
+    fn input_gradient(&self, g: &Matrix<'_>, dx: &mut [f32], accumulates: bool) {
+        product::input_gradient(g, &self.weight, dx, accumulates);
+        if let Some(adapter) = &self.adapter {
+            product::input_gradient(&adapter.factor(&adapter.narrow_gradient(g)), &adapter.a, dx, true);
+        }
+    }
+}
+
+impl LowRank<'_> {
+    /// h = s·x·Aᵀ, `[rows, rank]`.
+    fn narrow(&self, x: &Matrix<'_>) -> Vec<f32> {
+        let mut h = vec![0.0; x.rows * self.a.rows];
+        product::forward(x, &self.a, &mut h, false);
+        self.scaled(h)
+    }
+
+    /// dh = s·g·B, `[rows, rank]`: the scale that belongs to h, where A and x see it.
+    fn narrow_gradient(&self, g: &Matrix<'_>) -> Vec<f32> {
+        let mut dh = vec![0.0; g.rows * self.a.rows];
+        product::input_gradient(g, &self.b, &mut dh, false);
+        self.scaled(dh)
+    }
+
+    fn scaled(&self, mut narrow: Vec<f32>) -> Vec<f32> {
+        narrow.iter_mut().for_each(|x| *x *= self.scale);
+        narrow
+    }
+
+    fn factor<'b>(&self, narrow: &'b [f32]) -> Matrix<'b> {
+        Matrix::new(narrow, self.a.rows, self.precision)
+    }
+}
+
+fn add_gradient(name: &str, weight: &Matrix<'_>, x: &Matrix<'_>, g: &Matrix<'_>, gradients: &mut Gradients) {
+    let (dw, adds) = gradients.slot_to_fill(name, weight.rows * weight.cols);
+    product::weight_gradient(g, x, dw, adds);
 }

@@ -12,11 +12,13 @@ pub(crate) struct Norm<'a> {
     name: &'a str,
     gain: &'a [f32],
     eps: f32,
+    /// Whether the gain learns.
+    trains: bool,
 }
 
 impl<'a> Norm<'a> {
-    pub(super) fn new(name: &'a str, gain: &'a [f32], eps: f32) -> Norm<'a> {
-        Norm { name, gain, eps }
+    pub(super) fn new(name: &'a str, gain: &'a [f32], eps: f32, trains: bool) -> Norm<'a> {
+        Norm { name, gain, eps, trains }
     }
 
     /// `[rows, hidden]` to the same, as a factor. Backward needs x.
@@ -29,9 +31,12 @@ impl<'a> Norm<'a> {
         rms_norm::forward_f32(x, self.gain, self.eps)
     }
 
-    /// dx += …, and the gain's gradient.
+    /// dx += …, and the gain's gradient if it learns.
     pub(super) fn backward(&self, x: &[f32], g: &[f32], dx: &mut [f32], gradients: &mut Gradients) {
-        let gain = gradients.slot(self.name, self.gain.len());
-        rms_norm::backward(x, self.gain, self.eps, g, dx, gain);
+        rms_norm::backward(x, self.gain, self.eps, g, dx);
+        if self.trains {
+            let d_gain = gradients.slot(self.name, self.gain.len());
+            rms_norm::backward_gain(x, self.eps, g, d_gain);
+        }
     }
 }

@@ -84,6 +84,7 @@ pub(crate) struct Saved<'a> {
 /// The trunk's weights, held open.
 pub(crate) struct OpenTrunk<'a> {
     pub(super) embedding: (&'a str, &'a [f32]),
+    pub(super) trains_embedding: bool,
     pub(super) blocks: Vec<Block<'a>>,
     pub(super) norm: Norm<'a>,
     pub(super) hidden: usize,
@@ -105,7 +106,7 @@ impl<'a> OpenTrunk<'a> {
         Ok((self.norm.forward_f32(&x), Saved { batch, blocks, last: x }))
     }
 
-    /// Adds the gradients of every parameter of the trunk. `g`: of the hidden states, `[n_tokens, hidden]`.
+    /// Adds the gradients of every parameter of the trunk that learns. `g`: of the hidden states, `[n_tokens, hidden]`.
     pub(crate) fn backward(&self, saved: Saved<'_>, g: &[f32], gradients: &mut Gradients) {
         let Saved { batch, blocks, last } = saved;
         assert_eq!(blocks.len(), self.blocks.len(), "backward follows a forward that kept something");
@@ -122,6 +123,9 @@ impl<'a> OpenTrunk<'a> {
             block.mlp.backward(&mlp, &batch, &mut dx, gradients);
             drop(mlp);
             block.attention.backward(&attention, &batch, &mut dx, gradients);
+        }
+        if !self.trains_embedding {
+            return;
         }
         let (name, table) = self.embedding;
         let table = gradients.slot(name, table.len());

@@ -10,6 +10,7 @@ use crate::{
 };
 
 /// The frequencies of a model, frozen.
+#[derive(Clone)]
 pub(super) struct Rope {
     frequencies: Vec<f32>,
     head_dim: usize,

@@ -3,7 +3,7 @@
 
 use candle_core::Tensor;
 
-use super::{AttentionShape, Pass, Transformer};
+use super::{AttentionShape, Pass, Transformer, lora::factors_of};
 use crate::{
     architecture::llama,
     kernels::{Rotation, plain},
@@ -14,7 +14,7 @@ use crate::{
 pub(super) fn hidden(trunk: &Transformer, packed: &Packed, pass: Pass) -> Result<Tensor> {
     let ids = Tensor::new(packed.ids.as_slice(), trunk.device())?; // [n_tokens]
     let rotation = trunk.rope.rotation(packed);
-    let mut x = trunk.embedding().get(pass).index_select(&ids, 0)?; // [n_tokens, hidden]
+    let mut x = trunk.embedding().get(of_weights(trunk, pass)).index_select(&ids, 0)?; // [n_tokens, hidden]
     for layer in 0..trunk.shape.n_layers {
         let block = Block { trunk, layer, pass };
         x = (&x + block.attention(&x, packed, &rotation)?)?;
@@ -24,7 +24,13 @@ pub(super) fn hidden(trunk: &Transformer, packed: &Packed, pass: Pass) -> Result
 }
 
 fn norm(trunk: &Transformer, name: &str, x: &Tensor, pass: Pass) -> Result<Tensor> {
-    Ok(plain::rms_norm(x, trunk.weights[name].get(pass), f64::from(trunk.shape.norm_eps))?)
+    let gain = trunk.weights[name].get(of_weights(trunk, pass));
+    Ok(plain::rms_norm(x, gain, f64::from(trunk.shape.norm_eps))?)
+}
+
+/// Beside an adapter the weights are frozen in every pass.
+fn of_weights(trunk: &Transformer, pass: Pass) -> Pass {
+    if trunk.adapter.is_some() { Pass::Frozen } else { pass }
 }
 
 struct Block<'a> {
@@ -34,8 +40,20 @@ struct Block<'a> {
 }
 
 impl Block<'_> {
-    fn weight(&self, what: &str) -> &Tensor {
-        self.trunk.weights[&llama::block(self.layer, what)].get(self.pass)
+    fn linear(&self, what: &str, x: &Tensor) -> Result<Tensor> {
+        let name = llama::block(self.layer, what);
+        let y = plain::linear(x, self.trunk.weights[&name].get(of_weights(self.trunk, self.pass)))?;
+        let Some(adapter) = &self.trunk.adapter else {
+            return Ok(y);
+        };
+        let factors = factors_of(&name);
+        let [a, b] = [&factors[0], &factors[1]].map(|name| &adapter.parameters()[name]);
+        let both = match self.pass {
+            Pass::Train => [a.as_tensor().clone(), b.as_tensor().clone()],
+            Pass::Frozen => [a.as_detached_tensor(), b.as_detached_tensor()],
+        };
+        let low = (plain::linear(x, &both[0])? * f64::from(adapter.shape().scale()))?; // [n_tokens, rank]
+        Ok((y + plain::linear(&low, &both[1])?)?)
     }
 
     fn norm(&self, what: &str, x: &Tensor) -> Result<Tensor> {
@@ -44,17 +62,17 @@ impl Block<'_> {
 
     fn attention(&self, x: &Tensor, packed: &Packed, rotation: &Rotation) -> Result<Tensor> {
         let x = self.norm("attn_norm", x)?;
-        let q = plain::rope(&plain::linear(&x, self.weight("attn_q"))?, rotation)?; // [n_tokens, heads * head_dim]
-        let k = plain::rope(&plain::linear(&x, self.weight("attn_k"))?, rotation)?; // [n_tokens, kv_heads * head_dim]
-        let v = plain::linear(&x, self.weight("attn_v"))?; // [n_tokens, kv_heads * head_dim]
+        let q = plain::rope(&self.linear("attn_q", &x)?, rotation)?; // [n_tokens, heads * head_dim]
+        let k = plain::rope(&self.linear("attn_k", &x)?, rotation)?; // [n_tokens, kv_heads * head_dim]
+        let v = self.linear("attn_v", &x)?; // [n_tokens, kv_heads * head_dim]
         let mixed = plain::attention(&q, &k, &v, packed, AttentionShape::of(&self.trunk.shape))?;
-        Ok(plain::linear(&mixed, self.weight("attn_output"))?) // [n_tokens, hidden]
+        self.linear("attn_output", &mixed) // [n_tokens, hidden]
     }
 
     fn mlp(&self, x: &Tensor) -> Result<Tensor> {
         let x = self.norm("ffn_norm", x)?;
-        let gate = plain::linear(&x, self.weight("ffn_gate"))?; // [n_tokens, ffn]
-        let up = plain::linear(&x, self.weight("ffn_up"))?; // [n_tokens, ffn]
-        Ok(plain::linear(&plain::swiglu(&gate, &up)?, self.weight("ffn_down"))?) // [n_tokens, hidden]
+        let gate = self.linear("ffn_gate", &x)?; // [n_tokens, ffn]
+        let up = self.linear("ffn_up", &x)?; // [n_tokens, ffn]
+        self.linear("ffn_down", &plain::swiglu(&gate, &up)?) // [n_tokens, hidden]
     }
 }

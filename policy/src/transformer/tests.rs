@@ -36,15 +36,15 @@ pub(crate) fn uneven_checkpoint(shape: &Shape, seed: u64) -> Checkpoint {
 }
 
 /// d Σ w·ℓ + Σ u·H for weights that differ from token to token.
-fn weighted(rows: HeadRows<'_>) -> crate::model_error::Result<HeadSlopes> {
+pub(crate) fn weighted(rows: HeadRows<'_>) -> crate::model_error::Result<HeadSlopes> {
     let weight = |i: usize| 0.5 - 0.3 * i as f32;
     let log_probs = rows.range.clone().map(weight).collect();
     Ok(HeadSlopes { log_probs, entropies: rows.range.map(|i| 0.1 * weight(i + 1)).collect() })
 }
 
-const TEMPERATURES: [f32; 3] = [1.0, 0.7, 1.3];
+pub(crate) const TEMPERATURES: [f32; 3] = [1.0, 0.7, 1.3];
 
-fn gradients_of(model: &CausalLm) -> Gradients {
+pub(crate) fn gradients_of(model: &CausalLm) -> Gradients {
     let mut gradients = Gradients::new();
     model.open(|lm| lm.backward(&batch(), &TEMPERATURES, &mut gradients, weighted)).unwrap();
     gradients
@@ -110,36 +110,41 @@ fn the_backward_in_bf16_is_close_to_that_in_f32() {
     assert!(differs("blk.0.attn_q.weight"), "nothing was rounded");
 }
 
-/// Goal: the gradients are right, not only present. Method: central differences through the whole 2-layer model, the
-/// largest-gradient entry of every tensor, where rounding of f32 hurts least.
+/// Goal: the gradients are right, not only present. Method: central differences through the whole 2-layer model.
 #[test]
 fn gradients_are_the_finite_differences_of_the_loss() {
     let checkpoint = uneven_checkpoint(&Shape { tied: false, ..tiny() }, 2);
-    let loss = |checkpoint: &Checkpoint| -> f64 {
-        let model = CausalLm::from_checkpoint(checkpoint, &Device::Cpu).unwrap();
-        let out = model.frozen_log_probs(&batch(), &TEMPERATURES).unwrap();
-        let rows = HeadRows { range: 0..out.log_probs.len(), log_probs: &out.log_probs, entropies: &out.entropies };
-        let slopes = weighted(rows).unwrap();
-        let sum = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>();
-        sum(&out.log_probs, &slopes.log_probs) + sum(&out.entropies, &slopes.entropies)
-    };
     let model = CausalLm::from_checkpoint(&checkpoint, &Device::Cpu).unwrap();
-    let gradients = gradients_of(&model);
-    for name in model.parameters().keys() {
-        let gradient = gradients.get(name).unwrap().to_vec().unwrap();
-        let (entry, analytic) =
-            gradient.iter().copied().enumerate().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs())).unwrap();
+    check_differences(model.parameters(), &gradients_of(&model), || loss_of(&model));
+}
+
+/// The loss whose slopes [`weighted`] says.
+pub(crate) fn loss_of(model: &CausalLm) -> f64 {
+    let out = model.frozen_log_probs(&batch(), &TEMPERATURES).unwrap();
+    let rows = HeadRows { range: 0..out.log_probs.len(), log_probs: &out.log_probs, entropies: &out.entropies };
+    let slopes = weighted(rows).unwrap();
+    let sum = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>();
+    sum(&out.log_probs, &slopes.log_probs) + sum(&out.entropies, &slopes.entropies)
+}
+
+/// Holds gradients to central differences of `loss`, in the entry of every tensor whose gradient is largest, where rounding
+/// of f32 hurts least.
+pub(crate) fn check_differences(parameters: &BTreeMap<String, Var>, gradients: &Gradients, loss: impl Fn() -> f64) {
+    for (name, var) in parameters {
+        let gradient = gradients.get(name).unwrap_or_else(|| panic!("{name} has no gradient")).to_vec().unwrap();
+        let largest = gradient.iter().copied().enumerate().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs()));
+        let (entry, analytic) = largest.unwrap();
+        let values = var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let put = |values: &[f32]| var.set(&Tensor::from_slice(values, var.dims(), &Device::Cpu).unwrap()).unwrap();
         let shifted = |by: f32| {
-            let mut checkpoint = checkpoint.clone();
-            let tensor = &checkpoint.tensors[name];
-            let mut values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            values[entry] += by;
-            let moved = Tensor::from_vec(values, tensor.dims(), &Device::Cpu).unwrap();
-            checkpoint.tensors.insert(name.clone(), moved);
-            loss(&checkpoint)
+            let mut moved = values.clone();
+            moved[entry] += by;
+            put(&moved);
+            loss()
         };
         let step = 4e-3;
         let numeric = (shifted(step) - shifted(-step)) / (2.0 * f64::from(step));
+        put(&values);
         let error = (numeric - f64::from(analytic)).abs();
         assert!(error < 1e-2 * numeric.abs().max(0.05), "{name}[{entry}]: backward {analytic}, differences {numeric}");
     }

@@ -33,9 +33,10 @@ pub(crate) struct Budget {
 impl Budget {
     /// For passes with gradients over models of one shape.
     pub(crate) fn of(models: &Models, config: &config::Ppo) -> Budget {
-        let tokens = micro_batch_tokens(config, models.policy.trunk().shape());
-        let parameters = models.policy.parameters();
-        Budget { tokens, pieces_min: threads::pieces_min(parameters), lanes: threads::lanes(parameters) }
+        let shape = models.policy.trunk().shape();
+        let (tokens, n_parameters) = (micro_batch_tokens(config, shape), shape.n_parameters());
+        let lanes = threads::lanes_of(n_parameters, rayon::current_num_threads());
+        Budget { tokens, pieces_min: threads::pieces_min_of(n_parameters), lanes }
     }
 }
 

@@ -57,7 +57,8 @@ impl Owner {
         }));
         let result = match caught {
             Ok((trainer, result)) => {
-                self.trainer = Some(trainer);
+                // Spoilt models are built anew like those of a panic.
+                self.trainer = Some(trainer).filter(|trainer| !trainer.models.is_spoilt);
                 result
             }
             Err(panic) => Err(AttemptError::panic(panic.as_ref())),
@@ -93,6 +94,7 @@ impl Owner {
         self.counters.count(record.outcome);
         self.board.record(record);
         sync_point::reached(self.setup.log.data_dir(), "ended");
+        self.refresh_moments(update);
         if let (Next::AtOnce, Some(trainer)) = (&next, &mut self.trainer) {
             trainer.save_if_due();
             sync_point::reached(self.setup.log.data_dir(), "saved");
@@ -135,7 +137,7 @@ impl Owner {
         let (update, pretraining) = (trainer.head.update, &*self.setup.pretraining);
         let round = Round { config, update, lineage: &lineage, pretraining };
         let (snapshot, round) = trainer.pool.install(|| -> Result<_, PpoError> {
-            let snapshot = Arc::new(models.snapshot()?);
+            let snapshot = Arc::new(models.snapshot(config)?);
             let mut pace = || match interrupt.load(Ordering::Acquire) {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),

@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use policy::threads;
 
 use super::{
-    Board, Command, LearnerSetup, LearnerState,
+    Board, Command, LearnerSetup, LearnerState, room,
     share::ShareKeeper,
     trainer::{BuildError, Trainer},
 };
@@ -49,6 +49,8 @@ pub(super) struct Owner {
     /// One update is wanted although it is paused.
     is_stepping: bool,
     is_unable: bool,
+    /// Nobody has asked yet whether there is memory.
+    may_not_fit: bool,
     /// Nobody has looked yet whether the last process died in an update.
     may_be_unfinished: bool,
 }
@@ -83,6 +85,7 @@ impl Owner {
             halted: None,
             is_stepping: false,
             is_unable: false,
+            may_not_fit: true,
             may_be_unfinished: true,
         }
     }
@@ -180,6 +183,12 @@ impl Owner {
         }
         if self.trainer.is_none() {
             self.board.set_state(LearnerState::Loading);
+            if self.may_not_fit {
+                if let Err(error) = room::check(&self.setup) {
+                    return self.cannot_build(&error);
+                }
+                self.may_not_fit = false;
+            }
             match Trainer::build(&self.setup, &self.counters, &self.interrupt) {
                 Ok(trainer) => self.adopt(trainer),
                 // The command that goes with it is on its way.

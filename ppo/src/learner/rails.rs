@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{owner::Owner, trainer::Trainer};
+use super::{
+    owner::Owner,
+    trainer::{BuildError, Trainer},
+};
 use crate::{
     error::PpoError,
     guard::{Guard, SKIPPED_ROUNDS_MAX, Trips},
@@ -18,24 +21,32 @@ use crate::{
 /// A round that is skipped leaves the policy as it was, but not the value model, the moments and the memories: data that
 /// are bad enough to be refused may have spoilt those. So the first snapshot is kept, for as long as the streak lasts.
 ///
+/// Of a model too large for a whole snapshot ([`crate::snapshot`]) nothing is kept: one round too many, and the learner goes on
+/// from the live version with fresh moments, as after an activation.
+///
 /// It is part of the history: each update's record says what the streak was at its end, so that a restart goes on counting,
 /// and a replay goes back where the learner did.
 #[derive(Clone, Default)]
 pub(super) struct Streak {
     n: u32,
-    /// Number of the first update, and the models before it.
-    before: Option<(u64, Arc<Snapshot>)>,
+    /// Number of the first update, and the models before it where there is a whole snapshot.
+    before: Option<(u64, Option<Arc<Snapshot>>)>,
 }
 
 impl Streak {
     /// As it was when the last process ended.
-    pub(super) fn resumed(recorded: StreakRow, before: Snapshot) -> Streak {
-        Streak { n: recorded.n, before: Some((recorded.first, Arc::new(before))) }
+    pub(super) fn resumed(recorded: StreakRow, before: Option<Snapshot>) -> Streak {
+        Streak { n: recorded.n, before: Some((recorded.first, before.map(Arc::new))) }
     }
 
     /// The first update of the rounds that taught nothing.
     pub(super) fn first(&self) -> Option<u64> {
         self.before.as_ref().map(|(first, _)| *first)
+    }
+
+    /// Whether it is one round too long, and there is no state in memory to go back to.
+    pub(super) fn wants_fresh_moments(&self) -> bool {
+        self.n >= SKIPPED_ROUNDS_MAX
     }
 
     /// What is to be recorded, as long as it lasts.
@@ -47,21 +58,22 @@ impl Streak {
     /// streak when it is one too long.
     ///
     /// # Errors
-    /// When memory or the snapshot's file fails.
+    /// When memory fails.
     pub(super) fn prolonged(
         &self,
         update: u64,
         before: &Arc<Snapshot>,
         models: &mut Models,
     ) -> Result<(Streak, StreakRow), PpoError> {
-        let (first, before) = self.before.clone().unwrap_or_else(|| (update, Arc::clone(before)));
+        let kept = || before.is_whole().then(|| Arc::clone(before));
+        let (first, before) = self.before.clone().unwrap_or_else(|| (update, kept()));
         let n = self.n + 1;
-        let went_back = n >= SKIPPED_ROUNDS_MAX;
-        let row = StreakRow { first, n, went_back };
-        if !went_back {
+        let good = before.as_ref().filter(|_| n >= SKIPPED_ROUNDS_MAX);
+        let row = StreakRow { first, n, went_back: good.is_some() };
+        let Some(good) = good else {
             return Ok((Streak { n, before: Some((first, before)) }, row));
-        }
-        models.restore(&before)?;
+        };
+        models.restore(good)?;
         models.control.forget_steps();
         Ok((Streak::default(), row))
     }
@@ -85,6 +97,26 @@ impl Owner {
             }
             () if outcome == UpdateOutcome::Promoted => Ok((Streak::default(), None)),
             () => Ok((trainer.streak.clone(), trainer.streak.row())),
+        }
+    }
+
+    /// After one useless round too many, where there was no state to go back to: on from the live version's weights with fresh
+    /// moments. What cannot be done now is done by whoever builds the models anew.
+    pub(super) fn refresh_moments(&mut self, update: u64) {
+        let Some(trainer) = self.trainer.take_if(|trainer| trainer.streak.wants_fresh_moments()) else {
+            return;
+        };
+        self.counters.restorations.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(
+            update,
+            rounds = SKIPPED_ROUNDS_MAX,
+            "no round taught anything; the learner goes on from the live version with fresh moments. Look at the guard rails \
+             of these rounds; if it comes again, activate an earlier version or lower ppo.policy_learning_rate"
+        );
+        let live = self.setup.registry.live().map_err(BuildError::from);
+        match live.and_then(|live| trainer.rebase(&self.setup, &live)) {
+            Ok(trainer) => self.adopt(trainer),
+            Err(error) => tracing::warn!(%error, "the live version could not be read"),
         }
     }
 
@@ -185,7 +217,7 @@ mod tests {
         (world.config.policy_learning_rate, world.config.warmup_updates, world.config.max_grad_norm) = (0.5, 0, 1e6);
         let mut streak = Streak::default();
         for n in 1..=SKIPPED_ROUNDS_MAX {
-            let snapshot = Arc::new(world.models.snapshot().unwrap());
+            let snapshot = Arc::new(world.models.snapshot(&world.config).unwrap());
             let rollouts = world.rollouts(16, share_of(TokenId(3)));
             assert!(run(&mut world, &rollouts, u64::from(n)).is_skipped());
             assert_ne!(Bits::of(&world.models), before, "the value model has learnt, and the memories have moved");

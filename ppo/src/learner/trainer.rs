@@ -54,11 +54,11 @@ impl BuildError {
     pub(super) fn is_permanent(&self) -> bool {
         let model = match self {
             BuildError::Model(error) | BuildError::Ppo(PpoError::Model(error)) => error,
-            BuildError::Ppo(PpoError::ValueModel { .. } | PpoError::Device(_)) => return true,
+            BuildError::Ppo(PpoError::ValueModel { .. } | PpoError::Device(_) | PpoError::WholeModel) => return true,
             _ => return false,
         };
-        use ModelError::{MissingTensor, TensorShape, Unsupported, Untrainable};
-        matches!(model, Untrainable(_) | Unsupported(_) | MissingTensor(_) | TensorShape { .. })
+        use ModelError::{Memory, MissingTensor, TensorShape, Unsupported, Untrainable};
+        matches!(model, Untrainable(_) | Unsupported(_) | MissingTensor(_) | TensorShape { .. } | Memory { .. })
     }
 
     /// Whether a command came first, and nothing is wrong.
@@ -99,8 +99,7 @@ impl Trainer {
         let states = archive.states();
         states.create()?;
         let sft = setup.registry.path(PolicyVersion::SFT);
-        let scratch = states.path().to_path_buf();
-        let beginning = pool.install(|| Beginning::new(&sft, setup.value_start.clone(), config, scratch))?;
+        let beginning = pool.install(|| Beginning::new(&sft, setup.value_start.clone(), config))?;
         let beginning = beginning.with_pretraining(Arc::clone(&setup.pretraining));
         let live = setup.registry.live()?;
         let update = next_update(&archive, &live)?;
@@ -152,7 +151,10 @@ impl Trainer {
         let weight_type =
             WeightType::parse(&setup.config.weight_type).expect("config has checked the words of ppo.weight_type");
         let path = setup.registry.companion(version, AVERAGE_SUFFIX);
-        if let Err(error) = average.to_checkpoint(self.beginning.source(), weight_type).write(&path) {
+        // As the policy's file is: a whole model, or an adapter.
+        let like = self.models.policy.to_checkpoint(self.beginning.source(), weight_type);
+        let written = like.and_then(|like| average.to_checkpoint(&like, weight_type).write(&path));
+        if let Err(error) = written {
             tracing::warn!(%version, %error, "the average of the weights could not be saved");
         }
     }
@@ -184,6 +186,9 @@ fn resume(replay: &Replay<'_>, update: u64, live: &VersionRow) -> Result<(Reache
             (reached, Streak::resumed(recorded, before))
         }
     };
+    if streak.wants_fresh_moments() {
+        return Ok((reached.rebased(replay, live)?, Streak::default()));
+    }
     if (reached.head.version, &reached.head.digest) == (live.version, &live.digest) {
         return Ok((reached, streak));
     }

@@ -30,7 +30,7 @@ impl Replay<'_> {
         let rollouts = self.archive.rollouts(number)?;
         let mut reached = self.begin(before, row)?;
         let (config, models) = (&reached.config, &mut reached.models);
-        let snapshot = models.snapshot()?;
+        let snapshot = models.snapshot(config)?;
         let pretraining = self.beginning.pretraining();
         let round = Round { config, update: number, lineage: &row.lineage, pretraining };
         let interrupt = self.interrupt;

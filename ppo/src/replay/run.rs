@@ -80,14 +80,14 @@ impl Replay<'_> {
         reached.ok_or(ReplayError::Nothing)
     }
 
-    /// As [`Replay::reach`], by way of the state that update `first` began with, of which it takes a snapshot.
+    /// As [`Replay::reach`], by way of the state that update `first` began with, of which it takes a snapshot if that is whole.
     ///
     /// # Errors
     /// As [`Replay::reach`].
-    pub(crate) fn reach_through(&self, first: u64, update: u64) -> Result<(Reached, Snapshot), ReplayError> {
+    pub(crate) fn reach_through(&self, first: u64, update: u64) -> Result<(Reached, Option<Snapshot>), ReplayError> {
         let row = self.archive.ended(first)?;
         let mut reached = self.before(&row)?;
-        let snapshot = reached.models.snapshot()?;
+        let snapshot = Some(reached.models.snapshot(&reached.config)?).filter(Snapshot::is_whole);
         for number in first..update {
             reached = self.advance(Some(reached), &self.archive.ended(number)?)?;
         }

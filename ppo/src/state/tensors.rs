@@ -57,6 +57,14 @@ impl Half {
         }
     }
 
+    /// Its weights were written by hand.
+    pub(crate) fn forget_rounded(self, models: &Models) {
+        match self {
+            Half::Policy => models.policy.rounded().forget(),
+            Half::Value => models.value.rounded().forget(),
+        }
+    }
+
     /// The moving average of its weights, which only the policy may have.
     fn average(self, models: &Models) -> Option<&WeightAverage> {
         match self {
@@ -143,6 +151,7 @@ pub(crate) fn read_half(
     let mut step = [0; 8];
     reader.read_exact(&mut step).map_err(io_error)?;
     let has_average = read_word(reader).map_err(io_error)? == 1;
+    half.forget_rounded(models);
     for (name, var) in half.parameters(models) {
         var.set(&read_tensor(reader, &format!("{}/{name}", half.word()), var, io_error)?)?;
     }

@@ -1,4 +1,5 @@
 mod estimators;
+mod lora;
 mod pretraining;
 mod rails;
 

@@ -98,6 +98,7 @@ pub(crate) struct Ppo {
     pub(crate) batch: usize,
     pub(crate) minibatch: usize,
     pub(crate) epochs: u32,
+    pub(crate) lora_rank: usize,
     pub(crate) prompt: usize,
     pub(crate) response: usize,
     pub(crate) dtype: &'static str,

@@ -56,7 +56,7 @@ fn products_equal_their_naive_twins() {
 
             let mut want = naive(out, inner, rows, |i, l| sg[l * out + i], |l, j| sx[l * inner + j]);
             let mut dw = vec![0.5; out * inner];
-            weight_gradient(&g, &x, &mut dw);
+            weight_gradient(&g, &x, &mut dw, true);
             want.iter_mut().for_each(|v| *v += 0.5);
             check(&dw, &want, 2e-4, &format!("dW of {what}"));
         }

@@ -140,6 +140,26 @@ fn a_death_at_any_moment_changes_no_bit_of_what_refused_updates_leave() {
     check_every_copy(stocked(refuse_everything), &moments);
 }
 
+/// The same where no round has more than the policy's weights to go back to, as with a large model: the third refusal is
+/// answered with fresh moments.
+#[test]
+fn a_death_at_any_moment_changes_no_bit_without_whole_snapshots() {
+    let moments = ["claimed", "written", "registered", "judged", "ended", "saved"];
+    let change = |config: &mut config::Ppo| {
+        refuse_everything(config);
+        config.snapshot_mib = 0;
+    };
+    check_every_copy(stocked(change), &moments);
+}
+
+/// And with adapters, whose versions are not whole models.
+#[test]
+fn a_death_at_any_moment_changes_no_bit_of_an_adapter() {
+    let moments = ["claimed", "written", "registered", "judged", "committed", "ended", "saved"];
+    let change = |config: &mut config::Ppo| (config.lora_rank, config.policy_learning_rate) = (2, 1e-3);
+    check_every_copy(stocked(change), &moments);
+}
+
 /// And where no step is made, because the data are somebody else's.
 #[test]
 fn updates_without_a_step_are_part_of_the_history() {
@@ -265,8 +285,7 @@ fn rounds_that_were_taken_back_are_taken_back_again() {
 fn rebuild(data_dir: &Path, config: &config::Ppo, update: u64) -> Result<replay::Comparison, ReplayError> {
     let archive = Archive::open(data_dir).unwrap();
     let sft = archive.sft().unwrap();
-    let scratch = archive.states().path().to_path_buf();
-    let beginning = crate::beginning::Beginning::new(&sft, ValueStart::Policy, config, scratch).unwrap();
+    let beginning = crate::beginning::Beginning::new(&sft, ValueStart::Policy, config).unwrap();
     replay::rebuild(&archive, &beginning, config, update)
 }
 

@@ -151,7 +151,17 @@ fn the_average_of_the_weights_lies_beside_its_version() {
 
 #[test]
 fn a_disk_that_refuses_leaves_the_live_version_and_gives_the_claim_back() {
-    let mut world = World::new(|_| ());
+    a_disk_that_refuses(512);
+}
+
+/// The same where the models cannot be put back and are made again.
+#[test]
+fn a_disk_that_refuses_costs_a_large_model_no_more() {
+    a_disk_that_refuses(0);
+}
+
+fn a_disk_that_refuses(snapshot_mib: u64) {
+    let mut world = World::new(|config| config.snapshot_mib = snapshot_mib);
     let learner = world.start_learner();
     let obstacle = world.registry.path(PolicyVersion(1)).with_extension("gguf.partial");
     fs::create_dir(&obstacle).unwrap();
@@ -205,9 +215,19 @@ fn a_refused_candidate_costs_its_rollouts_and_nothing_else() {
 
 #[test]
 fn refused_thrice_the_learner_goes_back_to_its_last_good_state() {
+    refused_thrice(512);
+}
+
+#[test]
+fn refused_thrice_a_learner_without_whole_snapshots_begins_with_fresh_moments() {
+    refused_thrice(0);
+}
+
+fn refused_thrice(snapshot_mib: u64) {
     let mut world = World::new(|config| {
         config.kl_adaptive = true;
         config.kl_target = -1.0;
+        config.snapshot_mib = snapshot_mib;
     });
     let learner = world.start_learner();
     for n in 1..=3 {

@@ -1,0 +1,31 @@
+//! Whether there is memory for learning, asked once, before the models are made.
+
+use policy::{
+    PolicyVersion,
+    architecture::Shape,
+    checkpoint::{Checkpoint, shape_of_file},
+};
+
+use super::{LearnerSetup, ValueStart, trainer::BuildError};
+use crate::plan::plan;
+
+/// Says what learning will take, and refuses what does not fit: a process that is killed for its memory takes serving along.
+pub(super) fn check(setup: &LearnerSetup) -> Result<(), BuildError> {
+    let shape = shape_of_file(&setup.registry.path(PolicyVersion::SFT))?;
+    let value = match &setup.value_start {
+        ValueStart::RewardModel { checkpoint, .. } => shape_of(checkpoint, &shape),
+        ValueStart::Policy => shape.clone(),
+    };
+    let longest = setup.engine.context_tokens() as usize;
+    let file = policy::memory::weight_bytes(&shape);
+    let plan = plan(&shape, &value, None, &setup.config, longest, &[("version 0 as a file", file)])?;
+    tracing::info!("{plan}");
+    Ok(plan.check()?)
+}
+
+fn shape_of(checkpoint: &Checkpoint, otherwise: &Shape) -> Shape {
+    let vocab_size = checkpoint.tensor(policy::architecture::llama::TOKEN_EMBEDDING).and_then(|t| Ok(t.dim(0)?));
+    let shape = vocab_size.and_then(|n| Shape::from_metadata(&checkpoint.metadata, n, true));
+    // One that cannot be trained is told of when it is built.
+    shape.unwrap_or_else(|_| otherwise.clone())
+}

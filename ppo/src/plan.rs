@@ -1,0 +1,109 @@
+//! How much memory rounds take, before the first one.
+
+use policy::{
+    architecture::Shape,
+    kernels::Precision,
+    memory::{Held, MemoryPlan, Role, WidestPass, weight_bytes},
+    model_error::ModelError,
+    threads::is_small_of,
+    transformer::{Adapter, Keep},
+};
+
+use crate::experience::micro_batch_tokens;
+
+/// Numbers that a round keeps of every token: log-probs, values, rewards, advantages, weights.
+const NUMBERS_PER_TOKEN: usize = 12;
+
+/// Plans for the roles of a learner.
+///
+/// - `policy`, `value`: shapes of the models (the reference has the policy's);
+/// - `reward`: shape of a reward model in this process, where there is one;
+/// - `longest`: tokens of the longest prompt and response together;
+/// - `others`: what else there will be, in bytes.
+///
+/// # Errors
+/// When the precision is not to be had here.
+pub fn plan(
+    policy: &Shape,
+    value: &Shape,
+    reward: Option<&Shape>,
+    config: &config::Ppo,
+    longest: usize,
+    others: &[(&str, u64)],
+) -> Result<MemoryPlan, ModelError> {
+    let n_threads = match config.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    };
+    let pass = WidestPass {
+        tokens: micro_batch_tokens(config, policy).max(longest).min(config.minibatch * longest),
+        keep: if config.activation_checkpointing { Keep::Inputs } else { Keep::All },
+        precision: Precision::choose(&config.dtype, is_small_of(policy.n_parameters()))?,
+        has_logits: true,
+        n_threads,
+    };
+    let mut roles = roles(policy, value, config);
+    roles.extend(reward.map(|shape| Role { name: "reward model", shape, held: Held::Frozen }));
+    let experience = (config.rollouts_per_update * longest * NUMBERS_PER_TOKEN * 8) as u64;
+    let mut all =
+        vec![("the round's beginning, to go back to", undo(&roles, config)), ("the round's numbers", experience)];
+    all.extend_from_slice(others);
+    Ok(MemoryPlan::new(&roles, pass, &all))
+}
+
+fn roles<'a>(policy: &'a Shape, value: &'a Shape, config: &config::Ppo) -> Vec<Role<'a>> {
+    let role = |name, shape, held| Role { name, shape, held };
+    match config.lora_rank {
+        0 => vec![
+            role("policy", policy, Held::Trained),
+            role("reference", policy, Held::Frozen),
+            role("value model", value, Held::Trained),
+        ],
+        rank => {
+            let n = Adapter::n_parameters(policy, rank);
+            vec![
+                role("reference, shared", policy, Held::Frozen),
+                role("policy's adapter", policy, Held::Adapter(n)),
+                role("value model's adapter", policy, Held::Adapter(n)),
+            ]
+        }
+    }
+}
+
+/// What [`crate::snapshot`] copies.
+fn undo(roles: &[Role<'_>], config: &config::Ppo) -> u64 {
+    let bytes = |role: &Role<'_>| match role.held {
+        Held::Trained => weight_bytes(role.shape),
+        Held::Frozen => 0,
+        Held::Adapter(n) => 4 * n as u64,
+    };
+    let whole = 3 * roles.iter().map(bytes).sum::<u64>();
+    match whole <= config.snapshot_mib << 20 {
+        true => whole,
+        false => roles.iter().map(bytes).find(|n| *n > 0).unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn needed(change: impl FnOnce(&mut config::Ppo)) -> u64 {
+        let shape = Shape::llama(49152, 576, 30, 9, 3, 1536);
+        let mut config = config::Config::default().ppo;
+        (config.minibatch, config.rollouts_per_update) = (4, 8);
+        change(&mut config);
+        plan(&shape, &shape, None, &config, 128, &[]).unwrap().needed()
+    }
+
+    /// Goal: the plan tells apart what the knobs tell apart. Method: a model of 135 M parameters.
+    #[test]
+    fn a_plan_follows_the_knobs() {
+        let weights = weight_bytes(&Shape::llama(49152, 576, 30, 9, 3, 1536));
+        let full = needed(|_| ());
+        assert!(full > 8 * weights, "three models, moments of two, gradients");
+        assert!(needed(|config| config.lora_rank = 16) < full / 3);
+        assert!(needed(|config| config.snapshot_mib = 1 << 20) - full == 5 * weights, "the rest of six copies");
+        assert!(needed(|config| config.activation_checkpointing = true) < full);
+    }
+}
