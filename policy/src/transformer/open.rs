@@ -41,7 +41,9 @@ pub(crate) struct Weights<'m> {
     pub(crate) precision: Precision,
 }
 
-type Slices<'a> = BTreeMap<&'a str, (&'a [f32], &'a [usize])>;
+/// Numbers of a tensor, and its dimensions.
+type Slice<'a> = (&'a [f32], &'a [usize]);
+type Slices<'a> = BTreeMap<&'a str, Slice<'a>>;
 
 /// Parameters as slices, by name.
 pub(crate) struct Open<'a> {
@@ -153,7 +155,7 @@ impl<'a> Open<'a> {
     }
 }
 
-fn found<'a>(slices: &Slices<'a>, name: &str) -> Result<(&'a str, (&'a [f32], &'a [usize]))> {
+fn found<'a>(slices: &Slices<'a>, name: &str) -> Result<(&'a str, Slice<'a>)> {
     let found = slices.get_key_value(name).ok_or_else(|| ModelError::MissingTensor(name.to_owned()))?;
     Ok((found.0, *found.1))
 }
