@@ -92,8 +92,10 @@ pub fn prepare_process() {
 /// Buffers up to 32 MiB, which is the most that glibc allows, are carved from memory that stays.
 fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: two settings of the allocator, made before other threads start; it checks their range itself.
+    // SAFETY: settings of the allocator, made before other threads start; it checks their range itself.
     unsafe {
+        // Heaps of other threads are given back whenever they are empty, whatever the thresholds say.
+        libc::mallopt(libc::M_ARENA_MAX, 1);
         libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
         libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
     }

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Bytes that the logits of one chunk may take.
-pub(crate) const CHUNK_BYTES: usize = 64 << 20;
+pub(crate) const CHUNK_BYTES: usize = 24 << 20;
 
 /// What a loss is told of some neighbouring response tokens.
 #[derive(Clone, Debug)]

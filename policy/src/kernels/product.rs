@@ -21,7 +21,7 @@ const PIECE: usize = 4 << 20;
 /// Pieces of one product at most.
 const PIECES_MAX: usize = 4;
 /// Sides of pieces are multiples of this.
-const GRAIN: usize = 64;
+const GRAIN: usize = 32;
 
 /// y (+)= x·Wᵀ. `x [rows, in]`, `weight [out, in]`, `y [rows, out]`.
 pub(crate) fn forward(x: &Matrix<'_>, weight: &Matrix<'_>, y: &mut [f32], accumulates: bool) {
@@ -168,20 +168,22 @@ fn run(a: Factor, b: Factor, out: &mut [f32], accumulates: bool) {
     let target = Target { start: out.as_mut_ptr(), row_stride: b.cols };
     let by_cols = b.cols >= a.rows;
     let side = if by_cols { b.cols } else { a.rows };
-    let pieces = (a.rows * b.cols * a.cols / PIECE).clamp(1, PIECES_MAX);
-    let step = side.div_ceil(pieces).next_multiple_of(GRAIN).min(side);
-    let piece = |first: usize| {
-        let n = step.min(side - first);
+    let grains = side.div_ceil(GRAIN);
+    let pieces = (a.rows * b.cols * a.cols / PIECE).clamp(1, PIECES_MAX).min(grains);
+    // As even as grains allow: on two threads, three pieces of four would leave one idle for a third of the time.
+    let border = |i: usize| (grains * i / pieces * GRAIN).min(side);
+    let piece = |i: usize| {
+        let (first, n) = (border(i), border(i + 1) - border(i));
         if by_cols {
             one(a, b.some_cols(first, n), target.at(0, first), accumulates);
         } else {
             one(a.some_rows(first, n), b, target.at(first, 0), accumulates);
         }
     };
-    if step == side {
+    if pieces == 1 {
         piece(0);
     } else {
-        (0..side.div_ceil(step)).into_par_iter().for_each(|i| piece(i * step));
+        (0..pieces).into_par_iter().for_each(piece);
     }
 }
 
