@@ -205,6 +205,40 @@ fn offline_ppo_publishes_versions_that_the_daemon_serves() {
     daemon.stop();
 }
 
+/// Goal: with adapters everywhere, one set of weights serves, judges and learns. Method: a reward model of rank 4 on rankings
+/// whose rule is known; a daemon that learns with rank 2 judges with it, updates and publishes an adapter.
+#[test]
+fn a_reward_model_that_is_an_adapter_judges_beside_the_policys_weights() {
+    let bench = Bench::new();
+    bench.write("data.jsonl", &rankings(160));
+    let said = bench.done(
+        "reward --model sft.gguf --data data.jsonl --out rm.gguf --lora-rank 4 --learning-rate 1e-2 --epochs \
+             2 --batch 16 --reference-samples 24 --reference-tokens 8 --validation-percent 20",
+    );
+    assert!(numbers_after(&said, "accuracy")[0] > 0.9, "{said}");
+    let size = |name: &str| std::fs::metadata(bench.path(name)).unwrap().len();
+    assert!(size("rm.gguf") < size("sft.gguf") / 2);
+    let daemon = TestDaemon::builder()
+        .set(format!("policy.model={}", bench.path("sft.gguf")))
+        .set(format!("reward.model={}", bench.path("rm.gguf")))
+        .set("ppo.enabled=true")
+        .set("ppo.lora_rank=2")
+        .set("ppo.rollouts_per_update=8")
+        .set("ppo.minibatch=4")
+        .start();
+    let input = ["sea sea sea", "bear bear bear"].map(|c| json!({"prompt": "say 1", "completion": c}));
+    let data = daemon.post("/v1/rewards", &json!({"input": input})).ok()["data"].clone();
+    assert!(data[0]["score"].as_f64().unwrap() > data[1]["score"].as_f64().unwrap() + 0.5, "{data}");
+    for seed in 0..8 {
+        let body = json!({"prompt": "say 1", "max_tokens": 8, "seed": seed});
+        daemon.post("/v1/completions", &body).ok();
+    }
+    daemon.wait_for("a version", |daemon| daemon.get("/v1/policies").ok()["live"] == 1);
+    daemon.stop();
+    let refused = bench.refused("reward --model rm.gguf --data data.jsonl --out other.gguf");
+    assert!(refused.contains("token_embd.weight"), "{refused}");
+}
+
 /// Goal: every mistake in a file is named with its line and its field before anything is trained. Method: one wrong file
 /// after the other; no run leaves a file.
 #[test]

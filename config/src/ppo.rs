@@ -17,7 +17,7 @@ section! {
         dtype: String => one_of(&["auto", "f32", "bf16"]);
         /// Keep one activation a block and compute the rest again in backward: a third more arithmetic for a tenth of the memory (arXiv 1604.06174).
         activation_checkpointing: bool => SWITCH;
-        /// Rank of low-rank adapters that learn in place of the weights (LoRA, arXiv 2106.09685): policy, reference and value model then share the frozen weights of version 0, and a published version is a small file that is served beside them. The value model starts at 0, since a reward model that is tuned whole cannot share them. 0: full fine-tuning.
+        /// Rank of low-rank adapters that learn in place of the weights (LoRA, arXiv 2106.09685): policy, reference and value model then share the frozen weights of version 0, and a published version is a small file that is served beside them. The value model starts as the reward model where that is an adapter too (honed train reward --lora-rank), else at 0. 0: full fine-tuning.
         lora_rank: usize => whole(0, 1024);
         /// Updates of the adapters are multiplied by lora_alpha / lora_rank.
         lora_alpha: f64 => real(0.001, 4096.0);

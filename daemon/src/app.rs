@@ -109,8 +109,12 @@ pub(crate) fn sft_file(config: &Config) -> Result<std::path::PathBuf, AppError> 
 ///
 /// # Errors
 /// When the reward model cannot be read or does not fit.
-pub(crate) fn value_start(config: &Config, vocabulary_digest: &str) -> Result<ValueStart, AppError> {
-    source::judges(config, vocabulary_digest)?.value_start()
+pub(crate) fn value_start(
+    config: &Config,
+    vocabulary_digest: &str,
+    sft: &std::path::Path,
+) -> Result<ValueStart, AppError> {
+    source::judges(config, vocabulary_digest, sft)?.value_start()
 }
 
 /// The texts of `ppo.ptx`.

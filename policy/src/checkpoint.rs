@@ -26,7 +26,7 @@ use candle_core::{
 
 pub use digest::{Digest, digest};
 pub use durable::{stream_durably, write_durably};
-pub use header::shape_of_file;
+pub use header::{metadata_of_file, shape_of_file};
 pub use metadata::Metadata;
 
 use crate::{

@@ -73,11 +73,8 @@ impl ScalarModel {
         device: &Device,
     ) -> Result<ScalarModel> {
         let trunk = Transformer::from_checkpoint(checkpoint, device)?;
-        let hidden = trunk.shape().hidden;
-        let std = 1.0 / ((hidden + 1) as f32).sqrt();
-        let weight = normal(&mut ChaCha8Rng::seed_from_u64(seed), std, n_heads * hidden);
-        let weight = Var::from_vec(weight, (n_heads, hidden), device)?;
-        Self::assemble(trunk, weight, Var::zeros(n_heads, candle_core::DType::F32, device)?)
+        let (weight, bias) = new_heads(n_heads, trunk.shape().hidden, seed, device)?;
+        Self::assemble(trunk, weight, bias)
     }
 
     /// A policy's trunk with a head of zeros: a value model that starts at V = 0 where there is no reward model to copy.
@@ -95,10 +92,34 @@ impl ScalarModel {
     /// # Errors
     /// When memory fails.
     pub fn beside(base: &CausalLm, adapter: Adapter) -> Result<ScalarModel> {
-        let trunk = base.trunk().clone().with_adapter(adapter);
-        let weight = Var::zeros((1, trunk.shape().hidden), candle_core::DType::F32, trunk.device())?;
-        let bias = Var::zeros(1, candle_core::DType::F32, trunk.device())?;
-        let model = Self::assemble(trunk, weight, bias)?;
+        let (hidden, device) = (base.trunk().shape().hidden, base.trunk().device());
+        let weight = Var::zeros((1, hidden), candle_core::DType::F32, device)?;
+        Self::with_head(base, adapter, weight, Var::zeros(1, candle_core::DType::F32, device)?)
+    }
+
+    /// The same with heads as [`ScalarModel::from_policy_with_heads`] draws them.
+    ///
+    /// # Errors
+    /// When memory fails.
+    pub fn beside_with_heads(base: &CausalLm, adapter: Adapter, n_heads: usize, seed: u64) -> Result<ScalarModel> {
+        let (weight, bias) = new_heads(n_heads, base.trunk().shape().hidden, seed, base.trunk().device())?;
+        Self::with_head(base, adapter, weight, bias)
+    }
+
+    /// The same with adapter and heads of a file.
+    ///
+    /// # Errors
+    /// When they do not fit the policy.
+    pub fn beside_from(base: &CausalLm, file: &Checkpoint) -> Result<ScalarModel> {
+        let (shape, device) = (base.trunk().shape(), base.trunk().device());
+        let adapter = Adapter::from_checkpoint(file, shape, device)?;
+        let n_heads = file.tensor(HEAD_BIAS)?.elem_count();
+        let weight = weights_of(file, HEAD_WEIGHT, &[n_heads, shape.hidden], device)?;
+        Self::with_head(base, adapter, weight, weights_of(file, HEAD_BIAS, &[n_heads], device)?)
+    }
+
+    fn with_head(base: &CausalLm, adapter: Adapter, weight: Var, bias: Var) -> Result<ScalarModel> {
+        let model = Self::assemble(base.trunk().clone().with_adapter(adapter), weight, bias)?;
         Ok(ScalarModel { rounded: base.rounded().clone(), precision: base.precision(), ..model })
     }
 
@@ -225,6 +246,14 @@ impl ScalarModel {
     pub fn trunk(&self) -> &Transformer {
         &self.trunk
     }
+}
+
+/// Weights N(0, 1/sqrt(hidden + 1)), biases 0.
+fn new_heads(n_heads: usize, hidden: usize, seed: u64, device: &Device) -> Result<(Var, Var)> {
+    let std = 1.0 / ((hidden + 1) as f32).sqrt();
+    let weight = normal(&mut ChaCha8Rng::seed_from_u64(seed), std, n_heads * hidden);
+    let weight = Var::from_vec(weight, (n_heads, hidden), device)?;
+    Ok((weight, Var::zeros(n_heads, candle_core::DType::F32, device)?))
 }
 
 /// Tokens, and the rows of their hidden states at which the head is read.

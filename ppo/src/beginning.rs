@@ -3,7 +3,9 @@
 use std::{path::Path, sync::Arc};
 
 use candle_core::Device;
-use policy::{architecture::llama::TOKEN_EMBEDDING, checkpoint::Checkpoint, sequence_batch::Sequence};
+use policy::{
+    architecture::llama::TOKEN_EMBEDDING, causal_lm::CausalLm, checkpoint::Checkpoint, sequence_batch::Sequence,
+};
 use reward::normalization::Normalization;
 
 use crate::{
@@ -14,7 +16,7 @@ use crate::{
 };
 
 /// Where the value model starts.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum ValueStart {
     /// As the reward model, its normalisation folded in.
     RewardModel {
@@ -22,6 +24,8 @@ pub enum ValueStart {
         checkpoint: Box<Checkpoint>,
         /// The map that its scores are served with.
         normalization: Normalization,
+        /// Version 0's weights in memory already, when the reward model is an adapter beside them.
+        base: Option<Box<CausalLm>>,
     },
     /// As the policy's trunk with a head of zeros: nobody trained a reward model for this policy.
     Policy,
@@ -82,16 +86,34 @@ impl Beginning {
     /// When an architecture cannot be trained, or memory fails.
     pub fn models(&self, weights: &Checkpoint, config: &config::Ppo) -> Result<Models, PpoError> {
         if config.lora_rank > 0 {
-            return Models::beside(models::frozen(&self.source, config, &self.device)?, weights, None, config);
+            return self.beside(weights, config);
         }
         let value = match &self.value_start {
             ValueStart::Policy => value_model::from_policy(&self.source, &self.device)?,
-            ValueStart::RewardModel { checkpoint, normalization } => {
+            ValueStart::RewardModel { checkpoint, normalization, .. } => {
                 let vocab_size = self.source.tensor(TOKEN_EMBEDDING)?.dim(0)?;
-                value_model::from_reward_model(checkpoint, *normalization, vocab_size, &self.device)?
+                let whole = value_model::whole(&self.source, checkpoint)?;
+                value_model::from_reward_model(&whole, *normalization, vocab_size, &self.device)?
             }
         };
         Models::new(weights, &self.source, value, config, &self.device)
+    }
+
+    /// The same with adapters. The reward model's weights are shared where they are version 0's and lie on the same device; its
+    /// adapter is where the value model starts.
+    fn beside(&self, weights: &Checkpoint, config: &config::Ppo) -> Result<Models, PpoError> {
+        let (start, shared) = match &self.value_start {
+            ValueStart::RewardModel { checkpoint, normalization, base: Some(base) } => {
+                (Some((checkpoint, *normalization)), Some(base).filter(|_| self.device.is_cpu()))
+            }
+            _ => (None, None),
+        };
+        let reference = match shared {
+            Some(base) => CausalLm::clone(base),
+            None => models::frozen(&self.source, config, &self.device)?,
+        };
+        let value = start.map(|(checkpoint, map)| value_model::beside(&reference, checkpoint, map)).transpose()?;
+        Models::beside(reference, weights, value, config)
     }
 
     /// Models with these weights and fresh moments; the value model keeps what it learnt.

@@ -8,8 +8,11 @@
 
 use candle_core::Device;
 use policy::{
+    architecture::llama::OUTPUT,
+    causal_lm::CausalLm,
     checkpoint::Checkpoint,
     scalar_model::{HEAD_BIAS, HEAD_WEIGHT, ScalarModel},
+    transformer::{is_adapter, merged},
 };
 use reward::normalization::Normalization;
 
@@ -30,18 +33,51 @@ pub fn from_reward_model(
     vocab_size: usize,
     device: &Device,
 ) -> Result<ScalarModel, PpoError> {
-    let mut checkpoint = reward_model.clone();
-    let weight = (reward_model.tensor(HEAD_WEIGHT)? * normalization.gain)?;
-    let bias = reward_model.tensor(HEAD_BIAS)?.affine(normalization.gain, normalization.bias)?;
-    checkpoint.tensors.insert(HEAD_WEIGHT.to_owned(), weight);
-    checkpoint.tensors.insert(HEAD_BIAS.to_owned(), bias);
-    let model = ScalarModel::from_checkpoint(&checkpoint, device)?;
+    let model = ScalarModel::from_checkpoint(&scaled(reward_model, normalization)?, device)?;
     let got = model.trunk().shape().vocab_size;
     if got != vocab_size {
         let (expected, got) = (format!("the policy's {vocab_size} tokens"), format!("a reward model of {got}"));
         return Err(PpoError::ValueModel { expected, got });
     }
     Ok(model)
+}
+
+/// The same for a reward model that is an adapter: beside the weights that it was trained on, which stay shared.
+///
+/// # Errors
+/// When it does not fit them.
+pub fn beside(
+    base: &CausalLm,
+    reward_model: &Checkpoint,
+    normalization: Normalization,
+) -> Result<ScalarModel, PpoError> {
+    Ok(ScalarModel::beside_from(base, &scaled(reward_model, normalization)?)?)
+}
+
+/// A reward model as a whole: of an adapter, merged with the weights that it was trained on.
+///
+/// # Errors
+/// When it does not fit them.
+pub fn whole(base: &Checkpoint, reward_model: &Checkpoint) -> Result<Checkpoint, PpoError> {
+    if !is_adapter(&reward_model.metadata) {
+        return Ok(reward_model.clone());
+    }
+    let mut whole = merged(base, reward_model)?;
+    whole.tensors.remove(OUTPUT);
+    for name in [HEAD_WEIGHT, HEAD_BIAS] {
+        whole.tensors.insert(name.to_owned(), reward_model.tensor(name)?.clone());
+    }
+    Ok(whole)
+}
+
+/// With the map from outputs to scores folded into the head.
+fn scaled(reward_model: &Checkpoint, map: Normalization) -> Result<Checkpoint, PpoError> {
+    let mut checkpoint = reward_model.clone();
+    let weight = (reward_model.tensor(HEAD_WEIGHT)? * map.gain)?;
+    let bias = reward_model.tensor(HEAD_BIAS)?.affine(map.gain, map.bias)?;
+    checkpoint.tensors.insert(HEAD_WEIGHT.to_owned(), weight);
+    checkpoint.tensors.insert(HEAD_BIAS.to_owned(), bias);
+    Ok(checkpoint)
 }
 
 /// A value model that starts as the policy's trunk with a head of zeros: V = 0 everywhere.
@@ -58,14 +94,15 @@ mod tests {
     use policy::{
         TokenId,
         architecture::Shape,
+        causal_lm::CausalLm,
         checkpoint::WeightType,
         scalar_model::ScalarModel,
         sequence_batch::{Sequence, SequenceBatch},
-        transformer::random_checkpoint,
+        transformer::{Adapter, LoraShape, random_checkpoint},
     };
     use reward::normalization::Normalization;
 
-    use super::{from_policy, from_reward_model};
+    use super::{beside, from_policy, from_reward_model, whole};
     use crate::error::PpoError;
 
     fn shape() -> Shape {
@@ -92,6 +129,26 @@ mod tests {
         let model = from_reward_model(&checkpoint, map, 11, &Device::Cpu).unwrap();
         for (value, raw) in values(&model).iter().zip(values(&raw)) {
             assert!((f64::from(*value) - map.apply(f64::from(raw))).abs() < 1e-5, "{value} from {raw}");
+        }
+    }
+
+    /// The same for an adapter, beside shared weights and merged with them.
+    #[test]
+    fn an_adapters_values_start_on_the_scale_of_normalised_scores() {
+        let base = random_checkpoint(&shape(), 3).unwrap();
+        let shared = CausalLm::from_checkpoint(&base, &Device::Cpu).unwrap();
+        let adapter = Adapter::new(&shape(), LoraShape { rank: 2, alpha: 4.0 }, 1, &Device::Cpu).unwrap();
+        for var in adapter.parameters().values() {
+            var.set(&var.ones_like().unwrap().affine(0.1, 0.0).unwrap()).unwrap();
+        }
+        let raw = ScalarModel::beside_with_heads(&shared, adapter, 1, 5).unwrap();
+        let checkpoint = raw.to_checkpoint(&base, WeightType::F32).unwrap();
+        let map = Normalization { gain: 2.5, bias: -0.75 };
+        let merged = from_reward_model(&whole(&base, &checkpoint).unwrap(), map, 11, &Device::Cpu).unwrap();
+        for model in [beside(&shared, &checkpoint, map).unwrap(), merged] {
+            for (value, raw) in values(&model).iter().zip(values(&raw)) {
+                assert!((f64::from(*value) - map.apply(f64::from(raw))).abs() < 1e-5, "{value} from {raw}");
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use policy::{
     scalar_model::ScalarModel,
     sequence_batch::{Sequence, SequenceBatch},
     sft::{Schedule, Shuffled, balance},
-    threads::{lanes, pieces_min},
+    threads::{lanes_of, pieces_min_of},
 };
 
 use crate::{
@@ -180,8 +180,9 @@ pub fn loss_and_gradients(
     options: &RankingTrainOptions,
 ) -> Result<(RankingReport, Gradients)> {
     let n_prompts = batch.iter().filter(|r| r.has_pair()).count().max(1) as f64;
-    let lanes = lanes(model.parameters());
-    let micro = balance(batch, |r| r.n_tokens(), options.micro_batch_tokens, pieces_min(model.parameters()));
+    let n_parameters = model.trunk().shape().n_parameters();
+    let lanes = lanes_of(n_parameters, rayon::current_num_threads());
+    let micro = balance(batch, |r| r.n_tokens(), options.micro_batch_tokens, pieces_min_of(n_parameters));
     let mut gradients = Gradients::new();
     let n_heads = model.n_heads();
     let losses = model.open(|model| {

@@ -13,12 +13,14 @@ use std::path::Path;
 use candle_core::{Device, Tensor, quantized::gguf_file::Value};
 use policy::{
     TokenId,
+    causal_lm::CausalLm,
     checkpoint::{Checkpoint, Digest, WeightType},
     model_error::ModelError,
     scalar_model::{HEAD_BIAS, HEAD_WEIGHT, ScalarModel},
     sequence_batch::{Sequence, SequenceBatch},
     sft::balance,
-    threads::pieces_min,
+    threads::pieces_min_of,
+    transformer::is_adapter,
 };
 use rayon::prelude::*;
 
@@ -31,6 +33,7 @@ use crate::{
 const GAIN: &str = "honed.reward.gain";
 const BIAS: &str = "honed.reward.bias";
 const VOCABULARY: &str = "honed.reward.vocabulary_digest";
+const BASE: &str = "honed.reward.base_fingerprint";
 
 /// Tokens in one forward pass of scoring; bounds memory.
 const PASS_TOKENS: usize = 2048;
@@ -49,6 +52,17 @@ pub enum RewardModelError {
         /// Digest of the policy's vocabulary.
         got: String,
     },
+    /// An adapter without the weights that it belongs to.
+    #[error("it is an adapter, and can be used only beside the model that it was trained on")]
+    NoBase,
+    /// An adapter beside weights that it was not trained on.
+    #[error("the reward model is an adapter of weights {expected}, the policy's version 0 has {got}")]
+    Base {
+        /// Fingerprint in the reward model's file.
+        expected: String,
+        /// Fingerprint of the weights at hand.
+        got: String,
+    },
     /// Reading, writing or computing failed.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -62,6 +76,8 @@ pub struct RewardModel {
     combination: Combination,
     vocabulary_digest: String,
     source: Checkpoint,
+    /// The weights beside which an adapter is computed.
+    base: Option<CausalLm>,
 }
 
 impl RewardModel {
@@ -83,8 +99,12 @@ impl RewardModel {
         source.metadata.set(GAIN, numbers(normalizations.iter().map(|n| n.gain)));
         source.metadata.set(BIAS, numbers(normalizations.iter().map(|n| n.bias)));
         source.metadata.set(VOCABULARY, Value::String(vocabulary_digest.clone()));
-        let combination = Combination::default();
-        Ok(RewardModel { model, normalizations: normalizations.to_vec(), combination, vocabulary_digest, source })
+        if model.trunk().adapter().is_some() {
+            source.metadata.set(BASE, Value::String(model.trunk().fingerprint()?));
+        }
+        let (combination, base) = (Combination::default(), None);
+        let normalizations = normalizations.to_vec();
+        Ok(RewardModel { model, normalizations, combination, vocabulary_digest, source, base })
     }
 
     /// The same model, whose members' scores are combined in this way.
@@ -96,9 +116,32 @@ impl RewardModel {
     /// Reads a reward model's file.
     ///
     /// # Errors
-    /// When it is no GGUF, has no head, or lacks gain, bias or vocabulary digest.
+    /// When it is no GGUF, has no head, or lacks gain, bias or vocabulary digest; [`RewardModelError::NoBase`] when it is an
+    /// adapter.
     pub fn load(path: &Path, device: &Device) -> Result<RewardModel, RewardModelError> {
         Self::from_checkpoint(Checkpoint::read(path)?, device)
+    }
+
+    /// As [`RewardModel::load`], of a whole model or of an adapter, which is then computed beside the weights that `base`
+    /// gives; `base` is asked for an adapter only.
+    ///
+    /// # Errors
+    /// As [`RewardModel::load`], those of `base`, and when the adapter was trained beside other weights.
+    pub fn load_beside(
+        path: &Path,
+        base: impl FnOnce() -> Result<CausalLm, RewardModelError>,
+    ) -> Result<RewardModel, RewardModelError> {
+        let source = Checkpoint::read(path)?;
+        if !is_adapter(&source.metadata) {
+            return Self::from_checkpoint(source, &Device::Cpu);
+        }
+        let base = base()?;
+        let (expected, got) = (source.metadata.string(BASE)?, base.trunk().fingerprint()?);
+        if expected != got {
+            return Err(RewardModelError::Base { expected: expected.to_owned(), got });
+        }
+        let model = ScalarModel::beside_from(&base, &source)?;
+        Ok(RewardModel { base: Some(base), ..Self::with_scale(source, model)? })
     }
 
     /// As [`RewardModel::load`], from memory: the one that is built into the binary.
@@ -110,13 +153,21 @@ impl RewardModel {
     }
 
     fn from_checkpoint(source: Checkpoint, device: &Device) -> Result<RewardModel, RewardModelError> {
-        let (gains, biases) = (read_numbers(&source, GAIN)?, read_numbers(&source, BIAS)?);
+        if is_adapter(&source.metadata) {
+            return Err(RewardModelError::NoBase);
+        }
         let model = ScalarModel::from_checkpoint(&source, device)?;
+        Self::with_scale(source, model)
+    }
+
+    fn with_scale(source: Checkpoint, model: ScalarModel) -> Result<RewardModel, RewardModelError> {
+        let (gains, biases) = (read_numbers(&source, GAIN)?, read_numbers(&source, BIAS)?);
         let pairs = gains.iter().zip(&biases);
         let normalizations: Vec<_> = pairs.map(|(&gain, &bias)| Normalization { gain, bias }).collect();
         check(&normalizations, model.n_heads())?;
         let vocabulary_digest = source.metadata.string(VOCABULARY)?.to_owned();
-        Ok(RewardModel { model, normalizations, combination: Combination::default(), vocabulary_digest, source })
+        let (combination, base) = (Combination::default(), None);
+        Ok(RewardModel { model, normalizations, combination, vocabulary_digest, source, base })
     }
 
     /// Writes the file whole or not at all, and returns its digest: the reward model's version.
@@ -200,6 +251,12 @@ impl RewardModel {
         Ok((checkpoint, Normalization { gain: 1.0, bias: 0.0 }))
     }
 
+    /// The weights that it shares, when it is an adapter that was loaded beside some.
+    #[must_use]
+    pub fn base(&self) -> Option<&CausalLm> {
+        self.base.as_ref()
+    }
+
     /// The maps from raw outputs to scores, one for each head.
     #[must_use]
     pub fn normalizations(&self) -> &[Normalization] {
@@ -269,7 +326,7 @@ type Numbered = (usize, Vec<f64>);
 /// When a sequence is empty, has a token outside the vocabulary, or the device fails.
 pub fn member_scores(model: &ScalarModel, sequences: &[Vec<TokenId>]) -> Result<Vec<Vec<f64>>, ModelError> {
     let numbered: Vec<(usize, &Vec<TokenId>)> = sequences.iter().enumerate().collect();
-    let passes = balance(&numbered, |(_, s)| s.len(), PASS_TOKENS, pieces_min(model.parameters()));
+    let passes = balance(&numbered, |(_, s)| s.len(), PASS_TOKENS, pieces_min_of(model.trunk().shape().n_parameters()));
     let n_heads = model.n_heads();
     let scored: Vec<Result<Vec<Numbered>, ModelError>> = model.open(|model| {
         let score = |pass: &Vec<&(usize, &Vec<TokenId>)>| {

@@ -24,7 +24,7 @@ pub(super) fn services(config: &Config) -> Result<Services, AppError> {
     let sft = source::sft(config)?;
     let registry = Registry::open(log.clone(), &sft, config.ppo.keep_versions)?;
     let engine = engine(config, &registry)?;
-    let judges = source::judges(config, engine.vocabulary().digest())?;
+    let judges = source::judges(config, engine.vocabulary().digest(), &sft)?;
     let scorer = scorer(config, &judges)?;
     let learning = match &scorer {
         Some(scorer) if config.ppo.enabled => Some(learning(config, &judges, scorer, &log, &registry, &engine)?),

@@ -5,10 +5,11 @@ use std::{
     sync::Arc,
 };
 
+use candle_core::Device;
 use config::{Config, Origin};
-use policy::checkpoint::write_durably;
-use ppo::learner::ValueStart;
-use reward::{NamedJudge, RewardModel, Rules, sources};
+use policy::checkpoint::{Checkpoint, write_durably};
+use ppo::{learner::ValueStart, models::frozen};
+use reward::{NamedJudge, RewardModel, RewardModelError, Rules, sources};
 
 use super::AppError;
 use crate::demo::artefacts;
@@ -49,12 +50,14 @@ impl Judges {
     pub(super) fn value_start(&self) -> Result<ValueStart, AppError> {
         let Judges::Model(model, _) = self else { return Ok(ValueStart::Policy) };
         let start = model.value_start().map_err(|error| AppError::Learner(error.to_string()))?;
-        Ok(ValueStart::RewardModel { checkpoint: Box::new(start.0), normalization: start.1 })
+        let base = model.base().cloned().map(Box::new);
+        Ok(ValueStart::RewardModel { checkpoint: Box::new(start.0), normalization: start.1, base })
     }
 }
 
-/// Finds who judges a policy with this vocabulary.
-pub(super) fn judges(config: &Config, vocabulary_digest: &str) -> Result<Judges, AppError> {
+/// Finds who judges a policy with this vocabulary. `sft`: version 0's file, whose weights a reward model that is an adapter
+/// shares with the learner's roles.
+pub(super) fn judges(config: &Config, vocabulary_digest: &str, sft: &Path) -> Result<Judges, AppError> {
     if !Rules::new(&config.reward).needs_model() {
         return Ok(Judges::Others);
     }
@@ -64,7 +67,14 @@ pub(super) fn judges(config: &Config, vocabulary_digest: &str) -> Result<Judges,
     if !config.reward.model.is_empty() {
         check_file("reward.model", &config.reward.model)?;
     }
-    let loaded = sources::model::load(&config.reward, artefacts::REWARD, vocabulary_digest);
+    let base = || {
+        let base = frozen(&Checkpoint::read(sft)?, &config.ppo, &Device::Cpu);
+        base.map_err(|error| RewardModelError::Base {
+            expected: "that can be trained".to_owned(),
+            got: error.to_string(),
+        })
+    };
+    let loaded = sources::model::load(&config.reward, artefacts::REWARD, vocabulary_digest, base);
     let (model, judge) = loaded.map_err(|error| AppError::RewardModel {
         path: if config.reward.model.is_empty() { "built-in".to_owned() } else { config.reward.model.clone() },
         reason: error.to_string(),

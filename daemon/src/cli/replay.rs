@@ -31,7 +31,7 @@ pub(super) fn run(args: &ReplayArgs) -> Outcome {
     let archive = Archive::open(data_dir)?;
     let sft = archive.sft()?;
     let vocabulary = Vocabulary::load(&sft)?;
-    let value_start = app::value_start(&config, vocabulary.digest())?;
+    let value_start = app::value_start(&config, vocabulary.digest(), &sft)?;
     let pretraining = app::pretraining(&config.ppo, &vocabulary)?;
     let beginning = Beginning::new(&sft, value_start, &config.ppo)?.with_pretraining(pretraining);
     let comparison = replay::rebuild(&archive, &beginning, &config.ppo, args.update)?;

@@ -13,8 +13,9 @@ use config::{Config, Sources};
 use policy::{
     TokenId,
     architecture::Shape,
-    checkpoint::shape_of_file,
+    checkpoint::{metadata_of_file, shape_of_file},
     memory::{MemoryPlan, weight_bytes},
+    transformer::is_adapter,
 };
 
 use self::driver::Driver;
@@ -153,6 +154,8 @@ fn prompts(args: &Args, base: &Base, config: &Config) -> Result<Vec<Vec<TokenId>
 fn plan(args: &Args, base: &Base, config: &Config, prompts: &[Vec<TokenId>]) -> Result<MemoryPlan> {
     let shape = &base.shape;
     let value = match &args.reward_model {
+        // An adapter has the shape of what it is beside.
+        Some(path) if is_adapter(&metadata_of_file(path).map_err(TrainError::base(path))?) => shape.clone(),
         Some(path) => shape_of_file(path).map_err(TrainError::base(path))?,
         None => shape.clone(),
     };

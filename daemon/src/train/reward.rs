@@ -8,9 +8,11 @@ use std::{ops::ControlFlow, path::PathBuf};
 
 use candle_core::Device;
 use policy::{
+    causal_lm::CausalLm,
     checkpoint::Checkpoint,
     memory::{Held, MemoryPlan, Role, weight_bytes},
     scalar_model::ScalarModel,
+    transformer::{Adapter, LoraShape},
 };
 use reward::{
     RewardModel,
@@ -47,6 +49,13 @@ pub(crate) struct Args {
     /// Heads on the shared trunk; more than one make an ensemble, whose members see resampled rankings (Coste et al.: 4-5).
     #[arg(long, value_name = "M", default_value_t = 1, value_parser = heads)]
     heads: usize,
+    /// Rank of a low-rank adapter that learns in place of the weights (LoRA); 0: full fine-tuning. The file is then small,
+    /// judges beside --model only, and shares its weights with a learner of `ppo.lora_rank`.
+    #[arg(long, value_name = "R", default_value_t = 0)]
+    lora_rank: usize,
+    /// The adapter's updates are multiplied by this / rank.
+    #[arg(long, value_name = "ALPHA", default_value_t = 32.0, value_parser = not_negative)]
+    lora_alpha: f64,
     /// Passes over the rankings (InstructGPT C.2: 1, more overfits).
     #[arg(long, value_name = "N", default_value_t = RankingTrainOptions::default().epochs, value_parser = count)]
     epochs: usize,
@@ -105,11 +114,22 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let samples = Samples { reference: scale::reference(args, &base, &data.train)?, demonstrations };
     let source = base.checkpoint()?;
     args.fit.pool()?.install(|| {
-        let model = ScalarModel::from_policy_with_heads(&source, args.heads, args.fit.seed, &Device::Cpu)?;
-        let model = model.with_precision(args.fit.precision(&base.shape)?).with_keep(args.fit.keep());
+        let model = model(args, &base, &source)?.with_keep(args.fit.keep());
         fit(args, &model, &data, &interrupt)?;
         finish(args, model, &source, &data, &samples, &output)
     })
+}
+
+fn model(args: &Args, base: &Base, source: &Checkpoint) -> Result<ScalarModel> {
+    let precision = args.fit.precision(&base.shape)?;
+    if args.lora_rank == 0 {
+        let model = ScalarModel::from_policy_with_heads(source, args.heads, args.fit.seed, &Device::Cpu)?;
+        return Ok(model.with_precision(precision));
+    }
+    let shared = CausalLm::from_checkpoint(source, &Device::Cpu)?.with_precision(precision).frozen()?;
+    let lora = LoraShape { rank: args.lora_rank, alpha: args.lora_alpha as f32 };
+    let adapter = Adapter::new(&base.shape, lora, args.fit.seed, &Device::Cpu)?;
+    Ok(ScalarModel::beside_with_heads(&shared, adapter, args.heads, args.fit.seed)?)
 }
 
 fn plan(args: &Args, base: &Base, data: &Comparisons) -> Result<MemoryPlan> {
@@ -122,15 +142,23 @@ fn plan(args: &Args, base: &Base, data: &Comparisons) -> Result<MemoryPlan> {
     // A ranking stays in one piece, however long it is, and a pass is never wider than its batch.
     let tokens = args.micro_batch_tokens.max(longest).min(args.batch.saturating_mul(longest));
     let pass = args.fit.pass(&base.shape, tokens, false)?;
-    let role = Role { name: "reward model", shape: &base.shape, held: Held::Trained };
-    let weights = weight_bytes(&base.shape);
+    let shape = &base.shape;
+    let role = |name, held| Role { name, shape, held };
+    let roles = match args.lora_rank {
+        0 => vec![role("reward model", Held::Trained)],
+        rank => {
+            let n = Adapter::n_parameters(shape, rank);
+            vec![role("the model", Held::Frozen), role("reward model's adapter", Held::Adapter(n))]
+        }
+    };
+    let weights = weight_bytes(shape);
     // Beside its own weights the reward model keeps what its file will hold.
     let others = [
         ("the file's own weights", weights),
         ("what will be written", weights),
         ("data", all().map(|p| tokens_of(p) as u64 * 8).sum()),
     ];
-    Ok(MemoryPlan::new(&[role], pass, &others))
+    Ok(MemoryPlan::new(&roles, pass, &others))
 }
 
 fn options(args: &Args) -> RankingTrainOptions {

@@ -10,14 +10,26 @@ use crate::{
     model_error::{ModelError, Result},
 };
 
+/// Everything in a file that is not a tensor.
+///
+/// # Errors
+/// When the file cannot be read or is not GGUF.
+pub fn metadata_of_file(path: &Path) -> Result<Metadata> {
+    Ok(Metadata::new(content(path)?.metadata))
+}
+
+fn content(path: &Path) -> Result<gguf_file::Content> {
+    let file = File::open(path).map_err(|source| ModelError::Io { path: path.to_owned(), source })?;
+    gguf_file::Content::read(&mut BufReader::with_capacity(1 << 20, file))
+        .map_err(|source| ModelError::Gguf { path: path.to_owned(), source })
+}
+
 /// The shape of the model in a file, for plans that are made before anything is loaded.
 ///
 /// # Errors
 /// When the file cannot be read, is not GGUF, or its architecture cannot be trained.
 pub fn shape_of_file(path: &Path) -> Result<Shape> {
-    let file = File::open(path).map_err(|source| ModelError::Io { path: path.to_owned(), source })?;
-    let content = gguf_file::Content::read(&mut BufReader::with_capacity(1 << 20, file))
-        .map_err(|source| ModelError::Gguf { path: path.to_owned(), source })?;
+    let content = content(path)?;
     let metadata = Metadata::new(content.metadata);
     // The architecture first, so that a model of another family gets that answer and not a missing tensor.
     Shape::from_metadata(&metadata, 0, true)?;

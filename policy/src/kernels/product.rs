@@ -29,6 +29,16 @@ pub(crate) fn forward(x: &Matrix<'_>, weight: &Matrix<'_>, y: &mut [f32], accumu
     run(a, b, y, accumulates);
 }
 
+/// x·Wᵀ, `[rows, out]`, in memory that nobody has cleared for nothing.
+pub(crate) fn forward_new(x: &Matrix<'_>, weight: &Matrix<'_>) -> Vec<f32> {
+    run_new(Factor::of(x), Factor::of(weight).transposed())
+}
+
+/// g·W, `[rows, in]`, likewise.
+pub(crate) fn input_gradient_new(g: &Matrix<'_>, weight: &Matrix<'_>) -> Vec<f32> {
+    run_new(Factor::of(g), Factor::of(weight))
+}
+
 /// dx (+)= g·W. `g [rows, out]`, `weight [out, in]`, `dx [rows, in]`.
 pub(crate) fn input_gradient(g: &Matrix<'_>, weight: &Matrix<'_>, dx: &mut [f32], accumulates: bool) {
     run(Factor::of(g), Factor::of(weight), dx, accumulates);
@@ -160,12 +170,26 @@ impl Target {
 }
 
 fn run(a: Factor, b: Factor, out: &mut [f32], accumulates: bool) {
-    assert_eq!(a.cols, b.rows, "the factors of a product fit");
     assert_eq!(out.len(), a.rows * b.cols, "the result has room for the product");
-    if out.is_empty() {
+    multiply(a, b, Target { start: out.as_mut_ptr(), row_stride: b.cols }, accumulates);
+}
+
+fn run_new(a: Factor, b: Factor) -> Vec<f32> {
+    assert_ne!(a.cols, 0, "a product of nothing writes nothing");
+    let n = a.rows * b.cols;
+    let mut out = Vec::with_capacity(n);
+    multiply(a, b, Target { start: out.as_mut_ptr(), row_stride: b.cols }, false);
+    // SAFETY: the vector has room for n numbers, and a product that does not accumulate has written every one of them.
+    unsafe { out.set_len(n) };
+    out
+}
+
+/// Writes or adds every number of the result, whose room the caller has made sure of.
+fn multiply(a: Factor, b: Factor, target: Target, accumulates: bool) {
+    assert_eq!(a.cols, b.rows, "the factors of a product fit");
+    if a.rows == 0 || b.cols == 0 {
         return;
     }
-    let target = Target { start: out.as_mut_ptr(), row_stride: b.cols };
     let by_cols = b.cols >= a.rows;
     let side = if by_cols { b.cols } else { a.rows };
     let grains = side.div_ceil(GRAIN);

@@ -56,7 +56,8 @@ impl Gradients {
     pub(crate) fn slot_to_fill(&mut self, name: &str, n: usize) -> (&mut [f32], bool) {
         let adds = self.sums.contains_key(name);
         if !adds {
-            let room = self.spare.remove(name).unwrap_or_else(|| vec![0.0; n]);
+            // Of another model the parameter may have another size.
+            let room = self.spare.remove(name).filter(|room| room.len() == n).unwrap_or_else(|| vec![0.0; n]);
             self.sums.insert(name.to_owned(), Gradient::Host(room));
         }
         match self.sums.get_mut(name) {

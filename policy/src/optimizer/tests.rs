@@ -157,6 +157,8 @@ fn gradients_that_were_reset_begin_at_zero() {
     assert!(g.get("w").is_none());
     assert_eq!(g.slot("w", 2), [0.0, 0.0]);
     g.reset();
+    assert_eq!(g.slot("w", 3), [0.0; 3], "the memory of another model's parameter of that name");
+    g.reset();
     assert!(!g.slot_to_fill("w", 2).1);
     g.reset();
     g.merge(&gradients(&parameters, &[1.0, 2.0])).unwrap();

@@ -45,8 +45,7 @@ impl<'a> Linear<'a> {
 
     /// Result, `[rows, out]`. Backward needs x.
     pub(crate) fn forward(&self, x: &Matrix<'_>) -> Vec<f32> {
-        let mut y = vec![0.0; x.rows * self.n_out()];
-        product::forward(x, &self.weight, &mut y, false);
+        let mut y = product::forward_new(x, &self.weight);
         self.add_adapter(x, &mut y);
         y
     }
@@ -77,18 +76,18 @@ impl<'a> Linear<'a> {
 
     /// dx = g·W + dh·A, `[rows, in]`.
     pub(crate) fn backward_input(&self, g: &Matrix<'_>) -> Vec<f32> {
-        let mut dx = vec![0.0; g.rows * self.weight.cols];
-        self.input_gradient(g, &mut dx, false);
+        let mut dx = product::input_gradient_new(g, &self.weight);
+        self.add_adapter_gradient(g, &mut dx);
         dx
     }
 
     /// The same added to dx, for a second layer that read the same x.
     pub(crate) fn add_backward_input(&self, g: &Matrix<'_>, dx: &mut [f32]) {
-        self.input_gradient(g, dx, true);
+        product::input_gradient(g, &self.weight, dx, true);
+        self.add_adapter_gradient(g, dx);
     }
 
-    fn input_gradient(&self, g: &Matrix<'_>, dx: &mut [f32], accumulates: bool) {
-        product::input_gradient(g, &self.weight, dx, accumulates);
+    fn add_adapter_gradient(&self, g: &Matrix<'_>, dx: &mut [f32]) {
         if let Some(adapter) = &self.adapter {
             product::input_gradient(&adapter.factor(&adapter.narrow_gradient(g)), &adapter.a, dx, true);
         }
@@ -98,16 +97,12 @@ impl<'a> Linear<'a> {
 impl LowRank<'_> {
     /// h = s·x·Aᵀ, `[rows, rank]`.
     fn narrow(&self, x: &Matrix<'_>) -> Vec<f32> {
-        let mut h = vec![0.0; x.rows * self.a.rows];
-        product::forward(x, &self.a, &mut h, false);
-        self.scaled(h)
+        self.scaled(product::forward_new(x, &self.a))
     }
 
     /// dh = s·g·B, `[rows, rank]`: the scale that belongs to h, where A and x see it.
     fn narrow_gradient(&self, g: &Matrix<'_>) -> Vec<f32> {
-        let mut dh = vec![0.0; g.rows * self.a.rows];
-        product::input_gradient(g, &self.b, &mut dh, false);
-        self.scaled(dh)
+        self.scaled(product::input_gradient_new(g, &self.b))
     }
 
     fn scaled(&self, mut narrow: Vec<f32>) -> Vec<f32> {

@@ -126,3 +126,36 @@ fn a_value_model_starts_at_the_mean_of_the_members() {
         assert!((map.apply(*value) - judgement.score).abs() < 1e-5, "{value} {judgement:?}");
     }
 }
+
+/// An adapter that has learnt something, with two heads, beside the weights of `policy`.
+fn adapter(policy: &Checkpoint) -> RewardModel {
+    let base = CausalLm::from_checkpoint(policy, &Device::Cpu).unwrap();
+    let lora = policy::transformer::LoraShape { rank: 2, alpha: 4.0 };
+    let adapter = policy::transformer::Adapter::new(base.trunk().shape(), lora, 5, &Device::Cpu).unwrap();
+    for (i, var) in adapter.parameters().values().enumerate() {
+        let numbers = (0..var.elem_count()).map(|k| 0.2 * ((k + i) as f32).sin()).collect();
+        var.set(&Tensor::from_vec(numbers, var.dims(), &Device::Cpu).unwrap()).unwrap();
+    }
+    let model = ScalarModel::beside_with_heads(&base, adapter, 2, 1).unwrap();
+    let maps = [Normalization { gain: 2.0, bias: -3.0 }, Normalization { gain: 1.5, bias: 0.5 }];
+    RewardModel::new(model, policy, &maps, WeightType::Source).unwrap()
+}
+
+#[test]
+fn an_adapter_judges_beside_the_weights_that_it_was_trained_on_and_no_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("reward.gguf");
+    let trained = adapter(&policy_checkpoint());
+    trained.save(&path).unwrap();
+    assert!(matches!(RewardModel::load(&path, &Device::Cpu).err(), Some(RewardModelError::NoBase)));
+    let beside = |policy: &Checkpoint| {
+        RewardModel::load_beside(&path, || Ok(CausalLm::from_checkpoint(policy, &Device::Cpu).unwrap()))
+    };
+    let read = beside(&policy_checkpoint()).unwrap();
+    assert_eq!(read.score(&sequences()).unwrap(), trained.score(&sequences()).unwrap());
+    assert_eq!((read.n_members(), read.base().is_some()), (2, true));
+    let mut other = policy_checkpoint();
+    let gain = other.tensors.get_mut("output_norm.weight").unwrap();
+    *gain = (&*gain * 1.1).unwrap();
+    assert!(matches!(beside(&other).err(), Some(RewardModelError::Base { .. })));
+}

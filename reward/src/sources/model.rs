@@ -12,6 +12,7 @@ use std::{
 use candle_core::Device;
 use policy::{
     TokenId,
+    causal_lm::CausalLm,
     checkpoint::{self, Digest},
 };
 use rayon::ThreadPool;
@@ -55,20 +56,22 @@ impl NamedJudge {
     }
 }
 
-/// Loads the reward model that `reward.model` names, or the built-in one, for a policy with this vocabulary.
+/// Loads the reward model that `reward.model` names, or the built-in one, for a policy with this vocabulary. `base`: version
+/// 0's weights, in case the file is an adapter.
 ///
 /// # Errors
-/// When the file is no reward model, lacks its gain or bias, or is of another vocabulary.
+/// When the file is no reward model, lacks its gain or bias, or is of another vocabulary or other weights.
 pub fn load(
     reward: &config::Reward,
     built_in: &[u8],
     policy_vocabulary: &str,
+    base: impl FnOnce() -> Result<CausalLm, RewardModelError>,
 ) -> Result<(Arc<RewardModel>, NamedJudge), RewardModelError> {
     let (model, digest) = if reward.model.is_empty() {
         (RewardModel::from_bytes(built_in, &Device::Cpu)?, Digest::of(built_in))
     } else {
         let path = Path::new(&reward.model);
-        (RewardModel::load(path, &Device::Cpu)?, checkpoint::digest(path)?)
+        (RewardModel::load_beside(path, base)?, checkpoint::digest(path)?)
     };
     model.check_vocabulary(policy_vocabulary)?;
     let model = Arc::new(model.combined(Combination::configured(reward)));

@@ -21,6 +21,11 @@ fn sequence(prompt: u32, response: u32) -> ScoreRequest {
 
 /// Goal: what the daemon loads is what judges, stamped with the file that it came from. Method: save a model, load it by
 /// path and from bytes, and compare the scorer's answers with the model's own.
+/// For files that are whole.
+fn no_base() -> Result<CausalLm, RewardModelError> {
+    panic!("only an adapter needs a base")
+}
+
 #[test]
 fn a_loaded_model_judges_under_the_digest_of_its_file() {
     let policy = random_checkpoint(&Shape::llama(11, 16, 2, 4, 2, 24), 3).unwrap();
@@ -34,12 +39,12 @@ fn a_loaded_model_judges_under_the_digest_of_its_file() {
 
     let mut reward = config::Config::default().reward;
     let bytes = std::fs::read(&path).unwrap();
-    let (_, built_in) = load(&reward, &bytes, &vocabulary).unwrap();
+    let (_, built_in) = load(&reward, &bytes, &vocabulary, no_base).unwrap();
     reward.model = path.to_str().unwrap().to_owned();
-    let (_, from_file) = load(&reward, &[], &vocabulary).unwrap();
+    let (_, from_file) = load(&reward, &[], &vocabulary, no_base).unwrap();
     assert_eq!(from_file.version, format!("model@{}", &digest[..12]));
     assert_eq!(built_in.version, from_file.version);
-    assert!(matches!(load(&reward, &[], "other"), Err(RewardModelError::Vocabulary { .. })));
+    assert!(matches!(load(&reward, &[], "other", no_base), Err(RewardModelError::Vocabulary { .. })));
 
     let items = vec![sequence(2, 3), sequence(4, 5)];
     let whole = |item: &ScoreRequest| [item.prompt.as_slice(), &item.response].concat();
