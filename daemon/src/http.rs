@@ -16,6 +16,7 @@ mod generation;
 mod health;
 mod models;
 mod policies;
+mod prompt_scores;
 mod prompts;
 mod query;
 mod rewards;

@@ -54,7 +54,8 @@ use dashmap::DashMap;
 pub use self::{
     error::EngineError,
     request::{
-        CHOICES_MAX, CancelFlag, Event, Finished, GenerateRequest, Rejection, Sink, TOP_LOG_PROBS_MAX, Target, Timings,
+        CHOICES_MAX, CancelFlag, Event, Finished, GenerateRequest, Rejection, ScoredToken, Sink, TOP_LOG_PROBS_MAX,
+        Target, Timings,
     },
     resident::{ResidentState, ResidentStatus},
     stats::{EngineStats, FINISH_REASONS},

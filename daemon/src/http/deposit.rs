@@ -26,7 +26,8 @@ impl Deposit {
 
     /// Adds an exchange whose answer is complete.
     pub(crate) fn add(&mut self, rollout: Rollout) {
-        if self.log.is_some() {
+        // Where no token was asked for, a prompt was scored: nobody answered it, and there is nothing to learn.
+        if self.log.is_some() && rollout.sampling.max_tokens > 0 {
             self.rollouts.push(rollout);
         }
     }

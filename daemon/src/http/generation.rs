@@ -36,6 +36,8 @@ pub(crate) struct Job {
     pub(crate) sampling: SamplingParams,
     /// Alternatives per token.
     pub(crate) top_log_probs: u32,
+    /// Alternatives per token of the prompts; `None` leaves them unscored.
+    pub(crate) prompt_log_probs: Option<u32>,
     /// Whom the client names as its user.
     pub(crate) user: Option<String>,
     /// Whether the exchange goes into the rollout log.
@@ -166,6 +168,7 @@ impl Attempt {
                 n: job.n,
                 sampling: job.sampling.clone(),
                 top_logprobs: job.top_log_probs,
+                prompt_logprobs: job.prompt_log_probs,
                 user: job.user.clone(),
                 cancel: self.cancel.clone(),
                 sink: sink(sender.clone(), i * job.n, Deposit::new(job.store.then(|| services.log.clone()))),
@@ -181,7 +184,7 @@ impl Attempt {
 fn sink(sender: mpsc::UnboundedSender<Event>, offset: u32, mut unanswered: Deposit) -> Box<dyn FnMut(Event) + Send> {
     Box::new(move |mut event| {
         match &mut event {
-            Event::Token { index, .. } => *index += offset,
+            Event::Prompt { index, .. } | Event::Token { index, .. } => *index += offset,
             Event::Finished(finished) => {
                 let Finished { index, rollout, .. } = finished.as_mut();
                 *index += offset;

@@ -15,6 +15,7 @@ pub(crate) mod measurement;
 pub(crate) mod model;
 pub(crate) mod policy;
 pub(crate) mod prompt;
+pub(crate) mod prompt_log_probs;
 pub(crate) mod reward;
 pub(crate) mod rollout;
 pub(crate) mod sampling;

@@ -61,8 +61,9 @@ impl Worker<'_> {
         let row = exchange.prompt_row.borrow();
         // Without the row after the prompt its last token must be computed again.
         let n = if row.is_some() { best } else { best.min(prompt.len() - 1) };
-        let n = self.cells.take(i, from, n);
         let mut sequence = Sequence::next_of(exchange);
+        let n = if sequence.scores_prompt() { 0 } else { n };
+        let n = self.cells.take(i, from, n);
         sequence.cached_tokens = u32::try_from(n).unwrap_or(u32::MAX);
         add(&self.counters.prompt_tokens, prompt.len());
         add(&self.counters.cached_prompt_tokens, n);
@@ -71,6 +72,9 @@ impl Worker<'_> {
             && let Some(row) = row.as_deref()
         {
             self.draw(i, row);
+        } else if self.prefill_left(i) == 0 {
+            // A prompt of one token has nothing to score, and no pass would come by.
+            self.finish_if_prompt_only(i);
         }
         drop(row);
         if exchange.n_unstarted() == 0 {

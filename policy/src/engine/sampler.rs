@@ -15,7 +15,7 @@ use crate::{
     engine::{
         history::has_penalty,
         softmax::{LogSoftmax, NotFinite, Weights, largest_logit},
-        truncation::{Candidate, Kept, best_of_row},
+        truncation::Kept,
     },
     log_prob::LogProb,
     rollout::SampledToken,
@@ -39,6 +39,7 @@ pub enum Stage {
 /// The order of vLLM and Hugging Face. Penalties and logit bias always come first.
 pub const ORDER: [Stage; 4] = [Stage::Temperature, Stage::TopK, Stage::TopP, Stage::MinP];
 
+pub use self::report::{raw_log_prob, scored_token, top_log_probs};
 pub use crate::engine::history::History;
 
 /// One draw: the settings, and what they depend on.
@@ -241,26 +242,6 @@ fn truncates(params: &SamplingParams) -> bool {
     params.top_k > 0 || params.top_p < 1.0 || params.min_p > 0.0
 }
 
-/// Log-probabilities at temperature 1 of the `k` most probable tokens, best first; ties by the lower id.
-///
-/// # Errors
-/// `NotFinite` when the row cannot be normalised.
-pub fn top_log_probs(logits: &[f32], k: usize, scratch: &mut Sampler) -> Result<Vec<(TokenId, LogProb)>, NotFinite> {
-    let softmax = scratch.raw.fill(logits, largest_logit(logits)?, 1.0);
-    best_of_row(logits, k, &mut scratch.kept.tokens);
-    let named = |candidate: &Candidate| (TokenId(candidate.id), log_prob(softmax.log_prob(candidate.logit)));
-    Ok(scratch.kept.tokens.iter().map(named).collect())
-}
-
-/// Log-probability of one token at temperature 1 over the full row.
-///
-/// # Errors
-/// `NotFinite` when the row cannot be normalised.
-pub fn raw_log_prob(logits: &[f32], id: TokenId, scratch: &mut Sampler) -> Result<LogProb, NotFinite> {
-    let softmax = scratch.raw.fill(logits, largest_logit(logits)?, 1.0);
-    Ok(log_prob(softmax.log_prob(logits[id.0 as usize])))
-}
-
 /// Uniform in `[0, 1)` with 53 bits.
 fn uniform(rng: &mut impl RngCore) -> f64 {
     (rng.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
@@ -276,5 +257,6 @@ fn index(i: usize) -> u32 {
     u32::try_from(i).expect("llama.cpp counts its vocabulary in i32")
 }
 
+mod report;
 #[cfg(test)]
 mod tests;

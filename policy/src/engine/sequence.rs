@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{
     engine::{
-        Event, Finished, Timings,
+        Event, Finished, ScoredToken, Timings,
         resident::Job,
         sampler::{self, Draw, History, ORDER, Sampler},
         softmax::NotFinite,
@@ -106,6 +106,8 @@ pub(super) struct Sequence {
     history: History,
     rng: ChaCha8Rng,
     text: TextStream,
+    /// Scores of the prompt's tokens so far, until they are sent; only in the choice that computes a scored prompt.
+    prompt_scores: Option<Vec<ScoredToken>>,
     started: Instant,
     first_token: Option<Instant>,
 }
@@ -126,8 +128,40 @@ impl Sequence {
             history: History::new(exchange.prompt(), params),
             rng,
             text: TextStream::new(&params.stop),
+            prompt_scores: exchange.job.request.prompt_logprobs.filter(|_| index == 0).map(|_| Vec::new()),
             started: Instant::now(),
             first_token: None,
+        }
+    }
+
+    /// Whether logits are wanted after every token of the prompt, which then must not come from the cache.
+    pub(super) fn scores_prompt(&self) -> bool {
+        self.prompt_scores.is_some()
+    }
+
+    /// Tokens to compute before the first can be drawn. The row after the last one is of no use when none will be.
+    pub(super) fn prefill_tokens(&self) -> usize {
+        self.exchange.prompt().len() - usize::from(self.exchange.job.request.is_prompt_only())
+    }
+
+    /// Scores the token of the prompt after `position` from the logits there.
+    pub(super) fn score_prompt(
+        &mut self,
+        position: usize,
+        logits: &[f32],
+        sampler: &mut Sampler,
+    ) -> Result<(), NotFinite> {
+        let request = &self.exchange.job.request;
+        if let (Some(scores), Some(k)) = (&mut self.prompt_scores, request.prompt_logprobs) {
+            scores.push(sampler::scored_token(logits, request.prompt[position + 1], k as usize, sampler)?);
+        }
+        Ok(())
+    }
+
+    /// Sends the scores of the prompt, which is complete.
+    pub(super) fn send_prompt_scores(&mut self) {
+        if let Some(tokens) = self.prompt_scores.take() {
+            self.exchange.send(Event::Prompt { index: self.index, first: self.exchange.prompt()[0], tokens });
         }
     }
 
@@ -142,6 +176,7 @@ impl Sequence {
         logits: &[f32],
         around: &mut Surroundings<'_>,
     ) -> Result<Option<FinishReason>, NotFinite> {
+        self.send_prompt_scores();
         let exchange = Rc::clone(&self.exchange);
         let request = &exchange.job.request;
         let banned = if self.response.len() < exchange.banned_until { exchange.banned.as_slice() } else { &[] };

@@ -15,8 +15,8 @@ use crate::{
     token::TokenId,
 };
 
-/// Logits that one pass may give to scorings: 16 MiB of f32, so that a long text over a large vocabulary stays bounded.
-const SCORE_LOGITS_MAX: usize = 1 << 22;
+/// Logits that one pass may give to scorings: 64 MiB of f32, so that a long text over a large vocabulary stays bounded.
+const SCORE_LOGITS_MAX: usize = 1 << 24;
 /// Prompt tokens that a pass takes even when decoding fills it.
 const PREFILL_TOKENS_MIN: usize = 32;
 
@@ -24,6 +24,8 @@ const PREFILL_TOKENS_MIN: usize = 32;
 struct Row {
     at: i32,
     slot: usize,
+    /// Place in its sequence of the token that it follows.
+    position: usize,
 }
 
 /// What one pass computes.
@@ -66,15 +68,15 @@ impl Worker<'_> {
         prefilling.sort_by_key(|&i| self.slots[i].ticket);
         for i in prefilling {
             let left = self.prefill_left(i);
-            let is_score = matches!(self.slots[i].work, Some(Work::Score { .. }));
-            let n = left.min(budget).min(if is_score { score_rows } else { usize::MAX });
+            let scores = self.wants_every_row(i);
+            let n = left.min(budget).min(if scores { score_rows } else { usize::MAX });
             if n == 0 {
                 continue;
             }
             budget -= n;
             let tokens = self.prefill_tokens(i, n);
-            let n_rows = if is_score { n } else { usize::from(n == left) };
-            score_rows -= if is_score { n } else { 0 };
+            let n_rows = if scores { n } else { usize::from(n == left) };
+            score_rows -= if scores { n } else { 0 };
             self.add(&mut plan, i, tokens, n_rows);
         }
         plan
@@ -89,13 +91,22 @@ impl Worker<'_> {
     }
 
     /// Given tokens that slot `i` has still to compute. A scoring never needs the row after its last token.
-    fn prefill_left(&self, i: usize) -> usize {
+    pub(super) fn prefill_left(&self, i: usize) -> usize {
         let given = match &self.slots[i].work {
-            Some(Work::Answer(sequence)) => sequence.exchange.prompt().len(),
+            Some(Work::Answer(sequence)) => sequence.prefill_tokens(),
             Some(Work::Score { job, .. }) => job.tokens.len() - 1,
             None => 0,
         };
         given.saturating_sub(self.cells.held(i).len())
+    }
+
+    /// Whether the tokens that slot `i` is given are scored.
+    fn wants_every_row(&self, i: usize) -> bool {
+        match &self.slots[i].work {
+            Some(Work::Answer(sequence)) => sequence.scores_prompt(),
+            Some(Work::Score { .. }) => true,
+            None => false,
+        }
     }
 
     fn prefill_tokens(&self, i: usize, n: usize) -> Vec<TokenId> {
@@ -118,7 +129,7 @@ impl Worker<'_> {
                 .add(llama(token), position, &[seq(i)], k >= first_row)
                 .expect("a batch has room for batch_tokens and one token for each slot");
             if k >= first_row {
-                plan.rows.push(Row { at, slot: i });
+                plan.rows.push(Row { at, slot: i, position: start + k });
             }
         }
         plan.gains.push((i, tokens));
@@ -134,18 +145,29 @@ impl Worker<'_> {
             self.take_row(&row);
         }
         for i in 0..self.slots.len() {
-            if matches!(self.slots[i].work, Some(Work::Score { .. })) && self.prefill_left(i) == 0 {
-                let Some(Work::Score { log_probs, .. }) = &mut self.slots[i].work else {
-                    continue;
-                };
-                let answer = std::mem::take(log_probs);
-                self.reply(i, Ok(answer));
+            if self.prefill_left(i) > 0 {
+                continue;
+            }
+            match &mut self.slots[i].work {
+                Some(Work::Score { log_probs, .. }) => {
+                    let answer = std::mem::take(log_probs);
+                    self.reply(i, Ok(answer));
+                }
+                Some(Work::Answer(_)) => self.finish_if_prompt_only(i),
+                None => {}
             }
         }
     }
 
     fn take_row(&mut self, row: &Row) {
         match &mut self.slots[row.slot].work {
+            Some(Work::Answer(sequence)) if row.position + 1 < sequence.exchange.prompt().len() => {
+                let logits = self.cells.context.get_logits_ith(row.at);
+                if let Err(error) = sequence.score_prompt(row.position, logits, &mut self.sampler) {
+                    let exchange = Rc::clone(&sequence.exchange);
+                    self.fail(&exchange, &error.to_string());
+                }
+            }
             Some(Work::Answer(_)) => {
                 // The row lives in llama.cpp's buffer until the next pass; drawing needs the worker whole.
                 let mut logits = std::mem::take(&mut self.row);
@@ -157,7 +179,7 @@ impl Worker<'_> {
             }
             Some(Work::Score { job, log_probs }) => {
                 let logits = self.cells.context.get_logits_ith(row.at);
-                match raw_log_prob(logits, job.tokens[log_probs.len() + 1], &mut self.sampler) {
+                match raw_log_prob(logits, job.tokens[row.position + 1], &mut self.sampler) {
                     Ok(log_prob) => log_probs.push(log_prob),
                     Err(error) => self.reply(row.slot, Err(error.to_string())),
                 }

@@ -2,6 +2,7 @@
 
 mod generation;
 mod model;
+mod prompts;
 mod residents;
 mod scheduling;
 mod vocabulary;
@@ -49,6 +50,7 @@ impl TestEngine {
             n: ask.n,
             sampling: ask.sampling,
             top_logprobs: ask.top,
+            prompt_logprobs: ask.score_prompt,
             user: Some("somebody".into()),
             cancel: cancel.clone(),
             sink: Box::new(move |event| drop(sender.send(event))),
@@ -72,6 +74,7 @@ struct Ask {
     prompt: Vec<TokenId>,
     n: u32,
     top: u32,
+    score_prompt: Option<u32>,
     sampling: SamplingParams,
 }
 
@@ -80,7 +83,7 @@ impl Ask {
     fn exactly(prompt: Vec<TokenId>, n_tokens: u32) -> Ask {
         let sampling =
             SamplingParams { max_tokens: n_tokens, ignore_eos: true, seed: Some(7), ..SamplingParams::default() };
-        Ask { prompt, n: 1, top: 0, sampling }
+        Ask { prompt, n: 1, top: 0, score_prompt: None, sampling }
     }
 }
 
@@ -98,6 +101,8 @@ struct Choice {
     streamed: Vec<SampledToken>,
     text: String,
     top: Vec<Vec<(TokenId, LogProb)>>,
+    /// The scored prompt, in the choice that computed it.
+    prompt: Option<Vec<ScoredToken>>,
     finished: Finished,
 }
 
@@ -106,8 +111,13 @@ impl Answer {
     fn wait(self) -> Vec<Choice> {
         let mut streams: Vec<(Vec<SampledToken>, String, Vec<_>)> = vec![Default::default(); self.n];
         let mut choices: Vec<Option<Choice>> = (0..self.n).map(|_| None).collect();
+        let mut scored: Vec<Option<Vec<ScoredToken>>> = vec![None; self.n];
         for event in &self.events {
             match event {
+                Event::Prompt { index, tokens, .. } => {
+                    assert!(streams.iter().all(|stream| stream.0.is_empty()), "the prompt comes before every token");
+                    assert!(scored[index as usize].replace(tokens).is_none(), "a prompt is scored once");
+                }
                 Event::Token { index, token, text, top } => {
                     let stream = &mut streams[index as usize];
                     stream.0.push(token);
@@ -120,7 +130,13 @@ impl Answer {
                     text.push_str(&finished.text_tail);
                     assert_eq!(streamed, finished.rollout.response, "the stream is the rollout");
                     assert_eq!(finished.rollout.version, self.version, "the version is the one of admission");
-                    let before = choices[index].replace(Choice { streamed, text, top, finished: *finished });
+                    let before = choices[index].replace(Choice {
+                        streamed,
+                        text,
+                        top,
+                        prompt: scored[index].take(),
+                        finished: *finished,
+                    });
                     assert!(before.is_none(), "choice {index} finished twice");
                 }
                 Event::Failed { reason } => panic!("the request failed: {reason}"),

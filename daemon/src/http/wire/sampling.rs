@@ -17,6 +17,8 @@ const STOP_TOKENS_MAX: usize = 128;
 const LOGIT_BIAS_MAX: usize = 1024;
 /// Bytes of a model or user name at most.
 pub(crate) const NAME_BYTES_MAX: usize = 512;
+/// Alternatives per token at most (vLLM's default; OpenAI allows 5 for completions, 20 for chat).
+pub(crate) const LOG_PROBS_MAX: u32 = 20;
 
 /// Fields of HTTP.md that would change the answer and are not built.
 const NOT_BUILT: &[&str] = &[
@@ -53,6 +55,8 @@ pub(crate) struct Generation {
     pub(crate) stream: bool,
     /// A last chunk with the token counts.
     pub(crate) include_usage: bool,
+    /// Alternatives per token of the prompt, in vLLM's shape; `None` leaves it unscored.
+    pub(crate) prompt_log_probs: Option<u32>,
     /// Whether the exchange goes into the rollout log.
     pub(crate) store: bool,
     /// Token ids of prompt and choices in the answer.
@@ -68,10 +72,6 @@ impl Generation {
     pub(crate) fn take(f: &mut Fields, max_tokens_names: &[&'static str]) -> Result<Generation, FieldError> {
         f.refuse(NOT_BUILT)?;
         response_format(f)?;
-        // Here 0 and false ask for something.
-        if f.take("prompt_logprobs").is_some_and(|value| value != false) {
-            return Err(f.error("prompt_logprobs", "is not supported by this version of honed"));
-        }
         if f.boolean("add_generation_prompt")? == Some(false) {
             return Err(f.error("add_generation_prompt", "must be true in this version of honed"));
         }
@@ -89,6 +89,10 @@ impl Generation {
             ));
         }
         let stream = f.boolean("stream")?.unwrap_or(false);
+        let prompt_log_probs = f.count("prompt_logprobs", 0..=LOG_PROBS_MAX)?;
+        if prompt_log_probs.is_some() && stream {
+            return Err(f.error("prompt_logprobs", "is not allowed when `stream` is true"));
+        }
         Ok(Generation {
             model: f.text("model", NAME_BYTES_MAX)?,
             sampling: sampling(f, max_tokens)?,
@@ -97,6 +101,7 @@ impl Generation {
             n,
             stream,
             include_usage: include_usage(f, stream)?,
+            prompt_log_probs,
             store: f.boolean("store")?.unwrap_or(true),
             return_token_ids: f.boolean("return_token_ids")?.unwrap_or(false),
             return_behavior_logprobs: f.boolean("return_behavior_logprobs")?.unwrap_or(false),
@@ -240,6 +245,10 @@ mod tests {
             ("stream_options", r#"{"stream_options":{"include_usage":true}}"#),
             ("response_format", r#"{"response_format":{"type":"json_object"}}"#),
             ("stop_token_ids", r#"{"stop_token_ids":[-1]}"#),
+            ("prompt_logprobs", r#"{"prompt_logprobs":-1}"#),
+            ("prompt_logprobs", r#"{"prompt_logprobs":21}"#),
+            ("prompt_logprobs", r#"{"prompt_logprobs":true}"#),
+            ("prompt_logprobs", r#"{"prompt_logprobs":0,"stream":true}"#),
         ];
         for (param, json) in cases {
             let error = take(json).err().unwrap_or_else(|| panic!("{json} passed"));
