@@ -133,6 +133,45 @@ fn echo_repeats_the_prompt_and_nothing_is_drawn_for_zero_tokens() {
     assert_eq!(joined(&streamed.events(), 1), ["the ocean"]);
 }
 
+/// Goal: `best_of` tells the most probable of what was drawn, best first, and counts and logs all of it. Method: the same
+/// seed with `n` shows everything that was drawn.
+#[test]
+fn the_best_of_many_are_told_and_all_are_counted_and_logged() {
+    let daemon = TestDaemon::start();
+    let mut body = json!({"prompt": ["the ocean", "a bear"], "max_tokens": 12, "seed": 5, "n": 5, "logprobs": 0});
+    let all = daemon.post("/v1/completions", &body).ok();
+    body["n"] = 2.into();
+    body["best_of"] = 5.into();
+    let best = daemon.post("/v1/completions", &body).ok();
+    assert_eq!(best["usage"]["completion_tokens"], all["usage"]["completion_tokens"]);
+    assert_eq!(best["usage"]["prompt_tokens"], all["usage"]["prompt_tokens"]);
+    let mean = |choice: &Value| {
+        let log_probs = choice["logprobs"]["token_logprobs"].as_array().expect("numbers");
+        log_probs.iter().filter_map(Value::as_f64).sum::<f64>() / log_probs.len() as f64
+    };
+    for prompt in 0..2 {
+        let of_prompt = &all["choices"].as_array().expect("choices")[prompt * 5..][..5];
+        let mut means: Vec<f64> = of_prompt.iter().map(mean).collect();
+        means.sort_by(|a, b| b.total_cmp(a));
+        for place in 0..2 {
+            let told = &best["choices"][prompt * 2 + place];
+            assert_eq!(told["index"], prompt * 2 + place);
+            assert!((mean(told) - means[place]).abs() < 1e-3, "{} {means:?}", mean(told));
+        }
+    }
+    daemon.wait_for("all is logged", |d| d.get("/v1/rollouts").ok()["data"].as_array().map(Vec::len) == Some(20));
+    let page = daemon.get("/v1/rollouts").ok();
+    let rows: Vec<_> = page["data"].as_array().expect("rows").iter().filter(|row| row["id"] == best["id"]).collect();
+    for told in best["choices"].as_array().expect("choices") {
+        let row = rows.iter().find(|row| row["index"] == told["index"]).expect("a row of the same number");
+        let logged: Vec<_> = row["logprobs"].as_array().expect("numbers").iter().filter_map(Value::as_f64).collect();
+        let shown = &told["logprobs"]["token_logprobs"];
+        assert_eq!(logged, shown.as_array().expect("numbers").iter().filter_map(Value::as_f64).collect::<Vec<_>>());
+    }
+    let indices: std::collections::BTreeSet<_> = rows.iter().filter_map(|row| row["index"].as_u64()).collect();
+    assert_eq!(indices, (0..10).collect());
+}
+
 /// Goal: what a user types never becomes control tokens. Method: the ids of a message that spells one.
 #[test]
 fn special_tokens_in_user_text_stay_text() {

@@ -5,6 +5,7 @@
 
 mod answer;
 mod auth;
+mod best_of;
 mod body;
 mod chat;
 mod completions;

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use policy::{PolicyVersion, TokenId, Vocabulary, engine::Event};
 
 use super::{
+    best_of::BestOf,
     computing,
     context::with_version,
     deposit::Deposit,
@@ -39,6 +40,10 @@ pub(crate) struct Piece {
     pub(crate) reports: Vec<TokenReport>,
     /// The tokens, when ids were asked for.
     pub(crate) token_ids: Vec<u32>,
+    /// Tokens in it, and the sum of their log-probabilities at temperature 1, nats.
+    pub(crate) n_tokens: u32,
+    /// See `n_tokens`.
+    pub(crate) log_prob_sum: f64,
     /// The last piece says why.
     pub(crate) finish: Option<&'static str>,
 }
@@ -53,6 +58,8 @@ impl Piece {
         self.text.push_str(&next.text);
         self.reports.extend(next.reports);
         self.token_ids.extend(next.token_ids);
+        self.n_tokens += next.n_tokens;
+        self.log_prob_sum += next.log_prob_sum;
         self.finish = self.finish.or(next.finish);
     }
 }
@@ -87,8 +94,8 @@ pub(crate) struct Settings {
     pub(crate) token_ids: bool,
     /// A last chunk with token counts is wanted.
     pub(crate) include_usage: bool,
-    /// Choices per prompt.
-    pub(crate) n: u32,
+    /// How many choices of each prompt are told.
+    pub(crate) best_of: BestOf,
 }
 
 /// What one event adds to an answer.
@@ -117,7 +124,7 @@ impl Assembly {
     pub(crate) fn part(&mut self, event: Event, deposit: &mut Deposit) -> Part {
         match event {
             Event::Prompt { index, first, tokens } => {
-                let prompt = (index / self.settings.n) as usize;
+                let prompt = (index / self.settings.best_of.n_drawn) as usize;
                 let tokens = prompt_scores::reports(&self.settings.vocabulary, first, &tokens);
                 Part::Prompt(PromptScores { prompt, tokens })
             }
@@ -135,12 +142,14 @@ impl Assembly {
                     text,
                     reports: report.into_iter().collect(),
                     token_ids: self.settings.token_ids.then_some(token.id.0).into_iter().collect(),
+                    n_tokens: 1,
+                    log_prob_sum: f64::from(token.log_prob.0),
                     finish: None,
                 })
             }
             Event::Finished(finished) => {
                 // A prompt is computed once, however many choices it has.
-                if finished.index % self.settings.n == 0 {
+                if finished.index % self.settings.best_of.n_drawn == 0 {
                     self.prompt_tokens += finished.rollout.prompt.len() as u64;
                     self.cached_tokens += u64::from(finished.cached_tokens).min(finished.rollout.prompt.len() as u64);
                 }
@@ -204,6 +213,7 @@ pub(crate) async fn whole(
             }
         }
     }
+    let pieces = assembly.settings.best_of.choose(pieces, &mut deposit);
     let json = computing(shape.whole_bytes_min(), || shape.whole(pieces, assembly.usage()));
     Ok(json_response(json, generation.version, deposit))
 }

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{
     answer::{self, Assembly, Piece, Settings, Shape},
+    best_of::BestOf,
     body::JsonBytes,
     computing,
     context::Context,
@@ -51,7 +52,7 @@ pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBy
         behavior: g.return_behavior_logprobs,
         token_ids: g.return_token_ids,
         include_usage: g.include_usage,
-        n: g.n,
+        best_of: BestOf { n: g.n, n_drawn: g.n_drawn },
     };
     // OpenAI's chat has no default limit: the window is the limit, and reaching it is the daemon's doing.
     let window = services.engine.context_tokens();
@@ -60,7 +61,7 @@ pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBy
         id: shape.stamp.id.clone(),
         target,
         prompts,
-        n: g.n,
+        n: g.n_drawn,
         sampling,
         top_log_probs: request.log_probs.unwrap_or(0),
         prompt_log_probs: g.prompt_log_probs,

@@ -10,6 +10,7 @@ use policy::{TokenId, Vocabulary, engine::Target};
 
 use super::{
     answer::{self, Assembly, Piece, Settings, Shape},
+    best_of::BestOf,
     body::JsonBytes,
     computing,
     context::{Context, Services},
@@ -62,14 +63,14 @@ pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBy
         behavior: g.return_behavior_logprobs,
         token_ids: g.return_token_ids,
         include_usage: g.include_usage,
-        n: g.n,
+        best_of: BestOf { n: g.n, n_drawn: g.n_drawn },
     };
     let stream = g.stream;
     let job = Job {
         id: shape.stamp.id.clone(),
         target,
         prompts,
-        n: g.n,
+        n: g.n_drawn,
         top_log_probs: request.log_probs.unwrap_or(0),
         prompt_log_probs,
         user: request.generation.user,

@@ -41,6 +41,15 @@ impl Deposit {
         }
     }
 
+    /// Gives the exchanges of a whole answer the numbers under which its client knows them: `numbers[i]` for choice `i`.
+    pub(crate) fn renumber(&mut self, numbers: &[u32]) {
+        for rollout in &mut self.rollouts {
+            if let Some(number) = numbers.get(rollout.id.index as usize) {
+                rollout.id.index = *number;
+            }
+        }
+    }
+
     /// Hands everything to the log's queue now.
     pub(crate) fn append(&mut self) {
         let Some(log) = &self.log else { return };

@@ -51,6 +51,8 @@ pub(crate) struct Generation {
     pub(crate) max_tokens_name: &'static str,
     /// Choices per prompt.
     pub(crate) n: u32,
+    /// Choices to draw per prompt, of which the best `n` are told (`best_of`).
+    pub(crate) n_drawn: u32,
     /// Server-sent events instead of one body.
     pub(crate) stream: bool,
     /// A last chunk with the token counts.
@@ -82,13 +84,14 @@ impl Generation {
             }
         }
         let n = f.count("n", 1..=N_MAX)?.unwrap_or(1);
-        if f.count("best_of", 0..=N_MAX)?.is_some_and(|best_of| best_of != n) {
-            return Err(f.error(
-                "best_of",
-                "must equal `n`: ranking a larger sample is not supported by this version of honed",
-            ));
-        }
         let stream = f.boolean("stream")?.unwrap_or(false);
+        let n_drawn = f.count("best_of", 0..=N_MAX)?.unwrap_or(n);
+        if n_drawn < n {
+            return Err(f.error("best_of", &format!("must be at least `n`, which is {n}, not {n_drawn}")));
+        }
+        if n_drawn > n && stream {
+            return Err(f.error("best_of", "must equal `n` when `stream` is true: the best are known at the end"));
+        }
         let prompt_log_probs = f.count("prompt_logprobs", 0..=LOG_PROBS_MAX)?;
         if prompt_log_probs.is_some() && stream {
             return Err(f.error("prompt_logprobs", "is not allowed when `stream` is true"));
@@ -99,6 +102,7 @@ impl Generation {
             max_tokens,
             max_tokens_name,
             n,
+            n_drawn,
             stream,
             include_usage: include_usage(f, stream)?,
             prompt_log_probs,
@@ -238,7 +242,9 @@ mod tests {
             ("stop", r#"{"stop":[""]}"#),
             ("stop", r#"{"stop":5}"#),
             ("n", r#"{"n":0}"#),
-            ("best_of", r#"{"best_of":3,"n":2}"#),
+            ("best_of", r#"{"best_of":1,"n":2}"#),
+            ("best_of", r#"{"best_of":129}"#),
+            ("best_of", r#"{"best_of":3,"n":2,"stream":true}"#),
             ("logit_bias", r#"{"logit_bias":{"x":1}}"#),
             ("logit_bias", r#"{"logit_bias":{"1":1000000000}}"#),
             ("stream", r#"{"stream":"yes"}"#),
