@@ -29,6 +29,7 @@ mod nursery;
 mod request;
 mod resident;
 mod rest;
+mod reuse;
 pub mod sampler;
 mod sequence;
 mod softmax;

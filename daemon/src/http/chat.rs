@@ -65,6 +65,7 @@ pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBy
         sampling,
         top_log_probs: request.log_probs.unwrap_or(0),
         prompt_log_probs: g.prompt_log_probs,
+        cache_salt: g.cache_salt.map(Into::into),
         user: g.user,
         store: g.store,
     };

@@ -73,6 +73,7 @@ pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBy
         n: g.n_drawn,
         top_log_probs: request.log_probs.unwrap_or(0),
         prompt_log_probs,
+        cache_salt: request.generation.cache_salt.map(Into::into),
         user: request.generation.user,
         store: request.generation.store,
         sampling: request.generation.sampling,

@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{self, Poll, ready},
 };
 
@@ -38,6 +39,8 @@ pub(crate) struct Job {
     pub(crate) top_log_probs: u32,
     /// Alternatives per token of the prompts; `None` leaves them unscored.
     pub(crate) prompt_log_probs: Option<u32>,
+    /// Keeps the computed prompts to requests with the same salt.
+    pub(crate) cache_salt: Option<Arc<str>>,
     /// Whom the client names as its user.
     pub(crate) user: Option<String>,
     /// Whether the exchange goes into the rollout log.
@@ -169,6 +172,7 @@ impl Attempt {
                 sampling: job.sampling.clone(),
                 top_logprobs: job.top_log_probs,
                 prompt_logprobs: job.prompt_log_probs,
+                cache_salt: job.cache_salt.clone(),
                 user: job.user.clone(),
                 cancel: self.cancel.clone(),
                 sink: sink(sender.clone(), i * job.n, Deposit::new(job.store.then(|| services.log.clone()))),

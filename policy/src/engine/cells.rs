@@ -4,6 +4,8 @@
 //! another choice of the same prompt, the next turn of a conversation) computes only the rest. All of it belongs to one
 //! context and so to one version: it can never be stale.
 
+use std::sync::Arc;
+
 use llama_cpp_2::context::LlamaContext;
 
 use crate::token::TokenId;
@@ -13,33 +15,70 @@ use crate::token::TokenId;
 /// exact by four digits.
 pub(super) const UNIFIED: bool = false;
 
+/// Who may begin with what a sequence holds. Reuse shows in the time to the first token, so it tells whoever can ask what
+/// others asked before; a salt keeps those apart who must not know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Audience {
+    /// Nobody: it was not a client's.
+    #[default]
+    Nobody,
+    /// Every request without a salt.
+    Everybody,
+    /// Requests with this salt.
+    Salted(Arc<str>),
+}
+
+impl Audience {
+    /// Of a request with this salt.
+    pub(super) fn of(salt: Option<&Arc<str>>) -> Audience {
+        salt.map_or(Audience::Everybody, |salt| Audience::Salted(Arc::clone(salt)))
+    }
+
+    /// Whether a request of `other` may begin with what is for this audience.
+    pub(super) fn admits(&self, other: &Audience) -> bool {
+        self == other && *self != Audience::Nobody
+    }
+}
+
+/// What one sequence holds.
+#[derive(Clone, Debug, Default)]
+struct Held {
+    tokens: Vec<TokenId>,
+    audience: Audience,
+}
+
 /// A context with a record of what its sequences hold.
 pub(super) struct Cells<'m> {
     pub(super) context: LlamaContext<'m>,
-    /// Tokens of each sequence that are in the cache.
-    held: Vec<Vec<TokenId>>,
+    held: Vec<Held>,
     /// Tokens from which on a copy from another sequence is cheaper than computing them.
     pub(super) copy_pays_from: usize,
 }
 
 impl<'m> Cells<'m> {
     pub(super) fn new(context: LlamaContext<'m>, n_sequences: usize, copy_pays_from: usize) -> Cells<'m> {
-        Cells { context, held: vec![Vec::new(); n_sequences], copy_pays_from }
+        Cells { context, held: vec![Held::default(); n_sequences], copy_pays_from }
     }
 
     /// Tokens that sequence `i` holds.
     pub(super) fn held(&self, i: usize) -> &[TokenId] {
-        &self.held[i]
+        &self.held[i].tokens
     }
 
     /// Notes tokens that a successful forward pass appended to sequence `i`.
     pub(super) fn append(&mut self, i: usize, tokens: &[TokenId]) {
-        self.held[i].extend_from_slice(tokens);
+        self.held[i].tokens.extend_from_slice(tokens);
     }
 
-    /// Length of the beginning that sequence `i` shares with `prompt`.
-    pub(super) fn shared(&self, i: usize, prompt: &[TokenId]) -> usize {
-        self.held[i].iter().zip(prompt).take_while(|(a, b)| a == b).count()
+    /// Length of the beginning that sequence `i` shares with `prompt`, for a request of `audience`.
+    pub(super) fn shared(&self, i: usize, prompt: &[TokenId], audience: &Audience) -> usize {
+        let held = &self.held[i];
+        if held.audience.admits(audience) { common_prefix(&held.tokens, prompt) } else { 0 }
+    }
+
+    /// Says for whom sequence `i` is from now on.
+    pub(super) fn give_to(&mut self, i: usize, audience: Audience) {
+        self.held[i].audience = audience;
     }
 
     /// Makes sequence `into` hold exactly the first `n` tokens of sequence `from`; how many it really holds then (a model
@@ -57,13 +96,18 @@ impl<'m> Cells<'m> {
             }
             self.held[into] = self.held[from].clone();
         }
-        if n < self.held[into].len() {
-            let cut = self.context.clear_kv_cache_seq(id(into), u32::try_from(n).ok(), None);
+        self.cut(into, n)
+    }
+
+    /// Leaves the first `n` tokens of a sequence; how many it holds then.
+    fn cut(&mut self, i: usize, n: usize) -> usize {
+        if n < self.held[i].tokens.len() {
+            let cut = self.context.clear_kv_cache_seq(id(i), u32::try_from(n).ok(), None);
             if !matches!(cut, Ok(true)) {
-                self.clear(into);
+                self.clear(i);
                 return 0;
             }
-            self.held[into].truncate(n);
+            self.held[i].tokens.truncate(n);
         }
         n
     }
@@ -73,8 +117,13 @@ impl<'m> Cells<'m> {
         if !matches!(self.context.clear_kv_cache_seq(id(i), None, None), Ok(true)) {
             tracing::error!(sequence = i, "llama.cpp did not clear a sequence");
         }
-        self.held[i].clear();
+        self.held[i] = Held::default();
     }
+}
+
+/// Tokens with which both begin.
+pub(super) fn common_prefix(a: &[TokenId], b: &[TokenId]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 /// A sequence's number as llama.cpp takes it; the configuration bounds it by 256.

@@ -65,6 +65,8 @@ pub struct GenerateRequest {
     /// Score the prompt too, with so many alternatives for each of its tokens, `0..=20`. `None` leaves it unscored, and only
     /// then may its beginning come from the cache: cached tokens have no logits.
     pub prompt_logprobs: Option<u32>,
+    /// Keeps the computed prompt to requests with the same salt; `None` shares it with all that have none.
+    pub cache_salt: Option<Arc<str>>,
     /// Whom the client named as its user.
     pub user: Option<String>,
     /// Ends the request early.
@@ -83,6 +85,7 @@ impl Default for GenerateRequest {
             sampling: SamplingParams::default(),
             top_logprobs: 0,
             prompt_logprobs: None,
+            cache_salt: None,
             user: None,
             cancel: CancelFlag::default(),
             sink: Box::new(|_| ()),

@@ -12,6 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::{
     engine::{
         Event, Finished, ScoredToken, Timings,
+        cells::Audience,
         resident::Job,
         sampler::{self, Draw, History, ORDER, Sampler},
         softmax::NotFinite,
@@ -34,6 +35,8 @@ pub(super) struct Exchange {
     pub(super) prompt_row: RefCell<Option<Vec<f32>>>,
     /// Set once `Failed` was sent; no event follows.
     pub(super) failed: Cell<bool>,
+    /// Who may begin with what its sequences hold.
+    pub(super) audience: Audience,
     sink: RefCell<super::Sink>,
     /// Tokens that must not be drawn, and how many drawn tokens end the ban.
     banned: Vec<TokenId>,
@@ -54,6 +57,7 @@ impl Exchange {
         }
         let banned_until = if params.ignore_eos { usize::MAX } else { params.min_tokens as usize };
         Exchange {
+            audience: Audience::of(job.request.cache_salt.as_ref()),
             job,
             n_started: Cell::new(0),
             prompt_row: RefCell::new(None),

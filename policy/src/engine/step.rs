@@ -67,6 +67,9 @@ impl Worker<'_> {
         let mut prefilling: Vec<usize> = (0..self.slots.len()).filter(|&i| self.prefill_left(i) > 0).collect();
         prefilling.sort_by_key(|&i| self.slots[i].ticket);
         for i in prefilling {
+            if self.is_waiting(i) {
+                continue;
+            }
             let left = self.prefill_left(i);
             let scores = self.wants_every_row(i);
             let n = left.min(budget).min(if scores { score_rows } else { usize::MAX });

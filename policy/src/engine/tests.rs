@@ -51,6 +51,7 @@ impl TestEngine {
             sampling: ask.sampling,
             top_logprobs: ask.top,
             prompt_logprobs: ask.score_prompt,
+            cache_salt: ask.salt.map(Into::into),
             user: Some("somebody".into()),
             cancel: cancel.clone(),
             sink: Box::new(move |event| drop(sender.send(event))),
@@ -75,6 +76,7 @@ struct Ask {
     n: u32,
     top: u32,
     score_prompt: Option<u32>,
+    salt: Option<&'static str>,
     sampling: SamplingParams,
 }
 
@@ -83,7 +85,7 @@ impl Ask {
     fn exactly(prompt: Vec<TokenId>, n_tokens: u32) -> Ask {
         let sampling =
             SamplingParams { max_tokens: n_tokens, ignore_eos: true, seed: Some(7), ..SamplingParams::default() };
-        Ask { prompt, n: 1, top: 0, score_prompt: None, sampling }
+        Ask { prompt, n: 1, top: 0, score_prompt: None, salt: None, sampling }
     }
 }
 

@@ -26,6 +26,7 @@ use crate::{
         gate::Gate,
         loading,
         resident::{Command, Load, ScoreJob},
+        reuse::Awaited,
         sampler::Sampler,
         sequence::{Exchange, Sequence, Surroundings},
         stats::Counters,
@@ -99,6 +100,8 @@ pub(super) struct Slot {
     pub(super) work: Option<Work>,
     /// When it was given out: prompts are computed in this order.
     pub(super) ticket: u64,
+    /// The beginning of its prompt that another slot computes.
+    pub(super) awaits: Option<Awaited>,
 }
 
 pub(super) struct Worker<'m> {

@@ -59,6 +59,8 @@ pub(crate) struct Generation {
     pub(crate) include_usage: bool,
     /// Alternatives per token of the prompt, in vLLM's shape; `None` leaves it unscored.
     pub(crate) prompt_log_probs: Option<u32>,
+    /// Keeps the computed prompt to requests with the same salt (vLLM's field).
+    pub(crate) cache_salt: Option<String>,
     /// Whether the exchange goes into the rollout log.
     pub(crate) store: bool,
     /// Token ids of prompt and choices in the answer.
@@ -106,6 +108,7 @@ impl Generation {
             stream,
             include_usage: include_usage(f, stream)?,
             prompt_log_probs,
+            cache_salt: cache_salt(f)?,
             store: f.boolean("store")?.unwrap_or(true),
             return_token_ids: f.boolean("return_token_ids")?.unwrap_or(false),
             return_behavior_logprobs: f.boolean("return_behavior_logprobs")?.unwrap_or(false),
@@ -210,6 +213,15 @@ pub(crate) fn token_id(value: &Value) -> Option<TokenId> {
     value.as_u64().filter(|id| *id <= i32::MAX as u64).map(|id| TokenId(id as u32))
 }
 
+/// vLLM refuses an empty salt too: it would look like protection and be none.
+fn cache_salt(f: &mut Fields) -> Result<Option<String>, FieldError> {
+    let salt = f.text("cache_salt", NAME_BYTES_MAX)?;
+    match salt.as_deref() {
+        Some("") => Err(f.error("cache_salt", "must not be empty")),
+        _ => Ok(salt),
+    }
+}
+
 fn include_usage(f: &mut Fields, stream: bool) -> Result<bool, FieldError> {
     let Some(value) = f.take("stream_options") else {
         return Ok(false);
@@ -251,6 +263,8 @@ mod tests {
             ("stream_options", r#"{"stream_options":{"include_usage":true}}"#),
             ("response_format", r#"{"response_format":{"type":"json_object"}}"#),
             ("stop_token_ids", r#"{"stop_token_ids":[-1]}"#),
+            ("cache_salt", r#"{"cache_salt":""}"#),
+            ("cache_salt", r#"{"cache_salt":7}"#),
             ("prompt_logprobs", r#"{"prompt_logprobs":-1}"#),
             ("prompt_logprobs", r#"{"prompt_logprobs":21}"#),
             ("prompt_logprobs", r#"{"prompt_logprobs":true}"#),
