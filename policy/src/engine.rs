@@ -26,6 +26,7 @@ pub(crate) mod gguf;
 mod history;
 mod loading;
 mod nursery;
+mod prefix_cache;
 mod request;
 mod resident;
 mod rest;

@@ -39,7 +39,7 @@ impl Worker<'_> {
 
     fn start_score(&mut self, job: ScoreJob) {
         let i = self.free_slots().next().expect("the caller saw a free slot");
-        self.cells.clear(i);
+        self.begin_empty(i);
         self.occupy(i, Work::Score { log_probs: Vec::with_capacity(job.tokens.len()), job });
     }
 
@@ -48,8 +48,8 @@ impl Worker<'_> {
         let prompt = exchange.prompt();
         let i = self.free_slot(exchange);
         let mut sequence = Sequence::next_of(exchange);
-        let n = if sequence.scores_prompt() { self.cells.take(i, i, 0) } else { self.begin_with_held(i, exchange) };
-        self.cells.give_to(i, exchange.audience.clone());
+        let n = if sequence.scores_prompt() { self.begin_empty(i) } else { self.begin_with_held(i, exchange) };
+        self.cells.give_to(i, exchange.audience.clone(), sequence.index);
         sequence.cached_tokens = u32::try_from(n).unwrap_or(u32::MAX);
         let scores = sequence.scores_prompt();
         add(&self.counters.prompt_tokens, prompt.len());

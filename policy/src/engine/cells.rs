@@ -6,9 +6,16 @@
 
 use std::sync::Arc;
 
-use llama_cpp_2::context::LlamaContext;
+use llama_cpp_2::{
+    DecodeError,
+    context::{
+        LlamaContext,
+        session::{LlamaStateSeqFlags, SeqState},
+    },
+    llama_batch::LlamaBatch,
+};
 
-use crate::token::TokenId;
+use crate::{engine::prefix_cache::PrefixCache, token::TokenId};
 
 /// Each sequence has its own buffer. With one buffer for all, every token attends over everybody's cells, masked: slower
 /// from eight sequences on (2,500 against 5,700 tokens/s on a 1M model), and with llama.cpp's flash attention on a CPU less
@@ -45,19 +52,40 @@ impl Audience {
 struct Held {
     tokens: Vec<TokenId>,
     audience: Audience,
+    /// Of its request.
+    choice: u32,
 }
 
 /// A context with a record of what its sequences hold.
 pub(super) struct Cells<'m> {
     pub(super) context: LlamaContext<'m>,
     held: Vec<Held>,
+    /// What the sequences held before.
+    cache: PrefixCache<SeqState>,
+    /// llama.cpp copies between sequences when it next computes; until then their memory is not what it will be, so nothing
+    /// may be moved into or out of it.
+    copy_is_pending: bool,
     /// Tokens from which on a copy from another sequence is cheaper than computing them.
     pub(super) copy_pays_from: usize,
 }
 
 impl<'m> Cells<'m> {
-    pub(super) fn new(context: LlamaContext<'m>, n_sequences: usize, copy_pays_from: usize) -> Cells<'m> {
-        Cells { context, held: vec![Held::default(); n_sequences], copy_pays_from }
+    /// `cache_tokens`: how many tokens are kept beside those of the sequences.
+    pub(super) fn new(
+        context: LlamaContext<'m>,
+        n_sequences: usize,
+        copy_pays_from: usize,
+        cache_tokens: usize,
+    ) -> Cells<'m> {
+        let (held, cache) = (vec![Held::default(); n_sequences], PrefixCache::new(cache_tokens));
+        Cells { context, held, cache, copy_is_pending: false, copy_pays_from }
+    }
+
+    /// Computes a batch.
+    pub(super) fn decode(&mut self, batch: &mut LlamaBatch<'_>) -> Result<(), DecodeError> {
+        self.context.decode(batch)?;
+        self.copy_is_pending = false;
+        Ok(())
     }
 
     /// Tokens that sequence `i` holds.
@@ -76,9 +104,10 @@ impl<'m> Cells<'m> {
         if held.audience.admits(audience) { common_prefix(&held.tokens, prompt) } else { 0 }
     }
 
-    /// Says for whom sequence `i` is from now on.
-    pub(super) fn give_to(&mut self, i: usize, audience: Audience) {
+    /// Says for which choice of whose request sequence `i` is from now on.
+    pub(super) fn give_to(&mut self, i: usize, audience: Audience, choice: u32) {
         self.held[i].audience = audience;
+        self.held[i].choice = choice;
     }
 
     /// Makes sequence `into` hold exactly the first `n` tokens of sequence `from`; how many it really holds then (a model
@@ -94,8 +123,44 @@ impl<'m> Cells<'m> {
             if copied.is_err() {
                 return 0;
             }
+            self.copy_is_pending = true;
             self.held[into] = self.held[from].clone();
         }
+        self.cut(into, n)
+    }
+
+    /// Tokens of `prompt` that only the cache beside the sequences holds, for a request of `audience`.
+    pub(super) fn cached(&self, prompt: &[TokenId], audience: &Audience) -> usize {
+        if self.copy_is_pending { 0 } else { self.cache.shared(prompt, audience) }
+    }
+
+    /// Moves what sequence `i` holds into the cache, if the cache wants it: the sequence is about to be overwritten. Of the
+    /// choices of a request only the first is kept: they have their prompt in common, and hardly anybody continues all.
+    pub(super) fn put_away(&mut self, i: usize) {
+        let Held { tokens, audience, choice } = &self.held[i];
+        let is_wanted = *choice == 0 && *audience != Audience::Nobody && self.cache.wants(tokens, audience);
+        if self.copy_is_pending || !is_wanted {
+            return;
+        }
+        match self.context.state_seq_get(seq(i), LlamaStateSeqFlags::empty()) {
+            Ok(state) => self.cache.insert(tokens.clone(), audience.clone(), state),
+            Err(error) => tracing::warn!(sequence = i, %error, "a computed prompt could not be kept"),
+        }
+    }
+
+    /// Makes sequence `into` hold the first `n` tokens of what the cache has for `prompt`; how many it really holds then.
+    pub(super) fn fetch(&mut self, into: usize, prompt: &[TokenId], audience: &Audience, n: usize) -> usize {
+        self.clear(into);
+        let Some(found) = self.cache.find(prompt, audience) else {
+            return 0;
+        };
+        if let Err(error) = self.context.state_seq_set(found.state, seq(into)) {
+            tracing::warn!(sequence = into, %error, "a kept prompt could not be taken back");
+            self.clear(into);
+            return 0;
+        }
+        let n = n.min(common_prefix(found.tokens, prompt));
+        self.held[into] = Held { tokens: found.tokens.to_vec(), audience: audience.clone(), choice: 0 };
         self.cut(into, n)
     }
 

@@ -1,6 +1,6 @@
 //! Beginnings of prompts that need not be computed again.
 //!
-//! A newcomer takes over what its own slot holds, or copies what another one does. When another slot is about to compute
+//! A newcomer takes over what its own slot holds, copies what another one does, or fetches what a slot held before. When another slot is about to compute
 //! the same beginning (prompts of one request that share their instructions, arriving together), it waits for that one and
 //! computes only its own rest.
 
@@ -36,8 +36,28 @@ impl Worker<'_> {
         let pays = saves_a_pass || most >= own + self.cells.copy_pays_from;
         let (best, from) = if pays { (most, other) } else { (own, i) };
         // Without the row after the prompt its last token must be computed again.
-        let n = if has_row { best } else { best.min(prompt.len() - 1) };
-        self.cells.take(i, from, n)
+        let longest = if has_row { prompt.len() } else { prompt.len() - 1 };
+        let n = best.min(longest);
+        let cached = self.cells.cached(prompt, &exchange.audience).min(longest);
+        self.put_away(i, if from == i { n } else { 0 });
+        match cached >= n + REUSE_TOKENS_MIN {
+            true => self.cells.fetch(i, prompt, &exchange.audience, cached),
+            false => self.cells.take(i, from, n),
+        }
+    }
+
+    /// Makes slot `i` hold nothing: 0 tokens.
+    pub(super) fn begin_empty(&mut self, i: usize) -> usize {
+        self.put_away(i, 0);
+        self.cells.clear(i);
+        0
+    }
+
+    /// Keeps what slot `i` holds if more than its first `n_left` tokens are about to be lost.
+    fn put_away(&mut self, i: usize, n_left: usize) {
+        if self.cells.held(i).len() - n_left >= REUSE_TOKENS_MIN {
+            self.cells.put_away(i);
+        }
     }
 
     /// Notes whether slot `i`, just occupied, does better to wait for another slot's prompt.
@@ -85,7 +105,7 @@ impl Worker<'_> {
             return;
         }
         let n = self.cells.take(i, awaited.slot, n);
-        self.cells.give_to(i, audience.clone());
+        self.cells.give_to(i, audience.clone(), sequence.index);
         sequence.cached_tokens = u32::try_from(n).unwrap_or(u32::MAX);
         add(&self.counters.cached_prompt_tokens, n.saturating_sub(before));
     }

@@ -105,7 +105,7 @@ pub(super) struct Surroundings<'a> {
 pub(super) struct Sequence {
     pub(super) exchange: Rc<Exchange>,
     pub(super) cached_tokens: u32,
-    index: u32,
+    pub(super) index: u32,
     response: Vec<SampledToken>,
     history: History,
     rng: ChaCha8Rng,

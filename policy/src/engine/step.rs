@@ -45,7 +45,7 @@ impl Worker<'_> {
         }
         let result = {
             let _turn = self.setup.gate.enter();
-            self.cells.context.decode(&mut self.batch)
+            self.cells.decode(&mut self.batch)
         };
         match result {
             Ok(()) => self.apply(plan),
@@ -223,7 +223,7 @@ impl Worker<'_> {
         let mut plan = Plan::default();
         self.add(&mut plan, 0, tokens.to_vec(), tokens.len());
         let turn = self.setup.gate.enter();
-        self.cells.context.decode(&mut self.batch).map_err(|e| e.to_string())?;
+        self.cells.decode(&mut self.batch).map_err(|e| e.to_string())?;
         drop(turn);
         let finite = plan.rows.iter().all(|row| largest_logit(self.cells.context.get_logits_ith(row.at)).is_ok());
         self.cells.clear(0);

@@ -2,6 +2,7 @@
 
 mod generation;
 mod model;
+mod prefixes;
 mod prompts;
 mod residents;
 mod scheduling;

@@ -51,6 +51,8 @@ pub(super) struct Setup {
     /// As configured; 0 leaves it to the size of the model.
     pub(super) threads: usize,
     pub(super) gpu_layers: u32,
+    /// Tokens of the prefix cache, as configured.
+    pub(super) prefix_cache_tokens: usize,
     /// Shared by all residents.
     pub(super) gate: Arc<Gate>,
 }
@@ -73,6 +75,7 @@ impl Setup {
             batch_tokens: config.batch_tokens as usize,
             threads: config.threads,
             gpu_layers: config.gpu_layers,
+            prefix_cache_tokens: config.prefix_cache_tokens,
             gate: Arc::clone(gate),
         }
     }
@@ -151,7 +154,12 @@ impl Worker<'_> {
     ) -> Result<Worker<'_>, EngineError> {
         let context = loading::context(model, &setup)?;
         let mut worker = Worker {
-            cells: Cells::new(context, setup.parallel, loading::copy_pays_from(model, &setup)),
+            cells: Cells::new(
+                context,
+                setup.parallel,
+                loading::copy_pays_from(model, &setup),
+                loading::cache_tokens(model, &setup),
+            ),
             batch: LlamaBatch::new(setup.batch_tokens + setup.parallel, 1),
             slots: std::iter::repeat_with(Slot::default).take(setup.parallel).collect(),
             sampler: Sampler::default(),
