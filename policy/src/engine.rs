@@ -26,6 +26,7 @@ pub(crate) mod gguf;
 mod history;
 mod loading;
 mod nursery;
+mod plan;
 mod prefix_cache;
 mod request;
 mod resident;

@@ -33,6 +33,8 @@ pub(super) enum Audience {
     Everybody,
     /// Requests with this salt.
     Salted(Arc<str>),
+    /// The choices of one request: what others computed came out of passes of another shape and may differ in the last bit.
+    Choices(u64),
 }
 
 impl Audience {

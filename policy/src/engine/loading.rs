@@ -97,12 +97,14 @@ pub(super) fn copy_pays_from(model: &LlamaModel, setup: &Setup) -> usize {
 }
 
 /// Tokens of the prefix cache: as configured, but none where a part of what a sequence held cannot stand alone: a sliding
-/// window forgets, and a recurrent state has no beginning to cut to.
+/// window forgets, and a recurrent state has no beginning to cut to. Where a sequence's bits may depend on nothing else, nobody
+/// could use them.
 pub(super) fn cache_tokens(model: &LlamaModel, setup: &Setup) -> usize {
     let architecture = model.meta_val_str("general.architecture").unwrap_or_default();
     let window = model.meta_val_str(&format!("{architecture}.attention.sliding_window"));
     let slides = window.is_ok_and(|window| window != "0");
-    if slides || model.is_recurrent() || model.is_hybrid() { 0 } else { setup.prefix_cache_tokens }
+    let is_useless = slides || model.is_recurrent() || model.is_hybrid() || setup.deterministic;
+    if is_useless { 0 } else { setup.prefix_cache_tokens }
 }
 
 impl Worker<'_> {

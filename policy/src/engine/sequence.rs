@@ -44,7 +44,7 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn new(mut job: Box<Job>, vocabulary: &Vocabulary) -> Exchange {
+    pub(super) fn new(mut job: Box<Job>, audience: Audience, vocabulary: &Vocabulary) -> Exchange {
         let sink = std::mem::replace(&mut job.request.sink, Box::new(|_| ()));
         let params = &mut job.request.sampling;
         params.seed = Some(job.seed);
@@ -57,8 +57,8 @@ impl Exchange {
         }
         let banned_until = if params.ignore_eos { usize::MAX } else { params.min_tokens as usize };
         Exchange {
-            audience: Audience::of(job.request.cache_salt.as_ref()),
             job,
+            audience,
             n_started: Cell::new(0),
             prompt_row: RefCell::new(None),
             failed: Cell::new(false),

@@ -1,5 +1,6 @@
 //! The engine on small random models: every test runs real llama.cpp on a real file.
 
+mod deterministic;
 mod generation;
 mod model;
 mod prefixes;

@@ -22,7 +22,7 @@ use llama_cpp_2::{llama_batch::LlamaBatch, model::LlamaModel};
 use crate::{
     engine::{
         EngineError,
-        cells::Cells,
+        cells::{Audience, Cells},
         gate::Gate,
         loading,
         resident::{Command, Load, ScoreJob},
@@ -53,6 +53,8 @@ pub(super) struct Setup {
     pub(super) gpu_layers: u32,
     /// Tokens of the prefix cache, as configured.
     pub(super) prefix_cache_tokens: usize,
+    /// Whether every sequence has passes of its own.
+    pub(super) deterministic: bool,
     /// Shared by all residents.
     pub(super) gate: Arc<Gate>,
 }
@@ -76,6 +78,7 @@ impl Setup {
             threads: config.threads,
             gpu_layers: config.gpu_layers,
             prefix_cache_tokens: config.prefix_cache_tokens,
+            deterministic: config.deterministic,
             gate: Arc::clone(gate),
         }
     }
@@ -124,6 +127,10 @@ pub(super) struct Worker<'m> {
     /// Bounded by admission.
     pub(super) scores: VecDeque<ScoreJob>,
     pub(super) tickets: u64,
+    /// The slot whose turn it was last, where each has passes of its own.
+    pub(super) turn: usize,
+    /// Requests admitted so far.
+    n_admitted: u64,
 }
 
 impl Worker<'_> {
@@ -170,6 +177,8 @@ impl Worker<'_> {
             forking: VecDeque::new(),
             scores: VecDeque::new(),
             tickets: 0,
+            turn: 0,
+            n_admitted: 0,
             setup,
         };
         worker.canary()?;
@@ -216,7 +225,14 @@ impl Worker<'_> {
 
     fn admit(&mut self, command: Command) {
         match command {
-            Command::Generate(job) => self.queue.push_back(Rc::new(Exchange::new(job, &self.setup.vocabulary))),
+            Command::Generate(job) => {
+                self.n_admitted += 1;
+                let audience = match self.setup.deterministic {
+                    true => Audience::Choices(self.n_admitted),
+                    false => Audience::of(job.request.cache_salt.as_ref()),
+                };
+                self.queue.push_back(Rc::new(Exchange::new(job, audience, &self.setup.vocabulary)));
+            }
             Command::Score(job) => self.scores.push_back(job),
         }
     }
