@@ -9,6 +9,7 @@ mod best_of;
 mod body;
 mod chat;
 mod completions;
+mod constraint;
 mod context;
 mod deposit;
 mod error;

@@ -19,6 +19,7 @@
 mod admission;
 pub(crate) mod backend;
 mod cells;
+mod constraint;
 mod ending;
 mod error;
 mod gate;
@@ -54,7 +55,16 @@ use std::{
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 
+use self::{
+    constraint::Compiler,
+    gate::Gate,
+    nursery::Nursery,
+    resident::{Job, Resident},
+    stats::Counters,
+    worker::Setup,
+};
 pub use self::{
+    constraint::Constraint,
     error::EngineError,
     request::{
         CHOICES_MAX, CancelFlag, Event, Finished, GenerateRequest, Rejection, ScoredToken, Sink, TOP_LOG_PROBS_MAX,
@@ -63,14 +73,14 @@ pub use self::{
     resident::{ResidentState, ResidentStatus},
     stats::{EngineStats, FINISH_REASONS},
 };
-use self::{
-    gate::Gate,
-    nursery::Nursery,
-    resident::{Job, Resident},
-    stats::Counters,
-    worker::Setup,
+use crate::{
+    grammar::{Grammar, GrammarError},
+    log_prob::LogProb,
+    sampling::check_token,
+    token::TokenId,
+    version::PolicyVersion,
+    vocabulary::Vocabulary,
 };
-use crate::{log_prob::LogProb, sampling::check_token, token::TokenId, version::PolicyVersion, vocabulary::Vocabulary};
 
 /// A live resident may be retired between reading the pointer and knocking; the pointer then already shows the next one.
 const LIVE_TRIES_MAX: u32 = 8;
@@ -86,6 +96,7 @@ struct Shared {
     context_tokens: u32,
     gate: Arc<Gate>,
     nursery: Nursery,
+    compiler: Compiler,
     residents: Arc<DashMap<PolicyVersion, Arc<Resident>>>,
     live: ArcSwap<Resident>,
     /// Held while the live pointer or a door changes, so that what is promoted is never retired at the same moment.
@@ -110,6 +121,7 @@ impl Engine {
         let counters = Arc::new(Counters::default());
         let gate = Arc::new(Gate::default());
         let nursery = Nursery::start()?;
+        let compiler = Compiler::start(Arc::clone(&vocabulary))?;
         let setup = Setup::new(config, &vocabulary, &gate, context_tokens, PolicyVersion::SFT, sft);
         let first = Arc::new(Resident::start(&nursery, setup, Arc::clone(&counters), config.max_queue, || ())?);
         residents.insert(PolicyVersion::SFT, Arc::clone(&first));
@@ -119,6 +131,7 @@ impl Engine {
             context_tokens,
             gate,
             nursery,
+            compiler,
             residents,
             live: ArcSwap::new(first),
             swap: Mutex::new(()),
@@ -154,6 +167,14 @@ impl Engine {
     #[must_use]
     pub fn context_tokens(&self) -> u32 {
         self.0.context_tokens
+    }
+
+    /// Compiles a grammar for [`GenerateRequest::constraint`]. Blocks the caller, for seconds at worst.
+    ///
+    /// # Errors
+    /// [`GrammarError`].
+    pub fn constrain(&self, grammar: Grammar) -> Result<Constraint, GrammarError> {
+        self.0.compiler.compile(grammar)
     }
 
     /// Admits a request and names the version that will answer it. Everything that would reach C++ is judged here. Never

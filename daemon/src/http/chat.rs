@@ -8,7 +8,7 @@ use super::{
     answer::{self, Assembly, Piece, Settings, Shape},
     best_of::BestOf,
     body::JsonBytes,
-    computing,
+    computing, constraint,
     context::Context,
     error::ApiError,
     generation::{Generation, Job},
@@ -46,23 +46,26 @@ pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBy
         scores: Vec::new(),
         include_usage: g.include_usage,
     };
+    let best_of = BestOf { n: g.n, n_drawn: g.n_drawn };
     let settings = Settings {
         vocabulary,
         log_probs: request.log_probs.is_some(),
         behavior: g.return_behavior_logprobs,
         token_ids: g.return_token_ids,
         include_usage: g.include_usage,
-        best_of: BestOf { n: g.n, n_drawn: g.n_drawn },
+        best_of,
     };
     // OpenAI's chat has no default limit: the window is the limit, and reaching it is the daemon's doing.
     let window = services.engine.context_tokens();
     let sampling = policy::SamplingParams { max_tokens: g.max_tokens.unwrap_or(window), ..g.sampling };
+    let constraint = constraint::compile(&services, g.grammar).await?;
     let job = Job {
         id: shape.stamp.id.clone(),
         target,
         prompts,
-        n: g.n_drawn,
+        n: best_of.n_drawn,
         sampling,
+        constraint,
         top_log_probs: request.log_probs.unwrap_or(0),
         prompt_log_probs: g.prompt_log_probs,
         cache_salt: g.cache_salt.map(Into::into),

@@ -12,7 +12,7 @@ use super::{
     answer::{self, Assembly, Piece, Settings, Shape},
     best_of::BestOf,
     body::JsonBytes,
-    computing,
+    computing, constraint,
     context::{Context, Services},
     deposit::Deposit,
     error::ApiError,
@@ -57,20 +57,23 @@ pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBy
     if g.max_tokens == Some(0) && prompt_log_probs.is_none() {
         return echo_only(&services, target, prompts, shape, g.stream);
     }
+    let best_of = BestOf { n: g.n, n_drawn: g.n_drawn };
     let settings = Settings {
         vocabulary,
         log_probs: request.log_probs.is_some(),
         behavior: g.return_behavior_logprobs,
         token_ids: g.return_token_ids,
         include_usage: g.include_usage,
-        best_of: BestOf { n: g.n, n_drawn: g.n_drawn },
+        best_of,
     };
     let stream = g.stream;
+    let constraint = constraint::compile(&services, request.generation.grammar).await?;
     let job = Job {
         id: shape.stamp.id.clone(),
         target,
         prompts,
-        n: g.n_drawn,
+        n: best_of.n_drawn,
+        constraint,
         top_log_probs: request.log_probs.unwrap_or(0),
         prompt_log_probs,
         cache_salt: request.generation.cache_salt.map(Into::into),

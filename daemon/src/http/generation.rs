@@ -9,7 +9,7 @@ use std::{
 
 use policy::{
     FinishReason, PolicyVersion, SamplingParams, TokenId,
-    engine::{CancelFlag, Event, Finished, GenerateRequest, Rejection, Target},
+    engine::{CancelFlag, Constraint, Event, Finished, GenerateRequest, Rejection, Target},
 };
 use tokio::{sync::mpsc, time::Sleep};
 
@@ -35,6 +35,8 @@ pub(crate) struct Job {
     pub(crate) n: u32,
     /// How to draw.
     pub(crate) sampling: SamplingParams,
+    /// What every choice must look like.
+    pub(crate) constraint: Option<Constraint>,
     /// Alternatives per token.
     pub(crate) top_log_probs: u32,
     /// Alternatives per token of the prompts; `None` leaves them unscored.
@@ -170,6 +172,7 @@ impl Attempt {
                 prompt: prompt.clone(),
                 n: job.n,
                 sampling: job.sampling.clone(),
+                constraint: job.constraint.clone(),
                 top_logprobs: job.top_log_probs,
                 prompt_logprobs: job.prompt_log_probs,
                 cache_salt: job.cache_salt.clone(),

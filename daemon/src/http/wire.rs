@@ -9,6 +9,7 @@ pub(crate) mod demo;
 pub(crate) mod error;
 pub(crate) mod feedback;
 pub(crate) mod fields;
+pub(crate) mod grammar;
 pub(crate) mod health;
 pub(crate) mod log_probs;
 pub(crate) mod measurement;

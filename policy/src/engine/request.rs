@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::{
+    engine::constraint::Constraint,
     log_prob::LogProb,
     rollout::{Rollout, SampledToken},
     sampling::{OutOfRange, SamplingParams, check_token, within},
@@ -60,6 +61,8 @@ pub struct GenerateRequest {
     pub n: u32,
     /// How to draw them. Choice `i` uses stream `i` of the seed.
     pub sampling: SamplingParams,
+    /// What the responses must look like.
+    pub constraint: Option<Constraint>,
     /// Alternatives to report with each token. `0..=20`
     pub top_logprobs: u32,
     /// Score the prompt too, with so many alternatives for each of its tokens, `0..=20`. `None` leaves it unscored, and only
@@ -83,6 +86,7 @@ impl Default for GenerateRequest {
             prompt: Vec::new(),
             n: 1,
             sampling: SamplingParams::default(),
+            constraint: None,
             top_logprobs: 0,
             prompt_logprobs: None,
             cache_salt: None,
@@ -124,7 +128,20 @@ impl GenerateRequest {
             return Err(OutOfRange { field: "prompt", rule });
         }
         self.prompt.iter().try_for_each(|&id| check_token("prompt", id, n_vocab))?;
+        self.check_constraint()?;
         self.sampling.check(n_vocab)
+    }
+}
+
+impl GenerateRequest {
+    /// Where a grammar is complete, nothing but an end token is left to draw.
+    fn check_constraint(&self) -> Result<(), OutOfRange> {
+        let rule = || "must not be given together with a grammar, which says itself when a response may end".into();
+        match &self.constraint {
+            Some(_) if self.sampling.ignore_eos => Err(OutOfRange { field: "ignore_eos", rule: rule() }),
+            Some(_) if self.sampling.min_tokens > 0 => Err(OutOfRange { field: "min_tokens", rule: rule() }),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Beginnings of prompts that need not be computed again.
 //!
-//! A newcomer takes over what its own slot holds, copies what another one does, or fetches what a slot held before. When another slot is about to compute
-//! the same beginning (prompts of one request that share their instructions, arriving together), it waits for that one and
-//! computes only its own rest.
+//! A newcomer takes over what its own slot holds, copies what another one does, or fetches what a slot held before. When
+//! another slot is about to compute the same beginning (prompts of one request that share their instructions, arriving
+//! together), it waits for that one and computes only its own rest.
 
 use crate::engine::{
     cells::common_prefix,

@@ -53,6 +53,8 @@ pub struct Draw<'a> {
     pub history: &'a History,
     /// Tokens that must not be drawn; counted as truncated mass.
     pub banned: &'a [TokenId],
+    /// The only tokens that may be drawn, one bit a token, lowest first; what is not among them counts as banned.
+    pub allowed: Option<&'a [u32]>,
 }
 
 /// Scratch space of one owner thread; holds nothing between draws.
@@ -108,7 +110,7 @@ impl Sampler {
 
     fn greedy(&mut self, logits: &[f32], draw: Draw<'_>) -> Result<u32, NotFinite> {
         self.adjust(logits, draw);
-        let max = self.ban(draw.banned)?;
+        let max = self.ban(draw)?;
         // The lowest id wins a tie, so that equal logits give equal bytes.
         let best = self.adjusted.iter().position(|&logit| logit == max).ok_or(NotFinite)?;
         Ok(index(best))
@@ -123,7 +125,7 @@ impl Sampler {
         u: f64,
     ) -> Result<(u32, f64, f64), NotFinite> {
         let params = draw.params;
-        if !shifts_logits(params) && !truncates(params) {
+        if !shifts_logits(params) && !truncates(params) && draw.allowed.is_none() {
             let (weights, full) = match params.temperature {
                 1.0 => (&mut self.raw, raw),
                 temperature => {
@@ -156,9 +158,9 @@ impl Sampler {
         let temperature = draw.params.temperature;
         let full = self.tempered.fill(&self.adjusted, largest_logit(&self.adjusted)?, temperature);
         let mut left = full;
-        if !draw.banned.is_empty() {
+        if !draw.banned.is_empty() || draw.allowed.is_some() {
             // Filled anew: a banned token that held nearly all mass would leave weights that underflow.
-            let max = self.ban(draw.banned)?;
+            let max = self.ban(draw)?;
             left = self.tempered.fill(&self.adjusted, max, temperature);
         }
         self.truncate(draw);
@@ -205,9 +207,15 @@ impl Sampler {
     }
 
     /// Takes the banned tokens out of the row; the best logit that is left.
-    fn ban(&mut self, banned: &[TokenId]) -> Result<f32, NotFinite> {
-        for id in banned {
+    fn ban(&mut self, draw: Draw<'_>) -> Result<f32, NotFinite> {
+        for id in draw.banned {
             self.adjusted[id.0 as usize] = f32::NEG_INFINITY;
+        }
+        if let Some(allowed) = draw.allowed {
+            for (i, logit) in self.adjusted.iter_mut().enumerate() {
+                let is_allowed = allowed.get(i / 32).is_some_and(|bits| bits >> (i % 32) & 1 == 1);
+                *logit = if is_allowed { *logit } else { f32::NEG_INFINITY };
+            }
         }
         largest_logit(&self.adjusted)
     }

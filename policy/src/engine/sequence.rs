@@ -13,6 +13,7 @@ use crate::{
     engine::{
         Event, Finished, ScoredToken, Timings,
         cells::Audience,
+        constraint::{Allowed, Constraint, Lost},
         resident::Job,
         sampler::{self, Draw, History, ORDER, Sampler},
         softmax::NotFinite,
@@ -93,6 +94,17 @@ impl Exchange {
     }
 }
 
+/// Why no token could be drawn.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DrawError {
+    /// The row is not one of logits, or bans left nothing of it.
+    #[error(transparent)]
+    NotFinite(#[from] NotFinite),
+    /// Nobody knows what the grammar allows next.
+    #[error(transparent)]
+    Lost(#[from] Lost),
+}
+
 /// What a sequence needs to know about its resident.
 pub(super) struct Surroundings<'a> {
     pub(super) vocabulary: &'a Vocabulary,
@@ -108,6 +120,7 @@ pub(super) struct Sequence {
     pub(super) index: u32,
     response: Vec<SampledToken>,
     history: History,
+    constraint: Option<Constraint>,
     rng: ChaCha8Rng,
     text: TextStream,
     /// Scores of the prompt's tokens so far, until they are sent; only in the choice that computes a scored prompt.
@@ -130,6 +143,7 @@ impl Sequence {
             index,
             response: Vec::with_capacity(params.max_tokens.min(1024) as usize),
             history: History::new(exchange.prompt(), params),
+            constraint: exchange.job.request.constraint.as_ref().map(Constraint::begin),
             rng,
             text: TextStream::new(&params.stop),
             prompt_scores: exchange.job.request.prompt_logprobs.filter(|_| index == 0).map(|_| Vec::new()),
@@ -179,13 +193,23 @@ impl Sequence {
         &mut self,
         logits: &[f32],
         around: &mut Surroundings<'_>,
-    ) -> Result<Option<FinishReason>, NotFinite> {
+    ) -> Result<Option<FinishReason>, DrawError> {
         self.send_prompt_scores();
         let exchange = Rc::clone(&self.exchange);
         let request = &exchange.job.request;
         let banned = if self.response.len() < exchange.banned_until { exchange.banned.as_slice() } else { &[] };
-        let draw = Draw { params: &request.sampling, order: &ORDER, history: &self.history, banned };
+        let allowed = self.constraint.as_mut().map(Constraint::allowed).transpose()?;
+        let draw = Draw {
+            params: &request.sampling,
+            order: &ORDER,
+            history: &self.history,
+            banned,
+            allowed: allowed.as_ref().map(Allowed::bits),
+        };
         let token = around.sampler.draw(logits, draw, &mut self.rng)?;
+        if let Some(constraint) = &mut self.constraint {
+            constraint.advance(token.id)?;
+        }
         let top: Vec<(TokenId, LogProb)> = match request.top_logprobs {
             0 => Vec::new(),
             k => sampler::top_log_probs(logits, k as usize, around.sampler)?,

@@ -1,5 +1,6 @@
 //! The engine on small random models: every test runs real llama.cpp on a real file.
 
+mod constraints;
 mod deterministic;
 mod generation;
 mod model;
@@ -51,6 +52,7 @@ impl TestEngine {
             prompt: ask.prompt,
             n: ask.n,
             sampling: ask.sampling,
+            constraint: ask.constraint,
             top_logprobs: ask.top,
             prompt_logprobs: ask.score_prompt,
             cache_salt: ask.salt.map(Into::into),
@@ -79,6 +81,7 @@ struct Ask {
     top: u32,
     score_prompt: Option<u32>,
     salt: Option<&'static str>,
+    constraint: Option<Constraint>,
     sampling: SamplingParams,
 }
 
@@ -87,7 +90,7 @@ impl Ask {
     fn exactly(prompt: Vec<TokenId>, n_tokens: u32) -> Ask {
         let sampling =
             SamplingParams { max_tokens: n_tokens, ignore_eos: true, seed: Some(7), ..SamplingParams::default() };
-        Ask { prompt, n: 1, top: 0, score_prompt: None, salt: None, sampling }
+        Ask { prompt, n: 1, top: 0, score_prompt: None, salt: None, constraint: None, sampling }
     }
 }
 

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use policy::{SamplingParams, TokenId};
 use serde_json::Value;
 
-use super::fields::{FieldError, Fields, kind};
+use super::{
+    fields::{FieldError, Fields, kind},
+    grammar::{self, NamedGrammar},
+};
 
 /// Choices per prompt at most (OpenAI's limit; CVE-2026-34756 is what happens without one).
 pub(crate) const N_MAX: u32 = 128;
@@ -22,13 +25,6 @@ pub(crate) const LOG_PROBS_MAX: u32 = 20;
 
 /// Fields of HTTP.md that would change the answer and are not built.
 const NOT_BUILT: &[&str] = &[
-    "guided_json",
-    "guided_regex",
-    "guided_choice",
-    "guided_grammar",
-    "structured_outputs",
-    "grammar",
-    "json_schema",
     "continue_final_message",
     "include_stop_str_in_output",
     "bad_words",
@@ -59,6 +55,8 @@ pub(crate) struct Generation {
     pub(crate) include_usage: bool,
     /// Alternatives per token of the prompt, in vLLM's shape; `None` leaves it unscored.
     pub(crate) prompt_log_probs: Option<u32>,
+    /// What the responses must look like.
+    pub(crate) grammar: Option<NamedGrammar>,
     /// Keeps the computed prompt to requests with the same salt (vLLM's field).
     pub(crate) cache_salt: Option<String>,
     /// Whether the exchange goes into the rollout log.
@@ -75,7 +73,7 @@ impl Generation {
     /// Takes the shared fields; `max_tokens` is under the first of `max_tokens_names` that is present.
     pub(crate) fn take(f: &mut Fields, max_tokens_names: &[&'static str]) -> Result<Generation, FieldError> {
         f.refuse(NOT_BUILT)?;
-        response_format(f)?;
+        let grammar = grammar::take(f)?;
         if f.boolean("add_generation_prompt")? == Some(false) {
             return Err(f.error("add_generation_prompt", "must be true in this version of honed"));
         }
@@ -108,26 +106,13 @@ impl Generation {
             stream,
             include_usage: include_usage(f, stream)?,
             prompt_log_probs,
+            grammar,
             cache_salt: cache_salt(f)?,
             store: f.boolean("store")?.unwrap_or(true),
             return_token_ids: f.boolean("return_token_ids")?.unwrap_or(false),
             return_behavior_logprobs: f.boolean("return_behavior_logprobs")?.unwrap_or(false),
             user: f.text("user", NAME_BYTES_MAX)?,
         })
-    }
-}
-
-/// `{"type": "text"}` is what happens anyway.
-fn response_format(f: &mut Fields) -> Result<(), FieldError> {
-    let Some(value) = f.take("response_format") else {
-        return Ok(());
-    };
-    match Fields::of(value, &f.path("response_format"))?.text("type", NAME_BYTES_MAX)?.as_deref() {
-        None | Some("text") => Ok(()),
-        Some(other) => Err(f.error(
-            "response_format",
-            &format!("must have the type \"text\": {other:?} is not supported by this version of honed"),
-        )),
     }
 }
 
@@ -261,7 +246,7 @@ mod tests {
             ("logit_bias", r#"{"logit_bias":{"1":1000000000}}"#),
             ("stream", r#"{"stream":"yes"}"#),
             ("stream_options", r#"{"stream_options":{"include_usage":true}}"#),
-            ("response_format", r#"{"response_format":{"type":"json_object"}}"#),
+            ("response_format.type", r#"{"response_format":{"type":"yaml"}}"#),
             ("stop_token_ids", r#"{"stop_token_ids":[-1]}"#),
             ("cache_salt", r#"{"cache_salt":""}"#),
             ("cache_salt", r#"{"cache_salt":7}"#),

@@ -74,10 +74,8 @@ fn prompts_that_arrive_together_share_their_beginning() {
     let system = "the long system prompt that all prompts of one request begin with;";
     let prompts: Vec<_> = (0..6).map(|i| test.tokens(&format!("{system} question {i}"))).collect();
     let before = test.engine.stats();
-    let answers: Vec<_> = prompts
-        .iter()
-        .map(|prompt| test.submit(Target::Live, Ask::exactly(prompt.clone(), 3)).unwrap())
-        .collect();
+    let answers: Vec<_> =
+        prompts.iter().map(|prompt| test.submit(Target::Live, Ask::exactly(prompt.clone(), 3)).unwrap()).collect();
     for answer in answers {
         check_replay(&test.engine, &answer.wait()[0], 1e-3);
     }
