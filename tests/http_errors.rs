@@ -40,7 +40,9 @@ fn wrong_fields_are_named_and_the_next_request_works() {
         ("n", r#"{"prompt":"a","n":129}"#),
         ("n", r#"{"prompt":"a","n":1000000000}"#),
         ("best_of", r#"{"prompt":"a","n":2,"best_of":1}"#),
-        ("best_of", r#"{"prompt":"a","best_of":3}"#),
+        ("best_of", r#"{"prompt":"a","best_of":3,"stream":true}"#),
+        ("cache_salt", r#"{"prompt":"a","cache_salt":""}"#),
+        ("prompt_logprobs", r#"{"prompt":"a","prompt_logprobs":-1}"#),
         ("logprobs", r#"{"prompt":"a","logprobs":21}"#),
         ("logprobs", r#"{"prompt":"a","logprobs":true}"#),
         ("temperature", r#"{"prompt":"a","temperature":-1}"#),
@@ -61,7 +63,7 @@ fn wrong_fields_are_named_and_the_next_request_works() {
         ("stream", r#"{"prompt":"a","stream":"yes"}"#),
         ("stream_options", r#"{"prompt":"a","stream_options":{"include_usage":true}}"#),
         ("suffix", r#"{"prompt":"a","suffix":"b"}"#),
-        ("response_format", r#"{"prompt":"a","response_format":{"type":"json_schema"}}"#),
+        ("response_format.json_schema", r#"{"prompt":"a","response_format":{"type":"json_schema"}}"#),
         ("grammar", r#"{"prompt":"a","grammar":"root ::= root"}"#),
         ("user", r#"{"prompt":"a","user":5}"#),
     ];
@@ -141,8 +143,8 @@ fn wrong_messages_are_named() {
             json!({"messages": [{"role": "user", "content": "a"}], "max_completion_tokens": 1_000_000}),
         ),
         (
-            "response_format",
-            json!({"messages": [{"role": "user", "content": "a"}], "response_format": {"type": "json_object"}}),
+            "response_format.type",
+            json!({"messages": [{"role": "user", "content": "a"}], "response_format": {"type": "yaml"}}),
         ),
         (
             "add_generation_prompt",

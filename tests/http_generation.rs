@@ -133,6 +133,110 @@ fn echo_repeats_the_prompt_and_nothing_is_drawn_for_zero_tokens() {
     assert_eq!(joined(&streamed.events(), 1), ["the ocean"]);
 }
 
+/// Goal: `best_of` tells the most probable of what was drawn, best first, and counts and logs all of it. Method: the same
+/// seed with `n` shows everything that was drawn.
+#[test]
+fn the_best_of_many_are_told_and_all_are_counted_and_logged() {
+    let daemon = TestDaemon::start();
+    let mut body = json!({"prompt": ["the ocean", "a bear"], "max_tokens": 12, "seed": 5, "n": 5, "logprobs": 0});
+    let all = daemon.post("/v1/completions", &body).ok();
+    body["n"] = 2.into();
+    body["best_of"] = 5.into();
+    let best = daemon.post("/v1/completions", &body).ok();
+    assert_eq!(best["usage"]["completion_tokens"], all["usage"]["completion_tokens"]);
+    assert_eq!(best["usage"]["prompt_tokens"], all["usage"]["prompt_tokens"]);
+    let mean = |choice: &Value| {
+        let log_probs = choice["logprobs"]["token_logprobs"].as_array().expect("numbers");
+        log_probs.iter().filter_map(Value::as_f64).sum::<f64>() / log_probs.len() as f64
+    };
+    for prompt in 0..2 {
+        let of_prompt = &all["choices"].as_array().expect("choices")[prompt * 5..][..5];
+        let mut means: Vec<f64> = of_prompt.iter().map(mean).collect();
+        means.sort_by(|a, b| b.total_cmp(a));
+        for place in 0..2 {
+            let told = &best["choices"][prompt * 2 + place];
+            assert_eq!(told["index"], prompt * 2 + place);
+            assert!((mean(told) - means[place]).abs() < 1e-3, "{} {means:?}", mean(told));
+        }
+    }
+    daemon.wait_for("all is logged", |d| d.get("/v1/rollouts").ok()["data"].as_array().map(Vec::len) == Some(20));
+    let page = daemon.get("/v1/rollouts").ok();
+    let rows: Vec<_> = page["data"].as_array().expect("rows").iter().filter(|row| row["id"] == best["id"]).collect();
+    for told in best["choices"].as_array().expect("choices") {
+        let row = rows.iter().find(|row| row["index"] == told["index"]).expect("a row of the same number");
+        let logged: Vec<_> = row["logprobs"].as_array().expect("numbers").iter().filter_map(Value::as_f64).collect();
+        let shown = &told["logprobs"]["token_logprobs"];
+        assert_eq!(logged, shown.as_array().expect("numbers").iter().filter_map(Value::as_f64).collect::<Vec<_>>());
+    }
+    let indices: std::collections::BTreeSet<_> = rows.iter().filter_map(|row| row["index"].as_u64()).collect();
+    assert_eq!(indices, (0..10).collect());
+}
+
+/// Goal: answers belong to the language that was asked for, by whatever field. Method: small languages, so that a random
+/// model ends them; the end token is drawn, so the answer stops by itself.
+#[test]
+fn answers_fit_the_grammar_that_the_client_brings() {
+    let daemon = TestDaemon::start();
+    let schema = json!({"type": "object", "properties": {"sea": {"type": "boolean"}}, "required": ["sea"],
+        "additionalProperties": false, "x-guidance": {"whitespace_flexible": false}});
+    let formats = [
+        (json!({"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}}), "json"),
+        (json!({"guided_json": schema}), "json"),
+        (json!({"guided_choice": ["the ocean", "a bear"]}), "choice"),
+        (json!({"structured_outputs": {"regex": "[ab]{3}"}}), "regex"),
+        (json!({"grammar": "start: \"<\" /[ab]/ \">\""}), "grammar"),
+    ];
+    for (fields, kind) in formats {
+        for path in ["/v1/completions", "/v1/chat/completions"] {
+            let mut body =
+                json!({"prompt": "the", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 100, "n": 3});
+            body.as_object_mut().expect("an object").extend(fields.as_object().expect("an object").clone());
+            let answer = daemon.post(path, &body).ok();
+            for (text, choice) in texts(&answer).iter().zip(answer["choices"].as_array().expect("choices")) {
+                let fits = match kind {
+                    "json" => serde_json::from_str::<Value>(text).is_ok_and(|json| json["sea"].is_boolean()),
+                    "choice" => text == "the ocean" || text == "a bear",
+                    "regex" => text.len() == 3 && text.bytes().all(|b| b"ab".contains(&b)),
+                    _ => text == "<a>" || text == "<b>",
+                };
+                assert!(fits, "{path} {fields}: {text:?}");
+                assert_eq!(choice["finish_reason"], "stop");
+            }
+        }
+    }
+}
+
+/// Goal: a grammar that cut much of the policy's mass does not train on what it forced. Method: the log's own word for it.
+#[test]
+fn what_a_grammar_forced_does_not_train() {
+    let daemon = TestDaemon::start();
+    daemon.post("/v1/completions", &json!({"prompt": "the", "guided_choice": ["a bear goes"]})).ok();
+    daemon.wait_for("the log commits", |d| !d.get("/v1/rollouts").ok()["data"].as_array().expect("rows").is_empty());
+    let row = daemon.get("/v1/rollouts").ok()["data"][0].clone();
+    assert_eq!((&row["state"], &row["reason"]), (&json!("dropped"), &json!("truncated_mass")));
+}
+
+#[test]
+fn bad_grammars_are_refused_by_field_and_the_next_good_one_works() {
+    let daemon = TestDaemon::start();
+    let deep = "(".repeat(60_000);
+    let bad = [
+        ("guided_regex", json!({"guided_regex": deep})),
+        ("guided_regex", json!({"guided_regex": "(?=a)"})),
+        ("grammar", json!({"grammar": "root ::= \"a\""})),
+        ("guided_json", json!({"guided_json": {"$ref": "http://169.254.169.254/x"}})),
+        ("response_format.json_schema.schema", json!({"response_format": {"type": "json_schema", "json_schema": {}}})),
+        ("guided_choice", json!({"guided_choice": []})),
+        ("ignore_eos", json!({"guided_choice": ["a"], "ignore_eos": true})),
+    ];
+    for (param, fields) in bad {
+        let mut body = json!({"prompt": "the", "max_tokens": 8});
+        body.as_object_mut().expect("an object").extend(fields.as_object().expect("an object").clone());
+        assert_eq!(daemon.post("/v1/completions", &body).error(400)["param"], param);
+        daemon.post("/v1/completions", &json!({"prompt": "a", "guided_regex": "(a+)+b", "max_tokens": 3})).ok();
+    }
+}
+
 /// Goal: what a user types never becomes control tokens. Method: the ids of a message that spells one.
 #[test]
 fn special_tokens_in_user_text_stay_text() {

@@ -1,6 +1,6 @@
 //! The `[policy]` section.
 
-use crate::rule::{SERVED_NAME, TEXT, section, whole};
+use crate::rule::{SERVED_NAME, SWITCH, TEXT, section, whole};
 
 section! {
     /// What acts: the model that serves.
@@ -17,6 +17,10 @@ section! {
         threads: usize => whole(0, 512);
         /// Tokens in one forward pass; longer prompts are prefilled in chunks of this size between decode steps.
         batch_tokens: u32 => whole(32, 8192);
+        /// Tokens of computed prompts kept beside the slots, per version in memory, for prompts that begin alike; 0: none. Memory in f16: 4 bytes times layers times key-value width each (8192 tokens of a 135M Llama: 190 MB).
+        prefix_cache_tokens: usize => whole(0, 16_777_216);
+        /// Compute every sequence in forward passes of its own, so that a seed gives the same bytes whatever else is running; nothing is batched or cached then, so all requests together decode at the speed of one.
+        deterministic: bool => SWITCH;
         /// Requests that may wait for a slot before newcomers get 429.
         max_queue: usize => whole(0, 100_000);
         /// Layers of the model on the GPU; 0: none. Needs the `cuda` feature.

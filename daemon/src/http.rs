@@ -5,9 +5,11 @@
 
 mod answer;
 mod auth;
+mod best_of;
 mod body;
 mod chat;
 mod completions;
+mod constraint;
 mod context;
 mod deposit;
 mod error;
@@ -16,6 +18,7 @@ mod generation;
 mod health;
 mod models;
 mod policies;
+mod prompt_scores;
 mod prompts;
 mod query;
 mod rewards;

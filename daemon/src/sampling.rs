@@ -5,7 +5,7 @@
 use crossbeam_channel::{Receiver, unbounded};
 use policy::{
     FinishReason, PolicyVersion, Rollout, SamplingParams, TokenId,
-    engine::{CancelFlag, Engine, Event, GenerateRequest, Rejection, Target},
+    engine::{Engine, Event, GenerateRequest, Rejection, Target},
 };
 use rand::RngCore;
 
@@ -78,15 +78,13 @@ pub(crate) fn rollouts(engine: &Engine, prompts: &[Vec<TokenId>], draw: Draw) ->
                 temperature: draw.temperature,
                 ..SamplingParams::default()
             },
-            top_logprobs: 0,
-            user: None,
-            cancel: CancelFlag::default(),
             sink: Box::new(move |event| {
                 if !matches!(event, Event::Token { .. }) {
                     // The receiver leaves early only when another answer has failed.
                     let _ = sender.send((i, event));
                 }
             }),
+            ..GenerateRequest::default()
         };
         engine.submit(Target::Version(draw.version), request)?;
     }
@@ -98,7 +96,7 @@ fn collect(receiver: &Receiver<(usize, Event)>, n_prompts: usize, n: u32) -> Res
     let mut answers: Vec<Vec<Option<Rollout>>> = vec![vec![None; n as usize]; n_prompts];
     for (prompt, event) in receiver {
         match event {
-            Event::Token { .. } => {}
+            Event::Prompt { .. } | Event::Token { .. } => {}
             Event::Failed { reason } => return Err(DrawError::Failed(reason)),
             Event::Finished(finished) => answers[prompt][finished.index as usize] = Some(finished.rollout),
         }

@@ -6,7 +6,7 @@ use std::{path::Path, sync::mpsc::channel, time::Instant};
 
 use policy::{
     SamplingParams, TokenId,
-    engine::{CancelFlag, Engine, Event, GenerateRequest, Target},
+    engine::{Engine, Event, GenerateRequest, Target},
 };
 
 fn main() {
@@ -35,17 +35,14 @@ fn run(engine: &Engine, parallel: usize, n_prompt: usize, n_response: usize) -> 
         let request = GenerateRequest {
             id: format!("speed-{i}"),
             prompt: prompt.collect(),
-            n: 1,
             sampling: SamplingParams {
                 max_tokens: u32::try_from(n_response).expect("a small number"),
                 ignore_eos: true,
                 seed: Some(i as u64),
                 ..SamplingParams::default()
             },
-            top_logprobs: 0,
-            user: None,
-            cancel: CancelFlag::default(),
             sink: Box::new(move |event| drop(sender.send((Instant::now(), event)))),
+            ..GenerateRequest::default()
         };
         engine.submit(Target::Live, request).expect("the queue has room");
     }
@@ -61,6 +58,7 @@ fn run(engine: &Engine, parallel: usize, n_prompt: usize, n_response: usize) -> 
                 let i: usize = finished.rollout.id.request[6..].parse().expect("an id of ours");
                 seen[i] = true;
             }
+            Event::Prompt { .. } => {}
             Event::Token { .. } if first.is_some() => n_rest += 1,
             Event::Token { .. } => {
                 n_first += 1;

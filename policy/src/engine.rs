@@ -20,6 +20,7 @@ mod adapter;
 mod admission;
 pub(crate) mod backend;
 mod cells;
+mod constraint;
 mod ending;
 mod error;
 mod gate;
@@ -27,9 +28,12 @@ pub(crate) mod gguf;
 mod history;
 mod loading;
 mod nursery;
+mod plan;
+mod prefix_cache;
 mod request;
 mod resident;
 mod rest;
+mod reuse;
 pub mod sampler;
 mod sequence;
 mod softmax;
@@ -53,22 +57,32 @@ use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use llama_cpp_2::model::LlamaModel;
 
-pub use self::{
-    error::EngineError,
-    request::{
-        CHOICES_MAX, CancelFlag, Event, Finished, GenerateRequest, Rejection, Sink, TOP_LOG_PROBS_MAX, Target, Timings,
-    },
-    resident::{ResidentState, ResidentStatus},
-    stats::{EngineStats, FINISH_REASONS},
-};
 use self::{
+    constraint::Compiler,
     gate::Gate,
     nursery::Nursery,
     resident::{Job, Resident},
     stats::Counters,
     worker::Setup,
 };
-use crate::{log_prob::LogProb, sampling::check_token, token::TokenId, version::PolicyVersion, vocabulary::Vocabulary};
+pub use self::{
+    constraint::Constraint,
+    error::EngineError,
+    request::{
+        CHOICES_MAX, CancelFlag, Event, Finished, GenerateRequest, Rejection, ScoredToken, Sink, TOP_LOG_PROBS_MAX,
+        Target, Timings,
+    },
+    resident::{ResidentState, ResidentStatus},
+    stats::{EngineStats, FINISH_REASONS},
+};
+use crate::{
+    grammar::{Grammar, GrammarError},
+    log_prob::LogProb,
+    sampling::check_token,
+    token::TokenId,
+    version::PolicyVersion,
+    vocabulary::Vocabulary,
+};
 
 /// A live resident may be retired between reading the pointer and knocking; the pointer then already shows the next one.
 const LIVE_TRIES_MAX: u32 = 8;
@@ -86,6 +100,7 @@ struct Shared {
     /// Version 0's weights, which versions that are adapters share.
     base: Arc<LlamaModel>,
     nursery: Nursery,
+    compiler: Compiler,
     residents: Arc<DashMap<PolicyVersion, Arc<Resident>>>,
     live: ArcSwap<Resident>,
     /// Held while the live pointer or a door changes, so that what is promoted is never retired at the same moment.
@@ -110,6 +125,7 @@ impl Engine {
         let counters = Arc::new(Counters::default());
         let gate = Arc::new(Gate::default());
         let nursery = Nursery::start()?;
+        let compiler = Compiler::start(Arc::clone(&vocabulary))?;
         let setup = Setup::new(config, &vocabulary, &gate, context_tokens, PolicyVersion::SFT, sft);
         let weights = loading::weights(&setup, None)?;
         let base = Arc::clone(&weights.model);
@@ -123,6 +139,7 @@ impl Engine {
             gate,
             base,
             nursery,
+            compiler,
             residents,
             live: ArcSwap::new(first),
             swap: Mutex::new(()),
@@ -158,6 +175,14 @@ impl Engine {
     #[must_use]
     pub fn context_tokens(&self) -> u32 {
         self.0.context_tokens
+    }
+
+    /// Compiles a grammar for [`GenerateRequest::constraint`]. Blocks the caller, for seconds at worst.
+    ///
+    /// # Errors
+    /// [`GrammarError`].
+    pub fn constrain(&self, grammar: Grammar) -> Result<Constraint, GrammarError> {
+        self.0.compiler.compile(grammar)
     }
 
     /// Admits a request and names the version that will answer it. Everything that would reach C++ is judged here. Never

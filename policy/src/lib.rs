@@ -6,6 +6,7 @@ pub mod causal_lm;
 pub mod chat_template;
 pub mod checkpoint;
 pub mod engine;
+pub mod grammar;
 pub mod kernels;
 pub mod log_prob;
 pub mod memory;
@@ -24,6 +25,7 @@ pub mod version;
 pub mod vocabulary;
 
 pub use chat_template::Message;
+pub use grammar::{Grammar, GrammarError};
 pub use log_prob::LogProb;
 pub use rollout::{FinishReason, Rollout, RolloutId, SampledToken};
 pub use sampling::SamplingParams;

@@ -46,7 +46,7 @@ pub struct SamplingParams {
     pub logit_bias: Vec<(TokenId, f32)>,
     /// Random stream of this request; `None` takes the next of the engine's.
     pub seed: Option<u64>,
-    /// Tokens to draw at most; at least 1.
+    /// Tokens to draw at most; 0 only where a prompt is scored and nothing drawn.
     pub max_tokens: u32,
     /// Tokens before which no end token, stop token or stop text ends the response.
     pub min_tokens: u32,
@@ -92,7 +92,6 @@ impl SamplingParams {
         within("presence_penalty", self.presence_penalty, -2.0..=2.0)?;
         within("frequency_penalty", self.frequency_penalty, -2.0..=2.0)?;
         above_zero("repetition_penalty", self.repetition_penalty, 10.0)?;
-        within("max_tokens", self.max_tokens, 1..=u32::MAX)?;
         within("min_tokens", self.min_tokens, 0..=self.max_tokens)?;
         self.check_stops(n_vocab)?;
         self.check_logit_bias(n_vocab)
@@ -185,7 +184,6 @@ mod tests {
         assert_eq!(broken(|p| p.presence_penalty = -2.1), Some("presence_penalty"));
         assert_eq!(broken(|p| p.frequency_penalty = f32::INFINITY), Some("frequency_penalty"));
         assert_eq!(broken(|p| p.repetition_penalty = 0.0), Some("repetition_penalty"));
-        assert_eq!(broken(|p| p.max_tokens = 0), Some("max_tokens"));
         assert_eq!(broken(|p| p.min_tokens = 17), Some("min_tokens"));
         assert_eq!(broken(|p| p.stop = vec![String::new()]), Some("stop"));
         assert_eq!(broken(|p| p.stop = vec!["x".into(); 5]), Some("stop"));

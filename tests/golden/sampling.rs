@@ -22,7 +22,7 @@ pub(super) fn behavior_log_prob(case: &mut Case<'_>) {
         ..SamplingParams::default()
     };
     let order: Vec<Stage> = case.value("order").as_array().into_iter().flatten().map(|s| stage(s.as_str())).collect();
-    let draw = Draw { params: &params, order: &order, history: &History::default(), banned: &[] };
+    let draw = Draw { params: &params, order: &order, history: &History::default(), banned: &[], allowed: None };
     let mut sampler = Sampler::default();
     let probabilities = sampler.distribution(&logits, draw).unwrap();
     let kept: Vec<f64> = probabilities.iter().map(|p| f64::from(u8::from(*p > 0.0))).collect();

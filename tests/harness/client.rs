@@ -44,7 +44,8 @@ impl Reply {
     pub(crate) fn error(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.body));
         let error = self.json()["error"].clone();
-        let keys: Vec<_> = error.as_object().expect("an object").keys().cloned().collect();
+        let mut keys: Vec<_> = error.as_object().expect("an object").keys().cloned().collect();
+        keys.sort();
         assert_eq!(keys, ["code", "message", "param", "type"]);
         error
     }

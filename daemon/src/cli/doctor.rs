@@ -9,7 +9,7 @@ use std::{
 use config::Config;
 use policy::{
     SamplingParams,
-    engine::{CancelFlag, Engine, Event, GenerateRequest, Target},
+    engine::{Engine, Event, GenerateRequest, Target},
     kernels::{self, Precision},
     memory,
 };
@@ -139,20 +139,17 @@ fn measured(config: &Config, sft: &Path) -> Result<String, String> {
     let request = GenerateRequest {
         id: "doctor".to_owned(),
         prompt: vocabulary.prompt("The ocean is"),
-        n: 1,
         sampling: SamplingParams { max_tokens: TOKENS, ignore_eos: true, ..SamplingParams::default() },
-        top_logprobs: 0,
-        user: None,
-        cancel: CancelFlag::default(),
         sink: Box::new(move |event| {
             // Nobody waits any more once the patience is over.
             let _ = sender.send(event);
         }),
+        ..GenerateRequest::default()
     };
     engine.submit(Target::Live, request).map_err(|error| error.to_string())?;
     loop {
         match events.recv_timeout(PATIENCE).map_err(|_| "no answer".to_owned())? {
-            Event::Token { .. } => {}
+            Event::Prompt { .. } | Event::Token { .. } => {}
             Event::Failed { reason } => return Err(reason),
             Event::Finished(finished) => {
                 let n = finished.rollout.response.len();

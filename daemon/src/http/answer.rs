@@ -14,10 +14,13 @@ use bytes::Bytes;
 use policy::{PolicyVersion, TokenId, Vocabulary, engine::Event};
 
 use super::{
+    best_of::BestOf,
+    computing,
     context::with_version,
     deposit::Deposit,
     error::ApiError,
     generation::Generation,
+    prompt_scores::{self, PromptScores},
     stream::EventStream,
     token_clock::finish_reason,
     wire::{
@@ -37,6 +40,10 @@ pub(crate) struct Piece {
     pub(crate) reports: Vec<TokenReport>,
     /// The tokens, when ids were asked for.
     pub(crate) token_ids: Vec<u32>,
+    /// Tokens in it, and the sum of their log-probabilities at temperature 1, nats.
+    pub(crate) n_tokens: u32,
+    /// See `n_tokens`.
+    pub(crate) log_prob_sum: f64,
     /// The last piece says why.
     pub(crate) finish: Option<&'static str>,
 }
@@ -51,6 +58,8 @@ impl Piece {
         self.text.push_str(&next.text);
         self.reports.extend(next.reports);
         self.token_ids.extend(next.token_ids);
+        self.n_tokens += next.n_tokens;
+        self.log_prob_sum += next.log_prob_sum;
         self.finish = self.finish.or(next.finish);
     }
 }
@@ -59,10 +68,16 @@ impl Piece {
 pub(crate) trait Shape: Send + Unpin + 'static {
     /// Events before the first token, if the route has any.
     fn opening(&mut self) -> Vec<String>;
+    /// Keeps a scored prompt, for [`Shape::whole`] and [`Shape::prompt_chunks`].
+    fn keep_prompt(&mut self, scores: PromptScores);
+    /// The events of a stream that tell a kept prompt.
+    fn prompt_chunks(&mut self, prompt: usize) -> Vec<String>;
     /// One event.
     fn chunk(&mut self, piece: Piece) -> String;
     /// The last event, when usage was asked for.
     fn usage_chunk(&self, usage: Usage) -> String;
+    /// Bytes that [`Shape::whole`] has at least, beside what was drawn.
+    fn whole_bytes_min(&self) -> usize;
     /// The whole answer.
     fn whole(&mut self, pieces: Vec<Piece>, usage: Usage) -> String;
 }
@@ -79,11 +94,19 @@ pub(crate) struct Settings {
     pub(crate) token_ids: bool,
     /// A last chunk with token counts is wanted.
     pub(crate) include_usage: bool,
-    /// Choices per prompt.
-    pub(crate) n: u32,
+    /// How many choices of each prompt are told.
+    pub(crate) best_of: BestOf,
 }
 
-/// Turns events into pieces and counts tokens on the way.
+/// What one event adds to an answer.
+pub(crate) enum Part {
+    /// To a choice.
+    Piece(Piece),
+    /// To all choices of a prompt.
+    Prompt(PromptScores),
+}
+
+/// Turns events into parts and counts tokens on the way.
 pub(crate) struct Assembly {
     settings: Settings,
     prompt_tokens: u64,
@@ -97,9 +120,14 @@ impl Assembly {
         Assembly { settings, prompt_tokens: 0, completion_tokens: 0, cached_tokens: 0 }
     }
 
-    /// The piece of one event; complete exchanges go into the deposit.
-    pub(crate) fn piece(&mut self, event: Event, deposit: &mut Deposit) -> Piece {
+    /// The part of one event; complete exchanges go into the deposit.
+    pub(crate) fn part(&mut self, event: Event, deposit: &mut Deposit) -> Part {
         match event {
+            Event::Prompt { index, first, tokens } => {
+                let prompt = (index / self.settings.best_of.n_drawn) as usize;
+                let tokens = prompt_scores::reports(&self.settings.vocabulary, first, &tokens);
+                Part::Prompt(PromptScores { prompt, tokens })
+            }
             Event::Token { index, token, text, top } => {
                 self.completion_tokens += 1;
                 let report = self.settings.log_probs.then(|| TokenReport {
@@ -109,24 +137,26 @@ impl Assembly {
                     behavior: self.settings.behavior.then_some(token.behavior.0),
                     top: top.iter().map(|(id, log_prob)| (self.text(*id), log_prob.0)).collect(),
                 });
-                Piece {
+                Part::Piece(Piece {
                     choice: index,
                     text,
                     reports: report.into_iter().collect(),
                     token_ids: self.settings.token_ids.then_some(token.id.0).into_iter().collect(),
+                    n_tokens: 1,
+                    log_prob_sum: f64::from(token.log_prob.0),
                     finish: None,
-                }
+                })
             }
             Event::Finished(finished) => {
                 // A prompt is computed once, however many choices it has.
-                if finished.index % self.settings.n == 0 {
+                if finished.index % self.settings.best_of.n_drawn == 0 {
                     self.prompt_tokens += finished.rollout.prompt.len() as u64;
                     self.cached_tokens += u64::from(finished.cached_tokens).min(finished.rollout.prompt.len() as u64);
                 }
                 let finish = Some(finish_reason(finished.rollout.finish));
                 let piece = Piece { choice: finished.index, text: finished.text_tail, finish, ..Piece::default() };
                 deposit.add(finished.rollout);
-                piece
+                Part::Piece(piece)
             }
             Event::Failed { .. } => unreachable!("a generation turns failures into errors"),
         }
@@ -148,7 +178,7 @@ impl Assembly {
 }
 
 /// Characters that begin in a piece: the border between two tokens may cut one.
-fn n_chars(bytes: &[u8]) -> usize {
+pub(crate) fn n_chars(bytes: &[u8]) -> usize {
     bytes.iter().filter(|byte| **byte & 0xc0 != 0x80).count()
 }
 
@@ -172,14 +202,19 @@ pub(crate) async fn whole(
     let mut pieces: Vec<Piece> = Vec::new();
     let mut deposit = Deposit::like(&generation.deposit);
     while let Some(event) = generation.next().await {
-        let piece = assembly.piece(event?, &mut deposit);
-        let at = piece.choice as usize;
-        if pieces.len() <= at {
-            pieces.extend((pieces.len()..=at).map(|i| Piece { choice: i as u32, ..Piece::default() }));
+        match assembly.part(event?, &mut deposit) {
+            Part::Prompt(scores) => shape.keep_prompt(scores),
+            Part::Piece(piece) => {
+                let at = piece.choice as usize;
+                if pieces.len() <= at {
+                    pieces.extend((pieces.len()..=at).map(|i| Piece { choice: i as u32, ..Piece::default() }));
+                }
+                pieces[at].absorb(piece);
+            }
         }
-        pieces[at].absorb(piece);
     }
-    let json = shape.whole(pieces, assembly.usage());
+    let pieces = assembly.settings.best_of.choose(pieces, &mut deposit);
+    let json = computing(shape.whole_bytes_min(), || shape.whole(pieces, assembly.usage()));
     Ok(json_response(json, generation.version, deposit))
 }
 

@@ -6,16 +6,19 @@ use serde::Serialize;
 
 use super::{
     answer::{self, Assembly, Piece, Settings, Shape},
+    best_of::BestOf,
     body::JsonBytes,
-    computing,
+    computing, constraint,
     context::Context,
     error::ApiError,
     generation::{Generation, Job},
+    prompt_scores::{self, PromptScores},
     prompts::{self, Stamp},
     wire::{
         chat::{AssistantMessage, Chat, ChatChoice, ChatChunkChoice, ChatRequest, Delta},
         json,
         log_probs::ChatLogProbs,
+        prompt_log_probs::{PromptLogProbs, PromptReport, prompt_log_probs, scores_bytes_min},
         usage::Usage,
     },
 };
@@ -32,32 +35,40 @@ pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBy
     let g = request.generation;
     let prompts = vec![prompt];
     prompts::check(&prompts, "messages", &g, &services)?;
+    prompt_scores::check(&prompts, "messages", g.prompt_log_probs, 1)?;
     let shape = Chats {
         stamp: Stamp::new("chatcmpl", g.model.as_deref(), context.served_name()),
         fingerprint: String::new(),
         prompt_ids: prompts::ids(&prompts, g.return_token_ids).map(|mut ids| ids.remove(0)),
         n: g.n,
         log_probs: request.log_probs.is_some(),
+        prompt_log_probs: g.prompt_log_probs,
+        scores: Vec::new(),
         include_usage: g.include_usage,
     };
+    let best_of = BestOf { n: g.n, n_drawn: g.n_drawn };
     let settings = Settings {
         vocabulary,
         log_probs: request.log_probs.is_some(),
         behavior: g.return_behavior_logprobs,
         token_ids: g.return_token_ids,
         include_usage: g.include_usage,
-        n: g.n,
+        best_of,
     };
     // OpenAI's chat has no default limit: the window is the limit, and reaching it is the daemon's doing.
     let window = services.engine.context_tokens();
     let sampling = policy::SamplingParams { max_tokens: g.max_tokens.unwrap_or(window), ..g.sampling };
+    let constraint = constraint::compile(&services, g.grammar).await?;
     let job = Job {
         id: shape.stamp.id.clone(),
         target,
         prompts,
-        n: g.n,
+        n: best_of.n_drawn,
         sampling,
+        constraint,
         top_log_probs: request.log_probs.unwrap_or(0),
+        prompt_log_probs: g.prompt_log_probs,
+        cache_salt: g.cache_salt.map(Into::into),
         user: g.user,
         store: g.store,
     };
@@ -76,7 +87,18 @@ struct Chats {
     prompt_ids: Option<Vec<u32>>,
     n: u32,
     log_probs: bool,
+    /// Alternatives per token in the `prompt_logprobs` list; `None` leaves the list out.
+    prompt_log_probs: Option<u32>,
+    /// The scored prompt, once it is there.
+    scores: Vec<PromptReport>,
     include_usage: bool,
+}
+
+/// What an answer tells of its prompt, when asked.
+#[derive(Default)]
+struct PromptFields {
+    ids: Option<Vec<u32>>,
+    log_probs: Option<PromptLogProbs>,
 }
 
 impl Chats {
@@ -98,7 +120,7 @@ impl Chats {
         object: &'static str,
         choices: Vec<C>,
         usage: Option<Option<Usage>>,
-        prompt_token_ids: Option<Vec<u32>>,
+        prompt: PromptFields,
     ) -> String {
         let body = Chat {
             id: &self.stamp.id,
@@ -108,13 +130,15 @@ impl Chats {
             system_fingerprint: &self.fingerprint,
             choices,
             usage,
-            prompt_token_ids,
+            prompt_token_ids: prompt.ids,
+            prompt_logprobs: prompt.log_probs,
         };
         json(&body)
     }
 
     fn event(&self, choices: Vec<ChatChunkChoice>, prompt_token_ids: Option<Vec<u32>>) -> String {
-        self.json("chat.completion.chunk", choices, self.include_usage.then_some(None), prompt_token_ids)
+        let prompt = PromptFields { ids: prompt_token_ids, log_probs: None };
+        self.json("chat.completion.chunk", choices, self.include_usage.then_some(None), prompt)
     }
 }
 
@@ -134,6 +158,15 @@ impl Shape for Chats {
         (0..self.n).map(|index| self.event(vec![role(index)], ids(index))).collect()
     }
 
+    fn keep_prompt(&mut self, scores: PromptScores) {
+        self.scores = scores.tokens;
+    }
+
+    /// A stream is never asked for its prompt's.
+    fn prompt_chunks(&mut self, _: usize) -> Vec<String> {
+        Vec::new()
+    }
+
     fn chunk(&mut self, piece: Piece) -> String {
         let logprobs = self.log_probs(&piece);
         let is_last = piece.finish.is_some() && piece.text.is_empty();
@@ -148,7 +181,12 @@ impl Shape for Chats {
     }
 
     fn usage_chunk(&self, usage: Usage) -> String {
-        self.json("chat.completion.chunk", Vec::<ChatChunkChoice>::new(), Some(Some(usage)), None)
+        let prompt = PromptFields::default();
+        self.json("chat.completion.chunk", Vec::<ChatChunkChoice>::new(), Some(Some(usage)), prompt)
+    }
+
+    fn whole_bytes_min(&self) -> usize {
+        scores_bytes_min(&self.scores)
     }
 
     fn whole(&mut self, pieces: Vec<Piece>, usage: Usage) -> String {
@@ -160,6 +198,10 @@ impl Shape for Chats {
             token_ids: self.prompt_ids.is_some().then_some(piece.token_ids),
         };
         let choices = pieces.into_iter().map(choice).collect();
-        self.json("chat.completion", choices, Some(Some(usage)), self.prompt_ids.clone())
+        let prompt = PromptFields {
+            ids: self.prompt_ids.clone(),
+            log_probs: self.prompt_log_probs.map(|n_top| prompt_log_probs(&self.scores, n_top as usize)),
+        };
+        self.json("chat.completion", choices, Some(Some(usage)), prompt)
     }
 }

@@ -26,7 +26,8 @@ impl Deposit {
 
     /// Adds an exchange whose answer is complete.
     pub(crate) fn add(&mut self, rollout: Rollout) {
-        if self.log.is_some() {
+        // Where no token was asked for, a prompt was scored: nobody answered it, and there is nothing to learn.
+        if self.log.is_some() && rollout.sampling.max_tokens > 0 {
             self.rollouts.push(rollout);
         }
     }
@@ -37,6 +38,15 @@ impl Deposit {
             let mut rollout = finished.rollout;
             rollout.finish = FinishReason::Cancelled;
             self.add(rollout);
+        }
+    }
+
+    /// Gives the exchanges of a whole answer the numbers under which its client knows them: `numbers[i]` for choice `i`.
+    pub(crate) fn renumber(&mut self, numbers: &[u32]) {
+        for rollout in &mut self.rollouts {
+            if let Some(number) = numbers.get(rollout.id.index as usize) {
+                rollout.id.index = *number;
+            }
         }
     }
 

@@ -3,12 +3,13 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{self, Poll, ready},
 };
 
 use policy::{
     FinishReason, PolicyVersion, SamplingParams, TokenId,
-    engine::{CancelFlag, Event, Finished, GenerateRequest, Rejection, Target},
+    engine::{CancelFlag, Constraint, Event, Finished, GenerateRequest, Rejection, Target},
 };
 use tokio::{sync::mpsc, time::Sleep};
 
@@ -34,8 +35,14 @@ pub(crate) struct Job {
     pub(crate) n: u32,
     /// How to draw.
     pub(crate) sampling: SamplingParams,
+    /// What every choice must look like.
+    pub(crate) constraint: Option<Constraint>,
     /// Alternatives per token.
     pub(crate) top_log_probs: u32,
+    /// Alternatives per token of the prompts; `None` leaves them unscored.
+    pub(crate) prompt_log_probs: Option<u32>,
+    /// Keeps the computed prompts to requests with the same salt.
+    pub(crate) cache_salt: Option<Arc<str>>,
     /// Whom the client names as its user.
     pub(crate) user: Option<String>,
     /// Whether the exchange goes into the rollout log.
@@ -165,7 +172,10 @@ impl Attempt {
                 prompt: prompt.clone(),
                 n: job.n,
                 sampling: job.sampling.clone(),
+                constraint: job.constraint.clone(),
                 top_logprobs: job.top_log_probs,
+                prompt_logprobs: job.prompt_log_probs,
+                cache_salt: job.cache_salt.clone(),
                 user: job.user.clone(),
                 cancel: self.cancel.clone(),
                 sink: sink(sender.clone(), i * job.n, Deposit::new(job.store.then(|| services.log.clone()))),
@@ -181,7 +191,7 @@ impl Attempt {
 fn sink(sender: mpsc::UnboundedSender<Event>, offset: u32, mut unanswered: Deposit) -> Box<dyn FnMut(Event) + Send> {
     Box::new(move |mut event| {
         match &mut event {
-            Event::Token { index, .. } => *index += offset,
+            Event::Prompt { index, .. } | Event::Token { index, .. } => *index += offset,
             Event::Finished(finished) => {
                 let Finished { index, rollout, .. } = finished.as_mut();
                 *index += offset;

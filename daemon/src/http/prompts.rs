@@ -47,9 +47,9 @@ pub(crate) fn check(
     asked: &Generation,
     services: &Services,
 ) -> Result<(), ApiError> {
-    let n = asked.n as usize;
+    let n = asked.n_drawn as usize;
     if prompts.len() * n > CHOICES_MAX {
-        let message = format!("prompts times `n` must be at most {CHOICES_MAX}, not {}", prompts.len() * n);
+        let message = format!("prompts times choices must be at most {CHOICES_MAX}, not {}", prompts.len() * n);
         return Err(ApiError::invalid("n", message));
     }
     let vocabulary = services.engine.vocabulary();

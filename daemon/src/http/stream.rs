@@ -10,10 +10,11 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body::Frame;
+use policy::engine::Event;
 use tokio::time::Sleep;
 
 use super::{
-    answer::{Assembly, Shape},
+    answer::{Assembly, Part, Shape},
     error::ApiError,
     generation::Generation,
 };
@@ -49,14 +50,23 @@ impl<S: Shape> EventStream<S> {
         while !self.is_over && out.len() < FRAME_BYTES {
             match self.generation.poll_next(cx) {
                 Poll::Pending => return,
-                Poll::Ready(Some(Ok(event))) => {
-                    let piece = self.assembly.piece(event, &mut self.generation.deposit);
-                    if !piece.is_silent() {
-                        write(out, &self.shape.chunk(piece));
-                    }
-                }
+                Poll::Ready(Some(Ok(event))) => self.take(event, out),
                 Poll::Ready(Some(Err(error))) => self.end_with(&error, out),
                 Poll::Ready(None) => self.end(out),
+            }
+        }
+    }
+
+    fn take(&mut self, event: Event, out: &mut BytesMut) {
+        match self.assembly.part(event, &mut self.generation.deposit) {
+            Part::Piece(piece) if piece.is_silent() => {}
+            Part::Piece(piece) => write(out, &self.shape.chunk(piece)),
+            Part::Prompt(scores) => {
+                let prompt = scores.prompt;
+                self.shape.keep_prompt(scores);
+                for event in self.shape.prompt_chunks(prompt) {
+                    write(out, &event);
+                }
             }
         }
     }

@@ -49,7 +49,7 @@ impl TokenClock {
                 serving.prefill_s.observe(finished.timings.prefill.as_secs_f64());
                 serving.decode_s.observe(finished.timings.decode.as_secs_f64());
             }
-            Event::Failed { .. } => {}
+            Event::Prompt { .. } | Event::Failed { .. } => {}
         }
     }
 }

@@ -2,18 +2,13 @@
 
 use std::{cmp::Reverse, rc::Rc, sync::atomic::Ordering};
 
-use crate::{
-    engine::{
-        resident::ScoreJob,
-        sequence::{Exchange, Sequence},
-        stats::add,
-        worker::{Slot, Work, Worker},
-    },
-    token::TokenId,
+use crate::engine::{
+    resident::ScoreJob,
+    reuse::REUSE_TOKENS_MIN,
+    sequence::{Exchange, Sequence},
+    stats::add,
+    worker::{Slot, Work, Worker},
 };
-
-/// A beginning in the cache that decides which slot a prompt goes to.
-const REUSE_TOKENS_MIN: usize = 16;
 
 impl Worker<'_> {
     /// Gives free slots away: to scorings, to further choices of computed prompts, to requests in order of arrival.
@@ -43,34 +38,33 @@ impl Worker<'_> {
     }
 
     fn start_score(&mut self, job: ScoreJob) {
-        let i = self.free_slot(&[]);
-        self.cells.clear(i);
+        let i = self.free_slots().next().expect("the caller saw a free slot");
+        self.begin_empty(i);
         self.occupy(i, Work::Score { log_probs: Vec::with_capacity(job.tokens.len()), job });
     }
 
     /// Puts the next choice into a free slot, with as much of its prompt as any sequence of this context holds.
     fn start_choice(&mut self, exchange: &Rc<Exchange>) {
         let prompt = exchange.prompt();
-        let i = self.free_slot(prompt);
-        let own = self.cells.shared(i, prompt);
-        let others = (0..self.slots.len()).map(|j| (self.cells.shared(j, prompt), j));
-        let (most, other) = others.max().unwrap_or((own, i));
-        let saves_a_pass = exchange.prompt_row.borrow().is_some() && most == prompt.len() && own < most;
-        let pays = saves_a_pass || most >= own + self.cells.copy_pays_from;
-        let (best, from) = if pays { (most, other) } else { (own, i) };
-        let row = exchange.prompt_row.borrow();
-        // Without the row after the prompt its last token must be computed again.
-        let n = if row.is_some() { best } else { best.min(prompt.len() - 1) };
-        let n = self.cells.take(i, from, n);
+        let i = self.free_slot(exchange);
         let mut sequence = Sequence::next_of(exchange);
+        let n = if sequence.scores_prompt() { self.begin_empty(i) } else { self.begin_with_held(i, exchange) };
+        self.cells.give_to(i, exchange.audience.clone(), sequence.index);
         sequence.cached_tokens = u32::try_from(n).unwrap_or(u32::MAX);
+        let scores = sequence.scores_prompt();
         add(&self.counters.prompt_tokens, prompt.len());
         add(&self.counters.cached_prompt_tokens, n);
         self.occupy(i, Work::Answer(Box::new(sequence)));
+        let row = exchange.prompt_row.borrow();
         if n == prompt.len()
             && let Some(row) = row.as_deref()
         {
             self.draw(i, row);
+        } else if self.prefill_left(i) == 0 {
+            // A prompt of one token has nothing to score, and no pass would come by.
+            self.finish_if_prompt_only(i);
+        } else if !scores {
+            self.await_prefix(i);
         }
         drop(row);
         if exchange.n_unstarted() == 0 {
@@ -80,14 +74,18 @@ impl Worker<'_> {
 
     /// The free slot that holds much of `prompt`, or else the lowest one: llama.cpp computes neighbouring sequences
     /// together, and gaps between them cost passes.
-    fn free_slot(&self, prompt: &[TokenId]) -> usize {
-        let free = (0..self.slots.len()).filter(|&i| self.slots[i].work.is_none());
-        let worth = |i| Some(self.cells.shared(i, prompt)).filter(|&n| n >= REUSE_TOKENS_MIN).unwrap_or(0);
-        free.max_by_key(|&i| (worth(i), Reverse(i))).expect("the caller saw a free slot")
+    fn free_slot(&self, exchange: &Exchange) -> usize {
+        let shared = |i| self.cells.shared(i, exchange.prompt(), &exchange.audience);
+        let worth = |i: &usize| Some(shared(*i)).filter(|&n| n >= REUSE_TOKENS_MIN).unwrap_or(0);
+        self.free_slots().max_by_key(|i| (worth(i), Reverse(*i))).expect("the caller saw a free slot")
+    }
+
+    fn free_slots(&self) -> impl Iterator<Item = usize> {
+        (0..self.slots.len()).filter(|&i| self.slots[i].work.is_none())
     }
 
     fn occupy(&mut self, i: usize, work: Work) {
         self.tickets += 1;
-        self.slots[i] = Slot { work: Some(work), ticket: self.tickets };
+        self.slots[i] = Slot { work: Some(work), ticket: self.tickets, awaits: None };
     }
 }

@@ -19,7 +19,7 @@ impl Worker<'_> {
                 self.finish(i, FinishReason::Cancelled);
             }
         }
-        self.drop_waiting(|exchange| exchange.is_cancelled());
+        self.drop_waiting(FinishReason::Cancelled, |exchange| exchange.is_cancelled());
     }
 
     pub(super) fn cancel_all(&mut self) {
@@ -28,12 +28,12 @@ impl Worker<'_> {
                 self.finish(i, FinishReason::Cancelled);
             }
         }
-        self.drop_waiting(|_| true);
+        self.drop_waiting(FinishReason::Cancelled, |_| true);
     }
 
     /// Ends what waits for a slot and is `over`: choices without a token each get their `Finished`, unless the request
     /// failed.
-    pub(super) fn drop_waiting(&mut self, over: impl Fn(&Exchange) -> bool) {
+    pub(super) fn drop_waiting(&mut self, reason: FinishReason, over: impl Fn(&Exchange) -> bool) {
         let mut ended = Vec::new();
         for list in [&mut self.queue, &mut self.forking] {
             list.retain(|exchange| {
@@ -51,7 +51,7 @@ impl Worker<'_> {
             while exchange.n_unstarted() > 0 {
                 let sequence = Sequence::next_of(&exchange);
                 if !exchange.failed.get() {
-                    sequence.finish(FinishReason::Cancelled, self.setup.version, &self.counters);
+                    sequence.finish(reason, self.setup.version, &self.counters);
                 }
             }
         }
@@ -66,6 +66,21 @@ impl Worker<'_> {
         }
     }
 
+    /// Ends a request that wanted its prompt scored and nothing drawn, once that is done; its other choices, which wait for
+    /// a row that never comes, with it.
+    pub(super) fn finish_if_prompt_only(&mut self, i: usize) {
+        let Some(Work::Answer(sequence)) = &mut self.slots[i].work else {
+            return;
+        };
+        if !sequence.exchange.job.request.is_prompt_only() {
+            return;
+        }
+        sequence.send_prompt_scores();
+        let exchange = Rc::clone(&sequence.exchange);
+        self.finish(i, FinishReason::ClientLimit);
+        self.drop_waiting(FinishReason::ClientLimit, |other| std::ptr::eq(other, Rc::as_ptr(&exchange)));
+    }
+
     /// Ends a whole request as failed: its other choices leave their slots, its waiting ones their list.
     pub(super) fn fail(&mut self, exchange: &Rc<Exchange>, reason: &str) {
         tracing::error!(version = %self.setup.version, request = exchange.job.request.id, reason, "a request failed");
@@ -76,7 +91,7 @@ impl Worker<'_> {
                 self.cells.clear(i);
             }
         }
-        self.drop_waiting(|other| other.failed.get());
+        self.drop_waiting(FinishReason::Cancelled, |other| other.failed.get());
     }
 
     /// Answers a scoring.

@@ -129,6 +129,17 @@ pub(super) fn copy_pays_from(model: &LlamaModel, setup: &Setup) -> usize {
     (copy_s / token_s).ceil().clamp(1.0, f64::from(u32::MAX)) as usize
 }
 
+/// Tokens of the prefix cache: as configured, but none where a part of what a sequence held cannot stand alone: a sliding
+/// window forgets, and a recurrent state has no beginning to cut to. Where a sequence's bits may depend on nothing else, nobody
+/// could use them.
+pub(super) fn cache_tokens(model: &LlamaModel, setup: &Setup) -> usize {
+    let architecture = model.meta_val_str("general.architecture").unwrap_or_default();
+    let window = model.meta_val_str(&format!("{architecture}.attention.sliding_window"));
+    let slides = window.is_ok_and(|window| window != "0");
+    let is_useless = slides || model.is_recurrent() || model.is_hybrid() || setup.deterministic;
+    if is_useless { 0 } else { setup.prefix_cache_tokens }
+}
+
 impl Worker<'_> {
     /// A first forward pass before any client's: it must give finite logits everywhere, and it warms the allocations.
     pub(super) fn canary(&mut self) -> Result<(), EngineError> {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::{
+    engine::constraint::Constraint,
     log_prob::LogProb,
     rollout::{Rollout, SampledToken},
     sampling::{OutOfRange, SamplingParams, check_token, within},
@@ -60,8 +61,15 @@ pub struct GenerateRequest {
     pub n: u32,
     /// How to draw them. Choice `i` uses stream `i` of the seed.
     pub sampling: SamplingParams,
+    /// What the responses must look like.
+    pub constraint: Option<Constraint>,
     /// Alternatives to report with each token. `0..=20`
     pub top_logprobs: u32,
+    /// Score the prompt too, with so many alternatives for each of its tokens, `0..=20`. `None` leaves it unscored, and only
+    /// then may its beginning come from the cache: cached tokens have no logits.
+    pub prompt_logprobs: Option<u32>,
+    /// Keeps the computed prompt to requests with the same salt; `None` shares it with all that have none.
+    pub cache_salt: Option<Arc<str>>,
     /// Whom the client named as its user.
     pub user: Option<String>,
     /// Ends the request early.
@@ -70,7 +78,31 @@ pub struct GenerateRequest {
     pub sink: Sink,
 }
 
+impl Default for GenerateRequest {
+    /// One choice of an empty prompt, sent nowhere: for callers that name what they change.
+    fn default() -> Self {
+        GenerateRequest {
+            id: String::new(),
+            prompt: Vec::new(),
+            n: 1,
+            sampling: SamplingParams::default(),
+            constraint: None,
+            top_logprobs: 0,
+            prompt_logprobs: None,
+            cache_salt: None,
+            user: None,
+            cancel: CancelFlag::default(),
+            sink: Box::new(|_| ()),
+        }
+    }
+}
+
 impl GenerateRequest {
+    /// Whether the prompt is scored and nothing drawn (`max_tokens` is 0).
+    pub(super) fn is_prompt_only(&self) -> bool {
+        self.sampling.max_tokens == 0
+    }
+
     /// Judges everything that would reach C++: ranges, token ids, and the prompt's length against the context window.
     ///
     /// # Errors
@@ -78,19 +110,38 @@ impl GenerateRequest {
     pub fn check(&self, n_vocab: usize, context_tokens: u32) -> Result<(), OutOfRange> {
         within("n", self.n, 1..=CHOICES_MAX)?;
         within("top_logprobs", self.top_logprobs, 0..=TOP_LOG_PROBS_MAX)?;
+        within("prompt_logprobs", self.prompt_logprobs.unwrap_or(0), 0..=TOP_LOG_PROBS_MAX)?;
+        if self.is_prompt_only() && self.prompt_logprobs.is_none() {
+            let rule = "must be at least 1 unless the prompt is scored, got 0".into();
+            return Err(OutOfRange { field: "max_tokens", rule });
+        }
         if self.prompt.is_empty() {
             return Err(OutOfRange { field: "prompt", rule: "must not be empty".into() });
         }
-        // One position must be left for the first token of the response.
-        if self.prompt.len() >= context_tokens as usize {
+        // One position must be left for the first token of the response, if there is to be one.
+        let longest = context_tokens as usize - usize::from(!self.is_prompt_only());
+        if self.prompt.len() > longest {
             let rule = format!(
-                "must be shorter than the context window of {context_tokens} tokens, got {} tokens",
+                "must have at most {longest} tokens in a context window of {context_tokens}, got {}",
                 self.prompt.len()
             );
             return Err(OutOfRange { field: "prompt", rule });
         }
         self.prompt.iter().try_for_each(|&id| check_token("prompt", id, n_vocab))?;
+        self.check_constraint()?;
         self.sampling.check(n_vocab)
+    }
+}
+
+impl GenerateRequest {
+    /// Where a grammar is complete, nothing but an end token is left to draw.
+    fn check_constraint(&self) -> Result<(), OutOfRange> {
+        let rule = || "must not be given together with a grammar, which says itself when a response may end".into();
+        match &self.constraint {
+            Some(_) if self.sampling.ignore_eos => Err(OutOfRange { field: "ignore_eos", rule: rule() }),
+            Some(_) if self.sampling.min_tokens > 0 => Err(OutOfRange { field: "min_tokens", rule: rule() }),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -117,9 +168,32 @@ pub enum Rejection {
     Invalid(#[from] OutOfRange),
 }
 
-/// What a request sends to its sink, in order: per choice tokens and then one `Finished`, or one `Failed` for the request.
+/// One token of a scored prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScoredToken {
+    /// The token.
+    pub id: TokenId,
+    /// Its log-probability after the tokens before it, at temperature 1 over the full vocabulary.
+    pub log_prob: LogProb,
+    /// Its place among all tokens, 1 for the most probable; tokens of equal probability share the best place.
+    pub rank: u32,
+    /// The most probable tokens in its place, best first; as many as the request asked for.
+    pub top: Vec<(TokenId, LogProb)>,
+}
+
+/// What a request sends to its sink, in order: its prompt if it is scored, per choice tokens and then one `Finished`; or at
+/// any time one `Failed` for the request.
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// The prompt was scored. Once for all choices, before the first token of any.
+    Prompt {
+        /// The choice that computed the prompt: the first.
+        index: u32,
+        /// The token that the prompt begins with: nothing predicts it.
+        first: TokenId,
+        /// All tokens after it.
+        tokens: Vec<ScoredToken>,
+    },
     /// A token was drawn.
     Token {
         /// Which choice.
@@ -145,7 +219,7 @@ pub enum Event {
 pub struct Finished {
     /// Which choice.
     pub index: u32,
-    /// The whole exchange. Its response is empty only when it was cancelled before the first token.
+    /// The whole exchange. Its response is empty only when it was cancelled before the first token, or none was asked for.
     pub rollout: Rollout,
     /// Text that was held back and turned out not to begin a stop text.
     pub text_tail: String,

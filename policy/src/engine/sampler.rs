@@ -15,7 +15,7 @@ use crate::{
     engine::{
         history::has_penalty,
         softmax::{LogSoftmax, NotFinite, Weights, largest_logit},
-        truncation::{Candidate, Kept, best_of_row},
+        truncation::Kept,
     },
     log_prob::LogProb,
     rollout::SampledToken,
@@ -39,6 +39,7 @@ pub enum Stage {
 /// The order of vLLM and Hugging Face. Penalties and logit bias always come first.
 pub const ORDER: [Stage; 4] = [Stage::Temperature, Stage::TopK, Stage::TopP, Stage::MinP];
 
+pub use self::report::{raw_log_prob, scored_token, top_log_probs};
 pub use crate::engine::history::History;
 
 /// One draw: the settings, and what they depend on.
@@ -52,6 +53,8 @@ pub struct Draw<'a> {
     pub history: &'a History,
     /// Tokens that must not be drawn; counted as truncated mass.
     pub banned: &'a [TokenId],
+    /// The only tokens that may be drawn, one bit a token, lowest first; what is not among them counts as banned.
+    pub allowed: Option<&'a [u32]>,
 }
 
 /// Scratch space of one owner thread; holds nothing between draws.
@@ -107,7 +110,7 @@ impl Sampler {
 
     fn greedy(&mut self, logits: &[f32], draw: Draw<'_>) -> Result<u32, NotFinite> {
         self.adjust(logits, draw);
-        let max = self.ban(draw.banned)?;
+        let max = self.ban(draw)?;
         // The lowest id wins a tie, so that equal logits give equal bytes.
         let best = self.adjusted.iter().position(|&logit| logit == max).ok_or(NotFinite)?;
         Ok(index(best))
@@ -122,7 +125,7 @@ impl Sampler {
         u: f64,
     ) -> Result<(u32, f64, f64), NotFinite> {
         let params = draw.params;
-        if !shifts_logits(params) && !truncates(params) {
+        if !shifts_logits(params) && !truncates(params) && draw.allowed.is_none() {
             let (weights, full) = match params.temperature {
                 1.0 => (&mut self.raw, raw),
                 temperature => {
@@ -155,9 +158,9 @@ impl Sampler {
         let temperature = draw.params.temperature;
         let full = self.tempered.fill(&self.adjusted, largest_logit(&self.adjusted)?, temperature);
         let mut left = full;
-        if !draw.banned.is_empty() {
+        if !draw.banned.is_empty() || draw.allowed.is_some() {
             // Filled anew: a banned token that held nearly all mass would leave weights that underflow.
-            let max = self.ban(draw.banned)?;
+            let max = self.ban(draw)?;
             left = self.tempered.fill(&self.adjusted, max, temperature);
         }
         self.truncate(draw);
@@ -204,9 +207,15 @@ impl Sampler {
     }
 
     /// Takes the banned tokens out of the row; the best logit that is left.
-    fn ban(&mut self, banned: &[TokenId]) -> Result<f32, NotFinite> {
-        for id in banned {
+    fn ban(&mut self, draw: Draw<'_>) -> Result<f32, NotFinite> {
+        for id in draw.banned {
             self.adjusted[id.0 as usize] = f32::NEG_INFINITY;
+        }
+        if let Some(allowed) = draw.allowed {
+            for (i, logit) in self.adjusted.iter_mut().enumerate() {
+                let is_allowed = allowed.get(i / 32).is_some_and(|bits| bits >> (i % 32) & 1 == 1);
+                *logit = if is_allowed { *logit } else { f32::NEG_INFINITY };
+            }
         }
         largest_logit(&self.adjusted)
     }
@@ -241,26 +250,6 @@ fn truncates(params: &SamplingParams) -> bool {
     params.top_k > 0 || params.top_p < 1.0 || params.min_p > 0.0
 }
 
-/// Log-probabilities at temperature 1 of the `k` most probable tokens, best first; ties by the lower id.
-///
-/// # Errors
-/// `NotFinite` when the row cannot be normalised.
-pub fn top_log_probs(logits: &[f32], k: usize, scratch: &mut Sampler) -> Result<Vec<(TokenId, LogProb)>, NotFinite> {
-    let softmax = scratch.raw.fill(logits, largest_logit(logits)?, 1.0);
-    best_of_row(logits, k, &mut scratch.kept.tokens);
-    let named = |candidate: &Candidate| (TokenId(candidate.id), log_prob(softmax.log_prob(candidate.logit)));
-    Ok(scratch.kept.tokens.iter().map(named).collect())
-}
-
-/// Log-probability of one token at temperature 1 over the full row.
-///
-/// # Errors
-/// `NotFinite` when the row cannot be normalised.
-pub fn raw_log_prob(logits: &[f32], id: TokenId, scratch: &mut Sampler) -> Result<LogProb, NotFinite> {
-    let softmax = scratch.raw.fill(logits, largest_logit(logits)?, 1.0);
-    Ok(log_prob(softmax.log_prob(logits[id.0 as usize])))
-}
-
 /// Uniform in `[0, 1)` with 53 bits.
 fn uniform(rng: &mut impl RngCore) -> f64 {
     (rng.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
@@ -276,5 +265,6 @@ fn index(i: usize) -> u32 {
     u32::try_from(i).expect("llama.cpp counts its vocabulary in i32")
 }
 
+mod report;
 #[cfg(test)]
 mod tests;

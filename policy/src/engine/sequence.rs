@@ -11,7 +11,9 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{
     engine::{
-        Event, Finished, Timings,
+        Event, Finished, ScoredToken, Timings,
+        cells::Audience,
+        constraint::{Allowed, Constraint, Lost},
         resident::Job,
         sampler::{self, Draw, History, ORDER, Sampler},
         softmax::NotFinite,
@@ -34,6 +36,8 @@ pub(super) struct Exchange {
     pub(super) prompt_row: RefCell<Option<Vec<f32>>>,
     /// Set once `Failed` was sent; no event follows.
     pub(super) failed: Cell<bool>,
+    /// Who may begin with what its sequences hold.
+    pub(super) audience: Audience,
     sink: RefCell<super::Sink>,
     /// Tokens that must not be drawn, and how many drawn tokens end the ban.
     banned: Vec<TokenId>,
@@ -41,7 +45,7 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn new(mut job: Box<Job>, vocabulary: &Vocabulary) -> Exchange {
+    pub(super) fn new(mut job: Box<Job>, audience: Audience, vocabulary: &Vocabulary) -> Exchange {
         let sink = std::mem::replace(&mut job.request.sink, Box::new(|_| ()));
         let params = &mut job.request.sampling;
         params.seed = Some(job.seed);
@@ -55,6 +59,7 @@ impl Exchange {
         let banned_until = if params.ignore_eos { usize::MAX } else { params.min_tokens as usize };
         Exchange {
             job,
+            audience,
             n_started: Cell::new(0),
             prompt_row: RefCell::new(None),
             failed: Cell::new(false),
@@ -89,6 +94,17 @@ impl Exchange {
     }
 }
 
+/// Why no token could be drawn.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DrawError {
+    /// The row is not one of logits, or bans left nothing of it.
+    #[error(transparent)]
+    NotFinite(#[from] NotFinite),
+    /// Nobody knows what the grammar allows next.
+    #[error(transparent)]
+    Lost(#[from] Lost),
+}
+
 /// What a sequence needs to know about its resident.
 pub(super) struct Surroundings<'a> {
     pub(super) vocabulary: &'a Vocabulary,
@@ -101,11 +117,14 @@ pub(super) struct Surroundings<'a> {
 pub(super) struct Sequence {
     pub(super) exchange: Rc<Exchange>,
     pub(super) cached_tokens: u32,
-    index: u32,
+    pub(super) index: u32,
     response: Vec<SampledToken>,
     history: History,
+    constraint: Option<Constraint>,
     rng: ChaCha8Rng,
     text: TextStream,
+    /// Scores of the prompt's tokens so far, until they are sent; only in the choice that computes a scored prompt.
+    prompt_scores: Option<Vec<ScoredToken>>,
     started: Instant,
     first_token: Option<Instant>,
 }
@@ -124,10 +143,43 @@ impl Sequence {
             index,
             response: Vec::with_capacity(params.max_tokens.min(1024) as usize),
             history: History::new(exchange.prompt(), params),
+            constraint: exchange.job.request.constraint.as_ref().map(Constraint::begin),
             rng,
             text: TextStream::new(&params.stop),
+            prompt_scores: exchange.job.request.prompt_logprobs.filter(|_| index == 0).map(|_| Vec::new()),
             started: Instant::now(),
             first_token: None,
+        }
+    }
+
+    /// Whether logits are wanted after every token of the prompt, which then must not come from the cache.
+    pub(super) fn scores_prompt(&self) -> bool {
+        self.prompt_scores.is_some()
+    }
+
+    /// Tokens to compute before the first can be drawn. The row after the last one is of no use when none will be.
+    pub(super) fn prefill_tokens(&self) -> usize {
+        self.exchange.prompt().len() - usize::from(self.exchange.job.request.is_prompt_only())
+    }
+
+    /// Scores the token of the prompt after `position` from the logits there.
+    pub(super) fn score_prompt(
+        &mut self,
+        position: usize,
+        logits: &[f32],
+        sampler: &mut Sampler,
+    ) -> Result<(), NotFinite> {
+        let request = &self.exchange.job.request;
+        if let (Some(scores), Some(k)) = (&mut self.prompt_scores, request.prompt_logprobs) {
+            scores.push(sampler::scored_token(logits, request.prompt[position + 1], k as usize, sampler)?);
+        }
+        Ok(())
+    }
+
+    /// Sends the scores of the prompt, which is complete.
+    pub(super) fn send_prompt_scores(&mut self) {
+        if let Some(tokens) = self.prompt_scores.take() {
+            self.exchange.send(Event::Prompt { index: self.index, first: self.exchange.prompt()[0], tokens });
         }
     }
 
@@ -141,12 +193,23 @@ impl Sequence {
         &mut self,
         logits: &[f32],
         around: &mut Surroundings<'_>,
-    ) -> Result<Option<FinishReason>, NotFinite> {
+    ) -> Result<Option<FinishReason>, DrawError> {
+        self.send_prompt_scores();
         let exchange = Rc::clone(&self.exchange);
         let request = &exchange.job.request;
         let banned = if self.response.len() < exchange.banned_until { exchange.banned.as_slice() } else { &[] };
-        let draw = Draw { params: &request.sampling, order: &ORDER, history: &self.history, banned };
+        let allowed = self.constraint.as_mut().map(Constraint::allowed).transpose()?;
+        let draw = Draw {
+            params: &request.sampling,
+            order: &ORDER,
+            history: &self.history,
+            banned,
+            allowed: allowed.as_ref().map(Allowed::bits),
+        };
         let token = around.sampler.draw(logits, draw, &mut self.rng)?;
+        if let Some(constraint) = &mut self.constraint {
+            constraint.advance(token.id)?;
+        }
         let top: Vec<(TokenId, LogProb)> = match request.top_logprobs {
             0 => Vec::new(),
             k => sampler::top_log_probs(logits, k as usize, around.sampler)?,

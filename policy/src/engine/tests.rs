@@ -1,8 +1,12 @@
 //! The engine on small random models: every test runs real llama.cpp on a real file.
 
 mod adapters;
+mod constraints;
+mod deterministic;
 mod generation;
 mod model;
+mod prefixes;
+mod prompts;
 mod residents;
 mod scheduling;
 mod vocabulary;
@@ -49,7 +53,10 @@ impl TestEngine {
             prompt: ask.prompt,
             n: ask.n,
             sampling: ask.sampling,
+            constraint: ask.constraint,
             top_logprobs: ask.top,
+            prompt_logprobs: ask.score_prompt,
+            cache_salt: ask.salt.map(Into::into),
             user: Some("somebody".into()),
             cancel: cancel.clone(),
             sink: Box::new(move |event| drop(sender.send(event))),
@@ -73,6 +80,9 @@ struct Ask {
     prompt: Vec<TokenId>,
     n: u32,
     top: u32,
+    score_prompt: Option<u32>,
+    salt: Option<&'static str>,
+    constraint: Option<Constraint>,
     sampling: SamplingParams,
 }
 
@@ -81,7 +91,7 @@ impl Ask {
     fn exactly(prompt: Vec<TokenId>, n_tokens: u32) -> Ask {
         let sampling =
             SamplingParams { max_tokens: n_tokens, ignore_eos: true, seed: Some(7), ..SamplingParams::default() };
-        Ask { prompt, n: 1, top: 0, sampling }
+        Ask { prompt, n: 1, top: 0, score_prompt: None, salt: None, constraint: None, sampling }
     }
 }
 
@@ -99,6 +109,8 @@ struct Choice {
     streamed: Vec<SampledToken>,
     text: String,
     top: Vec<Vec<(TokenId, LogProb)>>,
+    /// The scored prompt, in the choice that computed it.
+    prompt: Option<Vec<ScoredToken>>,
     finished: Finished,
 }
 
@@ -107,8 +119,13 @@ impl Answer {
     fn wait(self) -> Vec<Choice> {
         let mut streams: Vec<(Vec<SampledToken>, String, Vec<_>)> = vec![Default::default(); self.n];
         let mut choices: Vec<Option<Choice>> = (0..self.n).map(|_| None).collect();
+        let mut scored: Vec<Option<Vec<ScoredToken>>> = vec![None; self.n];
         for event in &self.events {
             match event {
+                Event::Prompt { index, tokens, .. } => {
+                    assert!(streams.iter().all(|stream| stream.0.is_empty()), "the prompt comes before every token");
+                    assert!(scored[index as usize].replace(tokens).is_none(), "a prompt is scored once");
+                }
                 Event::Token { index, token, text, top } => {
                     let stream = &mut streams[index as usize];
                     stream.0.push(token);
@@ -121,7 +138,13 @@ impl Answer {
                     text.push_str(&finished.text_tail);
                     assert_eq!(streamed, finished.rollout.response, "the stream is the rollout");
                     assert_eq!(finished.rollout.version, self.version, "the version is the one of admission");
-                    let before = choices[index].replace(Choice { streamed, text, top, finished: *finished });
+                    let before = choices[index].replace(Choice {
+                        streamed,
+                        text,
+                        top,
+                        prompt: scored[index].take(),
+                        finished: *finished,
+                    });
                     assert!(before.is_none(), "choice {index} finished twice");
                 }
                 Event::Failed { reason } => panic!("the request failed: {reason}"),

@@ -23,10 +23,11 @@ use crate::{
     engine::{
         EngineError,
         adapter::Adapter,
-        cells::Cells,
+        cells::{Audience, Cells},
         gate::Gate,
         loading::{self, Weights},
         resident::{Command, Load, ScoreJob},
+        reuse::Awaited,
         sampler::Sampler,
         sequence::{Exchange, Sequence, Surroundings},
         stats::Counters,
@@ -51,6 +52,10 @@ pub(super) struct Setup {
     /// As configured; 0 leaves it to the size of the model.
     pub(super) threads: usize,
     pub(super) gpu_layers: u32,
+    /// Tokens of the prefix cache, as configured.
+    pub(super) prefix_cache_tokens: usize,
+    /// Whether every sequence has passes of its own.
+    pub(super) deterministic: bool,
     /// Shared by all residents.
     pub(super) gate: Arc<Gate>,
 }
@@ -73,6 +78,8 @@ impl Setup {
             batch_tokens: config.batch_tokens as usize,
             threads: config.threads,
             gpu_layers: config.gpu_layers,
+            prefix_cache_tokens: config.prefix_cache_tokens,
+            deterministic: config.deterministic,
             gate: Arc::clone(gate),
         }
     }
@@ -100,6 +107,8 @@ pub(super) struct Slot {
     pub(super) work: Option<Work>,
     /// When it was given out: prompts are computed in this order.
     pub(super) ticket: u64,
+    /// The beginning of its prompt that another slot computes.
+    pub(super) awaits: Option<Awaited>,
 }
 
 pub(super) struct Worker<'m> {
@@ -119,6 +128,10 @@ pub(super) struct Worker<'m> {
     /// Bounded by admission.
     pub(super) scores: VecDeque<ScoreJob>,
     pub(super) tickets: u64,
+    /// The slot whose turn it was last, where each has passes of its own.
+    pub(super) turn: usize,
+    /// Requests admitted so far.
+    n_admitted: u64,
     /// Freed after the context, which computes with it: fields are dropped in this order.
     pub(super) _adapter: Option<Adapter<'m>>,
 }
@@ -153,7 +166,12 @@ impl Worker<'_> {
         let adapter = loading::adapter(weights, &setup)?;
         let context = loading::context(model, adapter.as_ref(), &setup)?;
         let mut worker = Worker {
-            cells: Cells::new(context, setup.parallel, loading::copy_pays_from(model, &setup)),
+            cells: Cells::new(
+                context,
+                setup.parallel,
+                loading::copy_pays_from(model, &setup),
+                loading::cache_tokens(model, &setup),
+            ),
             batch: LlamaBatch::new(setup.batch_tokens + setup.parallel, 1),
             slots: std::iter::repeat_with(Slot::default).take(setup.parallel).collect(),
             sampler: Sampler::default(),
@@ -164,6 +182,8 @@ impl Worker<'_> {
             forking: VecDeque::new(),
             scores: VecDeque::new(),
             tickets: 0,
+            turn: 0,
+            n_admitted: 0,
             setup,
             _adapter: adapter,
         };
@@ -211,7 +231,14 @@ impl Worker<'_> {
 
     fn admit(&mut self, command: Command) {
         match command {
-            Command::Generate(job) => self.queue.push_back(Rc::new(Exchange::new(job, &self.setup.vocabulary))),
+            Command::Generate(job) => {
+                self.n_admitted += 1;
+                let audience = match self.setup.deterministic {
+                    true => Audience::Choices(self.n_admitted),
+                    false => Audience::of(job.request.cache_salt.as_ref()),
+                };
+                self.queue.push_back(Rc::new(Exchange::new(job, audience, &self.setup.vocabulary)));
+            }
             Command::Score(job) => self.scores.push_back(job),
         }
     }

@@ -5,10 +5,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    completion::LOG_PROBS_MAX,
     fields::{FieldError, Fields, kind},
     log_probs::ChatLogProbs,
-    sampling::Generation,
+    prompt_log_probs::PromptLogProbs,
+    sampling::{Generation, LOG_PROBS_MAX},
     usage::Usage,
 };
 
@@ -116,6 +116,8 @@ pub(crate) struct Chat<'a, C> {
     pub(crate) usage: Option<Option<Usage>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) prompt_token_ids: Option<Vec<u32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) prompt_logprobs: Option<PromptLogProbs>,
 }
 
 /// One response.

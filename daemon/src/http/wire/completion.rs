@@ -6,12 +6,10 @@ use super::{
     fields::{FieldError, Fields},
     log_probs::LegacyLogProbs,
     prompt::{self, Prompt},
-    sampling::Generation,
+    prompt_log_probs::PromptLogProbs,
+    sampling::{Generation, LOG_PROBS_MAX},
     usage::Usage,
 };
-
-/// Alternatives per token at most (vLLM's default; OpenAI allows 5).
-pub(crate) const LOG_PROBS_MAX: u32 = 20;
 
 /// A completion request that is well-formed by itself.
 pub(crate) struct CompletionRequest {
@@ -33,15 +31,18 @@ impl CompletionRequest {
         let echo = f.boolean("echo")?.unwrap_or(false);
         let log_probs = f.count("logprobs", 0..=LOG_PROBS_MAX)?;
         let generation = Generation::take(&mut f, &["max_tokens"])?;
-        if echo && (log_probs.is_some() || generation.return_behavior_logprobs) {
-            return Err(f.error("echo", "together with `logprobs` is not supported by this version of honed"));
-        }
-        if generation.max_tokens == Some(0) && !echo {
-            return Err(f.error("max_tokens", "must be at least 1 unless `echo` is true"));
+        if generation.max_tokens == Some(0) && !echo && generation.prompt_log_probs.is_none() {
+            return Err(f.error("max_tokens", "must be at least 1 unless `echo` is true or `prompt_logprobs` is given"));
         }
         // Behaviour log-probs live in the `logprobs` object, so asking for them asks for it.
         let log_probs = log_probs.or(generation.return_behavior_logprobs.then_some(0));
         Ok(CompletionRequest { prompts: prompt::take(&mut f)?, generation, echo, log_probs })
+    }
+
+    /// Alternatives per token of the prompt that the answer needs; `None` when it tells nothing about the prompt's tokens.
+    pub(crate) fn prompt_log_probs(&self) -> Option<u32> {
+        // `None` is less than any number.
+        self.log_probs.filter(|_| self.echo).max(self.generation.prompt_log_probs)
     }
 }
 
@@ -70,6 +71,8 @@ pub(crate) struct CompletionChoice {
     pub(crate) prompt_token_ids: Option<Vec<u32>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) token_ids: Option<Vec<u32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) prompt_logprobs: Option<PromptLogProbs>,
 }
 
 #[cfg(test)]
@@ -87,12 +90,24 @@ mod tests {
             ("max_tokens", r#"{"prompt":"a","max_tokens":0}"#),
             ("max_tokens", r#"{"prompt":"a","max_tokens":"5"}"#),
             ("max_tokens", r#"{"prompt":"a","max_tokens":2147483648}"#),
-            ("echo", r#"{"prompt":"a","echo":true,"logprobs":1}"#),
         ];
         for (param, json) in cases {
             let error = CompletionRequest::parse(json.as_bytes()).err().unwrap_or_else(|| panic!("{json} passed"));
             assert_eq!(error.param.as_deref(), Some(param), "{json}");
         }
+    }
+
+    #[test]
+    fn echo_scores_the_prompt_as_deep_as_anybody_asks() {
+        let scored = |json: &str| {
+            let r = CompletionRequest::parse(json.as_bytes()).unwrap_or_else(|e| panic!("{e:?}"));
+            r.prompt_log_probs()
+        };
+        assert_eq!(scored(r#"{"prompt":"a","echo":true}"#), None);
+        assert_eq!(scored(r#"{"prompt":"a","logprobs":3}"#), None);
+        assert_eq!(scored(r#"{"prompt":"a","echo":true,"logprobs":3,"max_tokens":0}"#), Some(3));
+        assert_eq!(scored(r#"{"prompt":"a","echo":true,"logprobs":3,"prompt_logprobs":5}"#), Some(5));
+        assert_eq!(scored(r#"{"prompt":"a","prompt_logprobs":0,"max_tokens":0}"#), Some(0));
     }
 
     #[test]

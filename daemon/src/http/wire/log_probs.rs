@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::prompt_log_probs::PromptReport;
+
 /// What JSON gets instead of minus infinity, which it cannot hold (the number that OpenAI's specification names).
-const FLOOR: f32 = -9999.0;
+pub(super) const FLOOR: f32 = -9999.0;
 
 /// One token as the wire shows it.
 #[derive(Clone, Debug)]
@@ -20,7 +22,7 @@ impl TokenText {
         }
     }
 
-    fn lossy(&self) -> String {
+    pub(super) fn lossy(&self) -> String {
         String::from_utf8_lossy(&self.0).into_owned()
     }
 }
@@ -40,28 +42,55 @@ pub(crate) struct TokenReport {
     pub(crate) top: Vec<(TokenText, f32)>,
 }
 
-/// The legacy shape of `/v1/completions`.
+/// The legacy shape of `/v1/completions`. What nothing predicts, or nobody drew, is null.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct LegacyLogProbs {
     tokens: Vec<String>,
-    token_logprobs: Vec<f32>,
-    top_logprobs: Vec<BTreeMap<String, f32>>,
+    token_logprobs: Vec<Option<f32>>,
+    top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
     text_offset: Vec<usize>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    behavior_logprobs: Vec<f32>,
+    behavior_logprobs: Vec<Option<f32>>,
 }
 
 impl LegacyLogProbs {
     /// Adds a token that starts `offset` characters into the choice's text. The drawn token is always among `top_logprobs`.
     pub(crate) fn push(&mut self, token: &TokenReport, offset: usize) {
-        let mut top: BTreeMap<_, _> = token.top.iter().map(|(text, lp)| (text.legacy(), lp.max(FLOOR))).collect();
-        let text = token.text.legacy();
-        top.insert(text.clone(), token.log_prob.max(FLOOR));
+        let top = token.top.iter().map(|(text, log_prob)| (text, *log_prob));
+        self.add(&token.text, Some((token.log_prob, top.collect())), offset);
+        self.behavior_logprobs.extend(token.behavior.map(|lp| Some(lp.max(FLOOR))));
+    }
+
+    /// Adds a token of an echoed prompt with its first `n_top` alternatives. It was not drawn: where the behavior is asked
+    /// for (`behavior`), it has none.
+    pub(crate) fn push_prompt(&mut self, token: &PromptReport, n_top: usize, behavior: bool, offset: usize) {
+        let score = token.score.as_ref().map(|score| {
+            let top = score.top.iter().take(n_top).map(|(_, text, log_prob)| (text, *log_prob));
+            (score.log_prob, top.collect())
+        });
+        self.add(&token.text, score, offset);
+        self.behavior_logprobs.extend(behavior.then_some(None));
+    }
+
+    /// Adds the tokens of `next` behind these.
+    pub(crate) fn append(&mut self, mut next: LegacyLogProbs) {
+        self.tokens.append(&mut next.tokens);
+        self.token_logprobs.append(&mut next.token_logprobs);
+        self.top_logprobs.append(&mut next.top_logprobs);
+        self.text_offset.append(&mut next.text_offset);
+        self.behavior_logprobs.append(&mut next.behavior_logprobs);
+    }
+
+    fn add(&mut self, text: &TokenText, score: Option<(f32, Vec<(&TokenText, f32)>)>, offset: usize) {
+        let text = text.legacy();
+        self.token_logprobs.push(score.as_ref().map(|(log_prob, _)| log_prob.max(FLOOR)));
+        self.top_logprobs.push(score.map(|(log_prob, top)| {
+            let mut top: BTreeMap<_, _> = top.into_iter().map(|(text, lp)| (text.legacy(), lp.max(FLOOR))).collect();
+            top.insert(text.clone(), log_prob.max(FLOOR));
+            top
+        }));
         self.tokens.push(text);
-        self.token_logprobs.push(token.log_prob.max(FLOOR));
-        self.top_logprobs.push(top);
         self.text_offset.push(offset);
-        self.behavior_logprobs.extend(token.behavior.map(|lp| lp.max(FLOOR)));
     }
 }
 

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use policy::{SamplingParams, TokenId};
 use serde_json::Value;
 
-use super::fields::{FieldError, Fields, kind};
+use super::{
+    fields::{FieldError, Fields, kind},
+    grammar::{self, NamedGrammar},
+};
 
 /// Choices per prompt at most (OpenAI's limit; CVE-2026-34756 is what happens without one).
 pub(crate) const N_MAX: u32 = 128;
@@ -17,16 +20,11 @@ const STOP_TOKENS_MAX: usize = 128;
 const LOGIT_BIAS_MAX: usize = 1024;
 /// Bytes of a model or user name at most.
 pub(crate) const NAME_BYTES_MAX: usize = 512;
+/// Alternatives per token at most (vLLM's default; OpenAI allows 5 for completions, 20 for chat).
+pub(crate) const LOG_PROBS_MAX: u32 = 20;
 
 /// Fields of HTTP.md that would change the answer and are not built.
 const NOT_BUILT: &[&str] = &[
-    "guided_json",
-    "guided_regex",
-    "guided_choice",
-    "guided_grammar",
-    "structured_outputs",
-    "grammar",
-    "json_schema",
     "continue_final_message",
     "include_stop_str_in_output",
     "bad_words",
@@ -49,10 +47,18 @@ pub(crate) struct Generation {
     pub(crate) max_tokens_name: &'static str,
     /// Choices per prompt.
     pub(crate) n: u32,
+    /// Choices to draw per prompt, of which the best `n` are told (`best_of`).
+    pub(crate) n_drawn: u32,
     /// Server-sent events instead of one body.
     pub(crate) stream: bool,
     /// A last chunk with the token counts.
     pub(crate) include_usage: bool,
+    /// Alternatives per token of the prompt, in vLLM's shape; `None` leaves it unscored.
+    pub(crate) prompt_log_probs: Option<u32>,
+    /// What the responses must look like.
+    pub(crate) grammar: Option<NamedGrammar>,
+    /// Keeps the computed prompt to requests with the same salt (vLLM's field).
+    pub(crate) cache_salt: Option<String>,
     /// Whether the exchange goes into the rollout log.
     pub(crate) store: bool,
     /// Token ids of prompt and choices in the answer.
@@ -67,11 +73,7 @@ impl Generation {
     /// Takes the shared fields; `max_tokens` is under the first of `max_tokens_names` that is present.
     pub(crate) fn take(f: &mut Fields, max_tokens_names: &[&'static str]) -> Result<Generation, FieldError> {
         f.refuse(NOT_BUILT)?;
-        response_format(f)?;
-        // Here 0 and false ask for something.
-        if f.take("prompt_logprobs").is_some_and(|value| value != false) {
-            return Err(f.error("prompt_logprobs", "is not supported by this version of honed"));
-        }
+        let grammar = grammar::take(f)?;
         if f.boolean("add_generation_prompt")? == Some(false) {
             return Err(f.error("add_generation_prompt", "must be true in this version of honed"));
         }
@@ -82,40 +84,35 @@ impl Generation {
             }
         }
         let n = f.count("n", 1..=N_MAX)?.unwrap_or(1);
-        if f.count("best_of", 0..=N_MAX)?.is_some_and(|best_of| best_of != n) {
-            return Err(f.error(
-                "best_of",
-                "must equal `n`: ranking a larger sample is not supported by this version of honed",
-            ));
-        }
         let stream = f.boolean("stream")?.unwrap_or(false);
+        let n_drawn = f.count("best_of", 0..=N_MAX)?.unwrap_or(n);
+        if n_drawn < n {
+            return Err(f.error("best_of", &format!("must be at least `n`, which is {n}, not {n_drawn}")));
+        }
+        if n_drawn > n && stream {
+            return Err(f.error("best_of", "must equal `n` when `stream` is true: the best are known at the end"));
+        }
+        let prompt_log_probs = f.count("prompt_logprobs", 0..=LOG_PROBS_MAX)?;
+        if prompt_log_probs.is_some() && stream {
+            return Err(f.error("prompt_logprobs", "is not allowed when `stream` is true"));
+        }
         Ok(Generation {
             model: f.text("model", NAME_BYTES_MAX)?,
             sampling: sampling(f, max_tokens)?,
             max_tokens,
             max_tokens_name,
             n,
+            n_drawn,
             stream,
             include_usage: include_usage(f, stream)?,
+            prompt_log_probs,
+            grammar,
+            cache_salt: cache_salt(f)?,
             store: f.boolean("store")?.unwrap_or(true),
             return_token_ids: f.boolean("return_token_ids")?.unwrap_or(false),
             return_behavior_logprobs: f.boolean("return_behavior_logprobs")?.unwrap_or(false),
             user: f.text("user", NAME_BYTES_MAX)?,
         })
-    }
-}
-
-/// `{"type": "text"}` is what happens anyway.
-fn response_format(f: &mut Fields) -> Result<(), FieldError> {
-    let Some(value) = f.take("response_format") else {
-        return Ok(());
-    };
-    match Fields::of(value, &f.path("response_format"))?.text("type", NAME_BYTES_MAX)?.as_deref() {
-        None | Some("text") => Ok(()),
-        Some(other) => Err(f.error(
-            "response_format",
-            &format!("must have the type \"text\": {other:?} is not supported by this version of honed"),
-        )),
     }
 }
 
@@ -201,6 +198,15 @@ pub(crate) fn token_id(value: &Value) -> Option<TokenId> {
     value.as_u64().filter(|id| *id <= i32::MAX as u64).map(|id| TokenId(id as u32))
 }
 
+/// vLLM refuses an empty salt too: it would look like protection and be none.
+fn cache_salt(f: &mut Fields) -> Result<Option<String>, FieldError> {
+    let salt = f.text("cache_salt", NAME_BYTES_MAX)?;
+    match salt.as_deref() {
+        Some("") => Err(f.error("cache_salt", "must not be empty")),
+        _ => Ok(salt),
+    }
+}
+
 fn include_usage(f: &mut Fields, stream: bool) -> Result<bool, FieldError> {
     let Some(value) = f.take("stream_options") else {
         return Ok(false);
@@ -233,13 +239,21 @@ mod tests {
             ("stop", r#"{"stop":[""]}"#),
             ("stop", r#"{"stop":5}"#),
             ("n", r#"{"n":0}"#),
-            ("best_of", r#"{"best_of":3,"n":2}"#),
+            ("best_of", r#"{"best_of":1,"n":2}"#),
+            ("best_of", r#"{"best_of":129}"#),
+            ("best_of", r#"{"best_of":3,"n":2,"stream":true}"#),
             ("logit_bias", r#"{"logit_bias":{"x":1}}"#),
             ("logit_bias", r#"{"logit_bias":{"1":1000000000}}"#),
             ("stream", r#"{"stream":"yes"}"#),
             ("stream_options", r#"{"stream_options":{"include_usage":true}}"#),
-            ("response_format", r#"{"response_format":{"type":"json_object"}}"#),
+            ("response_format.type", r#"{"response_format":{"type":"yaml"}}"#),
             ("stop_token_ids", r#"{"stop_token_ids":[-1]}"#),
+            ("cache_salt", r#"{"cache_salt":""}"#),
+            ("cache_salt", r#"{"cache_salt":7}"#),
+            ("prompt_logprobs", r#"{"prompt_logprobs":-1}"#),
+            ("prompt_logprobs", r#"{"prompt_logprobs":21}"#),
+            ("prompt_logprobs", r#"{"prompt_logprobs":true}"#),
+            ("prompt_logprobs", r#"{"prompt_logprobs":0,"stream":true}"#),
         ];
         for (param, json) in cases {
             let error = take(json).err().unwrap_or_else(|| panic!("{json} passed"));

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::*;
 
 fn draw_with<'a>(params: &'a SamplingParams, order: &'a [Stage], history: &'a History) -> Draw<'a> {
-    Draw { params, order, history, banned: &[] }
+    Draw { params, order, history, banned: &[], allowed: None }
 }
 
 fn stage(name: &str) -> Stage {
@@ -138,6 +138,36 @@ fn banned_tokens_are_never_drawn_and_count_as_cut_mass() {
     }
     let all = [TokenId(0), TokenId(1), TokenId(2)];
     assert!(sampler.draw(&logits, Draw { banned: &all, ..draw }, &mut Aimed(0.5)).is_err());
+}
+
+/// Goal: a mask is a ban of everything else. Method: the same draws, greedy and stochastic, truncated or not.
+#[test]
+fn only_allowed_tokens_are_drawn_and_the_rest_counts_as_cut_mass() {
+    let allowed = [1 << 3 | 1 << 31, 1 << 5];
+    let banned: Vec<TokenId> = (0..500).filter(|id| ![3, 31, 37].contains(id)).map(TokenId).collect();
+    let history = History::default();
+    for params in [
+        SamplingParams::default(),
+        SamplingParams { temperature: 0.0, ..Default::default() },
+        SamplingParams { temperature: 0.7, top_k: 2, ..Default::default() },
+    ] {
+        let plain = draw_with(&params, &ORDER, &history);
+        for i in 0..50 {
+            let mut sampler = Sampler::default();
+            let mut draw = |draw| sampler.draw(&row(), draw, &mut Aimed(f64::from(i) / 50.0)).unwrap();
+            let masked = draw(Draw { allowed: Some(&allowed), ..plain });
+            let want = draw(Draw { banned: &banned, ..plain });
+            assert_eq!(masked.id, want.id);
+            assert!((masked.behavior.0 - want.behavior.0).abs() < 1e-5);
+            assert!((masked.log_kept_mass - want.log_kept_mass).abs() < 1e-4);
+            if params.temperature == 1.0 {
+                assert!((masked.behavior.0 + masked.log_kept_mass - masked.log_prob.0).abs() < 1e-4);
+            }
+        }
+    }
+    let params = SamplingParams::default();
+    let draw = Draw { allowed: Some(&[0]), ..draw_with(&params, &ORDER, &history) };
+    assert!(Sampler::default().draw(&row(), draw, &mut Aimed(0.5)).is_err());
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::{
 
 use policy::{
     SamplingParams,
-    engine::{CancelFlag, Engine, Event, GenerateRequest, Target},
+    engine::{Engine, Event, GenerateRequest, Target},
 };
 
 use super::{super::share, world::*};
@@ -42,16 +42,13 @@ impl Traffic {
                 let request = GenerateRequest {
                     id: "cmpl-busy".to_string(),
                     prompt: engine.vocabulary().tokenize("a sea"),
-                    n: 1,
                     sampling: SamplingParams { max_tokens: 64, ignore_eos: true, ..SamplingParams::default() },
-                    top_logprobs: 0,
-                    user: None,
-                    cancel: CancelFlag::default(),
                     sink: Box::new(move |event| match event {
-                        Event::Token { .. } => {}
+                        Event::Prompt { .. } | Event::Token { .. } => {}
                         Event::Finished(_) => drop(ended.fetch_sub(1, Ordering::Relaxed)),
                         Event::Failed { .. } => drop(failed.fetch_add(1, Ordering::Relaxed)),
                     }),
+                    ..GenerateRequest::default()
                 };
                 engine.submit(Target::Live, request).unwrap();
             }

@@ -12,7 +12,7 @@ use policy::{
     architecture::Shape,
     byte_pair::Bpe,
     checkpoint::Checkpoint,
-    engine::{CancelFlag, Engine, Event, GenerateRequest, Target},
+    engine::{Engine, Event, GenerateRequest, Target},
     transformer::random_checkpoint,
 };
 
@@ -165,12 +165,9 @@ impl World {
             let request = GenerateRequest {
                 id: format!("cmpl-{:016x}", self.n_requests),
                 prompt: self.engine.vocabulary().tokenize("a blue"),
-                n: 1,
                 sampling,
-                top_logprobs: 0,
-                user: None,
-                cancel: CancelFlag::default(),
                 sink: Box::new(move |event| drop(sender.send(event))),
+                ..GenerateRequest::default()
             };
             self.engine.submit(Target::Live, request).unwrap();
         }
@@ -182,7 +179,7 @@ impl World {
                     self.log.append(finished.rollout.clone()).unwrap();
                     rollouts.push(finished.rollout);
                 }
-                Event::Token { .. } => {}
+                Event::Prompt { .. } | Event::Token { .. } => {}
                 Event::Failed { .. } => panic!("a request failed"),
             }
         }

@@ -1,0 +1,221 @@
+//! OpenAI's `text_completion` objects, whole or in chunks.
+
+use policy::{PolicyVersion, Vocabulary};
+
+use crate::http::{
+    answer::{Piece, Shape, n_chars},
+    prompt_scores::PromptScores,
+    prompts::Stamp,
+    wire::{
+        completion::{Completion, CompletionChoice},
+        json,
+        log_probs::LegacyLogProbs,
+        prompt::Prompt,
+        prompt_log_probs::{PromptLogProbs, PromptReport, prompt_log_probs, scores_bytes_min},
+        usage::Usage,
+    },
+};
+
+/// A prompt's text, as it stands in front of its responses.
+pub(super) struct Echo {
+    text: String,
+    /// Control tokens are part of it: the client sent ids.
+    spells_controls: bool,
+}
+
+impl Echo {
+    /// The text that a client sent, or the text of its ids.
+    pub(super) fn of(vocabulary: &Vocabulary, prompt: &Prompt) -> Echo {
+        match prompt {
+            Prompt::Text(text) => Echo { text: text.clone(), spells_controls: false },
+            Prompt::Tokens(ids) => Echo { text: vocabulary.detokenize(ids, true), spells_controls: true },
+        }
+    }
+
+    /// Characters of this text that begin in a token of the prompt.
+    fn n_chars(&self, token: &PromptReport) -> usize {
+        if token.is_control && !self.spells_controls { 0 } else { n_chars(&token.text.0) }
+    }
+}
+
+/// What of a request decides how it is answered.
+pub(super) struct Completions {
+    pub(super) stamp: Stamp,
+    pub(super) fingerprint: String,
+    /// Texts in front of every response, by prompt; empty when not asked for.
+    pub(super) echo: Vec<Echo>,
+    pub(super) prompt_ids: Option<Vec<Vec<u32>>>,
+    pub(super) n: u32,
+    /// Alternatives per token in the `logprobs` object; `None` leaves the object out.
+    pub(super) log_probs: Option<u32>,
+    /// The object tells the distribution really drawn from, too.
+    pub(super) behavior: bool,
+    /// Alternatives per token in the `prompt_logprobs` list; `None` leaves the list out.
+    pub(super) prompt_log_probs: Option<u32>,
+    pub(super) include_usage: bool,
+    /// Characters of the text so far, by choice.
+    pub(super) offsets: Vec<usize>,
+    /// Scored prompts, by prompt; empty until one is there.
+    pub(super) scores: Vec<Vec<PromptReport>>,
+}
+
+impl Completions {
+    pub(super) fn of_version(mut self, version: PolicyVersion) -> Completions {
+        self.fingerprint = version.to_string();
+        self
+    }
+
+    fn prompt_of(&self, choice: u32) -> usize {
+        (choice / self.n) as usize
+    }
+
+    /// Whether the echoed prompt has log-probs, so that it cannot be told before it is scored.
+    fn scores_echo(&self) -> bool {
+        !self.echo.is_empty() && self.log_probs.is_some()
+    }
+
+    fn choice(&mut self, piece: Piece) -> CompletionChoice {
+        let log_probs = self.log_probs.is_some().then(|| self.log_probs_of(&piece));
+        CompletionChoice {
+            index: piece.choice,
+            text: piece.text,
+            logprobs: log_probs,
+            finish_reason: piece.finish,
+            prompt_token_ids: None,
+            token_ids: self.prompt_ids.is_some().then_some(piece.token_ids),
+            prompt_logprobs: None,
+        }
+    }
+
+    /// A token's offset is where its first whole character begins; held-back text does not move it.
+    fn log_probs_of(&mut self, piece: &Piece) -> LegacyLogProbs {
+        let at = piece.choice as usize;
+        while self.offsets.len() <= at {
+            let prompt = self.prompt_of(self.offsets.len() as u32);
+            self.offsets.push(self.echo.get(prompt).map_or(0, |echo| echo.text.chars().count()));
+        }
+        let mut log_probs = LegacyLogProbs::default();
+        for report in &piece.reports {
+            log_probs.push(report, self.offsets[at]);
+            self.offsets[at] += report.n_chars;
+        }
+        log_probs
+    }
+
+    /// The part of the four arrays that belongs to an echoed prompt.
+    fn echo_log_probs(&self, prompt: usize) -> Option<LegacyLogProbs> {
+        let (n_top, echo) = (self.log_probs?, self.echo.get(prompt)?);
+        let mut log_probs = LegacyLogProbs::default();
+        let mut offset = 0;
+        for token in self.scores.get(prompt)? {
+            log_probs.push_prompt(token, n_top as usize, self.behavior, offset);
+            offset += echo.n_chars(token);
+        }
+        Some(log_probs)
+    }
+
+    fn prompt_log_probs_of(&self, prompt: usize) -> Option<PromptLogProbs> {
+        let n_top = self.prompt_log_probs?;
+        Some(prompt_log_probs(self.scores.get(prompt)?, n_top as usize))
+    }
+
+    fn json(&self, choices: Vec<CompletionChoice>, usage: Option<Option<Usage>>) -> String {
+        let body = Completion {
+            id: &self.stamp.id,
+            object: "text_completion",
+            created: self.stamp.created,
+            model: &self.stamp.model,
+            system_fingerprint: &self.fingerprint,
+            choices,
+            usage,
+        };
+        json(&body)
+    }
+
+    fn null_usage(&self) -> Option<Option<Usage>> {
+        self.include_usage.then_some(None)
+    }
+
+    /// The beginning of a stream's choice, before anything is drawn.
+    fn beginning(&self, choice: u32, text: String, logprobs: Option<LegacyLogProbs>) -> CompletionChoice {
+        CompletionChoice {
+            index: choice,
+            text,
+            logprobs,
+            finish_reason: None,
+            prompt_token_ids: None,
+            token_ids: self.prompt_ids.is_some().then(Vec::new),
+            prompt_logprobs: None,
+        }
+    }
+}
+
+impl Shape for Completions {
+    /// The prompts, when they are echoed without log-probs or their ids are wanted.
+    fn opening(&mut self) -> Vec<String> {
+        let echoes: &[Echo] = if self.scores_echo() { &[] } else { &self.echo };
+        let n_prompts = echoes.len().max(self.prompt_ids.as_ref().map_or(0, Vec::len)) as u32;
+        let events = (0..n_prompts * self.n).map(|choice| {
+            let prompt = self.prompt_of(choice);
+            let text = echoes.get(prompt).map(|echo| echo.text.clone()).unwrap_or_default();
+            let mut choice = self.beginning(choice, text, None);
+            choice.prompt_token_ids = self.prompt_ids.as_ref().map(|ids| ids[prompt].clone());
+            self.json(vec![choice], self.null_usage())
+        });
+        events.collect()
+    }
+
+    fn keep_prompt(&mut self, scores: PromptScores) {
+        if self.scores.len() <= scores.prompt {
+            self.scores.resize_with(scores.prompt + 1, Vec::new);
+        }
+        self.scores[scores.prompt] = scores.tokens;
+    }
+
+    fn prompt_chunks(&mut self, prompt: usize) -> Vec<String> {
+        let Some(log_probs) = self.echo_log_probs(prompt) else {
+            return Vec::new();
+        };
+        // A stream tells a prompt once and then needs it no more.
+        self.scores[prompt] = Vec::new();
+        let text = &self.echo[prompt].text;
+        let first = prompt as u32 * self.n;
+        let event = |choice| {
+            let choice = self.beginning(choice, text.clone(), Some(log_probs.clone()));
+            self.json(vec![choice], self.null_usage())
+        };
+        (first..first + self.n).map(event).collect()
+    }
+
+    fn chunk(&mut self, piece: Piece) -> String {
+        let choice = self.choice(piece);
+        self.json(vec![choice], self.null_usage())
+    }
+
+    fn usage_chunk(&self, usage: Usage) -> String {
+        self.json(Vec::new(), Some(Some(usage)))
+    }
+
+    fn whole_bytes_min(&self) -> usize {
+        self.scores.iter().map(|tokens| scores_bytes_min(tokens)).sum::<usize>() * self.n as usize
+    }
+
+    fn whole(&mut self, pieces: Vec<Piece>, usage: Usage) -> String {
+        let mut choices = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            let prompt = self.prompt_of(piece.choice);
+            let mut choice = self.choice(piece);
+            if let Some(echo) = self.echo.get(prompt) {
+                choice.text.insert_str(0, &echo.text);
+            }
+            if let Some(mut log_probs) = self.echo_log_probs(prompt) {
+                log_probs.append(choice.logprobs.take().unwrap_or_default());
+                choice.logprobs = Some(log_probs);
+            }
+            choice.prompt_logprobs = self.prompt_log_probs_of(prompt);
+            choice.prompt_token_ids = self.prompt_ids.as_ref().map(|ids| ids[prompt].clone());
+            choices.push(choice);
+        }
+        self.json(choices, Some(Some(usage)))
+    }
+}

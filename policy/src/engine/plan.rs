@@ -1,0 +1,157 @@
+//! What one forward pass computes.
+
+use llama_cpp_2::token::LlamaToken;
+
+use crate::{
+    engine::{
+        cells::seq,
+        worker::{Work, Worker},
+    },
+    token::TokenId,
+};
+
+/// Logits that one pass may give to scorings: 64 MiB of f32, so that a long text over a large vocabulary stays bounded.
+const SCORE_LOGITS_MAX: usize = 1 << 24;
+/// Prompt tokens that a pass takes even when decoding fills it.
+const PREFILL_TOKENS_MIN: usize = 32;
+
+/// A row of logits that a pass gives: where it lies in the batch, and whose it is.
+pub(super) struct Row {
+    pub(super) at: i32,
+    pub(super) slot: usize,
+    /// Place in its sequence of the token that it follows.
+    pub(super) position: usize,
+}
+
+/// What one pass computes.
+#[derive(Default)]
+pub(super) struct Plan {
+    pub(super) rows: Vec<Row>,
+    /// Tokens that each slot's cache gains.
+    pub(super) gains: Vec<(usize, Vec<TokenId>)>,
+}
+
+impl Worker<'_> {
+    /// Fills the batch.
+    pub(super) fn plan(&mut self) -> Plan {
+        self.batch.clear();
+        if self.setup.deterministic { self.plan_one() } else { self.plan_all() }
+    }
+
+    /// Every sequence: a token for each that decodes, then chunks of prompts.
+    fn plan_all(&mut self) -> Plan {
+        let mut plan = Plan::default();
+        for i in 0..self.slots.len() {
+            if let Some(token) = self.token_to_decode(i) {
+                self.add(&mut plan, i, vec![token], 1);
+            }
+        }
+        let decoding = plan.rows.len();
+        let mut budget = self.setup.batch_tokens.saturating_sub(decoding).max(PREFILL_TOKENS_MIN);
+        let mut score_rows = self.score_rows_max();
+        let mut prefilling: Vec<usize> = (0..self.slots.len()).filter(|&i| self.prefill_left(i) > 0).collect();
+        prefilling.sort_by_key(|&i| self.slots[i].ticket);
+        for i in prefilling {
+            if self.is_waiting(i) {
+                continue;
+            }
+            let left = self.prefill_left(i);
+            let scores = self.wants_every_row(i);
+            let n = left.min(budget).min(if scores { score_rows } else { usize::MAX });
+            if n == 0 {
+                continue;
+            }
+            budget -= n;
+            let tokens = self.prefill_tokens(i, n);
+            let n_rows = if scores { n } else { usize::from(n == left) };
+            score_rows -= if scores { n } else { 0 };
+            self.add(&mut plan, i, tokens, n_rows);
+        }
+        plan
+    }
+
+    /// One sequence, in turn. The floats of a pass depend on its shape: how many tokens it has, and how they are spread over
+    /// sequences. Here both follow from the sequence alone, so its bits are the same whatever else is running.
+    fn plan_one(&mut self) -> Plan {
+        let mut plan = Plan::default();
+        for _ in 0..self.slots.len() {
+            self.turn = (self.turn + 1) % self.slots.len();
+            let i = self.turn;
+            if let Some(token) = self.token_to_decode(i) {
+                self.add(&mut plan, i, vec![token], 1);
+                return plan;
+            }
+            let left = self.prefill_left(i);
+            if left > 0 {
+                let scores = self.wants_every_row(i);
+                let n = left.min(self.setup.batch_tokens).min(if scores { self.score_rows_max() } else { usize::MAX });
+                let tokens = self.prefill_tokens(i, n);
+                self.add(&mut plan, i, tokens, if scores { n } else { usize::from(n == left) });
+                return plan;
+            }
+        }
+        plan
+    }
+
+    /// Rows of logits that one pass may give to scorings.
+    fn score_rows_max(&self) -> usize {
+        (SCORE_LOGITS_MAX / self.setup.vocabulary.size()).max(1)
+    }
+
+    /// The drawn token that slot `i` is to decode, if it is past its prompt.
+    fn token_to_decode(&self, i: usize) -> Option<TokenId> {
+        match &self.slots[i].work {
+            Some(Work::Answer(sequence)) if self.prefill_left(i) == 0 => sequence.last_token(),
+            _ => None,
+        }
+    }
+
+    /// Given tokens that slot `i` has still to compute. A scoring never needs the row after its last token.
+    pub(super) fn prefill_left(&self, i: usize) -> usize {
+        let given = match &self.slots[i].work {
+            Some(Work::Answer(sequence)) => sequence.prefill_tokens(),
+            Some(Work::Score { job, .. }) => job.tokens.len() - 1,
+            None => 0,
+        };
+        given.saturating_sub(self.cells.held(i).len())
+    }
+
+    /// Whether the tokens that slot `i` is given are scored.
+    fn wants_every_row(&self, i: usize) -> bool {
+        match &self.slots[i].work {
+            Some(Work::Answer(sequence)) => sequence.scores_prompt(),
+            Some(Work::Score { .. }) => true,
+            None => false,
+        }
+    }
+
+    fn prefill_tokens(&self, i: usize, n: usize) -> Vec<TokenId> {
+        let at = self.cells.held(i).len();
+        match &self.slots[i].work {
+            Some(Work::Answer(sequence)) => sequence.exchange.prompt()[at..at + n].to_vec(),
+            Some(Work::Score { job, .. }) => job.tokens[at..at + n].to_vec(),
+            None => Vec::new(),
+        }
+    }
+
+    /// Appends tokens of slot `i` to the batch; the last `n_rows` of them give logits.
+    pub(super) fn add(&mut self, plan: &mut Plan, i: usize, tokens: Vec<TokenId>, n_rows: usize) {
+        let start = self.cells.held(i).len();
+        let first_row = tokens.len() - n_rows;
+        for (k, &token) in tokens.iter().enumerate() {
+            let at = self.batch.n_tokens();
+            let position = i32::try_from(start + k).expect("the context window was checked to fit");
+            self.batch
+                .add(llama(token), position, &[seq(i)], k >= first_row)
+                .expect("a batch has room for batch_tokens and one token for each slot");
+            if k >= first_row {
+                plan.rows.push(Row { at, slot: i, position: start + k });
+            }
+        }
+        plan.gains.push((i, tokens));
+    }
+}
+
+fn llama(token: TokenId) -> LlamaToken {
+    LlamaToken(i32::try_from(token.0).expect("token ids were checked against the vocabulary"))
+}
