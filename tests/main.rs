@@ -11,6 +11,7 @@ mod harness;
 mod http_errors;
 mod http_generation;
 mod http_lifecycle;
+mod http_models;
 mod http_tokens;
 mod learner_resume;
 mod learning_knobs;

@@ -55,7 +55,7 @@ pub(crate) fn router(context: Context) -> Router {
         .route("/v1/completions", post(completions::post))
         .route("/v1/chat/completions", post(chat::post))
         .route("/v1/models", get(models::list))
-        .route("/v1/models/{id}", get(models::get))
+        .route("/v1/models/{*id}", get(models::get))
         .route("/v1/rewards", post(rewards::post))
         .route("/get_reward", post(rewards::get_reward))
         .route("/v1/feedback", post(feedback::post))

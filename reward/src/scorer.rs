@@ -94,6 +94,8 @@ struct Shared {
     background: Sender<Job>,
     counters: Arc<Counters>,
     rules: Rules,
+    /// Of the reward model; empty where there is none.
+    model_version: String,
     is_open: AtomicBool,
     /// Dropped to stop the lanes; they never receive from it.
     stop: Mutex<Option<Sender<Infallible>>>,
@@ -116,6 +118,7 @@ impl Scorer {
         let (stop, stopped) = bounded(0);
         let (alive, ended) = bounded(0);
         let counters = Arc::new(Counters::default());
+        let model_version = model.as_ref().map(|model| model.version.clone()).unwrap_or_default();
         let setup = lane::Setup { reward, model, counters: &counters, stopped: &stopped, alive: &alive };
         Worker::spawn(&setup, Lane::Requests, requests_jobs, 1)?;
         Worker::spawn(&setup, Lane::Background, background_jobs, n_background_threads)?;
@@ -124,6 +127,7 @@ impl Scorer {
             background,
             counters,
             rules: Rules::new(reward),
+            model_version,
             is_open: AtomicBool::new(true),
             stop: Mutex::new(Some(stop)),
             ended,
@@ -135,6 +139,12 @@ impl Scorer {
     #[must_use]
     pub fn rules(&self) -> &Rules {
         &self.shared.rules
+    }
+
+    /// Who judges a text that nobody can have an opinion about: `model@<digest>`, `remote`, or a weighted sum of these.
+    #[must_use]
+    pub fn reward_version(&self) -> String {
+        self.shared.rules.for_text().name(&self.shared.model_version)
     }
 
     /// Hands over a job without waiting. `reply` is called once, on the scorer's thread, with one outcome per response in

@@ -8,6 +8,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
+use policy::PolicyVersion;
+
 use super::wire::{
     error::{ErrorBody, ErrorObject},
     fields::FieldError,
@@ -36,6 +38,9 @@ pub(crate) enum ApiError {
     /// The `model` field names none that is addressable.
     #[error("the model {0:?} does not exist; GET /v1/models lists those that do")]
     UnknownModel(String),
+    /// The weights exist, but not in memory.
+    #[error("{0} is kept on disk and not in memory; POST /v1/policies/{n}/activate makes it answer", n = .0.0)]
+    NotLoaded(PolicyVersion),
     /// No such path or thing.
     #[error("{0}")]
     NotFound(String),
@@ -93,7 +98,7 @@ impl ApiError {
             ApiError::Forbidden(_) => StatusCode::FORBIDDEN,
             ApiError::UnknownModel(_) | ApiError::NotFound(_) => StatusCode::NOT_FOUND,
             ApiError::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            ApiError::Conflict(_) => StatusCode::CONFLICT,
+            ApiError::Conflict(_) | ApiError::NotLoaded(_) => StatusCode::CONFLICT,
             ApiError::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::NotJson | ApiError::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             ApiError::QueueFull => StatusCode::TOO_MANY_REQUESTS,
@@ -115,7 +120,7 @@ impl ApiError {
     fn param(&self) -> Option<&str> {
         match self {
             ApiError::Invalid { param, .. } => param.as_deref(),
-            ApiError::UnknownModel(_) => Some("model"),
+            ApiError::UnknownModel(_) | ApiError::NotLoaded(_) => Some("model"),
             _ => None,
         }
     }
@@ -127,6 +132,7 @@ impl ApiError {
             ApiError::NoKey => "invalid_api_key",
             ApiError::Forbidden(_) => "forbidden",
             ApiError::UnknownModel(_) => "model_not_found",
+            ApiError::NotLoaded(_) => "model_not_loaded",
             ApiError::NotFound(_) => "not_found",
             ApiError::MethodNotAllowed => "method_not_allowed",
             ApiError::Conflict(_) => "conflict",
@@ -169,7 +175,7 @@ impl IntoResponse for ApiError {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             // OpenAI's clients retry 409; the state that a compare-and-set saw does not come back by itself.
-            ApiError::Conflict(_) => {
+            ApiError::Conflict(_) | ApiError::NotLoaded(_) => {
                 headers.insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
             }
             _ => {}

@@ -16,6 +16,7 @@ use super::{
     context::{Context, Services},
     deposit::Deposit,
     error::ApiError,
+    models,
     token_clock::TokenClock,
 };
 
@@ -79,7 +80,7 @@ impl Generation {
                     attempt.cancel.cancel();
                     let moved = matches!(rejection, Rejection::Draining(_) | Rejection::UnknownVersion(_));
                     if !(moved && job.target == Target::Live) {
-                        return Err(refusal(rejection));
+                        return Err(refusal(services, rejection));
                     }
                 }
             }
@@ -200,12 +201,10 @@ fn shutting_down() -> ApiError {
     ApiError::Unavailable("the daemon is shutting down")
 }
 
-fn refusal(rejection: Rejection) -> ApiError {
+fn refusal(services: &Services, rejection: Rejection) -> ApiError {
     match rejection {
         Rejection::Full { .. } => ApiError::QueueFull,
-        Rejection::Draining(version) | Rejection::UnknownVersion(version) => {
-            ApiError::UnknownModel(version.to_string())
-        }
+        Rejection::Draining(version) | Rejection::UnknownVersion(version) => models::absent(services, version),
         Rejection::ShuttingDown => shutting_down(),
         Rejection::Invalid(out_of_range) => {
             ApiError::invalid(out_of_range.field, format!("`{}` {}", out_of_range.field, out_of_range.rule))

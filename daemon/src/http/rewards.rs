@@ -16,6 +16,7 @@ use super::{
     computing,
     context::{Context, Limits, Services},
     error::ApiError,
+    models,
     wire::{
         reward::{ExtraLogs, GetRewardRequest, GetRewardResponse, RewardEntry, RewardInput, RewardList, RewardRequest},
         usage::Usage,
@@ -25,10 +26,10 @@ use super::{
 /// Ours: prompts with completions, or conversations.
 pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBytes) -> Result<Response, ApiError> {
     let request = RewardRequest::parse(&body)?;
-    if let Some(name) = request.model.filter(|name| !name.is_empty() && name != "reward") {
-        return Err(ApiError::UnknownModel(name.chars().take(128).collect()));
-    }
     let services = context.admit()?;
+    if let Some(scorer) = &services.scorer {
+        models::check_reward(request.model.as_deref(), scorer)?;
+    }
     let vocabulary = services.engine.vocabulary();
     let window = services.engine.context_tokens() as usize;
     let fitted = |(i, input): (usize, RewardInput)| {

@@ -44,17 +44,12 @@ impl PolicyRow {
 
     /// A row, and what the engine does with the version when it holds it.
     pub(crate) fn new(row: VersionRow, resident: Option<ResidentState>) -> PolicyRow {
-        // The reference drains when it stops being live, but it never leaves: it is retained, and may be addressed.
-        let state = match (row.state, resident) {
-            (VersionState::Draining, Some(ResidentState::Ready)) => VersionState::Retained,
-            (state, _) => state,
-        };
         PolicyRow {
             id: row.version.to_string(),
             object: "policy",
             version: row.version.0,
             parent: row.parent.map(|parent| parent.0),
-            state: state.as_str(),
+            state: shown_state(row.state, resident).as_str(),
             digest: row.digest,
             created_ms: row.created_ms,
             rollouts: row.n_rollouts,
@@ -62,6 +57,15 @@ impl PolicyRow {
             numbers: row.numbers,
             resident: resident.is_some(),
         }
+    }
+}
+
+/// A version's state as clients see it: the reference drains when it stops being live, but it never leaves, so it is
+/// retained, and may be addressed.
+pub(crate) fn shown_state(state: VersionState, resident: Option<ResidentState>) -> VersionState {
+    match (state, resident) {
+        (VersionState::Draining, Some(ResidentState::Ready)) => VersionState::Retained,
+        (state, _) => state,
     }
 }
 
