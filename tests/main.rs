@@ -12,6 +12,7 @@ mod http_errors;
 mod http_generation;
 mod http_lifecycle;
 mod http_models;
+mod http_scoring;
 mod http_tokens;
 mod learner_resume;
 mod learning_knobs;

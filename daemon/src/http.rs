@@ -18,8 +18,11 @@ mod models;
 mod policies;
 mod prompts;
 mod query;
+mod rerank;
 mod rewards;
 mod rollouts;
+mod score;
+mod scoring;
 mod server;
 mod stream;
 mod token_clock;
@@ -58,6 +61,13 @@ pub(crate) fn router(context: Context) -> Router {
         .route("/v1/models/{*id}", get(models::get))
         .route("/v1/rewards", post(rewards::post))
         .route("/get_reward", post(rewards::get_reward))
+        .route("/v1/score", post(score::pairs))
+        .route("/score", post(score::pairs))
+        .route("/classify", post(score::classify))
+        .route("/pooling", post(score::pooling))
+        .route("/v1/rerank", post(rerank::post))
+        .route("/rerank", post(rerank::post))
+        .route("/predict", post(rerank::predict))
         .route("/v1/feedback", post(feedback::post))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))

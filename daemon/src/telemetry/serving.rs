@@ -1,6 +1,8 @@
 //! Metrics of serving: vLLM's set under our prefix, with its buckets and finer ones below 10 ms.
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
+use prometheus::{
+    Counter, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector,
+};
 
 /// vLLM's buckets of time to first token, seconds.
 const FIRST_TOKEN_S: &[f64] = &[
@@ -133,6 +135,10 @@ impl Registrar<'_> {
 
     pub(super) fn counter(&self, name: &str, help: &str) -> IntCounter {
         self.keep(IntCounter::new(name, help).expect("metric names are valid"))
+    }
+
+    pub(super) fn seconds(&self, name: &str, help: &str) -> Counter {
+        self.keep(Counter::new(name, help).expect("metric names are valid"))
     }
 
     pub(super) fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
