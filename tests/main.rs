@@ -11,6 +11,7 @@ mod harness;
 mod http_errors;
 mod http_generation;
 mod http_lifecycle;
+mod http_limits;
 mod http_models;
 mod http_scoring;
 mod http_tokens;

@@ -57,8 +57,7 @@ impl App {
         let listener = TcpListener::bind(listen).await.map_err(taken)?;
         let address = listener.local_addr().map_err(taken)?;
         let keys = KeyRing { api: keys(&config.daemon.api_keys_file)?, admin: keys(&config.daemon.admin_keys_file)? };
-        let limits =
-            Limits { body_bytes_max: config.daemon.body_bytes_max, request_timeout_s: config.daemon.request_timeout_s };
+        let limits = Limits::new(&config.daemon);
         let served_name = config.policy.served_name.clone();
         let context = Context::new(served_name, limits, keys, Arc::new(Metrics::new()));
         Ok(App { config, listener, address, context })
@@ -76,12 +75,10 @@ impl App {
     pub async fn run(self, ready: impl FnOnce(SocketAddr), stop: impl Future<Output = ()>) -> Result<(), AppError> {
         let App { config, listener, address, context } = self;
         let daemon = config.daemon.clone();
-        let limits = ConnectionLimits {
-            connections_max: daemon.connections_max,
-            header_timeout: Duration::from_secs(daemon.header_timeout_s),
-        };
+        let limits = ConnectionLimits::new(&daemon);
+        let router = http::router(context.clone(), &daemon.cors_origins);
         let closing = watch::Sender::new(false);
-        let server = tokio::spawn(http::serve(listener, http::router(context.clone()), limits, closing.subscribe()));
+        let server = tokio::spawn(http::serve(listener, router, limits, closing.subscribe()));
         let mut stop = std::pin::pin!(stop);
         let loading = tokio::task::spawn_blocking(move || load::services(&config));
         let services = tokio::select! {

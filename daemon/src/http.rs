@@ -9,6 +9,7 @@ mod body;
 mod chat;
 mod completions;
 mod context;
+mod cors;
 mod deposit;
 mod error;
 mod feedback;
@@ -18,6 +19,7 @@ mod models;
 mod policies;
 mod prompts;
 mod query;
+mod request_id;
 mod rerank;
 mod rewards;
 mod rollouts;
@@ -28,9 +30,10 @@ mod stream;
 mod token_clock;
 mod tokens;
 mod training;
+mod unread;
 pub(crate) mod wire;
 
-use std::any::Any;
+use std::{any::Any, time::Instant};
 
 use axum::{
     Router,
@@ -41,6 +44,7 @@ use axum::{
     routing::{get, post},
 };
 use tower_http::catch_panic::CatchPanicLayer;
+use tracing::Instrument;
 
 pub(crate) use self::{
     auth::{KeyRing, Keys},
@@ -50,10 +54,11 @@ pub(crate) use self::{
 use self::{
     context::VERSION_HEADER,
     error::{ApiError, ErrorCode},
+    request_id::REQUEST_ID_HEADER,
 };
 
-/// Every route of the daemon.
-pub(crate) fn router(context: Context) -> Router {
+/// Every route of the daemon; pages of `cors_origins` (see [`cors`]) may call them.
+pub(crate) fn router(context: Context, cors_origins: &str) -> Router {
     let api = Router::new()
         .route("/v1/completions", post(completions::post))
         .route("/v1/chat/completions", post(chat::post))
@@ -88,15 +93,21 @@ pub(crate) fn router(context: Context) -> Router {
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/health", get(health::health))
+        .route("/v1/health", get(health::health))
         .route("/version", get(health::version))
         .route("/metrics", get(health::metrics));
-    open.merge(api)
+    let routes = open
+        .merge(api)
         .merge(admin)
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
-        .layer(middleware::from_fn_with_state(context.clone(), observe))
-        .layer(CatchPanicLayer::custom(caught))
-        .with_state(context)
+        .layer(CatchPanicLayer::custom(caught));
+    let routes = match cors::layer(cors_origins) {
+        Some(layer) => routes.layer(layer),
+        None => routes,
+    };
+    // Outermost, so that what the layers inside refuse is counted and named like everything else.
+    routes.layer(middleware::from_fn_with_state(context.clone(), observe)).with_state(context)
 }
 
 async fn no_such_path(uri: Uri) -> ApiError {
@@ -112,14 +123,28 @@ fn caught(_: Box<dyn Any + Send>) -> Response {
     ApiError::Internal.into_response()
 }
 
-/// Counts the request and stamps the response. The label is the route's pattern, so a scanner cannot make new ones.
+/// Names the request in its answer and in the log.
 async fn observe(State(context): State<Context>, request: Request, next: Next) -> Response {
+    let id = request_id::of(request.headers());
+    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default());
+    let mut response = count(&context, request, next).instrument(span).await;
+    response.headers_mut().insert(REQUEST_ID_HEADER, id);
+    response
+}
+
+/// Counts the request and stamps the response with the live version, if nothing more exact did. The label is the route's
+/// pattern, so a scanner cannot make new ones.
+async fn count(context: &Context, request: Request, next: Next) -> Response {
+    let began = Instant::now();
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let handler = path.unwrap_or_else(|| "other".to_owned());
     let method = method_label(request.method());
     let mut response = next.run(request).await;
+    let (status, elapsed) = (response.status(), began.elapsed());
+    // Patterns and numbers only: a path or a body may hold what somebody wrote.
+    tracing::debug!(target: "honed::access", method, handler, status = status.as_u16(), elapsed_s = elapsed.as_secs_f64());
     let serving = &context.metrics().serving;
-    serving.http_requests.with_label_values(&[handler.as_str(), method, response.status().as_str()]).inc();
+    serving.http_requests.with_label_values(&[handler.as_str(), method, status.as_str()]).inc();
     if let Some(ErrorCode(code)) = response.extensions().get() {
         serving.errors.with_label_values(&[code]).inc();
     }

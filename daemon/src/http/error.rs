@@ -53,6 +53,9 @@ pub(crate) enum ApiError {
     /// More bytes than `daemon.body_bytes_max`.
     #[error("the body is larger than {0} bytes")]
     BodyTooLarge(usize),
+    /// Slower than `daemon.body_timeout_s`.
+    #[error("the body did not arrive within {0} seconds")]
+    SlowBody(u64),
     /// Not JSON by its header.
     #[error("the header Content-Type must be application/json")]
     NotJson,
@@ -93,7 +96,7 @@ impl ApiError {
 
     fn status(&self) -> StatusCode {
         match self {
-            ApiError::Invalid { .. } => StatusCode::BAD_REQUEST,
+            ApiError::Invalid { .. } | ApiError::SlowBody(_) => StatusCode::BAD_REQUEST,
             ApiError::NoKey => StatusCode::UNAUTHORIZED,
             ApiError::Forbidden(_) => StatusCode::FORBIDDEN,
             ApiError::UnknownModel(_) | ApiError::NotFound(_) => StatusCode::NOT_FOUND,
@@ -137,6 +140,7 @@ impl ApiError {
             ApiError::MethodNotAllowed => "method_not_allowed",
             ApiError::Conflict(_) => "conflict",
             ApiError::BodyTooLarge(_) => "body_too_large",
+            ApiError::SlowBody(_) => "body_timeout",
             ApiError::NotJson | ApiError::Encoded => "unsupported_media_type",
             ApiError::QueueFull => "queue_full",
             ApiError::Unavailable(_) => "unavailable",
@@ -173,6 +177,10 @@ impl IntoResponse for ApiError {
             }
             ApiError::NoKey => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            // The rest of it may still come, and must not be read as the next request.
+            ApiError::SlowBody(_) => {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             // OpenAI's clients retry 409; the state that a compare-and-set saw does not come back by itself.
             ApiError::Conflict(_) | ApiError::NotLoaded(_) => {

@@ -55,6 +55,8 @@ pub(crate) struct Generation {
     deadline: Pin<Box<Sleep>>,
     clock: TokenClock,
     context: Context,
+    /// Of the request, for the log.
+    span: tracing::Span,
 }
 
 impl Generation {
@@ -74,6 +76,7 @@ impl Generation {
                         deadline: Box::pin(tokio::time::sleep(context.limits().request_timeout())),
                         clock,
                         context: context.clone(),
+                        span: tracing::Span::current(),
                     });
                 }
                 Err(rejection) => {
@@ -98,8 +101,8 @@ impl Generation {
             return Poll::Ready(Some(Err(self.fail(error))));
         }
         Poll::Ready(Some(match ready!(self.events.poll_recv(cx)) {
-            Some(Event::Failed { reason }) => Err(self.fail(ApiError::internal("generation", reason))),
-            None => Err(self.fail(ApiError::internal("generation", "the engine let go of the request"))),
+            Some(Event::Failed { reason }) => Err(self.fail_inside(&reason)),
+            None => Err(self.fail_inside("the engine let go of the request")),
             Some(event) => {
                 self.clock.observe(&event);
                 // Nobody here cancels a request that is still read: the engine is shutting down.
@@ -121,6 +124,12 @@ impl Generation {
     /// Counts an error that has no status line of its own.
     pub(crate) fn count(&self, error: &ApiError) {
         self.context.metrics().serving.errors.with_label_values(&[error.code()]).inc();
+    }
+
+    /// A stream is polled by the connection, outside of its request's span, which the log line must name.
+    fn fail_inside(&mut self, cause: &str) -> ApiError {
+        let error = self.span.in_scope(|| ApiError::internal("generation", cause));
+        self.fail(error)
     }
 
     fn fail(&mut self, error: ApiError) -> ApiError {
