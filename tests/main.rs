@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod architecture;
+mod dashboards;
 mod enumerable_world;
 mod eval_shapes;
 mod golden;

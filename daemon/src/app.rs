@@ -74,7 +74,7 @@ impl App {
     /// When a part cannot be loaded; the reason is for the operator.
     pub async fn run(self, ready: impl FnOnce(SocketAddr), stop: impl Future<Output = ()>) -> Result<(), AppError> {
         let App { config, listener, address, context } = self;
-        let daemon = config.daemon.clone();
+        let (daemon, parallel) = (config.daemon.clone(), config.policy.parallel);
         let limits = ConnectionLimits::new(&daemon);
         let router = http::router(context.clone(), &daemon.cors_origins);
         let closing = watch::Sender::new(false);
@@ -86,6 +86,7 @@ impl App {
             // What loads cannot be interrupted; nothing was promised to anybody yet.
             () = &mut stop => return Ok(()),
         };
+        context.metrics().engine.set_cache_config(parallel, services.engine.context_tokens());
         context.set_services(services);
         ready(address);
         stop.await;

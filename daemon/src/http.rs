@@ -43,12 +43,14 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use prometheus::IntGauge;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
 
 pub(crate) use self::{
     auth::{KeyRing, Keys},
     context::{Context, Learning, Limits, Services},
+    error::ERROR_CODES,
     server::{ConnectionLimits, serve},
 };
 use self::{
@@ -139,11 +141,14 @@ async fn count(context: &Context, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let handler = path.unwrap_or_else(|| "other".to_owned());
     let method = method_label(request.method());
+    let serving = &context.metrics().serving;
+    let in_flight = InFlight::begin(&serving.http_in_flight);
     let mut response = next.run(request).await;
+    drop(in_flight);
     let (status, elapsed) = (response.status(), began.elapsed());
     // Patterns and numbers only: a path or a body may hold what somebody wrote.
     tracing::debug!(target: "honed::access", method, handler, status = status.as_u16(), elapsed_s = elapsed.as_secs_f64());
-    let serving = &context.metrics().serving;
+    serving.http_s.with_label_values(&[handler.as_str()]).observe(elapsed.as_secs_f64());
     serving.http_requests.with_label_values(&[handler.as_str(), method, status.as_str()]).inc();
     if let Some(ErrorCode(code)) = response.extensions().get() {
         serving.errors.with_label_values(&[code]).inc();
@@ -153,6 +158,22 @@ async fn count(context: &Context, request: Request, next: Next) -> Response {
         response.headers_mut().entry(VERSION_HEADER).or_insert_with(live);
     }
     response
+}
+
+/// One request more in the gauge, until its answer begins or its client leaves.
+struct InFlight(IntGauge);
+
+impl InFlight {
+    fn begin(gauge: &IntGauge) -> InFlight {
+        gauge.inc();
+        InFlight(gauge.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// Methods are the client's words too, and there is no end to them.

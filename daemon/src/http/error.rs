@@ -16,6 +16,26 @@ use super::wire::{
     json,
 };
 
+/// Every code of [`ApiError`], so that their counters are there before the first error.
+pub(crate) const ERROR_CODES: &[&str] = &[
+    "invalid_value",
+    "context_length_exceeded",
+    "invalid_api_key",
+    "forbidden",
+    "model_not_found",
+    "model_not_loaded",
+    "not_found",
+    "method_not_allowed",
+    "conflict",
+    "body_too_large",
+    "body_timeout",
+    "unsupported_media_type",
+    "queue_full",
+    "unavailable",
+    "timeout",
+    "internal_error",
+];
+
 /// An answer other than success.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {

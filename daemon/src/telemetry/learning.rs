@@ -10,7 +10,10 @@ use ppo::{Learner, learner::LearnerState, stats::LogCountersSnapshot};
 use prometheus::{Counter, Gauge, IntCounter, IntCounterVec, IntGauge, Registry};
 use reward::ScorerStats;
 
-use super::{foreign::ForeignHistogram, serving::Registrar, serving::raise};
+use super::{
+    foreign::ForeignHistogram,
+    registrar::{Registrar, raise},
+};
 
 /// What happens between the rollout log and new weights.
 pub struct LearningMetrics {
