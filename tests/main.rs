@@ -14,6 +14,7 @@ mod http_generation;
 mod http_lifecycle;
 mod http_limits;
 mod http_models;
+mod http_openapi;
 mod http_scoring;
 mod http_tokens;
 mod learner_resume;

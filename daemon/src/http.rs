@@ -11,6 +11,7 @@ mod completions;
 mod context;
 mod cors;
 mod deposit;
+mod docs;
 mod error;
 mod feedback;
 mod generation;
@@ -97,7 +98,9 @@ pub(crate) fn router(context: Context, cors_origins: &str) -> Router {
         .route("/health", get(health::health))
         .route("/v1/health", get(health::health))
         .route("/version", get(health::version))
-        .route("/metrics", get(health::metrics));
+        .route("/metrics", get(health::metrics))
+        .route("/openapi.json", get(docs::openapi))
+        .route("/docs", get(docs::page));
     let routes = open
         .merge(api)
         .merge(admin)

@@ -13,6 +13,7 @@ pub(crate) mod health;
 pub(crate) mod log_probs;
 pub(crate) mod measurement;
 pub(crate) mod model;
+pub(crate) mod openapi;
 pub(crate) mod policy;
 pub(crate) mod prompt;
 pub(crate) mod rerank;

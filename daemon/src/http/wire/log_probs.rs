@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// What JSON gets instead of minus infinity, which it cannot hold (the number that OpenAI's specification names).
 const FLOOR: f32 = -9999.0;
@@ -41,7 +42,7 @@ pub(crate) struct TokenReport {
 }
 
 /// The legacy shape of `/v1/completions`.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
 pub(crate) struct LegacyLogProbs {
     tokens: Vec<String>,
     token_logprobs: Vec<f32>,
@@ -66,9 +67,10 @@ impl LegacyLogProbs {
 }
 
 /// The shape of `/v1/chat/completions`.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
 pub(crate) struct ChatLogProbs {
     content: Vec<ChatToken>,
+    #[schema(value_type = Option<String>)]
     refusal: Option<()>,
 }
 
@@ -84,7 +86,7 @@ impl ChatLogProbs {
     }
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 struct ChatToken {
     #[serde(flatten)]
     chosen: TopToken,
@@ -93,7 +95,7 @@ struct ChatToken {
     behavior_logprob: Option<f32>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 struct TopToken {
     token: String,
     logprob: f32,

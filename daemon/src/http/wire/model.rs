@@ -3,11 +3,12 @@
 use policy::engine::ResidentState;
 use ppo::rollout_log::{VersionRow, VersionState};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::policy::shown_state;
 
 /// Every addressable model.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ModelList {
     /// `list`.
     pub(crate) object: &'static str,
@@ -16,7 +17,7 @@ pub(crate) struct ModelList {
 }
 
 /// One of them.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Model {
     /// What the `model` field of a request may hold.
     pub(crate) id: String,

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use policy::{PolicyVersion, engine::ResidentState};
 use ppo::rollout_log::{VersionRow, VersionState};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::fields::{FieldError, Fields};
 
 /// Every version.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct PolicyList {
     pub(crate) object: &'static str,
     pub(crate) live: u64,
@@ -17,7 +18,7 @@ pub(crate) struct PolicyList {
 }
 
 /// One version and how it came to be.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct PolicyRow {
     id: String,
     object: &'static str,

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::{
     fields::{FieldError, Fields, kind},
@@ -65,7 +66,7 @@ fn documents(f: &mut Fields, name: &'static str) -> Result<Vec<String>, FieldErr
 }
 
 /// Jina's answer, best first.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Ranking {
     /// Names the request.
     pub(crate) id: String,
@@ -82,7 +83,7 @@ pub(crate) struct Ranking {
 }
 
 /// One of its entries.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Ranked {
     /// Which document.
     pub(crate) index: usize,
@@ -97,14 +98,14 @@ pub(crate) struct Ranked {
 }
 
 /// A document as Jina returns it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Document {
     /// As it came.
     pub(crate) text: String,
 }
 
 /// An entry of TEI's list, best first.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct TeiRanked {
     /// Which text.
     pub(crate) index: usize,
@@ -172,7 +173,7 @@ fn sequence(f: &Fields, value: Value) -> Result<Sequence, FieldError> {
 }
 
 /// TEI's answer for one input is a list of these, one for each label.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Prediction {
     /// Normalised; larger is better.
     pub(crate) score: f64,

@@ -3,6 +3,7 @@
 use policy::chat_template::Message;
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::{
     chat::messages,
@@ -74,7 +75,7 @@ fn one(value: Value, path: &str) -> Result<RewardInput, FieldError> {
 }
 
 /// The answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct RewardList {
     pub(crate) object: &'static str,
     pub(crate) model: String,
@@ -85,7 +86,7 @@ pub(crate) struct RewardList {
 }
 
 /// One score, normalised, never a softmax.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct RewardEntry {
     pub(crate) index: usize,
     pub(crate) object: &'static str,
@@ -125,7 +126,7 @@ impl GetRewardRequest {
 }
 
 /// OpenRLHF reads `rewards` for training and `scores` for filtering.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct GetRewardResponse {
     pub(crate) rewards: Vec<f64>,
     pub(crate) scores: Vec<f64>,
@@ -133,7 +134,7 @@ pub(crate) struct GetRewardResponse {
 }
 
 /// Means for OpenRLHF's dashboard.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ExtraLogs {
     pub(crate) reward_mean: f64,
 }

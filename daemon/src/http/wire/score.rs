@@ -2,6 +2,7 @@
 
 use policy::chat_template::Message;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     chat::messages,
@@ -104,7 +105,7 @@ impl WholeRequest {
 }
 
 /// The answer of all three.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ScoreList<T> {
     /// Names the request.
     pub(crate) id: String,
@@ -123,7 +124,7 @@ pub(crate) struct ScoreList<T> {
 }
 
 /// An entry of `/score`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ScoreEntry {
     /// Which input.
     pub(crate) index: usize,
@@ -137,7 +138,7 @@ pub(crate) struct ScoreEntry {
 }
 
 /// An entry of `/classify`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ClassEntry {
     /// Which input.
     pub(crate) index: usize,
@@ -153,7 +154,7 @@ pub(crate) struct ClassEntry {
 }
 
 /// An entry of `/pooling`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct PoolEntry {
     /// Which input.
     pub(crate) index: usize,

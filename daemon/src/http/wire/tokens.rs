@@ -2,6 +2,7 @@
 
 use policy::{TokenId, chat_template::Message};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     chat::messages,
@@ -68,7 +69,7 @@ fn input(f: &mut Fields) -> Result<TokenizeInput, FieldError> {
 }
 
 /// Tokens and what they mean for the context window.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct TokenizeResponse {
     /// How many tokens.
     pub(crate) count: usize,
@@ -102,7 +103,7 @@ impl DetokenizeRequest {
 }
 
 /// vLLM calls the text `prompt`, llama-server `content`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DetokenizeResponse {
     /// The text, special tokens spelled out; broken UTF-8 becomes U+FFFD.
     pub(crate) prompt: String,
@@ -111,7 +112,7 @@ pub(crate) struct DetokenizeResponse {
 }
 
 /// What a remote tokenizer needs to know. lm-eval reads the special tokens and renders the template by itself.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct TokenizerInfo {
     /// Number of tokens.
     pub(crate) vocab_size: usize,

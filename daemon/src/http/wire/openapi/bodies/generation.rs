@@ -1,0 +1,117 @@
+//! `POST /v1/completions`, and what it shares with chat.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::unions::{PromptBody, StopBody};
+
+/// How to draw and how to answer; on both generation routes.
+#[derive(Serialize, ToSchema)]
+#[schema(as = GenerationFields)]
+pub(crate) struct SharedBody {
+    /// Which weights: `policy` (the live ones, also when absent or empty), `policy@N`, `sft`.
+    #[schema(max_length = 512, example = "policy")]
+    model: Option<String>,
+    /// Tokens drawn at most. On `/v1/completions` 16 unless given; in chat as many as the window holds.
+    #[schema(minimum = 0, maximum = 2147483647)]
+    max_tokens: Option<i64>,
+    /// Choices for each prompt.
+    #[schema(minimum = 1, maximum = 128, default = 1)]
+    n: Option<i64>,
+    /// Must equal `n`.
+    #[schema(minimum = 0, maximum = 128)]
+    best_of: Option<i64>,
+    /// Server-sent events instead of one body.
+    #[schema(default = false)]
+    stream: Option<bool>,
+    /// Only with `stream`.
+    stream_options: Option<StreamOptions>,
+    /// 0 takes the most probable token; 1 is the model's own distribution.
+    #[schema(minimum = 0, maximum = 2, default = 1)]
+    temperature: Option<f64>,
+    /// The smallest set of tokens with this probability mass.
+    #[schema(minimum = 0, maximum = 1, default = 1)]
+    top_p: Option<f64>,
+    /// So many of the most probable tokens; 0 and -1 are all.
+    #[schema(minimum = -1, maximum = 2147483647, default = 0)]
+    top_k: Option<i64>,
+    /// Tokens at least this times as probable as the most probable one.
+    #[schema(minimum = 0, maximum = 1, default = 0)]
+    min_p: Option<f64>,
+    /// Off the logit of every token that was drawn.
+    #[schema(minimum = -2, maximum = 2, default = 0)]
+    presence_penalty: Option<f64>,
+    /// Off the logit of a token for each time that it was drawn.
+    #[schema(minimum = -2, maximum = 2, default = 0)]
+    frequency_penalty: Option<f64>,
+    /// Divides the logits of tokens that were seen.
+    #[schema(minimum = 0.01, maximum = 10, default = 1)]
+    repetition_penalty: Option<f64>,
+    /// Token ids and what is added to their logits, -100 to 100.
+    logit_bias: Option<BTreeMap<String, f64>>,
+    /// The same seed gives the same answer.
+    seed: Option<i64>,
+    /// Tokens before which the end token is not drawn.
+    #[schema(minimum = 0, maximum = 2147483647, default = 0)]
+    min_tokens: Option<i64>,
+    /// Texts that end a choice; they are not part of it.
+    stop: Option<StopBody>,
+    /// Tokens that end a choice.
+    #[schema(max_items = 128, minimum = 0)]
+    stop_token_ids: Option<Vec<i64>>,
+    /// Draw on after the end token.
+    #[schema(default = false)]
+    ignore_eos: Option<bool>,
+    /// Only `{"type": "text"}`.
+    response_format: Option<ResponseFormat>,
+    /// Only `false`.
+    prompt_logprobs: Option<bool>,
+    /// Only `true`.
+    add_generation_prompt: Option<bool>,
+    /// Whether the exchange goes into the rollout log, from which the policy learns.
+    #[schema(default = true)]
+    store: Option<bool>,
+    /// Adds `prompt_token_ids` and each choice's `token_ids`.
+    #[schema(default = false)]
+    return_token_ids: Option<bool>,
+    /// Adds each token's log-probability in the distribution really drawn from.
+    #[schema(default = false)]
+    return_behavior_logprobs: Option<bool>,
+    /// Whom the exchange is counted for.
+    #[schema(max_length = 512)]
+    user: Option<String>,
+}
+
+/// Of a stream.
+#[derive(Serialize, ToSchema)]
+struct StreamOptions {
+    /// A last chunk with the token counts.
+    include_usage: Option<bool>,
+}
+
+/// What form an answer has.
+#[derive(Serialize, ToSchema)]
+struct ResponseFormat {
+    /// `text`.
+    r#type: Option<String>,
+}
+
+/// Continue prompts.
+#[derive(Serialize, ToSchema)]
+#[schema(as = CompletionRequest, example = json!({
+    "prompt": "Write three adjectives to describe the ocean.\n", "max_tokens": 32
+}))]
+pub(crate) struct CompletionBody {
+    /// Texts are taken as plain text: what spells a control token stays text.
+    prompt: PromptBody,
+    /// Repeat the prompt in front of the response.
+    #[schema(default = false)]
+    echo: Option<bool>,
+    /// So many alternatives for each token; 0 reports the drawn token only.
+    #[schema(minimum = 0, maximum = 20)]
+    logprobs: Option<i64>,
+    #[serde(flatten)]
+    shared: SharedBody,
+}
