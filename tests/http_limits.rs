@@ -212,6 +212,7 @@ fn rollouts_are_read_page_by_page() {
     loop {
         let next = page(&format!("?limit=3&after={after}&version=0&state=generated"));
         seen.extend(rows(&next).iter().map(|row| row["seq"].as_i64().expect("a position")));
+        assert!(seen.len() <= 7, "a row came twice: {seen:?}");
         if next["next_after"].is_null() {
             break;
         }
