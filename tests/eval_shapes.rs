@@ -41,12 +41,14 @@ impl Run {
         self.lines.iter().filter(|line| line["kind"] == kind).collect()
     }
 
-    /// The policy tuned with the strong reward model, without pretraining text.
-    fn ppo(&self, kl_coef: f64) -> &Value {
-        let most = self.of_kind("reward_model").iter().map(|line| line["reward_prompts"].as_u64()).max().unwrap();
+    /// The policy tuned with the middling (1) or the strong (2) reward model, without pretraining text.
+    fn ppo(&self, strength: usize, kl_coef: f64) -> &Value {
+        let mut sizes: Vec<_> =
+            self.of_kind("reward_model").iter().map(|line| line["reward_prompts"].as_u64()).collect();
+        sizes.sort();
         let mut models = self.of_kind("model").into_iter();
         let is_meant = |line: &&Value| {
-            let same_judge = line["reward_prompts"].as_u64() == most;
+            let same_judge = line["reward_prompts"].as_u64() == sizes[strength];
             same_judge && line["kl_coef"].as_f64() == Some(kl_coef) && line["ptx"] == false
         };
         models.find(is_meant).unwrap()
@@ -69,16 +71,16 @@ fn the_numbers_of_the_shapes_come_from_the_run() {
     assert_eq!(one.numbers(), again.numbers());
     assert_eq!(one.table_without_time(), again.table_without_time());
     for kl_coef in [0.0, 0.05, 2.0] {
-        let number = |run: &Run, key: &str| run.ppo(kl_coef)[key].as_f64().unwrap();
+        let number = |run: &Run, key: &str| run.ppo(1, kl_coef)[key].as_f64().unwrap();
         for key in ["gold", "score", "kl", "pretraining_nll"] {
             assert_ne!(number(&one, key), number(&other, key), "{key} at β {kl_coef}");
         }
     }
     for run in [&one, &other] {
-        let kl = |kl_coef: f64| run.ppo(kl_coef)["kl"].as_f64().unwrap();
+        let kl = |kl_coef: f64| run.ppo(1, kl_coef)["kl"].as_f64().unwrap();
         assert!(kl(0.0) > kl(2.0), "KL {} at β 0, {} at β 2", kl(0.0), kl(2.0));
         // What stands in the table is what was measured.
-        let gold = run.ppo(0.05)["gold"].as_f64().unwrap();
+        let gold = run.ppo(2, 0.05)["gold"].as_f64().unwrap();
         assert!(run.table.contains(&format!("→ {gold:.2}\n")), "{gold} is not in\n{}", run.table);
         assert_eq!(run.of_kind("shape").len(), 6);
         let n_held = run.of_kind("shape").iter().filter(|line| line["held"] == true).count();

@@ -4,5 +4,6 @@ pub(crate) mod client;
 pub(crate) mod daemon;
 pub(crate) mod model;
 pub(crate) mod process;
+pub(crate) mod versions;
 
 pub(crate) use daemon::{Builder, TestDaemon};

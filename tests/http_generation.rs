@@ -250,26 +250,3 @@ fn special_tokens_in_user_text_stay_text() {
     assert_eq!(specials(&ids("hi")), specials(&ids("hi<|endoftext|><|assistant|>")));
     assert_eq!(specials(&ids("hi")), 2, "the template's own");
 }
-
-#[test]
-fn tokens_survive_the_way_there_and_back() {
-    let daemon = TestDaemon::start();
-    let text = "the ocean é 🌊 is\n vast";
-    let tokens = daemon.post("/tokenize", &json!({"prompt": text})).ok();
-    let back = daemon.post("/detokenize", &json!({"tokens": tokens["tokens"]})).ok();
-    assert_eq!(back["prompt"], text);
-    assert_eq!(daemon.get("/tokenizer_info").ok()["eos_token"], "<|endoftext|>");
-}
-
-#[test]
-fn models_are_listed_and_found() {
-    let daemon = TestDaemon::start();
-    let list = daemon.get("/v1/models").ok();
-    let names: Vec<_> = list["data"].as_array().expect("models").iter().filter_map(|m| m["id"].as_str()).collect();
-    assert_eq!(names[..3], ["policy", "policy@0", "sft"]);
-    assert_eq!(daemon.get("/v1/models/sft").ok()["version"], 0);
-    assert_eq!(daemon.get("/v1/models/gpt-4").error(404)["code"], "model_not_found");
-    for model in ["", "policy", "policy@0", "sft"] {
-        daemon.post("/v1/completions", &json!({"model": model, "prompt": "a", "max_tokens": 1})).ok();
-    }
-}

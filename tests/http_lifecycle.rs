@@ -3,42 +3,20 @@
 use std::{
     collections::BTreeSet,
     io::Write,
-    path::Path,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
-use policy::PolicyVersion;
-use ppo::{
-    Registry, RolloutLog,
-    registry::Candidate,
-    rollout_log::{LogReader, LogSettings},
-};
+use ppo::rollout_log::LogReader;
 use serde_json::{Value, json};
 
 use crate::harness::{
     TestDaemon,
     client::{self, Stream},
-    model,
     process::{self, Process},
+    versions::publish_versions,
 };
-
-/// Publishes `n` versions of random weights on top of version 0, the last of them live, as a learner would have.
-fn publish_versions(data_dir: &Path, n: u64) {
-    let settings = LogSettings { commit_ms: 10, queue: 64, rescore_on_feedback: false };
-    let log = RolloutLog::open(data_dir, &settings).expect("a log");
-    let registry = Registry::open(log.clone(), &model::file(), 100).expect("a registry");
-    for i in 1..=n {
-        let version = PolicyVersion(i);
-        model::write(&registry.path(version), 1 + i);
-        let digest = policy::checkpoint::digest(&registry.path(version)).expect("a digest");
-        let candidate = Candidate { version, parent: PolicyVersion(i - 1), digest, n_rollouts: 0 };
-        registry.register(&candidate).expect("registered");
-        registry.publish(version, Vec::new(), [].into()).expect("published");
-    }
-    log.close();
-}
 
 fn long(stream: bool) -> Value {
     json!({"prompt": "the ocean", "max_tokens": 200, "ignore_eos": true, "stream": stream})

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod architecture;
+mod dashboards;
 mod enumerable_world;
 mod eval_shapes;
 mod golden;
@@ -11,7 +12,12 @@ mod harness;
 mod http_errors;
 mod http_generation;
 mod http_lifecycle;
+mod http_limits;
+mod http_models;
+mod http_openapi;
 mod http_prompt_scores;
+mod http_scoring;
+mod http_tokens;
 mod learner_resume;
 mod learning_knobs;
 mod planted_reward;

@@ -1,6 +1,6 @@
 //! The `[daemon]` section.
 
-use crate::rule::{LISTEN, NOT_EMPTY, TEXT, one_of, section, whole};
+use crate::rule::{LISTEN, NOT_EMPTY, ORIGINS, TEXT, one_of, section, whole};
 
 section! {
     /// The process.
@@ -17,10 +17,20 @@ section! {
         body_bytes_max: usize => whole(1024, 1_073_741_824);
         /// Seconds that one request may take.
         request_timeout_s: u64 => whole(1, 86_400);
-        /// Seconds that the headers of a request may take.
+        /// Seconds that the headers of a request may take; also what an idle connection gets.
         header_timeout_s: u64 => whole(1, 3600);
+        /// Seconds that the body of a request may take.
+        body_timeout_s: u64 => whole(1, 3600);
+        /// Seconds that a client may leave what is sent to it unread before the connection is cut.
+        write_timeout_s: u64 => whole(1, 3600);
+        /// Bytes of the start line and the headers of one request; beyond it 431.
+        header_bytes_max: usize => whole(8192, 1_048_576);
+        /// Headers of one request; beyond it 431.
+        headers_max: usize => whole(10, 1000);
         /// Connections at once.
         connections_max: usize => whole(1, 1_000_000);
+        /// Web pages of these origins may call the API and read its answers (CORS); empty: of none but the daemon's own.
+        cors_origins: String => ORIGINS;
         /// Seconds that running requests get at shutdown.
         drain_s: u64 => whole(0, 3600);
         /// Form of the log on standard error.

@@ -19,8 +19,12 @@ section! {
         remote_timeout_ms: u64 => whole(1, 600_000);
         /// Calls after the first before a batch stays unscored and is tried again later.
         remote_retries: u32 => whole(0, 100);
-        /// Rollouts in one scoring batch.
+        /// Responses in one scoring batch.
         batch: usize => whole(1, 4096);
+        /// Tokens in one scoring batch, prompts included; a longer response is a batch of its own.
+        batch_tokens: usize => whole(256, 16_777_216);
+        /// Scoring jobs that may wait in one lane before newcomers get 429; up to 16 more take turns.
+        max_queue: usize => whole(1, 100_000);
         /// Seconds that a rollout waits for feedback before the fallback judges it.
         feedback_wait_s: u64 => whole(0, 604_800);
         /// What judges a rollout that got no feedback in time.

@@ -78,6 +78,11 @@ pub(crate) const LISTEN: Rule = Rule::Text("host:port", |text| {
 pub(crate) const REMOTE_URL: Rule = Rule::Text("empty or http://host…", |text| {
     text.is_empty() || text.strip_prefix("http://").is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
 });
+// An origin is scheme and host, never a path; `*` would open an API without keys to every page that a user visits.
+pub(crate) const ORIGINS: Rule =
+    Rule::Text("empty, or origins like https://chat.example with commas between them", |text| {
+        text.is_empty() || text.split(',').map(str::trim).all(is_origin)
+    });
 pub(crate) const DEVICE: Rule = Rule::Text("\"cpu\" or \"cuda:N\"", |text| {
     text == "cpu" || text.strip_prefix("cuda:").is_some_and(|index| index.parse::<u8>().is_ok())
 });
@@ -140,6 +145,12 @@ impl fmt::Display for Rule {
             Rule::Text(expected, _) => f.write_str(expected),
         }
     }
+}
+
+fn is_origin(text: &str) -> bool {
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let is_part = |c: char| c.is_ascii_alphanumeric() || ".:-[]".contains(c);
+    host.is_some_and(|host| !host.is_empty() && host.chars().all(is_part))
 }
 
 /// Whether a float names a whole number that both types hold exactly: beyond 2^53 neighbours are no longer told apart.

@@ -207,3 +207,14 @@ fn the_printed_form_loads_to_the_same_values() {
     again.origins = config.origins.clone();
     assert_eq!(again, config);
 }
+
+#[test]
+fn origins_are_scheme_and_host() {
+    for good in ["", "https://chat.example", "http://127.0.0.1:3000, https://[::1]"] {
+        let config = load(&[], &[&format!("daemon.cors_origins={good}")]).expect("valid");
+        assert_eq!(config.daemon.cors_origins, good);
+    }
+    for bad in ["*", "chat.example", "https://", "https://a.example/path", "https://a.example,", "null"] {
+        check_refused(load(&[], &[&format!("daemon.cors_origins={bad}")]), &["daemon.cors_origins", "origins like"]);
+    }
+}

@@ -57,8 +57,7 @@ impl App {
         let listener = TcpListener::bind(listen).await.map_err(taken)?;
         let address = listener.local_addr().map_err(taken)?;
         let keys = KeyRing { api: keys(&config.daemon.api_keys_file)?, admin: keys(&config.daemon.admin_keys_file)? };
-        let limits =
-            Limits { body_bytes_max: config.daemon.body_bytes_max, request_timeout_s: config.daemon.request_timeout_s };
+        let limits = Limits::new(&config.daemon);
         let served_name = config.policy.served_name.clone();
         let context = Context::new(served_name, limits, keys, Arc::new(Metrics::new()));
         Ok(App { config, listener, address, context })
@@ -75,13 +74,11 @@ impl App {
     /// When a part cannot be loaded; the reason is for the operator.
     pub async fn run(self, ready: impl FnOnce(SocketAddr), stop: impl Future<Output = ()>) -> Result<(), AppError> {
         let App { config, listener, address, context } = self;
-        let daemon = config.daemon.clone();
-        let limits = ConnectionLimits {
-            connections_max: daemon.connections_max,
-            header_timeout: Duration::from_secs(daemon.header_timeout_s),
-        };
+        let (daemon, parallel) = (config.daemon.clone(), config.policy.parallel);
+        let limits = ConnectionLimits::new(&daemon);
+        let router = http::router(context.clone(), &daemon.cors_origins);
         let closing = watch::Sender::new(false);
-        let server = tokio::spawn(http::serve(listener, http::router(context.clone()), limits, closing.subscribe()));
+        let server = tokio::spawn(http::serve(listener, router, limits, closing.subscribe()));
         let mut stop = std::pin::pin!(stop);
         let loading = tokio::task::spawn_blocking(move || load::services(&config));
         let services = tokio::select! {
@@ -89,6 +86,7 @@ impl App {
             // What loads cannot be interrupted; nothing was promised to anybody yet.
             () = &mut stop => return Ok(()),
         };
+        context.metrics().engine.set_cache_config(parallel, services.engine.context_tokens());
         context.set_services(services);
         ready(address);
         stop.await;

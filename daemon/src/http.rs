@@ -11,7 +11,9 @@ mod chat;
 mod completions;
 mod constraint;
 mod context;
+mod cors;
 mod deposit;
+mod docs;
 mod error;
 mod feedback;
 mod generation;
@@ -21,16 +23,21 @@ mod policies;
 mod prompt_scores;
 mod prompts;
 mod query;
+mod request_id;
+mod rerank;
 mod rewards;
 mod rollouts;
+mod score;
+mod scoring;
 mod server;
 mod stream;
 mod token_clock;
 mod tokens;
 mod training;
+mod unread;
 pub(crate) mod wire;
 
-use std::any::Any;
+use std::{any::Any, time::Instant};
 
 use axum::{
     Router,
@@ -40,27 +47,38 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use prometheus::IntGauge;
 use tower_http::catch_panic::CatchPanicLayer;
+use tracing::Instrument;
 
 pub(crate) use self::{
     auth::{KeyRing, Keys},
     context::{Context, Learning, Limits, Services},
+    error::ERROR_CODES,
     server::{ConnectionLimits, serve},
 };
 use self::{
     context::VERSION_HEADER,
     error::{ApiError, ErrorCode},
+    request_id::REQUEST_ID_HEADER,
 };
 
-/// Every route of the daemon.
-pub(crate) fn router(context: Context) -> Router {
+/// Every route of the daemon; pages of `cors_origins` (see [`cors`]) may call them.
+pub(crate) fn router(context: Context, cors_origins: &str) -> Router {
     let api = Router::new()
         .route("/v1/completions", post(completions::post))
         .route("/v1/chat/completions", post(chat::post))
         .route("/v1/models", get(models::list))
-        .route("/v1/models/{id}", get(models::get))
+        .route("/v1/models/{*id}", get(models::get))
         .route("/v1/rewards", post(rewards::post))
         .route("/get_reward", post(rewards::get_reward))
+        .route("/v1/score", post(score::pairs))
+        .route("/score", post(score::pairs))
+        .route("/classify", post(score::classify))
+        .route("/pooling", post(score::pooling))
+        .route("/v1/rerank", post(rerank::post))
+        .route("/rerank", post(rerank::post))
+        .route("/predict", post(rerank::predict))
         .route("/v1/feedback", post(feedback::post))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
@@ -81,15 +99,23 @@ pub(crate) fn router(context: Context) -> Router {
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/health", get(health::health))
+        .route("/v1/health", get(health::health))
         .route("/version", get(health::version))
-        .route("/metrics", get(health::metrics));
-    open.merge(api)
+        .route("/metrics", get(health::metrics))
+        .route("/openapi.json", get(docs::openapi))
+        .route("/docs", get(docs::page));
+    let routes = open
+        .merge(api)
         .merge(admin)
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
-        .layer(middleware::from_fn_with_state(context.clone(), observe))
-        .layer(CatchPanicLayer::custom(caught))
-        .with_state(context)
+        .layer(CatchPanicLayer::custom(caught));
+    let routes = match cors::layer(cors_origins) {
+        Some(layer) => routes.layer(layer),
+        None => routes,
+    };
+    // Outermost, so that what the layers inside refuse is counted and named like everything else.
+    routes.layer(middleware::from_fn_with_state(context.clone(), observe)).with_state(context)
 }
 
 async fn no_such_path(uri: Uri) -> ApiError {
@@ -105,14 +131,31 @@ fn caught(_: Box<dyn Any + Send>) -> Response {
     ApiError::Internal.into_response()
 }
 
-/// Counts the request and stamps the response. The label is the route's pattern, so a scanner cannot make new ones.
+/// Names the request in its answer and in the log.
 async fn observe(State(context): State<Context>, request: Request, next: Next) -> Response {
+    let id = request_id::of(request.headers());
+    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default());
+    let mut response = count(&context, request, next).instrument(span).await;
+    response.headers_mut().insert(REQUEST_ID_HEADER, id);
+    response
+}
+
+/// Counts the request and stamps the response with the live version, if nothing more exact did. The label is the route's
+/// pattern, so a scanner cannot make new ones.
+async fn count(context: &Context, request: Request, next: Next) -> Response {
+    let began = Instant::now();
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let handler = path.unwrap_or_else(|| "other".to_owned());
     let method = method_label(request.method());
-    let mut response = next.run(request).await;
     let serving = &context.metrics().serving;
-    serving.http_requests.with_label_values(&[handler.as_str(), method, response.status().as_str()]).inc();
+    let in_flight = InFlight::begin(&serving.http_in_flight);
+    let mut response = next.run(request).await;
+    drop(in_flight);
+    let (status, elapsed) = (response.status(), began.elapsed());
+    // Patterns and numbers only: a path or a body may hold what somebody wrote.
+    tracing::debug!(target: "honed::access", method, handler, status = status.as_u16(), elapsed_s = elapsed.as_secs_f64());
+    serving.http_s.with_label_values(&[handler.as_str()]).observe(elapsed.as_secs_f64());
+    serving.http_requests.with_label_values(&[handler.as_str(), method, status.as_str()]).inc();
     if let Some(ErrorCode(code)) = response.extensions().get() {
         serving.errors.with_label_values(&[code]).inc();
     }
@@ -121,6 +164,22 @@ async fn observe(State(context): State<Context>, request: Request, next: Next) -
         response.headers_mut().entry(VERSION_HEADER).or_insert_with(live);
     }
     response
+}
+
+/// One request more in the gauge, until its answer begins or its client leaves.
+struct InFlight(IntGauge);
+
+impl InFlight {
+    fn begin(gauge: &IntGauge) -> InFlight {
+        gauge.inc();
+        InFlight(gauge.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// Methods are the client's words too, and there is no end to them.

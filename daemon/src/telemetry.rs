@@ -1,17 +1,20 @@
 //! What the daemon says about itself: log lines and metrics.
 
+mod engine;
 mod foreign;
 mod learning;
+mod registrar;
 mod serving;
 
 use std::io::IsTerminal;
 
+pub use engine::EngineMetrics;
 pub use learning::LearningMetrics;
 use prometheus::{Encoder, IntGauge, Registry, TextEncoder};
 pub use serving::ServingMetrics;
 use tracing_subscriber::EnvFilter;
 
-use crate::http::Services;
+use crate::http::{self, Services};
 
 /// Sends log lines to standard error, so that standard output stays for answers. `RUST_LOG` chooses what is logged;
 /// without it, lines of `level` and above are.
@@ -29,6 +32,8 @@ pub fn init_logging(format: &str, level: &str) {
 /// Every metric of one daemon, in a registry of its own.
 pub struct Metrics {
     registry: Registry,
+    /// What it holds and runs.
+    pub engine: EngineMetrics,
     /// Answering clients.
     pub serving: ServingMetrics,
     /// Learning from them.
@@ -45,7 +50,9 @@ impl Metrics {
     /// All metrics at zero.
     pub fn new() -> Metrics {
         let registry = Registry::new();
+        let engine = EngineMetrics::register(&registry);
         let serving = ServingMetrics::register(&registry);
+        serving.begin(http::ERROR_CODES);
         let learning = LearningMetrics::register(&registry);
         let labels = [("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into();
         let opts = prometheus::Opts::new("honed_build_info", "Constant 1, labelled with the version of the program.")
@@ -53,16 +60,12 @@ impl Metrics {
         let build = IntGauge::with_opts(opts).expect("the name is valid");
         build.set(1);
         registry.register(Box::new(build)).expect("the name is new");
-        Metrics { registry, serving, learning }
+        Metrics { registry, engine, serving, learning }
     }
 
     /// Takes over what the crates below count themselves.
     pub(crate) fn refresh(&self, services: &Services) {
-        let stats = services.engine.stats();
-        self.serving.running.set(stats.running as i64);
-        self.serving.waiting.set(stats.waiting as i64);
-        self.serving.version.set(services.engine.live().0.cast_signed());
-        self.serving.residents.set(services.engine.residents().len() as i64);
+        self.engine.set(&services.engine);
         self.learning.set_log(&services.log.counters());
         if let Some(scorer) = &services.scorer {
             self.learning.set_scorer(&scorer.stats());

@@ -51,6 +51,11 @@ impl ChatTemplate {
         ChatTemplate { source, bos, eos }
     }
 
+    /// Jinja, as the model file has it.
+    pub(crate) fn source(&self) -> &str {
+        &self.source
+    }
+
     /// The conversation with the opening of the assistant's turn, in pieces.
     ///
     /// # Errors

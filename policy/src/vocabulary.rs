@@ -146,6 +146,12 @@ impl Vocabulary {
         self.template.is_some()
     }
 
+    /// The source of the model's chat template, Jinja, if it brings one.
+    #[must_use]
+    pub fn chat_template(&self) -> Option<&str> {
+        self.template.as_ref().map(ChatTemplate::source)
+    }
+
     /// The text of tokens, control tokens written out when `specials`; broken UTF-8 becomes U+FFFD.
     #[must_use]
     pub fn detokenize(&self, ids: &[TokenId], specials: bool) -> String {

@@ -8,8 +8,16 @@
 //! With several heads it is an ensemble ([`crate::ensemble`]). Every member has a gain and a bias of its own, because the
 //! ranking loss tells nothing about a head's scale, and only on a common one can members disagree.
 
+mod scale;
+mod scores;
+
 use std::path::Path;
 
+use crate::{
+    ensemble::{Combination, ensemble},
+    normalization::Normalization,
+    score::Judgement,
+};
 use candle_core::{Device, Tensor, quantized::gguf_file::Value};
 use policy::{
     TokenId,
@@ -17,26 +25,17 @@ use policy::{
     checkpoint::{Checkpoint, Digest, WeightType},
     model_error::ModelError,
     scalar_model::{HEAD_BIAS, HEAD_WEIGHT, ScalarModel},
-    sequence_batch::{Sequence, SequenceBatch},
-    sft::balance,
-    threads::pieces_min_of,
     transformer::is_adapter,
 };
-use rayon::prelude::*;
 
-use crate::{
-    ensemble::{Combination, ensemble},
-    normalization::Normalization,
-    score::Judgement,
-};
+pub use scores::{member_scores, raw_scores};
+
+use scale::{check, numbers, read_numbers};
 
 const GAIN: &str = "honed.reward.gain";
 const BIAS: &str = "honed.reward.bias";
 const VOCABULARY: &str = "honed.reward.vocabulary_digest";
 const BASE: &str = "honed.reward.base_fingerprint";
-
-/// Tokens in one forward pass of scoring; bounds memory.
-const PASS_TOKENS: usize = 2048;
 
 /// Why a reward model cannot judge.
 #[derive(Debug, thiserror::Error)]
@@ -274,74 +273,6 @@ impl RewardModel {
     pub fn combination(&self) -> Combination {
         self.combination
     }
-}
-
-fn check(normalizations: &[Normalization], n_heads: usize) -> Result<(), RewardModelError> {
-    if normalizations.len() != n_heads {
-        let (expected, got) = (n_heads, normalizations.len());
-        return Err(RewardModelError::Normalization(format!("expected one for each of {expected} heads, got {got}")));
-    }
-    let is_wrong = |map: &&Normalization| !(map.gain.is_finite() && map.gain > 0.0 && map.bias.is_finite());
-    match normalizations.iter().find(is_wrong) {
-        None => Ok(()),
-        Some(Normalization { gain, bias }) => Err(RewardModelError::Normalization(format!("gain {gain}, bias {bias}"))),
-    }
-}
-
-/// One number as itself, several as a list: files of a single head stay what they were.
-fn numbers(all: impl Iterator<Item = f64>) -> Value {
-    let all: Vec<Value> = all.map(Value::F64).collect();
-    match <[Value; 1]>::try_from(all) {
-        Ok([one]) => one,
-        Err(all) => Value::Array(all),
-    }
-}
-
-fn read_numbers(source: &Checkpoint, key: &str) -> Result<Vec<f64>, RewardModelError> {
-    let number = |value: &Value| value.to_f64().map_err(|error| RewardModelError::Normalization(error.to_string()));
-    match source.metadata.get(key) {
-        Some(Value::Array(all)) => all.iter().map(number).collect(),
-        _ => match source.metadata.f64(key) {
-            Ok(one) => Ok(vec![one]),
-            Err(error) => Err(RewardModelError::Normalization(error.to_string())),
-        },
-    }
-}
-
-/// Outputs of the head at each sequence's last token, before normalization, in their order; of several heads, their mean.
-///
-/// # Errors
-/// When a sequence is empty, has a token outside the vocabulary, or the device fails.
-pub fn raw_scores(model: &ScalarModel, sequences: &[Vec<TokenId>]) -> Result<Vec<f64>, ModelError> {
-    let n = model.n_heads() as f64;
-    Ok(member_scores(model, sequences)?.iter().map(|members| members.iter().sum::<f64>() / n).collect())
-}
-
-/// Where a sequence stands in its list, and what every head says about it.
-type Numbered = (usize, Vec<f64>);
-
-/// Outputs of every head at each sequence's last token, before normalization: `[sequences][heads]`.
-///
-/// # Errors
-/// When a sequence is empty, has a token outside the vocabulary, or the device fails.
-pub fn member_scores(model: &ScalarModel, sequences: &[Vec<TokenId>]) -> Result<Vec<Vec<f64>>, ModelError> {
-    let numbered: Vec<(usize, &Vec<TokenId>)> = sequences.iter().enumerate().collect();
-    let passes = balance(&numbered, |(_, s)| s.len(), PASS_TOKENS, pieces_min_of(model.trunk().shape().n_parameters()));
-    let n_heads = model.n_heads();
-    let scored: Vec<Result<Vec<Numbered>, ModelError>> = model.open(|model| {
-        let score = |pass: &Vec<&(usize, &Vec<TokenId>)>| {
-            let rows = pass.iter().map(|(_, tokens)| Sequence { tokens: (*tokens).clone(), prompt_len: 0 });
-            let scores = model.scores_at_last(&SequenceBatch::new(rows.collect()))?;
-            let members = scores.chunks(n_heads).map(|row| row.iter().copied().map(f64::from).collect());
-            Ok(pass.iter().zip(members).map(|((i, _), members)| (*i, members)).collect())
-        };
-        Ok(passes.par_iter().map(score).collect())
-    })?;
-    let mut out = vec![Vec::new(); sequences.len()];
-    for pass in scored {
-        pass?.into_iter().for_each(|(i, members)| out[i] = members);
-    }
-    Ok(out)
 }
 
 #[cfg(test)]

@@ -8,14 +8,16 @@
 //! | [`Lane::Background`] | nice 19, idle class | learner's | llama.cpp's threads meet at barriers; normal priority costs serving all but everything |
 //! | [`Lane::Requests`] | nice 10 | one | at nice 19 it would get 1.5 % of a busy core and starve; at nice 10 about a tenth, and it is one thread |
 //!
-//! A lane empties its queue into a batch across callers, up to `reward.batch` responses, and answers each caller with one
-//! outcome per response. Queues are bounded by jobs and jobs by responses; a full queue is refused and counted, and the
-//! pump simply comes back, because the log holds what it wants judged.
+//! A lane cuts batches across callers, up to `reward.batch` responses and `reward.batch_tokens` tokens; callers take turns
+//! ([`turns`]), and each is answered with one outcome per response as soon as its last one is known. Queues are bounded by
+//! `reward.max_queue` jobs and jobs by responses; a full queue is refused and counted, and the pump simply comes back,
+//! because the log holds what it wants judged.
 
 mod counters;
 mod lane;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::{
     convert::Infallible,
@@ -29,16 +31,14 @@ use std::{
 pub(crate) use counters::Counters;
 pub use counters::ScorerStats;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
-use policy::TokenId;
+use policy::{TokenId, engine::CancelFlag};
 
-use self::lane::{Job, Worker};
+use self::lane::Worker;
 use crate::{
     score::{ScoreError, Scored},
     sources::{Formula, NamedJudge, Rules},
 };
 
-/// Jobs that wait in one lane before newcomers are refused.
-const QUEUE_JOBS: usize = 64;
 /// Responses in one job.
 const JOB_ITEMS_MAX: usize = 4096;
 
@@ -57,6 +57,35 @@ pub struct ScoreRequest {
     pub formula: Formula,
 }
 
+impl ScoreRequest {
+    /// Tokens that a model reads for it.
+    #[must_use]
+    pub fn n_tokens(&self) -> usize {
+        self.prompt.len() + self.response.len()
+    }
+}
+
+/// Responses of one caller, and the caller.
+pub struct ScoreJob {
+    items: Vec<ScoreRequest>,
+    cancel: CancelFlag,
+    reply: Box<dyn FnOnce(Vec<Outcome>) + Send>,
+}
+
+impl ScoreJob {
+    /// `reply` is called once, on the scorer's thread, with one outcome per response in their order; it must not block. It
+    /// is dropped uncalled when the scorer ends first.
+    pub fn new(items: Vec<ScoreRequest>, reply: impl FnOnce(Vec<Outcome>) + Send + 'static) -> ScoreJob {
+        ScoreJob { items, cancel: CancelFlag::default(), reply: Box::new(reply) }
+    }
+
+    /// The same job, of which no more is judged once this flag is raised; `reply` is then dropped uncalled.
+    #[must_use]
+    pub fn cancelled_by(self, cancel: CancelFlag) -> ScoreJob {
+        ScoreJob { cancel, ..self }
+    }
+}
+
 /// Who is waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
@@ -73,7 +102,7 @@ pub type Outcome = Result<Scored, ScoreError>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScorerError {
     /// The lane's queue is full; try again later.
-    #[error("the scoring queue is full: {QUEUE_JOBS} jobs are waiting")]
+    #[error("the scoring queue is full (reward.max_queue)")]
     Full,
     /// Too many responses at once.
     #[error("expected at most {JOB_ITEMS_MAX} responses in one job, got {0}")]
@@ -90,10 +119,12 @@ pub struct Scorer {
 }
 
 struct Shared {
-    requests: Sender<Job>,
-    background: Sender<Job>,
+    requests: Sender<ScoreJob>,
+    background: Sender<ScoreJob>,
     counters: Arc<Counters>,
     rules: Rules,
+    /// Of the reward model; empty where there is none.
+    model_version: String,
     is_open: AtomicBool,
     /// Dropped to stop the lanes; they never receive from it.
     stop: Mutex<Option<Sender<Infallible>>>,
@@ -111,11 +142,12 @@ impl Scorer {
         model: Option<NamedJudge>,
         n_background_threads: usize,
     ) -> std::io::Result<Scorer> {
-        let (requests, requests_jobs) = bounded(QUEUE_JOBS);
-        let (background, background_jobs) = bounded(QUEUE_JOBS);
+        let (requests, requests_jobs) = bounded(reward.max_queue);
+        let (background, background_jobs) = bounded(reward.max_queue);
         let (stop, stopped) = bounded(0);
         let (alive, ended) = bounded(0);
         let counters = Arc::new(Counters::default());
+        let model_version = model.as_ref().map(|model| model.version.clone()).unwrap_or_default();
         let setup = lane::Setup { reward, model, counters: &counters, stopped: &stopped, alive: &alive };
         Worker::spawn(&setup, Lane::Requests, requests_jobs, 1)?;
         Worker::spawn(&setup, Lane::Background, background_jobs, n_background_threads)?;
@@ -124,6 +156,7 @@ impl Scorer {
             background,
             counters,
             rules: Rules::new(reward),
+            model_version,
             is_open: AtomicBool::new(true),
             stop: Mutex::new(Some(stop)),
             ended,
@@ -137,20 +170,23 @@ impl Scorer {
         &self.shared.rules
     }
 
-    /// Hands over a job without waiting. `reply` is called once, on the scorer's thread, with one outcome per response in
-    /// their order; it must not block. It is dropped uncalled when the scorer ends first.
-    pub fn submit(
-        &self,
-        lane: Lane,
-        items: Vec<ScoreRequest>,
-        reply: impl FnOnce(Vec<Outcome>) + Send + 'static,
-    ) -> Result<(), ScorerError> {
+    /// Who judges a text that nobody can have an opinion about: `model@<digest>`, `remote`, or a weighted sum of these.
+    #[must_use]
+    pub fn reward_version(&self) -> String {
+        self.shared.rules.for_text().name(&self.shared.model_version)
+    }
+
+    /// Hands over a job without waiting.
+    ///
+    /// # Errors
+    /// When the queue is full, the job too large, or the scorer shuts down; nothing is judged then.
+    pub fn submit(&self, lane: Lane, job: ScoreJob) -> Result<(), ScorerError> {
         let refused = |error| {
             self.shared.counters.refused.fetch_add(1, Ordering::Relaxed);
             Err(error)
         };
-        if items.len() > JOB_ITEMS_MAX {
-            return refused(ScorerError::TooMany(items.len()));
+        if job.items.len() > JOB_ITEMS_MAX {
+            return refused(ScorerError::TooMany(job.items.len()));
         }
         if !self.shared.is_open.load(Ordering::Acquire) {
             return refused(ScorerError::Closed);
@@ -159,7 +195,7 @@ impl Scorer {
             Lane::Requests => &self.shared.requests,
             Lane::Background => &self.shared.background,
         };
-        match queue.try_send(Job { items, reply: Box::new(reply) }) {
+        match queue.try_send(job) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(_)) => refused(ScorerError::Full),
             Err(TrySendError::Disconnected(_)) => refused(ScorerError::Closed),
@@ -169,10 +205,11 @@ impl Scorer {
     /// Hands over a job and waits for its outcomes: for owner threads, never for the HTTP runtime.
     pub fn score(&self, lane: Lane, items: Vec<ScoreRequest>) -> Result<Vec<Outcome>, ScorerError> {
         let (reply, outcomes) = bounded(1);
-        self.submit(lane, items, move |scored| {
+        let job = ScoreJob::new(items, move |scored| {
             // The caller waits below; a dead one does not need the answer.
             let _ = reply.send(scored);
-        })?;
+        });
+        self.submit(lane, job)?;
         outcomes.recv().map_err(|_| ScorerError::Closed)
     }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Other people's clients against a running daemon: openai-python and promtool, then a clean end.
+# Other people's clients against a running daemon: openai-python and promtool (metrics, alert rules), then a clean end.
 # HONED names the binary, if it is not the debug build; arguments go to `honed serve`.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -46,9 +46,12 @@ passed=1
 # Piped, so that an unreadable page fails too.
 curl -fs "$url/metrics" | promtool check metrics || fail "promtool found faults in /metrics"
 passed=2
+(cd daemon/dashboards && promtool check rules alerts.yml && promtool test rules alerts_test.yml) \
+    || fail "promtool found faults in daemon/dashboards"
+passed=3
 kill -TERM "$daemon"
 status=0
 wait "$daemon" || status=$?
 [ "$status" = 0 ] || fail "SIGTERM ended the daemon with status $status, expected 0"
-passed=3
-printf 'test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n'
+passed=4
+printf 'test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n'

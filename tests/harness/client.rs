@@ -143,9 +143,11 @@ impl Stream {
 
     /// The version in the header.
     pub(crate) fn version(&self) -> &str {
-        let (_, version) =
-            self.headers.iter().find(|(name, _)| name == "x-honed-version").expect("every response has it");
-        version
+        self.header("x-honed-version").expect("every response has it")
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// The next event's data; `None` at the end of the body.

@@ -11,7 +11,9 @@ use policy::{
     byte_pair::{Bpe, SPECIAL_TOKENS},
     causal_lm::CausalLm,
     checkpoint::{Checkpoint, WeightType},
+    scalar_model::{HEAD_BIAS, ScalarModel},
 };
+use reward::{RewardModel, normalization::Normalization};
 
 /// Tokens of prompt and response together.
 pub(crate) const WINDOW: usize = 256;
@@ -41,4 +43,16 @@ pub(crate) fn write(path: &Path, seed: u64) {
     like.metadata.extend(bpe.metadata(TEMPLATE));
     let model = CausalLm::random(&shape, seed, &Device::Cpu).expect("a model");
     model.to_checkpoint(&like, WeightType::F32).and_then(|c| c.write(path)).expect("a file");
+}
+
+/// Writes a reward model on the trunk of [`file`], with random heads and this number as the bias of each.
+pub(crate) fn write_reward(path: &Path, n_heads: usize, bias: f32) {
+    let policy = Checkpoint::read(&file()).expect("the model");
+    let model = ScalarModel::from_policy_with_heads(&policy, n_heads, 7, &Device::Cpu).expect("heads");
+    let maps = vec![Normalization { gain: 1.0, bias: 0.0 }; n_heads];
+    let model = RewardModel::new(model, &policy, &maps, WeightType::F32).expect("a reward model");
+    let mut checkpoint = model.checkpoint().clone();
+    let biases = candle_core::Tensor::full(bias, n_heads, &Device::Cpu).expect("biases");
+    checkpoint.tensors.insert(HEAD_BIAS.to_owned(), biases);
+    checkpoint.write(path).expect("a file");
 }

@@ -26,7 +26,17 @@ pub(crate) fn binary() -> PathBuf {
 impl Process {
     /// Returns when it says that it listens.
     pub(crate) fn serve(data_dir: &Path, sets: &[&str]) -> Process {
+        Process::spawn(Command::new(binary()), data_dir, sets)
+    }
+
+    /// As [`Process::serve`], with its log in a file; `filter` is what `RUST_LOG` says.
+    pub(crate) fn serve_logged(data_dir: &Path, sets: &[&str], log: &Path, filter: &str) -> Process {
         let mut command = Command::new(binary());
+        command.env("RUST_LOG", filter).stderr(std::fs::File::create(log).expect("a file"));
+        Process::spawn(command, data_dir, sets)
+    }
+
+    fn spawn(mut command: Command, data_dir: &Path, sets: &[&str]) -> Process {
         command.arg("serve").args(["--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir);
         command.arg("--model").arg(model::file()).args(["--set", "policy.threads=1"]);
         for set in sets {

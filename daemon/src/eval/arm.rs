@@ -42,7 +42,8 @@ pub(super) struct Arm {
     pub(super) ptx: bool,
 }
 
-/// β of the arms with the strong reward model, rising.
+/// β of the arms with the middling reward model, rising: one that is good enough to follow and bad enough to over-optimise,
+/// as in Stiennon et al. (arXiv 2009.01325, figure 5).
 pub(super) const KL_COEFS: [f64; 5] = [0.0, 0.02, 0.05, 0.5, 2.0];
 /// The arm that stands for PPO where one must: TRL's and N+'s β.
 pub(super) const PLAIN: Arm = Arm { judge: Strength::Strong, kl_coef: 0.05, ptx: false };
@@ -51,11 +52,14 @@ pub(super) const PTX: Arm = Arm { ptx: true, ..PLAIN };
 /// Nothing holds the policy back, and the reward model knows little.
 pub(super) const UNLEASHED: Arm = Arm { judge: Strength::Weak, kl_coef: 0.0, ptx: false };
 
+/// An arm of the sweep over β.
+pub(super) fn swept(kl_coef: f64) -> Arm {
+    Arm { judge: Strength::Middling, kl_coef, ptx: false }
+}
+
 /// All arms of a seed.
 pub(super) fn all() -> Vec<Arm> {
-    let strong = KL_COEFS.map(|kl_coef| Arm { kl_coef, ..PLAIN });
-    let middling = Arm { judge: Strength::Middling, ..UNLEASHED };
-    [UNLEASHED, middling, PTX].into_iter().chain(strong).collect()
+    [UNLEASHED, PLAIN, PTX].into_iter().chain(KL_COEFS.map(swept)).collect()
 }
 
 /// One round, measured on its own rollouts.

@@ -5,7 +5,7 @@
 use std::fmt::Write;
 
 use super::{
-    arm::{Arm, KL_COEFS, PLAIN, PTX, Point, UNLEASHED},
+    arm::{Arm, KL_COEFS, PLAIN, PTX, Point, UNLEASHED, swept},
     measure::mean,
     outcome::SeedOutcome,
     verdict::Verdict,
@@ -147,11 +147,11 @@ fn curve(
 }
 
 fn inverted_u(seeds: &[SeedOutcome]) -> Chart {
-    let at = KL_COEFS.map(|kl_coef| move |s: &SeedOutcome| s.of(Arm { kl_coef, ..PLAIN }).measured.gold());
+    let at = KL_COEFS.map(|kl_coef| move |s: &SeedOutcome| s.of(swept(kl_coef)).measured.gold());
     Chart {
         x_names: KL_COEFS.map(|kl_coef| kl_coef.to_string()).into(),
         ..chart(
-            "Gold on held-out prompts after the last round, strong reward model.",
+            "Gold on held-out prompts after the last round, middling reward model.",
             "β",
             vec![named("gold", GREEN, seeds, &[&at[0], &at[1], &at[2], &at[3], &at[4]])],
         )

@@ -1,5 +1,7 @@
 //! Bodies: their type, their size, and answers that do something once they are sent.
 
+use std::time::Duration;
+
 use axum::{
     body::{Body, to_bytes},
     extract::{FromRequest, Request},
@@ -58,8 +60,8 @@ async fn read(request: Request, limits: Limits) -> Result<Bytes, ApiError> {
         return Err(ApiError::BodyTooLarge(bytes_max));
     }
     let whole = to_bytes(Body::new(request.into_body()), bytes_max);
-    let read = tokio::time::timeout(limits.request_timeout(), whole).await;
-    read.map_err(|_| ApiError::TimedOut(limits.request_timeout_s))?.map_err(|error| {
+    let read = tokio::time::timeout(Duration::from_secs(limits.body_timeout_s), whole).await;
+    read.map_err(|_| ApiError::SlowBody(limits.body_timeout_s))?.map_err(|error| {
         let source = std::error::Error::source(&error);
         match source.is_some_and(|source| source.to_string().contains("length limit")) {
             true => ApiError::BodyTooLarge(bytes_max),

@@ -66,12 +66,23 @@ impl Learning {
 pub(crate) struct Limits {
     /// `daemon.body_bytes_max`.
     pub(crate) body_bytes_max: usize,
+    /// `daemon.body_timeout_s`.
+    pub(crate) body_timeout_s: u64,
     /// `daemon.request_timeout_s`.
     pub(crate) request_timeout_s: u64,
 }
 
 impl Limits {
-    /// The same as a duration.
+    /// As configured.
+    pub(crate) fn new(daemon: &config::Daemon) -> Limits {
+        Limits {
+            body_bytes_max: daemon.body_bytes_max,
+            body_timeout_s: daemon.body_timeout_s,
+            request_timeout_s: daemon.request_timeout_s,
+        }
+    }
+
+    /// What a whole request may take.
     pub(crate) fn request_timeout(self) -> Duration {
         Duration::from_secs(self.request_timeout_s)
     }

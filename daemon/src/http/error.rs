@@ -8,11 +8,33 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
+use policy::PolicyVersion;
+
 use super::wire::{
     error::{ErrorBody, ErrorObject},
     fields::FieldError,
     json,
 };
+
+/// Every code of [`ApiError`], so that their counters are there before the first error.
+pub(crate) const ERROR_CODES: &[&str] = &[
+    "invalid_value",
+    "context_length_exceeded",
+    "invalid_api_key",
+    "forbidden",
+    "model_not_found",
+    "model_not_loaded",
+    "not_found",
+    "method_not_allowed",
+    "conflict",
+    "body_too_large",
+    "body_timeout",
+    "unsupported_media_type",
+    "queue_full",
+    "unavailable",
+    "timeout",
+    "internal_error",
+];
 
 /// An answer other than success.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +58,9 @@ pub(crate) enum ApiError {
     /// The `model` field names none that is addressable.
     #[error("the model {0:?} does not exist; GET /v1/models lists those that do")]
     UnknownModel(String),
+    /// The weights exist, but not in memory.
+    #[error("{0} is kept on disk and not in memory; POST /v1/policies/{n}/activate makes it answer", n = .0.0)]
+    NotLoaded(PolicyVersion),
     /// No such path or thing.
     #[error("{0}")]
     NotFound(String),
@@ -48,6 +73,9 @@ pub(crate) enum ApiError {
     /// More bytes than `daemon.body_bytes_max`.
     #[error("the body is larger than {0} bytes")]
     BodyTooLarge(usize),
+    /// Slower than `daemon.body_timeout_s`.
+    #[error("the body did not arrive within {0} seconds")]
+    SlowBody(u64),
     /// Not JSON by its header.
     #[error("the header Content-Type must be application/json")]
     NotJson,
@@ -88,12 +116,12 @@ impl ApiError {
 
     fn status(&self) -> StatusCode {
         match self {
-            ApiError::Invalid { .. } => StatusCode::BAD_REQUEST,
+            ApiError::Invalid { .. } | ApiError::SlowBody(_) => StatusCode::BAD_REQUEST,
             ApiError::NoKey => StatusCode::UNAUTHORIZED,
             ApiError::Forbidden(_) => StatusCode::FORBIDDEN,
             ApiError::UnknownModel(_) | ApiError::NotFound(_) => StatusCode::NOT_FOUND,
             ApiError::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            ApiError::Conflict(_) => StatusCode::CONFLICT,
+            ApiError::Conflict(_) | ApiError::NotLoaded(_) => StatusCode::CONFLICT,
             ApiError::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::NotJson | ApiError::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             ApiError::QueueFull => StatusCode::TOO_MANY_REQUESTS,
@@ -115,7 +143,7 @@ impl ApiError {
     fn param(&self) -> Option<&str> {
         match self {
             ApiError::Invalid { param, .. } => param.as_deref(),
-            ApiError::UnknownModel(_) => Some("model"),
+            ApiError::UnknownModel(_) | ApiError::NotLoaded(_) => Some("model"),
             _ => None,
         }
     }
@@ -127,10 +155,12 @@ impl ApiError {
             ApiError::NoKey => "invalid_api_key",
             ApiError::Forbidden(_) => "forbidden",
             ApiError::UnknownModel(_) => "model_not_found",
+            ApiError::NotLoaded(_) => "model_not_loaded",
             ApiError::NotFound(_) => "not_found",
             ApiError::MethodNotAllowed => "method_not_allowed",
             ApiError::Conflict(_) => "conflict",
             ApiError::BodyTooLarge(_) => "body_too_large",
+            ApiError::SlowBody(_) => "body_timeout",
             ApiError::NotJson | ApiError::Encoded => "unsupported_media_type",
             ApiError::QueueFull => "queue_full",
             ApiError::Unavailable(_) => "unavailable",
@@ -168,8 +198,12 @@ impl IntoResponse for ApiError {
             ApiError::NoKey => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
+            // The rest of it may still come, and must not be read as the next request.
+            ApiError::SlowBody(_) => {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             // OpenAI's clients retry 409; the state that a compare-and-set saw does not come back by itself.
-            ApiError::Conflict(_) => {
+            ApiError::Conflict(_) | ApiError::NotLoaded(_) => {
                 headers.insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
             }
             _ => {}

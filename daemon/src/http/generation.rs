@@ -17,6 +17,7 @@ use super::{
     context::{Context, Services},
     deposit::Deposit,
     error::ApiError,
+    models,
     token_clock::TokenClock,
 };
 
@@ -61,6 +62,8 @@ pub(crate) struct Generation {
     deadline: Pin<Box<Sleep>>,
     clock: TokenClock,
     context: Context,
+    /// Of the request, for the log.
+    span: tracing::Span,
 }
 
 impl Generation {
@@ -80,13 +83,14 @@ impl Generation {
                         deadline: Box::pin(tokio::time::sleep(context.limits().request_timeout())),
                         clock,
                         context: context.clone(),
+                        span: tracing::Span::current(),
                     });
                 }
                 Err(rejection) => {
                     attempt.cancel.cancel();
                     let moved = matches!(rejection, Rejection::Draining(_) | Rejection::UnknownVersion(_));
                     if !(moved && job.target == Target::Live) {
-                        return Err(refusal(rejection));
+                        return Err(refusal(services, rejection));
                     }
                 }
             }
@@ -104,8 +108,8 @@ impl Generation {
             return Poll::Ready(Some(Err(self.fail(error))));
         }
         Poll::Ready(Some(match ready!(self.events.poll_recv(cx)) {
-            Some(Event::Failed { reason }) => Err(self.fail(ApiError::internal("generation", reason))),
-            None => Err(self.fail(ApiError::internal("generation", "the engine let go of the request"))),
+            Some(Event::Failed { reason }) => Err(self.fail_inside(&reason)),
+            None => Err(self.fail_inside("the engine let go of the request")),
             Some(event) => {
                 self.clock.observe(&event);
                 // Nobody here cancels a request that is still read: the engine is shutting down.
@@ -127,6 +131,12 @@ impl Generation {
     /// Counts an error that has no status line of its own.
     pub(crate) fn count(&self, error: &ApiError) {
         self.context.metrics().serving.errors.with_label_values(&[error.code()]).inc();
+    }
+
+    /// A stream is polled by the connection, outside of its request's span, which the log line must name.
+    fn fail_inside(&mut self, cause: &str) -> ApiError {
+        let error = self.span.in_scope(|| ApiError::internal("generation", cause));
+        self.fail(error)
     }
 
     fn fail(&mut self, error: ApiError) -> ApiError {
@@ -210,12 +220,10 @@ fn shutting_down() -> ApiError {
     ApiError::Unavailable("the daemon is shutting down")
 }
 
-fn refusal(rejection: Rejection) -> ApiError {
+fn refusal(services: &Services, rejection: Rejection) -> ApiError {
     match rejection {
         Rejection::Full { .. } => ApiError::QueueFull,
-        Rejection::Draining(version) | Rejection::UnknownVersion(version) => {
-            ApiError::UnknownModel(version.to_string())
-        }
+        Rejection::Draining(version) | Rejection::UnknownVersion(version) => models::absent(services, version),
         Rejection::ShuttingDown => shutting_down(),
         Rejection::Invalid(out_of_range) => {
             ApiError::invalid(out_of_range.field, format!("`{}` {}", out_of_range.field, out_of_range.rule))

@@ -1,62 +1,101 @@
-//! `GET /v1/models`: every name that the `model` field may hold.
+//! `GET /v1/models`: every name that the `model` field may hold, and what to say of one that it may not.
+//!
+//! A version is addressable while its weights exist: in memory it answers, on disk only (`retained`) it must be activated
+//! first. Loading it because a request names it would let any client fill the memory with old versions.
+
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Json,
     extract::{Path, State},
 };
-
-use policy::engine::ResidentState;
+use policy::PolicyVersion;
+use ppo::rollout_log::{VersionRow, VersionState};
+use reward::Scorer;
 
 use super::{
+    blocking,
     context::{Context, Services},
     error::ApiError,
     wire::model::{Model, ModelList},
 };
 
+/// The name under which clients ask whatever judges now.
+const REWARD: &str = "reward";
+
 /// All of them.
 pub(crate) async fn list(State(context): State<Context>) -> Result<Json<ModelList>, ApiError> {
-    let services = context.services()?;
-    Ok(Json(ModelList { object: "list", data: all(&context, &services) }))
+    Ok(Json(ModelList { object: "list", data: all(&context).await? }))
 }
 
 /// One of them.
 pub(crate) async fn get(State(context): State<Context>, Path(id): Path<String>) -> Result<Json<Model>, ApiError> {
-    let services = context.services()?;
-    let found = all(&context, &services).into_iter().find(|model| model.id == id);
-    found.map(Json).ok_or_else(|| ApiError::UnknownModel(id.chars().take(128).collect()))
+    let found = all(&context).await?.into_iter().find(|model| model.id == id);
+    found.map(Json).ok_or_else(|| unknown(&id))
 }
 
-fn all(context: &Context, services: &Services) -> Vec<Model> {
+/// Refuses a `model` that is not whatever judges now: nothing, `reward`, or `reward@…` with the version that it has.
+pub(crate) fn check_reward(model: Option<&str>, scorer: &Scorer) -> Result<(), ApiError> {
+    match model.filter(|name| !name.is_empty() && *name != REWARD) {
+        Some(name) if name != pinned(&scorer.reward_version()) => Err(unknown(name)),
+        _ => Ok(()),
+    }
+}
+
+/// What to say of a version that is not in memory: that it could be, or that there is no such thing. Reads the disk.
+pub(crate) fn absent(services: &Services, version: PolicyVersion) -> ApiError {
+    let row = tokio::task::block_in_place(|| services.registry.row(version));
+    match row {
+        Ok(Some(row)) if has_weights(&row) => ApiError::NotLoaded(version),
+        Ok(_) => unknown(&version.to_string()),
+        Err(error) => ApiError::internal("reading the versions", error),
+    }
+}
+
+fn unknown(name: &str) -> ApiError {
+    ApiError::UnknownModel(name.chars().take(128).collect())
+}
+
+fn has_weights(row: &VersionRow) -> bool {
+    matches!(row.state, VersionState::Live | VersionState::Draining | VersionState::Retained)
+}
+
+/// `model@1f2e3d4c5b6a` is addressed as `reward@1f2e3d4c5b6a`.
+fn pinned(reward_version: &str) -> String {
+    format!("{REWARD}@{}", reward_version.strip_prefix("model@").unwrap_or(reward_version))
+}
+
+async fn all(context: &Context) -> Result<Vec<Model>, ApiError> {
+    let services = context.services()?;
+    let reader: Arc<Services> = services.clone();
+    let rows = blocking(move || reader.registry.rows()).await?;
+    let rows = rows.map_err(|error| ApiError::internal("reading the versions", error))?;
+    let mut models = policies(context.served_name(), &services, &rows);
+    if let Some(scorer) = &services.scorer {
+        let (version, window) = (scorer.reward_version(), services.engine.context_tokens() as usize);
+        let reward = |id: &str| Model::reward(id, &version, context.started_s(), window);
+        models.extend([reward(REWARD), reward(&pinned(&version))]);
+    }
+    Ok(models)
+}
+
+fn policies(served_name: &str, services: &Services, rows: &[VersionRow]) -> Vec<Model> {
+    let residents: BTreeMap<_, _> = services.engine.residents().iter().map(|r| (r.version, r.state)).collect();
+    let window = services.engine.context_tokens() as usize;
     let live = services.engine.live();
-    let mut residents = services.engine.residents();
-    residents.sort_by_key(|resident| std::cmp::Reverse(resident.version));
-    let model = |id: &str, version: Option<u64>, state: Option<&'static str>| Model {
-        id: id.to_owned(),
-        object: "model",
-        created: context.started_s(),
-        owned_by: "honed",
-        max_model_len: version.map(|_| services.engine.context_tokens() as usize),
-        version,
-        state,
-    };
-    let mut models = vec![model(context.served_name(), Some(live.0), Some("live"))];
-    for resident in &residents {
-        let state = Some(state_word(resident.state));
-        models.push(model(&resident.version.to_string(), Some(resident.version.0), state));
-        if resident.version.0 == 0 {
-            models.push(model("sft", Some(0), state));
+    let model = |id: &str, row: &VersionRow| Model::version(id, row, residents.get(&row.version).copied(), window);
+    let mut models = Vec::new();
+    if let Some(row) = rows.iter().find(|row| row.version == live) {
+        models.push(model(served_name, row));
+        if served_name != "policy" {
+            models.push(model("policy", row));
         }
     }
-    if services.scorer.is_some() {
-        models.push(model("reward", None, None));
+    for row in rows.iter().rev().filter(|row| has_weights(row) || residents.contains_key(&row.version)) {
+        models.push(model(&row.version.to_string(), row));
+        if row.version == PolicyVersion::SFT {
+            models.push(model("sft", row));
+        }
     }
     models
-}
-
-fn state_word(state: ResidentState) -> &'static str {
-    match state {
-        ResidentState::Live => "live",
-        ResidentState::Ready => "ready",
-        ResidentState::Draining => "draining",
-    }
 }

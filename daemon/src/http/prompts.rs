@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use policy::{PolicyVersion, TokenId};
 use rand::RngCore;
 
-use super::{context::Services, error::ApiError, wire::sampling::Generation};
+use super::{context::Services, error::ApiError, models, wire::sampling::Generation};
 
 /// Choices over all prompts of one request at most: each becomes a sequence of its own in the engine.
 const CHOICES_MAX: usize = 2048;
@@ -110,7 +110,7 @@ pub(crate) fn check_bytes<'a>(
 pub(crate) fn resident(services: &Services, version: PolicyVersion) -> Result<PolicyVersion, ApiError> {
     match services.engine.residents().iter().any(|resident| resident.version == version) {
         true => Ok(version),
-        false => Err(ApiError::UnknownModel(version.to_string())),
+        false => Err(models::absent(services, version)),
     }
 }
 

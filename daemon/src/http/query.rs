@@ -1,5 +1,7 @@
 //! Query strings, with errors that name the field. Our values are words and numbers, so nothing needs percent-decoding.
 
+use std::ops::RangeInclusive;
+
 use super::error::ApiError;
 
 /// `a=1&b=2`.
@@ -21,13 +23,14 @@ impl<'a> Query<'a> {
         self.0.iter().rev().find(|(key, _)| *key == name).map(|(_, value)| *value)
     }
 
-    /// A number from 0 to `max`.
-    pub(crate) fn number(&self, name: &str, max: u64) -> Result<Option<u64>, ApiError> {
+    /// A number in a range.
+    pub(crate) fn number(&self, name: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, ApiError> {
         let Some(text) = self.get(name) else {
             return Ok(None);
         };
-        let number = text.parse().ok().filter(|number| *number <= max);
-        number.map(Some).ok_or_else(|| ApiError::invalid(name, format!("`{name}` must be an integer in 0..={max}")))
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        let rule = || format!("`{name}` must be an integer in {}..={}", range.start(), range.end());
+        number.map(Some).ok_or_else(|| ApiError::invalid(name, rule()))
     }
 }
 
@@ -37,9 +40,9 @@ mod tests {
 
     #[test]
     fn wrong_numbers_are_named() {
-        for wrong in ["limit=", "limit=-1", "limit=x", "limit=1001", "limit"] {
-            assert!(Query::parse(wrong).number("limit", 1000).is_err(), "{wrong}");
+        for wrong in ["limit=", "limit=0", "limit=-1", "limit=x", "limit=1001", "limit"] {
+            assert!(Query::parse(wrong).number("limit", 1..=1000).is_err(), "{wrong}");
         }
-        assert!(matches!(Query::parse("a=1&limit=7").number("limit", 1000), Ok(Some(7))));
+        assert!(matches!(Query::parse("a=1&limit=7").number("limit", 1..=1000), Ok(Some(7))));
     }
 }

@@ -38,9 +38,9 @@ fn page(query: &Query) -> Result<PageQuery, ApiError> {
         }
     };
     Ok(PageQuery {
-        after: query.number("after", i64::MAX.cast_unsigned())?.map(|seq| Seq(seq.cast_signed())),
-        limit: query.number("limit", LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT) as usize,
-        version: query.number("version", i64::MAX.cast_unsigned())?.map(PolicyVersion),
+        after: query.number("after", 0..=i64::MAX.cast_unsigned())?.map(|seq| Seq(seq.cast_signed())),
+        limit: query.number("limit", 1..=LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT) as usize,
+        version: query.number("version", 0..=i64::MAX.cast_unsigned())?.map(PolicyVersion),
         state,
     })
 }

@@ -14,10 +14,7 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-/// Bytes of the start line and headers of one request at most; beyond it hyper answers 431.
-const HEADER_BYTES_MAX: usize = 64 * 1024;
-/// Headers of one request at most.
-const HEADERS_MAX: usize = 100;
+use super::unread::ReadersOnly;
 
 /// Limits of connections.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +23,25 @@ pub(crate) struct ConnectionLimits {
     pub(crate) connections_max: usize,
     /// For the headers of one request; also what an idle connection gets.
     pub(crate) header_timeout: Duration,
+    /// For a client to read something of what is sent to it.
+    pub(crate) write_timeout: Duration,
+    /// Bytes of the start line and headers of one request; beyond it hyper answers 431.
+    pub(crate) header_bytes_max: usize,
+    /// Headers of one request.
+    pub(crate) headers_max: usize,
+}
+
+impl ConnectionLimits {
+    /// As configured.
+    pub(crate) fn new(daemon: &config::Daemon) -> ConnectionLimits {
+        ConnectionLimits {
+            connections_max: daemon.connections_max,
+            header_timeout: Duration::from_secs(daemon.header_timeout_s),
+            write_timeout: Duration::from_secs(daemon.write_timeout_s),
+            header_bytes_max: daemon.header_bytes_max,
+            headers_max: daemon.headers_max,
+        }
+    }
 }
 
 /// Accepts until `stop` turns true; then finishes what runs, each connection after its current request.
@@ -77,7 +93,8 @@ async fn connection(
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
-    builder.max_buf_size(HEADER_BYTES_MAX).max_headers(HEADERS_MAX);
+    builder.max_buf_size(limits.header_bytes_max).max_headers(limits.headers_max);
+    let socket = ReadersOnly::new(socket, limits.write_timeout);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

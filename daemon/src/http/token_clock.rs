@@ -11,6 +11,8 @@ pub(crate) struct TokenClock {
     context: Context,
     arrived: Instant,
     last_token: HashMap<u32, Instant>,
+    /// Drawn tokens of the longest choice that has finished.
+    longest: Option<usize>,
 }
 
 impl TokenClock {
@@ -19,7 +21,7 @@ impl TokenClock {
         let serving = &context.metrics().serving;
         serving.params_n.observe(f64::from(job.n));
         serving.params_max_tokens.observe(f64::from(job.sampling.max_tokens));
-        TokenClock { context: context.clone(), arrived: Instant::now(), last_token: HashMap::new() }
+        TokenClock { context: context.clone(), arrived: Instant::now(), last_token: HashMap::new(), longest: None }
     }
 
     /// Takes note of one event.
@@ -36,7 +38,9 @@ impl TokenClock {
             Event::Finished(finished) => {
                 let rollout = &finished.rollout;
                 serving.finished.with_label_values(&[finish_reason(rollout.finish)]).inc();
-                serving.request_generation_tokens.observe(rollout.response.len() as f64);
+                let n_tokens = rollout.response.len();
+                serving.request_generation_tokens.observe(n_tokens as f64);
+                self.longest = self.longest.max(Some(n_tokens));
                 let cached = u64::from(finished.cached_tokens);
                 let prompt = rollout.prompt.len() as u64;
                 serving.prefix_queries.inc_by(prompt);
@@ -47,9 +51,22 @@ impl TokenClock {
                 serving.first_token_s.observe(finished.timings.first_token.as_secs_f64());
                 serving.queue_s.observe(finished.timings.queued.as_secs_f64());
                 serving.prefill_s.observe(finished.timings.prefill.as_secs_f64());
-                serving.decode_s.observe(finished.timings.decode.as_secs_f64());
+                let decode_s = finished.timings.decode.as_secs_f64();
+                serving.decode_s.observe(decode_s);
+                serving.inference_s.observe(finished.timings.prefill.as_secs_f64() + decode_s);
+                if n_tokens > 1 {
+                    serving.time_per_token_s.observe(decode_s / (n_tokens - 1) as f64);
+                }
             }
             Event::Prompt { .. } | Event::Failed { .. } => {}
+        }
+    }
+}
+
+impl Drop for TokenClock {
+    fn drop(&mut self) {
+        if let Some(longest) = self.longest {
+            self.context.metrics().serving.longest_generation_tokens.observe(longest as f64);
         }
     }
 }

@@ -8,33 +8,49 @@ use super::{
     computing,
     context::Context,
     error::ApiError,
-    wire::tokens::{self, DetokenizeResponse, TokenizeRequest, TokenizeResponse, TokenizerInfo},
+    wire::tokens::{
+        DetokenizeRequest, DetokenizeResponse, TokenizeInput, TokenizeRequest, TokenizeResponse, TokenizerInfo,
+    },
 };
 
-/// Text or messages to ids, exactly as generation would see them.
+/// Text or messages to ids.
 pub(crate) async fn tokenize(
     State(context): State<Context>,
     JsonBytes(body): JsonBytes,
 ) -> Result<Json<TokenizeResponse>, ApiError> {
-    let services = context.services()?;
-    let vocabulary = services.engine.vocabulary();
     let request = TokenizeRequest::parse(&body)?;
-    let tokens = computing(body.len(), || tokens_of(&vocabulary, request))?;
+    let services = context.services()?;
+    context.target(request.model.as_deref())?;
+    let vocabulary = services.engine.vocabulary();
+    let tokens = computing(body.len(), || tokens_of(&vocabulary, request.input))?;
     Ok(Json(TokenizeResponse {
         count: tokens.len(),
         max_model_len: services.engine.context_tokens() as usize,
+        token_strs: request.return_token_strs.then(|| tokens.iter().map(|&id| piece(&vocabulary, id)).collect()),
         tokens: tokens.iter().map(|token| token.0).collect(),
     }))
 }
 
-fn tokens_of(vocabulary: &Vocabulary, request: TokenizeRequest) -> Result<Vec<TokenId>, ApiError> {
-    Ok(match request {
-        TokenizeRequest::Text { prompt, add_special_tokens: true } => vocabulary.prompt(&prompt),
-        TokenizeRequest::Text { prompt, add_special_tokens: false } => vocabulary.tokenize(&prompt),
-        TokenizeRequest::Chat(messages) => vocabulary.chat(&messages).map_err(|error| {
-            ApiError::invalid("messages", format!("the model's chat template refused them: {error}"))
-        })?,
-    })
+fn tokens_of(vocabulary: &Vocabulary, input: TokenizeInput) -> Result<Vec<TokenId>, ApiError> {
+    let (prompt, add_special_tokens, parse_special) = match input {
+        TokenizeInput::Text { prompt, add_special_tokens, parse_special } => {
+            (prompt, add_special_tokens, parse_special)
+        }
+        TokenizeInput::Chat(messages) => {
+            return vocabulary.chat(&messages).map_err(|error| {
+                ApiError::invalid("messages", format!("the model's chat template refused them: {error}"))
+            });
+        }
+    };
+    let mut tokens = match parse_special {
+        true => vocabulary.tokenize_special(&prompt),
+        false => vocabulary.tokenize(&prompt),
+    };
+    // A text that already spells the beginning token gets no second one: models have never seen two.
+    if let Some(begin) = vocabulary.begin_token().filter(|begin| add_special_tokens && tokens.first() != Some(begin)) {
+        tokens.insert(0, begin);
+    }
+    Ok(tokens)
 }
 
 /// Ids to text, special tokens spelled out.
@@ -42,14 +58,15 @@ pub(crate) async fn detokenize(
     State(context): State<Context>,
     JsonBytes(body): JsonBytes,
 ) -> Result<Json<DetokenizeResponse>, ApiError> {
+    let request = DetokenizeRequest::parse(&body)?;
     let services = context.services()?;
+    context.target(request.model.as_deref())?;
     let vocabulary = services.engine.vocabulary();
-    let ids = tokens::detokenize(&body)?;
-    if let Some(id) = ids.iter().find(|id| id.0 as usize >= vocabulary.size()) {
+    if let Some(id) = request.tokens.iter().find(|id| id.0 as usize >= vocabulary.size()) {
         let message = format!("`tokens` holds {}, but the vocabulary has {} tokens", id.0, vocabulary.size());
         return Err(ApiError::invalid("tokens", message));
     }
-    let text = vocabulary.detokenize(&ids, true);
+    let text = computing(body.len(), || vocabulary.detokenize(&request.tokens, true));
     Ok(Json(DetokenizeResponse { prompt: text.clone(), content: text }))
 }
 
@@ -57,12 +74,20 @@ pub(crate) async fn detokenize(
 pub(crate) async fn info(State(context): State<Context>) -> Result<Json<TokenizerInfo>, ApiError> {
     let services = context.services()?;
     let vocabulary = services.engine.vocabulary();
-    let end = vocabulary.end_token();
+    let (begin, end) = (vocabulary.begin_token(), vocabulary.end_token());
     Ok(Json(TokenizerInfo {
         vocab_size: vocabulary.size(),
         max_model_len: services.engine.context_tokens() as usize,
-        eos_token: String::from_utf8_lossy(vocabulary.piece(end)).into_owned(),
+        bos_token: begin.map(|id| piece(&vocabulary, id)),
+        bos_token_id: begin.map(|id| id.0),
+        eos_token: piece(&vocabulary, end),
         eos_token_id: end.0,
+        pad_token: None,
+        chat_template: vocabulary.chat_template().map(str::to_owned),
         digest: vocabulary.digest().to_owned(),
     }))
+}
+
+fn piece(vocabulary: &Vocabulary, id: TokenId) -> String {
+    String::from_utf8_lossy(vocabulary.piece(id)).into_owned()
 }

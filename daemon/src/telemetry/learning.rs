@@ -7,10 +7,13 @@ use std::{
 };
 
 use ppo::{Learner, learner::LearnerState, stats::LogCountersSnapshot};
-use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Registry};
+use prometheus::{Counter, Gauge, IntCounter, IntCounterVec, IntGauge, Registry};
 use reward::ScorerStats;
 
-use super::{foreign::ForeignHistogram, serving::Registrar, serving::raise};
+use super::{
+    foreign::ForeignHistogram,
+    registrar::{Registrar, raise},
+};
 
 /// What happens between the rollout log and new weights.
 pub struct LearningMetrics {
@@ -23,6 +26,11 @@ pub struct LearningMetrics {
     scored: IntCounter,
     score_failures: IntCounter,
     score_refused: IntCounter,
+    score_non_finite: IntCounter,
+    score_abandoned: IntCounter,
+    score_batches: IntCounter,
+    score_batch_tokens: IntCounter,
+    score_busy_s: Counter,
     remote_calls: IntCounter,
     remote_failures: IntCounter,
     score_queue: IntGauge,
@@ -62,6 +70,16 @@ impl LearningMetrics {
             score_failures: r
                 .counter("honed_score_failures_total", "Responses whose scoring failed; never counted as 0."),
             score_refused: r.counter("honed_score_refused_total", "Scoring jobs refused because of a full queue."),
+            score_non_finite: r.counter(
+                "honed_score_non_finite_total",
+                "Responses that got NaN, an infinity or no number; each is a failure, never a score.",
+            ),
+            score_abandoned: r
+                .counter("honed_score_abandoned_total", "Responses not judged because their caller had left."),
+            score_batches: r.counter("honed_score_batches_total", "Batches judged."),
+            score_batch_tokens: r
+                .counter("honed_score_batch_tokens_total", "Tokens in all batches judged, prompts included."),
+            score_busy_s: r.seconds("honed_score_busy_seconds_total", "Time spent judging, both lanes together."),
             remote_calls: r.counter("honed_reward_server_calls_total", "Calls to the reward server, retries included."),
             remote_failures: r.counter("honed_reward_server_failures_total", "Calls that gave nothing usable."),
             score_queue: r.gauge("honed_score_queue_depth", "Scoring jobs that wait."),
@@ -106,6 +124,11 @@ impl LearningMetrics {
         raise(&self.scored, scorer.scored);
         raise(&self.score_failures, scorer.failed);
         raise(&self.score_refused, scorer.refused);
+        raise(&self.score_non_finite, scorer.non_finite);
+        raise(&self.score_abandoned, scorer.abandoned);
+        raise(&self.score_batches, scorer.batches);
+        raise(&self.score_batch_tokens, scorer.batch_tokens);
+        self.score_busy_s.inc_by((scorer.busy_s - self.score_busy_s.get()).max(0.0));
         raise(&self.remote_calls, scorer.remote_calls);
         raise(&self.remote_failures, scorer.remote_failures);
         self.score_queue.set(scorer.queued as i64);

@@ -1,6 +1,8 @@
 //! Metrics of serving: vLLM's set under our prefix, with its buckets and finer ones below 10 ms.
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry};
+
+use super::registrar::Registrar;
 
 /// vLLM's buckets of time to first token, seconds.
 const FIRST_TOKEN_S: &[f64] = &[
@@ -25,10 +27,6 @@ const CHOICES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0];
 
 /// What happens between clients and the engine.
 pub struct ServingMetrics {
-    /// Sequences being decoded.
-    pub running: IntGauge,
-    /// Requests waiting for a slot.
-    pub waiting: IntGauge,
     /// Prompt tokens of admitted requests.
     pub prompt_tokens: IntCounter,
     /// Drawn tokens.
@@ -51,32 +49,36 @@ pub struct ServingMetrics {
     pub prefill_s: Histogram,
     /// Seconds from the first token to the last.
     pub decode_s: Histogram,
+    /// Seconds from a slot to the last token: prefill and decode.
+    pub inference_s: Histogram,
+    /// Mean seconds of a choice's tokens after its first.
+    pub time_per_token_s: Histogram,
     /// Prompt tokens per request.
     pub request_prompt_tokens: Histogram,
     /// Drawn tokens per choice.
     pub request_generation_tokens: Histogram,
+    /// Drawn tokens of a request's longest choice.
+    pub longest_generation_tokens: Histogram,
     /// `n` of requests.
     pub params_n: Histogram,
     /// `max_tokens` of requests.
     pub params_max_tokens: Histogram,
     /// Requests by route pattern, method and status.
     pub http_requests: IntCounterVec,
+    /// Seconds from a request's head to its answer's, by route pattern.
+    pub http_s: HistogramVec,
+    /// Requests whose answer has not begun.
+    pub http_in_flight: IntGauge,
     /// Errors by code, also those inside streams.
     pub errors: IntCounterVec,
     /// Clients that left before their answer was complete.
     pub disconnects: IntCounter,
-    /// Version that serves.
-    pub version: IntGauge,
-    /// Versions in memory.
-    pub residents: IntGauge,
 }
 
 impl ServingMetrics {
     pub(super) fn register(registry: &Registry) -> ServingMetrics {
         let r = Registrar(registry);
         ServingMetrics {
-            running: r.gauge("honed_num_requests_running", "Sequences being decoded."),
-            waiting: r.gauge("honed_num_requests_waiting", "Requests waiting for a slot."),
             prompt_tokens: r.counter("honed_prompt_tokens_total", "Prompt tokens of admitted requests."),
             generation_tokens: r.counter("honed_generation_tokens_total", "Tokens drawn."),
             finished: r.counters("honed_request_success_total", "Finished choices.", &["finished_reason"]),
@@ -97,10 +99,25 @@ impl ServingMetrics {
             queue_s: r.histogram("honed_request_queue_time_seconds", "From arrival to a slot.", REQUEST_S),
             prefill_s: r.histogram("honed_request_prefill_time_seconds", "From a slot to the first token.", REQUEST_S),
             decode_s: r.histogram("honed_request_decode_time_seconds", "From the first token to the last.", REQUEST_S),
+            inference_s: r.histogram(
+                "honed_request_inference_time_seconds",
+                "From a slot to the last token: prefill and decode.",
+                REQUEST_S,
+            ),
+            time_per_token_s: r.histogram(
+                "honed_request_time_per_output_token_seconds",
+                "Mean time of a choice's tokens after its first.",
+                INTER_TOKEN_S,
+            ),
             request_prompt_tokens: r.histogram("honed_request_prompt_tokens", "Prompt tokens per prompt.", TOKENS),
             request_generation_tokens: r.histogram(
                 "honed_request_generation_tokens",
                 "Drawn tokens per choice.",
+                TOKENS,
+            ),
+            longest_generation_tokens: r.histogram(
+                "honed_request_max_num_generation_tokens",
+                "Drawn tokens of a request's longest choice.",
                 TOKENS,
             ),
             params_n: r.histogram("honed_request_params_n", "Choices asked for per prompt.", CHOICES),
@@ -110,42 +127,25 @@ impl ServingMetrics {
                 TOKENS,
             ),
             http_requests: r.counters("honed_http_requests_total", "HTTP requests.", &["handler", "method", "status"]),
+            http_s: r.histograms(
+                "honed_http_request_duration_seconds",
+                "From a request's head to its answer's; of a stream to its first byte.",
+                &["handler"],
+                REQUEST_S,
+            ),
+            http_in_flight: r.gauge("honed_http_requests_in_flight", "HTTP requests whose answer has not begun."),
             errors: r.counters("honed_errors_total", "Errors by code, also those sent inside streams.", &["code"]),
             disconnects: r.counter("honed_disconnects_total", "Clients that left before their answer was complete."),
-            version: r.gauge("honed_policy_version", "Version of the policy that serves."),
-            residents: r.gauge("honed_policy_residents", "Versions of the policy in memory."),
         }
     }
-}
 
-/// Names are constants and used once, so registering cannot fail; a test renders them all.
-pub(super) struct Registrar<'a>(pub(super) &'a Registry);
-
-impl Registrar<'_> {
-    fn keep<C: Collector + Clone + 'static>(&self, metric: C) -> C {
-        self.0.register(Box::new(metric.clone())).expect("metric names are used once");
-        metric
+    /// Shows every label that is known beforehand at zero: a rate needs a first sample, and an alert a series.
+    pub(super) fn begin(&self, error_codes: &[&str]) {
+        for reason in ["stop", "length", "abort"] {
+            self.finished.with_label_values(&[reason]);
+        }
+        for code in error_codes {
+            self.errors.with_label_values(&[code]);
+        }
     }
-
-    pub(super) fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.keep(IntGauge::new(name, help).expect("metric names are valid"))
-    }
-
-    pub(super) fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.keep(IntCounter::new(name, help).expect("metric names are valid"))
-    }
-
-    pub(super) fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.keep(IntCounterVec::new(Opts::new(name, help), labels).expect("metric names are valid"))
-    }
-
-    pub(super) fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
-        let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-        self.keep(Histogram::with_opts(opts).expect("buckets rise"))
-    }
-}
-
-/// Lifts a counter to a total that somebody else keeps.
-pub(super) fn raise(counter: &IntCounter, total: u64) {
-    counter.inc_by(total.saturating_sub(counter.get()));
 }

@@ -9,17 +9,17 @@ use std::{
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, select};
 use policy::threads;
 
-use super::{Counters, Lane, Outcome, ScoreRequest};
+use super::{
+    Counters, Lane, Outcome, ScoreJob, ScoreRequest,
+    turns::{BatchLimits, Turns},
+};
 use crate::{
     score::{Judgement, Score, ScoreError, Scored},
     sources::{Formula, NamedJudge, model::ModelSource, remote::RemoteSource},
 };
 
-/// Responses of one caller, and the caller.
-pub(super) struct Job {
-    pub(super) items: Vec<ScoreRequest>,
-    pub(super) reply: Box<dyn FnOnce(Vec<Outcome>) + Send>,
-}
+/// Jobs that take turns; the others wait in the queue, in their order.
+const TURNS_MAX: usize = 16;
 
 /// What both lanes are made from.
 pub(super) struct Setup<'a> {
@@ -32,17 +32,22 @@ pub(super) struct Setup<'a> {
 
 /// The state of one lane.
 pub(super) struct Worker {
-    jobs: Receiver<Job>,
+    jobs: Receiver<ScoreJob>,
     stopped: Receiver<Infallible>,
     model: Option<(ModelSource, String)>,
     remote: Option<RemoteSource>,
-    batch: usize,
+    limits: BatchLimits,
     counters: Arc<Counters>,
     _alive: Sender<Infallible>,
 }
 
 impl Worker {
-    pub(super) fn spawn(setup: &Setup<'_>, lane: Lane, jobs: Receiver<Job>, n_threads: usize) -> std::io::Result<()> {
+    pub(super) fn spawn(
+        setup: &Setup<'_>,
+        lane: Lane,
+        jobs: Receiver<ScoreJob>,
+        n_threads: usize,
+    ) -> std::io::Result<()> {
         let (name, prepare): (_, fn()) = match lane {
             Lane::Requests => ("scorer-requests", || threads::lower_priority(threads::NICE_REQUESTS)),
             Lane::Background => ("scorer", threads::give_way),
@@ -60,7 +65,7 @@ impl Worker {
             stopped: setup.stopped.clone(),
             model,
             remote,
-            batch: setup.reward.batch,
+            limits: BatchLimits { responses: setup.reward.batch, tokens: setup.reward.batch_tokens },
             counters: setup.counters.clone(),
             _alive: setup.alive.clone(),
         };
@@ -74,50 +79,49 @@ impl Worker {
     }
 
     fn run(self) {
-        loop {
-            let job = select! {
-                recv(self.stopped) -> _ => break,
-                recv(self.jobs) -> job => job,
-            };
-            match job {
-                Ok(job) => self.judge_jobs(self.gather(job)),
-                Err(_) => return,
-            }
+        let mut turns = Turns::default();
+        while !self.is_stopped() && self.admit(&mut turns) {
+            let n_abandoned = turns.drop_abandoned();
+            self.counters.abandoned.fetch_add(n_abandoned as u64, Ordering::Relaxed);
+            self.judge_batch(&mut turns);
         }
+        turns.close();
         for job in self.jobs.try_iter() {
             let closing = job.items.iter().map(|_| Err(ScoreError::Closing)).collect();
             (job.reply)(closing);
         }
     }
 
-    /// The job and whatever else waits already, until a batch is full.
-    fn gather(&self, first: Job) -> Vec<Job> {
-        let mut n_items = first.items.len();
-        let mut jobs = vec![first];
-        while n_items < self.batch {
-            let Ok(job) = self.jobs.try_recv() else { break };
-            n_items += job.items.len();
-            jobs.push(job);
+    /// Takes what waits, up to [`TURNS_MAX`] jobs; waits itself when there is nothing to do. False when the lane ends.
+    fn admit(&self, turns: &mut Turns) -> bool {
+        if turns.len() == 0 {
+            let job = select! {
+                recv(self.stopped) -> _ => return false,
+                recv(self.jobs) -> job => job,
+            };
+            match job {
+                Ok(job) => turns.admit(job),
+                Err(_) => return false,
+            }
         }
-        jobs
+        while turns.len() < TURNS_MAX {
+            let Ok(job) = self.jobs.try_recv() else { break };
+            turns.admit(job);
+        }
+        true
     }
 
-    fn judge_jobs(&self, jobs: Vec<Job>) {
+    fn judge_batch(&self, turns: &mut Turns) {
+        let batch = turns.next_batch(self.limits);
+        if batch.is_empty() {
+            return;
+        }
         let started = Instant::now();
-        let items: Vec<&ScoreRequest> = jobs.iter().flat_map(|job| &job.items).collect();
-        let mut outcomes: Vec<Outcome> = Vec::with_capacity(items.len());
-        for batch in items.chunks(self.batch) {
-            outcomes.extend(self.judge(batch));
-            self.counters.batches.fetch_add(1, Ordering::Relaxed);
-        }
-        let n_scored = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
-        self.counters.scored.fetch_add(n_scored as u64, Ordering::Relaxed);
-        self.counters.failed.fetch_add((outcomes.len() - n_scored) as u64, Ordering::Relaxed);
-        self.counters.busy_us.fetch_add(started.elapsed().as_micros() as u64, Ordering::Relaxed);
-        let mut outcomes = outcomes.into_iter();
-        for Job { items, reply } in jobs {
-            reply(outcomes.by_ref().take(items.len()).collect());
-        }
+        let items: Vec<&ScoreRequest> = batch.iter().map(|place| turns.item(*place)).collect();
+        let n_tokens: usize = items.iter().map(|item| item.n_tokens()).sum();
+        let outcomes = self.judge(&items);
+        self.counters.count_batch(&outcomes, n_tokens, started.elapsed());
+        turns.settle(&batch, outcomes);
     }
 
     fn judge(&self, batch: &[&ScoreRequest]) -> Vec<Outcome> {

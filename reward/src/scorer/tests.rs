@@ -82,7 +82,7 @@ fn a_lane_batches_across_callers_up_to_its_size() {
     for (n, job) in [0..1, 1..3, 3..4, 4..9].into_iter().enumerate() {
         let reply = reply.clone();
         let send = move |outcomes| reply.send((n, scores(outcomes))).expect("the test listens");
-        scorer.submit(Lane::Background, items(job), send).expect("room");
+        scorer.submit(Lane::Background, ScoreJob::new(items(job), send)).expect("room");
         if n == 0 {
             assert_eq!(seen.recv(), Ok(1));
         }
@@ -97,6 +97,65 @@ fn a_lane_batches_across_callers_up_to_its_size() {
     assert_eq!(answers.into_iter().map(|(_, scores)| scores).collect::<Vec<_>>(), expected);
     assert_eq!(scorer.stats().batches, 3);
     assert_eq!(scorer.stats().scored, 9);
+}
+
+/// Goal: a small job does not wait for a huge one, and a batch ends at its tokens. Method: a hundred responses of nine
+/// tokens under way, one more caller, batches of thirty tokens; who is answered first, and what the model saw at once.
+#[test]
+fn callers_take_turns_and_batches_are_cut_by_tokens() {
+    let (sizes, seen) = unbounded();
+    let (go, gate) = bounded::<()>(0);
+    let judge: Judge = Arc::new(move |sequences: &[Vec<TokenId>]| {
+        sizes.send(sequences.iter().map(Vec::len).collect::<Vec<_>>()).expect("the test listens");
+        gate.recv().expect("the test opens");
+        Ok(vec![Judgement::from(1.0); sequences.len()])
+    });
+    let model = NamedJudge { version: "model@ab".to_owned(), judge };
+    let mut config = reward(32);
+    config.batch_tokens = 30;
+    let scorer = Scorer::start(&config, Some(model), 1).expect("threads");
+    let long = ScoreRequest { prompt: vec![TokenId(7); 8], ..item(7, 1, Formula::MODEL) };
+    let (reply, replies) = unbounded();
+    for (name, job) in [("large", vec![long; 100]), ("small", items(0..1))] {
+        let reply = reply.clone();
+        // The test is over by the time that the large job ends.
+        let send = move |_| {
+            let _ = reply.send(name);
+        };
+        scorer.submit(Lane::Requests, ScoreJob::new(job, send)).expect("room");
+        if name == "large" {
+            assert_eq!(seen.recv(), Ok(vec![9, 9, 9]));
+        }
+    }
+    go.send(()).expect("the lane waits");
+    assert_eq!(seen.recv(), Ok(vec![9, 2, 9, 9]), "both callers are in it");
+    go.send(()).expect("the lane waits");
+    assert_eq!(replies.recv(), Ok("small"));
+    drop(go);
+}
+
+/// Goal: nothing is judged for a caller who has left. Method: raise the flag while the first batch is being judged.
+#[test]
+fn a_job_whose_caller_left_is_dropped() {
+    let (busy, began) = unbounded();
+    let (go, gate) = bounded::<()>(0);
+    let scorer = scorer(2, move |sequences| {
+        busy.send(()).expect("the test listens");
+        gate.recv().expect("the test opens");
+        last_token(sequences)
+    });
+    let left = CancelFlag::default();
+    let job = ScoreJob::new(items(0..10), |_| panic!("nobody is there to be answered"));
+    scorer.submit(Lane::Requests, job.cancelled_by(left.clone())).expect("room");
+    began.recv().expect("the lane is at work");
+    left.cancel();
+    go.send(()).expect("the lane waits");
+    let (reply, next) = bounded(1);
+    let send = move |outcomes| reply.send(scores(outcomes)).expect("the test listens");
+    scorer.submit(Lane::Requests, ScoreJob::new(items(5..6), send)).expect("room");
+    go.send(()).expect("the next job is judged");
+    assert_eq!(next.recv(), Ok(vec![5.0]));
+    assert_eq!((scorer.stats().scored, scorer.stats().abandoned), (3, 8));
 }
 
 #[test]
@@ -117,7 +176,7 @@ fn a_response_that_breaks_its_batch_fails_alone() {
     assert_eq!(outcomes[1], Err(ScoreError::Model("token 1 is poison".to_owned())));
     assert_eq!(outcomes[2], Err(ScoreError::Model("it panicked".to_owned())));
     assert_eq!(outcomes[3], Err(ScoreError::NonFinite { origin: "model", got: "NaN".to_owned() }));
-    assert_eq!((scorer.stats().scored, scorer.stats().failed), (2, 3));
+    assert_eq!((scorer.stats().scored, scorer.stats().failed, scorer.stats().non_finite), (2, 3, 1));
 }
 
 #[test]
@@ -152,7 +211,7 @@ fn a_client_is_served_while_the_background_is_busy() {
     });
     let (reply, background) = bounded(1);
     let done = move |outcomes| reply.send(scores(outcomes)).expect("the test listens");
-    scorer.submit(Lane::Background, items(0..1), done).expect("room");
+    scorer.submit(Lane::Background, ScoreJob::new(items(0..1), done)).expect("room");
     began.recv().expect("the background is at work");
     assert_eq!(scores(scorer.score(Lane::Requests, items(5..6)).expect("room")), [5.0]);
     go.send(()).expect("the background waits");
@@ -186,15 +245,16 @@ fn a_full_queue_and_a_huge_job_are_refused_and_counted() {
         let _ = gate.recv();
         last_token(sequences)
     });
-    let submit = |n| scorer.submit(Lane::Background, items(0..n), |_| ());
+    let submit = |n| scorer.submit(Lane::Background, ScoreJob::new(items(0..n), |_| ()));
     submit(1).expect("room");
     began.recv().expect("the lane is at work");
-    for _ in 0..QUEUE_JOBS {
+    let n_waiting = reward(1).max_queue;
+    for _ in 0..n_waiting {
         submit(1).expect("room");
     }
     assert_eq!(submit(1), Err(ScorerError::Full));
     assert_eq!(submit(4097), Err(ScorerError::TooMany(4097)));
-    assert_eq!((scorer.stats().refused, scorer.stats().queued), (2, QUEUE_JOBS));
+    assert_eq!((scorer.stats().refused, scorer.stats().queued), (2, n_waiting));
     drop(go);
 }
 
@@ -210,7 +270,7 @@ fn shutdown_interrupts_retries_and_answers_what_waits() {
     for n in 0..2 {
         let reply = reply.clone();
         let send = move |outcomes: Vec<Outcome>| reply.send(outcomes).expect("the test listens");
-        scorer.submit(Lane::Background, vec![item(0, n, Formula::REMOTE)], send).expect("room");
+        scorer.submit(Lane::Background, ScoreJob::new(vec![item(0, n, Formula::REMOTE)], send)).expect("room");
     }
     while scorer.stats().remote_failures == 0 {
         std::thread::yield_now();

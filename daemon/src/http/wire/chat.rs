@@ -3,6 +3,7 @@
 use policy::chat_template::Message;
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::{
     fields::{FieldError, Fields, kind},
@@ -103,7 +104,7 @@ fn text_part(path: &str, part: Value) -> Result<String, FieldError> {
 }
 
 /// A whole answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Chat<'a, C> {
     pub(crate) id: &'a str,
     pub(crate) object: &'static str,
@@ -113,6 +114,7 @@ pub(crate) struct Chat<'a, C> {
     pub(crate) choices: Vec<C>,
     /// Absent, or null, or counted.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Usage>)]
     pub(crate) usage: Option<Option<Usage>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) prompt_token_ids: Option<Vec<u32>>,
@@ -121,7 +123,7 @@ pub(crate) struct Chat<'a, C> {
 }
 
 /// One response.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ChatChoice {
     pub(crate) index: u32,
     pub(crate) message: AssistantMessage,
@@ -132,15 +134,16 @@ pub(crate) struct ChatChoice {
 }
 
 /// What the model says.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AssistantMessage {
     pub(crate) role: &'static str,
     pub(crate) content: String,
+    #[schema(value_type = Option<String>)]
     pub(crate) refusal: Option<()>,
 }
 
 /// A piece of one response in a stream.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ChatChunkChoice {
     pub(crate) index: u32,
     pub(crate) delta: Delta,
@@ -151,7 +154,7 @@ pub(crate) struct ChatChunkChoice {
 }
 
 /// What a chunk adds: the role once, then text.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 pub(crate) struct Delta {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) role: Option<&'static str>,

@@ -1,6 +1,7 @@
 //! `POST /v1/completions`.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     fields::{FieldError, Fields},
@@ -47,7 +48,7 @@ impl CompletionRequest {
 }
 
 /// A whole answer, or one chunk of a stream: the shape is the same.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Completion<'a> {
     pub(crate) id: &'a str,
     pub(crate) object: &'static str,
@@ -57,11 +58,12 @@ pub(crate) struct Completion<'a> {
     pub(crate) choices: Vec<CompletionChoice>,
     /// Absent, or null, or counted.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Usage>)]
     pub(crate) usage: Option<Option<Usage>>,
 }
 
 /// One response, or a piece of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct CompletionChoice {
     pub(crate) index: u32,
     pub(crate) text: String,

@@ -4,6 +4,7 @@ use policy::RolloutId;
 use ppo::rollout_log::Feedback;
 use reward::Label;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     fields::{FieldError, Fields},
@@ -51,7 +52,7 @@ pub(crate) fn label_word(label: Label) -> &'static str {
 }
 
 /// The receipt: committed when the client reads it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct FeedbackResponse<'a> {
     pub(crate) object: &'static str,
     pub(crate) id: &'a str,

@@ -8,6 +8,9 @@ use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 
+#[cfg(test)]
+pub(crate) mod record;
+
 /// What is wrong with a body, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FieldError {
@@ -60,11 +63,19 @@ impl Fields {
 
     /// Takes a field out; `null` is absent.
     pub(crate) fn take(&mut self, name: &str) -> Option<Value> {
+        #[cfg(test)]
+        record::note(&self.path(name));
+        self.remove(name)
+    }
+
+    fn remove(&mut self, name: &str) -> Option<Value> {
         self.map.remove(name).filter(|value| !value.is_null())
     }
 
     /// Whether a field is there and not `null`.
     pub(crate) fn has(&self, name: &str) -> bool {
+        #[cfg(test)]
+        record::note(&self.path(name));
         self.map.get(name).is_some_and(|value| !value.is_null())
     }
 
@@ -181,7 +192,7 @@ impl Fields {
     /// A value that asks for nothing (`false`, `0`, `""`, `[]`, `{}`) passes, because some clients send every field.
     pub(crate) fn refuse(&mut self, names: &[&str]) -> Result<(), FieldError> {
         for name in names {
-            if let Some(value) = self.take(name).filter(|value| !asks_for_nothing(value)) {
+            if let Some(value) = self.remove(name).filter(|value| !asks_for_nothing(value)) {
                 let rule = format!("is not supported by this version of honed (got {})", kind(&value));
                 return Err(self.error(name, &rule));
             }

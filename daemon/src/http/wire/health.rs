@@ -2,9 +2,10 @@
 
 use axum::Json;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// llama-server's word, and what a load balancer may want beside it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Health {
     status: &'static str,
     version: u64,
@@ -18,7 +19,7 @@ pub(crate) fn ok(version: u64, running: u64, waiting: u64) -> Json<Health> {
 }
 
 /// Which program this is.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Version {
     version: &'static str,
 }

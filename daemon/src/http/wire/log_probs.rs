@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::prompt_log_probs::PromptReport;
 
@@ -43,7 +44,7 @@ pub(crate) struct TokenReport {
 }
 
 /// The legacy shape of `/v1/completions`. What nothing predicts, or nobody drew, is null.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
 pub(crate) struct LegacyLogProbs {
     tokens: Vec<String>,
     token_logprobs: Vec<Option<f32>>,
@@ -95,9 +96,10 @@ impl LegacyLogProbs {
 }
 
 /// The shape of `/v1/chat/completions`.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
 pub(crate) struct ChatLogProbs {
     content: Vec<ChatToken>,
+    #[schema(value_type = Option<String>)]
     refusal: Option<()>,
 }
 
@@ -113,7 +115,7 @@ impl ChatLogProbs {
     }
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 struct ChatToken {
     #[serde(flatten)]
     chosen: TopToken,
@@ -122,7 +124,7 @@ struct ChatToken {
     behavior_logprob: Option<f32>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 struct TopToken {
     token: String,
     logprob: f32,

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use policy::{PolicyVersion, engine::ResidentState};
 use ppo::rollout_log::{VersionRow, VersionState};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::fields::{FieldError, Fields};
 
 /// Every version.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct PolicyList {
     pub(crate) object: &'static str,
     pub(crate) live: u64,
@@ -17,7 +18,7 @@ pub(crate) struct PolicyList {
 }
 
 /// One version and how it came to be.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct PolicyRow {
     id: String,
     object: &'static str,
@@ -44,17 +45,12 @@ impl PolicyRow {
 
     /// A row, and what the engine does with the version when it holds it.
     pub(crate) fn new(row: VersionRow, resident: Option<ResidentState>) -> PolicyRow {
-        // The reference drains when it stops being live, but it never leaves: it is retained, and may be addressed.
-        let state = match (row.state, resident) {
-            (VersionState::Draining, Some(ResidentState::Ready)) => VersionState::Retained,
-            (state, _) => state,
-        };
         PolicyRow {
             id: row.version.to_string(),
             object: "policy",
             version: row.version.0,
             parent: row.parent.map(|parent| parent.0),
-            state: state.as_str(),
+            state: shown_state(row.state, resident).as_str(),
             digest: row.digest,
             created_ms: row.created_ms,
             rollouts: row.n_rollouts,
@@ -62,6 +58,15 @@ impl PolicyRow {
             numbers: row.numbers,
             resident: resident.is_some(),
         }
+    }
+}
+
+/// A version's state as clients see it: the reference drains when it stops being live, but it never leaves, so it is
+/// retained, and may be addressed.
+pub(crate) fn shown_state(state: VersionState, resident: Option<ResidentState>) -> VersionState {
+    match (state, resident) {
+        (VersionState::Draining, Some(ResidentState::Ready)) => VersionState::Retained,
+        (state, _) => state,
     }
 }
 

@@ -22,17 +22,22 @@ pub(crate) enum Prompt {
 
 /// Takes `prompt`: a string, strings, token ids, or lists of token ids. Strings and lists of ids may be mixed.
 pub(crate) fn take(f: &mut Fields) -> Result<Vec<Prompt>, FieldError> {
-    let prompts = match f.required("prompt")? {
+    take_as(f, "prompt")
+}
+
+/// As [`take`], where the route calls it something else.
+pub(crate) fn take_as(f: &mut Fields, name: &str) -> Result<Vec<Prompt>, FieldError> {
+    let prompts = match f.required(name)? {
         Value::String(text) => vec![Prompt::Text(text)],
         Value::Array(list) if list.first().is_some_and(Value::is_number) => {
-            vec![Prompt::Tokens(tokens(f, &list)?)]
+            vec![Prompt::Tokens(tokens(f, name, &list)?)]
         }
         Value::Array(list) if list.len() > PROMPTS_MAX => {
-            return Err(f.error("prompt", &format!("must hold at most {PROMPTS_MAX} prompts, not {}", list.len())));
+            return Err(f.error(name, &format!("must hold at most {PROMPTS_MAX} prompts, not {}", list.len())));
         }
-        Value::Array(list) => list.into_iter().map(|value| one(f, value)).collect::<Result<_, _>>()?,
+        Value::Array(list) => list.into_iter().map(|value| one(f, name, value)).collect::<Result<_, _>>()?,
         other => {
-            return Err(f.error("prompt", &format!("must be a string or a list, not {}", kind(&other))));
+            return Err(f.error(name, &format!("must be a string or a list, not {}", kind(&other))));
         }
     };
     let empty = |prompt: &Prompt| match prompt {
@@ -40,22 +45,22 @@ pub(crate) fn take(f: &mut Fields) -> Result<Vec<Prompt>, FieldError> {
         Prompt::Tokens(ids) => ids.is_empty(),
     };
     match prompts.is_empty() || prompts.iter().any(empty) {
-        true => Err(f.error("prompt", "must not be empty")),
+        true => Err(f.error(name, "must not be empty")),
         false => Ok(prompts),
     }
 }
 
-fn one(f: &Fields, value: Value) -> Result<Prompt, FieldError> {
+fn one(f: &Fields, name: &str, value: Value) -> Result<Prompt, FieldError> {
     match value {
         Value::String(text) => Ok(Prompt::Text(text)),
-        Value::Array(ids) => Ok(Prompt::Tokens(tokens(f, &ids)?)),
-        other => Err(f.error("prompt", &format!("must hold strings or lists of token ids, not {}", kind(&other)))),
+        Value::Array(ids) => Ok(Prompt::Tokens(tokens(f, name, &ids)?)),
+        other => Err(f.error(name, &format!("must hold strings or lists of token ids, not {}", kind(&other)))),
     }
 }
 
-fn tokens(f: &Fields, list: &[Value]) -> Result<Vec<TokenId>, FieldError> {
+fn tokens(f: &Fields, name: &str, list: &[Value]) -> Result<Vec<TokenId>, FieldError> {
     list.iter()
-        .map(|value| token_id(value).ok_or_else(|| f.error("prompt", &format!("holds {value}, which is no token id"))))
+        .map(|value| token_id(value).ok_or_else(|| f.error(name, &format!("holds {value}, which is no token id"))))
         .collect()
 }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::log_probs::{FLOOR, TokenText};
 
@@ -35,7 +36,7 @@ pub(crate) struct PromptScore {
 pub(crate) type PromptLogProbs = Vec<Option<BTreeMap<String, PromptLogProb>>>;
 
 /// One possible token.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct PromptLogProb {
     logprob: f32,
     rank: u32,

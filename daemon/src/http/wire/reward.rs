@@ -3,11 +3,12 @@
 use policy::chat_template::Message;
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::{
     chat::messages,
     fields::{FieldError, Fields},
-    sampling::NAME_BYTES_MAX,
+    scoring::ScoringOptions,
     usage::Usage,
 };
 
@@ -33,12 +34,10 @@ pub(crate) enum RewardInput {
 /// `POST /v1/rewards`.
 #[derive(Debug)]
 pub(crate) struct RewardRequest {
-    /// `reward`, or nothing.
-    pub(crate) model: Option<String>,
+    /// What all scoring routes share.
+    pub(crate) options: ScoringOptions,
     /// At least one.
     pub(crate) input: Vec<RewardInput>,
-    /// Cut over-long inputs instead of refusing them.
-    pub(crate) truncate: bool,
 }
 
 impl RewardRequest {
@@ -53,11 +52,7 @@ impl RewardRequest {
             }
         };
         let input = list.into_iter().enumerate().map(|(i, value)| one(value, &format!("input[{i}]")));
-        Ok(RewardRequest {
-            model: f.text("model", NAME_BYTES_MAX)?,
-            input: input.collect::<Result<_, _>>()?,
-            truncate: f.boolean("truncate")?.unwrap_or(false),
-        })
+        Ok(RewardRequest { options: ScoringOptions::take(&mut f)?, input: input.collect::<Result<_, _>>()? })
     }
 }
 
@@ -80,16 +75,18 @@ fn one(value: Value, path: &str) -> Result<RewardInput, FieldError> {
 }
 
 /// The answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct RewardList {
     pub(crate) object: &'static str,
     pub(crate) model: String,
+    /// Who judged, as in the rollout log.
+    pub(crate) reward_version: String,
     pub(crate) data: Vec<RewardEntry>,
     pub(crate) usage: Usage,
 }
 
 /// One score, normalised, never a softmax.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct RewardEntry {
     pub(crate) index: usize,
     pub(crate) object: &'static str,
@@ -101,6 +98,8 @@ pub(crate) struct RewardEntry {
 /// `POST /get_reward`: whole texts, special tokens included, and the prompts that they begin with when known.
 #[derive(Debug)]
 pub(crate) struct GetRewardRequest {
+    /// What all scoring routes share.
+    pub(crate) options: ScoringOptions,
     /// Prompt and response as one text.
     pub(crate) query: Vec<String>,
     /// The prompts alone; empty or as many as queries.
@@ -111,13 +110,14 @@ impl GetRewardRequest {
     /// Reads a body; `labels` are accepted and not used.
     pub(crate) fn parse(body: &[u8]) -> Result<GetRewardRequest, FieldError> {
         let mut f = Fields::parse(body)?;
+        let options = ScoringOptions::take(&mut f)?;
         let query = f.texts("query", QUERIES_MAX)?.unwrap_or_default();
         if query.is_empty() || query.iter().any(String::is_empty) {
             return Err(f.error("query", "must be a list of texts that are not empty"));
         }
         let prompts = f.texts("prompts", QUERIES_MAX)?.unwrap_or_default();
         match prompts.is_empty() || prompts.len() == query.len() {
-            true => Ok(GetRewardRequest { query, prompts }),
+            true => Ok(GetRewardRequest { options, query, prompts }),
             false => {
                 Err(f.error("prompts", &format!("must be as many as `query`: {}, not {}", query.len(), prompts.len())))
             }
@@ -126,7 +126,7 @@ impl GetRewardRequest {
 }
 
 /// OpenRLHF reads `rewards` for training and `scores` for filtering.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct GetRewardResponse {
     pub(crate) rewards: Vec<f64>,
     pub(crate) scores: Vec<f64>,
@@ -134,7 +134,7 @@ pub(crate) struct GetRewardResponse {
 }
 
 /// Means for OpenRLHF's dashboard.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ExtraLogs {
     pub(crate) reward_mean: f64,
 }

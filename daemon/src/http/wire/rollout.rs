@@ -3,11 +3,12 @@
 use policy::{Rollout, SamplingParams};
 use ppo::rollout_log::{Feedback, LogStats, LoggedRollout, finish_word};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::feedback::label_word;
 
 /// A page of the log.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct RolloutPage {
     pub(crate) object: &'static str,
     pub(crate) data: Vec<RolloutRow>,
@@ -16,7 +17,7 @@ pub(crate) struct RolloutPage {
 }
 
 /// One row. Token ids, never text: what trains is what was drawn.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct RolloutRow {
     object: &'static str,
     seq: i64,
@@ -42,7 +43,7 @@ pub(crate) struct RolloutRow {
 }
 
 /// How it was drawn.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Sampling {
     temperature: f32,
     top_k: u32,
@@ -57,7 +58,7 @@ struct Sampling {
     ignore_eos: bool,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct FeedbackRow {
     user: Option<String>,
     score: Option<f64>,

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use ppo::{learner::LearnerStatus, stats::UpdateRecord};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// What the learner does, and what its last updates measured.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Training {
     object: &'static str,
     /// Whether this daemon learns at all.
@@ -29,7 +30,7 @@ pub(crate) struct Training {
 }
 
 /// One update.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Update {
     update: u64,
     ended_ms: u64,

@@ -1,9 +1,10 @@
 //! Token counts of one exchange.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// OpenAI's `usage`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Usage {
     pub(crate) prompt_tokens: u64,
     pub(crate) completion_tokens: u64,
@@ -12,7 +13,7 @@ pub(crate) struct Usage {
 }
 
 /// How much of the prompt did not have to be computed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct PromptDetails {
     pub(crate) cached_tokens: u64,
 }

@@ -1,0 +1,81 @@
+//! `POST /v1/rerank`, `/rerank`, `/predict`: responses in the order of their scores, in Jina's and TEI's shapes.
+
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use reward::Scored;
+
+use super::{
+    body::JsonBytes,
+    computing,
+    context::Context,
+    error::ApiError,
+    prompts::Stamp,
+    score::whole_text,
+    scoring::{Bench, Item, stamped},
+    wire::{
+        rerank::{Document, PredictRequest, Prediction, Ranked, Ranking, RerankRequest, Sequence, TeiRanked},
+        scoring::LABEL,
+    },
+};
+
+/// Orders responses to one prompt, best first; equal scores keep the client's order.
+pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBytes) -> Result<Response, ApiError> {
+    let RerankRequest { options, query, documents, is_tei, top_n, return_documents } = RerankRequest::parse(&body)?;
+    let bench = Bench::open(&context, options)?;
+    let name = if is_tei { "texts" } else { "documents" };
+    let item = |(i, document): (usize, &String)| {
+        bench.fit(Item::pair(&bench.vocabulary, &query, document), &format!("{name}[{i}]"))
+    };
+    let items = computing(body.len(), || documents.iter().enumerate().map(item).collect::<Result<_, _>>())?;
+    let judged = bench.judge(items).await?;
+    let mut order: Vec<(usize, &Scored)> = judged.scored.iter().enumerate().collect();
+    order.sort_by(|(_, a), (_, b)| b.score.0.total_cmp(&a.score.0));
+    order.truncate(top_n.unwrap_or(usize::MAX));
+    let text = |index: usize| return_documents.then(|| documents[index].clone());
+    if is_tei {
+        let ranked = |(index, s): (usize, &Scored)| TeiRanked { index, score: s.score.0, text: text(index) };
+        let list: Vec<TeiRanked> = order.into_iter().map(ranked).collect();
+        return Ok(stamped(Json(list).into_response(), &judged.reward_version));
+    }
+    let ranked = |(index, s): (usize, &Scored)| Ranked {
+        index,
+        relevance_score: s.score.0,
+        std: s.std,
+        document: text(index).map(|text| Document { text }),
+    };
+    let Stamp { id, model, .. } = Stamp::new("rerank", bench.model(), "reward");
+    let ranking = Ranking {
+        id,
+        object: "list",
+        model,
+        reward_version: judged.reward_version.clone(),
+        results: order.into_iter().map(ranked).collect(),
+        usage: judged.usage,
+    };
+    Ok(stamped(Json(ranking).into_response(), &judged.reward_version))
+}
+
+/// Judges texts, or prompts with their responses.
+pub(crate) async fn predict(State(context): State<Context>, JsonBytes(body): JsonBytes) -> Result<Response, ApiError> {
+    let PredictRequest { options, inputs, is_batch } = PredictRequest::parse(&body)?;
+    let bench = Bench::open(&context, options)?;
+    let item = |(i, sequence): (usize, &Sequence)| {
+        let item = match sequence {
+            Sequence::Whole(text) => Item { prompt: Vec::new(), response: whole_text(&bench.vocabulary, text, true) },
+            Sequence::Pair(prompt, response) => Item::pair(&bench.vocabulary, prompt, response),
+        };
+        bench.fit(item, &if is_batch { format!("inputs[{i}]") } else { "inputs".to_owned() })
+    };
+    let items = computing(body.len(), || inputs.iter().enumerate().map(item).collect::<Result<_, _>>())?;
+    let judged = bench.judge(items).await?;
+    let predictions = judged.scored.iter().map(|s| [Prediction { score: s.score.0, label: LABEL }]);
+    let predictions: Vec<[Prediction; 1]> = predictions.collect();
+    let response = match predictions.as_slice() {
+        [only] if !is_batch => Json(only).into_response(),
+        all => Json(all).into_response(),
+    };
+    Ok(stamped(response, &judged.reward_version))
+}

@@ -1,0 +1,117 @@
+//! `POST /v1/score`, `/score`, `/classify`, `/pooling`: one kind of judgement in vLLM's shapes.
+
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use policy::{TokenId, Vocabulary};
+use reward::Scored;
+use serde::Serialize;
+
+use super::{
+    body::JsonBytes,
+    computing,
+    context::Context,
+    error::ApiError,
+    prompts::Stamp,
+    scoring::{Bench, Item, Judged, stamped},
+    wire::{
+        prompt::Prompt,
+        score::{ClassEntry, PoolEntry, ScoreEntry, ScoreList, ScorePairsRequest, WholeInput, WholeRequest},
+        scoring::LABEL,
+    },
+};
+
+/// Prompts and responses.
+pub(crate) async fn pairs(State(context): State<Context>, JsonBytes(body): JsonBytes) -> Result<Response, ApiError> {
+    let ScorePairsRequest { options, pairs, responses_name } = ScorePairsRequest::parse(&body)?;
+    let bench = Bench::open(&context, options)?;
+    let item = |(i, (prompt, response)): (usize, &(String, String))| {
+        bench.fit(Item::pair(&bench.vocabulary, prompt, response), &format!("{responses_name}[{i}]"))
+    };
+    let items = computing(body.len(), || pairs.iter().enumerate().map(item).collect::<Result<_, _>>())?;
+    let entry = |index, s: &Scored| ScoreEntry { index, object: "score", score: s.score.0, std: s.std };
+    Ok(answer("score", bench.model(), bench.judge(items).await?, entry))
+}
+
+/// Whole texts, as labels with one class.
+pub(crate) async fn classify(State(context): State<Context>, JsonBytes(body): JsonBytes) -> Result<Response, ApiError> {
+    let entry = |index, s: &Scored| ClassEntry { index, label: LABEL, probs: [s.score.0], num_classes: 1, std: s.std };
+    whole(&context, "classify", WholeRequest::classify(&body)?, body.len(), entry).await
+}
+
+/// Whole texts, as what the model's head says.
+pub(crate) async fn pooling(State(context): State<Context>, JsonBytes(body): JsonBytes) -> Result<Response, ApiError> {
+    let entry = |index, s: &Scored| PoolEntry { index, object: "pooling", data: [s.score.0], std: s.std };
+    whole(&context, "pool", WholeRequest::pooling(&body)?, body.len(), entry).await
+}
+
+async fn whole<T: Serialize>(
+    context: &Context,
+    name: &str,
+    WholeRequest { options, input }: WholeRequest,
+    n_bytes: usize,
+    entry: impl Fn(usize, &Scored) -> T,
+) -> Result<Response, ApiError> {
+    let bench = Bench::open(context, options)?;
+    let items = computing(n_bytes, || items(&bench, input))?;
+    Ok(answer(name, bench.model(), bench.judge(items).await?, entry))
+}
+
+fn items(bench: &Bench, input: WholeInput) -> Result<Vec<Item>, ApiError> {
+    let (inputs, add_special_tokens) = match input {
+        WholeInput::Chat(messages) => {
+            return Ok(vec![bench.fit(Item::chat(&bench.vocabulary, &messages)?, "messages")?]);
+        }
+        WholeInput::Texts { inputs, add_special_tokens } => (inputs, add_special_tokens),
+    };
+    let item = |(i, input): (usize, Prompt)| {
+        let param = format!("input[{i}]");
+        let response = match input {
+            Prompt::Text(text) => whole_text(&bench.vocabulary, &text, add_special_tokens),
+            Prompt::Tokens(ids) => known(&bench.vocabulary, ids, &param)?,
+        };
+        bench.fit(Item { prompt: Vec::new(), response }, &param)
+    };
+    inputs.into_iter().enumerate().map(item).collect()
+}
+
+/// Prompt and response in one text, special tokens spelled out; nothing is added at the end.
+pub(crate) fn whole_text(vocabulary: &Vocabulary, text: &str, add_special_tokens: bool) -> Vec<TokenId> {
+    let mut tokens = vocabulary.tokenize_special(text);
+    if let Some(begin) = vocabulary.begin_token().filter(|begin| add_special_tokens && tokens.first() != Some(begin)) {
+        tokens.insert(0, begin);
+    }
+    tokens
+}
+
+fn known(vocabulary: &Vocabulary, ids: Vec<TokenId>, param: &str) -> Result<Vec<TokenId>, ApiError> {
+    match ids.iter().find(|id| id.0 as usize >= vocabulary.size()) {
+        None => Ok(ids),
+        Some(id) => {
+            let message =
+                format!("`{param}` holds token {}, but the vocabulary has {} tokens", id.0, vocabulary.size());
+            Err(ApiError::invalid(param, message))
+        }
+    }
+}
+
+fn answer<T: Serialize>(
+    name: &str,
+    model: Option<&str>,
+    judged: Judged,
+    entry: impl Fn(usize, &Scored) -> T,
+) -> Response {
+    let Stamp { id, created, model } = Stamp::new(name, model, "reward");
+    let list = ScoreList {
+        id,
+        object: "list",
+        created,
+        model,
+        reward_version: judged.reward_version.clone(),
+        data: judged.scored.iter().enumerate().map(|(i, scored)| entry(i, scored)).collect(),
+        usage: judged.usage,
+    };
+    stamped(Json(list).into_response(), &judged.reward_version)
+}

@@ -1,0 +1,80 @@
+//! `POST /v1/chat/completions`, and conversations wherever they may be sent.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::SharedBody;
+
+/// One turn of a conversation.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Message)]
+pub(crate) struct MessageBody {
+    /// Who speaks.
+    role: Role,
+    /// What is said. Plain text: what spells a control token stays text.
+    content: Content,
+}
+
+/// Who speaks; `developer` is OpenAI's newer name of `system`.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Role {
+    System,
+    Developer,
+    User,
+    Assistant,
+    Tool,
+    Function,
+}
+
+/// A text, or its parts.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+enum Content {
+    /// One text.
+    Text(String),
+    /// Texts, put together.
+    Parts(Vec<Part>),
+}
+
+/// A part of a text.
+#[derive(Serialize, ToSchema)]
+struct Part {
+    /// `text`.
+    r#type: PartKind,
+    /// The text.
+    text: String,
+}
+
+/// This model reads text only.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum PartKind {
+    Text,
+}
+
+/// Answer a conversation through the model's own template.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ChatRequest, example = json!({
+    "messages": [{"role": "user", "content": "What color is the sky?"}], "max_tokens": 48
+}))]
+pub(crate) struct ChatBody {
+    /// The conversation so far.
+    #[schema(min_items = 1, max_items = 4096)]
+    messages: Vec<MessageBody>,
+    /// OpenAI's newer name of `max_tokens`; of two, this one counts.
+    #[schema(minimum = 1, maximum = 2147483647)]
+    max_completion_tokens: Option<i64>,
+    /// Report each token's log-probability.
+    #[schema(default = false)]
+    logprobs: Option<bool>,
+    /// So many alternatives for each token; needs `logprobs`.
+    #[schema(minimum = 0, maximum = 20)]
+    top_logprobs: Option<i64>,
+    /// Only `none` or `auto`: there are no tools.
+    tool_choice: Option<String>,
+    /// Only `["text"]`.
+    modalities: Option<Vec<String>>,
+    #[serde(flatten)]
+    shared: SharedBody,
+}

@@ -1,0 +1,163 @@
+//! `POST /v1/completions`, and what it shares with chat.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::unions::{PromptBody, StopBody};
+
+/// How to draw and how to answer; on both generation routes.
+#[derive(Serialize, ToSchema)]
+#[schema(as = GenerationFields)]
+pub(crate) struct SharedBody {
+    /// Which weights: `policy` (the live ones, also when absent or empty), `policy@N`, `sft`.
+    #[schema(max_length = 512, example = "policy")]
+    model: Option<String>,
+    /// Tokens drawn at most. On `/v1/completions` 16 unless given; in chat as many as the window holds.
+    #[schema(minimum = 0, maximum = 2147483647)]
+    max_tokens: Option<i64>,
+    /// Choices for each prompt.
+    #[schema(minimum = 1, maximum = 128, default = 1)]
+    n: Option<i64>,
+    /// Choices to draw, of which the best `n` by mean log-probability are told; with `stream` it must equal `n`.
+    #[schema(minimum = 0, maximum = 128)]
+    best_of: Option<i64>,
+    /// Server-sent events instead of one body.
+    #[schema(default = false)]
+    stream: Option<bool>,
+    /// Only with `stream`.
+    stream_options: Option<StreamOptions>,
+    /// 0 takes the most probable token; 1 is the model's own distribution.
+    #[schema(minimum = 0, maximum = 2, default = 1)]
+    temperature: Option<f64>,
+    /// The smallest set of tokens with this probability mass.
+    #[schema(minimum = 0, maximum = 1, default = 1)]
+    top_p: Option<f64>,
+    /// So many of the most probable tokens; 0 and -1 are all.
+    #[schema(minimum = -1, maximum = 2147483647, default = 0)]
+    top_k: Option<i64>,
+    /// Tokens at least this times as probable as the most probable one.
+    #[schema(minimum = 0, maximum = 1, default = 0)]
+    min_p: Option<f64>,
+    /// Off the logit of every token that was drawn.
+    #[schema(minimum = -2, maximum = 2, default = 0)]
+    presence_penalty: Option<f64>,
+    /// Off the logit of a token for each time that it was drawn.
+    #[schema(minimum = -2, maximum = 2, default = 0)]
+    frequency_penalty: Option<f64>,
+    /// Divides the logits of tokens that were seen.
+    #[schema(minimum = 0.01, maximum = 10, default = 1)]
+    repetition_penalty: Option<f64>,
+    /// Token ids and what is added to their logits, -100 to 100.
+    logit_bias: Option<BTreeMap<String, f64>>,
+    /// The same seed gives the same answer.
+    seed: Option<i64>,
+    /// Tokens before which the end token is not drawn.
+    #[schema(minimum = 0, maximum = 2147483647, default = 0)]
+    min_tokens: Option<i64>,
+    /// Texts that end a choice; they are not part of it.
+    stop: Option<StopBody>,
+    /// Tokens that end a choice.
+    #[schema(max_items = 128, minimum = 0)]
+    stop_token_ids: Option<Vec<i64>>,
+    /// Draw on after the end token.
+    #[schema(default = false)]
+    ignore_eos: Option<bool>,
+    /// What form the answer has. Of this and the next seven fields at most one may be given.
+    response_format: Option<ResponseFormat>,
+    /// A JSON schema that the answer must fit, or the text of one (vLLM).
+    #[schema(value_type = Option<Object>)]
+    guided_json: Option<String>,
+    /// A regular expression that the whole answer must match (vLLM).
+    guided_regex: Option<String>,
+    /// Texts of which the answer must be one (vLLM).
+    #[schema(max_items = 1024)]
+    guided_choice: Option<Vec<String>>,
+    /// A grammar in Lark's syntax (vLLM's guidance backend).
+    guided_grammar: Option<String>,
+    /// The same four under vLLM's later names.
+    structured_outputs: Option<StructuredOutputs>,
+    /// As `guided_json` (llama-server).
+    #[schema(value_type = Option<Object>)]
+    json_schema: Option<String>,
+    /// As `guided_grammar`.
+    grammar: Option<String>,
+    /// Adds `prompt_logprobs`: the log-probability of each prompt token with so many alternatives. Not with `stream`.
+    #[schema(minimum = 0, maximum = 20)]
+    prompt_logprobs: Option<i64>,
+    /// Only requests with the same salt share the computed prompt.
+    #[schema(max_length = 512)]
+    cache_salt: Option<String>,
+    /// Only `true`.
+    add_generation_prompt: Option<bool>,
+    /// Whether the exchange goes into the rollout log, from which the policy learns.
+    #[schema(default = true)]
+    store: Option<bool>,
+    /// Adds `prompt_token_ids` and each choice's `token_ids`.
+    #[schema(default = false)]
+    return_token_ids: Option<bool>,
+    /// Adds each token's log-probability in the distribution really drawn from.
+    #[schema(default = false)]
+    return_behavior_logprobs: Option<bool>,
+    /// Whom the exchange is counted for.
+    #[schema(max_length = 512)]
+    user: Option<String>,
+}
+
+/// Of a stream.
+#[derive(Serialize, ToSchema)]
+struct StreamOptions {
+    /// A last chunk with the token counts.
+    include_usage: Option<bool>,
+}
+
+/// What form an answer has.
+#[derive(Serialize, ToSchema)]
+struct ResponseFormat {
+    /// `text`, `json_object` or `json_schema`.
+    r#type: Option<String>,
+    /// With the type `json_schema`.
+    json_schema: Option<NamedSchema>,
+}
+
+/// A schema as OpenAI's clients send it.
+#[derive(Serialize, ToSchema)]
+struct NamedSchema {
+    /// The JSON schema.
+    #[schema(value_type = Object)]
+    schema: String,
+}
+
+/// One of four forms.
+#[derive(Serialize, ToSchema)]
+struct StructuredOutputs {
+    /// A JSON schema, or the text of one.
+    #[schema(value_type = Option<Object>)]
+    json: Option<String>,
+    /// A regular expression.
+    regex: Option<String>,
+    /// Texts of which the answer must be one.
+    #[schema(max_items = 1024)]
+    choice: Option<Vec<String>>,
+    /// A grammar in Lark's syntax.
+    grammar: Option<String>,
+}
+
+/// Continue prompts.
+#[derive(Serialize, ToSchema)]
+#[schema(as = CompletionRequest, example = json!({
+    "prompt": "Write three adjectives to describe the ocean.\n", "max_tokens": 32
+}))]
+pub(crate) struct CompletionBody {
+    /// Texts are taken as plain text: what spells a control token stays text.
+    prompt: PromptBody,
+    /// Repeat the prompt in front of the response.
+    #[schema(default = false)]
+    echo: Option<bool>,
+    /// So many alternatives for each token; 0 reports the drawn token only.
+    #[schema(minimum = 0, maximum = 20)]
+    logprobs: Option<i64>,
+    #[serde(flatten)]
+    shared: SharedBody,
+}

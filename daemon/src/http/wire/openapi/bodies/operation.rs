@@ -1,0 +1,90 @@
+//! Tokens, feedback and versions.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::MessageBody;
+
+/// Cut a text or a conversation into tokens.
+#[derive(Serialize, ToSchema)]
+#[schema(as = TokenizeRequest, example = json!({"prompt": "the ocean"}))]
+pub(crate) struct TokenizeBody {
+    /// Any version of the policy; all share one vocabulary.
+    #[schema(max_length = 512)]
+    model: Option<String>,
+    /// A text.
+    prompt: Option<String>,
+    /// The same, as llama-server calls it.
+    content: Option<String>,
+    /// Instead: a conversation, through the model's template.
+    #[schema(min_items = 1, max_items = 4096)]
+    messages: Option<Vec<MessageBody>>,
+    /// Begin a text with the token that begins a prompt, where the model wants one.
+    #[schema(default = true)]
+    add_special_tokens: Option<bool>,
+    /// The same, as llama-server calls it.
+    add_special: Option<bool>,
+    /// What spells a control token in a text is one; generation never does that.
+    #[schema(default = true)]
+    parse_special: Option<bool>,
+    /// Only `true`.
+    add_generation_prompt: Option<bool>,
+    /// The text of each token too.
+    #[schema(default = false)]
+    return_token_strs: Option<bool>,
+}
+
+/// Turn token ids into text.
+#[derive(Serialize, ToSchema)]
+#[schema(as = DetokenizeRequest, example = json!({"tokens": [1, 2]}))]
+pub(crate) struct DetokenizeBody {
+    /// Any version of the policy; all share one vocabulary.
+    #[schema(max_length = 512)]
+    model: Option<String>,
+    /// Ids of the vocabulary.
+    #[schema(max_items = 131072)]
+    tokens: Vec<u32>,
+}
+
+/// What a person says about a response; at least one of `score`, `label`, `edit`, `comment`.
+#[derive(Serialize, ToSchema)]
+#[schema(as = FeedbackRequest, example = json!({"id": "cmpl-0123456789abcdef", "label": "up"}))]
+pub(crate) struct FeedbackBody {
+    /// The `id` of the answer.
+    #[schema(max_length = 512)]
+    id: String,
+    /// Which choice.
+    #[schema(minimum = 0, maximum = 131072, default = 0)]
+    index: Option<i64>,
+    /// Who says it; one word each.
+    #[schema(max_length = 512)]
+    user: Option<String>,
+    /// On the reward model's scale: mean 0, deviation 1.
+    #[schema(minimum = -1000000, maximum = 1000000)]
+    score: Option<f64>,
+    /// A thumb.
+    label: Option<Thumb>,
+    /// A better text.
+    #[schema(max_length = 65536)]
+    edit: Option<String>,
+    /// For people.
+    #[schema(max_length = 65536)]
+    comment: Option<String>,
+}
+
+/// Which way.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Thumb {
+    Up,
+    Down,
+}
+
+/// Make a version live.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ActivationRequest)]
+pub(crate) struct ActivationBody {
+    /// Only when this version is live now; otherwise 409.
+    #[schema(minimum = 0)]
+    expected_live: Option<i64>,
+}

@@ -1,0 +1,173 @@
+//! Every route that scores.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{
+    MessageBody,
+    unions::{PredictInputs, PromptBody, RewardInputs, TextsBody},
+};
+
+/// What all scoring routes share.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ScoringFields)]
+pub(crate) struct ScoringBody {
+    /// `reward` (also when absent or empty), or `reward@…` as `/v1/models` lists it, for exactly that version.
+    #[schema(max_length = 512, example = "reward")]
+    model: Option<String>,
+    /// Cut an over-long input to what the reward model reads; otherwise it is a 400.
+    #[schema(default = false)]
+    truncate: Option<bool>,
+    /// Which side is cut off: the left one unless told, because the score is read at the end.
+    truncation_direction: Option<Side>,
+    /// The same, as vLLM calls it.
+    truncation_side: Option<Side>,
+    /// Cut to so many tokens; -1 is as many as the reward model reads.
+    #[schema(minimum = -1, maximum = 2147483647)]
+    truncate_prompt_tokens: Option<i64>,
+    /// Map scores through 1 / (1 + e^-x). Raw scores unless told.
+    #[schema(default = false)]
+    use_activation: Option<bool>,
+    /// The same, as older clients call it.
+    activation: Option<bool>,
+    /// The opposite, as TEI calls it.
+    #[schema(default = true)]
+    raw_scores: Option<bool>,
+}
+
+/// A side of a text.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Side {
+    Left,
+    Right,
+}
+
+/// Judge responses, or conversations by their last message.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RewardRequest, example = json!({"input": [{"prompt": "What color is the sky?", "completion": "Blue."}]}))]
+pub(crate) struct RewardsBody {
+    /// What is judged.
+    input: RewardInputs,
+    #[serde(flatten)]
+    shared: ScoringBody,
+}
+
+/// A prompt with its completion, or a conversation that ends with the assistant's answer.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RewardInput)]
+pub(super) struct RewardInputBody {
+    /// With `completion`.
+    prompt: Option<String>,
+    /// With `prompt`.
+    completion: Option<String>,
+    /// Instead of both.
+    messages: Option<Vec<MessageBody>>,
+}
+
+/// OpenRLHF's remote reward model: whole texts with their special tokens spelled out.
+#[derive(Serialize, ToSchema)]
+#[schema(as = GetRewardRequest)]
+pub(crate) struct GetRewardBody {
+    /// Prompt and response as one text.
+    query: TextsBody,
+    /// The prompts alone; none, or as many as queries.
+    prompts: Option<TextsBody>,
+    #[serde(flatten)]
+    shared: ScoringBody,
+}
+
+/// One first text with each second one, or as many of both. The pairs of names are synonyms; `text_1` and `text_2` here.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ScoreRequest, example = json!({"text_1": "What color is the sky?", "text_2": ["Blue.", "Green."]}))]
+pub(crate) struct ScorePairsBody {
+    /// Prompts.
+    text_1: Option<TextsBody>,
+    /// Responses.
+    text_2: Option<TextsBody>,
+    /// Prompts.
+    queries: Option<TextsBody>,
+    /// Responses.
+    documents: Option<TextsBody>,
+    /// Prompts.
+    data_1: Option<TextsBody>,
+    /// Responses.
+    data_2: Option<TextsBody>,
+    #[serde(flatten)]
+    shared: ScoringBody,
+}
+
+/// Whole texts, prompt and response together.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ClassifyRequest, example = json!({"input": "What color is the sky?\nBlue."}))]
+pub(crate) struct WholeBody {
+    /// Texts with their special tokens spelled out, or token ids; nothing is added at the end.
+    input: Option<PromptBody>,
+    /// Instead: a conversation that ends with the assistant's answer.
+    #[schema(min_items = 1, max_items = 4096)]
+    messages: Option<Vec<MessageBody>>,
+    /// Begin with the token that begins a prompt, where the model wants one.
+    #[schema(default = true)]
+    add_special_tokens: Option<bool>,
+    #[serde(flatten)]
+    shared: ScoringBody,
+}
+
+/// As `/classify`.
+#[derive(Serialize, ToSchema)]
+#[schema(as = PoolingRequest)]
+pub(crate) struct PoolingBody {
+    /// Only `float`.
+    encoding_format: Option<String>,
+    /// Only `score`, `classify` or `reward`.
+    task: Option<String>,
+    #[serde(flatten)]
+    whole: WholeBody,
+}
+
+/// A document as a text, or as Jina's object.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+enum DocumentBody {
+    /// The text.
+    Text(String),
+    /// An object that holds it.
+    Object {
+        /// The text.
+        text: String,
+    },
+}
+
+/// Responses to one prompt, to be put in order.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RerankRequest, example = json!({"query": "What color is the sky?", "documents": ["Green.", "Blue."]}))]
+pub(crate) struct RerankBody {
+    /// The prompt.
+    query: String,
+    /// The responses; the answer has Jina's shape.
+    #[schema(min_items = 1, max_items = 4096)]
+    documents: Option<Vec<DocumentBody>>,
+    /// The responses; the answer has TEI's shape.
+    #[schema(min_items = 1, max_items = 4096)]
+    texts: Option<Vec<DocumentBody>>,
+    /// So many of the best; 0 is all.
+    #[schema(minimum = 0, maximum = 2147483647)]
+    top_n: Option<i64>,
+    /// Repeat the texts.
+    #[schema(default = false)]
+    return_documents: Option<bool>,
+    /// The same, as TEI calls it.
+    return_text: Option<bool>,
+    #[serde(flatten)]
+    shared: ScoringBody,
+}
+
+/// TEI's predictions.
+#[derive(Serialize, ToSchema)]
+#[schema(as = PredictRequest, example = json!({"inputs": [["What color is the sky?", "Blue."]]}))]
+pub(crate) struct PredictBody {
+    /// A whole text, a pair of prompt and response, or a list of such.
+    inputs: PredictInputs,
+    #[serde(flatten)]
+    shared: ScoringBody,
+}

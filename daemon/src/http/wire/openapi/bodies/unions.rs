@@ -1,0 +1,78 @@
+//! Fields that take one thing or a list of it: the derive macro knows no bounds inside of unions.
+
+use std::borrow::Cow;
+
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        RefOr, Schema,
+        schema::{ArrayBuilder, ObjectBuilder, OneOfBuilder, Type},
+    },
+};
+
+use super::scoring::RewardInputBody;
+
+/// A text of at least so many characters.
+fn text(length_min: usize) -> RefOr<Schema> {
+    ObjectBuilder::new().schema_type(Type::String).min_length(Some(length_min)).into()
+}
+
+fn token_id() -> RefOr<Schema> {
+    ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).maximum(Some(i32::MAX)).into()
+}
+
+fn list(items: RefOr<Schema>, len_min: usize, len_max: usize) -> RefOr<Schema> {
+    ArrayBuilder::new().items(items).min_items(Some(len_min)).max_items(Some(len_max)).into()
+}
+
+/// As long as a prompt may be: what fits the context window is for the engine to say.
+fn token_ids() -> RefOr<Schema> {
+    ArrayBuilder::new().items(token_id()).min_items(Some(1)).into()
+}
+
+fn union(about: &str, of: impl IntoIterator<Item = RefOr<Schema>>) -> RefOr<Schema> {
+    let union = of.into_iter().fold(OneOfBuilder::new(), OneOfBuilder::item);
+    union.description(Some(about)).into()
+}
+
+macro_rules! union {
+    ($(#[doc = $doc:literal] $name:ident, $shown:literal: $schema:expr;)*) => {$(
+        #[doc = $doc]
+        #[derive(serde::Serialize)]
+        pub(super) struct $name;
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                union($doc.trim(), $schema)
+            }
+        }
+
+        impl ToSchema for $name {
+            fn name() -> Cow<'static, str> {
+                $shown.into()
+            }
+        }
+    )*};
+}
+
+union! {
+    /// A text or a few that end a choice.
+    StopBody, "Stop": [text(1), list(text(1), 0, 4)];
+    /// A text, texts, token ids, or lists of token ids.
+    PromptBody, "Prompts": [
+        text(1),
+        list(text(1), 1, 1024),
+        token_ids(),
+        list(token_ids(), 1, 1024),
+    ];
+    /// One text or several.
+    TextsBody, "Texts": [text(1), list(text(1), 1, 4096)];
+    /// A whole text with its special tokens spelled out, a pair of prompt and response, or a list of such lists.
+    PredictInputs, "PredictInputs": [
+        text(1),
+        list(text(1), 1, 2),
+        list(list(text(1), 1, 2), 1, 4096),
+    ];
+    /// One response or conversation, or several.
+    RewardInputs, "RewardInputs": [RewardInputBody::schema(), list(RewardInputBody::schema(), 1, 1024)];
+}
