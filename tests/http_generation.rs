@@ -237,6 +237,35 @@ fn bad_grammars_are_refused_by_field_and_the_next_good_one_works() {
     }
 }
 
+/// Goal: a known beginning is not computed again, is counted, and stays with its salt. Method: one slot, so that only the
+/// cache beside it can remember; the longest prompt comes back after another one.
+#[test]
+fn known_beginnings_are_counted_and_salted() {
+    let daemon = TestDaemon::builder().set("policy.parallel=1").start();
+    let cached = |system: &str, salt: Option<&str>| {
+        let messages = json!([{"role": "system", "content": system.repeat(4)}, {"role": "user", "content": "hi"}]);
+        let body = json!({"messages": messages, "max_tokens": 2, "cache_salt": salt});
+        let usage = daemon.post("/v1/chat/completions", &body).ok()["usage"].clone();
+        let cached = usage["prompt_tokens_details"]["cached_tokens"].as_u64().expect("a count");
+        assert!(cached < usage["prompt_tokens"].as_u64().expect("a count"), "the last token is always computed");
+        cached
+    };
+    let (one, two) = ("the ocean is vast and deep ", "a bear meets a seal ");
+    assert!(cached(one, None) + cached(two, None) < 8, "nothing is known yet but what both begin with");
+    let again = cached(one, None);
+    assert!(again > 16, "{again}");
+    assert_eq!(cached(one, Some("ann")), 0);
+    assert_eq!(cached(one, Some("ben")), 0);
+    assert!(cached(one, Some("ann")) > 16);
+    assert!(daemon.metric("honed_prefix_cache_hits_total") >= 2.0 * again as f64);
+    let off = TestDaemon::builder().set("policy.parallel=1").set("policy.prefix_cache_tokens=0").start();
+    for prompt in ["the ocean is vast and deep and blue", "a bear meets a seal"] {
+        off.post("/v1/completions", &json!({"prompt": prompt, "max_tokens": 1})).ok();
+    }
+    let again = json!({"prompt": "the ocean is vast and deep and blue", "max_tokens": 1});
+    assert_eq!(off.post("/v1/completions", &again).ok()["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+}
+
 /// Goal: what a user types never becomes control tokens. Method: the ids of a message that spells one.
 #[test]
 fn special_tokens_in_user_text_stay_text() {

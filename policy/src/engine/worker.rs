@@ -7,7 +7,9 @@
 //! first, so a long prompt is computed in chunks between decode steps and never stalls a stream for longer than one chunk.
 //!
 //! Choices of one request share their prompt: the first computes it, the others copy its cache and start from the same row
-//! of logits, at once or as slots become free.
+//! of logits, at once or as slots become free. They draw what separate requests with the same seeds would have drawn, up to
+//! the last bits of logits, which depend on the shape of a pass; in the deterministic mode, where every sequence has passes
+//! of its own, to the bit.
 
 use std::{
     collections::VecDeque,

@@ -4,10 +4,16 @@ use super::*;
 
 /// Goal: a seed gives the same bits, log-probs included, whatever else is running. Method: prompts of one and of several
 /// chunks, choices that share a prompt and one that is scored; first alone, then among streams that never pause, then alone
-/// in slots that others used. In weights whose products depend on the batch's shape.
+/// in slots that others used. With every kind of weights, because each has products of its own.
 #[test]
 fn a_seed_gives_the_same_bits_whatever_else_is_running() {
-    let model = Model { weights: GgmlDType::Q8_0, ..Model::default() };
+    for weights in [GgmlDType::F32, GgmlDType::F16, GgmlDType::Q8_0] {
+        check_determinism(weights);
+    }
+}
+
+fn check_determinism(weights: GgmlDType) {
+    let model = Model { weights, ..Model::default() };
     let test = TestEngine::with(model, |config| {
         config.deterministic = true;
         config.batch_tokens = 32;

@@ -118,3 +118,32 @@ fn forks_and_kept_prompts_do_not_mix() {
         }
     }
 }
+
+/// Goal: nothing is fetched into a slot that llama.cpp has still to copy into. Method: the second choice of a prompt is
+/// copied beside the first, which runs, and ends with its first token; a prompt that the cache knows waits for that slot.
+/// Whether a choice ends at once is up to its seed, so there are many.
+#[test]
+fn a_kept_prompt_is_not_fetched_under_a_pending_copy() {
+    let test = TestEngine::with(Model::default(), |config| {
+        config.parallel = 2;
+        config.prefix_cache_tokens = 2000;
+    });
+    let known = prompt(&test, "known", "?");
+    let mut n_ended_at_once = 0;
+    for seed in 0..16 {
+        // Both slots forget the known prompt; the cache keeps it.
+        for text in ["known", "one", "two", "three"] {
+            test.ask(Ask { n: 2, ..Ask::exactly(prompt(&test, text, "?"), 2) });
+        }
+        let mut forking = Ask { n: 2, ..Ask::exactly(prompt(&test, "forking", "?"), 20) };
+        forking.sampling.seed = Some(seed);
+        forking.sampling.stop_token_ids = (5..133).map(TokenId).collect();
+        let asks = [forking, Ask::exactly(test.tokens("x"), 1), Ask::exactly(known.clone(), 6)];
+        let answers = asks.map(|ask| test.submit(Target::Live, ask).unwrap());
+        for choice in answers.into_iter().flat_map(Answer::wait) {
+            n_ended_at_once += usize::from(choice.streamed.len() == 1 && choice.finished.index == 1);
+            check_replay(&test.engine, &choice, 1e-3);
+        }
+    }
+    assert!(n_ended_at_once > 2, "{n_ended_at_once}");
+}
