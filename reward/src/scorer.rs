@@ -9,7 +9,7 @@
 //! | [`Lane::Requests`] | nice 10 | one | at nice 19 it would get 1.5 % of a busy core and starve; at nice 10 about a tenth, and it is one thread |
 //!
 //! A lane cuts batches across callers, up to `reward.batch` responses and `reward.batch_tokens` tokens; callers take turns
-//! ([`turns`]), and each is answered with one outcome per response as soon as its last one is known. Queues are bounded by
+//! (`turns`), and each is answered with one outcome per response as soon as its last one is known. Queues are bounded by
 //! `reward.max_queue` jobs and jobs by responses; a full queue is refused and counted, and the pump simply comes back,
 //! because the log holds what it wants judged.
 

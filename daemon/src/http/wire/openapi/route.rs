@@ -190,10 +190,18 @@ impl Route {
 
     /// A reference to a schema, which the document will hold.
     fn know<T: ToSchema>(&mut self) -> RefOr<Schema> {
-        self.schemas.push((T::name().into_owned(), T::schema()));
+        let name = name::<T>();
+        self.schemas.push((name.clone(), T::schema()));
         T::schemas(&mut self.schemas);
-        RefOr::Ref(Ref::from_schema_name(T::name()))
+        RefOr::Ref(Ref::from_schema_name(name))
     }
+}
+
+/// A name of its own for each type: utoipa's leaves out what a generic type is made of, so two lists would be one schema.
+fn name<T: ToSchema>() -> String {
+    let parts = std::any::type_name::<T>().trim_end_matches('>').split(['<', ',']).skip(1).map(str::trim);
+    let parts = parts.filter(|part| !part.starts_with('\'')).filter_map(|part| part.rsplit("::").next());
+    parts.fold(T::name().into_owned(), |name, part| format!("{name}_{part}"))
 }
 
 fn reason(status: u16) -> &'static str {

@@ -103,7 +103,7 @@ fn admin() -> Vec<Route> {
     let training = |path, summary| Route::post(Admin, path, summary).fails(&[409, 429]).answers::<Training>();
     let number =
         |low: u64, high: u64| ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(low)).maximum(Some(high));
-    let position = || number(0, 9_007_199_254_740_991);
+    let position = || number(0, i64::MAX.cast_unsigned());
     let word = ObjectBuilder::new().schema_type(Type::String);
     vec![
         Route::get(Admin, "/v1/policies", "Every version of the policy").answers::<PolicyList>(),

@@ -151,6 +151,19 @@ fn the_document_has_every_route_of_the_router() {
     assert_eq!(described, routed);
 }
 
+/// Goal: answers of one generic type are told apart. Method: what the entries of three routes' lists are.
+#[test]
+fn lists_of_different_things_are_different_schemas() {
+    let document = parsed();
+    let entry = |path: &str| {
+        let answer = &document["paths"][path]["post"]["responses"]["200"]["content"]["application/json"]["schema"];
+        let name = answer["$ref"].as_str().and_then(|path| path.rsplit('/').next()).expect("a reference");
+        document["components"]["schemas"][name]["properties"]["data"]["items"]["$ref"].clone()
+    };
+    let entries = ["/score", "/classify", "/pooling"].map(entry);
+    assert_eq!(entries, ["ScoreEntry", "ClassEntry", "PoolEntry"].map(|name| format!("#/components/schemas/{name}")));
+}
+
 #[test]
 fn references_lead_somewhere_and_errors_are_one_shape() {
     let document = parsed();

@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::{
     MessageBody,
-    unions::{PredictInputs, PromptBody, RewardInputs, TextsBody},
+    unions::{PredictInputs, PromptBody, RewardInputs, TextsBody, TokensKept},
 };
 
 /// What all scoring routes share.
@@ -23,8 +23,7 @@ pub(crate) struct ScoringBody {
     /// The same, as vLLM calls it.
     truncation_side: Option<Side>,
     /// Cut to so many tokens; -1 is as many as the reward model reads.
-    #[schema(minimum = -1, maximum = 2147483647)]
-    truncate_prompt_tokens: Option<i64>,
+    truncate_prompt_tokens: Option<TokensKept>,
     /// Map scores through 1 / (1 + e^-x). Raw scores unless told.
     #[schema(default = false)]
     use_activation: Option<bool>,
@@ -113,14 +112,30 @@ pub(crate) struct WholeBody {
     shared: ScoringBody,
 }
 
+/// How numbers are written.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Encoding {
+    Float,
+}
+
+/// What is pooled for.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Task {
+    Score,
+    Classify,
+    Reward,
+}
+
 /// As `/classify`.
 #[derive(Serialize, ToSchema)]
 #[schema(as = PoolingRequest)]
 pub(crate) struct PoolingBody {
-    /// Only `float`.
-    encoding_format: Option<String>,
-    /// Only `score`, `classify` or `reward`.
-    task: Option<String>,
+    /// Numbers as numbers.
+    encoding_format: Option<Encoding>,
+    /// This is a reward model: all three are the same.
+    task: Option<Task>,
     #[serde(flatten)]
     whole: WholeBody,
 }

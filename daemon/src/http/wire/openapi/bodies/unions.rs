@@ -17,8 +17,8 @@ fn text(length_min: usize) -> RefOr<Schema> {
     ObjectBuilder::new().schema_type(Type::String).min_length(Some(length_min)).into()
 }
 
-fn token_id() -> RefOr<Schema> {
-    ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).maximum(Some(i32::MAX)).into()
+fn integer(low: i32, high: i32) -> RefOr<Schema> {
+    ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(low)).maximum(Some(high)).into()
 }
 
 fn list(items: RefOr<Schema>, len_min: usize, len_max: usize) -> RefOr<Schema> {
@@ -27,7 +27,7 @@ fn list(items: RefOr<Schema>, len_min: usize, len_max: usize) -> RefOr<Schema> {
 
 /// As long as a prompt may be: what fits the context window is for the engine to say.
 fn token_ids() -> RefOr<Schema> {
-    ArrayBuilder::new().items(token_id()).min_items(Some(1)).into()
+    ArrayBuilder::new().items(integer(0, i32::MAX)).min_items(Some(1)).into()
 }
 
 fn union(about: &str, of: impl IntoIterator<Item = RefOr<Schema>>) -> RefOr<Schema> {
@@ -65,6 +65,8 @@ union! {
         token_ids(),
         list(token_ids(), 1, 1024),
     ];
+    /// -1, or at least 1.
+    TokensKept, "TokensKept": [integer(-1, -1), integer(1, i32::MAX)];
     /// One text or several.
     TextsBody, "Texts": [text(1), list(text(1), 1, 4096)];
     /// A whole text with its special tokens spelled out, a pair of prompt and response, or a list of such lists.
