@@ -54,6 +54,9 @@ pub enum RewardModelError {
     /// An adapter without the weights that it belongs to.
     #[error("it is an adapter, and can be used only beside the model that it was trained on")]
     NoBase,
+    /// The weights that an adapter belongs to could not be had.
+    #[error("it is an adapter, and the weights beside it cannot be used: {0}")]
+    Weights(String),
     /// An adapter beside weights that it was not trained on.
     #[error("the reward model is an adapter of weights {expected}, the policy's version 0 has {got}")]
     Base {

@@ -69,10 +69,7 @@ pub(super) fn judges(config: &Config, vocabulary_digest: &str, sft: &Path) -> Re
     }
     let base = || {
         let base = frozen(&Checkpoint::read(sft)?, &config.ppo, &Device::Cpu);
-        base.map_err(|error| RewardModelError::Base {
-            expected: "that can be trained".to_owned(),
-            got: error.to_string(),
-        })
+        base.map_err(|error| RewardModelError::Weights(error.to_string()))
     };
     let loaded = sources::model::load(&config.reward, artefacts::REWARD, vocabulary_digest, base);
     let (model, judge) = loaded.map_err(|error| AppError::RewardModel {
