@@ -102,6 +102,7 @@ impl CausalLm {
         self.rounded.keep();
         self.open(|_| Ok(()))?;
         let stays = |name: &str, var: &Var| var.dims().len() != 2 || name == llama::TOKEN_EMBEDDING;
+        self.rounded.freeze();
         self.weights.retain(|name, var| stays(name, var));
         self.parameters = BTreeMap::new();
         self.trunk.retain(stays);
@@ -126,21 +127,6 @@ impl CausalLm {
             false => self.precision,
         };
         self.clone().with_precision(precision)
-    }
-
-    /// Whether these are the weights of a file: told by its vectors, which stay in f32 in every precision and which no tuning
-    /// leaves as they were.
-    ///
-    /// # Errors
-    /// When the device fails.
-    pub fn is(&self, file: &Checkpoint) -> Result<bool> {
-        for (name, var) in self.weights.iter().filter(|(_, var)| var.dims().len() == 1) {
-            let Some(other) = file.tensors.get(name) else { return Ok(false) };
-            if var.to_vec1::<f32>()? != other.to_vec1::<f32>()? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     /// Name of the matrix that hidden states become logits by.

@@ -121,10 +121,22 @@ impl Transformer {
     /// # Errors
     /// When the device fails.
     pub fn fingerprint(&self) -> Result<String> {
+        self.digest_vectors(|name| Ok(self.parameters[name].as_detached_tensor()))
+    }
+
+    /// Whether its own weights are those of a file, as far as the fingerprint tells.
+    ///
+    /// # Errors
+    /// When the file lacks a tensor, or the device fails.
+    pub fn is(&self, file: &Checkpoint) -> Result<bool> {
+        Ok(self.fingerprint()? == self.digest_vectors(|name| Ok(file.tensor(name)?.clone()))?)
+    }
+
+    fn digest_vectors(&self, tensor: impl Fn(&str) -> Result<Tensor>) -> Result<String> {
         let mut digest = Sha256::new();
-        for (name, var) in self.parameters.iter().filter(|(_, var)| var.dims().len() == 1) {
+        for (name, _) in self.parameters.iter().filter(|(_, var)| var.dims().len() == 1) {
             digest.update(name.as_bytes());
-            var.to_vec1::<f32>()?.iter().for_each(|x| digest.update(x.to_le_bytes()));
+            tensor(name)?.to_vec1::<f32>()?.iter().for_each(|x| digest.update(x.to_le_bytes()));
         }
         Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }

@@ -10,7 +10,7 @@ use policy::{
     optimizer::{AdamConfig, AdamW},
     scalar_model::ScalarModel,
     threads::is_small_of,
-    transformer::{Adapter, Keep, LoraShape, is_adapter, merged},
+    transformer::{Adapter, Keep, LoraShape, Transformer, is_adapter, merged},
 };
 
 use crate::{averaging::WeightAverage, control::ControlState, error::PpoError, snapshot::Snapshot, state::Half};
@@ -80,9 +80,17 @@ impl Models {
         let new = |seed| Adapter::new(shape, lora, seed, device);
         let adapter = match is_adapter(&policy.metadata) {
             true => Adapter::from_checkpoint(policy, shape, device)?,
-            false if reference.is(policy)? => new(config.seed)?,
+            false if reference.trunk().is(policy)? => new(config.seed)?,
             false => return Err(PpoError::WholeModel),
         };
+        if adapter.shape() != lora {
+            let (file, knobs) = (adapter.shape(), lora);
+            tracing::warn!(
+                ?file,
+                ?knobs,
+                "the live adapter keeps its own rank and alpha; activate version 0 to begin anew"
+            );
+        }
         let value = match value {
             Some(value) => value,
             None => ScalarModel::beside(&reference, new(!config.seed)?)?,
@@ -93,9 +101,19 @@ impl Models {
     fn of(policy: CausalLm, reference: CausalLm, value: ScalarModel, config: &config::Ppo) -> Result<Models, PpoError> {
         let (adam, precision) = (adam(config), reference.precision());
         let keep = if config.activation_checkpointing { Keep::Inputs } else { Keep::All };
+        let (policy_optimizer, value_optimizer) =
+            (AdamW::new(policy.parameters(), adam)?, AdamW::new(value.parameters(), adam)?);
+        // What learns beside frozen weights has no copies to be kept in step.
+        let is_whole = |trunk: &Transformer| trunk.adapter().is_none();
         Ok(Models {
-            policy_optimizer: AdamW::new(policy.parameters(), adam)?.keeping(policy.rounded()),
-            value_optimizer: AdamW::new(value.parameters(), adam)?.keeping(value.rounded()),
+            policy_optimizer: match is_whole(policy.trunk()) {
+                true => policy_optimizer.keeping(policy.rounded()),
+                false => policy_optimizer,
+            },
+            value_optimizer: match is_whole(value.trunk()) {
+                true => value_optimizer.keeping(value.rounded()),
+                false => value_optimizer,
+            },
             policy: policy.with_keep(keep),
             value: value.with_precision(precision).with_keep(keep),
             reference,

@@ -153,6 +153,27 @@ mod tests {
         assert_eq!(read(&world), before);
     }
 
+    /// And beside frozen weights in bf16, of which there is no other copy.
+    #[test]
+    fn an_adapter_in_bf16_goes_back_beside_its_frozen_weights() {
+        if policy::kernels::bf16_level() == 0 {
+            eprintln!("skipped: this processor does not multiply bf16");
+            return;
+        }
+        // Drawn in f32: the world's dice ask the tape, which needs the matrices.
+        let rollouts = World::with(4, |config| config.lora_rank = 2).rollouts(8, share_of(TokenId(3)));
+        let mut world = World::with(4, |config| (config.dtype, config.lora_rank) = ("bf16".to_owned(), 2));
+        let snapshot = Snapshot::of(&world.models, &world.config).unwrap();
+        let before = fingerprint(&world);
+        for _ in 0..2 {
+            let round = Round { config: &world.config, update: 0, lineage: &[PolicyVersion::SFT], pretraining: &[] };
+            let outcome = round.run(&mut world.models, &rollouts, &mut || ControlFlow::Continue(())).unwrap();
+            assert!(outcome.has_new_policy() && fingerprint(&world) != before);
+            snapshot.restore(&mut world.models).unwrap();
+            assert_eq!(fingerprint(&world), before);
+        }
+    }
+
     /// Goal: the snapshot of a large model costs its weights once, takes the policy back and owns up to the rest. Method: the
     /// same world with no room at all.
     #[test]

@@ -74,7 +74,9 @@ impl Weights<'_> {
         if self.precision == Precision::F32 {
             return run(&Open { slices, copies: None, factors, weights: *self });
         }
-        let matrices = slices.iter().filter(|(_, (_, dims))| dims.len() == 2);
+        // A scalar head is read in f32, and each model beside shared weights has its own.
+        let is_rounded = |name: &str, dims: &[usize]| dims.len() == 2 && !name.starts_with("reward_head.");
+        let matrices = slices.iter().filter(|(name, (_, dims))| is_rounded(name, dims));
         let copies = self.rounded.of(matrices.map(|(name, (numbers, dims))| (*name, *numbers, dims[1])));
         run(&Open { slices, copies: Some(&copies), factors, weights: *self })
     }

@@ -25,6 +25,7 @@ pub struct Rounded(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     is_kept: AtomicBool,
+    is_frozen: AtomicBool,
     copies: RwLock<Copies>,
 }
 
@@ -44,9 +45,16 @@ impl Rounded {
         self.0.is_kept.store(true, Ordering::Release);
     }
 
-    /// The weights were written by hand: the next pass rounds them anew.
+    /// From now on the copies are all that there is of these weights, which nobody writes any more.
+    pub(crate) fn freeze(&self) {
+        self.0.is_frozen.store(true, Ordering::Release);
+    }
+
+    /// The weights were written by hand: the next pass rounds them anew. Frozen ones were not, and stay.
     pub fn forget(&self) {
-        self.write().0.clear();
+        if !self.0.is_frozen.load(Ordering::Acquire) {
+            self.write().0.clear();
+        }
     }
 
     pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Copies> {
@@ -59,13 +67,17 @@ impl Rounded {
     }
 
     /// Copies of these matrices (name, numbers, width), which are made where they are missing.
-    pub(crate) fn of<'a>(&self, matrices: impl Iterator<Item = (&'a str, &'a [f32], usize)>) -> OpenCopies<'_> {
+    pub(crate) fn of<'a>(&self, matrices: impl Iterator<Item = (&'a str, &'a [f32], usize)> + Clone) -> OpenCopies<'_> {
         if !self.0.is_kept.load(Ordering::Acquire) {
             let mut copies = Copies::default();
             copies.make(matrices);
             return OpenCopies::Own(copies);
         }
-        self.write().make(matrices);
+        // Frozen weights have several readers, the judge of requests and the learner among them: none waits for another.
+        let is_whole = |copies: &Copies| matrices.clone().all(|(name, ..)| copies.0.contains_key(name));
+        if !is_whole(&self.read()) {
+            self.write().make(matrices);
+        }
         OpenCopies::Kept(self.read())
     }
 }
@@ -111,6 +123,8 @@ impl Deref for OpenCopies<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::mpsc, time::Duration};
+
     use candle_core::Device;
 
     use crate::{
@@ -118,8 +132,31 @@ mod tests {
         checkpoint::{Checkpoint, WeightType},
         kernels::{Precision, bf16_level},
         optimizer::{AdamConfig, AdamW},
+        scalar_model::ScalarModel,
         transformer::tests::{batch, gradients_of, tiny, uneven_checkpoint},
+        transformer::{Adapter, LoraShape},
     };
+
+    /// Goal: whoever judges with frozen weights does not wait for whoever learns beside them. Method: a pass of one model is held
+    /// open while another thread computes with a second one on the same weights.
+    #[test]
+    fn models_on_the_same_frozen_weights_do_not_wait_for_each_other() {
+        if bf16_level() == 0 {
+            eprintln!("skipped: this processor does not multiply bf16");
+            return;
+        }
+        let policy = CausalLm::from_checkpoint(&uneven_checkpoint(&tiny(), 5), &Device::Cpu).unwrap();
+        let base = policy.with_precision(Precision::Bf16).frozen().unwrap();
+        let adapter = |seed| Adapter::new(&tiny(), LoraShape { rank: 2, alpha: 4.0 }, seed, &Device::Cpu).unwrap();
+        let learner = base.clone().with_adapter(adapter(1));
+        let judge = ScalarModel::beside(&base, adapter(2)).unwrap();
+        let (scored, scores) = mpsc::channel();
+        let finished = learner.open(|_| {
+            std::thread::spawn(move || drop(scored.send(judge.scores_at_last(&batch()).map(|scores| scores.len()))));
+            Ok(scores.recv_timeout(Duration::from_secs(20)))
+        });
+        assert_eq!(finished.unwrap().expect("the judge waits for the learner").unwrap(), 3);
+    }
 
     /// Goal: kept copies are those of the weights at any time. Method: a model made anew from the same weights, after a step of
     /// the optimiser, after weights were written by hand, and with the f32 matrices gone.
@@ -148,6 +185,8 @@ mod tests {
         assert_eq!(read(&model), read(&anew(&model)));
         let frozen = anew(&model).frozen().unwrap();
         assert_eq!(read(&frozen), read(&model));
+        frozen.rounded().forget();
+        assert_eq!(read(&frozen), read(&model), "there is nothing to make them from again");
         assert!(!frozen.parameters().contains_key("blk.0.attn_q.weight"));
     }
 }
