@@ -179,7 +179,7 @@ mod tests {
     use super::*;
     use crate::{
         checkpoint::WeightType,
-        transformer::tests::{batch, check_differences, close, tiny, uneven_checkpoint},
+        transformer::tests::{batch, check_scalar_differences, close, tiny, uneven_checkpoint},
     };
 
     /// Goal: the explicit backward of both readings is right, of one head and of three. Method: candle's tape over the plain
@@ -213,17 +213,6 @@ mod tests {
     #[test]
     fn gradients_are_finite_differences() {
         let policy = uneven_checkpoint(&tiny(), 13);
-        let model = ScalarModel::from_policy(&policy, 4, &Device::Cpu).unwrap();
-        let slopes = |x: &[f32]| (0..x.len()).map(|i| 0.5 - 0.3 * i as f32).collect::<Vec<f32>>();
-        let sum = |x: &[f32]| x.iter().zip(slopes(x)).map(|(x, c)| f64::from(*x) * f64::from(c)).sum::<f64>();
-        let (mut value, mut reward) = (Gradients::new(), Gradients::new());
-        model
-            .open(|open| {
-                open.backward_at_response(&batch(), &mut value, |x| Ok((slopes(x), ())))?;
-                open.backward_at_last(&batch(), &mut reward, |x| Ok((slopes(x), ())))
-            })
-            .unwrap();
-        check_differences(model.parameters(), &value, || sum(&model.values_at_response(&batch()).unwrap()));
-        check_differences(model.parameters(), &reward, || sum(&model.scores_at_last(&batch()).unwrap()));
+        check_scalar_differences(&ScalarModel::from_policy(&policy, 4, &Device::Cpu).unwrap());
     }
 }

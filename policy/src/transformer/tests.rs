@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     causal_lm::{CausalLm, HeadRows, HeadSlopes},
     optimizer::Gradients,
+    scalar_model::ScalarModel,
     sequence_batch::{Sequence, SequenceBatch},
     token::TokenId,
 };
@@ -148,6 +149,21 @@ pub(crate) fn check_differences(parameters: &BTreeMap<String, Var>, gradients: &
         let error = (numeric - f64::from(analytic)).abs();
         assert!(error < 1e-2 * numeric.abs().max(0.05), "{name}[{entry}]: backward {analytic}, differences {numeric}");
     }
+}
+
+/// The same of a scalar model, read as a value model and as a reward model.
+pub(crate) fn check_scalar_differences(model: &ScalarModel) {
+    let slopes = |x: &[f32]| (0..x.len()).map(|i| 0.5 - 0.3 * i as f32).collect::<Vec<f32>>();
+    let sum = |x: &[f32]| x.iter().zip(slopes(x)).map(|(x, c)| f64::from(*x) * f64::from(c)).sum::<f64>();
+    let (mut value, mut reward) = (Gradients::new(), Gradients::new());
+    model
+        .open(|open| {
+            open.backward_at_response(&batch(), &mut value, |x| Ok((slopes(x), ())))?;
+            open.backward_at_last(&batch(), &mut reward, |x| Ok((slopes(x), ())))
+        })
+        .unwrap();
+    check_differences(model.parameters(), &value, || sum(&model.values_at_response(&batch()).unwrap()));
+    check_differences(model.parameters(), &reward, || sum(&model.scores_at_last(&batch()).unwrap()));
 }
 
 /// Goal: what follows a sequence, pad tokens included, never changes it. Method: append tokens and compare the prefix.

@@ -2,6 +2,8 @@
 
 mod busy;
 mod crash;
+mod refusals;
+mod replays;
 mod resume;
 mod updates;
 mod world;

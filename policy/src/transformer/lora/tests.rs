@@ -6,7 +6,8 @@ use crate::{
     transformer::{
         Keep,
         tests::{
-            TEMPERATURES, batch, check_differences, close, gradients_of, loss_of, tiny, uneven_checkpoint, weighted,
+            TEMPERATURES, batch, check_differences, check_scalar_differences, close, gradients_of, loss_of, tiny,
+            uneven_checkpoint, weighted,
         },
     },
 };
@@ -74,18 +75,7 @@ fn gradients_of_a_scalar_models_adapter_are_finite_differences() {
         let head = Tensor::from_vec(normal(&mut rng, 0.5, var.elem_count()), var.dims(), &Device::Cpu).unwrap();
         var.set(&head).unwrap();
     }
-    let slopes = |x: &[f32]| x.iter().enumerate().map(|(i, _)| 0.4 - 0.2 * i as f32).collect::<Vec<f32>>();
-    let sum = |x: &[f32]| x.iter().zip(slopes(x)).map(|(x, c)| f64::from(*x) * f64::from(c)).sum::<f64>();
-    let mut value = Gradients::new();
-    let mut reward = Gradients::new();
-    model
-        .open(|open| {
-            open.backward_at_response(&batch(), &mut value, |x| Ok((slopes(x), ())))?;
-            open.backward_at_last(&batch(), &mut reward, |x| Ok((slopes(x), ())))
-        })
-        .unwrap();
-    check_differences(model.parameters(), &value, || sum(&model.values_at_response(&batch()).unwrap()));
-    check_differences(model.parameters(), &reward, || sum(&model.scores_at_last(&batch()).unwrap()));
+    check_scalar_differences(&model);
 }
 
 #[test]

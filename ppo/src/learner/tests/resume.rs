@@ -8,19 +8,18 @@ use std::{
 
 use super::{super::*, world::*};
 use crate::{
-    replay::{self, Archive, ReplayError},
     rollout_log::{LogReader, RolloutState, Start, UpdateRow},
     state::StateFolder,
     sync_point,
 };
 
 /// Updates of every run.
-const N_UPDATES: u64 = 4;
+pub(super) const N_UPDATES: u64 = 4;
 /// The update during which copies are taken: one before it, one after it.
 const WATCHED: u64 = 1;
 
 /// Rollouts of all updates are there before the first, so that no run depends on what its engine says when.
-fn stocked(change: impl FnOnce(&mut config::Ppo)) -> World {
+pub(super) fn stocked(change: impl FnOnce(&mut config::Ppo)) -> World {
     let mut world = World::new(|config| {
         config.max_staleness = 64;
         // Said, so that the learner does not derive it: a record's configuration is then the very one of the test.
@@ -38,7 +37,7 @@ fn reopened(path: PathBuf, like: &config::Ppo) -> World {
 }
 
 /// Runs until the last update has ended.
-fn finish(world: &mut World) -> Learner {
+pub(super) fn finish(world: &mut World) -> Learner {
     let learner = world.start_learner();
     eventually("the last update", || {
         let newest = world.log.reader().newest_update().unwrap();
@@ -127,7 +126,7 @@ fn a_death_at_any_moment_changes_no_bit_of_what_is_published() {
 }
 
 /// A KL limit below zero cannot be met: the gate refuses whatever comes.
-fn refuse_everything(config: &mut config::Ppo) {
+pub(super) fn refuse_everything(config: &mut config::Ppo) {
     config.kl_adaptive = true;
     config.kl_target = -1.0;
 }
@@ -255,69 +254,4 @@ fn another_configuration_gives_the_unfinished_claim_back() {
     assert_eq!((row.start.config, row.n_attempts), (config.assignments(), 1), "it began anew");
     assert_eq!(learner.counters().resets, 0);
     world.close();
-}
-
-/// Goal: a replay goes back where the learner went back. Method: four refused updates, the third of which undoes the first
-/// three; the third and the fourth, with states and without.
-#[test]
-fn rounds_that_were_taken_back_are_taken_back_again() {
-    let mut world = stocked(refuse_everything);
-    let learner = finish(&mut world);
-    assert_eq!(learner.counters().restorations, 1);
-    let row = world.log.reader().update(2).unwrap().unwrap();
-    let streak = row.end.unwrap().streak.unwrap();
-    assert_eq!((streak.first, streak.n, streak.went_back), (0, 3, true));
-    let config = world.config.clone();
-    let folder = world.close();
-    let data_dir = folder.path().join("data");
-    for _ in 0..2 {
-        for update in [2, 3] {
-            let comparison = rebuild(&data_dir, &config, update).unwrap();
-            assert!(comparison.is_equal(), "{comparison:?}");
-        }
-        StateFolder::of(&data_dir)
-            .updates()
-            .iter()
-            .for_each(|n| fs::remove_file(data_dir.join(format!("learner/state-{n}"))).unwrap());
-    }
-}
-
-fn rebuild(data_dir: &Path, config: &config::Ppo, update: u64) -> Result<replay::Comparison, ReplayError> {
-    let archive = Archive::open(data_dir).unwrap();
-    let sft = archive.sft().unwrap();
-    let beginning = crate::beginning::Beginning::new(&sft, ValueStart::Policy, config).unwrap();
-    replay::rebuild(&archive, &beginning, config, update)
-}
-
-/// Goal: an update can be checked by anybody, from its record and the nearest state. Method: every update of a run, with the
-/// states of the run and without; then a record that is not true, a rollout that is gone, an update that never was.
-#[test]
-fn an_update_is_rebuilt_and_compared() {
-    let mut world = stocked(|config| (config.keep_states, config.state_every) = (10, 1));
-    finish(&mut world);
-    let config = world.config.clone();
-    let folder = world.close();
-    let data_dir = folder.path().join("data");
-    let rebuild = |update| rebuild(&data_dir, &config, update);
-    for update in 0..N_UPDATES {
-        let comparison = rebuild(update).unwrap();
-        assert!(comparison.is_equal(), "{comparison:?}");
-        assert!(comparison.numbers.len() > 40 && comparison.digests[0].is_some());
-    }
-    assert_eq!(rebuild(2).unwrap().began_with, Some(2));
-    fs::remove_dir_all(data_dir.join("learner")).unwrap();
-    fs::create_dir(data_dir.join("learner")).unwrap();
-    let comparison = rebuild(2).unwrap();
-    assert!(comparison.is_equal() && comparison.began_with.is_none() && comparison.n_computed == 3);
-    let connection = rusqlite::Connection::open(data_dir.join("rollouts.sqlite")).unwrap();
-    connection.execute("UPDATE update_rollouts SET score = score + 1 WHERE number = 2 AND position = 0", []).unwrap();
-    assert!(!rebuild(2).unwrap().is_equal(), "another score, other weights");
-    connection
-        .execute("DELETE FROM rollouts WHERE seq = (SELECT seq FROM update_rollouts WHERE number = 1)", [])
-        .unwrap();
-    let error = rebuild(1).err().unwrap();
-    assert!(matches!(&error, ReplayError::Pruned { update: 1, n_used: 8, missing } if missing.len() == 1), "{error}");
-    assert!(error.to_string().contains("rows 9"), "{error}");
-    assert!(matches!(rebuild(2), Err(ReplayError::Pruned { update: 1, .. })), "the way to it needs update 1");
-    assert!(matches!(rebuild(9), Err(ReplayError::NoRecord(9))));
 }
