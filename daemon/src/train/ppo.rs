@@ -174,5 +174,5 @@ fn plan(args: &Args, base: &Base, config: &Config, prompts: &[Vec<TokenId>]) -> 
 fn cache_bytes(shape: &Shape, config: &Config) -> u64 {
     let window = if config.policy.context_tokens == 0 { shape.context } else { config.policy.context_tokens as usize };
     let per_token = 2 * shape.n_layers * shape.n_kv_heads * shape.head_dim * 2;
-    (config.policy.parallel * window * per_token) as u64
+    ((config.policy.parallel * window + config.policy.prefix_cache_tokens) * per_token) as u64
 }
