@@ -23,7 +23,7 @@ fn names(text: &str) -> BTreeSet<&str> {
 /// Names of what an update measures, from the places where `ppo` writes them: they appear after the first update.
 fn learner_names() -> BTreeSet<String> {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../ppo/src");
-    let sources = ["stats/round.rs", "gate.rs"];
+    let sources = ["stats/round.rs", "gate.rs", "gate/verdict.rs"];
     let text: String = sources.iter().filter_map(|name| std::fs::read_to_string(folder.join(name)).ok()).collect();
     let literals = text.split('"').filter(|literal| literal.contains('/') && !literal.contains(' '));
     literals.map(|name| format!("honed_{}", name.replace('/', "_"))).collect()

@@ -1,6 +1,6 @@
 //! The `[policy]` section.
 
-use crate::rule::{SERVED_NAME, SWITCH, TEXT, section, whole};
+use crate::rule::{SERVED_NAME, SWITCH, TEXT, real, section, whole};
 
 section! {
     /// What acts: the model that serves.
@@ -23,6 +23,8 @@ section! {
         deterministic: bool => SWITCH;
         /// Requests that may wait for a slot before newcomers get 429.
         max_queue: usize => whole(0, 100_000);
+        /// Share of that queue which the requests of one API key may fill when several keys are configured, so that one client never shuts the others out.
+        max_queue_share: f64 => real(0.01, 1.0);
         /// Layers of the model on the GPU; 0: none. Needs the `cuda` feature.
         gpu_layers: u32 => whole(0, 1000);
         /// Seed of the stream from which requests without a seed draw theirs.

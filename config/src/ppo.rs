@@ -125,6 +125,24 @@ section! {
         ptx_examples: usize => whole(1, 65_536);
         /// Tokens of one example at most; longer texts are cut into several.
         ptx_tokens: usize => whole(2, 1_048_576);
+        /// What the gate does with a candidate that looks worse than the live version: "strict" refuses it, "observe" serves it and writes down what was wrong, "off" does not look. Weights that are not finite, or that engine and trainer disagree about, are refused by each.
+        gate: String => one_of(&["strict", "observe", "off"]);
+        /// Held-out questions that candidate and live version answer side by side before a publication; 0: none, and then only the round's own numbers decide. From rollouts of held_out_share, or where that is 0 from recent traffic.
+        gate_prompts: usize => whole(0, 4096);
+        /// Tokens of one such answer at most.
+        gate_tokens: u32 => whole(1, 65_536);
+        /// More questions, half of the trial: JSON lines with a "prompt" or "messages" each, as for `honed train ppo`.
+        gate_file: String => TEXT;
+        /// The answers' mean length may change by this factor in one publication; 0: by any.
+        gate_length_factor: f64 => real(0.0, 1000.0);
+        /// Share of the answers that may stop ending by themselves in one publication.
+        gate_eos_drop: f64 => real(0.0, 1.0);
+        /// Share of the live version's distinct pairs of tokens that the candidate's answers must keep (distinct-2).
+        gate_distinct: f64 => real(0.0, 1.0);
+        /// Rise of the loss on pretraining text over version 0's, nats a token, where ptx gives such text; 0: any.
+        gate_ptx_rise: f64 => real(0.0, 100.0);
+        /// Judged rollouts of a new live version that are held against its last good ancestor's; when they are worse beyond doubt and by much (reward, length, thumbs down, failures), that ancestor serves again and learning pauses. 0: no watch.
+        watch_rollouts: usize => whole(0, 1_000_000);
         /// Threads of the learner, all at nice 19 in the idle class; 0: one per core.
         threads: usize => whole(0, 512);
         /// Share of a core that the learner keeps when traffic never pauses.

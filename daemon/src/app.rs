@@ -10,6 +10,7 @@
 mod error;
 mod load;
 mod pretraining;
+mod questions;
 mod running;
 mod source;
 

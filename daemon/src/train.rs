@@ -13,11 +13,14 @@ mod interrupt;
 mod options;
 mod output;
 mod ppo;
+mod prompts;
 mod reward;
 mod sft;
 mod split;
 
 use clap::Subcommand;
+
+pub(crate) use prompts::prompts;
 
 use crate::cli::Outcome;
 

@@ -30,6 +30,7 @@ mod loading;
 mod nursery;
 mod plan;
 mod prefix_cache;
+mod queue;
 mod request;
 mod resident;
 mod rest;
@@ -39,6 +40,7 @@ mod sequence;
 mod softmax;
 mod stats;
 mod step;
+mod tenant;
 mod text;
 mod truncation;
 mod versions;
@@ -63,6 +65,7 @@ use self::{
     nursery::Nursery,
     resident::{Job, Resident},
     stats::Counters,
+    tenant::WaitingMax,
     worker::Setup,
 };
 pub use self::{
@@ -73,7 +76,8 @@ pub use self::{
         Target, Timings,
     },
     resident::{ResidentState, ResidentStatus},
-    stats::{EngineStats, FINISH_REASONS},
+    stats::{EngineStats, FINISH_REASONS, STEP_SIZES},
+    tenant::Tenant,
 };
 use crate::{
     grammar::{Grammar, GrammarError},
@@ -129,7 +133,7 @@ impl Engine {
         let setup = Setup::new(config, &vocabulary, &gate, context_tokens, PolicyVersion::SFT, sft);
         let weights = loading::weights(&setup, None)?;
         let base = Arc::clone(&weights.model);
-        let start = Resident::start(&nursery, (setup, weights), Arc::clone(&counters), config.max_queue, || ());
+        let start = Resident::start(&nursery, (setup, weights), Arc::clone(&counters), waiting_max(config), || ());
         let first = Arc::new(start?);
         residents.insert(PolicyVersion::SFT, Arc::clone(&first));
         Ok(Engine(Arc::new(Shared {
@@ -248,7 +252,9 @@ impl Engine {
         let mut stats = self.0.counters.read();
         for resident in self.0.residents.iter() {
             stats.running += resident.load.running.load(Ordering::Relaxed);
-            stats.waiting += resident.load.waiting.load(Ordering::Relaxed);
+            stats.cache_tokens += resident.load.cache_tokens.load(Ordering::Relaxed);
+            stats.cache_tokens_max += resident.cache_tokens_max;
+            stats.waiting += resident.load.waiting.count();
         }
         stats
     }
@@ -265,6 +271,11 @@ impl Engine {
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
     }
+}
+
+/// How many requests may wait for one resident.
+fn waiting_max(config: &config::Policy) -> WaitingMax {
+    WaitingMax::new(config.max_queue, config.max_queue_share)
 }
 
 impl std::fmt::Debug for Engine {

@@ -23,6 +23,7 @@ mod activation;
 mod attempt;
 mod batch;
 mod failure;
+mod halt;
 mod owner;
 mod rails;
 mod room;
@@ -33,6 +34,7 @@ mod status;
 mod tests;
 mod trainer;
 mod unfinished;
+mod watching;
 
 use std::{
     sync::{
@@ -44,7 +46,8 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use policy::{PolicyVersion, engine::Engine, sequence_batch::Sequence};
+use policy::{PolicyVersion, TokenId, engine::Engine, sequence_batch::Sequence};
+use reward::Scorer;
 
 pub use crate::beginning::ValueStart;
 pub use status::{HISTORY_MAX, LearnerState, LearnerStatus};
@@ -109,6 +112,10 @@ pub struct LearnerSetup {
     pub value_start: ValueStart,
     /// Texts for `ppo.ptx`, from [`pretraining_examples`](crate::update::pretraining_examples).
     pub pretraining: Arc<[Sequence]>,
+    /// Who judges the trials of the gate; nobody where scores come from people alone.
+    pub scorer: Option<Scorer>,
+    /// Questions of the gate beside those from traffic: tokenised prompts.
+    pub questions: Arc<[Vec<TokenId>]>,
 }
 
 /// What the owner thread can be told.

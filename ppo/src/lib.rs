@@ -42,6 +42,7 @@ mod test_world;
 pub mod token_rewards;
 pub mod update;
 pub mod value_model;
+pub mod watch;
 
 pub use error::PpoError;
 pub use learner::Learner;

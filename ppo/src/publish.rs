@@ -15,7 +15,9 @@
 //!
 //! All of it runs on the learner's thread. Whatever fails before the commit leaves the live version live.
 
+mod alignment;
 mod loader;
+mod text;
 
 use std::{
     collections::BTreeMap,
@@ -32,9 +34,10 @@ use policy::{
 };
 
 pub use loader::Loader;
+use reward::Scorer;
 
 use crate::{
-    gate::{self, Evidence, Verdict},
+    gate::{self, Comparison, Evidence, Lesson, Mode, Question, Trial, TrialError, Verdict, drift},
     models::Models,
     parity::{self, ParityError, ParityLimits},
     registry::{Candidate, Registry, RegistryError},
@@ -64,9 +67,21 @@ pub enum PublishError {
     /// Parity could not be measured.
     #[error("parity: {0}")]
     Parity(#[from] ParityError),
+    /// The trial could not be held.
+    #[error(transparent)]
+    Trial(TrialError),
     /// Shutdown or an operator's command came first.
     #[error("the publication was interrupted")]
     Interrupted,
+}
+
+impl From<TrialError> for PublishError {
+    fn from(error: TrialError) -> PublishError {
+        match error {
+            TrialError::Interrupted => PublishError::Interrupted,
+            error => PublishError::Trial(error),
+        }
+    }
 }
 
 /// What publishes.
@@ -81,6 +96,8 @@ pub struct Publisher<'a> {
     pub config: &'a config::Ppo,
     /// Where durations go.
     pub counters: &'a LearnerCounters,
+    /// Who judges trials.
+    pub scorer: Option<&'a Scorer>,
 }
 
 /// Weights that want to serve.
@@ -95,6 +112,12 @@ pub struct Proposal<'a> {
     pub stats: &'a RoundStats,
     /// Sequences for the parity check.
     pub sequences: &'a [Sequence],
+    /// What the update learnt from, with the sequences.
+    pub lessons: &'a [(Lesson, Sequence)],
+    /// What candidate and live version are asked.
+    pub questions: &'a [Question],
+    /// Text that the policy should not forget.
+    pub pretraining: &'a [Sequence],
     /// Rollouts that trained it.
     pub n_rollouts: usize,
 }
@@ -126,13 +149,13 @@ impl Publisher<'_> {
     ///
     /// # Errors
     /// [`PublishError`]; the candidate is rejected, and the claim is as it was.
-    pub fn judge(&self, proposal: &Proposal<'_>, go_on: impl Fn() -> bool) -> Result<Judged, PublishError> {
+    pub fn judge(&self, proposal: &Proposal<'_>, go_on: &(dyn Fn() -> bool + Sync)) -> Result<Judged, PublishError> {
         self.wait_for_room(go_on)?;
         let version = self.registry.next_version()?;
         let (digest, limits) = self.write(version, proposal)?;
         sync_point::reached(self.registry.data_dir(), "registered");
         let started = Instant::now();
-        match self.examine(version, proposal, limits) {
+        match self.examine(version, proposal, limits, go_on) {
             Ok(verdict) => Ok(Judged { version, digest, verdict, started }),
             Err(error) => {
                 self.abandon(version, &error.to_string());
@@ -234,6 +257,7 @@ impl Publisher<'_> {
         version: PolicyVersion,
         proposal: &Proposal<'_>,
         parity_limits: ParityLimits,
+        go_on: &(dyn Fn() -> bool + Sync),
     ) -> Result<Verdict, PublishError> {
         let n_broken_tensors = n_broken_tensors(proposal.models)?;
         self.load(version)?;
@@ -242,8 +266,47 @@ impl Publisher<'_> {
         if parity.max > parity_limits.expected {
             tracing::warn!(%version, max = parity.max, expected = parity_limits.expected, "engine and trainer disagree");
         }
-        let evidence = Evidence { n_broken_tensors, parity, parity_limits, stats: proposal.stats };
-        Ok(gate::judge(&evidence, self.config))
+        let looks = Mode::of(self.config) != Mode::Off;
+        let is_sane = n_broken_tensors == 0 && parity.max <= parity_limits.hard;
+        // What is refused anyway need not stand trial.
+        let trial = if looks && is_sane { self.trial(version, proposal, go_on)? } else { None };
+        let evidence = Evidence {
+            n_broken_tensors,
+            parity,
+            parity_limits,
+            stats: proposal.stats,
+            alignment: if looks { alignment::measure(policy, proposal.lessons)? } else { None },
+            trial: trial.as_ref(),
+            lineage: &self.rungs(proposal.parent)?,
+            ptx_rise: if looks { text::rise(proposal)? } else { None },
+        };
+        let verdict = gate::judge(&evidence, self.config);
+        for doubt in &verdict.observed {
+            tracing::warn!(%version, doubt, "the gate would have refused this candidate (ppo.gate = \"observe\")");
+        }
+        Ok(verdict)
+    }
+
+    fn trial(
+        &self,
+        version: PolicyVersion,
+        proposal: &Proposal<'_>,
+        go_on: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Comparison>, PublishError> {
+        let trial = Trial { engine: self.engine, scorer: self.scorer, questions: proposal.questions };
+        Ok(trial.compare(version, proposal.parent, go_on)?)
+    }
+
+    /// What the trials of a version and its ancestors said, newest first.
+    fn rungs(&self, version: PolicyVersion) -> Result<Vec<drift::Rung>, PublishError> {
+        let mut rungs = Vec::new();
+        for version in self.registry.lineage(version, drift::RUNGS_MAX as u64)? {
+            let numbers = self.registry.row(version)?.map(|row| row.numbers).unwrap_or_default();
+            let number = |name: &str| numbers.get(name).copied();
+            let measured = number(gate::names::REWARD_DIFFERENCE).zip(number(gate::names::REWARD_DIFFERENCE_ERROR));
+            rungs.extend(measured.map(|(mean, standard_error)| drift::Rung { mean, standard_error }));
+        }
+        Ok(rungs)
     }
 
     /// Gives a candidate up that came to nothing for no fault of its weights. The claim stays.

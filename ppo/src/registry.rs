@@ -204,8 +204,16 @@ impl Registry {
         expected_live: Option<PolicyVersion>,
     ) -> Result<PolicyVersion, RegistryError> {
         let before = self.live()?.version;
-        self.change(VersionChange::Activate { version, expected_live })?;
+        self.change(VersionChange::Activate { version, expected_live, why: None })?;
         Ok(before)
+    }
+
+    /// Makes the last good version live in place of `from`, whose row says why.
+    ///
+    /// # Errors
+    /// When another version is live, or this one is in no state to be activated.
+    pub fn roll_back(&self, to: PolicyVersion, from: PolicyVersion, why: &str) -> Result<(), RegistryError> {
+        self.change(VersionChange::Activate { version: to, expected_live: Some(from), why: Some(why.to_string()) })
     }
 
     /// Checks a version's file against its digest.

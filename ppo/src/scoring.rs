@@ -18,7 +18,7 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use policy::{TokenId, Vocabulary, threads};
+use policy::{Rollout, TokenId, Vocabulary, threads};
 use reward::{Formula, Lane, Opinion, Ruling, ScoreError, ScoreRequest, Scored, Scorer, ScorerError};
 
 use crate::{
@@ -189,7 +189,7 @@ impl Pump {
             let opinions: Vec<Opinion> = row.feedback.iter().map(Feedback::opinion).collect();
             let created_ms = row.rollout.created_ms;
             match self.scorer.rules().ruling(&opinions, created_ms, now) {
-                Ruling::Judge(formula) => asked.push((row.seq, self.request(row, formula))),
+                Ruling::Judge(formula) => asked.push((row.seq, score_request(&self.vocabulary, &row.rollout, formula))),
                 Ruling::Wait { .. } => {}
                 Ruling::Drop => verdicts.push((row.seq, Verdict::Dropped(DropReason::NoFeedback))),
             }
@@ -221,16 +221,17 @@ impl Pump {
         }
         Ok(verdicts)
     }
+}
 
-    fn request(&self, row: &LoggedRollout, formula: Formula) -> ScoreRequest {
-        let response: Vec<TokenId> = row.rollout.response.iter().map(|token| token.id).collect();
-        ScoreRequest {
-            prompt_text: self.vocabulary.detokenize(&row.rollout.prompt, true),
-            response_text: self.vocabulary.detokenize(&response, true),
-            prompt: row.rollout.prompt.clone(),
-            response,
-            formula,
-        }
+/// A rollout as judges want it.
+pub(crate) fn score_request(vocabulary: &Vocabulary, rollout: &Rollout, formula: Formula) -> ScoreRequest {
+    let response: Vec<TokenId> = rollout.response.iter().map(|token| token.id).collect();
+    ScoreRequest {
+        prompt_text: vocabulary.detokenize(&rollout.prompt, true),
+        response_text: vocabulary.detokenize(&response, true),
+        prompt: rollout.prompt.clone(),
+        response,
+        formula,
     }
 }
 

@@ -159,7 +159,7 @@ impl Round<'_> {
         stats.is_value_warmup = is_warming_up;
         stats.experience_s = experience_s;
         stats.update_s = started.elapsed().as_secs_f64() - experience_s;
-        Ok(RoundOutcome { fates, stats })
+        Ok(RoundOutcome { fates, stats, lessons: outcome::lessons(&experience) })
     }
 
     fn update(

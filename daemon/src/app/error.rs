@@ -70,6 +70,14 @@ pub enum AppError {
         /// Why.
         reason: String,
     },
+    /// The gate's questions cannot be used.
+    #[error("questions for the gate, {path}: {reason} (ppo.gate_file)")]
+    Questions {
+        /// The file.
+        path: String,
+        /// Why.
+        reason: String,
+    },
     /// The learner cannot start.
     #[error("the learner cannot start: {0}")]
     Learner(String),

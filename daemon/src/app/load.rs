@@ -8,7 +8,7 @@ use ppo::{Learner, Registry, RolloutLog, ScoringPump, learner::LearnerSetup, rol
 use reward::{Rules, Scorer};
 
 use super::{
-    AppError, pretraining,
+    AppError, pretraining, questions,
     source::{self, Judges},
 };
 use crate::http::{Learning, Services};
@@ -70,6 +70,8 @@ fn learning(
         engine: engine.clone(),
         value_start: judges.value_start()?,
         pretraining: pretraining::texts(&config.ppo, &engine.vocabulary())?,
+        scorer: Some(scorer.clone()),
+        questions: questions::of_file(&config.ppo, engine)?,
     };
     let learner = Learner::start(setup).map_err(|error| AppError::Learner(error.to_string()))?;
     Ok(Learning::new(learner, pump))

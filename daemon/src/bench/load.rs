@@ -40,12 +40,31 @@ struct Seen {
     ok: u64,
     tokens: u64,
     first_ms: Vec<f64>,
-    gaps_ms: Vec<f64>,
+    gaps: Vec<Gap>,
+}
+
+/// Between two tokens of one stream.
+#[derive(Clone, Copy)]
+pub(super) struct Gap {
+    pub(super) began: Instant,
+    pub(super) ended: Instant,
+}
+
+impl Gap {
+    pub(super) fn ms(self) -> f64 {
+        self.ended.duration_since(self.began).as_secs_f64() * 1e3
+    }
 }
 
 impl Traffic<'_> {
     /// Asks until `meanwhile` returns; gives what the clients saw, and what it returned.
     pub(super) fn during<T>(&self, meanwhile: impl FnOnce() -> T) -> (Load, T) {
+        let (load, _, result) = self.gaps_during(meanwhile);
+        (load, result)
+    }
+
+    /// The same with every gap that a client saw between two tokens.
+    pub(super) fn gaps_during<T>(&self, meanwhile: impl FnOnce() -> T) -> (Load, Vec<Gap>, T) {
         let over = AtomicBool::new(false);
         let next = AtomicU64::new(0);
         let started = Instant::now();
@@ -55,7 +74,8 @@ impl Traffic<'_> {
             over.store(true, Ordering::Relaxed);
             let seen =
                 clients.into_iter().map(|client| client.join().expect("a client counts failures, it does not panic"));
-            (summary(seen.collect(), started.elapsed()), result)
+            let (load, gaps) = summary(seen.collect(), started.elapsed());
+            (load, gaps, result)
         })
     }
 
@@ -95,20 +115,17 @@ impl Traffic<'_> {
                 continue;
             }
             let now = Instant::now();
-            let gap = now.duration_since(last.unwrap_or(asked)).as_secs_f64() * 1e3;
-            if last.is_some() {
-                seen.gaps_ms.push(gap)
-            } else {
-                seen.first_ms.push(gap)
+            match last.replace(now) {
+                Some(began) => seen.gaps.push(Gap { began, ended: now }),
+                None => seen.first_ms.push(now.duration_since(asked).as_secs_f64() * 1e3),
             }
-            last = Some(now);
             seen.tokens += n_tokens;
         }
         Err("the stream ended without [DONE]".to_owned())
     }
 }
 
-fn summary(all: Vec<Seen>, elapsed: Duration) -> Load {
+fn summary(all: Vec<Seen>, elapsed: Duration) -> (Load, Vec<Gap>) {
     let seconds = elapsed.as_secs_f64();
     let mut sum = Seen::default();
     for seen in all {
@@ -116,15 +133,16 @@ fn summary(all: Vec<Seen>, elapsed: Duration) -> Load {
         sum.ok += seen.ok;
         sum.tokens += seen.tokens;
         sum.first_ms.extend(seen.first_ms);
-        sum.gaps_ms.extend(seen.gaps_ms);
+        sum.gaps.extend(seen.gaps);
     }
-    Load {
+    let load = Load {
         requests: sum.ok + sum.failed,
         failed: sum.failed,
         seconds: (seconds * 1000.0).round() / 1000.0,
         output_tokens: sum.tokens,
         output_tokens_per_s: (sum.tokens as f64 / seconds * 10.0).round() / 10.0,
         ttft_ms: Quantiles::of(sum.first_ms),
-        itl_ms: Quantiles::of(sum.gaps_ms),
-    }
+        itl_ms: Quantiles::of(sum.gaps.iter().map(|gap| gap.ms()).collect()),
+    };
+    (load, sum.gaps)
 }

@@ -8,12 +8,12 @@ use std::{
 use ::ppo::{Registry, RolloutLog, registry::Candidate, rollout_log::LogSettings};
 use policy::{PolicyVersion, checkpoint};
 
-use super::load::Traffic;
+use super::load::{Gap, Traffic};
 use crate::{
     app::{Running, sft_file},
     cli::{ConfigArgs, Outcome, progress},
     http::wire::{
-        json,
+        client, json,
         measurement::{Quantiles, Swap},
     },
     scratch::Scratch,
@@ -58,26 +58,40 @@ pub(super) fn run(args: &Args) -> Outcome {
     traffic.during(|| std::thread::sleep(Duration::from_millis(500)));
     let (calm, ()) = traffic.during(|| std::thread::sleep(pause * u32::try_from(args.swaps).unwrap_or(u32::MAX)));
     let bar = progress::bar(args.swaps, "swapping under traffic");
-    let (load, swaps) = traffic.during(|| {
+    let mut rss_mib = [0; 2];
+    let (load, gaps, swaps) = traffic.gaps_during(|| {
         let swap = |i: u64| {
             std::thread::sleep(pause);
             bar.inc(1);
-            activate(&url, i % 2)
+            let swap = activate(&url, i % 2);
+            if i == args.swaps / 10 {
+                rss_mib[0] = rss();
+            }
+            swap
         };
         (0..args.swaps).map(swap).collect::<Vec<_>>()
     });
+    rss_mib[1] = rss();
     bar.finish_and_clear();
-    let failed_swaps = swaps.iter().filter(|swap| swap.is_none()).count() as u64;
+    let swaps: Vec<Activation> = swaps.into_iter().flatten().collect();
+    let failed_swaps = args.swaps - swaps.len() as u64;
+    let is_across = |gap: &&Gap| swaps.iter().any(|swap| gap.began <= swap.answered && swap.asked <= gap.ended);
+    let longest_across = gaps.iter().filter(is_across).map(|gap| gap.ms()).fold(0.0, f64::max);
     let report = Swap {
         bench: "swap",
         model: if model.is_empty() { "built-in".to_owned() } else { model },
         concurrency: args.concurrency,
         swaps: args.swaps,
         failed_swaps,
-        swap_ms: Quantiles::of(swaps.into_iter().flatten().collect()),
+        swap_ms: Quantiles::of(swaps.iter().map(|swap| ms(swap.answered - swap.asked)).collect()),
+        promote_to_first_token_ms: Quantiles::of(swaps.iter().map(|swap| ms(swap.first_token)).collect()),
         failed_requests: load.failed,
+        longest_token_gap_across_a_swap_ms: round(longest_across),
         longest_token_gap_ms: load.itl_ms.max,
         longest_token_gap_without_swaps_ms: calm.itl_ms.max,
+        p99_token_gap_without_swaps_ms: calm.itl_ms.p99,
+        gap_ratio: round(longest_across / calm.itl_ms.p99.max(1e-9)),
+        rss_mib,
         traffic: load,
     };
     println!("{}", json(&report));
@@ -98,15 +112,50 @@ fn two_versions(data_dir: &Path, sft: &Path) -> Outcome {
     Ok(())
 }
 
-/// Milliseconds that one activation took; `None` when it failed.
-fn activate(url: &str, version: u64) -> Option<f64> {
+/// One swap that succeeded.
+struct Activation {
+    asked: Instant,
+    answered: Instant,
+    /// From the answer to the first token of the next request.
+    first_token: Duration,
+}
+
+/// `None` when it failed, or when the next request did not get the version.
+fn activate(url: &str, version: u64) -> Option<Activation> {
     let asked = Instant::now();
     let reply = ureq::post(format!("{url}/v1/policies/{version}/activate")).send_empty();
-    match reply {
-        Ok(_) => Some(asked.elapsed().as_secs_f64() * 1e3),
-        Err(error) => {
-            tracing::warn!(%error, version, "a swap failed");
-            None
-        }
+    let answered = Instant::now();
+    if let Err(error) = reply {
+        tracing::warn!(%error, version, "a swap failed");
+        return None;
     }
+    let body = client::stream_of("the", 1, version, false);
+    let reply = ureq::post(format!("{url}/v1/completions")).content_type("application/json").send(&body);
+    let mut reply =
+        reply.inspect_err(|error| tracing::warn!(%error, version, "the request after a swap failed")).ok()?;
+    let of = reply.headers().get("x-honed-version").and_then(|of| of.to_str().ok()?.parse::<u64>().ok());
+    let mut first = [0];
+    std::io::Read::read_exact(&mut reply.body_mut().as_reader(), &mut first).ok()?;
+    let first_token = answered.elapsed();
+    if of != Some(version) {
+        tracing::warn!(?of, version, "the request after a swap got another version");
+        return None;
+    }
+    Some(Activation { asked, answered, first_token })
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+fn round(x: f64) -> f64 {
+    (x * 1000.0).round() / 1000.0
+}
+
+/// Resident memory of this process, clients and daemon together, MiB.
+fn rss() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) / 1024
 }

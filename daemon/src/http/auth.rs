@@ -12,7 +12,8 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use subtle::{Choice, ConstantTimeEq};
+use policy::engine::Tenant;
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use super::{context::Context, error::ApiError};
 
@@ -59,6 +60,20 @@ impl KeyRing {
         self.api.is_empty() || key.is_some_and(|key| self.api.contains(key) | self.admin.contains(key))
     }
 
+    /// Whose share of the engine a request with this key takes: every key has its own where there are several.
+    fn tenant(&self, key: Option<&[u8]>) -> Tenant {
+        let keys = || self.api.0.iter().chain(&self.admin.0);
+        let Some(key) = key.filter(|_| keys().count() > 1) else {
+            return Tenant::ANYBODY;
+        };
+        // As everywhere here, time does not tell which one it was.
+        let mut tenant = Tenant::ANYBODY.0;
+        for (number, known) in (1u32..).zip(keys()) {
+            tenant.conditional_assign(&number, known.as_bytes().ct_eq(key));
+        }
+        Tenant(tenant)
+    }
+
     fn check_admin(&self, request: &Request) -> Result<(), ApiError> {
         let key = bearer(request.headers());
         if !self.admin.is_empty() {
@@ -81,11 +96,18 @@ impl KeyRing {
 }
 
 /// Lets a request with a good key through.
-pub(crate) async fn api(State(context): State<Context>, request: Request, next: Next) -> Result<Response, ApiError> {
-    match context.keys().knows(bearer(request.headers())) {
-        true => Ok(next.run(request).await),
-        false => Err(ApiError::NoKey),
+pub(crate) async fn api(
+    State(context): State<Context>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let key = bearer(request.headers());
+    if !context.keys().knows(key) {
+        return Err(ApiError::NoKey);
     }
+    let tenant = context.keys().tenant(key);
+    request.extensions_mut().insert(tenant);
+    Ok(next.run(request).await)
 }
 
 /// Lets an administrator through.
@@ -156,6 +178,15 @@ mod tests {
             assert_eq!(ring.knows(Some(key.as_bytes())), good, "{key}");
         }
         assert!(!ring.knows(None));
+    }
+
+    #[test]
+    fn every_key_is_a_tenant_where_there_are_several() {
+        let several = ring(&["a", "b"], &["root"]);
+        let tenant = |ring: &KeyRing, key: &str| ring.tenant(Some(key.as_bytes())).0;
+        assert_eq!(["a", "b", "root", "c"].map(|key| tenant(&several, key)), [1, 2, 3, 0]);
+        assert_eq!(several.tenant(None), Tenant::ANYBODY);
+        assert_eq!(tenant(&ring(&["a"], &[]), "a"), 0, "who is alone shares with nobody");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `POST /v1/chat/completions`.
 
-use axum::{extract::State, response::Response};
-use policy::PolicyVersion;
+use axum::{Extension, extract::State, response::Response};
+use policy::{PolicyVersion, engine::Tenant};
 use serde::Serialize;
 
 use super::{
@@ -24,7 +24,11 @@ use super::{
 };
 
 /// Answers.
-pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBytes) -> Result<Response, ApiError> {
+pub(crate) async fn post(
+    State(context): State<Context>,
+    Extension(tenant): Extension<Tenant>,
+    JsonBytes(body): JsonBytes,
+) -> Result<Response, ApiError> {
     let request = ChatRequest::parse(&body)?;
     let services = context.admit()?;
     let target = context.target(request.generation.model.as_deref())?;
@@ -69,6 +73,7 @@ pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBy
         top_log_probs: request.log_probs.unwrap_or(0),
         prompt_log_probs: g.prompt_log_probs,
         cache_salt: g.cache_salt.map(Into::into),
+        tenant,
         user: g.user,
         store: g.store,
     };

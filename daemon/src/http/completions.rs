@@ -3,10 +3,14 @@
 mod shape;
 
 use axum::{
+    Extension,
     extract::State,
     response::{IntoResponse, Response},
 };
-use policy::{TokenId, Vocabulary, engine::Target};
+use policy::{
+    TokenId, Vocabulary,
+    engine::{Target, Tenant},
+};
 
 use super::{
     answer::{self, Assembly, Piece, Settings, Shape},
@@ -24,7 +28,11 @@ use super::{
 use shape::{Completions, Echo};
 
 /// Answers.
-pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBytes) -> Result<Response, ApiError> {
+pub(crate) async fn post(
+    State(context): State<Context>,
+    Extension(tenant): Extension<Tenant>,
+    JsonBytes(body): JsonBytes,
+) -> Result<Response, ApiError> {
     let request = CompletionRequest::parse(&body)?;
     let services = context.admit()?;
     let target = context.target(request.generation.model.as_deref())?;
@@ -77,6 +85,7 @@ pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBy
         top_log_probs: request.log_probs.unwrap_or(0),
         prompt_log_probs,
         cache_salt: request.generation.cache_salt.map(Into::into),
+        tenant,
         user: request.generation.user,
         store: request.generation.store,
         sampling: request.generation.sampling,

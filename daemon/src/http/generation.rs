@@ -9,7 +9,7 @@ use std::{
 
 use policy::{
     FinishReason, PolicyVersion, SamplingParams, TokenId,
-    engine::{CancelFlag, Constraint, Event, Finished, GenerateRequest, Rejection, Target},
+    engine::{CancelFlag, Constraint, Event, Finished, GenerateRequest, Rejection, Target, Tenant},
 };
 use tokio::{sync::mpsc, time::Sleep};
 
@@ -44,6 +44,8 @@ pub(crate) struct Job {
     pub(crate) prompt_log_probs: Option<u32>,
     /// Keeps the computed prompts to requests with the same salt.
     pub(crate) cache_salt: Option<Arc<str>>,
+    /// Whose share of the engine it takes.
+    pub(crate) tenant: Tenant,
     /// Whom the client names as its user.
     pub(crate) user: Option<String>,
     /// Whether the exchange goes into the rollout log.
@@ -186,6 +188,7 @@ impl Attempt {
                 top_logprobs: job.top_log_probs,
                 prompt_logprobs: job.prompt_log_probs,
                 cache_salt: job.cache_salt.clone(),
+                tenant: job.tenant,
                 user: job.user.clone(),
                 cancel: self.cancel.clone(),
                 sink: sink(sender.clone(), i * job.n, Deposit::new(job.store.then(|| services.log.clone()))),

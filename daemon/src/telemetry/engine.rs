@@ -1,9 +1,12 @@
 //! Metrics of the engine: what it holds and runs, as it counts itself.
 
 use policy::engine::{Engine, EngineStats};
-use prometheus::{IntCounter, IntGauge, IntGaugeVec, Registry};
+use prometheus::{Gauge, IntCounter, IntGauge, IntGaugeVec, Registry};
 
-use super::registrar::{Registrar, raise};
+use super::{
+    foreign::{ForeignHistogram, step_sizes},
+    registrar::{Registrar, raise},
+};
 
 /// Taken over from the engine whenever somebody looks.
 pub struct EngineMetrics {
@@ -12,6 +15,8 @@ pub struct EngineMetrics {
     version: IntGauge,
     residents: IntGauge,
     cache_config: IntGaugeVec,
+    cache_usage: Gauge,
+    iteration_tokens: ForeignHistogram,
     steps: IntCounter,
     step_tokens: IntCounter,
     rejected: IntCounter,
@@ -31,6 +36,15 @@ impl EngineMetrics {
                 "Constant 1: how many sequences of how many tokens have room at once.",
                 &["sequences", "context_tokens"],
             ),
+            cache_usage: r.ratio(
+                "honed_kv_cache_usage_ratio",
+                "Share of the key-value caches that running sequences fill, 0 to 1.",
+            ),
+            iteration_tokens: ForeignHistogram::register(
+                registry,
+                "honed_iteration_tokens",
+                "Tokens of one forward pass, prompts and decoding together.",
+            ),
             steps: r.counter("honed_engine_steps_total", "Forward passes."),
             step_tokens: r.counter("honed_engine_step_tokens_total", "Tokens in all forward passes."),
             rejected: r.counter("honed_requests_rejected_total", "Requests refused because the queue was full."),
@@ -45,7 +59,10 @@ impl EngineMetrics {
 
     /// Takes over the engine's gauges and counters.
     pub(super) fn set(&self, engine: &Engine) {
-        let EngineStats { running, waiting, steps, step_tokens, rejected_full, failed, .. } = engine.stats();
+        let stats = engine.stats();
+        self.iteration_tokens.set(&step_sizes(&stats));
+        self.cache_usage.set(stats.cache_tokens as f64 / stats.cache_tokens_max.max(1) as f64);
+        let EngineStats { running, waiting, steps, step_tokens, rejected_full, failed, .. } = stats;
         self.running.set(running as i64);
         self.waiting.set(waiting as i64);
         self.version.set(engine.live().0.cast_signed());

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use policy::engine::{EngineStats, STEP_SIZES};
 use ppo::stats::HistogramSnapshot;
 use prometheus::{
     Registry,
@@ -27,6 +28,16 @@ impl ForeignHistogram {
     pub(super) fn set(&self, snapshot: &HistogramSnapshot) {
         self.newest.lock().unwrap_or_else(PoisonError::into_inner).clone_from(snapshot);
     }
+}
+
+/// The engine's forward passes by how many tokens they had; their sum is in tokens.
+pub(super) fn step_sizes(stats: &EngineStats) -> HistogramSnapshot {
+    let cumulative = stats.step_sizes.iter().scan(0, |sum, n| {
+        *sum += n;
+        Some(*sum)
+    });
+    let buckets = STEP_SIZES.iter().map(|&end| end as f64).zip(cumulative).collect();
+    HistogramSnapshot { buckets, count: stats.step_sizes.iter().sum(), sum_s: stats.step_tokens as f64, last_s: 0.0 }
 }
 
 impl Collector for ForeignHistogram {

@@ -40,6 +40,7 @@ pub struct LearningMetrics {
     promotion_s: ForeignHistogram,
     updates: IntCounterVec,
     activations: IntCounter,
+    rollbacks: IntCounter,
     trained: IntCounter,
     trained_tokens: IntCounter,
     rests: IntCounter,
@@ -87,6 +88,10 @@ impl LearningMetrics {
             swap_s: histogram("honed_swap_seconds", "From a version's file to its first request."),
             load_s: histogram("honed_version_load_seconds", "Loading a version into memory, canary included."),
             promotion_s: histogram("honed_version_promotion_seconds", "Moving the pointer to the live version."),
+            rollbacks: r.counter(
+                "honed_policy_rollbacks_total",
+                "Live versions that the watch took back because what users got became worse.",
+            ),
             activations: r
                 .counter("honed_version_activations_total", "Versions activated by hand; rollbacks among them."),
             trained: r.counter("honed_rollouts_trained_total", "Rollouts that trained."),
@@ -141,6 +146,7 @@ impl LearningMetrics {
             raise(&self.updates.with_label_values(&[outcome.as_str()]), *n);
         }
         raise(&self.activations, counters.activations);
+        raise(&self.rollbacks, counters.rollbacks);
         raise(&self.trained, counters.trained);
         raise(&self.trained_tokens, counters.trained_tokens);
         raise(&self.rests, counters.rests);

@@ -1,8 +1,8 @@
 //! Registering metrics without a `Result` at every name.
 
 use prometheus::{
-    Counter, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    core::Collector,
+    Counter, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, core::Collector,
 };
 
 /// Names are constants and used once, so registering cannot fail; a test renders them all.
@@ -16,6 +16,10 @@ impl Registrar<'_> {
 
     pub(super) fn gauge(&self, name: &str, help: &str) -> IntGauge {
         self.keep(IntGauge::new(name, help).expect("metric names are valid"))
+    }
+
+    pub(super) fn ratio(&self, name: &str, help: &str) -> Gauge {
+        self.keep(Gauge::new(name, help).expect("metric names are valid"))
     }
 
     pub(super) fn counter(&self, name: &str, help: &str) -> IntCounter {

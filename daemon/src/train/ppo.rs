@@ -21,13 +21,11 @@ use policy::{
 use self::driver::Driver;
 use super::{
     base::Base,
-    dataset::read,
-    encode::Encoder,
     error::{Result, TrainError},
     interrupt::Interrupt,
     options::{count, positive},
 };
-use crate::{app, http::wire::dataset::Record, telemetry};
+use crate::{app, telemetry};
 
 /// Answers that may wait in the engine; a round is handed over at once.
 const QUEUE: usize = 100_000;
@@ -135,19 +133,9 @@ fn prompts(args: &Args, base: &Base, config: &Config) -> Result<Vec<Vec<TokenId>
         let reason = format!("--max-tokens {} leaves no room for a prompt in {window} tokens", args.max_tokens);
         return Err(TrainError::Data { path: args.prompts.clone(), reason });
     }
-    let mut encoder = Encoder::new(&vocabulary, &args.prompts, room);
-    let mut prompts = Vec::new();
-    for line in read(&args.prompts, Record::prompt)? {
-        prompts.extend(encoder.prompt(line.number, &line.record.content)?);
-    }
-    eprintln!("{}", encoder.tally.line(&args.prompts));
-    match prompts.is_empty() {
-        true => {
-            let reason = format!("no prompt is left (of fewer than {room} tokens)");
-            Err(TrainError::Data { path: args.prompts.clone(), reason })
-        }
-        false => Ok(prompts),
-    }
+    let (prompts, tally) = super::prompts(&args.prompts, &vocabulary, room)?;
+    eprintln!("{tally}");
+    Ok(prompts)
 }
 
 /// Policy, reference, value and reward model, the copies that an update may have to go back to, and the engine.

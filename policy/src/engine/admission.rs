@@ -1,6 +1,6 @@
 //! Who gets a free slot, and with how much of its prompt already computed.
 
-use std::{cmp::Reverse, rc::Rc, sync::atomic::Ordering};
+use std::{cmp::Reverse, rc::Rc};
 
 use crate::engine::{
     resident::ScoreJob,
@@ -11,27 +11,18 @@ use crate::engine::{
 };
 
 impl Worker<'_> {
-    /// Gives free slots away: to scorings, to further choices of computed prompts, to requests in order of arrival.
+    /// Gives free slots away: to scorings, then as the queue says.
     pub(super) fn fill_slots(&mut self) {
         while self.slots.iter().any(|slot| slot.work.is_none()) {
             if let Some(job) = self.scores.pop_front() {
                 self.start_score(job);
                 continue;
             }
-            if let Some(at) = self.forking.iter().position(|exchange| exchange.prompt_row.borrow().is_some()) {
-                let exchange = Rc::clone(&self.forking[at]);
-                if exchange.n_unstarted() == 1 {
-                    self.forking.remove(at);
-                }
-                self.start_choice(&exchange);
-                continue;
-            }
-            let Some(exchange) = self.queue.pop_front() else {
+            let Some(exchange) = self.queue.next() else {
                 return;
             };
-            self.load.waiting.fetch_sub(1, Ordering::AcqRel);
-            if exchange.n_unstarted() > 1 {
-                self.forking.push_back(Rc::clone(&exchange));
+            if exchange.n_started.get() == 0 {
+                self.load.waiting.leave(exchange.job.request.tenant);
             }
             self.start_choice(&exchange);
         }

@@ -34,19 +34,9 @@ impl Worker<'_> {
     /// Ends what waits for a slot and is `over`: choices without a token each get their `Finished`, unless the request
     /// failed.
     pub(super) fn drop_waiting(&mut self, reason: FinishReason, over: impl Fn(&Exchange) -> bool) {
-        let mut ended = Vec::new();
-        for list in [&mut self.queue, &mut self.forking] {
-            list.retain(|exchange| {
-                let over = over(exchange);
-                if over {
-                    ended.push(Rc::clone(exchange));
-                }
-                !over
-            });
-        }
-        for exchange in ended {
+        for exchange in self.queue.take_out(over) {
             if exchange.n_started.get() == 0 {
-                self.load.waiting.fetch_sub(1, Ordering::AcqRel);
+                self.load.waiting.leave(exchange.job.request.tenant);
             }
             while exchange.n_unstarted() > 0 {
                 let sequence = Sequence::next_of(&exchange);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    engine::constraint::Constraint,
+    engine::{constraint::Constraint, tenant::Tenant},
     log_prob::LogProb,
     rollout::{Rollout, SampledToken},
     sampling::{OutOfRange, SamplingParams, check_token, within},
@@ -70,6 +70,8 @@ pub struct GenerateRequest {
     pub prompt_logprobs: Option<u32>,
     /// Keeps the computed prompt to requests with the same salt; `None` shares it with all that have none.
     pub cache_salt: Option<Arc<str>>,
+    /// Whose share of the engine it takes.
+    pub tenant: Tenant,
     /// Whom the client named as its user.
     pub user: Option<String>,
     /// Ends the request early.
@@ -90,6 +92,7 @@ impl Default for GenerateRequest {
             top_logprobs: 0,
             prompt_logprobs: None,
             cache_salt: None,
+            tenant: Tenant::ANYBODY,
             user: None,
             cancel: CancelFlag::default(),
             sink: Box::new(|_| ()),

@@ -21,6 +21,7 @@ use crate::{
         loading::Weights,
         nursery::Nursery,
         stats::{Counters, add},
+        tenant::{Waiting, WaitingMax},
         worker::{Setup, Worker},
     },
     log_prob::LogProb,
@@ -57,9 +58,11 @@ pub(super) struct ScoreJob {
 #[derive(Debug, Default)]
 pub(super) struct Load {
     /// Requests admitted and not yet in a slot.
-    pub(super) waiting: AtomicUsize,
+    pub(super) waiting: Waiting,
     /// Slots in use.
     pub(super) running: AtomicUsize,
+    /// Tokens that the sequences in those slots hold.
+    pub(super) cache_tokens: AtomicUsize,
     /// Scorings not yet answered.
     pub(super) scoring: AtomicUsize,
     /// End everything now.
@@ -74,8 +77,10 @@ pub(super) struct Resident {
     door: RwLock<Option<Sender<Command>>>,
     /// Ends when the thread has freed everything.
     freed: Receiver<()>,
-    waiting_max: usize,
+    waiting_max: WaitingMax,
     parallel: usize,
+    /// Tokens that its cache has room for.
+    pub(super) cache_tokens_max: usize,
     counters: Arc<Counters>,
 }
 
@@ -86,12 +91,13 @@ impl Resident {
         nursery: &Nursery,
         (setup, weights): (Setup, Weights),
         counters: Arc<Counters>,
-        waiting_max: usize,
+        waiting_max: WaitingMax,
         on_freed: impl FnOnce() + Send + 'static,
     ) -> Result<Resident, EngineError> {
         let (version, path, parallel) = (setup.version, setup.path.clone(), setup.parallel);
+        let cache_tokens_max = parallel * setup.context_tokens as usize;
         // Admission counts requests before they are sent, so the channel itself is never the limit.
-        let (door, commands) = bounded(waiting_max + parallel + SCORES_MAX);
+        let (door, commands) = bounded(waiting_max.all + parallel + SCORES_MAX);
         let (ready, started) = bounded(1);
         let (freeing, freed) = bounded::<()>(0);
         let load = Arc::new(Load::default());
@@ -105,7 +111,7 @@ impl Resident {
         let lost = || EngineError::Load { path: path.clone(), reason: "its thread ended".into() };
         started.recv().map_err(|_| lost())??;
         let door = RwLock::new(Some(door));
-        Ok(Resident { version, path, load, door, freed, waiting_max, parallel, counters })
+        Ok(Resident { version, path, load, door, freed, waiting_max, parallel, cache_tokens_max, counters })
     }
 
     /// Admits a request, or gives it back with the reason.
@@ -115,14 +121,13 @@ impl Resident {
             return Err((job, Rejection::Draining(self.version)));
         };
         let free = self.parallel.saturating_sub(self.load.running.load(Ordering::Relaxed));
-        let limit = self.waiting_max + free;
-        let admit = |waiting| (waiting < limit).then_some(waiting + 1);
-        if let Err(waiting) = self.load.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, admit) {
+        let tenant = job.request.tenant;
+        if let Err(waiting) = self.load.waiting.enter(tenant, self.waiting_max.and(free)) {
             add(&self.counters.rejected_full, 1);
             return Err((job, Rejection::Full { waiting }));
         }
         sender.try_send(Command::Generate(job)).map_err(|refused| {
-            self.load.waiting.fetch_sub(1, Ordering::AcqRel);
+            self.load.waiting.leave(tenant);
             let Command::Generate(job) = refused.into_inner() else { unreachable!("it was a Generate") };
             (job, Rejection::Draining(self.version))
         })
@@ -206,7 +211,7 @@ impl Resident {
             state,
             path: Path::to_owned(&self.path),
             running: self.load.running.load(Ordering::Relaxed),
-            waiting: self.load.waiting.load(Ordering::Relaxed),
+            waiting: self.load.waiting.count(),
         }
     }
 }

@@ -13,12 +13,16 @@ pub(super) struct Counters {
     pub(super) generated_tokens: AtomicU64,
     pub(super) steps: AtomicU64,
     pub(super) step_tokens: AtomicU64,
+    pub(super) step_sizes: [AtomicU64; STEP_SIZES.len() + 1],
     pub(super) rejected_full: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) finished: [AtomicU64; FINISH_REASONS.len()],
     /// Not a counter, but as shared by all residents as they are.
     pub(super) rest: Rest,
 }
+
+/// Upper ends of the classes of [`EngineStats::step_sizes`], tokens; above the last lies one more class.
+pub const STEP_SIZES: [usize; 13] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096];
 
 /// Every finish reason, in the order of [`EngineStats::finished`].
 pub const FINISH_REASONS: [FinishReason; 5] = [
@@ -46,6 +50,12 @@ pub struct EngineStats {
     pub steps: u64,
     /// Tokens in all forward passes.
     pub step_tokens: u64,
+    /// Forward passes by how many tokens they had, in the classes of [`STEP_SIZES`].
+    pub step_sizes: [u64; STEP_SIZES.len() + 1],
+    /// Tokens that running sequences hold in the key-value caches now.
+    pub cache_tokens: usize,
+    /// Tokens that the key-value caches have room for.
+    pub cache_tokens_max: usize,
     /// Requests refused because as many waited as may wait.
     pub rejected_full: u64,
     /// Requests that ended in a failure of the engine.
@@ -65,10 +75,19 @@ impl Counters {
             generated_tokens: get(&self.generated_tokens),
             steps: get(&self.steps),
             step_tokens: get(&self.step_tokens),
+            step_sizes: std::array::from_fn(|i| get(&self.step_sizes[i])),
+            cache_tokens: 0,
+            cache_tokens_max: 0,
             rejected_full: get(&self.rejected_full),
             failed: get(&self.failed),
             finished: std::array::from_fn(|i| get(&self.finished[i])),
         }
+    }
+
+    pub(super) fn count_step(&self, n_tokens: usize) {
+        add(&self.steps, 1);
+        add(&self.step_tokens, n_tokens);
+        add(&self.step_sizes[STEP_SIZES.partition_point(|&end| end < n_tokens)], 1);
     }
 
     pub(super) fn count_finish(&self, reason: FinishReason) {

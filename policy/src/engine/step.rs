@@ -7,7 +7,6 @@ use crate::{
         plan::{Plan, Row},
         sampler::raw_log_prob,
         softmax::largest_logit,
-        stats::add,
         worker::{Work, Worker},
     },
     token::TokenId,
@@ -31,10 +30,12 @@ impl Worker<'_> {
     }
 
     fn apply(&mut self, plan: Plan) {
-        add(&self.counters.steps, 1);
-        add(&self.counters.step_tokens, usize::try_from(self.batch.n_tokens()).unwrap_or(0));
+        self.counters.count_step(usize::try_from(self.batch.n_tokens()).unwrap_or(0));
         for (i, tokens) in &plan.gains {
             self.cells.append(*i, tokens);
+            if let Some(Work::Answer(sequence)) = &self.slots[*i].work {
+                self.queue.charge(sequence.exchange.job.request.tenant, tokens.len());
+            }
         }
         for row in plan.rows {
             self.take_row(&row);

@@ -3,6 +3,7 @@
 mod adapters;
 mod constraints;
 mod deterministic;
+mod fairness;
 mod generation;
 mod model;
 mod prefixes;
@@ -57,6 +58,7 @@ impl TestEngine {
             top_logprobs: ask.top,
             prompt_logprobs: ask.score_prompt,
             cache_salt: ask.salt.map(Into::into),
+            tenant: ask.tenant,
             user: Some("somebody".into()),
             cancel: cancel.clone(),
             sink: Box::new(move |event| drop(sender.send(event))),
@@ -82,6 +84,7 @@ struct Ask {
     top: u32,
     score_prompt: Option<u32>,
     salt: Option<&'static str>,
+    tenant: Tenant,
     constraint: Option<Constraint>,
     sampling: SamplingParams,
 }
@@ -91,7 +94,16 @@ impl Ask {
     fn exactly(prompt: Vec<TokenId>, n_tokens: u32) -> Ask {
         let sampling =
             SamplingParams { max_tokens: n_tokens, ignore_eos: true, seed: Some(7), ..SamplingParams::default() };
-        Ask { prompt, n: 1, top: 0, score_prompt: None, salt: None, constraint: None, sampling }
+        Ask {
+            prompt,
+            n: 1,
+            top: 0,
+            score_prompt: None,
+            salt: None,
+            tenant: Tenant::ANYBODY,
+            constraint: None,
+            sampling,
+        }
     }
 }
 

@@ -41,7 +41,7 @@ impl Engine {
             &shared.nursery,
             (setup, weights),
             Arc::clone(&shared.counters),
-            shared.config.max_queue,
+            super::waiting_max(&shared.config),
             forget,
         )?;
         let mut replaced = shared.replaced.lock().expect(UNPOISONED);

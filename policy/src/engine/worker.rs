@@ -28,6 +28,7 @@ use crate::{
         cells::{Audience, Cells},
         gate::Gate,
         loading::{self, Weights},
+        queue::Queue,
         resident::{Command, Load, ScoreJob},
         reuse::Awaited,
         sampler::Sampler,
@@ -123,10 +124,7 @@ pub(super) struct Worker<'m> {
     pub(super) row: Vec<f32>,
     pub(super) counters: Arc<Counters>,
     pub(super) load: Arc<Load>,
-    /// Requests none of whose choices has a slot. Bounded by admission.
-    pub(super) queue: VecDeque<Rc<Exchange>>,
-    /// Requests whose prompt is computed or being computed and which have choices left. At most one per slot ever given.
-    pub(super) forking: VecDeque<Rc<Exchange>>,
+    pub(super) queue: Queue,
     /// Bounded by admission.
     pub(super) scores: VecDeque<ScoreJob>,
     pub(super) tickets: u64,
@@ -180,8 +178,7 @@ impl Worker<'_> {
             row: Vec::new(),
             counters,
             load,
-            queue: VecDeque::new(),
-            forking: VecDeque::new(),
+            queue: Queue::default(),
             scores: VecDeque::new(),
             tickets: 0,
             turn: 0,
@@ -239,20 +236,21 @@ impl Worker<'_> {
                     true => Audience::Choices(self.n_admitted),
                     false => Audience::of(job.request.cache_salt.as_ref()),
                 };
-                self.queue.push_back(Rc::new(Exchange::new(job, audience, &self.setup.vocabulary)));
+                self.queue.push(Rc::new(Exchange::new(job, audience, &self.setup.vocabulary)));
             }
             Command::Score(job) => self.scores.push_back(job),
         }
     }
 
     fn is_idle(&self) -> bool {
-        let nothing_waits = self.queue.is_empty() && self.forking.is_empty() && self.scores.is_empty();
+        let nothing_waits = self.queue.is_empty() && self.scores.is_empty();
         nothing_waits && self.slots.iter().all(|slot| slot.work.is_none())
     }
 
     pub(super) fn publish_load(&self) {
-        let running = self.slots.iter().filter(|slot| slot.work.is_some()).count();
-        self.load.running.store(running, Ordering::Relaxed);
+        let running = (0..self.slots.len()).filter(|&i| self.slots[i].work.is_some());
+        self.load.running.store(running.clone().count(), Ordering::Relaxed);
+        self.load.cache_tokens.store(running.map(|i| self.cells.held(i).len()).sum(), Ordering::Relaxed);
     }
 
     /// Draws the next token of slot `i` from `row` and ends the response if that was its last.

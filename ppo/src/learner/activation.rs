@@ -5,7 +5,10 @@ use std::sync::atomic::Ordering;
 use policy::PolicyVersion;
 
 use super::{LearnerError, owner::Owner};
-use crate::{publish::Loader, rollout_log::LogError};
+use crate::{
+    publish::Loader,
+    rollout_log::{LogError, VersionRow},
+};
 
 impl Owner {
     /// Checked and in memory first, then the row, then the pointer; then the trainer follows.
@@ -31,14 +34,19 @@ impl Owner {
         publisher.promote(version)?;
         self.counters.activations.fetch_add(1, Ordering::Relaxed);
         tracing::info!(%version, before = %found, "activated by hand");
+        self.follow(&row);
+        Ok(())
+    }
+
+    /// The trainer takes over the weights that serve now.
+    pub(super) fn follow(&mut self, row: &VersionRow) {
         if let Some(trainer) = self.trainer.take() {
-            match trainer.rebase(&self.setup, &row) {
+            match trainer.rebase(&self.setup, row) {
                 Ok(trainer) => self.adopt(trainer),
                 // The next attempt builds everything anew and reports what is wrong.
                 Err(error) => tracing::warn!(%error, "the learner could not follow the activation"),
             }
         }
-        self.board.write(|status| status.version = version);
-        Ok(())
+        self.board.write(|status| status.version = row.version);
     }
 }

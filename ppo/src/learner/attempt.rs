@@ -19,7 +19,7 @@ use super::{
 use crate::{
     clock::now_ms,
     error::PpoError,
-    gate::Verdict,
+    gate::{self, Question, Verdict},
     publish::{Loader, Proposal, Published},
     registry::RegistryError,
     rollout_log::{DropReason, LoggedRollout, Outcome, Settlement, Start, StreakRow, UpdateChange, UpdateEnd},
@@ -190,6 +190,8 @@ impl Owner {
         self.board.set_state(LearnerState::Publishing);
         let (publisher, parent) = (self.publisher(loader), trainer.head.version);
         let sequences = batch.sequences();
+        let lessons = batch.lessons(&round.lessons);
+        let questions = self.questions(trainer.head.update, batch)?;
         let go_on = || !self.interrupt.load(Ordering::Acquire);
         let judged = trainer.pool.install(|| {
             let proposal = Proposal {
@@ -199,8 +201,11 @@ impl Owner {
                 stats: &round.stats,
                 sequences: &sequences,
                 n_rollouts: n_trained(round),
+                lessons: &lessons,
+                questions: &questions,
+                pretraining: &self.setup.pretraining,
             };
-            publisher.judge(&proposal, go_on)
+            publisher.judge(&proposal, &go_on)
         })?;
         let (version, digest) = (judged.version, judged.digest.to_string());
         let passed = judged.verdict.is_pass();
@@ -238,6 +243,18 @@ impl Owner {
             self.counters.count_trained(n_trained(round) as u64, round.stats.n_tokens as u64);
         }
         Ok((outcome, Some(published)))
+    }
+
+    /// What the gate asks: chosen by the claim alone, so that an update that is repeated after a crash asks the same.
+    fn questions(&self, update: u64, batch: &Batch) -> Result<Vec<Question>, AttemptError> {
+        let config = &self.setup.config;
+        if config.gate_prompts == 0 || gate::Mode::of(config) == gate::Mode::Off {
+            return Ok(Vec::new());
+        }
+        let newest = batch.seqs.iter().copied().max();
+        let rows = newest.map(|seq| self.setup.log.reader().newest(seq, gate::ROWS_MAX)).transpose();
+        let rows = rows.map_err(RegistryError::from)?.unwrap_or_default();
+        Ok(gate::questions(&rows, &self.setup.questions, config, update))
     }
 
     /// What the models are the state of, once this update has ended at this version.

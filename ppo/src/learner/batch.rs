@@ -6,6 +6,7 @@ use policy::{TokenId, sequence_batch::Sequence};
 use reward::ScoredRollout;
 
 use crate::{
+    gate::Lesson,
     replay::scored,
     rollout_log::{LoggedRollout, Outcome, Seq},
     update::Fate,
@@ -56,13 +57,19 @@ impl Batch {
     }
 
     pub(super) fn sequences(&self) -> Vec<Sequence> {
-        let sequence = |scored: &ScoredRollout| {
-            let rollout = scored.rollout();
-            let response: Vec<TokenId> = rollout.response.iter().map(|token| token.id).collect();
-            Sequence::new(&rollout.prompt, &response)
-        };
         self.rollouts.iter().take(N_REPLAYABLE).map(sequence).collect()
     }
+
+    /// Lessons with what they were about.
+    pub(super) fn lessons(&self, lessons: &[Lesson]) -> Vec<(Lesson, Sequence)> {
+        lessons.iter().map(|lesson| (*lesson, sequence(&self.rollouts[lesson.index]))).collect()
+    }
+}
+
+fn sequence(scored: &ScoredRollout) -> Sequence {
+    let rollout = scored.rollout();
+    let response: Vec<TokenId> = rollout.response.iter().map(|token| token.id).collect();
+    Sequence::new(&rollout.prompt, &response)
 }
 
 #[cfg(test)]

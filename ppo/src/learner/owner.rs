@@ -13,9 +13,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use policy::threads;
 
 use super::{
-    Board, Command, LearnerSetup, LearnerState, room,
+    Board, Command, LearnerSetup, LearnerState, halt, room,
     share::ShareKeeper,
     trainer::{BuildError, Trainer},
+    watching::{Breach, Watch},
 };
 use crate::{
     parity,
@@ -46,6 +47,8 @@ pub(super) struct Owner {
     pub(super) is_paused: bool,
     /// Why a guard rail made it pause.
     pub(super) halted: Option<String>,
+    /// Over the live version.
+    pub(super) watch: Watch,
     /// One update is wanted although it is paused.
     is_stepping: bool,
     is_unable: bool,
@@ -65,6 +68,13 @@ pub(super) enum Next {
     BackOff(String),
 }
 
+/// What is to be done next.
+enum Work {
+    Learn(Vec<LoggedRollout>),
+    RollBack(Breach),
+    Nothing,
+}
+
 impl Owner {
     pub(super) fn new(
         setup: LearnerSetup,
@@ -73,6 +83,11 @@ impl Owner {
         counters: Arc<LearnerCounters>,
         interrupt: Arc<AtomicBool>,
     ) -> Owner {
+        let halted = halt::read(setup.log.data_dir());
+        if let Some(why) = &halted {
+            tracing::warn!(why, "learning stands still since the last process; POST /v1/training/resume goes on");
+            board.write(|status| status.is_paused = true);
+        }
         Owner {
             setup,
             commands,
@@ -81,8 +96,9 @@ impl Owner {
             interrupt,
             trainer: None,
             n_failures: 0,
-            is_paused: false,
-            halted: None,
+            is_paused: halted.is_some(),
+            halted,
+            watch: Watch::default(),
             is_stepping: false,
             is_unable: false,
             may_not_fit: true,
@@ -157,6 +173,7 @@ impl Owner {
                 Command::Resume => {
                     self.is_paused = false;
                     self.halted = None;
+                    halt::forget(self.setup.log.data_dir());
                     // Whatever made it unable may have been repaired; it will say so if not.
                     self.is_unable = false;
                 }
@@ -196,12 +213,16 @@ impl Owner {
                 Err(error) => return self.cannot_build(&error),
             }
         }
-        match self.next_rollouts() {
-            Ok(Some(rows)) => {
+        match self.next_work() {
+            Ok(Work::Learn(rows)) => {
                 self.is_stepping = false;
                 self.attempt(rows, loader)
             }
-            Ok(None) => {
+            Ok(Work::RollBack(breach)) => match self.roll_back(&breach, loader) {
+                Ok(()) => Next::AtOnce,
+                Err(error) => Next::BackOff(format!("the rollback: {error}")),
+            },
+            Ok(Work::Nothing) => {
                 self.board.set_state(LearnerState::Waiting);
                 Next::Poll
             }
@@ -233,15 +254,33 @@ impl Owner {
     }
 
     /// What the next update learns from: first of all what the last process died over.
-    fn next_rollouts(&mut self) -> Result<Option<Vec<LoggedRollout>>, RegistryError> {
+    fn next_work(&mut self) -> Result<Work, RegistryError> {
         if self.may_be_unfinished {
             let unfinished = self.unfinished()?;
             self.may_be_unfinished = false;
-            if unfinished.is_some() {
-                return Ok(unfinished);
+            if let Some(rows) = unfinished {
+                return Ok(Work::Learn(rows));
             }
         }
-        self.claim()
+        let may_claim = self.count_backlog()?;
+        // Before anything is learnt from what a bad version said.
+        if let Some(breach) = self.breach(may_claim)? {
+            return Ok(Work::RollBack(breach));
+        }
+        // A claim is a write; looking is not.
+        let rows = if may_claim { self.claim()? } else { None };
+        Ok(rows.map_or(Work::Nothing, Work::Learn))
+    }
+
+    /// Whether there are enough rollouts for an update.
+    fn count_backlog(&self) -> Result<bool, RegistryError> {
+        let n_rollouts = self.setup.config.rollouts_per_update;
+        let (n_scored, n_generated) = self.setup.log.reader().backlog(n_rollouts.saturating_mul(BACKLOG_UPDATES))?;
+        self.board.write(|status| {
+            status.n_scored = n_scored;
+            status.n_generated = n_generated;
+        });
+        Ok(n_scored >= n_rollouts as u64)
     }
 
     fn claim(&self) -> Result<Option<Vec<LoggedRollout>>, RegistryError> {
@@ -250,15 +289,6 @@ impl Owner {
         };
         let config = &self.setup.config;
         let n_rollouts = config.rollouts_per_update;
-        let (n_scored, n_generated) = self.setup.log.reader().backlog(n_rollouts.saturating_mul(BACKLOG_UPDATES))?;
-        self.board.write(|status| {
-            status.n_scored = n_scored;
-            status.n_generated = n_generated;
-        });
-        // A claim is a write; looking is not.
-        if n_scored < n_rollouts as u64 {
-            return Ok(None);
-        }
         let lineage = self.setup.registry.lineage(trainer.head.version, config.max_staleness)?;
         let request = ClaimRequest { n_rollouts, lineage, user_share_max: config.user_share_max };
         let claim = self.setup.log.begin_update(request, trainer.next_start(config))?;
@@ -275,6 +305,7 @@ impl Owner {
             registry: &self.setup.registry,
             config: &self.setup.config,
             counters: &self.counters,
+            scorer: self.setup.scorer.as_ref(),
         }
     }
 

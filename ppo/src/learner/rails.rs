@@ -3,6 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use super::{
+    halt,
     owner::Owner,
     trainer::{BuildError, Trainer},
 };
@@ -156,7 +157,13 @@ impl Owner {
     fn halt(&mut self, guard: Guard, trips: &Trips) {
         let numbers = trips.iter().find(|(tripped, _)| *tripped == guard).map(|(_, trip)| (trip.value, trip.limit));
         let (value, limit) = numbers.unwrap_or_default();
-        self.halted = Some(format!("{}: {value:.4} against a limit of {limit:.4}; {}", guard.as_str(), guard.advice()));
+        self.halt_because(format!("{}: {value:.4} against a limit of {limit:.4}; {}", guard.as_str(), guard.advice()));
+    }
+
+    /// Nothing is learnt until an operator says so.
+    pub(super) fn halt_because(&mut self, why: String) {
+        halt::write(self.setup.log.data_dir(), &why);
+        self.halted = Some(why);
         self.is_paused = true;
         self.board.write(|status| status.is_paused = true);
         self.save();

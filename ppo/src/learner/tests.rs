@@ -5,5 +5,6 @@ mod crash;
 mod refusals;
 mod replays;
 mod resume;
+mod trust;
 mod updates;
 mod world;

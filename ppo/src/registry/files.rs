@@ -141,7 +141,11 @@ impl Registry {
                 Ok(()) if at.state == VersionState::Live => return Ok(()),
                 Ok(()) if usable => {
                     tracing::error!(version = %at.version, "an older version serves in place of a damaged one");
-                    return self.change(VersionChange::Activate { version: at.version, expected_live: None });
+                    return self.change(VersionChange::Activate {
+                        version: at.version,
+                        expected_live: None,
+                        why: None,
+                    });
                 }
                 Ok(()) => {}
                 Err(error) if usable && at.version != PolicyVersion::SFT => {

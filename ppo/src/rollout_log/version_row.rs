@@ -68,7 +68,7 @@ pub struct VersionRow {
     pub created_ms: u64,
     /// Rollouts that trained it.
     pub n_rollouts: u64,
-    /// Why it was rejected or retired.
+    /// Why it was rejected, retired or rolled back.
     pub reason: Option<String>,
     /// The gate's report and the update's numbers, by metric name.
     pub numbers: BTreeMap<String, f64>,
@@ -105,6 +105,8 @@ pub enum VersionChange {
         version: PolicyVersion,
         /// Compare-and-set: fails when another version is live.
         expected_live: Option<PolicyVersion>,
+        /// Why the other one had to go.
+        why: Option<String>,
     },
     /// A plain step from one state to another.
     Move {

@@ -18,7 +18,7 @@ pub(super) fn apply(connection: &Connection, change: &VersionChange) -> Result<(
         VersionChange::Register(row) => insert(connection, row),
         VersionChange::Publish { version, settlement, numbers } => {
             put_numbers(connection, *version, numbers)?;
-            replace_live(connection, *version, &[VersionState::Candidate])?;
+            replace_live(connection, *version, &[VersionState::Candidate], None)?;
             transition::settle(connection, settlement).map(drop)
         }
         VersionChange::Reject { version, reason, settlement, numbers } => {
@@ -26,7 +26,7 @@ pub(super) fn apply(connection: &Connection, change: &VersionChange) -> Result<(
             step(connection, *version, VersionState::Candidate, VersionState::Rejected, Some(reason))?;
             transition::settle(connection, settlement).map(drop)
         }
-        VersionChange::Activate { version, expected_live } => {
+        VersionChange::Activate { version, expected_live, why } => {
             let found = live(connection)?;
             if let (Some(expected), Some(found)) = (*expected_live, found)
                 && expected != found
@@ -36,7 +36,7 @@ pub(super) fn apply(connection: &Connection, change: &VersionChange) -> Result<(
             if found == Some(*version) {
                 return Ok(());
             }
-            replace_live(connection, *version, &[VersionState::Retained, VersionState::Draining])
+            replace_live(connection, *version, &[VersionState::Retained, VersionState::Draining], why.as_deref())
         }
         VersionChange::Move { version, from, to, reason } => step(connection, *version, *from, *to, reason.as_deref()),
     }
@@ -75,8 +75,13 @@ fn put_numbers(
 }
 
 /// The live one drains first: the unique index allows one live row at a time.
-fn replace_live(connection: &Connection, version: PolicyVersion, from: &[VersionState]) -> Result<(), LogError> {
-    connection.execute("UPDATE versions SET state = 'draining' WHERE state = 'live'", [])?;
+fn replace_live(
+    connection: &Connection,
+    version: PolicyVersion,
+    from: &[VersionState],
+    why: Option<&str>,
+) -> Result<(), LogError> {
+    connection.execute("UPDATE versions SET state = 'draining', reason = ?1 WHERE state = 'live'", [why])?;
     let found = state(connection, version)?;
     match found.filter(|found| from.contains(found)) {
         Some(from) => step(connection, version, from, VersionState::Live, None),
@@ -92,7 +97,8 @@ fn step(
     reason: Option<&str>,
 ) -> Result<(), LogError> {
     let n_moved = connection.execute(
-        "UPDATE versions SET state = ?3, reason = ?4 WHERE version = ?1 AND state = ?2",
+        "UPDATE versions SET state = ?3, reason = CASE WHEN ?3 = 'live' THEN NULL ELSE coalesce(?4, reason) END
+         WHERE version = ?1 AND state = ?2",
         params![version.0 as i64, from.as_str(), to.as_str(), reason],
     )?;
     if n_moved == 1 { Ok(()) } else { Err(wrong_state(version, from, state(connection, version)?)) }

@@ -82,6 +82,8 @@ pub struct LearnerCounters {
     outcomes: [AtomicU64; UpdateOutcome::ALL.len()],
     /// Versions activated by hand.
     pub activations: AtomicU64,
+    /// Live versions that the watch took back.
+    pub rollbacks: AtomicU64,
     /// Rollouts that trained.
     pub trained: AtomicU64,
     /// Response tokens that trained.
@@ -113,6 +115,8 @@ pub struct LearnerCountersSnapshot {
     pub outcomes: BTreeMap<UpdateOutcome, u64>,
     /// Versions activated by hand.
     pub activations: u64,
+    /// Live versions that the watch took back.
+    pub rollbacks: u64,
     /// Rollouts that trained.
     pub trained: u64,
     /// Response tokens that trained.
@@ -164,6 +168,7 @@ impl LearnerCounters {
                 .map(|outcome| (outcome, get(&self.outcomes[outcome as usize])))
                 .collect(),
             activations: get(&self.activations),
+            rollbacks: get(&self.rollbacks),
             trained: get(&self.trained),
             trained_tokens: get(&self.trained_tokens),
             rests: get(&self.rests),

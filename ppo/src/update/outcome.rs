@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::{progress::Progress, round_stats::RoundStats};
-use crate::{experience::Experience, guard::Guard, rollout_log::DropReason};
+use crate::{experience::Experience, gate::Lesson, guard::Guard, rollout_log::DropReason};
+
+/// Lessons that are handed on at most.
+const LESSONS_MAX: usize = 64;
 
 /// What happened to one rollout of the round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +24,8 @@ pub struct RoundOutcome {
     pub fates: Vec<Fate>,
     /// Numbers for charts and logs.
     pub stats: RoundStats,
+    /// What the episodes that trained were paid, for the gate; as many as it looks at.
+    pub lessons: Vec<Lesson>,
 }
 
 impl RoundOutcome {
@@ -47,6 +52,18 @@ impl RoundOutcome {
         }
         counts
     }
+}
+
+/// What the first episodes that trained were paid, and how likely they were.
+pub(super) fn lessons(experience: &Experience) -> Vec<Lesson> {
+    let trained = (0..experience.episodes.len()).filter(|&i| experience.is_kept(i));
+    let lesson = |i: usize| Lesson {
+        index: experience.episodes[i].index,
+        temperature: experience.episodes[i].temperature,
+        paid: experience.rewards[experience.range(i)].iter().sum(),
+        old_log_prob: experience.passes.old[experience.range(i)].iter().sum(),
+    };
+    trained.take(LESSONS_MAX).map(lesson).collect()
 }
 
 /// Rollouts that were filtered, or whose round came to nothing, are spent all the same: given back, they would only be

@@ -83,10 +83,19 @@ pub(crate) struct Swap {
     pub(crate) failed_swaps: u64,
     /// From the request to activate a version (load, canary, promotion) to its answer.
     pub(crate) swap_ms: Quantiles,
+    /// From the activation's answer to the first token of a new request, which the new version drew.
+    pub(crate) promote_to_first_token_ms: Quantiles,
     pub(crate) failed_requests: u64,
+    /// Of gaps between two tokens that a swap fell into, or that fell into a swap.
+    pub(crate) longest_token_gap_across_a_swap_ms: f64,
     pub(crate) longest_token_gap_ms: f64,
     /// The same traffic without swaps.
     pub(crate) longest_token_gap_without_swaps_ms: f64,
+    pub(crate) p99_token_gap_without_swaps_ms: f64,
+    /// The longest gap across a swap by the p99 gap without swaps.
+    pub(crate) gap_ratio: f64,
+    /// Resident memory after the first tenth of the swaps and after the last, MiB.
+    pub(crate) rss_mib: [u64; 2],
     pub(crate) traffic: Load,
 }
 

@@ -131,7 +131,8 @@ fn the_average_of_the_weights_lies_beside_its_version() {
     let learner = world.start_learner();
     for n in 1..=4 {
         world.feed();
-        world.until_updates(&learner, n);
+        let record = world.until_updates(&learner, n).pop().unwrap();
+        assert_eq!(record.outcome, UpdateOutcome::Promoted, "{:?}", record.reason);
     }
     let tensors = |path: &std::path::Path| {
         let checkpoint = Checkpoint::read(path).unwrap();

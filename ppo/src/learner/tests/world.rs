@@ -135,6 +135,8 @@ impl World {
             engine: self.engine.clone(),
             value_start: ValueStart::Policy,
             pretraining: [].into(),
+            scorer: None,
+            questions: [].into(),
         };
         let learner = Learner::start(setup).unwrap();
         self.learner = Some(learner.clone());

@@ -1,0 +1,110 @@
+//! Who waits for whom.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+
+/// One slot, taken by a long request of nobody's while the others arrive.
+fn busy() -> (TestEngine, Answer) {
+    let test = TestEngine::with(Model::default(), |config| config.parallel = 1);
+    let first = occupy(&test);
+    (test, first)
+}
+
+fn occupy(test: &TestEngine) -> Answer {
+    let answer = test.submit(Target::Live, Ask::exactly(test.tokens("the"), 250)).unwrap();
+    let drawn = test.engine.stats().generated_tokens;
+    while test.engine.stats().generated_tokens == drawn {
+        std::thread::yield_now();
+    }
+    answer
+}
+
+fn submit(test: &TestEngine, tenant: u32, n: u32, n_tokens: u32) -> Answer {
+    let ask = Ask { n, tenant: Tenant(tenant), ..Ask::exactly(test.tokens("a word"), n_tokens) };
+    test.submit(Target::Live, ask).unwrap()
+}
+
+/// How long each choice waited for its slot. All arrive within a moment, so this is the order in which they were served.
+fn waits(answer: Answer) -> Vec<Duration> {
+    answer.wait().iter().map(|choice| choice.finished.timings.queued).collect()
+}
+
+#[test]
+fn a_tenant_with_many_requests_takes_turns_with_one_with_few() {
+    let (test, first) = busy();
+    let many: Vec<Answer> = (0..8).map(|_| submit(&test, 1, 1, 20)).collect();
+    let few: Vec<Answer> = (0..2).map(|_| submit(&test, 2, 1, 20)).collect();
+    first.wait();
+    let many: Vec<Duration> = many.into_iter().flat_map(waits).collect();
+    let few: Vec<Duration> = few.into_iter().flat_map(waits).collect();
+    assert!(many.is_sorted(), "one tenant's requests keep their order: {many:?}");
+    assert!(few[0] < many[2] && few[1] < many[3], "{few:?} among {many:?}");
+}
+
+#[test]
+fn service_is_counted_in_tokens() {
+    let (test, first) = busy();
+    let long: Vec<Answer> = (0..3).map(|_| submit(&test, 1, 1, 100)).collect();
+    let short: Vec<Answer> = (0..4).map(|_| submit(&test, 2, 1, 10)).collect();
+    first.wait();
+    let long: Vec<Duration> = long.into_iter().flat_map(waits).collect();
+    let short: Vec<Duration> = short.into_iter().flat_map(waits).collect();
+    assert!(short.iter().all(|wait| *wait < long[1]), "{short:?} among {long:?}");
+}
+
+/// Goal: nobody saves up. Method: a tenant is served alone for long; then it and a newcomer arrive together, again and again.
+/// Whoever was never there would be owed everything the other one got.
+#[test]
+fn being_away_earns_nothing() {
+    let (test, first) = busy();
+    let alone: Vec<Answer> = (0..4).map(|_| submit(&test, 1, 1, 100)).collect();
+    first.wait();
+    alone.into_iter().for_each(|answer| drop(answer.wait()));
+    let blocker = occupy(&test);
+    let newcomer: Vec<Answer> = (0..6).map(|_| submit(&test, 2, 1, 20)).collect();
+    let old: Vec<Answer> = (0..2).map(|_| submit(&test, 1, 1, 20)).collect();
+    blocker.wait();
+    let newcomer: Vec<Duration> = newcomer.into_iter().flat_map(waits).collect();
+    let old: Vec<Duration> = old.into_iter().flat_map(waits).collect();
+    assert!(old[1] < newcomer[4], "{old:?} among {newcomer:?}");
+}
+
+#[test]
+fn a_request_with_many_choices_neither_blocks_nor_starves() {
+    let (test, first) = busy();
+    let large = submit(&test, 0, 12, 10);
+    let small: Vec<Answer> = (0..6).map(|_| submit(&test, 0, 1, 10)).collect();
+    first.wait();
+    let large = waits(large);
+    let small: Vec<Duration> = small.into_iter().flat_map(waits).collect();
+    assert!(small[5] < large[6], "it blocked: {small:?} among {large:?}");
+    assert!(large[0] < small[0], "it came first: {small:?} among {large:?}");
+    let more = submit(&test, 0, 6, 10);
+    let began = Instant::now();
+    // Newcomers that never end.
+    let mut next = submit(&test, 0, 1, 10);
+    for _ in 0..12 {
+        let last = std::mem::replace(&mut next, submit(&test, 0, 1, 10));
+        last.wait();
+    }
+    let (elapsed, more) = (began.elapsed(), waits(more));
+    assert!(more[5] < elapsed, "it starved: {more:?} in {elapsed:?}");
+}
+
+#[test]
+fn one_tenant_leaves_room_in_the_queue() {
+    let test = TestEngine::with(Model::default(), |config| {
+        config.parallel = 1;
+        config.max_queue = 8;
+        config.max_queue_share = 0.5;
+    });
+    let long = |tenant| Ask { tenant: Tenant(tenant), ..Ask::exactly(test.tokens("the"), 250) };
+    let mut admitted = Vec::new();
+    while let Ok(answer) = test.submit(Target::Live, long(1)) {
+        admitted.push(answer);
+        assert!(admitted.len() < 1000, "the queue has no bound");
+    }
+    let other = test.submit(Target::Live, long(2)).expect("a place is left for others");
+    admitted.into_iter().chain([other]).for_each(|answer| answer.cancel.cancel());
+}

@@ -1,0 +1,311 @@
+//! From evidence to a verdict.
+
+use std::collections::BTreeMap;
+
+use super::{
+    comparison::Comparison,
+    drift::{self, Rung},
+    names,
+};
+use crate::{
+    parity::{Parity, ParityLimits},
+    update::RoundStats,
+};
+
+/// KL to version 0 that refuses a candidate, in multiples of `ppo.kl_target`.
+const KL_TARGET_MULTIPLE: f64 = 10.0;
+/// [`super::alignment`] below this refuses: of updates that did nothing at all, one in some hundred would be.
+const ALIGNMENT_MIN: f64 = -2.58;
+/// [`drift::worst`] below this refuses; stricter than one trial's interval, because many sums are looked at.
+const DRIFT_MIN: f64 = -3.0;
+
+/// What a failed check of the second kind does (`ppo.gate`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Refuses.
+    Strict,
+    /// Is written down.
+    Observe,
+    /// Is not made.
+    Off,
+}
+
+impl Mode {
+    /// As configured.
+    #[must_use]
+    pub fn of(config: &config::Ppo) -> Mode {
+        match config.gate.as_str() {
+            "observe" => Mode::Observe,
+            "off" => Mode::Off,
+            _ => Mode::Strict,
+        }
+    }
+}
+
+/// What the gate looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence<'a> {
+    /// Weights of the candidate that are not finite, in number of tensors.
+    pub n_broken_tensors: usize,
+    /// What the replay found.
+    pub parity: Parity,
+    /// How far the engines may be apart.
+    pub parity_limits: ParityLimits,
+    /// The round's numbers.
+    pub stats: &'a RoundStats,
+    /// [`super::alignment`] of the update with its own data.
+    pub alignment: Option<f64>,
+    /// What the trial found; `None` without questions.
+    pub trial: Option<&'a Comparison>,
+    /// Trials of the live version and its ancestors, newest first.
+    pub lineage: &'a [Rung],
+    /// Rise of the loss on pretraining text over version 0's, nats a token; `None` without such text.
+    pub ptx_rise: Option<f64>,
+}
+
+/// What the gate says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Verdict {
+    /// Why the candidate is refused; empty when it may serve.
+    pub refusals: Vec<String>,
+    /// What would have refused it under `ppo.gate = "strict"`.
+    pub observed: Vec<String>,
+    /// What was measured, for the version's row.
+    pub numbers: BTreeMap<String, f64>,
+}
+
+impl Verdict {
+    /// Whether the candidate may serve.
+    #[must_use]
+    pub fn is_pass(&self) -> bool {
+        self.refusals.is_empty()
+    }
+
+    /// Written so that NaN fails.
+    fn within(list: &mut Vec<String>, what: &str, value: f64, limit: f64) {
+        if !(value.is_finite() && value <= limit) {
+            list.push(format!("{what}: expected at most {limit}, got {value}"));
+        }
+    }
+
+    /// Written so that NaN fails.
+    fn at_least(list: &mut Vec<String>, what: &str, value: f64, limit: f64) {
+        if !(value.is_finite() && value >= limit) {
+            list.push(format!("{what}: expected at least {limit:.4}, got {value:.4}"));
+        }
+    }
+}
+
+/// Judges a candidate.
+#[must_use]
+pub fn judge(evidence: &Evidence<'_>, config: &config::Ppo) -> Verdict {
+    let mut verdict = Verdict::default();
+    is_what_it_claims(evidence, &mut verdict);
+    let mut doubts = Vec::new();
+    let mode = Mode::of(config);
+    if mode != Mode::Off {
+        round_is_sound(evidence, config, &mut doubts);
+        if let Some(trial) = evidence.trial {
+            manner_is_kept(trial, config, &mut doubts);
+            reward_is_kept(trial, evidence.lineage, &mut doubts, &mut verdict.numbers);
+        }
+    }
+    let list = if mode == Mode::Observe { &mut verdict.observed } else { &mut verdict.refusals };
+    list.append(&mut doubts);
+    let passed = f64::from(u8::from(verdict.is_pass()));
+    verdict.numbers.insert("gate/pass".to_string(), passed);
+    verdict.numbers.insert("gate/observed".to_string(), verdict.observed.len() as f64);
+    verdict
+}
+
+fn is_what_it_claims(evidence: &Evidence<'_>, verdict: &mut Verdict) {
+    let Evidence { n_broken_tensors, parity, parity_limits, .. } = *evidence;
+    if n_broken_tensors > 0 {
+        verdict.refusals.push(format!("{n_broken_tensors} tensors hold weights that are not finite"));
+    }
+    let what = "log-prob difference between engine and trainer";
+    Verdict::within(&mut verdict.refusals, what, parity.max, parity_limits.hard);
+    let numbers = [
+        ("parity/tokens", parity.n_tokens as f64),
+        ("parity/max", parity.max),
+        ("parity/mean", parity.mean),
+        ("parity/limit", parity_limits.hard),
+    ];
+    let measured = [("gate/alignment", evidence.alignment), ("gate/ptx_rise", evidence.ptx_rise)];
+    let measured = measured.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    verdict.numbers.extend(numbers.into_iter().chain(measured).map(|(name, value)| (name.to_string(), value)));
+}
+
+fn round_is_sound(evidence: &Evidence<'_>, config: &config::Ppo, doubts: &mut Vec<String>) {
+    let stats = evidence.stats;
+    Verdict::within(doubts, "KL to the live policy, nats per token", stats.policy_approx_kl_k3, config.skip_kl);
+    let kl_limit = if config.kl_adaptive { KL_TARGET_MULTIPLE * config.kl_target } else { f64::MAX };
+    Verdict::within(doubts, "KL to version 0, nats per episode", stats.objective_kl, kl_limit);
+    Verdict::within(doubts, "objective", stats.objective_rlhf_reward, f64::MAX);
+    if let Some(alignment) = evidence.alignment {
+        let what = "the update made better-paid answers less likely (t of their covariance)";
+        Verdict::at_least(doubts, what, alignment, ALIGNMENT_MIN);
+    }
+    if let (Some(rise), true) = (evidence.ptx_rise, config.gate_ptx_rise > 0.0) {
+        Verdict::within(doubts, "rise of the loss on pretraining text, nats a token", rise, config.gate_ptx_rise);
+    }
+}
+
+fn manner_is_kept(trial: &Comparison, config: &config::Ppo, doubts: &mut Vec<String>) {
+    let Comparison { candidate, live, .. } = trial;
+    if config.gate_length_factor > 0.0 {
+        // A token more on both sides: from one token to two is no collapse.
+        let factor = (candidate.length + 1.0) / (live.length + 1.0);
+        let what = "length of the answers in the trial, times the live version's";
+        Verdict::within(doubts, what, factor.max(1.0 / factor), config.gate_length_factor);
+    }
+    let lost = live.eos_rate - candidate.eos_rate;
+    Verdict::within(doubts, "share of answers in the trial that no longer end", lost, config.gate_eos_drop);
+    let what = "distinct pairs of tokens in the trial's answers";
+    Verdict::at_least(doubts, what, candidate.distinct_2, config.gate_distinct * live.distinct_2);
+}
+
+fn reward_is_kept(trial: &Comparison, lineage: &[Rung], doubts: &mut Vec<String>, numbers: &mut BTreeMap<String, f64>) {
+    let Comparison { candidate, live, reward } = trial;
+    let mut note = |name: &str, value: f64| {
+        numbers.insert(name.to_string(), value);
+    };
+    note("gate/prompts", candidate.n as f64);
+    for (who, manner) in [("candidate", candidate), ("live", live)] {
+        note(&format!("gate/length_{who}"), manner.length);
+        note(&format!("gate/eos_rate_{who}"), manner.eos_rate);
+        note(&format!("gate/distinct_2_{who}"), manner.distinct_2);
+    }
+    let Some(reward) = reward else {
+        return;
+    };
+    let rung = Rung { mean: reward.mean, standard_error: reward.standard_error };
+    let rungs: Vec<Rung> = std::iter::once(rung).chain(lineage.iter().copied()).collect();
+    let drift = drift::worst(&rungs);
+    note(names::REWARD_DIFFERENCE, reward.mean);
+    note(names::REWARD_DIFFERENCE_ERROR, reward.standard_error);
+    note("gate/drift", drift);
+    let interval = format!("{:.4} to {:.4}", reward.lower(), reward.upper());
+    if !reward.mean.is_finite() || reward.upper() < 0.0 {
+        let n = reward.n;
+        doubts.push(format!("reward on {n} held-out questions is lower than the live version's by {interval}"));
+    }
+    let what = "reward added up along the lineage, in standard errors";
+    Verdict::at_least(doubts, what, drift, DRIFT_MIN);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::{Manner, PairedDifference};
+
+    const LIMITS: ParityLimits = ParityLimits { expected: 2e-3, hard: 2e-2 };
+
+    /// Everything that a test may break.
+    struct Case {
+        parity: Parity,
+        stats: RoundStats,
+        config: config::Ppo,
+        n_broken_tensors: usize,
+        alignment: Option<f64>,
+        trial: Comparison,
+        lineage: Vec<Rung>,
+        ptx_rise: Option<f64>,
+    }
+
+    fn verdict(change: impl FnOnce(&mut Case)) -> Verdict {
+        let manner = Manner { n: 32, length: 20.0, eos_rate: 0.9, distinct_2: 0.5 };
+        let mut case = Case {
+            parity: Parity { n_tokens: 9, max: 1e-3, mean: 1e-4 },
+            stats: RoundStats { objective_kl: 100.0, policy_approx_kl_k3: 0.01, ..RoundStats::default() },
+            config: config::Config::default().ppo,
+            n_broken_tensors: 0,
+            alignment: Some(1.0),
+            trial: Comparison {
+                candidate: manner.clone(),
+                live: manner,
+                reward: Some(PairedDifference { n: 32, mean: -0.1, standard_error: 0.1 }),
+            },
+            lineage: Vec::new(),
+            ptx_rise: Some(0.1),
+        };
+        change(&mut case);
+        let evidence = Evidence {
+            n_broken_tensors: case.n_broken_tensors,
+            parity: case.parity,
+            parity_limits: LIMITS,
+            stats: &case.stats,
+            alignment: case.alignment,
+            trial: Some(&case.trial),
+            lineage: &case.lineage,
+            ptx_rise: case.ptx_rise,
+        };
+        judge(&evidence, &case.config)
+    }
+
+    #[test]
+    fn a_healthy_candidate_passes_whatever_the_kl_under_a_fixed_beta() {
+        let verdict = verdict(|_| ());
+        assert_eq!(verdict.refusals, Vec::<String>::new());
+        assert_eq!((verdict.numbers["gate/pass"], verdict.numbers["parity/max"]), (1.0, 1e-3));
+        assert_eq!(verdict.numbers[names::REWARD_DIFFERENCE], -0.1, "a little worse may be chance");
+    }
+
+    const CHECKS: [(&str, fn(&mut Case)); 12] = [
+        ("live policy", |case| case.stats.policy_approx_kl_k3 = 1.01 * case.config.skip_kl),
+        ("version 0", |case| case.config.kl_adaptive = true),
+        ("version 0", |case| case.stats.objective_kl = f64::INFINITY),
+        ("objective", |case| case.stats.objective_rlhf_reward = f64::NAN),
+        ("less likely", |case| case.alignment = Some(-2.6)),
+        ("pretraining", |case| case.ptx_rise = Some(0.51)),
+        ("length", |case| case.trial.candidate.length = 42.0),
+        ("length", |case| case.trial.candidate.length = 9.0),
+        ("no longer end", |case| case.trial.candidate.eos_rate = 0.64),
+        ("distinct", |case| case.trial.candidate.distinct_2 = 0.24),
+        ("held-out", |case| case.trial.reward = Some(PairedDifference { n: 32, mean: -0.2, standard_error: 0.1 })),
+        ("lineage", |case| case.lineage = vec![Rung { mean: -0.1, standard_error: 0.1 }; 9]),
+    ];
+
+    #[test]
+    fn each_check_refuses_alone_and_not_a_number_is_a_refusal() {
+        for (word, breaks) in CHECKS {
+            let verdict = verdict(breaks);
+            assert_eq!((verdict.refusals.len(), verdict.is_pass()), (1, false), "{word}: {:?}", verdict.refusals);
+            assert!(verdict.refusals[0].contains(word), "{word}: {:?}", verdict.refusals);
+        }
+        let nan =
+            verdict(|case| case.trial.reward = Some(PairedDifference { n: 9, mean: f64::NAN, standard_error: 1.0 }));
+        assert!(!nan.is_pass());
+    }
+
+    #[test]
+    fn observing_writes_down_and_off_does_not_look() {
+        for (word, breaks) in CHECKS {
+            let observed = verdict(|case| {
+                breaks(case);
+                case.config.gate = "observe".to_string();
+            });
+            assert!(observed.is_pass() && observed.observed.len() == 1 && observed.observed[0].contains(word));
+            let off = verdict(|case| {
+                breaks(case);
+                case.config.gate = "off".to_string();
+            });
+            assert!(off.is_pass() && off.observed.is_empty());
+        }
+    }
+
+    #[test]
+    fn broken_weights_are_refused_in_every_mode() {
+        const BREAKS: [fn(&mut Case); 3] =
+            [|case| case.n_broken_tensors = 2, |case| case.parity.max = 0.021, |case| case.parity.max = f64::NAN];
+        for mode in ["strict", "observe", "off"] {
+            for breaks in BREAKS {
+                let verdict = verdict(|case| {
+                    breaks(case);
+                    case.config.gate = mode.to_string();
+                });
+                assert_eq!((verdict.is_pass(), verdict.refusals.len()), (false, 1), "{mode}: {:?}", verdict.refusals);
+            }
+        }
+    }
+}

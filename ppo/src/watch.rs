@@ -1,0 +1,156 @@
+//! After the promotion: does what users get get worse?
+//!
+//! A trial asks a few questions; users ask all of them. So the first rollouts of a new live version are held against those of
+//! its nearest ancestor that has enough of them, and when they are worse beyond doubt *and* by much, that ancestor serves
+//! again and learning stands still until an operator has looked. Both conditions, because traffic changes too: a test alone
+//! would end in a rollback every time that harder questions come in.
+//!
+//! Latency is not among what is looked at: weights of one shape take the same time, but for the length of the answers, which
+//! is.
+
+/// Rollouts below which nothing is said about a version.
+pub const ROLLOUTS_MIN: usize = 32;
+/// Student's t (Welch) that a fall must reach.
+const T_MIN: f64 = 4.0;
+/// Deviations of the ancestor's scores by which the mean must fall.
+const FALL_MIN: f64 = 0.25;
+/// Share by which thumbs down must rise.
+const THUMBS_MIN: f64 = 0.1;
+/// Factor by which the mean length must change.
+const LENGTH_FACTOR: f64 = 3.0;
+/// Failed requests that are no accident, in number and as a share of all that ended.
+const FAILED_MIN: u64 = 5;
+const FAILED_SHARE: f64 = 0.05;
+
+/// What users got from one version.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Service {
+    /// Scores, as judged.
+    pub scores: Vec<f64>,
+    /// Response tokens.
+    pub lengths: Vec<f64>,
+    /// Thumbs: up, down.
+    pub thumbs: (usize, usize),
+}
+
+impl Service {
+    /// Whether there is enough of it to be compared with.
+    #[must_use]
+    pub fn is_enough(&self) -> bool {
+        self.scores.len() >= ROLLOUTS_MIN
+    }
+}
+
+/// What the engine counted since the version is live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Errors {
+    /// Requests that ended in a failure of the engine.
+    pub failed: u64,
+    /// Responses that ended, however.
+    pub finished: u64,
+}
+
+/// Why the live version must go, in words; `None` while there is no reason.
+#[must_use]
+pub fn breach(live: &Service, before: &Service, errors: Errors) -> Option<String> {
+    let Errors { failed, finished } = errors;
+    if failed >= FAILED_MIN && failed as f64 >= FAILED_SHARE * (failed + finished) as f64 {
+        return Some(format!("{failed} of {} requests failed in the engine", failed + finished));
+    }
+    if !live.is_enough() || !before.is_enough() {
+        return None;
+    }
+    let (new, old) = (Sample::of(&live.scores), Sample::of(&before.scores));
+    if old.mean - new.mean >= FALL_MIN * old.deviation() && t(old, new) >= T_MIN {
+        return Some(format!("reward fell from {:.3} to {:.3} ({} rollouts)", old.mean, new.mean, live.scores.len()));
+    }
+    let (new, old) = (mean(&live.lengths).max(1.0), mean(&before.lengths).max(1.0));
+    if new / old >= LENGTH_FACTOR || old / new >= LENGTH_FACTOR {
+        return Some(format!("answers went from {old:.1} to {new:.1} tokens"));
+    }
+    thumbs_turned(live.thumbs, before.thumbs)
+}
+
+fn thumbs_turned(live: (usize, usize), before: (usize, usize)) -> Option<String> {
+    let [n_live, n_before] = [live, before].map(|(up, down)| up + down);
+    if n_live < ROLLOUTS_MIN || n_before < ROLLOUTS_MIN {
+        return None;
+    }
+    let [new, old] = [live.1 as f64 / n_live as f64, before.1 as f64 / n_before as f64];
+    let pooled = (live.1 + before.1) as f64 / (n_live + n_before) as f64;
+    let error = (pooled * (1.0 - pooled) * (1.0 / n_live as f64 + 1.0 / n_before as f64)).sqrt();
+    let is_worse = new - old >= THUMBS_MIN && new - old >= T_MIN * error;
+    is_worse.then(|| format!("thumbs down rose from {:.0} % to {:.0} %", 100.0 * old, 100.0 * new))
+}
+
+#[derive(Clone, Copy)]
+struct Sample {
+    n: f64,
+    mean: f64,
+    variance: f64,
+}
+
+impl Sample {
+    fn of(x: &[f64]) -> Sample {
+        let (n, mean) = (x.len() as f64, mean(x));
+        let variance = x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+        Sample { n, mean, variance }
+    }
+
+    fn deviation(self) -> f64 {
+        self.variance.sqrt()
+    }
+}
+
+/// Welch's t of `a` − `b`; infinite where neither varies and they differ.
+fn t(a: Sample, b: Sample) -> f64 {
+    let error = (a.variance / a.n + b.variance / b.n).sqrt();
+    if a.mean == b.mean { 0.0 } else { (a.mean - b.mean) / error }
+}
+
+fn mean(x: &[f64]) -> f64 {
+    x.iter().sum::<f64>() / x.len().max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(n: usize, score: impl Fn(usize) -> f64, length: f64) -> Service {
+        Service { scores: (0..n).map(score).collect(), lengths: vec![length; n], thumbs: (0, 0) }
+    }
+
+    /// Between 0 and 1, mean about a half.
+    fn noise(i: usize) -> f64 {
+        (i * 37 % 100) as f64 / 100.0
+    }
+
+    #[test]
+    fn a_fall_beyond_doubt_and_by_much_is_a_breach() {
+        let before = service(200, noise, 20.0);
+        let quiet = Errors { failed: 4, finished: 10 };
+        assert_eq!(breach(&service(64, noise, 20.0), &before, quiet), None);
+        assert_eq!(breach(&service(64, |i| noise(i) + 1.0, 20.0), &before, quiet), None, "better is no breach");
+        let fallen = breach(&service(64, |i| noise(i) - 0.5, 20.0), &before, quiet).unwrap();
+        assert!(fallen.contains("reward fell"), "{fallen}");
+        assert_eq!(breach(&service(31, |_| -9.0, 20.0), &before, quiet), None, "too few");
+        let many = service(100_000, |i| noise(i) - 0.02, 20.0);
+        assert_eq!(breach(&many, &before, quiet), None, "beyond doubt, but by little");
+        assert!(breach(&service(64, |_| 0.0, 20.0), &service(64, |_| 1.0, 20.0), quiet).is_some(), "without any noise");
+    }
+
+    #[test]
+    fn errors_lengths_and_thumbs() {
+        let before = service(64, noise, 20.0);
+        let none = Errors::default();
+        assert!(breach(&Service::default(), &before, Errors { failed: 5, finished: 95 }).is_some());
+        assert_eq!(breach(&Service::default(), &before, Errors { failed: 5, finished: 96 }), None);
+        assert!(breach(&service(64, noise, 60.0), &before, none).unwrap().contains("tokens"));
+        assert!(breach(&service(64, noise, 6.0), &before, none).is_some());
+        assert_eq!(breach(&service(64, noise, 59.0), &before, none), None);
+        let with = |thumbs| Service { thumbs, ..before.clone() };
+        assert!(breach(&with((20, 44)), &with((60, 4)), none).unwrap().contains("thumbs"));
+        assert_eq!(breach(&with((50, 14)), &with((60, 4)), none), None, "not beyond doubt");
+        assert_eq!(breach(&with((0, 31)), &with((60, 4)), none), None, "too few");
+    }
+}
