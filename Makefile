@@ -5,7 +5,7 @@ ARGS ?=
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test deps serve lint golden
+.PHONY: help demo test deps serve lint golden soak
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -25,6 +25,11 @@ test: ## all tests, then openai-python and promtool against the daemon
 	$(CARGO) build --workspace --all-targets --locked
 	$(CARGO) test --workspace --locked
 	@tests/clients/run.sh
+
+soak: ## 10,000 requests of 64 clients beside 1,000 idle connections (SOAK=N for another number)
+	@.ci/deps build
+	$(CARGO) build --workspace --all-targets --locked
+	HONED_SOAK=$(or $(SOAK),10000) $(CARGO) test --workspace --test tests --locked -- --nocapture http_soak
 
 golden: ## the reference numbers only; HONED_GOLDEN names another folder of them
 	@.ci/deps build

@@ -17,6 +17,7 @@ mod http_models;
 mod http_openapi;
 mod http_prompt_scores;
 mod http_scoring;
+mod http_soak;
 mod http_tokens;
 mod learner_resume;
 mod learning_knobs;

@@ -141,6 +141,12 @@ section! {
         gate_distinct: f64 => real(0.0, 1.0);
         /// Rise of the loss on pretraining text over version 0's, nats a token, where ptx gives such text; 0: any.
         gate_ptx_rise: f64 => real(0.0, 100.0);
+        /// Share of the traffic that a candidate which passed the gate answers before it may answer all; 0: none. Learning waits meanwhile.
+        canary_share: f64 => real(0.0, 0.5);
+        /// Judged answers of such a candidate, compared with the live version's of the same time after every fifth (a sequential test: what is clearly worse goes early).
+        canary_rollouts: usize => whole(10, 1_000_000);
+        /// Seconds after which what a canary has shown has to do.
+        canary_s: u64 => whole(1, 604_800);
         /// Judged rollouts of a new live version that are held against its last good ancestor's; when they are worse beyond doubt and by much (reward, length, thumbs down, failures), that ancestor serves again and learning pauses. 0: no watch.
         watch_rollouts: usize => whole(0, 1_000_000);
         /// Threads of the learner, all at nice 19 in the idle class; 0: one per core.

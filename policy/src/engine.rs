@@ -19,6 +19,7 @@
 mod adapter;
 mod admission;
 pub(crate) mod backend;
+mod canary;
 mod cells;
 mod constraint;
 mod ending;
@@ -55,11 +56,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashMap;
 use llama_cpp_2::model::LlamaModel;
 
 use self::{
+    canary::Canary,
     constraint::Compiler,
     gate::Gate,
     nursery::Nursery,
@@ -107,6 +109,8 @@ struct Shared {
     compiler: Compiler,
     residents: Arc<DashMap<PolicyVersion, Arc<Resident>>>,
     live: ArcSwap<Resident>,
+    /// Takes a share of what is for the live one.
+    canary: ArcSwapOption<Canary>,
     /// Held while the live pointer or a door changes, so that what is promoted is never retired at the same moment.
     swap: Mutex<()>,
     /// Draining residents whose version was loaded again; the shutdown waits for them too.
@@ -146,6 +150,7 @@ impl Engine {
             compiler,
             residents,
             live: ArcSwap::new(first),
+            canary: ArcSwapOption::empty(),
             swap: Mutex::new(()),
             replaced: Mutex::new(Vec::new()),
             counters,
@@ -200,11 +205,14 @@ impl Engine {
         let seed = request.sampling.seed.unwrap_or_else(|| self.next_seed());
         let mut job = Box::new(Job { request, seed, submitted: Instant::now() });
         let mut last = Rejection::ShuttingDown;
+        let mut canary = shared.canary.load_full().filter(|canary| target == Target::Live && canary.takes_next());
         for _ in 0..LIVE_TRIES_MAX {
             if shared.shutting_down.load(Ordering::Acquire) {
                 return Err(Rejection::ShuttingDown);
             }
             let resident = match target {
+                // Once: where it is full or gone, the live one answers.
+                Target::Live if let Some(canary) = canary.take() => Arc::clone(&canary.resident),
                 Target::Live => shared.live.load_full(),
                 Target::Version(version) => self.resident(version).ok_or(Rejection::UnknownVersion(version))?,
             };
@@ -213,7 +221,8 @@ impl Engine {
                 Err((refused, rejection)) => {
                     job = refused;
                     last = rejection;
-                    if !(target == Target::Live && matches!(last, Rejection::Draining(_))) {
+                    let was_canary = resident.version != self.live();
+                    if !(target == Target::Live && (was_canary || matches!(last, Rejection::Draining(_)))) {
                         break;
                     }
                 }

@@ -16,6 +16,7 @@
 //! All of it runs on the learner's thread. Whatever fails before the commit leaves the live version live.
 
 mod alignment;
+mod canary;
 mod loader;
 mod text;
 
@@ -280,11 +281,34 @@ impl Publisher<'_> {
             lineage: &self.rungs(proposal.parent)?,
             ptx_rise: if looks { text::rise(proposal)? } else { None },
         };
-        let verdict = gate::judge(&evidence, self.config);
+        let mut verdict = gate::judge(&evidence, self.config);
+        if verdict.is_pass() && looks && self.config.canary_share > 0.0 {
+            self.fly_canary(version, proposal.parent, &mut verdict, go_on)?;
+        }
         for doubt in &verdict.observed {
             tracing::warn!(%version, doubt, "the gate would have refused this candidate (ppo.gate = \"observe\")");
         }
         Ok(verdict)
+    }
+
+    /// Lets users judge what the gate has let pass.
+    fn fly_canary(
+        &self,
+        version: PolicyVersion,
+        live: PolicyVersion,
+        verdict: &mut Verdict,
+        go_on: &(dyn Fn() -> bool + Sync),
+    ) -> Result<(), PublishError> {
+        let finding = self.canary(version, live, go_on)?;
+        verdict.numbers.insert("canary/rollouts".to_string(), finding.n as f64);
+        verdict.numbers.extend(finding.t.map(|t| ("canary/t".to_string(), t)));
+        match Mode::of(self.config) {
+            Mode::Strict => verdict.refusals.extend(finding.refusal),
+            Mode::Observe | Mode::Off => verdict.observed.extend(finding.refusal),
+        }
+        let passed = f64::from(u8::from(verdict.is_pass()));
+        verdict.numbers.insert("gate/pass".to_string(), passed);
+        Ok(())
     }
 
     fn trial(

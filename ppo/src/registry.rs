@@ -29,7 +29,8 @@ pub use error::RegistryError;
 
 use crate::{
     clock::now_ms,
-    rollout_log::{LogError, RolloutLog, Settlement, VersionChange, VersionRow, VersionState},
+    rollout_log::{LogError, RolloutLog, Seq, Settlement, VersionChange, VersionRow, VersionState},
+    watch::Service,
 };
 
 /// The versions of one data directory. Its rows live in the log's database.
@@ -139,6 +140,22 @@ impl Registry {
             at = parent;
         }
         Ok(lineage)
+    }
+
+    /// Where the log ends now.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn newest_rollout(&self) -> Result<Seq, RegistryError> {
+        Ok(self.log.reader().newest_seq()?)
+    }
+
+    /// What users got from a version: its first `limit` judged rollouts after `start`.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn service(&self, version: PolicyVersion, start: Seq, limit: usize) -> Result<Service, RegistryError> {
+        Ok(self.log.reader().service(version, start, limit)?)
     }
 
     /// Registers a candidate whose file is written.

@@ -102,6 +102,12 @@ impl Sample {
     }
 }
 
+/// Welch's t of the mean of `a` − that of `b`; `None` with fewer than two of either.
+#[must_use]
+pub fn welch(a: &[f64], b: &[f64]) -> Option<f64> {
+    (a.len() > 1 && b.len() > 1).then(|| t(Sample::of(a), Sample::of(b)))
+}
+
 /// Welch's t of `a` − `b`; infinite where neither varies and they differ.
 fn t(a: Sample, b: Sample) -> f64 {
     let error = (a.variance / a.n + b.variance / b.n).sqrt();

@@ -51,6 +51,15 @@ impl Reply {
     }
 }
 
+/// Waits until the daemon admits requests.
+pub(crate) fn until_ready(address: SocketAddr) {
+    let start = std::time::Instant::now();
+    while raw(address, &request("GET", "/readyz", &[], b"")).status != 200 {
+        assert!(start.elapsed() < TIMEOUT, "not ready");
+        std::thread::yield_now();
+    }
+}
+
 /// Sends bytes as they are and reads the answer.
 pub(crate) fn raw(address: SocketAddr, request: &[u8]) -> Reply {
     let mut socket = connect(address);

@@ -68,6 +68,7 @@ impl Engine {
         let _swap = self.0.swap.lock().expect(UNPOISONED);
         let resident = self.resident(version).filter(|resident| !resident.is_draining());
         let resident = resident.ok_or(EngineError::NotResident(version))?;
+        self.end_canary();
         Ok(self.0.live.swap(resident).version)
     }
 

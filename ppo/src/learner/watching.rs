@@ -11,7 +11,7 @@ use super::{LearnerError, owner::Owner};
 use crate::{
     publish::Loader,
     registry::RegistryError,
-    rollout_log::VersionState,
+    rollout_log::{Seq, VersionState},
     watch::{self, Errors},
 };
 
@@ -50,15 +50,14 @@ impl Owner {
         if live == PolicyVersion::SFT {
             return Ok(None);
         }
-        // A reader is held for one question at a time: the registry asks through the same.
-        let service = self.setup.log.reader().service(live, n + 1)?;
+        let service = self.setup.registry.service(live, Seq(0), n + 1)?;
         // Once there are more than its first rollouts, it has passed.
         if service.scores.len() > n {
             return Ok(None);
         }
         let ancestors = self.setup.registry.lineage(live, ANCESTORS_MAX)?;
         for good in ancestors.into_iter().skip(1).filter(|version| self.may_serve(*version)) {
-            let before = self.setup.log.reader().service(good, n)?;
+            let before = self.setup.registry.service(good, Seq(0), n)?;
             if before.is_enough() || good == PolicyVersion::SFT {
                 let why = watch::breach(&service, &before, errors);
                 return Ok(why.map(|why| Breach { live, good, why }));

@@ -134,15 +134,21 @@ impl LogReader {
         self.rows(&sql, params![up_to.0, limit as i64])
     }
 
-    /// What users got from a version: its first `limit` judged rollouts.
-    pub fn service(&self, version: PolicyVersion, limit: usize) -> Result<Service, LogError> {
+    /// The position of the newest row; 0 in an empty log.
+    pub fn newest_seq(&self) -> Result<Seq, LogError> {
+        let newest: Option<i64> = self.connection.query_row("SELECT MAX(seq) FROM rollouts", [], |row| row.get(0))?;
+        Ok(Seq(newest.unwrap_or(0)))
+    }
+
+    /// What users got from a version: its first `limit` judged rollouts after `start`.
+    pub fn service(&self, version: PolicyVersion, start: Seq, limit: usize) -> Result<Service, LogError> {
         let mut statement = self.connection.prepare_cached(
             "SELECT score, length(response) / 4,
                 (SELECT COUNT(*) FROM feedback WHERE feedback.seq = rollouts.seq AND label = 'up'),
                 (SELECT COUNT(*) FROM feedback WHERE feedback.seq = rollouts.seq AND label = 'down')
-             FROM rollouts WHERE version = ?1 AND score IS NOT NULL ORDER BY seq LIMIT ?2",
+             FROM rollouts WHERE version = ?1 AND seq > ?3 AND score IS NOT NULL ORDER BY seq LIMIT ?2",
         )?;
-        let mut rows = statement.query(params![version.0 as i64, limit as i64])?;
+        let mut rows = statement.query(params![version.0 as i64, limit as i64, start.0])?;
         let mut service = Service::default();
         while let Some(row) = rows.next()? {
             service.scores.push(row.get(0)?);

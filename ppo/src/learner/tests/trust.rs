@@ -124,3 +124,36 @@ fn a_version_that_does_well_is_left_alone() {
     assert_eq!((learner.counters().rollbacks, learner.status().version), (0, PolicyVersion(3)));
     world.close();
 }
+
+/// Goal: with a canary users of the candidate decide, and few of them are needed to see that it is clearly worse. Method: a
+/// quarter of the requests go to it; its answers are judged badly, then, for the next candidate, well.
+#[test]
+fn a_canary_that_does_badly_is_refused_and_one_that_does_well_takes_over() {
+    let mut world = World::new(|config| {
+        flipped(config);
+        config.policy_learning_rate = 1e-3;
+        (config.canary_share, config.canary_rollouts) = (0.25, 40);
+    });
+    let learner = world.start_learner();
+    world.serve_ending(64);
+    world.judge(rule);
+    for (n, outcome, version, bonus) in
+        [(1, UpdateOutcome::Rejected, PolicyVersion(1), -4.0), (2, UpdateOutcome::Promoted, PolicyVersion(2), 4.0)]
+    {
+        let mut seen = 0;
+        while learner.history().len() < n {
+            seen += world.serve_ending(8).iter().filter(|rollout| rollout.version == version).count();
+            world.judge(|rollout| rule(rollout) + bonus * f64::from(u8::from(rollout.version == version)));
+        }
+        let record = learner.history().pop().unwrap();
+        assert_eq!(record.outcome, outcome, "{:?}", record.reason);
+        assert!(seen >= 8, "it answered {seen} requests");
+        if outcome == UpdateOutcome::Rejected {
+            assert!(record.reason.unwrap().contains("canary"));
+            assert!(record.numbers["canary/rollouts"] >= 8.0, "a fifth of the rollouts is the first look");
+            assert_eq!(world.serve_ending(1)[0].version, PolicyVersion::SFT);
+            world.judge(rule);
+        }
+    }
+    world.close();
+}
