@@ -64,7 +64,10 @@ __attribute__((noinline)) void wait(State state) {
 }
 
 /* Runs a fiber until it waits or ends. */
-__attribute__((noinline)) void resume(Fiber &fiber) {
+__attribute__((noinline)) void resume(unsigned i) {
+    Fiber &fiber = *block.fibers[i];
+    block.running = i;
+    here.thread = {i, 0, 0};
     if (_setjmp(block.scheduler) != 0) return;
     if (fiber.has_started) _longjmp(fiber.place, 1);
     fiber.has_started = true;
@@ -105,17 +108,17 @@ std::string run_block(Order &order) {
         makecontext(&fiber.start, enter, 0);
     }
     while (true) {
-        for (unsigned i : order.of(block.n)) {
-            Fiber &fiber = *block.fibers[i];
-            if (fiber.state != State::Ready) continue;
-            block.running = i;
-            here.thread = {i, 0, 0};
-            resume(fiber);
+        /* A warp runs on for as long as it can: other warps lag as far behind as the block's barriers allow. */
+        for (unsigned warp : order.of(block.n / LANES)) {
+            const unsigned first = warp * LANES;
+            do
+                for (unsigned lane : order.of(LANES))
+                    if (block.fibers[first + lane]->state == State::Ready) resume(first + lane);
+            while (release(first, first + LANES, State::AtWarp));
         }
         if (release(0, block.n, State::Done)) return "";
-        bool goes_on = release(0, block.n, State::AtBlock);
-        for (unsigned i = 0; i < block.n; i += LANES) goes_on |= release(i, std::min(i + LANES, block.n), State::AtWarp);
-        if (!goes_on) return "a part of a block or warp never reaches the barrier at which the rest waits";
+        if (!release(0, block.n, State::AtBlock))
+            return "a part of a block or warp never reaches the barrier at which the rest waits";
     }
 }
 

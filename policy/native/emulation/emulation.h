@@ -2,8 +2,8 @@
  *
  * Fibers run one at a time and change places only at barriers and shuffles, in an order that the caller chooses: a kernel that
  * lacks a barrier gives other bits in another order. Shared memory starts as NaN, and what is written past its end is noticed;
- * so are barriers that a part of a block never reaches. What emulation cannot see is the memory model between warps at full
- * speed, and whether nvcc compiles what g++ does; both wait for a device.
+ * so are barriers that a part of a block never reaches. What emulation cannot see is the memory model (a shuffle orders memory
+ * here, on a GPU only a barrier does), and whether nvcc compiles what g++ does; both wait for a device.
  */
 #pragma once
 
