@@ -5,10 +5,10 @@ ARGS ?=
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test deps serve lint golden soak
+.PHONY: help demo test deps serve lint golden soak cuda-check
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
 
 demo: ## build, serve the built-in model, and watch PPO improve it under traffic (ARGS="--seed 2")
 	@.ci/deps build
@@ -43,6 +43,9 @@ lint: ## format, clippy, documentation, licences
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --workspace --locked
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check bans licenses sources; \
 	else echo "lint: cargo deny is not installed, licences and sources are not checked"; fi
+
+cuda-check: ## compile the trainer's CUDA kernels (needs nvcc, no GPU) and fail on spills, stack frames and local memory
+	@.ci/cuda-check
 
 deps: ## install what building and testing need (apt, with sudo where needed)
 	@.ci/deps test

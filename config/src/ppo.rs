@@ -163,7 +163,7 @@ section! {
         keep_states: usize => whole(1, 100_000);
         /// Largest copy of policy, value model and moments that a round takes to go back to, MiB; beyond it the copy holds the policy's weights alone, and what fails midway is built anew from the last state on disk.
         snapshot_mib: u64 => whole(0, 1_048_576);
-        /// Where the learner computes; the second needs the `cuda` feature.
+        /// Where the learner computes; the second needs the `cuda` feature, whose kernels are checked by emulation and have not yet run on a GPU.
         device: String => DEVICE;
         /// Seed of minibatch order.
         seed: u64 => whole(0, i64::MAX);

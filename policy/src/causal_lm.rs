@@ -18,7 +18,7 @@ pub use open::OpenLm;
 use crate::{
     architecture::{Shape, llama},
     checkpoint::{Checkpoint, WeightType},
-    kernels::{Precision, plain},
+    kernels::{Operations, Precision, plain},
     model_error::{ModelError, Result},
     sequence_batch::{Packed, SequenceBatch},
     transformer::{Adapter, Keep, Pass, Rounded, Transformer, Weight, Weights, random_checkpoint, weights_of},
@@ -158,8 +158,8 @@ impl CausalLm {
     /// # Errors
     /// When the batch is empty, a temperature is missing or not positive, or the device fails.
     pub fn response_log_probs(&self, batch: &SequenceBatch, temperatures: &[f32]) -> Result<Tensor> {
-        let (logits, targets, temperatures) = self.response_logits(batch, temperatures, Pass::Train)?;
-        Ok(plain::log_prob_gather(&logits, &targets, &temperatures)?)
+        let operations = Operations::of(self.trunk.device())?;
+        Ok(self.log_probs_on_tape(batch, temperatures, Pass::Train, operations)?.0)
     }
 
     /// Log-probs and entropies of all response tokens, without gradients: the old and the reference pass.
@@ -180,20 +180,31 @@ impl CausalLm {
         temperatures: &[f32],
         pass: Pass,
     ) -> Result<(Tensor, Vec<u32>, Vec<f64>)> {
-        let (hidden, targets, temperatures) = self.response_hidden(batch, temperatures, pass)?;
+        let operations = Operations::of(self.trunk.device())?;
+        let (targets, temperatures) = self.targets(batch, temperatures)?;
+        let hidden = self.response_hidden(batch, pass, operations)?;
         Ok((plain::linear(&hidden, self.head()?.get(pass))?, targets, temperatures))
     }
 
-    fn response_hidden(
+    /// Log-probs and entropies of all response tokens on candle's tape, `[n_response_tokens]` each.
+    fn log_probs_on_tape(
         &self,
         batch: &SequenceBatch,
         temperatures: &[f32],
         pass: Pass,
-    ) -> Result<(Tensor, Vec<u32>, Vec<f64>)> {
+        operations: Operations,
+    ) -> Result<(Tensor, Tensor)> {
         let (targets, temperatures) = self.targets(batch, temperatures)?;
-        let hidden = self.trunk.hidden(&batch.packed_inputs(), pass)?; // [n_tokens, hidden]
-        let rows = Tensor::new(batch.prediction_rows(), self.trunk.device())?;
-        Ok((hidden.index_select(&rows, 0)?, targets, temperatures)) // [n_response_tokens, hidden]
+        let hidden = self.response_hidden(batch, pass, operations)?;
+        // Beside an adapter the unembedding is frozen too.
+        let of_weights = if self.trunk.adapter().is_some() { Pass::Frozen } else { pass };
+        Ok(operations.log_probs(&hidden, self.head()?.get(of_weights), &targets, &temperatures)?)
+    }
+
+    /// The hidden states that response tokens are predicted from, `[n_response_tokens, hidden]`.
+    fn response_hidden(&self, batch: &SequenceBatch, pass: Pass, operations: Operations) -> Result<Tensor> {
+        let hidden = self.trunk.hidden_by(&batch.packed_inputs(), pass, operations)?; // [n_tokens, hidden]
+        Ok(operations.rows(&hidden, &batch.prediction_rows())?)
     }
 
     /// Every response token and the temperature that it was drawn at, flat.

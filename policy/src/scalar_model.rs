@@ -15,7 +15,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::{
     causal_lm::{CausalLm, to_checkpoint},
     checkpoint::{Checkpoint, WeightType},
-    kernels::{Precision, plain},
+    kernels::{Operations, Precision, plain},
     model_error::{ModelError, Result},
     sequence_batch::{Packed, SequenceBatch},
     transformer::{Adapter, Keep, Pass, Rounded, Transformer, Weight, Weights, normal, weights_of},
@@ -194,10 +194,9 @@ impl ScalarModel {
     }
 
     /// The heads at some rows of the trunk's hidden states, on candle's tape: `[rows, heads]`.
-    fn on_tape(&self, places: &Places, pass: Pass) -> Result<Tensor> {
-        let hidden = self.trunk.hidden(&places.packed, pass)?;
-        let rows = Tensor::new(places.rows.as_slice(), self.trunk.device())?;
-        let scalars = plain::linear(&hidden.index_select(&rows, 0)?, self.weight.get(pass))?; // [rows, heads]
+    fn on_tape(&self, places: &Places, pass: Pass, operations: Operations) -> Result<Tensor> {
+        let hidden = self.trunk.hidden_by(&places.packed, pass, operations)?;
+        let scalars = plain::linear(&operations.rows(&hidden, &places.rows)?, self.weight.get(pass))?; // [rows, heads]
         Ok(scalars.broadcast_add(self.bias.get(pass))?) // [rows, heads]
     }
 

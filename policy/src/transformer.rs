@@ -2,8 +2,8 @@
 //!
 //! The trunk turns packed tokens into hidden states; what is read from them (log-probs, a scalar) is the caller's head.
 //! Weights stay in the order of the GGUF file. On the processor a pass goes through [`kernels`](crate::kernels), each layer
-//! with an explicit backward (`open`, `pass`); the same trunk from candle's differentiable operations (`tape`) is the
-//! oracle that the tests hold it to, and what runs on other devices.
+//! with an explicit backward (`open`, `pass`); the same trunk on candle's tape (`tape`) is, from candle's plain operations,
+//! the oracle that the tests hold it to, and with our CUDA kernels what runs on a GPU.
 
 mod attention;
 mod linear;
@@ -35,6 +35,7 @@ pub(crate) use weights::{normal, variable as weights_of};
 use crate::{
     architecture::{Shape, llama},
     checkpoint::Checkpoint,
+    kernels::Operations,
     model_error::Result,
     sequence_batch::Packed,
     transformer::rope::Rope,
@@ -87,7 +88,12 @@ impl Transformer {
     /// # Errors
     /// When a token lies outside the vocabulary or the device fails.
     pub fn hidden(&self, packed: &Packed, pass: Pass) -> Result<Tensor> {
-        tape::hidden(self, packed, pass)
+        self.hidden_by(packed, pass, Operations::of(&self.device)?)
+    }
+
+    /// The same by these operations.
+    pub(crate) fn hidden_by(&self, packed: &Packed, pass: Pass, operations: Operations) -> Result<Tensor> {
+        tape::hidden(self, packed, pass, operations)
     }
 
     /// The same weights, frozen, with an adapter that learns in their place.

@@ -46,7 +46,7 @@ impl Beginning {
     /// # Errors
     /// When the file cannot be read, or `ppo.device` is not there.
     pub fn new(sft: &Path, value_start: ValueStart, config: &config::Ppo) -> Result<Beginning, PpoError> {
-        let device = device(&config.device).map_err(PpoError::Device)?;
+        let device = policy::kernels::device(&config.device).map_err(PpoError::Device)?;
         let (pretraining, pretraining_digest) = ([].into(), String::new());
         Ok(Beginning { source: Checkpoint::read(sft)?, value_start, device, pretraining, pretraining_digest })
     }
@@ -128,13 +128,5 @@ impl Beginning {
         };
         // The value model is as warm as it was, and the text goes on where it stopped.
         Ok(Models { control, ..models })
-    }
-}
-
-/// `cpu` or `cuda:N`; `config` has checked the words.
-fn device(name: &str) -> candle_core::Result<Device> {
-    match name.strip_prefix("cuda:").map(str::parse) {
-        Some(Ok(ordinal)) => Device::new_cuda(ordinal),
-        _ => Ok(Device::Cpu),
     }
 }

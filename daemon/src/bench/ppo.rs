@@ -12,6 +12,7 @@ use policy::{
     architecture::{Shape, llama},
     causal_lm::CausalLm,
     checkpoint::{Checkpoint, WeightType},
+    kernels,
     sequence_batch::{Sequence, SequenceBatch},
     threads,
 };
@@ -52,7 +53,7 @@ pub(crate) struct Args {
     /// Type of the arithmetic.
     #[arg(long, value_enum, default_value = "f32")]
     dtype: Dtype,
-    /// Where it runs: cpu.
+    /// Where it runs: cpu, or with the feature `cuda` cuda:N.
     #[arg(long, default_value = "cpu")]
     device: String,
     /// Threads.
@@ -96,9 +97,6 @@ impl Named {
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
-    if args.device != "cpu" {
-        return Err("this version of honed measures on the processor only: --device cpu".into());
-    }
     let lengths_fit = args.prompt > 0 && args.response > 0;
     if args.minibatch == 0 || args.batch == 0 || !args.batch.is_multiple_of(args.minibatch) || !lengths_fit {
         return Err("--batch must be a multiple of --minibatch, and no length may be 0".into());
@@ -110,7 +108,7 @@ pub(super) fn run(args: &Args) -> Outcome {
 }
 
 fn measure(args: &Args) -> Result<measurement::Ppo, Box<dyn std::error::Error + Send + Sync>> {
-    let shape = args.shape.shape();
+    let (shape, device) = (args.shape.shape(), kernels::device(&args.device)?);
     let like = Checkpoint { metadata: llama::metadata(&shape), ..Checkpoint::default() };
     let policy = CausalLm::random(&shape, args.seed, &Device::Cpu)?;
     let checkpoint = policy.to_checkpoint(&like, WeightType::F32)?;
@@ -119,10 +117,10 @@ fn measure(args: &Args) -> Result<measurement::Ppo, Box<dyn std::error::Error + 
     drop(policy);
     let mut models = match args.lora_rank {
         0 => {
-            let value = value_model::from_policy(&checkpoint, &Device::Cpu)?;
-            Models::new(&checkpoint, &checkpoint, value, &config, &Device::Cpu)?
+            let value = value_model::from_policy(&checkpoint, &device)?;
+            Models::new(&checkpoint, &checkpoint, value, &config, &device)?
         }
-        _ => Models::beside(frozen(&checkpoint, &config, &Device::Cpu)?, &checkpoint, None, &config)?,
+        _ => Models::beside(frozen(&checkpoint, &config, &device)?, &checkpoint, None, &config)?,
     };
     drop(checkpoint);
     let bar = progress::bar(args.repeat as u64 + 1, "updating");

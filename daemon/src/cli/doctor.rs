@@ -58,7 +58,9 @@ pub(super) fn run(args: &ConfigArgs) -> Outcome {
 fn engines() -> String {
     let build = if cfg!(debug_assertions) { "debug build: slow" } else { "release build" };
     match cfg!(feature = "cuda") {
-        true => format!("{build}, llama.cpp and candle with CUDA"),
+        true => {
+            format!("{build}, llama.cpp and the trainer with CUDA; the trainer's kernels have not yet run on a GPU")
+        }
         false => format!("{build}, llama.cpp and candle on the processor (no `cuda` feature)"),
     }
 }

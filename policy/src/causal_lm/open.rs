@@ -7,7 +7,7 @@ use super::{
     head::{Head, HeadRows, HeadSlopes},
 };
 use crate::{
-    kernels::plain,
+    kernels::Operations,
     model_error::Result,
     optimizer::Gradients,
     sequence_batch::SequenceBatch,
@@ -17,7 +17,7 @@ use crate::{
 /// A language model whose weights are held open: any number of passes, from any number of threads.
 pub struct OpenLm<'a> {
     lm: &'a CausalLm,
-    /// Absent on devices without kernels of ours: they take candle's tape.
+    /// Absent on a GPU, whose pass is on candle's tape.
     open: Option<(OpenTrunk<'a>, Linear<'a>)>,
     keep: Keep,
 }
@@ -44,13 +44,12 @@ impl OpenLm<'_> {
     /// # Errors
     /// When the batch is empty, a temperature is missing or not positive, or a token lies outside the vocabulary.
     pub fn log_probs(&self, batch: &SequenceBatch, temperatures: &[f32]) -> Result<ResponseLogProbs> {
-        let mut out = ResponseLogProbs::default();
         let Some((trunk, linear)) = &self.open else {
-            let (logits, targets, temperatures) = self.lm.response_logits(batch, temperatures, Pass::Frozen)?;
-            out.log_probs = plain::log_prob_gather(&logits, &targets, &temperatures)?.to_vec1()?;
-            out.entropies = plain::entropy(&logits, &temperatures)?.to_vec1()?;
-            return Ok(out);
+            let operations = Operations::of(self.lm.trunk.device())?;
+            let (log_probs, entropies) = self.lm.log_probs_on_tape(batch, temperatures, Pass::Frozen, operations)?;
+            return Ok(ResponseLogProbs { log_probs: log_probs.to_vec1()?, entropies: entropies.to_vec1()? });
         };
+        let mut out = ResponseLogProbs::default();
         let (targets, temperatures) = self.lm.targets(batch, temperatures)?;
         let packed = batch.packed_inputs();
         let (hidden, _) = trunk.forward(self.lm.trunk.batch(&packed, self.lm.precision), Keep::Nothing)?;
@@ -75,7 +74,8 @@ impl OpenLm<'_> {
         mut loss: impl FnMut(HeadRows<'_>) -> Result<HeadSlopes>,
     ) -> Result<()> {
         let Some((trunk, linear)) = &self.open else {
-            return self.backward_on_tape(batch, temperatures, gradients, &mut loss);
+            let operations = Operations::of(self.lm.trunk.device())?;
+            return self.backward_on_tape(batch, temperatures, gradients, &mut loss, operations);
         };
         let (targets, temperatures) = self.lm.targets(batch, temperatures)?;
         let (packed, rows) = (batch.packed_inputs(), batch.prediction_rows());
@@ -100,10 +100,9 @@ impl OpenLm<'_> {
         temperatures: &[f32],
         gradients: &mut Gradients,
         loss: &mut dyn FnMut(HeadRows<'_>) -> Result<HeadSlopes>,
+        operations: Operations,
     ) -> Result<()> {
-        let (logits, targets, temperatures) = self.lm.response_logits(batch, temperatures, Pass::Train)?;
-        let log_probs = plain::log_prob_gather(&logits, &targets, &temperatures)?;
-        let entropies = plain::entropy(&logits, &temperatures)?;
+        let (log_probs, entropies) = self.lm.log_probs_on_tape(batch, temperatures, Pass::Train, operations)?;
         let (seen, seen_entropies) = (log_probs.to_vec1::<f32>()?, entropies.to_vec1::<f32>()?);
         let rows = HeadRows { range: 0..seen.len(), log_probs: &seen, entropies: &seen_entropies };
         let slopes = loss(rows)?;

@@ -27,11 +27,15 @@ fn log_probs_and_entropies_are_read_one_position_before_their_token() {
     let expected = by_hand(&model, &batch(), &temperatures);
     let train = model.response_log_probs(&batch(), &temperatures).unwrap().to_vec1::<f32>().unwrap();
     let frozen = model.frozen_log_probs(&batch(), &temperatures).unwrap();
+    let emulated = model.log_probs_on_tape(&batch(), &temperatures, Pass::Frozen, Operations::emulated()).unwrap();
+    let (emulated, emulated_entropies) = (emulated.0.to_vec1::<f32>().unwrap(), emulated.1.to_vec1::<f32>().unwrap());
     assert_eq!(train.len(), expected.len());
     for (i, (log_prob, entropy)) in expected.into_iter().enumerate() {
         assert!((f64::from(train[i]) - log_prob).abs() < 1e-5, "{i}: {} {log_prob}", train[i]);
         assert!((f64::from(frozen.log_probs[i]) - log_prob).abs() < 1e-5);
         assert!((f64::from(frozen.entropies[i]) - entropy).abs() < 1e-5);
+        assert!((f64::from(emulated[i]) - log_prob).abs() < 1e-5, "{i}: {} {log_prob}", emulated[i]);
+        assert!((f64::from(emulated_entropies[i]) - entropy).abs() < 1e-5);
     }
 }
 

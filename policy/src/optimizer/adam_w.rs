@@ -116,12 +116,7 @@ impl AdamW {
                     let copy = copies.as_mut().and_then(|copies| copies.numbers_mut(name));
                     rule.fused(var, (gradient, factor as f32), moments, copy)?;
                 }
-                Gradient::Device(gradient) => {
-                    let (theta, first, second) =
-                        rule.plain(&var.as_detached_tensor(), &(gradient * factor)?, moments)?;
-                    var.set(&theta)?;
-                    *moments = Moments { first, second };
-                }
+                Gradient::Device(gradient) => rule.on_device(var, (gradient, factor), moments)?,
             }
         }
         Ok(())

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use candle_core::{Tensor, Var, backprop::GradStore};
 use rayon::prelude::*;
 
-use crate::{kernels::values, model_error::Result};
+use crate::{
+    kernels::{Operations, values},
+    model_error::Result,
+};
 
 /// One gradient per parameter, by name. A parameter that no loss has reached has none.
 ///
@@ -123,12 +126,15 @@ impl Gradients {
     /// # Errors
     /// When the device fails.
     pub fn global_norm(&self) -> Result<f64> {
-        let mut squares = 0.0;
+        let (mut squares, mut on_device) = (0.0, Vec::new());
         for gradient in self.sums.values() {
-            squares += match gradient {
-                Gradient::Host(values) => sum_of_squares(values),
-                Gradient::Device(tensor) => f64::from(tensor.sqr()?.sum_all()?.to_scalar::<f32>()?),
-            };
+            match gradient {
+                Gradient::Host(values) => squares += sum_of_squares(values),
+                Gradient::Device(tensor) => on_device.push(tensor),
+            }
+        }
+        if let Some(first) = on_device.first() {
+            squares += Operations::of(first.device())?.sum_of_squares(&on_device)?;
         }
         Ok(squares.sqrt())
     }

@@ -1,10 +1,12 @@
-//! Adam's arithmetic on one tensor, twice: in candle's operations for any device, and fused into one pass for the CPU.
+//! Adam's arithmetic on one tensor: in candle's operations for any device, and fused into one pass for the CPU and for CUDA.
 
-use candle_core::Tensor;
+use candle_core::{Tensor, Var};
 use half::bf16;
 use rayon::prelude::*;
 
 use super::{AdamConfig, Moments};
+#[cfg(any(test, feature = "cuda-trainer"))]
+use crate::kernels::cuda::{AdamNumbers, Machine, adam_w};
 use crate::{
     kernels::{change, matrix::Number},
     model_error::Result,
@@ -37,6 +39,40 @@ impl Rule {
         let change = ((&first / self.correction1)? / denominator)?;
         let kept = (theta * (1.0 - self.learning_rate * weight_decay))?;
         Ok(((kept - (change * self.learning_rate)?)?, first, second))
+    }
+
+    /// With the gradient `g.0` times `g.1` on another device than the processor: by our kernel where there is one.
+    pub(super) fn on_device(&self, var: &Var, (g, factor): (&Tensor, f64), moments: &mut Moments) -> Result<()> {
+        #[cfg(any(test, feature = "cuda-trainer"))]
+        if let Some(machine) = Machine::of(var.device())? {
+            return self.on_machine(machine, var, (g, factor as f32), moments);
+        }
+        let (theta, first, second) = self.plain(&var.as_detached_tensor(), &(g * factor)?, moments)?;
+        var.set(&theta)?;
+        *moments = Moments { first, second };
+        Ok(())
+    }
+
+    /// In one pass over the machine's memory, in place.
+    #[cfg(any(test, feature = "cuda-trainer"))]
+    pub(super) fn on_machine(
+        &self,
+        machine: Machine,
+        theta: &Tensor,
+        (g, factor): (&Tensor, f32),
+        moments: &Moments,
+    ) -> Result<()> {
+        let AdamConfig { beta1, beta2, eps, weight_decay } = self.config;
+        let numbers = AdamNumbers {
+            factor,
+            betas: [beta1, beta2].map(|beta| beta as f32),
+            rests: [beta1, beta2].map(|beta| (1.0 - beta) as f32),
+            scales: [self.correction1, self.correction2].map(|correction| (1.0 / correction) as f32),
+            rate: self.learning_rate as f32,
+            keep: (1.0 - self.learning_rate * weight_decay) as f32,
+            eps: eps as f32,
+        };
+        Ok(adam_w(machine, [theta, &moments.first, &moments.second], g, numbers)?)
     }
 
     /// In one pass over memory, in place, with the gradient `g.0` times `g.1`. `copy`: the parameter in bf16, written too.
@@ -86,6 +122,35 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
+
+    /// One step on the CUDA kernel against the plain one, odd sizes, with the gradient times a factor.
+    fn check_on_machine(machine: Machine) {
+        let numbers = |offset: f32| {
+            let values: Vec<f32> = (0..777).map(|i| (i as f32 * 0.37 + offset).sin()).collect();
+            Tensor::from_vec(values, (21, 37), &machine.device()).unwrap()
+        };
+        let moments = Moments { first: numbers(1.0), second: numbers(2.0).sqr().unwrap() };
+        let rule = Rule::new(AdamConfig { weight_decay: 0.1, ..AdamConfig::default() }, 7, 0.01);
+        let (theta, g) = (numbers(3.0), numbers(4.0));
+        let plain = rule.plain(&theta, &g, &moments).unwrap();
+        rule.on_machine(machine, &theta, (&(g * 0.5).unwrap(), 2.0), &moments).unwrap();
+        for (a, b) in [(theta, plain.0), (moments.first, plain.1), (moments.second, plain.2)] {
+            let difference = (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(difference < 1e-6, "{difference}");
+        }
+    }
+
+    #[test]
+    fn the_step_of_the_cuda_kernel_equals_the_plain_one() {
+        (0..3).for_each(|schedule| check_on_machine(Machine::emulated(schedule)));
+    }
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn on_gpu_the_step_of_the_cuda_kernel_equals_the_plain_one() {
+        let device = crate::kernels::device("cuda:0").unwrap();
+        check_on_machine(Machine::of(&device).unwrap().unwrap());
+    }
 
     #[test]
     fn the_fused_step_equals_the_plain_one() {

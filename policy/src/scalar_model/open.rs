@@ -4,6 +4,7 @@ use candle_core::Tensor;
 
 use super::{HEAD_BIAS, HEAD_WEIGHT, Places, ScalarModel};
 use crate::{
+    kernels::Operations,
     model_error::Result,
     optimizer::Gradients,
     sequence_batch::SequenceBatch,
@@ -13,7 +14,7 @@ use crate::{
 /// A scalar model whose weights are held open: any number of passes, from any number of threads.
 pub struct OpenScalar<'a> {
     model: &'a ScalarModel,
-    /// Absent on devices without kernels of ours: they take candle's tape.
+    /// Absent on a GPU, whose pass is on candle's tape.
     open: Option<OpenParts<'a>>,
 }
 
@@ -93,7 +94,8 @@ impl OpenScalar<'_> {
 
     fn read(&self, places: &Places) -> Result<Vec<f32>> {
         let Some(parts) = &self.open else {
-            return Ok(self.model.on_tape(places, Pass::Frozen)?.flatten_all()?.to_vec1()?);
+            let operations = Operations::of(self.model.trunk.device())?;
+            return Ok(self.model.on_tape(places, Pass::Frozen, operations)?.flatten_all()?.to_vec1()?);
         };
         let batch = self.model.trunk.batch(&places.packed, self.model.precision);
         let (hidden, _) = parts.trunk.forward(batch, Keep::Nothing)?;
@@ -107,7 +109,8 @@ impl OpenScalar<'_> {
         loss: impl FnOnce(&[f32]) -> Result<(Vec<f32>, R)>,
     ) -> Result<R> {
         let Some(parts) = &self.open else {
-            return self.backward_on_tape(places, gradients, loss);
+            let operations = Operations::of(self.model.trunk.device())?;
+            return self.backward_on_tape(places, gradients, loss, operations);
         };
         let batch = self.model.trunk.batch(&places.packed, self.model.precision);
         let (hidden, saved) = parts.trunk.forward(batch, self.model.keep)?;
@@ -123,8 +126,9 @@ impl OpenScalar<'_> {
         places: &Places,
         gradients: &mut Gradients,
         loss: impl FnOnce(&[f32]) -> Result<(Vec<f32>, R)>,
+        operations: Operations,
     ) -> Result<R> {
-        let scalars = self.model.on_tape(places, Pass::Train)?;
+        let scalars = self.model.on_tape(places, Pass::Train, operations)?;
         let (slopes, report) = loss(&scalars.flatten_all()?.to_vec1::<f32>()?)?;
         let slopes = Tensor::from_vec(slopes, scalars.dims(), scalars.device())?;
         gradients.add(&self.model.parameters, &(scalars * slopes)?.sum_all()?.backward()?)?;
@@ -183,7 +187,7 @@ mod tests {
     };
 
     /// Goal: the explicit backward of both readings is right, of one head and of three. Method: candle's tape over the plain
-    /// operations.
+    /// operations, and over our CUDA kernels, emulated.
     #[test]
     fn gradients_equal_those_of_the_tape() {
         let policy = uneven_checkpoint(&tiny(), 11);
@@ -195,16 +199,18 @@ mod tests {
         let places = [Places::last(&batch()).unwrap(), Places::response(&batch()).unwrap()];
         for (model, places) in [(model(1), &places[0]), (model(1), &places[1]), (model(3), &places[0])] {
             let loss = |scalars: &[f32]| Ok((scalars.iter().map(|s| 0.3 + s.sin()).collect(), scalars.to_vec()));
-            let (mut ours, mut tape) = (Gradients::new(), Gradients::new());
-            model
-                .open(|open| {
-                    let a = open.backward(places, &mut ours, loss)?;
-                    let b = open.backward_on_tape(places, &mut tape, loss)?;
-                    assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5));
-                    Ok(())
-                })
-                .unwrap();
-            close(&ours, &tape, model.parameters(), 1e-5);
+            for operations in [Operations::Plain, Operations::emulated()] {
+                let (mut ours, mut tape) = (Gradients::new(), Gradients::new());
+                model
+                    .open(|open| {
+                        let a = open.backward(places, &mut ours, loss)?;
+                        let b = open.backward_on_tape(places, &mut tape, loss, operations)?;
+                        assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5));
+                        Ok(())
+                    })
+                    .unwrap();
+                close(&ours, &tape, model.parameters(), 1e-5);
+            }
         }
     }
 

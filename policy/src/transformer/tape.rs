@@ -1,31 +1,31 @@
-//! The trunk from candle's differentiable operations: the oracle of the explicit pass, and the pass of devices without
-//! kernels of ours.
+//! The trunk on candle's tape: from candle's plain operations the oracle of the explicit pass, from our own CUDA kernels
+//! with candle's matrix products the pass of a GPU.
 
 use candle_core::Tensor;
 
 use super::{AttentionShape, Pass, Transformer, lora::factors_of};
 use crate::{
     architecture::llama,
-    kernels::{Rotation, plain},
+    kernels::{Operations, PassOperations, plain},
     model_error::Result,
     sequence_batch::Packed,
 };
 
-pub(super) fn hidden(trunk: &Transformer, packed: &Packed, pass: Pass) -> Result<Tensor> {
-    let ids = Tensor::new(packed.ids.as_slice(), trunk.device())?; // [n_tokens]
-    let rotation = trunk.rope.rotation(packed);
-    let mut x = trunk.embedding().get(of_weights(trunk, pass)).index_select(&ids, 0)?; // [n_tokens, hidden]
+pub(super) fn hidden(trunk: &Transformer, packed: &Packed, pass: Pass, operations: Operations) -> Result<Tensor> {
+    let table = trunk.embedding().get(of_weights(trunk, pass));
+    let mut x = operations.rows(table, &packed.ids)?; // [n_tokens, hidden]
+    let operations = operations.open(packed, trunk.rope.rotation(packed), AttentionShape::of(&trunk.shape))?;
     for layer in 0..trunk.shape.n_layers {
-        let block = Block { trunk, layer, pass };
-        x = (&x + block.attention(&x, packed, &rotation)?)?;
+        let block = Block { trunk, layer, pass, operations: &operations };
+        x = (&x + block.attention(&x)?)?;
         x = (&x + block.mlp(&x)?)?;
     }
-    norm(trunk, llama::OUTPUT_NORM, &x, pass)
+    norm(trunk, llama::OUTPUT_NORM, &x, pass, &operations)
 }
 
-fn norm(trunk: &Transformer, name: &str, x: &Tensor, pass: Pass) -> Result<Tensor> {
+fn norm(trunk: &Transformer, name: &str, x: &Tensor, pass: Pass, operations: &PassOperations<'_>) -> Result<Tensor> {
     let gain = trunk.weights[name].get(of_weights(trunk, pass));
-    Ok(plain::rms_norm(x, gain, f64::from(trunk.shape.norm_eps))?)
+    Ok(operations.rms_norm(x, gain, f64::from(trunk.shape.norm_eps))?)
 }
 
 /// Beside an adapter the weights are frozen in every pass.
@@ -37,6 +37,7 @@ struct Block<'a> {
     trunk: &'a Transformer,
     layer: usize,
     pass: Pass,
+    operations: &'a PassOperations<'a>,
 }
 
 impl Block<'_> {
@@ -57,15 +58,15 @@ impl Block<'_> {
     }
 
     fn norm(&self, what: &str, x: &Tensor) -> Result<Tensor> {
-        norm(self.trunk, &llama::block(self.layer, what), x, self.pass)
+        norm(self.trunk, &llama::block(self.layer, what), x, self.pass, self.operations)
     }
 
-    fn attention(&self, x: &Tensor, packed: &Packed, rotation: &Rotation) -> Result<Tensor> {
+    fn attention(&self, x: &Tensor) -> Result<Tensor> {
         let x = self.norm("attn_norm", x)?;
-        let q = plain::rope(&self.linear("attn_q", &x)?, rotation)?; // [n_tokens, heads * head_dim]
-        let k = plain::rope(&self.linear("attn_k", &x)?, rotation)?; // [n_tokens, kv_heads * head_dim]
+        let q = self.operations.rope(&self.linear("attn_q", &x)?)?; // [n_tokens, heads * head_dim]
+        let k = self.operations.rope(&self.linear("attn_k", &x)?)?; // [n_tokens, kv_heads * head_dim]
         let v = self.linear("attn_v", &x)?; // [n_tokens, kv_heads * head_dim]
-        let mixed = plain::attention(&q, &k, &v, packed, AttentionShape::of(&self.trunk.shape))?;
+        let mixed = self.operations.attention(&q, &k, &v)?; // [n_tokens, heads * head_dim]
         self.linear("attn_output", &mixed) // [n_tokens, hidden]
     }
 
@@ -73,6 +74,6 @@ impl Block<'_> {
         let x = self.norm("ffn_norm", x)?;
         let gate = self.linear("ffn_gate", &x)?; // [n_tokens, ffn]
         let up = self.linear("ffn_up", &x)?; // [n_tokens, ffn]
-        self.linear("ffn_down", &plain::swiglu(&gate, &up)?) // [n_tokens, hidden]
+        self.linear("ffn_down", &self.operations.swiglu(&gate, &up)?) // [n_tokens, hidden]
     }
 }

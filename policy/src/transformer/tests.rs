@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::{
-    causal_lm::{CausalLm, HeadRows, HeadSlopes},
+    causal_lm::{CausalLm, HeadRows, HeadSlopes, OpenLm},
+    kernels::Operations,
     optimizer::Gradients,
     scalar_model::ScalarModel,
     sequence_batch::{Sequence, SequenceBatch},
@@ -51,6 +52,14 @@ pub(crate) fn gradients_of(model: &CausalLm) -> Gradients {
     gradients
 }
 
+/// The same on candle's tape.
+pub(crate) fn gradients_on_tape(model: &CausalLm, operations: Operations) -> Gradients {
+    let mut tape = Gradients::new();
+    let backward = |lm: &OpenLm<'_>| lm.backward_on_tape(&batch(), &TEMPERATURES, &mut tape, &mut weighted, operations);
+    model.open(backward).unwrap();
+    tape
+}
+
 /// Asserts that two gradients agree for every parameter, relative to the largest entry of each.
 pub(crate) fn close(ours: &Gradients, theirs: &Gradients, parameters: &BTreeMap<String, Var>, tolerance: f32) {
     for name in parameters.keys() {
@@ -76,22 +85,57 @@ fn every_parameter_gets_a_gradient_that_is_not_zero() {
     }
 }
 
-/// Goal: the explicit backward is right, checkpointed or not. Method: candle's tape over the plain operations is the
-/// oracle; checkpointing must give the same bits, since it computes the same again.
+/// Goal: the explicit backward is right, checkpointed or not, and so is the pass of a GPU. Method: candle's tape over the plain
+/// operations is the oracle, and over our CUDA kernels, emulated, must agree; checkpointing must give the same bits, since it
+/// computes the same again.
 #[test]
 fn the_explicit_backward_equals_the_tape() {
     for tied in [true, false] {
         let checkpoint = uneven_checkpoint(&Shape { tied, ..tiny() }, 12);
         let model = CausalLm::from_checkpoint(&checkpoint, &Device::Cpu).unwrap();
-        let mut tape = Gradients::new();
-        model.open(|lm| lm.backward_on_tape(&batch(), &TEMPERATURES, &mut tape, &mut weighted)).unwrap();
         let ours = gradients_of(&model);
-        close(&ours, &tape, model.parameters(), 2e-5);
+        for operations in [Operations::Plain, Operations::emulated()] {
+            close(&ours, &gradients_on_tape(&model, operations), model.parameters(), 2e-5);
+        }
         let again = gradients_of(&model.with_keep(Keep::Inputs));
         for (name, gradient) in ours.iter() {
             assert_eq!(gradient.to_vec().unwrap(), again.get(name).unwrap().to_vec().unwrap(), "{name}");
         }
     }
+}
+
+/// Goal: on a GPU a model computes and learns what it does on the processor, and the same bits each time. Method: log-probs,
+/// gradients and three steps of the optimiser on both; and again on the GPU.
+#[test]
+#[ignore = "needs a GPU"]
+fn on_gpu_a_model_learns_what_it_learns_on_the_processor() {
+    use crate::optimizer::{AdamConfig, AdamW};
+
+    let checkpoint = uneven_checkpoint(&tiny(), 12);
+    let run = |device: &Device| {
+        let model = CausalLm::from_checkpoint(&checkpoint, device).unwrap();
+        let mut adam =
+            AdamW::new(model.parameters(), AdamConfig { weight_decay: 0.1, ..AdamConfig::default() }).unwrap();
+        let (first, read) = (gradients_of(&model), model.frozen_log_probs(&batch(), &TEMPERATURES).unwrap());
+        let mut norm = 0.0;
+        for _ in 0..3 {
+            let mut gradients = gradients_of(&model);
+            norm = gradients.clip(0.5).unwrap();
+            adam.step(&gradients, 1e-3).unwrap();
+        }
+        let learnt: Vec<f32> =
+            model.parameters().values().flat_map(|var| var.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect();
+        (model, first, read, norm, learnt)
+    };
+    let gpu = crate::kernels::device("cuda:0").unwrap();
+    let ((model, first, read, norm, learnt), again, host) = (run(&gpu), run(&gpu), run(&Device::Cpu));
+    assert_eq!((&read, &learnt, norm), (&again.2, &again.4, again.3), "twice the same bits");
+    close(&first, &host.1, model.parameters(), 2e-5);
+    let difference = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(difference(&read.log_probs, &host.2.log_probs) < 1e-5);
+    assert!(difference(&read.entropies, &host.2.entropies) < 1e-5);
+    assert!((norm / host.3 - 1.0).abs() < 1e-5, "{norm} {}", host.3);
+    assert!(difference(&learnt, &host.4) < 1e-4);
 }
 
 /// Goal: bf16 factors change a gradient by their rounding and no more. Method: against f32, relative to the largest entry.

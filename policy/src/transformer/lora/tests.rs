@@ -1,13 +1,13 @@
 use super::*;
 use crate::{
     causal_lm::CausalLm,
-    optimizer::Gradients,
+    kernels::Operations,
     scalar_model::ScalarModel,
     transformer::{
         Keep,
         tests::{
-            TEMPERATURES, batch, check_differences, check_scalar_differences, close, gradients_of, loss_of, tiny,
-            uneven_checkpoint, weighted,
+            TEMPERATURES, batch, check_differences, check_scalar_differences, close, gradients_of, gradients_on_tape,
+            loss_of, tiny, uneven_checkpoint,
         },
     },
 };
@@ -41,16 +41,16 @@ fn a_new_adapter_changes_no_bit_and_a_learnt_one_does() {
     assert_ne!(read(&plain.clone().with_adapter(learnt(1))), read(&plain));
 }
 
-/// Goal: the explicit backward through adapters is right, and reaches them alone. Method: candle's tape; checkpointing must
-/// give the same bits.
+/// Goal: the explicit backward through adapters is right, and reaches them alone. Method: candle's tape, plain and with our CUDA
+/// kernels, emulated; checkpointing must give the same bits.
 #[test]
 fn the_explicit_backward_equals_the_tape() {
     for tied in [true, false] {
         let model = policy(tied).with_adapter(learnt(2));
-        let mut tape = Gradients::new();
-        model.open(|lm| lm.backward_on_tape(&batch(), &TEMPERATURES, &mut tape, &mut weighted)).unwrap();
         let ours = gradients_of(&model);
-        close(&ours, &tape, model.parameters(), 2e-5);
+        for operations in [Operations::Plain, Operations::emulated()] {
+            close(&ours, &gradients_on_tape(&model, operations), model.parameters(), 2e-5);
+        }
         assert!(ours.iter().all(|(name, _)| model.parameters().contains_key(name)), "the base is frozen");
         let again = gradients_of(&model.with_keep(Keep::Inputs));
         for (name, gradient) in ours.iter() {
