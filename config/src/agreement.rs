@@ -19,6 +19,11 @@ impl Config {
             let expected = format!("a file of text, because of {}", self.cite("ppo.ptx", &ppo.ptx));
             return Err(self.disagreement("ppo.ptx_file", expected, &ppo.ptx_file));
         }
+        let daemon = &self.daemon;
+        if daemon.import_watch != "off" && daemon.import_dir.is_empty() {
+            let expected = format!("a folder, because of {}", self.cite("daemon.import_watch", &daemon.import_watch));
+            return Err(self.disagreement("daemon.import_dir", expected, &daemon.import_dir));
+        }
         self.check_reward_sources()
     }
 

@@ -1,6 +1,6 @@
 //! The `[daemon]` section.
 
-use crate::rule::{LISTEN, NOT_EMPTY, ORIGINS, TEXT, one_of, section, whole};
+use crate::rule::{LISTEN, NOT_EMPTY, ORIGINS, TEXT, one_of, real, section, whole};
 
 section! {
     /// The process.
@@ -33,6 +33,18 @@ section! {
         cors_origins: String => ORIGINS;
         /// Seconds that running requests get at shutdown.
         drain_s: u64 => whole(0, 3600);
+        /// Folder from which `POST /v1/policies` may load model files, and from no other; empty: from none.
+        import_dir: String => TEXT;
+        /// Bytes of one such file.
+        import_bytes_max: u64 => whole(1024, 1_099_511_627_776);
+        /// A file is refused that finds the live version's logged answers this much less likely, nats per token (random weights lose about the logarithm of the vocabulary); 0: no bound.
+        import_loss_max: f64 => real(0.0, 100.0);
+        /// What becomes of model files (.gguf, .safetensors) that appear in import_dir: nothing, kept as a version when they pass, or made live then.
+        import_watch: String => one_of(&["off", "load", "promote"]);
+        /// Milliseconds between two looks at import_dir; a file counts when two looks find it unchanged.
+        import_poll_ms: u64 => whole(10, 3_600_000);
+        /// Failpoints that are armed, for tests (policy/src/failpoint.rs); refused by a release build.
+        failpoints: String => TEXT;
         /// Form of the log on standard error.
         log_format: String => one_of(&["text", "json"]);
     }

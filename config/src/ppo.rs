@@ -178,5 +178,7 @@ section! {
         commit_ms: u64 => whole(1, 100);
         /// Exchanges that may wait for the writer; beyond it they are counted as dropped.
         queue: usize => whole(1, 1_000_000);
+        /// File with one user a line whose exchanges never train and whose feedback is kept but not heard, read at the start; empty: nobody.
+        quarantine_file: String => TEXT;
     }
 }

@@ -53,6 +53,7 @@ impl App {
     /// # Errors
     /// When the address is taken or malformed, or a key file cannot be used.
     pub async fn bind(config: Config) -> Result<App, AppError> {
+        arm(&config.daemon.failpoints)?;
         let listen = &config.daemon.listen;
         let taken = |source| AppError::Listen { address: listen.clone(), source };
         let listener = TcpListener::bind(listen).await.map_err(taken)?;
@@ -94,6 +95,19 @@ impl App {
         drain(&context, Duration::from_secs(daemon.drain_s), &closing, server).await;
         Ok(())
     }
+}
+
+/// Arms the failpoints, if there are any. They are for tests: who runs a release should not find out what they do.
+fn arm(failpoints: &str) -> Result<(), AppError> {
+    if failpoints.is_empty() {
+        return Ok(());
+    }
+    if !cfg!(debug_assertions) {
+        return Err(AppError::Failpoints("this is a release build".to_owned()));
+    }
+    policy::failpoint::arm(failpoints).map_err(AppError::Failpoints)?;
+    tracing::warn!(failpoints, "FAILPOINTS ARE ARMED: this process will fail where they say");
+    Ok(())
 }
 
 /// The file of version 0: the configured one, or the built-in one, written into the data directory.
@@ -161,6 +175,9 @@ async fn drain(context: &Context, patience: Duration, closing: &watch::Sender<bo
 
 /// Owner threads end; the log last, because all others write to it.
 pub(crate) fn close(services: &Services) {
+    if let Some(importing) = &services.importing {
+        importing.stop();
+    }
     if let Some(learning) = &services.learning
         && !learning.learner.shutdown(shutdown::GRACE)
     {

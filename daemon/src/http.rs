@@ -18,6 +18,7 @@ mod error;
 mod feedback;
 mod generation;
 mod health;
+mod imports;
 mod models;
 mod policies;
 mod prompt_scores;
@@ -53,7 +54,7 @@ use tracing::Instrument;
 
 pub(crate) use self::{
     auth::{KeyRing, Keys},
-    context::{Context, Learning, Limits, Services},
+    context::{Context, Importing, Learning, Limits, Services},
     error::ERROR_CODES,
     server::{ConnectionLimits, serve},
 };
@@ -86,6 +87,7 @@ pub(crate) fn router(context: Context, cors_origins: &str) -> Router {
         .route_layer(middleware::from_fn_with_state(context.clone(), auth::api));
     let admin = Router::new()
         .route("/v1/policies", get(policies::list))
+        .route("/v1/policies", post(imports::post))
         .route("/v1/policies/{version}", get(policies::get))
         .route("/v1/policies/{version}/activate", post(policies::activate))
         .route("/v1/training", get(training::get))

@@ -1,5 +1,6 @@
 //! The process: HTTP, command line, demo, and the composition of everything below.
 
+mod activation;
 pub mod app;
 mod bench;
 pub mod cli;
@@ -11,3 +12,4 @@ mod scratch;
 pub mod shutdown;
 pub mod telemetry;
 mod train;
+mod watch;

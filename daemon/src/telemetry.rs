@@ -10,10 +10,12 @@ use std::io::IsTerminal;
 
 pub use engine::EngineMetrics;
 pub use learning::LearningMetrics;
-use prometheus::{Encoder, IntGauge, Registry, TextEncoder};
+use ppo::rollout_log::ImportOutcome;
+use prometheus::{Encoder, IntCounterVec, IntGauge, Registry, TextEncoder};
 pub use serving::ServingMetrics;
 use tracing_subscriber::EnvFilter;
 
+use self::registrar::{Registrar, raise};
 use crate::http::{self, Services};
 
 /// Sends log lines to standard error, so that standard output stays for answers. `RUST_LOG` chooses what is logged;
@@ -38,6 +40,7 @@ pub struct Metrics {
     pub serving: ServingMetrics,
     /// Learning from them.
     pub learning: LearningMetrics,
+    imports: IntCounterVec,
 }
 
 impl Default for Metrics {
@@ -54,13 +57,19 @@ impl Metrics {
         let serving = ServingMetrics::register(&registry);
         serving.begin(http::ERROR_CODES);
         let learning = LearningMetrics::register(&registry);
+        let imports = Registrar(&registry).counters(
+            "honed_imports_total",
+            "Model files from outside by what became of them.",
+            &["outcome"],
+        );
+        ImportOutcome::ALL.iter().for_each(|outcome| drop(imports.with_label_values(&[outcome.as_str()])));
         let labels = [("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into();
         let opts = prometheus::Opts::new("honed_build_info", "Constant 1, labelled with the version of the program.")
             .const_labels(labels);
         let build = IntGauge::with_opts(opts).expect("the name is valid");
         build.set(1);
         registry.register(Box::new(build)).expect("the name is new");
-        Metrics { registry, engine, serving, learning }
+        Metrics { registry, engine, serving, learning, imports }
     }
 
     /// Takes over what the crates below count themselves.
@@ -69,6 +78,11 @@ impl Metrics {
         self.learning.set_log(&services.log.counters());
         if let Some(scorer) = &services.scorer {
             self.learning.set_scorer(&scorer.stats());
+        }
+        if let Some(importing) = &services.importing {
+            for (outcome, n) in importing.importer.counts() {
+                raise(&self.imports.with_label_values(&[outcome.as_str()]), n);
+            }
         }
         if let Some(learning) = &services.learning {
             self.learning.set_learner(&learning.learner);

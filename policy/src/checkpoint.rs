@@ -9,13 +9,18 @@
 
 mod digest;
 mod durable;
+mod finite;
+mod fit;
+pub mod gguf;
 mod header;
+pub mod intake;
 mod metadata;
+pub mod safetensors;
 
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{BufReader, Cursor, Read, Seek, Write},
+    io::{BufReader, Cursor, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
@@ -24,9 +29,11 @@ use candle_core::{
     quantized::{GgmlDType, QTensor, gguf_file},
 };
 
-pub use digest::{Digest, digest};
-pub use durable::{stream_durably, write_durably};
-pub use header::{metadata_of_file, shape_of_file};
+pub use digest::{Digest, digest, digest_of};
+pub use durable::{copy_durably, stream_durably, write_durably};
+pub use finite::check_finite;
+pub use fit::{Form, check_fit};
+pub use header::{header_of_file, metadata_of_file, shape_of_file};
 pub use metadata::Metadata;
 
 use crate::{
@@ -99,6 +106,13 @@ impl Checkpoint {
 
     fn from_reader<R: Read + Seek>(reader: &mut R, path: &Path) -> Result<Checkpoint> {
         let gguf = |source| ModelError::Gguf { path: PathBuf::from(path), source };
+        let io = |source| ModelError::Io { path: PathBuf::from(path), source };
+        let len = reader.seek(SeekFrom::End(0)).map_err(io)?;
+        reader.rewind().map_err(io)?;
+        // What candle would trust is checked before it sees it.
+        gguf::Header::read(&mut *reader, len)
+            .map_err(|source| ModelError::Malformed { path: PathBuf::from(path), source })?;
+        reader.rewind().map_err(io)?;
         let content = gguf_file::Content::read(reader).map_err(gguf)?;
         let mut checkpoint = Checkpoint { metadata: Metadata::new(content.metadata.clone()), ..Checkpoint::default() };
         for (name, info) in &content.tensor_infos {

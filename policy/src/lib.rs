@@ -6,11 +6,15 @@ pub mod causal_lm;
 pub mod chat_template;
 pub mod checkpoint;
 pub mod engine;
+pub mod failpoint;
 pub mod grammar;
 pub mod kernels;
 pub mod log_prob;
 pub mod memory;
 pub mod model_error;
+#[cfg(test)]
+#[path = "../../tests/mutant.rs"]
+mod mutant;
 pub mod optimizer;
 pub mod packing;
 pub mod rollout;

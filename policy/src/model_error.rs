@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use crate::checkpoint::gguf::Malformed;
+
 /// An error of the trainer's side of `policy`: checkpoints, architectures, forward and backward passes.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -20,6 +22,14 @@ pub enum ModelError {
         path: PathBuf,
         /// What the reader said.
         source: candle_core::Error,
+    },
+    /// A file whose header does not keep its word.
+    #[error("{path}: {source}")]
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        source: Malformed,
     },
     /// The architecture has no trainer.
     #[error("architecture \"{0}\" serves but cannot be trained yet (trainable: llama)")]

@@ -78,8 +78,13 @@ pub fn lower_priority(nice: libc::c_int) {
 /// Also tells glibc's allocator to keep what training frees: by default every buffer of a few MiB comes from the kernel
 /// anew, and clearing its pages takes longer than the arithmetic of a layer that fills it (measured: a third of an update's
 /// time). What is kept is bounded by what an update needs at its peak, which it will need again.
+///
+/// And a limit on the size of files (`ulimit -f`) becomes an error of the write that meets it, as a full disk is; by default it
+/// is a signal that ends the process.
 pub fn prepare_process() {
     keep_freed_memory();
+    // SAFETY: no handler runs, the signal is only ignored.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     for (key, value) in [("CANDLE_NUM_THREADS", 1), ("RAYON_NUM_THREADS", cores)] {
         if std::env::var_os(key).is_none() {

@@ -16,6 +16,7 @@ pub mod gae;
 pub mod gate;
 pub mod group;
 pub mod guard;
+pub mod import;
 pub mod kl;
 pub mod learner;
 pub mod loss;

@@ -241,7 +241,8 @@ impl Publisher<'_> {
             WeightType::parse(&self.config.weight_type).expect("config has checked the words of ppo.weight_type");
         let policy = &proposal.models.policy;
         let checkpoint = policy.to_checkpoint(proposal.source, weight_type)?;
-        let digest = checkpoint.write(&self.registry.path(version))?;
+        let written = checkpoint.write(&self.registry.path(version));
+        let digest = written.inspect_err(|_| self.registry.discard(version))?;
         sync_point::reached(self.registry.data_dir(), "written");
         let candidate = Candidate { version, parent: proposal.parent, digest, n_rollouts: proposal.n_rollouts as u64 };
         if let Err(error) = self.registry.register(&candidate) {

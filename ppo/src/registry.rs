@@ -21,6 +21,7 @@ mod tests;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use policy::{PolicyVersion, checkpoint};
@@ -39,6 +40,8 @@ pub struct Registry {
     log: RolloutLog,
     folder: PathBuf,
     n_kept: usize,
+    /// The first number that nobody was given yet, as far as this process knows.
+    free: Arc<Mutex<PolicyVersion>>,
 }
 
 /// A candidate to be registered; its file lies at [`Registry::path`] already.
@@ -63,7 +66,7 @@ impl Registry {
     pub fn open(log: RolloutLog, sft: &Path, n_kept: usize) -> Result<Registry, RegistryError> {
         let folder = log.data_dir().join("versions");
         std::fs::create_dir_all(&folder).map_err(|source| RegistryError::io(&folder, source))?;
-        let registry = Registry { log, folder, n_kept };
+        let registry = Registry { log, folder, n_kept, free: Arc::new(Mutex::new(PolicyVersion::SFT)) };
         registry.adopt_sft(sft)?;
         registry.finish_what_a_crash_began()?;
         registry.remove_orphans()?;
@@ -116,13 +119,16 @@ impl Registry {
         self.folder.join(files::name(version, suffix))
     }
 
-    /// A number that no version has had.
+    /// A number that no version has had, and that nobody else gets: what is made and what is taken in may be under way at once.
     ///
     /// # Errors
     /// When the log cannot be read.
     pub fn next_version(&self) -> Result<PolicyVersion, RegistryError> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let newest = self.log.reader().newest_version()?;
-        Ok(newest.map_or(PolicyVersion::SFT, PolicyVersion::next))
+        let next = newest.map_or(PolicyVersion::SFT, PolicyVersion::next).max(*free);
+        *free = next.next();
+        Ok(next)
     }
 
     /// `version` and its ancestors up to `n_publications` back, freshest first: the versions whose rollouts are not stale.
@@ -206,6 +212,14 @@ impl Registry {
         Ok(())
     }
 
+    /// Keeps a candidate that was not made here: it may be activated.
+    ///
+    /// # Errors
+    /// When the log refuses; nothing has changed then.
+    pub fn keep(&self, version: PolicyVersion, numbers: BTreeMap<String, f64>) -> Result<(), RegistryError> {
+        self.change(VersionChange::Keep { version, numbers })
+    }
+
     /// Removes what was written for a number that was never registered.
     pub fn discard(&self, version: PolicyVersion) {
         files::remove_all_of(&self.folder, version);
@@ -269,6 +283,7 @@ impl Registry {
             // Row first: a crash between the two leaves a file that no row wants, which the next open removes.
             let why = Some("beyond ppo.keep_versions");
             step(row.version, VersionState::Retained, VersionState::Retired, why)?;
+            policy::failpoint::passed("version.removed");
             files::remove_all_of(&self.folder, row.version);
         }
         Ok(())

@@ -33,7 +33,9 @@ mod blob;
 mod eligibility;
 mod error;
 mod feedback;
+mod imports;
 mod lock;
+mod quarantine;
 mod read;
 mod record;
 mod schema;
@@ -62,6 +64,8 @@ use rusqlite::Connection;
 pub use eligibility::{KEPT_MASS_MIN, obstacle};
 pub use error::{Full, LogError};
 pub use feedback::{Feedback, FeedbackReceipt, label_word};
+pub use imports::{ImportOutcome, ImportRow, ImportSource};
+pub use quarantine::Quarantine;
 pub use read::{Export, LogReader, LogStats, PageQuery};
 pub use record::{LoggedRollout, ScoreRecord, Seq, finish_word};
 pub use state::{DropReason, RolloutState};
@@ -99,6 +103,7 @@ struct Shared {
     /// `None` only while dropping.
     commands: Option<Sender<Command>>,
     counters: Arc<LogCounters>,
+    quarantine: Quarantine,
     reader: Mutex<LogReader>,
     writer: Mutex<Option<JoinHandle<()>>>,
     /// Released last, after the writer has ended.
@@ -109,15 +114,26 @@ impl RolloutLog {
     /// Takes the data directory (created when absent, for its owner only), brings the schema up to date, gives back the
     /// claims of a process that died, and starts the writer.
     pub fn open(data_dir: &Path, settings: &LogSettings) -> Result<RolloutLog, LogError> {
+        RolloutLog::open_with(data_dir, settings, Quarantine::default())
+    }
+
+    /// As [`RolloutLog::open`], with users whose exchanges never train.
+    pub fn open_with(data_dir: &Path, settings: &LogSettings, quarantine: Quarantine) -> Result<RolloutLog, LogError> {
         let io = |source| LogError::Io { path: data_dir.to_path_buf(), source };
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(io)?;
         let lock = lock::DirLock::take(data_dir)?;
-        let connection = open_for_writing(&database(data_dir))?;
-        let n_returned = transition::release_all(&connection)?;
+        let path = database(data_dir);
+        let damaged = |error: LogError| error.at(&path);
+        let mut connection = open_for_writing(&path).map_err(damaged)?;
+        let n_returned = transition::release_all(&connection).map_err(damaged)?;
         if n_returned > 0 {
             tracing::warn!(n_returned, "returned the claims of an update that did not finish");
         }
-        let reader = LogReader::open(data_dir)?;
+        let n_quarantined = quarantine::apply(&mut connection, &quarantine).map_err(damaged)?;
+        if n_quarantined > 0 {
+            tracing::warn!(n_quarantined, "dropped what quarantined users had brought");
+        }
+        let reader = LogReader::open(data_dir).map_err(damaged)?;
         let (sender, commands) = bounded(settings.queue);
         let counters = Arc::new(LogCounters::default());
         let writer = Writer {
@@ -125,6 +141,7 @@ impl RolloutLog {
             commands,
             commit_every: Duration::from_millis(settings.commit_ms),
             rescore_on_feedback: settings.rescore_on_feedback,
+            quarantine: quarantine.clone(),
             counters: Arc::clone(&counters),
             carried: Vec::new(),
         };
@@ -135,6 +152,7 @@ impl RolloutLog {
                 data_dir: data_dir.to_path_buf(),
                 commands: Some(sender),
                 counters,
+                quarantine,
                 reader: Mutex::new(reader),
                 writer: Mutex::new(Some(thread)),
                 _lock: lock,
@@ -189,6 +207,11 @@ impl RolloutLog {
         self.call(|reply| Command::Version(Box::new(change), reply))
     }
 
+    /// Notes what became of a file from outside.
+    pub fn note_import(&self, row: ImportRow) -> Result<(), LogError> {
+        self.call(|reply| Command::Import(Box::new(row), reply))
+    }
+
     /// Returns when everything appended before is committed.
     pub fn flush(&self) -> Result<(), LogError> {
         self.call(Command::Flush)
@@ -210,6 +233,11 @@ impl RolloutLog {
     /// Counters since the process began.
     pub fn counters(&self) -> LogCountersSnapshot {
         self.shared.counters.snapshot(self.shared.commands().len())
+    }
+
+    /// Users whose exchanges never train.
+    pub fn quarantine(&self) -> &Quarantine {
+        &self.shared.quarantine
     }
 
     /// The folder that holds the log.

@@ -148,11 +148,14 @@ impl Pump {
         loop {
             let now = now_ms();
             // With feedback in play, the young rows that nobody spoke about yet are not even read.
-            let waited_since = match self.scorer.rules().listens() {
-                true => now.saturating_sub(self.feedback_wait_ms),
-                false => u64::MAX,
+            let rows = match self.scorer.rules().listens() {
+                true => {
+                    let wait = self.feedback_wait_ms;
+                    let young = now.saturating_sub(wait).saturating_add(1)..=now.saturating_add(wait);
+                    self.log.reader().unscored_but(after, self.batch, young)?
+                }
+                false => self.log.reader().unscored(after, self.batch, u64::MAX)?,
             };
-            let rows = self.log.reader().unscored(after, self.batch, waited_since)?;
             let Some(last) = rows.last() else {
                 return Ok(sweep);
             };
@@ -186,7 +189,8 @@ impl Pump {
         let mut verdicts = Vec::new();
         let mut asked = Vec::new();
         for row in rows {
-            let opinions: Vec<Opinion> = row.feedback.iter().map(Feedback::opinion).collect();
+            let counts = |words: &&Feedback| !self.log.quarantine().holds(words.user.as_deref());
+            let opinions: Vec<Opinion> = row.feedback.iter().filter(counts).map(Feedback::opinion).collect();
             let created_ms = row.rollout.created_ms;
             match self.scorer.rules().ruling(&opinions, created_ms, now) {
                 Ruling::Judge(formula) => asked.push((row.seq, score_request(&self.vocabulary, &row.rollout, formula))),

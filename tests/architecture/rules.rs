@@ -7,9 +7,14 @@ const FILE_LINES_MAX: usize = 300;
 /// Lines of a function, from its name to its closing brace.
 const FUNCTION_LINES_MAX: usize = 70;
 
-/// Where JSON may be: on the wire, in the body of a reward server, and in what a model file says about its vocabulary.
-const JSON_PLACES: [&str; 4] =
-    ["daemon/src/http/wire", "policy/src/byte_pair", "policy/src/chat_template", "reward/src/sources/remote"];
+/// Where JSON may be: on the wire, in the body of a reward server, and in what a model file says about itself.
+const JSON_PLACES: [&str; 5] = [
+    "daemon/src/http/wire",
+    "policy/src/byte_pair",
+    "policy/src/chat_template",
+    "policy/src/checkpoint/safetensors",
+    "reward/src/sources/remote",
+];
 
 pub(super) fn no_async_below_daemon(file: &SourceFile) -> Vec<String> {
     if file.path.starts_with("daemon/") {

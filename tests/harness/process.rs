@@ -36,7 +36,19 @@ impl Process {
         Process::spawn(command, data_dir, sets)
     }
 
+    /// As [`Process::serve`], with failpoints; how it ended when that was before it served.
+    pub(crate) fn try_serve(data_dir: &Path, sets: &[&str], failpoints: &str) -> Result<Process, ExitStatus> {
+        let mut command = Command::new(binary());
+        Process::start(command.env("HONED__DAEMON__FAILPOINTS", failpoints).env("RUST_LOG", "off"), data_dir, sets)
+    }
+
     fn spawn(mut command: Command, data_dir: &Path, sets: &[&str]) -> Process {
+        Process::start(&mut command, data_dir, sets)
+            .unwrap_or_else(|status| panic!("it ended before it served: {status}"))
+    }
+
+    /// As [`Process::serve`], of a command that was prepared otherwise; how it ended when that was before it served.
+    pub(crate) fn start(command: &mut Command, data_dir: &Path, sets: &[&str]) -> Result<Process, ExitStatus> {
         command.arg("serve").args(["--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir);
         command.arg("--model").arg(model::file()).args(["--set", "policy.threads=1"]);
         for set in sets {
@@ -46,13 +58,25 @@ impl Process {
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
         let address = line.trim().strip_prefix("listening on http://").and_then(|address| address.parse().ok());
-        Process { address: address.unwrap_or_else(|| panic!("said {line:?}")), child }
+        match address {
+            Some(address) => Ok(Process { address, child }),
+            None if line.is_empty() => Err(child.wait().expect("the process ends")),
+            None => panic!("said {line:?}"),
+        }
+    }
+
+    pub(crate) fn pid(&self) -> libc::pid_t {
+        libc::pid_t::try_from(self.child.id()).expect("a process id")
+    }
+
+    /// Whether it has ended already.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child of ours").is_some()
     }
 
     pub(crate) fn signal(&self, signal: i32) {
-        let pid = libc::pid_t::try_from(self.child.id()).expect("a process id");
         // SAFETY: kill has no memory effects here; the child is ours and not yet reaped, so its number is its own.
-        let sent = unsafe { libc::kill(pid, signal) };
+        let sent = unsafe { libc::kill(self.pid(), signal) };
         assert_eq!(sent, 0, "the signal was sent");
     }
 

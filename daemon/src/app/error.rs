@@ -21,6 +21,9 @@ pub enum AppError {
         /// What the system answered.
         source: std::io::Error,
     },
+    /// Failpoints that are none, or in a build that has no use for them.
+    #[error("cannot arm the failpoints: {0} (daemon.failpoints)")]
+    Failpoints(String),
     /// A file of the data directory could not be written.
     #[error("cannot write {}: {reason}", path.display())]
     Write {

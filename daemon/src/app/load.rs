@@ -1,17 +1,25 @@
 //! Loading: every part that takes a while, in the order in which they need each other.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use config::Config;
-use policy::{PolicyVersion, engine::Engine};
-use ppo::{Learner, Registry, RolloutLog, ScoringPump, learner::LearnerSetup, rollout_log::LogSettings};
+use policy::{PolicyVersion, checkpoint::intake::Intake, engine::Engine};
+use ppo::{
+    Learner, Registry, RolloutLog, ScoringPump,
+    import::{Accepts, ImportSetup, Importer},
+    learner::LearnerSetup,
+    rollout_log::{LogSettings, Quarantine},
+};
 use reward::{Rules, Scorer};
 
 use super::{
     AppError, pretraining, questions,
     source::{self, Judges},
 };
-use crate::http::{Learning, Services};
+use crate::{
+    http::{Importing, Learning, Services},
+    watch::Watch,
+};
 
 /// Loads everything. Blocks; runs beside the HTTP runtime.
 pub(super) fn services(config: &Config) -> Result<Services, AppError> {
@@ -20,7 +28,7 @@ pub(super) fn services(config: &Config) -> Result<Services, AppError> {
         queue: config.ppo.log.queue,
         rescore_on_feedback: Rules::new(&config.reward).listens(),
     };
-    let log = RolloutLog::open(Path::new(&config.daemon.data_dir), &settings)?;
+    let log = RolloutLog::open_with(Path::new(&config.daemon.data_dir), &settings, quarantine(&config.ppo.log)?)?;
     let sft = source::sft(config)?;
     let registry = Registry::open(log.clone(), &sft, config.ppo.keep_versions)?;
     let engine = engine(config, &registry)?;
@@ -30,7 +38,51 @@ pub(super) fn services(config: &Config) -> Result<Services, AppError> {
         Some(scorer) if config.ppo.enabled => Some(learning(config, &judges, scorer, &log, &registry, &engine)?),
         _ => None,
     };
-    Ok(Services { engine, log, registry, scorer, learning })
+    let mut services = Services { engine, log, registry, scorer, learning, importing: None };
+    services.importing = importing(config, &services)?;
+    Ok(services)
+}
+
+/// What takes model files in, where a folder is named for them.
+fn importing(config: &Config, services: &Services) -> Result<Option<Importing>, AppError> {
+    let daemon = &config.daemon;
+    if daemon.import_dir.is_empty() {
+        return Ok(None);
+    }
+    let intake = Intake::new(Path::new(&daemon.import_dir), daemon.import_bytes_max);
+    let intake = intake.map_err(|error| AppError::NotAFile {
+        key: "daemon.import_dir",
+        path: daemon.import_dir.clone(),
+        reason: error.to_string(),
+    })?;
+    let accepts = match (&services.learning, config.ppo.lora_rank) {
+        (None, _) => Accepts::Both,
+        (Some(_), 0) => Accepts::Whole,
+        (Some(_), _) => Accepts::Adapters,
+    };
+    let (log, registry, engine) = (services.log.clone(), services.registry.clone(), services.engine.clone());
+    let importer =
+        Importer::new(ImportSetup { log, registry, engine, intake, accepts, loss_max: daemon.import_loss_max });
+    let pause = Duration::from_millis(daemon.import_poll_ms);
+    let promote = (daemon.import_watch == "promote").then(|| services.activator());
+    let watch = match daemon.import_watch.as_str() {
+        "off" => None,
+        _ => Some(Watch::start(importer.clone(), pause, promote)?),
+    };
+    Ok(Some(Importing::new(importer, watch)))
+}
+
+/// Users whose exchanges never train.
+fn quarantine(config: &config::PpoLog) -> Result<Quarantine, AppError> {
+    let path = &config.quarantine_file;
+    if path.is_empty() {
+        return Ok(Quarantine::default());
+    }
+    let key = "ppo.log.quarantine_file";
+    source::check_file(key, path)?;
+    let text = std::fs::read_to_string(path);
+    let text = text.map_err(|error| AppError::NotAFile { key, path: path.clone(), reason: error.to_string() })?;
+    Ok(Quarantine::parse(&text))
 }
 
 /// Version 0 in memory, and the version that was live when the daemon last ran on top of it.

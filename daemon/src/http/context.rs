@@ -16,11 +16,11 @@ use policy::{
     PolicyVersion,
     engine::{Engine, Target},
 };
-use ppo::{Learner, Registry, RolloutLog, ScoringPump};
+use ppo::{Learner, Registry, RolloutLog, ScoringPump, import::Importer};
 use reward::Scorer;
 
 use super::{auth::KeyRing, error::ApiError};
-use crate::telemetry::Metrics;
+use crate::{activation::Activator, telemetry::Metrics, watch::Watch};
 
 /// The header that every response carries.
 pub(crate) const VERSION_HEADER: HeaderName = HeaderName::from_static("x-honed-version");
@@ -37,6 +37,35 @@ pub(crate) struct Services {
     pub(crate) learning: Option<Learning>,
     /// What judges; `None` when nothing is configured that could.
     pub(crate) scorer: Option<Scorer>,
+    /// What takes files in; `None` without `daemon.import_dir`.
+    pub(crate) importing: Option<Importing>,
+}
+
+impl Services {
+    /// What makes versions live.
+    pub(crate) fn activator(&self) -> Activator {
+        let learner = self.learning.as_ref().map(|learning| learning.learner.clone());
+        Activator { engine: self.engine.clone(), registry: self.registry.clone(), learner }
+    }
+}
+
+/// What takes model files in from outside.
+pub(crate) struct Importing {
+    /// For whoever names one.
+    pub(crate) importer: Importer,
+    watch: Mutex<Option<Watch>>,
+}
+
+impl Importing {
+    /// With a watch of the folder, where it is watched.
+    pub(crate) fn new(importer: Importer, watch: Option<Watch>) -> Importing {
+        Importing { importer, watch: Mutex::new(watch) }
+    }
+
+    /// Stops the watch after the file at hand.
+    pub(crate) fn stop(&self) {
+        drop(self.watch.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
 }
 
 /// What learns, and what brings it its scores.

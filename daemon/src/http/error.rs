@@ -22,6 +22,8 @@ pub(crate) const ERROR_CODES: &[&str] = &[
     "context_length_exceeded",
     "invalid_api_key",
     "forbidden",
+    "invalid_model",
+    "file_too_large",
     "model_not_found",
     "model_not_loaded",
     "not_found",
@@ -55,6 +57,12 @@ pub(crate) enum ApiError {
     /// A good key (or none needed), but not for this route.
     #[error("{0}")]
     Forbidden(&'static str),
+    /// A path that leads out of where it may lead.
+    #[error("{0}")]
+    ForbiddenPath(String),
+    /// A file larger than `daemon.import_bytes_max`.
+    #[error("{0}")]
+    FileTooLarge(String),
     /// The `model` field names none that is addressable.
     #[error("the model {0:?} does not exist; GET /v1/models lists those that do")]
     UnknownModel(String),
@@ -118,11 +126,11 @@ impl ApiError {
         match self {
             ApiError::Invalid { .. } | ApiError::SlowBody(_) => StatusCode::BAD_REQUEST,
             ApiError::NoKey => StatusCode::UNAUTHORIZED,
-            ApiError::Forbidden(_) => StatusCode::FORBIDDEN,
+            ApiError::Forbidden(_) | ApiError::ForbiddenPath(_) => StatusCode::FORBIDDEN,
             ApiError::UnknownModel(_) | ApiError::NotFound(_) => StatusCode::NOT_FOUND,
             ApiError::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             ApiError::Conflict(_) | ApiError::NotLoaded(_) => StatusCode::CONFLICT,
-            ApiError::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            ApiError::BodyTooLarge(_) | ApiError::FileTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::NotJson | ApiError::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             ApiError::QueueFull => StatusCode::TOO_MANY_REQUESTS,
             ApiError::Unavailable(_) | ApiError::TimedOut(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -133,7 +141,7 @@ impl ApiError {
     fn kind(&self) -> &'static str {
         match self {
             ApiError::NoKey => "authentication_error",
-            ApiError::Forbidden(_) => "permission_error",
+            ApiError::Forbidden(_) | ApiError::ForbiddenPath(_) => "permission_error",
             ApiError::QueueFull => "rate_limit_error",
             ApiError::Unavailable(_) | ApiError::TimedOut(_) | ApiError::Internal => "server_error",
             _ => "invalid_request_error",
@@ -144,6 +152,7 @@ impl ApiError {
         match self {
             ApiError::Invalid { param, .. } => param.as_deref(),
             ApiError::UnknownModel(_) | ApiError::NotLoaded(_) => Some("model"),
+            ApiError::ForbiddenPath(_) | ApiError::FileTooLarge(_) => Some("path"),
             _ => None,
         }
     }
@@ -153,13 +162,14 @@ impl ApiError {
         match self {
             ApiError::Invalid { code, .. } => code.unwrap_or("invalid_value"),
             ApiError::NoKey => "invalid_api_key",
-            ApiError::Forbidden(_) => "forbidden",
+            ApiError::Forbidden(_) | ApiError::ForbiddenPath(_) => "forbidden",
             ApiError::UnknownModel(_) => "model_not_found",
             ApiError::NotLoaded(_) => "model_not_loaded",
             ApiError::NotFound(_) => "not_found",
             ApiError::MethodNotAllowed => "method_not_allowed",
             ApiError::Conflict(_) => "conflict",
             ApiError::BodyTooLarge(_) => "body_too_large",
+            ApiError::FileTooLarge(_) => "file_too_large",
             ApiError::SlowBody(_) => "body_timeout",
             ApiError::NotJson | ApiError::Encoded => "unsupported_media_type",
             ApiError::QueueFull => "queue_full",

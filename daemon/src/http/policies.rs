@@ -6,13 +6,9 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use policy::{
-    PolicyVersion,
-    engine::{ResidentState, ResidentStatus},
-};
+use policy::PolicyVersion;
 use ppo::{
     learner::LearnerError,
-    publish::PublishError,
     registry::RegistryError,
     rollout_log::{LogError, VersionRow},
 };
@@ -52,7 +48,7 @@ pub(crate) async fn activate(
     let services = context.admit()?;
     one(services.clone(), version).await?;
     let worker = services.clone();
-    let activated = blocking(move || activation(&worker, version, expected_live)).await?;
+    let activated = blocking(move || worker.activator().activate(version, expected_live)).await?;
     activated.map_err(refusal)?;
     tracing::info!(%version, "activated by an administrator");
     one(services, version).await.map(Json)
@@ -79,35 +75,14 @@ async fn rows(services: Arc<Services>) -> Result<Vec<PolicyRow>, ApiError> {
     Ok(rows.into_iter().map(shown).collect())
 }
 
-async fn one(services: Arc<Services>, version: PolicyVersion) -> Result<PolicyRow, ApiError> {
+/// One row as clients see it.
+pub(super) async fn one(services: Arc<Services>, version: PolicyVersion) -> Result<PolicyRow, ApiError> {
     let found = rows(services).await?.into_iter().find(|row| row.version() == version.0);
     found.ok_or_else(|| unknown(&version.0.to_string()))
 }
 
-/// With a learner, through its queue: only so its trainer and the live version stay the same. Without one, in its order:
-/// checked and in memory first, then the row, then the pointer.
-fn activation(
-    services: &Services,
-    version: PolicyVersion,
-    expected_live: Option<PolicyVersion>,
-) -> Result<(), LearnerError> {
-    if let Some(learning) = &services.learning {
-        return learning.learner.activate(version, expected_live);
-    }
-    let row = services.registry.verify(version)?;
-    let ready = |r: &ResidentStatus| r.version == version && r.state != ResidentState::Draining;
-    if !services.engine.residents().iter().any(ready) {
-        services.engine.load(version, &row.path).map_err(PublishError::from)?;
-    }
-    let before = services.registry.activate(version, expected_live)?;
-    services.engine.promote(version).map_err(PublishError::from)?;
-    if before != version && before != PolicyVersion::SFT {
-        services.engine.retire(before).map_err(PublishError::from)?;
-    }
-    Ok(())
-}
-
-fn refusal(error: LearnerError) -> ApiError {
+/// The answer to an activation that did not happen.
+pub(super) fn refusal(error: LearnerError) -> ApiError {
     match error {
         LearnerError::Registry(RegistryError::Log(
             error @ (LogError::LiveChanged { .. } | LogError::VersionState { .. }),

@@ -25,6 +25,8 @@ pub(crate) mod sampling;
 pub(crate) mod score;
 pub(crate) mod scoring;
 pub(crate) mod shapes;
+#[cfg(test)]
+mod tests;
 pub(crate) mod text;
 pub(crate) mod tokens;
 pub(crate) mod training;

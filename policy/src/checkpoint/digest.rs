@@ -40,12 +40,20 @@ impl fmt::Debug for Digest {
 /// # Errors
 /// When the file cannot be read.
 pub fn digest(path: &Path) -> Result<Digest> {
-    let io = |source| ModelError::Io { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(io)?;
+    let digest = File::open(path).and_then(|mut file| digest_of(&mut file));
+    digest.map_err(|source| ModelError::Io { path: path.to_owned(), source })
+}
+
+/// Of an open file from its first byte.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn digest_of(file: &mut File) -> io::Result<Digest> {
+    file.rewind()?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0u8; 1 << 20];
     loop {
-        let n = file.read(&mut buffer).map_err(io)?;
+        let n = file.read(&mut buffer)?;
         if n == 0 {
             return Ok(Digest(hasher.finalize().into()));
         }

@@ -2,11 +2,14 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufWriter, Write},
+    io::{self, BufWriter, Read, Write},
     path::{Path, PathBuf},
 };
 
-use crate::model_error::{ModelError, Result};
+use crate::{
+    failpoint,
+    model_error::{ModelError, Result},
+};
 
 /// Writes aside, syncs the bytes, renames over `path`, syncs the folder (else the new name itself may be lost).
 ///
@@ -30,6 +33,20 @@ pub fn stream_durably(path: &Path, contents: impl FnOnce(&mut BufWriter<File>) -
     written
 }
 
+/// Copies `len` bytes so that they appear whole or not at all. Not through memory: a file may be larger than it.
+///
+/// # Errors
+/// When `from` cannot be read or is shorter by now, or when the disk refuses; what was written aside is then removed.
+pub fn copy_durably(from: &mut File, len: u64, to: &Path) -> Result<()> {
+    stream_durably(to, |out| {
+        let copied = io::copy(&mut from.take(len), out).and_then(|n| match n == len {
+            true => Ok(()),
+            false => Err(io::Error::other(format!("it has {n} bytes by now, and had {len}"))),
+        });
+        copied.map_err(|source| ModelError::Io { path: to.to_owned(), source })
+    })
+}
+
 fn aside_of(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".partial");
@@ -43,10 +60,14 @@ fn write_and_rename(
 ) -> Result<()> {
     let io = |source: io::Error| ModelError::Io { path: path.to_owned(), source };
     let mut out = BufWriter::with_capacity(1 << 20, File::create(aside).map_err(io)?);
+    failpoint::reached("file.write").map_err(io)?;
     contents(&mut out)?;
     let file = out.into_inner().map_err(|e| io(e.into_error()))?;
+    failpoint::reached("file.sync").map_err(io)?;
     file.sync_all().map_err(io)?;
+    failpoint::reached("file.rename").map_err(io)?;
     fs::rename(aside, path).map_err(io)?;
+    failpoint::reached("folder.sync").map_err(io)?;
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

@@ -1,27 +1,35 @@
-//! The beginning of a weight file: metadata and the sizes of tensors, without a single weight.
+//! The beginning of a weight file: metadata and the places of tensors, without a single weight.
 
-use std::{fs::File, io::BufReader, path::Path};
+use std::{fs::File, path::Path};
 
-use candle_core::quantized::gguf_file;
-
-use super::Metadata;
+use super::{Metadata, gguf::Header};
 use crate::{
     architecture::{Shape, llama},
     model_error::{ModelError, Result},
 };
+
+/// A file's header, checked.
+///
+/// # Errors
+/// When the file cannot be read, is no regular file, or is not GGUF.
+pub fn header_of_file(path: &Path) -> Result<Header> {
+    let io = |source| ModelError::Io { path: path.to_owned(), source };
+    // Looked at before it is opened: a FIFO would wait for its writer for ever.
+    let found = std::fs::metadata(path).map_err(io)?;
+    if !found.is_file() {
+        return Err(io(std::io::Error::other("not a regular file")));
+    }
+    let file = File::open(path).map_err(io)?;
+    let len = file.metadata().map_err(io)?.len();
+    Header::read(file, len).map_err(|source| ModelError::Malformed { path: path.to_owned(), source })
+}
 
 /// Everything in a file that is not a tensor.
 ///
 /// # Errors
 /// When the file cannot be read or is not GGUF.
 pub fn metadata_of_file(path: &Path) -> Result<Metadata> {
-    Ok(Metadata::new(content(path)?.metadata))
-}
-
-fn content(path: &Path) -> Result<gguf_file::Content> {
-    let file = File::open(path).map_err(|source| ModelError::Io { path: path.to_owned(), source })?;
-    gguf_file::Content::read(&mut BufReader::with_capacity(1 << 20, file))
-        .map_err(|source| ModelError::Gguf { path: path.to_owned(), source })
+    Ok(header_of_file(path)?.metadata)
 }
 
 /// The shape of the model in a file, for plans that are made before anything is loaded.
@@ -29,12 +37,11 @@ fn content(path: &Path) -> Result<gguf_file::Content> {
 /// # Errors
 /// When the file cannot be read, is not GGUF, or its architecture cannot be trained.
 pub fn shape_of_file(path: &Path) -> Result<Shape> {
-    let content = content(path)?;
-    let metadata = Metadata::new(content.metadata);
+    let header = header_of_file(path)?;
     // The architecture first, so that a model of another family gets that answer and not a missing tensor.
-    Shape::from_metadata(&metadata, 0, true)?;
+    Shape::from_metadata(&header.metadata, 0, true)?;
     let missing = || ModelError::MissingTensor(llama::TOKEN_EMBEDDING.to_owned());
-    let embedding = content.tensor_infos.get(llama::TOKEN_EMBEDDING).ok_or_else(missing)?;
-    let vocab_size = embedding.shape.dims().first().copied().unwrap_or(0);
-    Shape::from_metadata(&metadata, vocab_size, !content.tensor_infos.contains_key(llama::OUTPUT))
+    let embedding = header.tensors.get(llama::TOKEN_EMBEDDING).ok_or_else(missing)?;
+    let vocab_size = embedding.dims.first().and_then(|rows| usize::try_from(*rows).ok()).unwrap_or(0);
+    Shape::from_metadata(&header.metadata, vocab_size, !header.tensors.contains_key(llama::OUTPUT))
 }

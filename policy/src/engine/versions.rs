@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     engine::{Engine, EngineError, UNPOISONED, gguf, loading, resident::Resident, worker::Setup},
+    failpoint,
     version::PolicyVersion,
 };
 
@@ -26,6 +27,7 @@ impl Engine {
         if self.resident(version).is_some_and(|resident| !resident.is_draining()) {
             return Err(EngineError::AlreadyLoaded(version));
         }
+        failpoint::reached("engine.load").map_err(|error| refused(&error.to_string()))?;
         if gguf::inspect(path)?.tokenizer != shared.vocabulary.digest() {
             return Err(refused("its tokenizer is not version 0's"));
         }
@@ -44,6 +46,7 @@ impl Engine {
             super::waiting_max(&shared.config),
             forget,
         )?;
+        failpoint::passed("engine.loaded");
         let mut replaced = shared.replaced.lock().expect(UNPOISONED);
         replaced.retain(|old| !old.wait_freed(Duration::ZERO));
         match shared.residents.entry(version) {
@@ -65,11 +68,15 @@ impl Engine {
     /// # Errors
     /// [`EngineError::NotResident`] when it is not in memory or drains.
     pub fn promote(&self, version: PolicyVersion) -> Result<PolicyVersion, EngineError> {
-        let _swap = self.0.swap.lock().expect(UNPOISONED);
+        failpoint::reached("engine.promote").map_err(|error| EngineError::Thread(version, error))?;
+        let swap = self.0.swap.lock().expect(UNPOISONED);
         let resident = self.resident(version).filter(|resident| !resident.is_draining());
         let resident = resident.ok_or(EngineError::NotResident(version))?;
         self.end_canary();
-        Ok(self.0.live.swap(resident).version)
+        let before = self.0.live.swap(resident).version;
+        drop(swap);
+        failpoint::passed("engine.promoted");
+        Ok(before)
     }
 
     /// Lets a version finish what it runs and free its memory on its own thread. Returns at once; to retire a version that

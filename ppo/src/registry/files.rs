@@ -167,12 +167,9 @@ impl Registry {
     }
 }
 
-/// A copy that appears whole or not at all. Not through memory: the file may be larger than it.
+/// A copy that appears whole or not at all.
 fn copy_durably(from: &Path, to: &Path) -> Result<(), RegistryError> {
-    let aside = to.with_extension("gguf.partial");
-    let copied = fs::copy(from, &aside)
-        .and_then(|_| File::open(&aside)?.sync_all())
-        .and_then(|()| fs::rename(&aside, to))
-        .and_then(|()| File::open(to.parent().unwrap_or(Path::new(".")))?.sync_all());
-    copied.map_err(|source| RegistryError::io(to, source))
+    let opened = File::open(from).and_then(|file| Ok((file.metadata()?.len(), file)));
+    let (len, mut file) = opened.map_err(|source| RegistryError::io(from, source))?;
+    Ok(checkpoint::copy_durably(&mut file, len, to)?)
 }

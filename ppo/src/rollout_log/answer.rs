@@ -6,7 +6,9 @@ use rusqlite::{Connection, ErrorCode, Transaction};
 use super::{
     eligibility,
     error::LogError,
-    feedback, record,
+    feedback, imports,
+    quarantine::Quarantine,
+    record,
     record::Seq,
     state::DropReason,
     transition::{self, Claim, Outcome, Verdict},
@@ -19,6 +21,15 @@ use super::{
 /// An answer that waits for the commit; it gets the commit's error, if there is one.
 pub(super) type Pending = Box<dyn FnOnce(Option<&str>)>;
 
+/// Whose feedback is heard.
+#[derive(Clone, Copy)]
+pub(super) struct Listening<'a> {
+    /// The reward source listens, so feedback on a scored rollout has it scored again.
+    pub(super) rescore: bool,
+    /// To everybody but these.
+    pub(super) quarantine: &'a Quarantine,
+}
+
 /// What a transaction will have changed, once it is committed.
 #[derive(Default)]
 pub(super) struct Tally {
@@ -27,8 +38,14 @@ pub(super) struct Tally {
 }
 
 /// Inserts one exchange. Only an error of the storage fails the batch; a row that SQLite refuses for itself is counted.
-pub(super) fn insert(transaction: &Transaction<'_>, rollout: &Rollout, tally: &mut Tally) -> Result<(), LogError> {
-    let obstacle = eligibility::obstacle(rollout);
+pub(super) fn insert(
+    transaction: &Transaction<'_>,
+    rollout: &Rollout,
+    quarantine: &Quarantine,
+    tally: &mut Tally,
+) -> Result<(), LogError> {
+    let is_quarantined = quarantine.holds(rollout.user.as_deref());
+    let obstacle = eligibility::obstacle(rollout).or(is_quarantined.then_some(DropReason::Quarantined));
     match record::insert(transaction, rollout, obstacle) {
         Ok(true) => {
             tally.n_inserted += 1;
@@ -63,11 +80,17 @@ fn storage_failed(error: &LogError) -> bool {
 }
 
 /// Runs a command that has a waiting sender; the answer goes out after the commit.
-pub(super) fn answer(command: Command, transaction: &mut Transaction<'_>, rescore: bool, tally: &mut Tally) -> Pending {
+pub(super) fn answer(
+    command: Command,
+    transaction: &mut Transaction<'_>,
+    listening: Listening<'_>,
+    tally: &mut Tally,
+) -> Pending {
     match command {
         Command::Append(_) | Command::Close => unreachable!("handled where batches are gathered"),
         Command::Flush(reply) => reply_with(reply, Ok(())),
         Command::Feedback(words, reply) => {
+            let rescore = listening.rescore && !listening.quarantine.holds(words.user.as_deref());
             reply_with(reply, atomically(transaction, |connection| feedback::insert(connection, &words, rescore)))
         }
         Command::Score(verdicts, reply) => {
@@ -97,6 +120,9 @@ pub(super) fn answer(command: Command, transaction: &mut Transaction<'_>, rescor
                 tally.settled(&settlement.outcomes);
             }
             reply_with(reply, moved)
+        }
+        Command::Import(row, reply) => {
+            reply_with(reply, atomically(transaction, |connection| imports::insert(connection, &row)))
         }
         Command::Version(change, reply) => {
             let changed = atomically(transaction, |connection| versions::apply(connection, &change));
@@ -153,7 +179,9 @@ pub(super) fn refuse(command: Command) -> Pending {
     let never = || LogError::Commit("no transaction".to_string());
     match command {
         Command::Append(_) | Command::Close => unreachable!("handled where batches are gathered"),
-        Command::Flush(reply) | Command::Version(_, reply) => reply_with(reply, Err(never())),
+        Command::Flush(reply) | Command::Version(_, reply) | Command::Import(_, reply) => {
+            reply_with(reply, Err(never()))
+        }
         Command::Feedback(_, reply) => reply_with(reply, Err(never())),
         Command::Score(_, reply) | Command::Settle(_, reply) => reply_with(reply, Err(never())),
         Command::Claim(_, reply) | Command::Begin(_, _, reply) => reply_with(reply, Err(never())),

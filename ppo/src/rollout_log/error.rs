@@ -1,8 +1,9 @@
 //! What can go wrong in the rollout log.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use policy::{PolicyVersion, RolloutId};
+use rusqlite::ErrorCode;
 
 /// Why the rollout log refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +18,17 @@ pub enum LogError {
         path: PathBuf,
         /// What the system answered.
         source: std::io::Error,
+    },
+    /// The database is no database any more.
+    #[error(
+        "rollout log {path} is damaged ({source}); put a good copy in its place, or move it and the versions folder away \
+         to begin anew"
+    )]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite found.
+        source: rusqlite::Error,
     },
     /// Another process owns the folder.
     #[error(
@@ -82,6 +94,20 @@ pub enum LogError {
     /// The writer has ended.
     #[error("rollout log: closed")]
     Closed,
+}
+
+impl LogError {
+    /// The same error, or that this database is damaged if that is what it says.
+    pub(super) fn at(self, path: &Path) -> LogError {
+        match self {
+            LogError::Sqlite(source)
+                if matches!(source.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)) =>
+            {
+                LogError::Damaged { path: path.to_owned(), source }
+            }
+            other => other,
+        }
+    }
 }
 
 /// The writer's queue is full: the rollout was counted and forgotten.

@@ -1,7 +1,7 @@
 //! Reading: pages, exports, counts. A reader has its own connection, so in WAL mode it never waits for the writer and the
 //! writer never waits for it. It also opens without the folder's lock: `honed rollouts stats` works beside a running daemon.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, path::Path, time::Duration};
 
 use policy::{PolicyVersion, RolloutId};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
@@ -9,6 +9,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use super::{
     error::LogError,
     feedback,
+    imports::{self, ImportRow},
     record::{self, LoggedRollout, Seq},
     state::{DropReason, RolloutState},
     update_row::{UpdateRow, UsedRollout},
@@ -55,6 +56,8 @@ pub struct LogReader {
     connection: Connection,
     /// The file has the tables of updates.
     has_updates: bool,
+    /// And that of imports.
+    has_imports: bool,
 }
 
 impl LogReader {
@@ -70,7 +73,9 @@ impl LogReader {
         if found > super::schema::CURRENT {
             return Err(LogError::SchemaTooNew { found, supported: super::schema::CURRENT });
         }
-        Ok(LogReader { connection, has_updates: found >= super::schema::WITH_UPDATES })
+        let [has_updates, has_imports] =
+            [super::schema::WITH_UPDATES, super::schema::WITH_IMPORTS].map(|first| found >= first);
+        Ok(LogReader { connection, has_updates, has_imports })
     }
 
     /// Rows in log order, with their feedback.
@@ -99,14 +104,27 @@ impl LogReader {
         limit: usize,
         waited_since_ms: u64,
     ) -> Result<Vec<LoggedRollout>, LogError> {
+        self.unscored_but(after, limit, waited_since_ms.saturating_add(1)..=u64::MAX)
+    }
+
+    /// As [`LogReader::unscored`], naming the rows that are left out unless somebody spoke about them: those logged within
+    /// `young`, milliseconds since the Unix epoch. Its end keeps rows of a clock that was set back since from waiting for ever.
+    pub fn unscored_but(
+        &self,
+        after: Option<Seq>,
+        limit: usize,
+        young: RangeInclusive<u64>,
+    ) -> Result<Vec<LoggedRollout>, LogError> {
         let sql = format!(
             "SELECT {} FROM rollouts WHERE state = 'generated' AND seq > ?1
-                AND (created_ms <= ?2 OR seq IN (SELECT seq FROM feedback WHERE score IS NOT NULL OR label IS NOT NULL))
-             ORDER BY seq LIMIT ?3",
+                AND (created_ms NOT BETWEEN ?2 AND ?3 OR seq IN (SELECT seq FROM feedback WHERE score IS NOT NULL OR label IS NOT NULL))
+             ORDER BY seq LIMIT ?4",
             record::COLUMNS
         );
-        let waited_since_ms = i64::try_from(waited_since_ms).unwrap_or(i64::MAX);
-        self.rows(&sql, params![after.map_or(0, |seq| seq.0), waited_since_ms, limit as i64])
+        let [start, end] = [*young.start(), *young.end()].map(|ms| i64::try_from(ms).unwrap_or(i64::MAX));
+        // Of nothing is young; `BETWEEN` would still hold the last millisecond that there is.
+        let end = if young.is_empty() || *young.start() == u64::MAX { i64::MIN } else { end };
+        self.rows(&sql, params![after.map_or(0, |seq| seq.0), start, end, limit as i64])
     }
 
     /// One row by its id.
@@ -237,6 +255,11 @@ impl LogReader {
     /// What an update used, in its order and with the scores of its record, as far as the log still has it.
     pub fn rollouts_of_update(&self, number: u64) -> Result<Vec<LoggedRollout>, LogError> {
         updates::rollouts(&self.connection, number, "")
+    }
+
+    /// What became of files from outside, oldest first.
+    pub fn imports(&self) -> Result<Vec<ImportRow>, LogError> {
+        if self.has_imports { imports::all(&self.connection) } else { Ok(Vec::new()) }
     }
 
     /// All versions, oldest first.

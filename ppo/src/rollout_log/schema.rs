@@ -8,7 +8,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::error::LogError;
 
 /// Steps in order; entry i brings a file from number i to i + 1.
-pub(super) const STEPS: [&str; 2] = [
+pub(super) const STEPS: [&str; 3] = [
     // 1: rollouts, feedback, versions.
     "CREATE TABLE rollouts (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -111,6 +111,17 @@ pub(super) const STEPS: [&str; 2] = [
         value REAL NOT NULL,
         PRIMARY KEY (number, name)
      ) STRICT, WITHOUT ROWID;",
+    // 3: files from outside.
+    "CREATE TABLE imports (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        at_ms INTEGER NOT NULL,
+        source TEXT NOT NULL CHECK (source IN ('api','folder')),
+        path TEXT NOT NULL,
+        outcome TEXT NOT NULL CHECK (outcome IN ('refused','rejected','retained','promoted')),
+        digest TEXT,
+        version INTEGER,
+        reason TEXT
+     ) STRICT;",
 ];
 
 /// Number of the schema that this build writes.
@@ -118,6 +129,9 @@ pub(super) const CURRENT: u32 = STEPS.len() as u32;
 
 /// Number of the first schema with tables of updates.
 pub(super) const WITH_UPDATES: u32 = 2;
+
+/// Number of the first schema with a table of imports.
+pub(super) const WITH_IMPORTS: u32 = 3;
 
 /// Number of the schema in the file; 0 for a new file.
 pub(super) fn number(connection: &Connection) -> Result<u32, LogError> {

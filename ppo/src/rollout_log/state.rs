@@ -92,6 +92,8 @@ pub enum DropReason {
     Singleton,
     /// Its user or prompt belongs to the share that only measures.
     HeldOut,
+    /// Its user is on the quarantine list.
+    Quarantined,
     /// A guard rail forbade its update.
     Guard,
     /// It was part of an update whose weights the gate refused.
@@ -106,7 +108,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons.
-    pub const ALL: [DropReason; 18] = [
+    pub const ALL: [DropReason; 19] = [
         DropReason::Stale,
         DropReason::Empty,
         DropReason::Cancelled,
@@ -120,6 +122,7 @@ impl DropReason {
         DropReason::TooLong,
         DropReason::Singleton,
         DropReason::HeldOut,
+        DropReason::Quarantined,
         DropReason::Guard,
         DropReason::Gate,
         DropReason::UpdateFailed,
@@ -143,6 +146,7 @@ impl DropReason {
             DropReason::TooLong => "too_long",
             DropReason::Singleton => "singleton",
             DropReason::HeldOut => "held_out",
+            DropReason::Quarantined => "quarantined",
             DropReason::Guard => "guard",
             DropReason::Gate => "gate",
             DropReason::UpdateFailed => "update_failed",

@@ -2,7 +2,9 @@
 
 mod claims;
 mod crash;
+mod faults;
 mod feedback;
+mod fuzz;
 mod storage;
 mod updates;
 

@@ -99,6 +99,13 @@ pub enum VersionChange {
         /// What the update and the gate measured.
         numbers: BTreeMap<String, f64>,
     },
+    /// The candidate is kept without going live: it was not made here.
+    Keep {
+        /// The candidate.
+        version: PolicyVersion,
+        /// What the gate measured.
+        numbers: BTreeMap<String, f64>,
+    },
     /// A retained (or still draining) version goes live, the live one drains.
     Activate {
         /// The version.

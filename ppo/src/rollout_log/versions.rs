@@ -26,6 +26,10 @@ pub(super) fn apply(connection: &Connection, change: &VersionChange) -> Result<(
             step(connection, *version, VersionState::Candidate, VersionState::Rejected, Some(reason))?;
             transition::settle(connection, settlement).map(drop)
         }
+        VersionChange::Keep { version, numbers } => {
+            put_numbers(connection, *version, numbers)?;
+            step(connection, *version, VersionState::Candidate, VersionState::Retained, None)
+        }
         VersionChange::Activate { version, expected_live, why } => {
             let found = live(connection)?;
             if let (Some(expected), Some(found)) = (*expected_live, found)

@@ -19,9 +19,11 @@ use policy::Rollout;
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::{
-    answer::{Pending, Tally, answer, insert, refuse},
+    answer::{Listening, Pending, Tally, answer, insert, refuse},
     error::LogError,
     feedback::{Feedback, FeedbackReceipt},
+    imports::ImportRow,
+    quarantine::Quarantine,
     record::{LoggedRollout, Seq},
     state::DropReason,
     transition::{Claim, ClaimRequest, Verdict},
@@ -48,6 +50,7 @@ pub(super) enum Command {
     Repeat(u64, Reply<Vec<LoggedRollout>>),
     Settle(Box<Settlement>, Reply<usize>),
     Version(Box<VersionChange>, Reply<()>),
+    Import(Box<ImportRow>, Reply<()>),
     Flush(Reply<()>),
     Close,
 }
@@ -57,6 +60,7 @@ pub(super) struct Writer {
     pub(super) commands: Receiver<Command>,
     pub(super) commit_every: Duration,
     pub(super) rescore_on_feedback: bool,
+    pub(super) quarantine: Quarantine,
     pub(super) counters: Arc<LogCounters>,
     /// Exchanges of a transaction that failed.
     pub(super) carried: Vec<Rollout>,
@@ -129,7 +133,7 @@ impl Writer {
             &mut self.connection,
             &exchanges,
             calls.by_ref(),
-            self.rescore_on_feedback,
+            Listening { rescore: self.rescore_on_feedback, quarantine: &self.quarantine },
             &mut pending,
             &mut tally,
         );
@@ -168,16 +172,25 @@ fn transact(
     connection: &mut Connection,
     exchanges: &[Rollout],
     calls: impl Iterator<Item = Command>,
-    rescore: bool,
+    listening: Listening<'_>,
     pending: &mut Vec<Pending>,
     tally: &mut Tally,
 ) -> Result<(), LogError> {
+    failpoint("log.begin")?;
     let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     for rollout in exchanges {
-        insert(&transaction, rollout, tally)?;
+        insert(&transaction, rollout, listening.quarantine, tally)?;
     }
     for call in calls {
-        pending.push(answer(call, &mut transaction, rescore, tally));
+        pending.push(answer(call, &mut transaction, listening, tally));
     }
-    Ok(transaction.commit()?)
+    failpoint("log.commit")?;
+    transaction.commit()?;
+    policy::failpoint::passed("log.committed");
+    Ok(())
+}
+
+/// An error of a failpoint is one of the disk.
+fn failpoint(name: &'static str) -> Result<(), LogError> {
+    policy::failpoint::reached(name).map_err(|error| LogError::Commit(error.to_string()))
 }

@@ -63,14 +63,18 @@ pub enum Patience {
 
 /// Whether a response of `created_ms` is judged by people, still waits for them, or has waited `wait_s` in vain.
 ///
-/// All times are milliseconds since the Unix epoch. A clock that was set back makes the wait longer, never negative.
+/// All times are milliseconds since the Unix epoch. A clock that was set back makes the wait longer, by one wait at most: a
+/// response from further in the future than that would wait for a time that may never come, so its wait is over.
 #[must_use]
 pub fn patience(opinions: &[Opinion], created_ms: u64, now_ms: u64, wait_s: u64) -> Patience {
     if let Some(score) = judgement(opinions) {
         return Patience::Heard(score);
     }
-    let waited_ms = now_ms.saturating_sub(created_ms);
-    match wait_s.saturating_mul(1000).saturating_sub(waited_ms) {
+    let (wait_ms, waited_ms) = (wait_s.saturating_mul(1000), now_ms.saturating_sub(created_ms));
+    if created_ms > now_ms.saturating_add(wait_ms) {
+        return Patience::Over;
+    }
+    match wait_ms.saturating_sub(waited_ms) {
         0 => Patience::Over,
         left_ms => Patience::Wait { left_ms },
     }
@@ -110,6 +114,7 @@ mod tests {
         assert_eq!(at(69_999), Patience::Wait { left_ms: 1 });
         assert_eq!(at(70_000), Patience::Over);
         assert_eq!(at(5_000), Patience::Wait { left_ms: 60_000 }, "the clock was set back");
+        assert_eq!(patience(&[], 100_000, 39_999, 60), Patience::Over, "and by more than anybody waits");
         assert_eq!(patience(&[], 10_000, 10_000, 0), Patience::Over, "no wait is wanted");
         assert_eq!(patience(&[UP], 10_000, 10_000_000, 60), Patience::Heard(Score(1.0)), "late is not never");
     }

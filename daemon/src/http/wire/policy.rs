@@ -1,6 +1,6 @@
-//! `GET /v1/policies`, `GET /v1/policies/{n}`, `POST /v1/policies/{n}/activate`.
+//! `GET /v1/policies`, `POST /v1/policies`, `GET /v1/policies/{n}`, `POST /v1/policies/{n}/activate`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use policy::{PolicyVersion, engine::ResidentState};
 use ppo::rollout_log::{VersionRow, VersionState};
@@ -67,6 +67,35 @@ pub(crate) fn shown_state(state: VersionState, resident: Option<ResidentState>) 
     match (state, resident) {
         (VersionState::Draining, Some(ResidentState::Ready)) => VersionState::Retained,
         (state, _) => state,
+    }
+}
+
+/// Bytes of a path at most.
+const PATH_BYTES_MAX: usize = 4096;
+
+/// A file to be made a version.
+#[derive(Debug)]
+pub(crate) struct LoadRequest {
+    /// Within the import folder.
+    pub(crate) path: PathBuf,
+    /// Whether it is to be live.
+    pub(crate) promote: bool,
+    /// Compare-and-set of that.
+    pub(crate) expected_live: Option<PolicyVersion>,
+}
+
+impl LoadRequest {
+    /// Reads a body.
+    pub(crate) fn parse(body: &[u8]) -> Result<LoadRequest, FieldError> {
+        let mut fields = Fields::parse(body)?;
+        let path = fields.text("path", PATH_BYTES_MAX)?.ok_or_else(|| fields.error("path", "is required"))?;
+        let promote = fields.boolean("promote")?.unwrap_or(false);
+        let expected = fields.integer("expected_live", 0..=i64::MAX)?;
+        if expected.is_some() && !promote {
+            return Err(fields.error("expected_live", "is for `promote`: true"));
+        }
+        let expected_live = expected.map(|version| PolicyVersion(version.cast_unsigned()));
+        Ok(LoadRequest { path: path.into(), promote, expected_live })
     }
 }
 

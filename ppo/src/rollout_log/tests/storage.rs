@@ -108,6 +108,7 @@ fn exchanges_wait_for_a_full_disk_to_be_cleaned_up() {
         commands,
         commit_every: Duration::from_millis(1),
         rescore_on_feedback: false,
+        quarantine: Quarantine::default(),
         counters: Arc::clone(&counters),
         carried: Vec::new(),
     };

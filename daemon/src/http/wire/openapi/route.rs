@@ -208,10 +208,10 @@ fn reason(status: u16) -> &'static str {
     match status {
         400 => "The request breaks a rule; `param` names the field.",
         401 => "No key, or one that is not known.",
-        403 => "A key without the right to do this, or a foreign page.",
+        403 => "A key without the right to do this, a foreign page, or a path that leads out.",
         404 => "There is no such thing; `param` is `model` when it is the model.",
         409 => "The state is not what the request expects.",
-        413 => "The body is larger than `daemon.body_bytes_max`.",
+        413 => "The body is larger than `daemon.body_bytes_max`, or the file than `daemon.import_bytes_max`.",
         415 => "The body is not `application/json`, or it is compressed.",
         429 => "Too many requests are waiting; `Retry-After` says when to come back.",
         503 => "Loading or draining; `Retry-After` says when to come back.",

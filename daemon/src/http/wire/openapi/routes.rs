@@ -18,7 +18,7 @@ use super::{
         training::Training,
     },
     bodies::{
-        ActivationBody, ChatBody, CompletionBody, DetokenizeBody, FeedbackBody, GetRewardBody, PoolingBody,
+        ActivationBody, ChatBody, CompletionBody, DetokenizeBody, FeedbackBody, GetRewardBody, LoadBody, PoolingBody,
         PredictBody, RerankBody, RewardsBody, ScorePairsBody, TokenizeBody, WholeBody,
     },
     route::{
@@ -107,6 +107,10 @@ fn admin() -> Vec<Route> {
     let word = ObjectBuilder::new().schema_type(Type::String);
     vec![
         Route::get(Admin, "/v1/policies", "Every version of the policy").answers::<PolicyList>(),
+        Route::post(Admin, "/v1/policies", "Load a model file as a version; with `promote`, make it live")
+            .fails(&[404, 409, 429])
+            .reads::<LoadBody>()
+            .answers::<PolicyRow>(),
         version(Route::get(Admin, "/v1/policies/{version}", "One version")).answers::<PolicyRow>(),
         version(Route::post(Admin, "/v1/policies/{version}/activate", "Make a version live: rollback"))
             .fails(&[409, 429])

@@ -115,6 +115,11 @@ fn schemas_hold_what_parsers_look_at() {
             Box::new(|b| feedback::parse(b, 0).is_ok()),
             vec![r#"{"id":"cmpl-1","label":"up"}"#.to_owned()],
         ),
+        (
+            "LoadRequest",
+            Box::new(|b| policy::LoadRequest::parse(b).is_ok()),
+            vec![r#"{"path":"a.gguf","promote":true}"#.to_owned()],
+        ),
         ("ActivationRequest", Box::new(|b| policy::expected_live(b).is_ok()), vec!["{}".to_owned()]),
     ];
     let document = parsed();

@@ -80,6 +80,21 @@ enum Thumb {
     Down,
 }
 
+/// Make a model file a version.
+#[derive(Serialize, ToSchema)]
+#[schema(as = LoadRequest, example = json!({"path": "tuned.gguf", "promote": true}))]
+pub(crate) struct LoadBody {
+    /// A GGUF or safetensors file inside `daemon.import_dir`, relative to it or absolute; no symbolic link is followed.
+    #[schema(max_length = 4096)]
+    path: String,
+    /// Make it live when it passes.
+    #[schema(default = false)]
+    promote: Option<bool>,
+    /// Only when this version is live then; otherwise 409, and it is retained.
+    #[schema(minimum = 0)]
+    expected_live: Option<i64>,
+}
+
 /// Make a version live.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ActivationRequest)]

@@ -1,0 +1,44 @@
+//! Making a version live, whoever asks for it: an administrator, or a watched folder.
+
+use policy::{
+    PolicyVersion,
+    engine::{Engine, ResidentState, ResidentStatus},
+};
+use ppo::{Learner, Registry, learner::LearnerError, publish::PublishError};
+
+/// What it takes.
+#[derive(Clone)]
+pub(crate) struct Activator {
+    pub(crate) engine: Engine,
+    pub(crate) registry: Registry,
+    /// Where somebody learns.
+    pub(crate) learner: Option<Learner>,
+}
+
+impl Activator {
+    /// With a learner, through its queue: only so its trainer and the live version stay the same. Without one, in its order:
+    /// checked and in memory first, then the row, then the pointer. Blocks until the version serves.
+    ///
+    /// # Errors
+    /// When another version than `expected_live` is live, or this one cannot be; the live version is then what it was.
+    pub(crate) fn activate(
+        &self,
+        version: PolicyVersion,
+        expected_live: Option<PolicyVersion>,
+    ) -> Result<(), LearnerError> {
+        if let Some(learner) = &self.learner {
+            return learner.activate(version, expected_live);
+        }
+        let row = self.registry.verify(version)?;
+        let ready = |r: &ResidentStatus| r.version == version && r.state != ResidentState::Draining;
+        if !self.engine.residents().iter().any(ready) {
+            self.engine.load(version, &row.path).map_err(PublishError::from)?;
+        }
+        let before = self.registry.activate(version, expected_live)?;
+        self.engine.promote(version).map_err(PublishError::from)?;
+        if before != version && before != PolicyVersion::SFT {
+            self.engine.retire(before).map_err(PublishError::from)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,59 @@
+//! `POST /v1/policies`: a model file from the import folder becomes a version.
+
+use axum::{Json, extract::State};
+use policy::checkpoint::intake::IntakeError;
+use ppo::{import::ImportError, rollout_log::ImportSource};
+
+use super::{
+    blocking,
+    body::JsonBytes,
+    context::Context,
+    error::ApiError,
+    policies,
+    wire::policy::{LoadRequest, PolicyRow},
+};
+
+/// Takes the file in, has it judged, and makes it live when asked.
+pub(crate) async fn post(
+    State(context): State<Context>,
+    JsonBytes(body): JsonBytes,
+) -> Result<Json<PolicyRow>, ApiError> {
+    let LoadRequest { path, promote, expected_live } = LoadRequest::parse(&body)?;
+    let services = context.admit()?;
+    let worker = services.clone();
+    let loaded = blocking(move || {
+        let Some(importing) = &worker.importing else {
+            return Err(ApiError::Forbidden(
+                "no folder is configured from which models may be loaded (daemon.import_dir)",
+            ));
+        };
+        let activator = worker.activator();
+        let make_live = |version| activator.activate(version, expected_live);
+        let promote = promote.then_some(&make_live as ppo::import::Promote<'_>);
+        importing.importer.load(&path, ImportSource::Api, promote).map_err(refusal)
+    });
+    let version = loaded.await??;
+    policies::one(services, version).await.map(Json)
+}
+
+/// What is wrong with the file is told to whoever named it; what is wrong with us is not.
+fn refusal(error: ImportError) -> ApiError {
+    let message = error.to_string();
+    match error {
+        ImportError::Busy | ImportError::Known(_) | ImportError::Rejected { .. } => ApiError::Conflict(message),
+        ImportError::Intake(IntakeError::NotAPath(_) | IntakeError::NotAFile { .. }) => {
+            ApiError::invalid("path", message)
+        }
+        ImportError::Intake(IntakeError::Outside { .. }) => ApiError::ForbiddenPath(message),
+        ImportError::Intake(IntakeError::NotFound(_)) => ApiError::NotFound(message),
+        ImportError::Intake(IntakeError::TooLarge { .. }) => ApiError::FileTooLarge(message),
+        ImportError::Malformed(_) => {
+            ApiError::Invalid { param: Some("path".to_owned()), message, code: Some("invalid_model") }
+        }
+        ImportError::Promote(error) => policies::refusal(error),
+        ImportError::Intake(IntakeError::Io { .. })
+        | ImportError::Engine(_)
+        | ImportError::Loss { .. }
+        | ImportError::Registry(_) => ApiError::internal("loading a model", message),
+    }
+}

@@ -1,0 +1,145 @@
+//! The watched folder: model files that appear in it become versions.
+//!
+//! It is looked at from time to time; nothing is asked of the file system but its listing, so it may be a network share. A file
+//! counts when two looks in a row find it with the same size and time of change: one that is still being copied is left alone,
+//! and one that was renamed into its place is taken at the second look. Each state of a file is taken once; what a restart
+//! finds again is known by its digest.
+
+use std::{
+    collections::HashMap,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use ppo::{
+    import::{ImportError, Importer},
+    rollout_log::ImportSource,
+};
+
+use crate::activation::Activator;
+
+/// Files that are told apart at most; beyond it the folder is no drop-off but an archive, and that is said.
+const FILES_MAX: usize = 4096;
+
+/// A thread that looks; dropped, it stops after the file at hand.
+pub(crate) struct Watch {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What tells two states of a file apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    bytes: u64,
+    changed: (i64, i64),
+}
+
+/// One file as it was last seen.
+struct Seen {
+    stamp: Stamp,
+    is_done: bool,
+}
+
+impl Watch {
+    /// Looks every `pause`; what passes is made live where `promote` is given.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub(crate) fn start(importer: Importer, pause: Duration, promote: Option<Activator>) -> std::io::Result<Watch> {
+        let (stop, stopped) = bounded(0);
+        let watcher = Watcher { importer, promote, seen: HashMap::new() };
+        let run = move || watcher.run(pause, &stopped);
+        let thread = std::thread::Builder::new().name("import-watch".to_owned()).spawn(run)?;
+        Ok(Watch { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stop = None;
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the watch of the import folder panicked");
+        }
+    }
+}
+
+struct Watcher {
+    importer: Importer,
+    promote: Option<Activator>,
+    seen: HashMap<PathBuf, Seen>,
+}
+
+impl Watcher {
+    fn run(mut self, pause: Duration, stopped: &Receiver<()>) {
+        loop {
+            if let Err(error) = self.look() {
+                tracing::warn!(%error, folder = %self.importer.intake().root().display(), "the import folder cannot be read");
+            }
+            if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+        }
+    }
+
+    /// Takes what has stood still since the last look, in the order of names.
+    fn look(&mut self) -> std::io::Result<()> {
+        let found = listing(self.importer.intake().root())?;
+        self.seen.retain(|name, _| found.iter().any(|(there, _)| there == name));
+        for (name, stamp) in found {
+            match self.seen.get(&name) {
+                Some(seen) if seen.stamp == stamp && seen.is_done => {}
+                Some(seen) if seen.stamp == stamp => {
+                    let is_done = self.take(&name);
+                    self.seen.insert(name, Seen { stamp, is_done });
+                }
+                _ => drop(self.seen.insert(name, Seen { stamp, is_done: false })),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether nothing more is to be done about this state of a file.
+    fn take(&self, name: &Path) -> bool {
+        let activator = self.promote.as_ref();
+        let promote = activator.map(|activator| move |version| activator.activate(version, None));
+        let promote = promote.as_ref().map(|promote| promote as ppo::import::Promote<'_>);
+        match self.importer.load(name, ImportSource::Folder, promote) {
+            // Told in the log by the importer itself.
+            Ok(_) => true,
+            Err(ImportError::Busy) => false,
+            Err(ImportError::Known(version)) => {
+                tracing::debug!(file = %name.display(), %version, "known already");
+                true
+            }
+            Err(_) => true,
+        }
+    }
+}
+
+/// Names of model files with what tells their states apart, sorted. Links and pipes too: whoever left one is told.
+fn listing(folder: &Path) -> std::io::Result<Vec<(PathBuf, Stamp)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = PathBuf::from(entry.file_name());
+        let is_hidden = name.to_string_lossy().starts_with('.');
+        if is_hidden || name.extension().is_none_or(|ending| ending != "gguf" && ending != "safetensors") {
+            continue;
+        }
+        if found.len() == FILES_MAX {
+            return Err(std::io::Error::other(format!("it holds more than {FILES_MAX} models")));
+        }
+        // Gone between the listing and this is as good as never there.
+        if let Ok(about) = entry.metadata() {
+            let changed = (about.mtime(), about.mtime_nsec());
+            found.push((name, Stamp { inode: about.ino(), bytes: about.len(), changed }));
+        }
+    }
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(found)
+}

@@ -1,0 +1,289 @@
+//! Versions from outside: a file that somebody trained elsewhere becomes a candidate like any other.
+//!
+//! ```text
+//! open       below the one folder, no link followed; a regular file of bounded size   nothing has happened yet
+//! look       our own parser, version 0's tokenizer, names and shapes                  refused: nothing has happened yet
+//! copy       aside, sync, rename; of safetensors, a GGUF with the same weights        a crash leaves an orphan
+//! examine    the same again and every number, of the copy, and its digest             refused: the copy goes
+//! register   one row, `candidate`                                                     a crash leaves a candidate nobody judges
+//! judge      load, canary, what the live version said                                 refused: row `rejected`, copy gone
+//! keep       one row, `retained`                                                      may be activated from here on
+//! promote    when asked, as every activation                                          it fails: retained, and may be tried again
+//! ```
+//! What is examined is what is loaded: the copy lies in our own folder and never changes once it has its name. Only one file is
+//! taken at a time: each costs a copy and a resident.
+
+mod error;
+mod loss;
+
+use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::Path,
+    sync::{
+        Arc, Mutex, TryLockError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use policy::{
+    PolicyVersion,
+    checkpoint::{
+        self, Checkpoint, Digest, Form, check_finite, check_fit, copy_durably,
+        gguf::{Header, Malformed},
+        header_of_file,
+        intake::Intake,
+        safetensors,
+    },
+    engine::{Engine, EngineError},
+    failpoint,
+    model_error::ModelError,
+};
+
+pub use self::error::ImportError;
+use crate::{
+    clock::now_ms,
+    learner::LearnerError,
+    registry::{Candidate, Registry, RegistryError},
+    rollout_log::{ImportOutcome, ImportRow, ImportSource, RolloutLog, VersionState},
+};
+
+/// Which forms of a version can be made live here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepts {
+    /// Nobody learns: whatever can be served.
+    Both,
+    /// The learner trains whole weights.
+    Whole,
+    /// The learner trains adapters.
+    Adapters,
+}
+
+/// What an importer works with.
+pub struct ImportSetup {
+    /// Where outcomes are noted.
+    pub log: RolloutLog,
+    /// Where versions are kept.
+    pub registry: Registry,
+    /// Where they serve.
+    pub engine: Engine,
+    /// Where files may come from.
+    pub intake: Intake,
+    /// What the learner could go on from.
+    pub accepts: Accepts,
+    /// `daemon.import_loss_max`, nats per token; 0: no bound.
+    pub loss_max: f64,
+}
+
+/// Makes a version live: through the learner where there is one.
+pub type Promote<'a> = &'a dyn Fn(PolicyVersion) -> Result<(), LearnerError>;
+
+/// Takes files; clones share one turn.
+#[derive(Clone)]
+pub struct Importer {
+    setup: Arc<ImportSetup>,
+    turn: Arc<Mutex<()>>,
+    counts: Arc<[AtomicU64; ImportOutcome::ALL.len()]>,
+}
+
+impl Importer {
+    /// Nothing happens until a file is named.
+    #[must_use]
+    pub fn new(setup: ImportSetup) -> Importer {
+        Importer { setup: Arc::new(setup), turn: Arc::default(), counts: Arc::default() }
+    }
+
+    /// Where files may come from.
+    #[must_use]
+    pub fn intake(&self) -> &Intake {
+        &self.setup.intake
+    }
+
+    /// Files by what became of them, since the process began.
+    pub fn counts(&self) -> impl Iterator<Item = (ImportOutcome, u64)> + '_ {
+        ImportOutcome::ALL.into_iter().zip(self.counts.iter().map(|n| n.load(Ordering::Relaxed)))
+    }
+
+    /// Makes a file a version, and live if `promote` is given. Blocks until it is judged. The outcome is a row of the log.
+    ///
+    /// # Errors
+    /// [`ImportError`]; the live version is what it was, but for an error of `promote`, which knows.
+    pub fn load(
+        &self,
+        path: &Path,
+        source: ImportSource,
+        promote: Option<Promote<'_>>,
+    ) -> Result<PolicyVersion, ImportError> {
+        let turn = self.turn.try_lock();
+        if matches!(turn, Err(TryLockError::WouldBlock)) {
+            return Err(ImportError::Busy);
+        }
+        let mut row = ImportRow {
+            at_ms: now_ms(),
+            source,
+            path: path.to_string_lossy().into_owned(),
+            outcome: ImportOutcome::Refused,
+            digest: None,
+            version: None,
+            reason: None,
+        };
+        let result = self.take(path, promote.is_some(), &mut row).and_then(|version| {
+            row.outcome = ImportOutcome::Retained;
+            if let Some(promote) = promote {
+                promote(version)?;
+                row.outcome = ImportOutcome::Promoted;
+            }
+            Ok(version)
+        });
+        row.reason = result.as_ref().err().map(ToString::to_string);
+        // What lies in a watched folder is found again at every start.
+        let is_news = source == ImportSource::Api || !matches!(result, Err(ImportError::Known(_)));
+        if is_news {
+            self.counts[row.outcome as usize].fetch_add(1, Ordering::Relaxed);
+            self.note(row);
+        }
+        result
+    }
+
+    fn note(&self, row: ImportRow) {
+        let (path, outcome) = (row.path.clone(), row.outcome.as_str());
+        match &row.reason {
+            None => tracing::info!(path, outcome, version = row.version.map(|v| v.0), "a model from outside"),
+            Some(reason) => tracing::warn!(path, outcome, reason, "a model from outside"),
+        }
+        if let Err(error) = self.setup.log.note_import(row) {
+            tracing::error!(%error, path, "the outcome of an import could not be noted");
+        }
+    }
+
+    /// Everything but the promotion; `stays` keeps the version in memory for it.
+    fn take(&self, path: &Path, stays: bool, row: &mut ImportRow) -> Result<PolicyVersion, ImportError> {
+        let registry = &self.setup.registry;
+        let (mut file, len) = self.setup.intake.open(path)?;
+        let sft = header_of_file(&registry.path(PolicyVersion::SFT))?;
+        // Of the file as it stands, so that what is no model at all costs neither a copy nor a number.
+        let is_gguf = is_gguf(&mut file).map_err(|source| io_error(path, source))?;
+        match is_gguf {
+            true => drop(self.look(&mut file, len, &sft)?),
+            false => drop(safetensors::Header::read(&mut file, len)?),
+        }
+        let found = checkpoint::digest_of(&mut file).map_err(|source| io_error(path, source))?;
+        row.digest = Some(found.to_string());
+        self.check_new(found, row.source)?;
+        let version = registry.next_version()?;
+        let to = registry.path(version);
+        file.rewind().map_err(|source| io_error(path, source))?;
+        let copied = match is_gguf {
+            true => copy_durably(&mut file, len, &to).map_err(ImportError::from),
+            false => self.convert(&mut file, len, &to, &sft),
+        };
+        let copied = copied.and_then(|()| self.examine(&to, &sft));
+        let digest = copied.inspect_err(|_| registry.discard(version))?;
+        row.digest = Some(digest.to_string());
+        let candidate = Candidate { version, parent: registry.live()?.version, digest, n_rollouts: 0 };
+        registry.register(&candidate).inspect_err(|_| registry.discard(version))?;
+        row.version = Some(version);
+        failpoint::passed("import.registered");
+        let judged = self.judge(version);
+        failpoint::passed("import.judged");
+        let kept = judged.and_then(|numbers| Ok(registry.keep(version, numbers)?));
+        failpoint::passed("import.kept");
+        if kept.is_err() || !stays {
+            self.forget(version);
+        }
+        match kept {
+            Ok(()) => Ok(version),
+            Err(error) => {
+                let reason = error.to_string();
+                row.outcome = ImportOutcome::Rejected;
+                registry.reject(version, &reason, Vec::new(), [].into())?;
+                Err(ImportError::Rejected { version, reason })
+            }
+        }
+    }
+
+    /// Weights under Hugging Face's names, as a file like version 0's.
+    fn convert(&self, file: &mut File, len: u64, to: &Path, sft: &Header) -> Result<(), ImportError> {
+        let header = safetensors::Header::read(file, len)?;
+        let source = Checkpoint::read(&self.setup.registry.path(PolicyVersion::SFT))?;
+        let version = safetensors::as_version(file, &header, &source, &sft.vocabulary_digest)?;
+        version.write(to)?;
+        Ok(())
+    }
+
+    /// The copy and every number in it; nobody changes it from here on.
+    fn examine(&self, copy: &Path, sft: &Header) -> Result<Digest, ImportError> {
+        failpoint::passed("import.copied");
+        let opened = File::open(copy).and_then(|file| Ok((file.metadata()?.len(), file)));
+        let (len, mut file) = opened.map_err(|source| io_error(copy, source))?;
+        let header = self.look(&mut file, len, sft)?;
+        check_finite(&mut file, &header)?;
+        checkpoint::digest_of(&mut file).map_err(|source| io_error(copy, source))
+    }
+
+    /// The header, and whether it could be a version here.
+    fn look(&self, file: &mut File, len: u64, sft: &Header) -> Result<Header, ImportError> {
+        file.seek(SeekFrom::Start(0)).map_err(|error| Malformed(format!("it cannot be read: {error}")))?;
+        let header = Header::read(&mut *file, len)?;
+        let wrong = match (check_fit(&header, sft)?, self.setup.accepts) {
+            (Form::Adapter { .. }, Accepts::Whole) => {
+                Some("it is an adapter, and this daemon trains whole weights (ppo.lora_rank = 0)")
+            }
+            (Form::Whole, Accepts::Adapters) => {
+                Some("it is a whole model, and this daemon trains adapters (ppo.lora_rank)")
+            }
+            (Form::Adapter { is_complete: false, .. }, Accepts::Adapters) => {
+                Some("its adapter leaves layers out, and the learner needs one for each of every block's matrices")
+            }
+            _ => None,
+        };
+        match wrong {
+            Some(what) => Err(Malformed(what.to_owned()).into()),
+            None => Ok(header),
+        }
+    }
+
+    /// The very same weights are not taken twice; what was refused once may be tried again by whoever asks for it.
+    fn check_new(&self, digest: Digest, source: ImportSource) -> Result<(), ImportError> {
+        let digest = digest.to_string();
+        let is_known = |state: VersionState| match state {
+            VersionState::Live | VersionState::Retained | VersionState::Draining | VersionState::Candidate => true,
+            VersionState::Rejected | VersionState::Retired => source == ImportSource::Folder,
+        };
+        let rows = self.setup.registry.rows()?;
+        match rows.into_iter().find(|row| row.digest == digest && is_known(row.state)) {
+            Some(row) => Err(ImportError::Known(row.version)),
+            None => Ok(()),
+        }
+    }
+
+    /// Brings it into memory, which ends with a canary, and compares what it thinks of the live version's answers.
+    fn judge(&self, version: PolicyVersion) -> Result<std::collections::BTreeMap<String, f64>, ImportError> {
+        let ImportSetup { engine, registry, log, loss_max, .. } = &*self.setup;
+        engine.load(version, &registry.path(version))?;
+        let loss = loss::measure(engine, log, version)?;
+        if !loss.mean.is_finite() || (*loss_max > 0.0 && loss.mean > *loss_max) {
+            return Err(ImportError::Loss { loss: loss.mean, loss_max: *loss_max });
+        }
+        Ok(loss.numbers())
+    }
+
+    fn forget(&self, version: PolicyVersion) {
+        match self.setup.engine.retire(version) {
+            Ok(()) | Err(EngineError::NotResident(_)) => {}
+            Err(error) => tracing::warn!(%version, %error, "a candidate stays in memory"),
+        }
+    }
+}
+
+/// Whether it begins as a GGUF; everything else must be a safetensors file. Leaves the file at its first byte.
+fn is_gguf(file: &mut File) -> std::io::Result<bool> {
+    let mut magic = Vec::new();
+    file.by_ref().take(4).read_to_end(&mut magic)?;
+    file.rewind()?;
+    Ok(magic == b"GGUF")
+}
+
+fn io_error(path: &Path, source: std::io::Error) -> ImportError {
+    RegistryError::Model(ModelError::Io { path: path.to_owned(), source }).into()
+}

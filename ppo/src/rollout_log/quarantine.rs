@@ -1,0 +1,63 @@
+//! Users whose exchanges never train and whose words do not count.
+//!
+//! Whoever writes prompts and judges the answers trains the model; a handful of users who mean it harm are enough to teach it
+//! something (poisoning). `ppo.user_share_max` bounds what one user can do to a round; this list takes those who were caught
+//! out altogether. Their exchanges are answered and logged like everybody's, and dropped with a reason; their feedback is kept
+//! for whoever investigates, and heard by nobody.
+
+use std::collections::BTreeSet;
+
+use rusqlite::{Connection, params};
+
+use super::{error::LogError, state::DropReason};
+
+/// Names of such users.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Quarantine(BTreeSet<String>);
+
+impl Quarantine {
+    /// One name a line; empty lines and lines that begin with `#` do not count.
+    #[must_use]
+    pub fn parse(text: &str) -> Quarantine {
+        let names = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        Quarantine(names.map(str::to_owned).collect())
+    }
+
+    /// Whether this user is one of them; whoever gives no name cannot be told from others.
+    #[must_use]
+    pub fn holds(&self, user: Option<&str>) -> bool {
+        user.is_some_and(|user| self.0.contains(user))
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// At open: what they brought before they were caught leaves the queue, and what was judged by their words is judged again.
+/// Returns how many rows were dropped.
+pub(super) fn apply(connection: &mut Connection, quarantine: &Quarantine) -> Result<usize, LogError> {
+    let transaction = connection.transaction()?;
+    let mut n_dropped = 0;
+    for user in &quarantine.0 {
+        n_dropped += transaction.execute(
+            "UPDATE rollouts SET state = 'dropped', reason = ?2 WHERE user = ?1 AND state IN ('generated', 'scored')",
+            params![user, DropReason::Quarantined.as_str()],
+        )?;
+        transaction.execute(
+            "UPDATE rollouts SET state = 'generated', score = NULL, score_std = NULL, reward_version = NULL
+             WHERE state = 'scored' AND seq IN (SELECT seq FROM feedback WHERE user = ?1)",
+            [user],
+        )?;
+    }
+    transaction.commit()?;
+    Ok(n_dropped)
+}
