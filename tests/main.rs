@@ -19,6 +19,7 @@ mod http_openapi;
 mod http_prompt_scores;
 mod http_scoring;
 mod http_tokens;
+mod kills;
 mod learner_resume;
 mod learning_knobs;
 mod log_faults;
