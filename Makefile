@@ -5,7 +5,11 @@ ARGS ?=
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test deps serve lint golden soak cuda-check
+KILLS ?= 200
+SEED ?= 1
+SECONDS ?= 600
+
+.PHONY: help demo test deps serve lint golden soak cuda-check kill-test fuzz
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -34,6 +38,16 @@ soak: ## 10,000 requests of 64 clients beside 1,000 idle connections (SOAK=N for
 golden: ## the reference numbers only; HONED_GOLDEN names another folder of them
 	@.ci/deps build
 	$(CARGO) test --workspace --test tests --locked -- golden
+
+kill-test: ## kill a learning daemon KILLS=200 times under traffic and check what it promised (SEED=1 repeats the choices)
+	@.ci/deps build
+	$(CARGO) build --workspace --all-targets --locked
+	HONED_KILLS=$(KILLS) HONED_SEED=$(SEED) $(CARGO) test --workspace --test tests --locked -- --nocapture random_kills
+
+# Not cargo-fuzz: it needs a nightly compiler. tests/mutant.rs says how these find what they look for.
+fuzz: ## SECONDS=600 of mutants for each of four targets: weight files, configuration, wire types, rows of the log
+	@.ci/deps build
+	HONED_FUZZ_SECONDS=$(SECONDS) $(CARGO) test --workspace --lib --locked -- --nocapture --test-threads=1 fuzz_
 
 # cargo deny's advisory database cannot be fetched everywhere, so only its offline checks, and only where it is installed.
 lint: ## format, clippy, documentation, licences

@@ -20,6 +20,7 @@ mod http_prompt_scores;
 mod http_scoring;
 mod http_soak;
 mod http_tokens;
+mod kills;
 mod learner_resume;
 mod learning_knobs;
 mod log_faults;

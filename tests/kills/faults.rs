@@ -1,0 +1,98 @@
+//! The ledger itself: each promise broken by hand, so that it is known to see.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use policy::{FinishReason, LogProb, PolicyVersion, Rollout, RolloutId, SampledToken, SamplingParams, TokenId};
+use ppo::{
+    RolloutLog,
+    rollout_log::{
+        Claim, ClaimRequest, LogSettings, Outcome, RolloutState, ScoreRecord, Seq, Settlement, Start, UpdateChange,
+        UpdateEnd, UpdateStart, Verdict,
+    },
+    stats::UpdateOutcome,
+};
+
+use super::{clients::Promise, folder::Ledger};
+use crate::harness::versions::publish_versions;
+
+pub(super) fn check_that_they_are_seen() {
+    let folder = tempfile::tempdir().expect("a folder");
+    publish_versions(folder.path(), 2);
+    let ledger = || Ledger::new(folder.path());
+    let newest = Some(PolicyVersion(2));
+    ledger().check_restart(newest, "policy@2");
+    ledger().check_folder();
+    check_seen("has no row", || ledger().check_restart(newest, "policy@7"));
+    let promise = Promise { id: "cmpl-0".to_owned(), user: "a".to_owned(), score: 1.0 };
+    check_seen("answered feedback", || {
+        let mut ledger = ledger();
+        ledger.expect(Vec::new(), vec![promise.clone()]);
+        ledger.check_folder();
+    });
+    check_seen("lost: exchange", || {
+        let mut ledger = ledger();
+        let id = RolloutId { request: "cmpl-0".to_owned(), index: 0 };
+        ledger.expect(vec![(Seq(1), id, RolloutState::Scored, None)], Vec::new());
+        ledger.check_folder();
+    });
+    train_twice(folder.path());
+    check_seen("trained twice", || ledger().check_folder());
+    let mut damaging = ledger();
+    damaging.damage_live_version();
+    check_seen("torn", || ledger().check_restart(newest, "policy@2"));
+}
+
+#[track_caller]
+fn check_seen(what: &str, check: impl FnOnce()) {
+    let panic = catch_unwind(AssertUnwindSafe(check)).expect_err(what);
+    let said = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+    assert!(said.contains(what), "{said:?} does not say {what:?}");
+}
+
+/// Two updates that end with the same rollout, which no learner would make.
+fn train_twice(folder: &std::path::Path) {
+    let settings = LogSettings { commit_ms: 1, queue: 16, rescore_on_feedback: false };
+    let log = RolloutLog::open(folder, &settings).expect("a log");
+    let token = SampledToken { id: TokenId(1), log_prob: LogProb(-1.0), behavior: LogProb(-1.0), log_kept_mass: 0.0 };
+    let rollout = Rollout {
+        id: RolloutId { request: "cmpl-1".to_owned(), index: 0 },
+        version: PolicyVersion::SFT,
+        prompt: vec![TokenId(1)],
+        response: vec![token],
+        sampling: SamplingParams::default(),
+        finish: FinishReason::EndToken,
+        user: None,
+        created_ms: 0,
+    };
+    log.append(rollout).expect("room");
+    log.flush().expect("a commit");
+    let score = ScoreRecord { score: 1.0, std: None, reward_version: "test".to_owned() };
+    log.score(vec![(Seq(1), Verdict::Scored(score))]).expect("scored");
+    for number in 0..2 {
+        let start = UpdateStart {
+            number,
+            start: Start::Fresh,
+            parent: PolicyVersion::SFT,
+            parent_digest: String::new(),
+            state_before: String::new(),
+            config: String::new(),
+            arithmetic: String::new(),
+            n_threads: 1,
+            pretraining: String::new(),
+        };
+        let request = ClaimRequest { n_rollouts: 1, lineage: vec![PolicyVersion::SFT], user_share_max: 1.0 };
+        assert!(matches!(log.begin_update(request, start).expect("begun"), Claim::Granted(_)));
+        let end = UpdateEnd {
+            number,
+            outcome: UpdateOutcome::NoStep,
+            version: None,
+            digest: None,
+            state_after: String::new(),
+            numbers: [].into(),
+            streak: None,
+        };
+        let update = Some(UpdateChange::End(Box::new(end)));
+        log.settle(Settlement { outcomes: vec![(Seq(1), Outcome::Released)], update }).expect("settled");
+    }
+    log.close();
+}
