@@ -4,14 +4,18 @@ mod engine;
 mod foreign;
 mod learning;
 mod registrar;
+mod rewards;
 mod serving;
+pub(crate) mod traces;
 
 use std::io::IsTerminal;
 
 pub use engine::EngineMetrics;
 pub use learning::LearningMetrics;
 use prometheus::{Encoder, IntGauge, Registry, TextEncoder};
+pub use rewards::RewardMetrics;
 pub use serving::ServingMetrics;
+pub use traces::TraceMetrics;
 use tracing_subscriber::EnvFilter;
 
 use crate::http::{self, Services};
@@ -38,6 +42,10 @@ pub struct Metrics {
     pub serving: ServingMetrics,
     /// Learning from them.
     pub learning: LearningMetrics,
+    /// Who judges.
+    pub rewards: RewardMetrics,
+    /// What became of spans.
+    pub traces: TraceMetrics,
 }
 
 impl Default for Metrics {
@@ -54,13 +62,15 @@ impl Metrics {
         let serving = ServingMetrics::register(&registry);
         serving.begin(http::ERROR_CODES);
         let learning = LearningMetrics::register(&registry);
+        let rewards = RewardMetrics::register(&registry);
+        let traces = TraceMetrics::register(&registry);
         let labels = [("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into();
         let opts = prometheus::Opts::new("honed_build_info", "Constant 1, labelled with the version of the program.")
             .const_labels(labels);
         let build = IntGauge::with_opts(opts).expect("the name is valid");
         build.set(1);
         registry.register(Box::new(build)).expect("the name is new");
-        Metrics { registry, engine, serving, learning }
+        Metrics { registry, engine, serving, learning, rewards, traces }
     }
 
     /// Takes over what the crates below count themselves.
@@ -69,6 +79,10 @@ impl Metrics {
         self.learning.set_log(&services.log.counters());
         if let Some(scorer) = &services.scorer {
             self.learning.set_scorer(&scorer.stats());
+            self.rewards.set_version(scorer.reward_version());
+        }
+        if let Some(seat) = &services.seat {
+            self.rewards.set_seat(&seat.counters);
         }
         if let Some(learning) = &services.learning {
             self.learning.set_learner(&learning.learner);

@@ -36,7 +36,8 @@ impl Process {
         Process::spawn(command, data_dir, sets)
     }
 
-    fn spawn(mut command: Command, data_dir: &Path, sets: &[&str]) -> Process {
+    /// As [`Process::serve`], by a command that has an environment of its own.
+    pub(crate) fn spawn(mut command: Command, data_dir: &Path, sets: &[&str]) -> Process {
         command.arg("serve").args(["--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir);
         command.arg("--model").arg(model::file()).args(["--set", "policy.threads=1"]);
         for set in sets {

@@ -3,6 +3,8 @@
 mod claims;
 mod crash;
 mod feedback;
+mod forget;
+mod judges;
 mod storage;
 mod updates;
 

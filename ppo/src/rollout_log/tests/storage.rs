@@ -109,6 +109,7 @@ fn exchanges_wait_for_a_full_disk_to_be_cleaned_up() {
         commit_every: Duration::from_millis(1),
         rescore_on_feedback: false,
         counters: Arc::clone(&counters),
+        reward_model: None,
         carried: Vec::new(),
     };
     let big = |n: u32| Rollout { prompt: vec![TokenId(0); 4096], ..rollout(n, 0) };
