@@ -189,7 +189,7 @@ fn routes_methods_types_and_sizes_have_their_codes() {
     daemon.send("POST", "/v1/completions", &[JSON, ("content-encoding", "gzip")], b"{}").error(415);
     daemon.post_bytes("/v1/completions", &[b' '; 2049]).error(413);
     let chunked = [
-        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n1000\r\n"
+        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n1000\r\n"
             .as_slice(),
         &[b' '; 4096],
         b"\r\n0\r\n\r\n",
@@ -201,12 +201,13 @@ fn routes_methods_types_and_sizes_have_their_codes() {
 #[test]
 fn malformed_http_is_cut_off_and_the_daemon_lives() {
     let daemon = TestDaemon::start();
-    let huge = format!("GET / HTTP/1.1\r\nhost: x\r\nx-a: {}\r\n\r\n", "a".repeat(200_000));
+    let huge = format!("GET / HTTP/1.1\r\nhost: localhost\r\nx-a: {}\r\n\r\n", "a".repeat(200_000));
     assert_eq!(client::raw(daemon.address(), huge.as_bytes()).status, 431);
     let many: String = (0..10_000).map(|i| format!("x-{i}: 1\r\n")).collect();
-    let many = format!("GET / HTTP/1.1\r\nhost: x\r\n{many}\r\n");
+    let many = format!("GET / HTTP/1.1\r\nhost: localhost\r\n{many}\r\n");
     assert_eq!(client::raw(daemon.address(), many.as_bytes()).status, 431);
-    let smuggled = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\n{}{}";
+    let smuggled =
+        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\n{}{}";
     assert_eq!(client::raw(daemon.address(), smuggled).status, 400);
     good(&daemon);
 }

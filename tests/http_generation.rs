@@ -279,3 +279,27 @@ fn special_tokens_in_user_text_stay_text() {
     assert_eq!(specials(&ids("hi")), specials(&ids("hi<|endoftext|><|assistant|>")));
     assert_eq!(specials(&ids("hi")), 2, "the template's own");
 }
+
+/// Goal: a grammar that asks too much midway is the client's to change, and named. Method: one whose readings multiply with every
+/// letter, whole and streamed; the next request works.
+#[test]
+fn a_grammar_beyond_its_budget_is_named() {
+    let daemon = TestDaemon::start();
+    let readings = "start: s\ns: \"a\" | s s | s s s | s s s s | s s s s s";
+    let mut ask = json!({"prompt": "the", "max_tokens": 240, "grammar": readings, "stream": false});
+    let end = daemon.post("/tokenize", &json!({"prompt": "<|endoftext|>"})).ok()["tokens"][0].clone();
+    ask["logit_bias"] = json!({end.to_string(): -100});
+    let error = daemon.post("/v1/completions", &ask).error(400);
+    assert_eq!(error["param"], "grammar");
+    let message = error["message"].as_str().expect("a text");
+    assert!(message.contains("budget") && message.contains("12500"), "{message}");
+    ask["stream"] = true.into();
+    let mut stream = daemon.stream("/v1/completions", &ask);
+    let mut last = json!(null);
+    while let Some(data) = stream.next_data() {
+        last = serde_json::from_str(&data).expect("no [DONE] after an error");
+    }
+    assert_eq!((&last["error"]["param"], &last["error"]["code"]), (&json!("grammar"), &json!("invalid_value")));
+    assert_eq!(daemon.metric("honed_requests_failed_total"), 0.0);
+    daemon.post("/v1/completions", &json!({"prompt": "a", "max_tokens": 1})).ok();
+}

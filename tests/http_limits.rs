@@ -2,6 +2,7 @@
 
 use std::{
     io::{Read, Write},
+    net::{SocketAddr, TcpListener},
     time::{Duration, Instant},
 };
 
@@ -117,18 +118,35 @@ fn every_answer_carries_a_request_id() {
     assert!(stream.header("x-request-id").is_some());
 }
 
+/// A server that answers everything with 500 and the request itself.
+fn echoing_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            let mut socket = socket.expect("a client");
+            let mut asked = vec![0; 1 << 16];
+            let mut n_read = 0;
+            while !asked[..n_read].ends_with(b"}") {
+                n_read += socket.read(&mut asked[n_read..]).expect("a request");
+            }
+            let head = format!("HTTP/1.1 500 Oops\r\ncontent-length: {n_read}\r\nconnection: close\r\n\r\n");
+            // Whoever hung up has read enough.
+            let _ = socket.write_all(&[head.as_bytes(), &asked[..n_read]].concat());
+        }
+    });
+    address
+}
+
 /// Goal: an operator finds a request in the log by its id, and nobody's words beside it. Method: a marked text through every
-/// route that takes one, well and badly; a reward server that fails; then the log of a real process, with access lines on.
+/// route that takes one, well and badly; a reward server that answers with what it was asked and a 500; then the log of a real
+/// process, with access lines on.
 #[test]
 fn the_log_names_requests_and_tells_no_text() {
     let folder = tempfile::tempdir().expect("a folder");
     let log = folder.path().join("honed.log");
-    let sets = [
-        "ppo.enabled=false",
-        "reward.source=remote",
-        "reward.remote_url=http://127.0.0.1:9/",
-        "reward.remote_retries=0",
-    ];
+    let remote = format!("reward.remote_url=http://{}/", echoing_server());
+    let sets = ["ppo.enabled=false", "reward.source=remote", &remote, "reward.remote_retries=0"];
     let daemon = Process::serve_logged(&folder.path().join("data"), &sets, &log, "info,honed::access=debug");
     let marked = "the xyzzyplugh ocean";
     let good = [
@@ -155,7 +173,8 @@ fn the_log_names_requests_and_tells_no_text() {
     for i in 0..good.len() + bad.len() {
         assert!(log.contains(&format!("walk-{i}")), "request {i} is not in the log:\n{log}");
     }
-    let failed = log.lines().find(|line| line.contains("scoring failed")).expect("the reward server is down");
+    let failed = log.lines().find(|line| line.contains("scoring failed")).expect("the reward server fails");
+    assert!(failed.contains("HTTP status 500"), "{failed}");
     assert!(failed.contains("walk-3") || failed.contains("walk-4"), "{failed}");
     assert!(!log.contains("xyzzyplugh"), "{log}");
 }

@@ -183,10 +183,13 @@ fn over_long_inputs_are_refused_unless_they_may_be_cut() {
     assert_eq!(daemon.post("/score", &only_prompt).error(400)["param"], "text_2[0]", "nothing to judge is left");
 }
 
-/// Goal: a number that is none is an error and never a score. Method: a reward model whose bias is infinite.
+/// Goal: a number that is none is an error and never a score. Method: a reward model that knows no letters.
 #[test]
 fn scores_that_are_no_numbers_are_errors_and_counted() {
-    let (_folder, daemon) = judging(1, f32::INFINITY);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("reward.gguf");
+    model::write_mute_reward(&path);
+    let daemon = TestDaemon::builder().set(format!("reward.model={}", path.display())).start();
     for (path, body) in [
         ("/score", json!({"text_1": "a", "text_2": ["b", "c"]})),
         ("/v1/rewards", json!({"input": [{"prompt": "a", "completion": "b"}]})),

@@ -1,6 +1,6 @@
 //! The `[daemon]` section.
 
-use crate::rule::{LISTEN, NOT_EMPTY, ORIGINS, TEXT, one_of, real, section, whole};
+use crate::rule::{HOSTS, LISTEN, NOT_EMPTY, ORIGINS, REMOTE_URL, TEXT, one_of, real, section, whole};
 
 section! {
     /// The process.
@@ -9,10 +9,12 @@ section! {
         listen: String => LISTEN;
         /// Folder of the rollout log and the versions.
         data_dir: String => NOT_EMPTY;
-        /// Files with one key a line; empty: no key needed (the admin routes then answer on loopback only).
+        /// Files with one key a line, read again at SIGHUP; keys may also stand in HONED_API_KEYS and HONED_ADMIN_KEYS in the environment, with commas or white space between them. Without any no key is needed (the admin routes then answer on loopback only).
         api_keys_file: String => TEXT;
-        /// Files with one key a line; empty: no key needed (the admin routes then answer on loopback only).
+        /// Files with one key a line, read again at SIGHUP; keys may also stand in HONED_API_KEYS and HONED_ADMIN_KEYS in the environment, with commas or white space between them. Without any no key is needed (the admin routes then answer on loopback only).
         admin_keys_file: String => TEXT;
+        /// Names under which the daemon answers beside those of this machine (127.0.0.1, localhost); a page in a browser could otherwise reach it under a name of its own (DNS rebinding). Empty: only these where it listens on loopback and needs no key, else every name; *: every name.
+        allowed_hosts: String => HOSTS;
         /// Bytes of one request body.
         body_bytes_max: usize => whole(1024, 1_073_741_824);
         /// Seconds that one request may take.
@@ -45,6 +47,10 @@ section! {
         import_poll_ms: u64 => whole(10, 3_600_000);
         /// Failpoints that are armed, for tests (policy/src/failpoint.rs); refused by a release build.
         failpoints: String => TEXT;
+        /// Where spans of requests go, in OTLP's JSON over HTTP: a collector's http://host:4318/v1/traces; empty: nowhere. By default what OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT names.
+        traces_url: String => REMOTE_URL;
+        /// Share of requests that are traced where their caller's traceparent does not decide.
+        traces_share: f64 => real(0.0, 1.0);
         /// Form of the log on standard error.
         log_format: String => one_of(&["text", "json"]);
     }

@@ -47,6 +47,14 @@ pub enum ConfigError {
         /// The most similar key.
         nearest: String,
     },
+    /// Keys of the environment that are none. What the variable holds is a secret and not part of the message.
+    #[error("{variable} in the environment: {reason}")]
+    Keys {
+        /// Its name.
+        variable: &'static str,
+        /// What is wrong.
+        reason: &'static str,
+    },
     /// A value of the wrong type, out of its range, or at odds with another key.
     #[error("`{key}`: expected {expected}, got {value} (from {origin})")]
     Value {

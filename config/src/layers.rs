@@ -36,6 +36,9 @@ impl Layers {
         }
         // Sorted, so that of two wrong variables the same one is always reported.
         let environment: BTreeMap<String, String> = sources.env.into_iter().collect();
+        if let Some((variable, url)) = collector(&environment) {
+            layers.put_text("daemon.traces_url", &url, Origin::Environment(variable.to_owned()))?;
+        }
         for (variable, text) in environment {
             if let Some(name) = variable.strip_prefix(ENVIRONMENT_PREFIX) {
                 let key = name.to_lowercase().replace("__", ".");
@@ -96,6 +99,19 @@ impl Layers {
         self.values.insert(key.to_owned(), (admitted, origin));
         Ok(())
     }
+}
+
+/// The collector of traces under the names that every program of OpenTelemetry knows it by; a name of ours comes before them.
+fn collector(environment: &BTreeMap<String, String>) -> Option<(&'static str, String)> {
+    const FULL: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+    const BASE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    let set = |name: &str| environment.get(name).map(|text| text.trim()).filter(|text| !text.is_empty());
+    let is_off = set("OTEL_SDK_DISABLED").is_some_and(|text| text.eq_ignore_ascii_case("true"));
+    if is_off || environment.contains_key("HONED__DAEMON__TRACES_URL") {
+        return None;
+    }
+    let full = set(FULL).map(|url| (FULL, url.to_owned()));
+    full.or_else(|| set(BASE).map(|url| (BASE, format!("{}/v1/traces", url.trim_end_matches('/')))))
 }
 
 fn read_table(path: &Path) -> Result<Table, ConfigError> {

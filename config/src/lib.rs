@@ -8,6 +8,7 @@ mod agreement;
 mod assignments;
 mod daemon;
 mod error;
+mod keys;
 mod layers;
 mod origin;
 mod policy;
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 
 pub use daemon::Daemon;
 pub use error::ConfigError;
+pub use keys::{KeyList, Keys};
 pub use origin::{Origin, Origins};
 pub use policy::Policy;
 pub use ppo::{Ppo, PpoLog};
@@ -49,13 +51,16 @@ pub struct Config {
     /// Who decided each value.
     #[serde(skip)]
     pub origins: Origins,
+    /// Keys from the environment: no knobs, because knobs are printed.
+    #[serde(skip)]
+    pub keys: Keys,
 }
 
 /// What may override the embedded defaults.
 pub struct Sources<E> {
     /// A TOML file.
     pub file: Option<PathBuf>,
-    /// The environment; only names that begin with `HONED__` are read.
+    /// The environment; only names that begin with `HONED__`, those of [`Keys`], and OpenTelemetry's of a collector are read.
     pub env: E,
     /// `section.key=value`, later ones over earlier ones.
     pub sets: Vec<String>,
@@ -78,9 +83,12 @@ impl Config {
     where
         E: IntoIterator<Item = (String, String)>,
     {
-        let (root, origins) = layers::Layers::stack(sources)?.split();
+        let env: Vec<(String, String)> = sources.env.into_iter().collect();
+        let keys = Keys::of(&env)?;
+        let (root, origins) = layers::Layers::stack(Sources { file: sources.file, env, sets: sources.sets })?.split();
         let mut config: Config = root.try_into().expect("every key is present, and its rule admits only its own type");
         config.origins = origins;
+        config.keys = keys;
         config.check_agreement()?;
         Ok(config)
     }

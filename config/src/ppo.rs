@@ -157,6 +157,8 @@ section! {
         weight_type: String => one_of(&["source", "f32", "f16"]);
         /// Versions kept on disk beside version 0 and the live one.
         keep_versions: usize => whole(1, 100_000);
+        /// MiB of these at most; the newest one stays whatever it weighs. 0: no bound.
+        keep_versions_mib: u64 => whole(0, 1_073_741_824);
         /// Updates after which the learner's state (weights, moments, value model) is written at the latest; sooner as long as writing takes at most a twentieth of the time. A restart repeats the updates since, from the log, bit for bit.
         state_every: u64 => whole(1, 100_000);
         /// States kept on disk: the newest for a restart, the older ones for `honed replay`.

@@ -9,6 +9,8 @@ section! {
         source: String => one_of(&["model", "remote", "feedback", "mix"]);
         /// Reward model file; empty: the one that is built into the binary, which fits the built-in policy only.
         model: String => TEXT;
+        /// Folder from which POST /v1/rewards/model takes other reward models; empty: from none. It can always read the file above again, as SIGHUP does.
+        folder: String => TEXT;
         /// How an ensemble's heads become one score: their mean, the lowest ("min"), or mean - uwo_lambda * variance ("uwo"); Coste et al. 2023, section 3.2.
         ensemble: String => one_of(&["mean", "min", "uwo"]);
         /// Weight of the members' variance when ensemble = "uwo", per score unit (Coste et al. 2023: 0.1 with PPO).

@@ -83,6 +83,13 @@ pub(crate) const ORIGINS: Rule =
     Rule::Text("empty, or origins like https://chat.example with commas between them", |text| {
         text.is_empty() || text.split(',').map(str::trim).all(is_origin)
     });
+// Without ports: whoever asks under a listed name may do so on any.
+pub(crate) const HOSTS: Rule = Rule::Text("empty, *, or names like chat.example with commas between them", |text| {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
+    let is_name =
+        |name: &str| !name.is_empty() && name.chars().all(is_part) && (name.starts_with('[') || !name.contains(':'));
+    text.is_empty() || text == "*" || text.split(',').map(str::trim).all(is_name)
+});
 pub(crate) const DEVICE: Rule = Rule::Text("\"cpu\" or \"cuda:N\"", |text| {
     text == "cpu" || text.strip_prefix("cuda:").is_some_and(|index| index.parse::<u8>().is_ok())
 });

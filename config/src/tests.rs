@@ -262,3 +262,48 @@ fn fuzz_config() {
         format!("{} {} {}", said(load_file(&text)), said(as_set), said(as_variable))
     });
 }
+
+#[test]
+fn keys_of_the_environment_are_read_and_never_shown() {
+    let text = "k-one,k-two\n k-three";
+    let config = load(&[("HONED_API_KEYS", text), ("HONED_ADMIN_KEYS", "k-root")], &[]).expect("valid");
+    assert_eq!(config.keys.api.iter().collect::<Vec<_>>(), ["k-one", "k-two", "k-three"]);
+    assert_eq!(config.keys.admin.iter().collect::<Vec<_>>(), ["k-root"]);
+    for shown in [config.print(), format!("{config:?}"), format!("{:?}", config.keys)] {
+        assert!(!shown.contains("k-"), "{shown}");
+    }
+    for bad in ["", " , ", "k-\u{e9}", "k-one,k-\u{7f}"] {
+        let message = load(&[("HONED_ADMIN_KEYS", bad)], &[]).expect_err("must be refused").to_string();
+        assert!(message.contains("HONED_ADMIN_KEYS") && !message.contains("k-"), "{message}");
+    }
+    // Where a key is taken for a knob, it is not echoed either.
+    for (env, sets) in [(vec![("HONED__DAEMON__API_KEYS", "k-one")], vec![]), (vec![], vec!["daemon.api_keys=k-one"])] {
+        let message = load(&env, &sets).expect_err("no such knob").to_string();
+        assert!(message.contains("api_keys_file") && !message.contains("k-one"), "{message}");
+    }
+}
+
+#[test]
+fn hosts_are_names_without_ports() {
+    for good in ["", "*", "chat.example", "honed, honed.lan,10.0.0.7", "[fd00::1]"] {
+        assert!(load(&[], &[&format!("daemon.allowed_hosts={good}")]).is_ok(), "{good}");
+    }
+    for bad in ["chat.example:8080", "http://chat.example", "a,,b", "*.example", "fd00::1", "a b"] {
+        check_refused(load(&[], &[&format!("daemon.allowed_hosts={bad}")]), &["daemon.allowed_hosts", "names like"]);
+    }
+}
+
+#[test]
+fn a_collector_is_known_by_its_usual_names() {
+    const BASE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    const FULL: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+    let url = |env: &[(&str, &str)]| load(env, &[]).expect("valid").daemon.traces_url;
+    assert_eq!(url(&[]), "");
+    assert_eq!(url(&[(BASE, "http://c:4318/")]), "http://c:4318/v1/traces");
+    assert_eq!(url(&[(BASE, "http://c:4318"), (FULL, "http://d/x")]), "http://d/x");
+    assert_eq!(url(&[(BASE, "https://c"), ("HONED__DAEMON__TRACES_URL", "http://e/t")]), "http://e/t");
+    assert_eq!(url(&[(BASE, "https://c"), ("OTEL_SDK_DISABLED", "true")]), "");
+    let config = load(&[(FULL, "http://d/x")], &[]).expect("valid");
+    assert_eq!(config.origins.of("daemon.traces_url"), Origin::Environment(FULL.to_owned()));
+    check_refused(load(&[(BASE, "https://c:4318")], &[]), &["`daemon.traces_url`", "http://", BASE]);
+}

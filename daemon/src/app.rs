@@ -11,6 +11,7 @@ mod error;
 mod load;
 mod pretraining;
 mod questions;
+mod reloader;
 mod running;
 mod source;
 
@@ -21,11 +22,11 @@ use policy::{Vocabulary, sequence_batch::Sequence};
 use ppo::learner::ValueStart;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-pub use self::{error::AppError, running::Running};
+pub use self::{error::AppError, reloader::Reloader, running::Running};
 use crate::{
-    http::{self, ConnectionLimits, Context, KeyRing, Keys, Limits, Services},
+    http::{self, AllowedHosts, ConnectionLimits, Context, ContextSetup, Limits, Services},
     shutdown,
-    telemetry::Metrics,
+    telemetry::{Metrics, traces::Tracer},
 };
 
 /// Threads of the HTTP runtime: it formats tokens and waits; llama.cpp needs the cores.
@@ -58,16 +59,25 @@ impl App {
         let taken = |source| AppError::Listen { address: listen.clone(), source };
         let listener = TcpListener::bind(listen).await.map_err(taken)?;
         let address = listener.local_addr().map_err(taken)?;
-        let keys = KeyRing { api: keys(&config.daemon.api_keys_file)?, admin: keys(&config.daemon.admin_keys_file)? };
+        let keys = reloader::keys(&config)?;
+        let hosts = AllowedHosts::new(&config.daemon.allowed_hosts, address, keys.api.is_empty());
         let limits = Limits::new(&config.daemon);
         let served_name = config.policy.served_name.clone();
-        let context = Context::new(served_name, limits, keys, Arc::new(Metrics::new()));
+        let metrics = Arc::new(Metrics::new());
+        let tracer = Tracer::start(&config.daemon, &metrics.traces)?.map(Arc::new);
+        let setup = ContextSetup { served_name, limits, keys, allowed_hosts: hosts, metrics, tracer };
+        let context = Context::new(setup);
         Ok(App { config, listener, address, context })
     }
 
     /// Where it listens; with port 0 in the configuration, the port that was free.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Reads again, while the daemon runs, what may change.
+    pub fn reloader(&self) -> Reloader {
+        Reloader::new(self.config.clone(), self.context.clone())
     }
 
     /// Serves until `stop` resolves, then drains. `ready` is called once requests are admitted.
@@ -118,6 +128,11 @@ pub(crate) fn sft_file(config: &Config) -> Result<std::path::PathBuf, AppError> 
     source::sft(config)
 }
 
+/// `ppo.keep_versions_mib`, bytes.
+pub(crate) fn bytes_kept(config: &config::Ppo) -> u64 {
+    load::bytes_kept(config)
+}
+
 /// Where the value model starts of a policy with this vocabulary.
 ///
 /// # Errors
@@ -146,10 +161,6 @@ pub(crate) fn services(config: &Config) -> Result<Services, AppError> {
     load::services(config)
 }
 
-fn keys(path: &str) -> Result<Keys, AppError> {
-    Keys::read(path).map_err(|source| AppError::Keys { path: path.to_owned(), source })
-}
-
 /// Admits nothing new, lets what runs finish, ends the rest, and closes every part in the order of [`shutdown`].
 async fn drain(context: &Context, patience: Duration, closing: &watch::Sender<bool>, server: JoinHandle<()>) {
     tracing::info!(drain_s = patience.as_secs(), "draining");
@@ -169,6 +180,12 @@ async fn drain(context: &Context, patience: Duration, closing: &watch::Sender<bo
     let closed = tokio::task::spawn_blocking(move || close(&services)).await;
     if closed.is_err() {
         tracing::error!("a part panicked while it closed");
+    }
+    if let Some(tracer) = context.tracer().cloned() {
+        let sent = tokio::task::spawn_blocking(move || tracer.shutdown(shutdown::GRACE)).await;
+        if !sent.unwrap_or(false) {
+            tracing::warn!("the collector did not take the last traces in time");
+        }
     }
     tracing::info!("stopped");
 }

@@ -1,14 +1,17 @@
 //! The command line. Answers go to standard output, everything else to standard error; exit codes are 0, 1 (it failed) and
 //! 2 (it was called wrongly).
 
+mod clock;
 mod config_args;
 mod config_command;
 mod doctor;
+mod holder;
 mod policies;
 pub(crate) mod progress;
 mod replay;
 mod rollouts;
 mod serve;
+mod why;
 
 use std::{error::Error, process::ExitCode};
 
@@ -38,12 +41,14 @@ enum Command {
     /// Train offline: a supervised model, a reward model, a policy.
     #[command(subcommand)]
     Train(train::Command),
-    /// Look at the rollout log, also beside a running daemon.
+    /// Look at the rollout log, also beside a running daemon, or have it forget a user.
     #[command(subcommand)]
     Rollouts(rollouts::Command),
-    /// Look at the versions of the policy.
+    /// Look at the versions of the policy, activate one, remove old ones.
     #[command(subcommand)]
     Policies(policies::Command),
+    /// Tell in plain words what made a version, and what became of it.
+    Why(why::WhyArgs),
     /// Compute an update of the learner again, and compare it with its record bit for bit.
     Replay(replay::ReplayArgs),
     /// Measure; one line of JSON each.
@@ -67,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Train(command) => train::run(command),
         Command::Rollouts(command) => rollouts::run(command),
         Command::Policies(command) => policies::run(command),
+        Command::Why(args) => why::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Bench(command) => bench::run(command),
         Command::Eval(command) => eval::run(command),

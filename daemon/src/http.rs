@@ -18,6 +18,7 @@ mod error;
 mod feedback;
 mod generation;
 mod health;
+mod hosts;
 mod imports;
 mod models;
 mod policies;
@@ -26,6 +27,7 @@ mod prompts;
 mod query;
 mod request_id;
 mod rerank;
+mod reward_model;
 mod rewards;
 mod rollouts;
 mod score;
@@ -34,6 +36,7 @@ mod server;
 mod stream;
 mod token_clock;
 mod tokens;
+mod trace;
 mod training;
 mod unread;
 pub(crate) mod wire;
@@ -54,14 +57,17 @@ use tracing::Instrument;
 
 pub(crate) use self::{
     auth::{KeyRing, Keys},
-    context::{Context, Importing, Learning, Limits, Services},
+    context::{Context, ContextSetup, Importing, Learning, Limits, Services},
     error::ERROR_CODES,
+    hosts::AllowedHosts,
+    reward_model::replace as replace_reward_model,
     server::{ConnectionLimits, serve},
 };
 use self::{
     context::VERSION_HEADER,
     error::{ApiError, ErrorCode},
     request_id::REQUEST_ID_HEADER,
+    trace::{Head, RequestTrace},
 };
 
 /// Every route of the daemon; pages of `cors_origins` (see [`cors`]) may call them.
@@ -90,11 +96,14 @@ pub(crate) fn router(context: Context, cors_origins: &str) -> Router {
         .route("/v1/policies", post(imports::post))
         .route("/v1/policies/{version}", get(policies::get))
         .route("/v1/policies/{version}/activate", post(policies::activate))
+        .route("/v1/rewards/model", get(reward_model::get))
+        .route("/v1/rewards/model", post(reward_model::post))
         .route("/v1/training", get(training::get))
         .route("/v1/training/pause", post(training::pause))
         .route("/v1/training/resume", post(training::resume))
         .route("/v1/training/step", post(training::step))
         .route("/v1/rollouts", get(rollouts::list))
+        .route("/v1/rollouts/forget", post(rollouts::forget))
         .route_layer(middleware::from_fn_with_state(context.clone(), auth::admin));
     let open = Router::new()
         .route("/", get(health::home))
@@ -116,6 +125,7 @@ pub(crate) fn router(context: Context, cors_origins: &str) -> Router {
         Some(layer) => routes.layer(layer),
         None => routes,
     };
+    let routes = routes.layer(middleware::from_fn_with_state(context.clone(), hosts::guard));
     // Outermost, so that what the layers inside refuse is counted and named like everything else.
     routes.layer(middleware::from_fn_with_state(context.clone(), observe)).with_state(context)
 }
@@ -136,19 +146,25 @@ fn caught(_: Box<dyn Any + Send>) -> Response {
 /// Names the request in its answer and in the log.
 async fn observe(State(context): State<Context>, request: Request, next: Next) -> Response {
     let id = request_id::of(request.headers());
-    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default());
-    let mut response = count(&context, request, next).instrument(span).await;
+    let id_text = id.to_str().unwrap_or_default();
+    let span = tracing::info_span!("request", id = id_text, trace = tracing::field::Empty);
+    let route = route_label(&request);
+    let head = Head { id: id_text, method: method_label(request.method()), route: &route };
+    let trace = RequestTrace::begin(context.tracer(), request.headers(), &head);
+    if let Some(trace) = &trace {
+        span.record("trace", trace.id());
+    }
+    let answering = count(&context, &head, request, next);
+    let mut response = RequestTrace::around(trace, answering).instrument(span).await;
     response.headers_mut().insert(REQUEST_ID_HEADER, id);
     response
 }
 
 /// Counts the request and stamps the response with the live version, if nothing more exact did. The label is the route's
 /// pattern, so a scanner cannot make new ones.
-async fn count(context: &Context, request: Request, next: Next) -> Response {
+async fn count(context: &Context, head: &Head<'_>, request: Request, next: Next) -> Response {
     let began = Instant::now();
-    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let handler = path.unwrap_or_else(|| "other".to_owned());
-    let method = method_label(request.method());
+    let (handler, method) = (head.route, head.method);
     let serving = &context.metrics().serving;
     let in_flight = InFlight::begin(&serving.http_in_flight);
     let mut response = next.run(request).await;
@@ -156,9 +172,13 @@ async fn count(context: &Context, request: Request, next: Next) -> Response {
     let (status, elapsed) = (response.status(), began.elapsed());
     // Patterns and numbers only: a path or a body may hold what somebody wrote.
     tracing::debug!(target: "honed::access", method, handler, status = status.as_u16(), elapsed_s = elapsed.as_secs_f64());
-    serving.http_s.with_label_values(&[handler.as_str()]).observe(elapsed.as_secs_f64());
-    serving.http_requests.with_label_values(&[handler.as_str(), method, status.as_str()]).inc();
-    if let Some(ErrorCode(code)) = response.extensions().get() {
+    serving.http_s.with_label_values(&[handler]).observe(elapsed.as_secs_f64());
+    serving.http_requests.with_label_values(&[handler, method, status.as_str()]).inc();
+    let code = response.extensions().get::<ErrorCode>().map(|code| code.0);
+    if let Some(trace) = RequestTrace::current() {
+        trace.answered(status.as_u16(), code);
+    }
+    if let Some(code) = code {
         serving.errors.with_label_values(&[code]).inc();
     }
     if let Ok(services) = context.services() {
@@ -166,6 +186,12 @@ async fn count(context: &Context, request: Request, next: Next) -> Response {
         response.headers_mut().entry(VERSION_HEADER).or_insert_with(live);
     }
     response
+}
+
+/// The pattern of the path; the path itself is the client's words.
+fn route_label(request: &Request) -> String {
+    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    path.unwrap_or_else(|| "other".to_owned())
 }
 
 /// One request more in the gauge, until its answer begins or its client leaves.

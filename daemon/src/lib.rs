@@ -7,6 +7,7 @@ pub mod cli;
 pub mod demo;
 mod eval;
 mod http;
+mod reward_seat;
 mod sampling;
 mod scratch;
 pub mod shutdown;

@@ -97,7 +97,7 @@ fn collect(receiver: &Receiver<(usize, Event)>, n_prompts: usize, n: u32) -> Res
     for (prompt, event) in receiver {
         match event {
             Event::Prompt { .. } | Event::Token { .. } => {}
-            Event::Failed { reason } => return Err(DrawError::Failed(reason)),
+            Event::Failed(failure) => return Err(DrawError::Failed(failure.to_string())),
             Event::Finished(finished) => answers[prompt][finished.index as usize] = Some(finished.rollout),
         }
     }

@@ -1,4 +1,4 @@
-//! How the daemon is asked to stop, and in which order it does.
+//! How the daemon is asked to stop, and in which order it does; and how to read its files again.
 //!
 //! 1. `/readyz` answers 503 and nothing new is admitted; connections are still accepted, so that load balancers see it.
 //! 2. What runs gets `daemon.drain_s`; what is left is ended with an error event.
@@ -7,13 +7,18 @@
 
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How long connections get to write out what was ended, and owner threads to end.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
 /// Two signals closer than this are one request: `timeout` and some supervisors signal the process and then its group.
 const ONE_REQUEST: Duration = Duration::from_secs(1);
+
+/// Every SIGHUP; those that come before the last one was taken are one.
+pub fn hangups() -> Signal {
+    signal(SignalKind::hangup()).expect("the runtime has signals enabled")
+}
 
 /// Resolves at the first SIGTERM or SIGINT. A later one ends the process at once, for people without patience.
 pub async fn requested() {

@@ -4,7 +4,9 @@ mod engine;
 mod foreign;
 mod learning;
 mod registrar;
+mod rewards;
 mod serving;
+pub(crate) mod traces;
 
 use std::io::IsTerminal;
 
@@ -12,7 +14,9 @@ pub use engine::EngineMetrics;
 pub use learning::LearningMetrics;
 use ppo::rollout_log::ImportOutcome;
 use prometheus::{Encoder, IntCounterVec, IntGauge, Registry, TextEncoder};
+pub use rewards::RewardMetrics;
 pub use serving::ServingMetrics;
+pub use traces::TraceMetrics;
 use tracing_subscriber::EnvFilter;
 
 use self::registrar::{Registrar, raise};
@@ -41,6 +45,10 @@ pub struct Metrics {
     /// Learning from them.
     pub learning: LearningMetrics,
     imports: IntCounterVec,
+    /// Who judges.
+    pub rewards: RewardMetrics,
+    /// What became of spans.
+    pub traces: TraceMetrics,
 }
 
 impl Default for Metrics {
@@ -63,13 +71,15 @@ impl Metrics {
             &["outcome"],
         );
         ImportOutcome::ALL.iter().for_each(|outcome| drop(imports.with_label_values(&[outcome.as_str()])));
+        let rewards = RewardMetrics::register(&registry);
+        let traces = TraceMetrics::register(&registry);
         let labels = [("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into();
         let opts = prometheus::Opts::new("honed_build_info", "Constant 1, labelled with the version of the program.")
             .const_labels(labels);
         let build = IntGauge::with_opts(opts).expect("the name is valid");
         build.set(1);
         registry.register(Box::new(build)).expect("the name is new");
-        Metrics { registry, engine, serving, learning, imports }
+        Metrics { registry, engine, serving, learning, imports, rewards, traces }
     }
 
     /// Takes over what the crates below count themselves.
@@ -78,6 +88,10 @@ impl Metrics {
         self.learning.set_log(&services.log.counters());
         if let Some(scorer) = &services.scorer {
             self.learning.set_scorer(&scorer.stats());
+            self.rewards.set_version(scorer.reward_version());
+        }
+        if let Some(seat) = &services.seat {
+            self.rewards.set_seat(&seat.counters);
         }
         if let Some(importing) = &services.importing {
             for (outcome, n) in importing.importer.counts() {

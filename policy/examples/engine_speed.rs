@@ -66,7 +66,7 @@ fn run(engine: &Engine, parallel: usize, n_prompt: usize, n_response: usize) -> 
                     first = Some(at);
                 }
             }
-            Event::Failed { reason } => panic!("{reason}"),
+            Event::Failed(failure) => panic!("{failure}"),
         }
     }
     assert!(seen.into_iter().all(|finished| finished));

@@ -74,8 +74,8 @@ pub use self::{
     constraint::Constraint,
     error::EngineError,
     request::{
-        CHOICES_MAX, CancelFlag, Event, Finished, GenerateRequest, Rejection, ScoredToken, Sink, TOP_LOG_PROBS_MAX,
-        Target, Timings,
+        CHOICES_MAX, CancelFlag, Event, Failure, Finished, GenerateRequest, Rejection, ScoredToken, Sink,
+        TOP_LOG_PROBS_MAX, Target, Timings,
     },
     resident::{ResidentState, ResidentStatus},
     stats::{EngineStats, FINISH_REASONS, STEP_SIZES},

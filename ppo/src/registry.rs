@@ -9,12 +9,14 @@
 //!   without a row that wants it is removed at the next open.
 //! * *There is always something good to serve.* At open the live version's file is checked against its digest. A damaged or
 //!   missing one is retired, loudly, and its nearest good ancestor serves instead; version 0 is the last of them.
-//! * *Bounded.* Beside version 0, the live version and what is still in memory, `ppo.keep_versions` files stay.
+//! * *Bounded.* Beside version 0, the live version and what is still in memory, `ppo.keep_versions` versions stay, and of
+//!   these as many as `ppo.keep_versions_mib` has room for ([`Retention`]).
 //!
 //! Numbers are never reused, not even of a refused candidate: a number in a client's hand means one set of weights.
 
 mod error;
 mod files;
+mod retention;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +29,7 @@ use std::{
 use policy::{PolicyVersion, checkpoint};
 
 pub use error::RegistryError;
+pub use retention::{Retention, Surplus};
 
 use crate::{
     clock::now_ms,
@@ -39,7 +42,7 @@ use crate::{
 pub struct Registry {
     log: RolloutLog,
     folder: PathBuf,
-    n_kept: usize,
+    retention: Retention,
     /// The first number that nobody was given yet, as far as this process knows.
     free: Arc<Mutex<PolicyVersion>>,
 }
@@ -66,12 +69,19 @@ impl Registry {
     pub fn open(log: RolloutLog, sft: &Path, n_kept: usize) -> Result<Registry, RegistryError> {
         let folder = log.data_dir().join("versions");
         std::fs::create_dir_all(&folder).map_err(|source| RegistryError::io(&folder, source))?;
-        let registry = Registry { log, folder, n_kept, free: Arc::new(Mutex::new(PolicyVersion::SFT)) };
+        let retention = Retention { versions: n_kept, bytes: u64::MAX };
+        let registry = Registry { log, folder, retention, free: Arc::new(Mutex::new(PolicyVersion::SFT)) };
         registry.adopt_sft(sft)?;
         registry.finish_what_a_crash_began()?;
         registry.remove_orphans()?;
         registry.ensure_live()?;
         Ok(registry)
+    }
+
+    /// The same registry, which also keeps no more bytes than this of what may be activated again.
+    #[must_use]
+    pub fn keeping_bytes(self, bytes: u64) -> Registry {
+        Registry { retention: Retention { bytes, ..self.retention }, ..self }
     }
 
     /// All versions, oldest first.
@@ -255,38 +265,6 @@ impl Registry {
         let row = self.row(version)?.ok_or(RegistryError::Unknown(version))?;
         files::verify(&row)?;
         Ok(row)
-    }
-
-    /// Housekeeping after a publication: what drained and left memory is `retained`; beyond `ppo.keep_versions` the oldest
-    /// retained ones are `retired` and their files removed. Never version 0, never the live one, never one in memory.
-    ///
-    /// # Errors
-    /// When the log refuses.
-    pub fn retain(&self, residents: &[PolicyVersion]) -> Result<(), RegistryError> {
-        let step = |version, from, to, reason: Option<&str>| {
-            self.change(VersionChange::Move { version, from, to, reason: reason.map(str::to_string) })
-        };
-        let in_memory = |row: &VersionRow| residents.contains(&row.version);
-        let mut rows = self.rows()?;
-        for row in &mut rows {
-            if row.state == VersionState::Draining && !in_memory(row) {
-                step(row.version, VersionState::Draining, VersionState::Retained, None)?;
-                row.state = VersionState::Retained;
-            }
-        }
-        let retained: Vec<&VersionRow> = rows
-            .iter()
-            .filter(|row| row.state == VersionState::Retained && row.version != PolicyVersion::SFT)
-            .collect();
-        let n_over = retained.len().saturating_sub(self.n_kept);
-        for row in retained.into_iter().take(n_over).filter(|row| !in_memory(row)) {
-            // Row first: a crash between the two leaves a file that no row wants, which the next open removes.
-            let why = Some("beyond ppo.keep_versions");
-            step(row.version, VersionState::Retained, VersionState::Retired, why)?;
-            policy::failpoint::passed("version.removed");
-            files::remove_all_of(&self.folder, row.version);
-        }
-        Ok(())
     }
 
     /// Rows hold file names, so that a data directory may be moved or reached by another path.

@@ -33,7 +33,9 @@ mod blob;
 mod eligibility;
 mod error;
 mod feedback;
+mod forget;
 mod imports;
+mod judges;
 mod lock;
 mod quarantine;
 mod read;
@@ -64,6 +66,7 @@ use rusqlite::Connection;
 pub use eligibility::{KEPT_MASS_MIN, obstacle};
 pub use error::{Full, LogError};
 pub use feedback::{Feedback, FeedbackReceipt, label_word};
+pub use forget::{FORGOTTEN, Forgotten};
 pub use imports::{ImportOutcome, ImportRow, ImportSource};
 pub use quarantine::Quarantine;
 pub use read::{Export, LogReader, LogStats, PageQuery};
@@ -143,6 +146,7 @@ impl RolloutLog {
             rescore_on_feedback: settings.rescore_on_feedback,
             quarantine: quarantine.clone(),
             counters: Arc::clone(&counters),
+            reward_model: None,
             carried: Vec::new(),
         };
         let thread =
@@ -178,6 +182,17 @@ impl RolloutLog {
     /// Stores verdicts on `generated` rollouts; rows in another state keep what they have. Returns how many moved.
     pub fn score(&self, verdicts: Vec<(Seq, Verdict)>) -> Result<usize, LogError> {
         self.call(|reply| Command::Score(verdicts, reply))
+    }
+
+    /// From now on only this reward model's scores are stored, `model@<digest>`; what another one judged and no update has
+    /// claimed is `generated` again. Returns how many rows that were. Scores without a reward model are not concerned.
+    pub fn seat_reward_model(&self, version: &str) -> Result<usize, LogError> {
+        self.call(|reply| Command::Seat(version.to_owned(), reply))
+    }
+
+    /// Removes every exchange of one user and everything that they said, but for what an update holds right now.
+    pub fn forget_user(&self, user: &str) -> Result<Forgotten, LogError> {
+        self.call(|reply| Command::Forget(user.to_owned(), reply))
     }
 
     /// Claims the oldest fresh rollouts for one update, all or none; stale ones expire on the way.

@@ -17,5 +17,5 @@ pub use preference::{Preference, PreferenceError};
 pub use reward_model::{RewardModel, RewardModelError};
 pub use score::{Judgement, Score, ScoreError, Scored};
 pub use scored_rollout::ScoredRollout;
-pub use scorer::{Lane, ScoreJob, ScoreRequest, Scorer, ScorerError, ScorerStats};
-pub use sources::{Formula, Label, NamedJudge, Opinion, Rules, Ruling};
+pub use scorer::{Lane, ScoreJob, ScoreRequest, Scorer, ScorerError, ScorerStats, Sitting};
+pub use sources::{Formula, Label, NamedJudge, Opinion, Rules, Ruling, model_of};

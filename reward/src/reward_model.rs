@@ -8,6 +8,7 @@
 //! With several heads it is an ensemble ([`crate::ensemble`]). Every member has a gain and a bias of its own, because the
 //! ranking loss tells nothing about a head's scale, and only on a common one can members disagree.
 
+mod canary;
 mod scale;
 mod scores;
 
@@ -65,6 +66,12 @@ pub enum RewardModelError {
         /// Fingerprint of the weights at hand.
         got: String,
     },
+    /// Somebody wrote the file while it was read.
+    #[error("the file changed while it was read")]
+    Changed,
+    /// It gives scores that are none.
+    #[error("its score of a short text is {0}, which is not finite")]
+    NotFinite(f64),
     /// Reading, writing or computing failed.
     #[error(transparent)]
     Model(#[from] ModelError),

@@ -12,9 +12,13 @@
 //! (`turns`), and each is answered with one outcome per response as soon as its last one is known. Queues are bounded by
 //! `reward.max_queue` jobs and jobs by responses; a full queue is refused and counted, and the pump simply comes back,
 //! because the log holds what it wants judged.
+//!
+//! The reward model can be replaced while both lanes run ([`Scorer::seat`]): a job is judged by whoever sat when it was handed
+//! over, and a batch never holds responses of two sittings.
 
 mod counters;
 mod lane;
+mod sitting;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -28,12 +32,14 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 pub(crate) use counters::Counters;
 pub use counters::ScorerStats;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use policy::{TokenId, engine::CancelFlag};
 
 use self::lane::Worker;
+pub use self::sitting::Sitting;
 use crate::{
     score::{ScoreError, Scored},
     sources::{Formula, NamedJudge, Rules},
@@ -68,6 +74,8 @@ impl ScoreRequest {
 /// Responses of one caller, and the caller.
 pub struct ScoreJob {
     items: Vec<ScoreRequest>,
+    /// Who judges them; `None` until it is handed over.
+    sitting: Option<Sitting>,
     cancel: CancelFlag,
     reply: Box<dyn FnOnce(Vec<Outcome>) + Send>,
 }
@@ -76,13 +84,24 @@ impl ScoreJob {
     /// `reply` is called once, on the scorer's thread, with one outcome per response in their order; it must not block. It
     /// is dropped uncalled when the scorer ends first.
     pub fn new(items: Vec<ScoreRequest>, reply: impl FnOnce(Vec<Outcome>) + Send + 'static) -> ScoreJob {
-        ScoreJob { items, cancel: CancelFlag::default(), reply: Box::new(reply) }
+        ScoreJob { items, sitting: None, cancel: CancelFlag::default(), reply: Box::new(reply) }
     }
 
     /// The same job, of which no more is judged once this flag is raised; `reply` is then dropped uncalled.
     #[must_use]
     pub fn cancelled_by(self, cancel: CancelFlag) -> ScoreJob {
         ScoreJob { cancel, ..self }
+    }
+
+    /// The same job, judged by this sitting and not by whoever sits when it is handed over.
+    #[must_use]
+    pub fn judged_by(self, sitting: Sitting) -> ScoreJob {
+        ScoreJob { sitting: Some(sitting), ..self }
+    }
+
+    /// Who judges it.
+    fn sitting(&self) -> &Sitting {
+        self.sitting.as_ref().expect("it is filled in when a job is handed over")
     }
 }
 
@@ -123,8 +142,8 @@ struct Shared {
     background: Sender<ScoreJob>,
     counters: Arc<Counters>,
     rules: Rules,
-    /// Of the reward model; empty where there is none.
-    model_version: String,
+    /// The reward model; empty where there is none.
+    seat: ArcSwapOption<NamedJudge>,
     is_open: AtomicBool,
     /// Dropped to stop the lanes; they never receive from it.
     stop: Mutex<Option<Sender<Infallible>>>,
@@ -147,8 +166,8 @@ impl Scorer {
         let (stop, stopped) = bounded(0);
         let (alive, ended) = bounded(0);
         let counters = Arc::new(Counters::default());
-        let model_version = model.as_ref().map(|model| model.version.clone()).unwrap_or_default();
-        let setup = lane::Setup { reward, model, counters: &counters, stopped: &stopped, alive: &alive };
+        let setup =
+            lane::Setup { reward, has_model: model.is_some(), counters: &counters, stopped: &stopped, alive: &alive };
         Worker::spawn(&setup, Lane::Requests, requests_jobs, 1)?;
         Worker::spawn(&setup, Lane::Background, background_jobs, n_background_threads)?;
         let shared = Shared {
@@ -156,7 +175,7 @@ impl Scorer {
             background,
             counters,
             rules: Rules::new(reward),
-            model_version,
+            seat: ArcSwapOption::new(model.map(Arc::new)),
             is_open: AtomicBool::new(true),
             stop: Mutex::new(Some(stop)),
             ended,
@@ -173,14 +192,33 @@ impl Scorer {
     /// Who judges a text that nobody can have an opinion about: `model@<digest>`, `remote`, or a weighted sum of these.
     #[must_use]
     pub fn reward_version(&self) -> String {
-        self.shared.rules.for_text().name(&self.shared.model_version)
+        self.version_of(&self.sitting())
+    }
+
+    /// The same, of a sitting.
+    #[must_use]
+    pub fn version_of(&self, sitting: &Sitting) -> String {
+        self.shared.rules.for_text().name(sitting.model_version())
+    }
+
+    /// Who sits now.
+    #[must_use]
+    pub fn sitting(&self) -> Sitting {
+        Sitting(self.shared.seat.load_full())
+    }
+
+    /// Has another reward model judge from the next job on; who sat before, unless there was no seat: a scorer that was started
+    /// without a model has no threads for one, and leaves things as they are.
+    pub fn seat(&self, judge: NamedJudge) -> Option<Sitting> {
+        self.shared.seat.load().as_ref()?;
+        Some(Sitting(self.shared.seat.swap(Some(Arc::new(judge)))))
     }
 
     /// Hands over a job without waiting.
     ///
     /// # Errors
     /// When the queue is full, the job too large, or the scorer shuts down; nothing is judged then.
-    pub fn submit(&self, lane: Lane, job: ScoreJob) -> Result<(), ScorerError> {
+    pub fn submit(&self, lane: Lane, mut job: ScoreJob) -> Result<(), ScorerError> {
         let refused = |error| {
             self.shared.counters.refused.fetch_add(1, Ordering::Relaxed);
             Err(error)
@@ -191,6 +229,7 @@ impl Scorer {
         if !self.shared.is_open.load(Ordering::Acquire) {
             return refused(ScorerError::Closed);
         }
+        job.sitting.get_or_insert_with(|| self.sitting());
         let queue = match lane {
             Lane::Requests => &self.shared.requests,
             Lane::Background => &self.shared.background,

@@ -10,5 +10,5 @@ pub mod model;
 pub mod remote;
 
 pub use feedback::{Label, Opinion};
-pub use mix::{Formula, Rules, Ruling};
+pub use mix::{Formula, Rules, Ruling, model_of};
 pub use model::NamedJudge;

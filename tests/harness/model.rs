@@ -45,6 +45,21 @@ pub(crate) fn write(path: &Path, seed: u64) {
     model.to_checkpoint(&like, WeightType::F32).and_then(|c| c.write(path)).expect("a file");
 }
 
+/// Writes a reward model that knows the first few tokens of the vocabulary only, which are no letters: the score of a text is no
+/// number.
+pub(crate) fn write_mute_reward(path: &Path) {
+    const N_KNOWN: usize = 16;
+    write_reward(path, 1, 0.0);
+    let mut checkpoint = Checkpoint::read(path).expect("written above");
+    let table = checkpoint.tensor(llama::TOKEN_EMBEDDING).expect("a table").clone();
+    let (n_vocab, hidden) = table.dims2().expect("a matrix");
+    let known = table.narrow(0, 0, N_KNOWN).expect("rows");
+    let mute = candle_core::Tensor::full(f32::NAN, (n_vocab - N_KNOWN, hidden), &Device::Cpu).expect("rows");
+    let table = candle_core::Tensor::cat(&[known, mute], 0).expect("one table");
+    checkpoint.tensors.insert(llama::TOKEN_EMBEDDING.to_owned(), table);
+    checkpoint.write(path).expect("a file");
+}
+
 /// Writes a reward model on the trunk of [`file`], with random heads and this number as the bias of each.
 pub(crate) fn write_reward(path: &Path, n_heads: usize, bias: f32) {
     let policy = Checkpoint::read(&file()).expect("the model");

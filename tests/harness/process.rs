@@ -42,7 +42,8 @@ impl Process {
         Process::start(command.env("HONED__DAEMON__FAILPOINTS", failpoints).env("RUST_LOG", "off"), data_dir, sets)
     }
 
-    fn spawn(mut command: Command, data_dir: &Path, sets: &[&str]) -> Process {
+    /// As [`Process::serve`], by a command that has an environment of its own.
+    pub(crate) fn spawn(mut command: Command, data_dir: &Path, sets: &[&str]) -> Process {
         Process::start(&mut command, data_dir, sets)
             .unwrap_or_else(|status| panic!("it ended before it served: {status}"))
     }

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     http::{Importing, Learning, Services},
+    reward_seat::RewardSeat,
     watch::Watch,
 };
 
@@ -31,14 +32,16 @@ pub(super) fn services(config: &Config) -> Result<Services, AppError> {
     let log = RolloutLog::open_with(Path::new(&config.daemon.data_dir), &settings, quarantine(&config.ppo.log)?)?;
     let sft = source::sft(config)?;
     let registry = Registry::open(log.clone(), &sft, config.ppo.keep_versions)?;
+    let registry = registry.keeping_bytes(bytes_kept(&config.ppo));
     let engine = engine(config, &registry)?;
     let judges = source::judges(config, engine.vocabulary().digest(), &sft)?;
     let scorer = scorer(config, &judges)?;
+    let seat = seat(config, &judges, &engine, &sft, &log)?;
     let learning = match &scorer {
         Some(scorer) if config.ppo.enabled => Some(learning(config, &judges, scorer, &log, &registry, &engine)?),
         _ => None,
     };
-    let mut services = Services { engine, log, registry, scorer, learning, importing: None };
+    let mut services = Services { engine, log, registry, scorer, seat, learning, importing: None };
     services.importing = importing(config, &services)?;
     Ok(services)
 }
@@ -85,6 +88,14 @@ fn quarantine(config: &config::PpoLog) -> Result<Quarantine, AppError> {
     Ok(Quarantine::parse(&text))
 }
 
+/// `ppo.keep_versions_mib`, bytes.
+pub(super) fn bytes_kept(config: &config::Ppo) -> u64 {
+    match config.keep_versions_mib {
+        0 => u64::MAX,
+        mib => mib << 20,
+    }
+}
+
 /// Version 0 in memory, and the version that was live when the daemon last ran on top of it.
 fn engine(config: &Config, registry: &Registry) -> Result<Engine, AppError> {
     let engine = Engine::start(&config.policy, &registry.path(PolicyVersion::SFT))?;
@@ -104,6 +115,30 @@ fn scorer(config: &Config, judges: &Judges) -> Result<Option<Scorer>, AppError> 
         Judges::Nobody => return Ok(None),
     };
     Ok(Some(Scorer::start(&config.reward, judge, config.ppo.threads)?))
+}
+
+/// The seat of the reward model, where one judges. The log is told who sits: what another one judged and nobody has claimed since
+/// is judged again, as after a change while the daemon runs.
+fn seat(
+    config: &Config,
+    judges: &Judges,
+    engine: &Engine,
+    sft: &Path,
+    log: &RolloutLog,
+) -> Result<Option<RewardSeat>, AppError> {
+    let Judges::Model(model, judge) = judges else {
+        return Ok(None);
+    };
+    let n_rejudged = log.seat_reward_model(&judge.version)?;
+    if n_rejudged > 0 {
+        tracing::info!(
+            n_rejudged,
+            version = judge.version,
+            "rollouts that another reward model judged are judged again"
+        );
+    }
+    let vocabulary = engine.vocabulary();
+    Ok(Some(RewardSeat::new(config, vocabulary.digest(), sft, model.clone(), &judge.version)))
 }
 
 fn learning(

@@ -9,7 +9,10 @@ use candle_core::Device;
 use config::{Config, Origin};
 use policy::checkpoint::{Checkpoint, write_durably};
 use ppo::{learner::ValueStart, models::frozen};
-use reward::{NamedJudge, RewardModel, RewardModelError, Rules, sources};
+use reward::{
+    Combination, NamedJudge, RewardModel, RewardModelError, Rules,
+    sources::model::{ModelFile, load},
+};
 
 use super::AppError;
 use crate::demo::artefacts;
@@ -71,7 +74,8 @@ pub(super) fn judges(config: &Config, vocabulary_digest: &str, sft: &Path) -> Re
         let base = frozen(&Checkpoint::read(sft)?, &config.ppo, &Device::Cpu);
         base.map_err(|error| RewardModelError::Weights(error.to_string()))
     };
-    let loaded = sources::model::load(&config.reward, artefacts::REWARD, vocabulary_digest, base);
+    let file = ModelFile::configured(&config.reward, artefacts::REWARD);
+    let loaded = load(file, Combination::configured(&config.reward), vocabulary_digest, base);
     let (model, judge) = loaded.map_err(|error| AppError::RewardModel {
         path: if config.reward.model.is_empty() { "built-in".to_owned() } else { config.reward.model.clone() },
         reason: error.to_string(),

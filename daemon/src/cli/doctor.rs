@@ -1,5 +1,7 @@
 //! `honed doctor`: what this machine and this installation can do, and whether a model really answers on it.
 
+mod weight_types;
+
 use std::{
     path::Path,
     sync::mpsc,
@@ -48,6 +50,7 @@ pub(super) fn run(args: &ConfigArgs) -> Outcome {
         );
         say("data directory", data_dir(Path::new(&config.daemon.data_dir)));
         say("model", model(&config));
+        say("weight types", weight_types::measure(&config.policy).map(|rates| rates.to_string()));
     }
     match faults {
         0 => Ok(()),
@@ -152,7 +155,7 @@ fn measured(config: &Config, sft: &Path) -> Result<String, String> {
     loop {
         match events.recv_timeout(PATIENCE).map_err(|_| "no answer".to_owned())? {
             Event::Prompt { .. } | Event::Token { .. } => {}
-            Event::Failed { reason } => return Err(reason),
+            Event::Failed(failure) => return Err(failure.to_string()),
             Event::Finished(finished) => {
                 let n = finished.rollout.response.len();
                 let rate = n.saturating_sub(1) as f64 / finished.timings.decode.as_secs_f64().max(1e-9);

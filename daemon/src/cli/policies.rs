@@ -1,6 +1,8 @@
-//! `honed policies list|export`.
+//! `honed policies list|show|diff|activate|export|prune`.
 
+mod change;
 mod export;
+mod show;
 
 use std::io::Write;
 
@@ -15,8 +17,16 @@ use crate::http::wire::{json, policy::PolicyRow};
 pub(crate) enum Command {
     /// List every version with its state and what trained it.
     List(ListArgs),
+    /// Show one version: where it comes from, its file, its numbers.
+    Show(show::ShowArgs),
+    /// Lay two versions side by side: their numbers, and the knobs that were not the same.
+    Diff(show::DiffArgs),
+    /// Make a retained version live; rollback. Where a daemon runs, it does so without dropping a request.
+    Activate(change::ActivateArgs),
     /// Write one version as a whole model file; of an adapter, merged with version 0.
     Export(export::Args),
+    /// Remove the files of old versions, where no daemon runs. Never version 0, never the live one.
+    Prune(change::PruneArgs),
 }
 
 /// How to list.
@@ -32,7 +42,11 @@ pub(crate) struct ListArgs {
 pub(super) fn run(command: Command) -> Outcome {
     match command {
         Command::List(args) => list(&args),
+        Command::Show(args) => show::show(&args),
+        Command::Diff(args) => show::diff(&args),
+        Command::Activate(args) => change::activate(&args),
         Command::Export(args) => export::run(&args),
+        Command::Prune(args) => change::prune(&args),
     }
 }
 

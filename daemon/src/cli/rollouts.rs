@@ -1,4 +1,6 @@
-//! `honed rollouts stats|export`: reads beside a running daemon, without its lock.
+//! `honed rollouts stats|export|forget`. The first two read beside a running daemon, without its lock.
+
+mod forget;
 
 use std::{
     fs::File,
@@ -23,6 +25,8 @@ pub(crate) enum Command {
     Stats(StatsArgs),
     /// Write rollouts as JSON lines.
     Export(ExportArgs),
+    /// Remove every exchange of a user and everything that they said; versions remember how much of what trained them is gone.
+    Forget(forget::Args),
 }
 
 /// How to count.
@@ -60,6 +64,7 @@ pub(super) fn run(command: Command) -> Outcome {
     match command {
         Command::Stats(args) => stats(&args),
         Command::Export(args) => export(&args),
+        Command::Forget(args) => forget::run(&args),
     }
 }
 

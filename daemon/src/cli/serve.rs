@@ -9,6 +9,13 @@ pub(super) fn run(args: &ConfigArgs) -> Outcome {
     let runtime = crate::app::runtime()?;
     runtime.block_on(async {
         let app = App::bind(config).await?;
+        let reloader = app.reloader();
+        let mut hangups = shutdown::hangups();
+        tokio::spawn(async move {
+            while hangups.recv().await.is_some() {
+                reloader.reload().await;
+            }
+        });
         let ready = |address| println!("listening on http://{address}");
         app.run(ready, shutdown::requested()).await
     })?;

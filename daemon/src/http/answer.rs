@@ -158,7 +158,7 @@ impl Assembly {
                 deposit.add(finished.rollout);
                 Part::Piece(piece)
             }
-            Event::Failed { .. } => unreachable!("a generation turns failures into errors"),
+            Event::Failed(_) => unreachable!("a generation turns failures into errors"),
         }
     }
 

@@ -15,28 +15,37 @@ use axum::{
 use policy::engine::Tenant;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
-use super::{context::Context, error::ApiError};
+use super::{context::Context, error::ApiError, hosts::names_loopback};
 
 /// Secrets, compared in constant time.
 #[derive(Default)]
 pub(crate) struct Keys(Vec<String>);
 
 impl Keys {
-    /// Reads one key a line; empty lines and lines that begin with `#` do not count. An empty path is no keys.
-    pub(crate) fn read(path: &str) -> std::io::Result<Keys> {
+    /// Those of a file, one a line, and others. Empty lines and lines that begin with `#` do not count; an empty path is no file.
+    pub(crate) fn read(path: &str, others: &config::KeyList) -> std::io::Result<Keys> {
+        let mut keys: Vec<String> = others.iter().map(str::to_owned).collect();
         if path.is_empty() {
-            return Ok(Keys::default());
+            return Ok(Keys(keys));
         }
         let text = std::fs::read_to_string(Path::new(path))?;
-        let keys: Vec<_> = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')).collect();
-        match keys.is_empty() {
+        let n_before = keys.len();
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        keys.extend(lines.map(str::to_owned));
+        match keys.len() > n_before {
+            true => Ok(Keys(keys)),
             // A file without a key would read as "no key needed", which nobody who wrote it meant.
-            true => Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "the file holds no key")),
-            false => Ok(Keys(keys.into_iter().map(str::to_owned).collect())),
+            false => Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "the file holds no key")),
         }
     }
 
-    fn is_empty(&self) -> bool {
+    /// One of them, for a command that is a client itself.
+    pub(crate) fn any(&self) -> Option<String> {
+        self.0.first().cloned()
+    }
+
+    /// Whether there is none, so that none is needed.
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
@@ -89,7 +98,7 @@ impl KeyRing {
         match is_local(request) {
             true => Ok(()),
             false => Err(ApiError::Forbidden(
-                "without admin keys (daemon.admin_keys_file) this route answers on loopback only",
+                "without admin keys (daemon.admin_keys_file, HONED_ADMIN_KEYS) this route answers on loopback only",
             )),
         }
     }
@@ -138,17 +147,6 @@ fn is_local(request: &Request) -> bool {
             Some(host) => names_loopback(host),
             None => false,
         })
-}
-
-fn names_loopback(host: &[u8]) -> bool {
-    let Ok(host) = std::str::from_utf8(host) else {
-        return false;
-    };
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or(""),
-        None => host.split(':').next().unwrap_or(""),
-    };
-    name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]

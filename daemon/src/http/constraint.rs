@@ -6,6 +6,22 @@ use policy::{GrammarError, engine::Constraint};
 
 use super::{blocking, context::Services, error::ApiError, wire::grammar::NamedGrammar};
 
+/// A compiled grammar, and the field that brought it.
+#[derive(Clone)]
+pub(crate) struct NamedConstraint {
+    /// As errors name it.
+    pub(crate) field: String,
+    /// At its start.
+    pub(crate) constraint: Constraint,
+}
+
+/// A grammar that compiled and then asked too much in the middle of a response: the client's to change, so a 400, or the event
+/// that ends a stream.
+pub(crate) fn not_followed(field: Option<String>, reason: &str) -> ApiError {
+    let name = field.as_deref().unwrap_or("grammar");
+    ApiError::Invalid { message: format!("`{name}` {reason}"), param: Some(name.to_owned()), code: None }
+}
+
 /// Compiles what a request brought.
 ///
 /// # Errors
@@ -13,17 +29,18 @@ use super::{blocking, context::Services, error::ApiError, wire::grammar::NamedGr
 pub(crate) async fn compile(
     services: &Arc<Services>,
     named: Option<NamedGrammar>,
-) -> Result<Option<Constraint>, ApiError> {
+) -> Result<Option<NamedConstraint>, ApiError> {
     let Some(NamedGrammar { field, grammar }) = named else {
         return Ok(None);
     };
     let engine = services.engine.clone();
     let compiled = blocking(move || engine.constrain(grammar)).await?;
-    compiled.map(Some).map_err(|error| match error {
+    let named = |constraint| Some(NamedConstraint { field: field.clone(), constraint });
+    compiled.map(named).map_err(|error| match error {
         GrammarError::Busy => ApiError::QueueFull,
         GrammarError::Ended => ApiError::internal("a grammar", error),
         GrammarError::Invalid(_) | GrammarError::TooSlow => {
-            ApiError::Invalid { message: format!("`{field}` {error}"), param: Some(field), code: None }
+            ApiError::Invalid { message: format!("`{field}` {error}"), param: Some(field.clone()), code: None }
         }
     })
 }

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -19,8 +19,13 @@ use policy::{
 use ppo::{Learner, Registry, RolloutLog, ScoringPump, import::Importer};
 use reward::Scorer;
 
-use super::{auth::KeyRing, error::ApiError};
-use crate::{activation::Activator, telemetry::Metrics, watch::Watch};
+use super::{auth::KeyRing, error::ApiError, hosts::AllowedHosts};
+use crate::{
+    activation::Activator,
+    reward_seat::RewardSeat,
+    telemetry::{Metrics, traces::Tracer},
+    watch::Watch,
+};
 
 /// The header that every response carries.
 pub(crate) const VERSION_HEADER: HeaderName = HeaderName::from_static("x-honed-version");
@@ -37,6 +42,8 @@ pub(crate) struct Services {
     pub(crate) learning: Option<Learning>,
     /// What judges; `None` when nothing is configured that could.
     pub(crate) scorer: Option<Scorer>,
+    /// Where another reward model takes its place; `None` when none judges.
+    pub(crate) seat: Option<RewardSeat>,
     /// What takes files in; `None` without `daemon.import_dir`.
     pub(crate) importing: Option<Importing>,
 }
@@ -117,6 +124,22 @@ impl Limits {
     }
 }
 
+/// What is there before anything is loaded.
+pub(crate) struct ContextSetup {
+    /// Name of the live policy.
+    pub(crate) served_name: String,
+    /// Limits of one request.
+    pub(crate) limits: Limits,
+    /// All configured keys.
+    pub(crate) keys: KeyRing,
+    /// Under which names the daemon answers.
+    pub(crate) allowed_hosts: AllowedHosts,
+    /// All metrics.
+    pub(crate) metrics: Arc<Metrics>,
+    /// Where traces go; `None` where no collector is configured.
+    pub(crate) tracer: Option<Arc<Tracer>>,
+}
+
 /// Shared by all handlers.
 #[derive(Clone)]
 pub(crate) struct Context(Arc<Inner>);
@@ -124,8 +147,10 @@ pub(crate) struct Context(Arc<Inner>);
 struct Inner {
     served_name: String,
     limits: Limits,
-    keys: KeyRing,
+    keys: RwLock<Arc<KeyRing>>,
+    allowed_hosts: AllowedHosts,
     metrics: Arc<Metrics>,
+    tracer: Option<Arc<Tracer>>,
     services: OnceLock<Arc<Services>>,
     draining: AtomicBool,
     started_s: u64,
@@ -133,12 +158,15 @@ struct Inner {
 
 impl Context {
     /// A context that is loading.
-    pub(crate) fn new(served_name: String, limits: Limits, keys: KeyRing, metrics: Arc<Metrics>) -> Context {
+    pub(crate) fn new(setup: ContextSetup) -> Context {
+        let ContextSetup { served_name, limits, keys, allowed_hosts, metrics, tracer } = setup;
         Context(Arc::new(Inner {
             served_name,
             limits,
-            keys,
+            keys: RwLock::new(Arc::new(keys)),
+            allowed_hosts,
             metrics,
+            tracer,
             services: OnceLock::new(),
             draining: AtomicBool::new(false),
             started_s: super::prompts::now_ms() / 1000,
@@ -180,13 +208,29 @@ impl Context {
     }
 
     /// All configured keys.
-    pub(crate) fn keys(&self) -> &KeyRing {
-        &self.0.keys
+    pub(crate) fn keys(&self) -> Arc<KeyRing> {
+        // Whoever panicked had not changed it: a store is one assignment.
+        Arc::clone(&self.0.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Other keys from the next request on.
+    pub(crate) fn set_keys(&self, keys: KeyRing) {
+        *self.0.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+    }
+
+    /// Under which names the daemon answers.
+    pub(crate) fn allowed_hosts(&self) -> &AllowedHosts {
+        &self.0.allowed_hosts
     }
 
     /// All metrics.
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+
+    /// Where traces go.
+    pub(crate) fn tracer(&self) -> Option<&Arc<Tracer>> {
+        self.0.tracer.as_ref()
     }
 
     /// Name of the live policy.

@@ -9,16 +9,18 @@ use std::{
 
 use policy::{
     FinishReason, PolicyVersion, SamplingParams, TokenId,
-    engine::{CancelFlag, Constraint, Event, Finished, GenerateRequest, Rejection, Target, Tenant},
+    engine::{CancelFlag, Event, Failure, Finished, GenerateRequest, Rejection, Target, Tenant},
 };
 use tokio::{sync::mpsc, time::Sleep};
 
 use super::{
+    constraint::{self, NamedConstraint},
     context::{Context, Services},
     deposit::Deposit,
     error::ApiError,
     models,
     token_clock::TokenClock,
+    trace::RequestTrace,
 };
 
 /// How often a request is submitted anew because its version began to drain between two of its prompts.
@@ -37,7 +39,7 @@ pub(crate) struct Job {
     /// How to draw.
     pub(crate) sampling: SamplingParams,
     /// What every choice must look like.
-    pub(crate) constraint: Option<Constraint>,
+    pub(crate) constraint: Option<NamedConstraint>,
     /// Alternatives per token.
     pub(crate) top_log_probs: u32,
     /// Alternatives per token of the prompts; `None` leaves them unscored.
@@ -61,11 +63,15 @@ pub(crate) struct Generation {
     /// What will be logged once it is sent.
     pub(crate) deposit: Deposit,
     choices_open: usize,
+    /// The field that brought the grammar.
+    grammar_field: Option<String>,
     deadline: Pin<Box<Sleep>>,
     clock: TokenClock,
     context: Context,
     /// Of the request, for the log.
     span: tracing::Span,
+    /// Of the request, for the collector: it ends with the answer.
+    trace: Option<RequestTrace>,
 }
 
 impl Generation {
@@ -76,16 +82,20 @@ impl Generation {
             let mut attempt = Attempt::default();
             match attempt.submit_all(services, &job) {
                 Ok((version, events)) => {
+                    let trace = RequestTrace::current();
+                    trace.iter().for_each(|trace| trace.submitted(&job, version));
                     return Ok(Generation {
                         events,
                         cancel: attempt.cancel,
                         version,
                         deposit: Deposit::new(job.store.then(|| services.log.clone())),
                         choices_open: job.prompts.len() * job.n as usize,
+                        grammar_field: job.constraint.map(|constraint| constraint.field),
                         deadline: Box::pin(tokio::time::sleep(context.limits().request_timeout())),
                         clock,
                         context: context.clone(),
                         span: tracing::Span::current(),
+                        trace,
                     });
                 }
                 Err(rejection) => {
@@ -110,10 +120,17 @@ impl Generation {
             return Poll::Ready(Some(Err(self.fail(error))));
         }
         Poll::Ready(Some(match ready!(self.events.poll_recv(cx)) {
-            Some(Event::Failed { reason }) => Err(self.fail_inside(&reason)),
+            Some(Event::Failed(Failure::Engine(reason))) => Err(self.fail_inside(&reason)),
+            Some(Event::Failed(Failure::Grammar(reason))) => {
+                let error = constraint::not_followed(self.grammar_field.take(), &reason);
+                Err(self.fail(error))
+            }
             None => Err(self.fail_inside("the engine let go of the request")),
             Some(event) => {
                 self.clock.observe(&event);
+                if let (Some(trace), Event::Finished(finished)) = (&self.trace, &event) {
+                    trace.finished(finished);
+                }
                 // Nobody here cancels a request that is still read: the engine is shutting down.
                 if matches!(&event, Event::Finished(f) if f.rollout.finish == FinishReason::Cancelled) {
                     self.deposit.add_unanswered(event);
@@ -133,6 +150,9 @@ impl Generation {
     /// Counts an error that has no status line of its own.
     pub(crate) fn count(&self, error: &ApiError) {
         self.context.metrics().serving.errors.with_label_values(&[error.code()]).inc();
+        if let Some(trace) = &self.trace {
+            trace.failed(error.code(), matches!(error, ApiError::Internal));
+        }
     }
 
     /// A stream is polled by the connection, outside of its request's span, which the log line must name.
@@ -184,7 +204,7 @@ impl Attempt {
                 prompt: prompt.clone(),
                 n: job.n,
                 sampling: job.sampling.clone(),
-                constraint: job.constraint.clone(),
+                constraint: job.constraint.as_ref().map(|named| named.constraint.clone()),
                 top_logprobs: job.top_log_probs,
                 prompt_logprobs: job.prompt_log_probs,
                 cache_salt: job.cache_salt.clone(),
@@ -210,7 +230,7 @@ fn sink(sender: mpsc::UnboundedSender<Event>, offset: u32, mut unanswered: Depos
                 *index += offset;
                 rollout.id.index += offset;
             }
-            Event::Failed { .. } => {}
+            Event::Failed(_) => {}
         }
         if let Err(mpsc::error::SendError(event)) = sender.send(event) {
             unanswered.add_unanswered(event);

@@ -11,7 +11,6 @@ use axum::{
 };
 use policy::PolicyVersion;
 use ppo::rollout_log::{VersionRow, VersionState};
-use reward::Scorer;
 
 use super::{
     blocking,
@@ -35,9 +34,9 @@ pub(crate) async fn get(State(context): State<Context>, Path(id): Path<String>) 
 }
 
 /// Refuses a `model` that is not whatever judges now: nothing, `reward`, or `reward@…` with the version that it has.
-pub(crate) fn check_reward(model: Option<&str>, scorer: &Scorer) -> Result<(), ApiError> {
+pub(crate) fn check_reward(model: Option<&str>, reward_version: &str) -> Result<(), ApiError> {
     match model.filter(|name| !name.is_empty() && *name != REWARD) {
-        Some(name) if name != pinned(&scorer.reward_version()) => Err(unknown(name)),
+        Some(name) if name != pinned(reward_version) => Err(unknown(name)),
         _ => Ok(()),
     }
 }

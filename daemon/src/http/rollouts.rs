@@ -1,13 +1,23 @@
-//! `GET /v1/rollouts`: pages of the log, newest last.
+//! `GET /v1/rollouts`: pages of the log, newest last. `POST /v1/rollouts/forget`: everything of one user goes.
 
 use axum::{
     Json,
     extract::{RawQuery, State},
 };
 use policy::PolicyVersion;
-use ppo::rollout_log::{PageQuery, RolloutState, Seq};
+use ppo::rollout_log::{LogError, PageQuery, RolloutState, Seq};
 
-use super::{blocking, context::Context, error::ApiError, query::Query, wire::rollout::RolloutPage};
+use super::{
+    blocking,
+    body::JsonBytes,
+    context::Context,
+    error::ApiError,
+    query::Query,
+    wire::{
+        forget::{self, ForgottenReport},
+        rollout::RolloutPage,
+    },
+};
 
 /// Rows of a page at most, and when nothing is said.
 const LIMIT_MAX: u64 = 1000;
@@ -24,6 +34,23 @@ pub(crate) async fn list(
     let rows = rows.map_err(|error| ApiError::internal("reading the rollout log", error))?;
     let next_after = rows.last().map(|row| row.seq.0);
     Ok(Json(RolloutPage { object: "list", data: rows.into_iter().map(Into::into).collect(), next_after }))
+}
+
+/// Removes every exchange of a user and everything that they said, but for what an update holds.
+pub(crate) async fn forget(
+    State(context): State<Context>,
+    JsonBytes(body): JsonBytes,
+) -> Result<Json<ForgottenReport>, ApiError> {
+    let user = forget::user(&body)?;
+    let services = context.admit()?;
+    let forgotten = blocking(move || services.log.forget_user(&user)).await?;
+    let forgotten = forgotten.map_err(|error| match error {
+        LogError::Busy => ApiError::QueueFull,
+        error => ApiError::internal("forgetting a user", error),
+    })?;
+    let (n_rollouts, n_feedback) = (forgotten.n_rollouts, forgotten.n_feedback);
+    tracing::info!(n_rollouts, n_feedback, "a user was forgotten, by an administrator");
+    Ok(Json(ForgottenReport::from(&forgotten)))
 }
 
 fn page(query: &Query) -> Result<PageQuery, ApiError> {

@@ -11,7 +11,7 @@ use axum::{
     response::Response,
 };
 use policy::{TokenId, Vocabulary, chat_template::Message, engine::CancelFlag};
-use reward::{Lane, ScoreError, ScoreJob, ScoreRequest, Scored, Scorer, ScorerError, scorer::Outcome};
+use reward::{Lane, ScoreError, ScoreJob, ScoreRequest, Scored, Scorer, ScorerError, Sitting, scorer::Outcome};
 use tokio::sync::oneshot;
 
 use super::{
@@ -104,14 +104,20 @@ pub(crate) struct Bench {
     /// The tokenizer that policy and reward model share.
     pub(crate) vocabulary: Arc<Vocabulary>,
     options: ScoringOptions,
+    /// Who judges all of it, whoever sits by the time that it is handed over.
+    sitting: Sitting,
 }
 
 impl Bench {
     /// Admits a request whose `model` is what judges now.
     pub(crate) fn open(context: &Context, options: ScoringOptions) -> Result<Bench, ApiError> {
         let services = context.admit()?;
-        let bench = Bench { context: context.clone(), vocabulary: services.engine.vocabulary(), services, options };
-        models::check_reward(bench.options.model.as_deref(), bench.scorer()?)?;
+        let vocabulary = services.engine.vocabulary();
+        let mut bench = Bench { context: context.clone(), vocabulary, services, options, sitting: Sitting::default() };
+        let scorer = bench.scorer()?;
+        let sitting = scorer.sitting();
+        models::check_reward(bench.options.model.as_deref(), &scorer.version_of(&sitting))?;
+        bench.sitting = sitting;
         Ok(bench)
     }
 
@@ -130,7 +136,8 @@ impl Bench {
     pub(crate) async fn judge(&self, items: Vec<Item>) -> Result<Judged, ApiError> {
         let tokens = items.iter().map(|item| (item.prompt.len() + item.response.len()) as u64).sum();
         let scorer = self.scorer()?;
-        let outcomes = submit(scorer, self.requests(scorer, items), self.context.limits()).await?;
+        let requests = self.requests(scorer, items);
+        let outcomes = submit(scorer, requests, &self.sitting, self.context.limits()).await?;
         let scored: Result<Vec<Scored>, ScoreError> = outcomes.into_iter().collect();
         let mut scored = scored.map_err(|error| match error {
             ScoreError::Closing => ApiError::Unavailable("the daemon is shutting down"),
@@ -139,7 +146,7 @@ impl Bench {
         if self.options.squash {
             scored.iter_mut().for_each(squash);
         }
-        Ok(Judged { scored, reward_version: scorer.reward_version(), usage: Usage::new(tokens, 0, 0) })
+        Ok(Judged { scored, reward_version: scorer.version_of(&self.sitting), usage: Usage::new(tokens, 0, 0) })
     }
 
     fn scorer(&self) -> Result<&Scorer, ApiError> {
@@ -182,14 +189,20 @@ impl Drop for Waiting {
     }
 }
 
-async fn submit(scorer: &Scorer, requests: Vec<ScoreRequest>, limits: Limits) -> Result<Vec<Outcome>, ApiError> {
+async fn submit(
+    scorer: &Scorer,
+    requests: Vec<ScoreRequest>,
+    sitting: &Sitting,
+    limits: Limits,
+) -> Result<Vec<Outcome>, ApiError> {
     let waiting = Waiting(CancelFlag::default());
     let (reply, outcomes) = oneshot::channel();
     let job = ScoreJob::new(requests, move |scored| {
         // A client that left does not need its answer.
         let _ = reply.send(scored);
     });
-    let submitted = scorer.submit(Lane::Requests, job.cancelled_by(waiting.0.clone()));
+    let job = job.cancelled_by(waiting.0.clone()).judged_by(sitting.clone());
+    let submitted = scorer.submit(Lane::Requests, job);
     submitted.map_err(|error| match error {
         ScorerError::Full => ApiError::QueueFull,
         ScorerError::TooMany(_) => ApiError::invalid("input", error.to_string()),

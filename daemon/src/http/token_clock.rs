@@ -58,7 +58,7 @@ impl TokenClock {
                     serving.time_per_token_s.observe(decode_s / (n_tokens - 1) as f64);
                 }
             }
-            Event::Prompt { .. } | Event::Failed { .. } => {}
+            Event::Prompt { .. } | Event::Failed(_) => {}
         }
     }
 }

@@ -9,16 +9,36 @@ mod compiler;
 use llguidance::{Matcher, toktrie::SimpleVob};
 
 pub(super) use self::compiler::Compiler;
+use self::compiler::{ITEMS_MAX, LEXER_FUEL, ROW_ITEMS_MAX};
 use crate::token::TokenId;
 
 /// A compiled grammar. Clones begin at its start.
 #[derive(Clone)]
 pub struct Constraint(Matcher);
 
-/// A grammar that could not be followed any further within the compiler's budget for one token.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the grammar of the response: {0}")]
-pub(super) struct Lost(String);
+/// Why a grammar could not be followed any further. The library's own words stay here: they may quote grammar and response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Lost {
+    /// What may come next is more than one token's share of the engine's time allows to be found out.
+    #[error(
+        "cannot be followed any further: what may come next takes more than the budget of one token \
+         ({LEXER_FUEL} steps of the lexer, {ITEMS_MAX} items of the parser, {ROW_ITEMS_MAX} of them at one place)"
+    )]
+    Budget,
+    /// No token of this vocabulary continues what was drawn.
+    #[error("cannot be followed any further: no token of the vocabulary continues the response")]
+    DeadEnd,
+    /// A bug of the library, or ours.
+    #[error("the library that follows grammars failed")]
+    Library,
+}
+
+impl Lost {
+    /// Whether another grammar would have been followed.
+    pub(super) fn is_the_grammars(self) -> bool {
+        self != Lost::Library
+    }
+}
 
 /// The tokens that may come next.
 #[derive(Debug)]
@@ -55,6 +75,14 @@ impl std::fmt::Debug for Constraint {
     }
 }
 
+/// The library tells its errors apart by their text alone, once it has taken its own state away.
 fn lost(error: impl std::fmt::Display) -> Lost {
-    Lost(error.to_string())
+    let text = error.to_string();
+    if text.starts_with("lexer error: ") || text.starts_with("parser error: ") {
+        Lost::Budget
+    } else if text.contains("NoExtension") {
+        Lost::DeadEnd
+    } else {
+        Lost::Library
+    }
 }

@@ -4,6 +4,7 @@ use std::{rc::Rc, sync::atomic::Ordering};
 
 use crate::{
     engine::{
+        Failure,
         sequence::{Exchange, Sequence},
         worker::{Work, Worker},
     },
@@ -72,9 +73,13 @@ impl Worker<'_> {
     }
 
     /// Ends a whole request as failed: its other choices leave their slots, its waiting ones their list.
-    pub(super) fn fail(&mut self, exchange: &Rc<Exchange>, reason: &str) {
-        tracing::error!(version = %self.setup.version, request = exchange.job.request.id, reason, "a request failed");
-        exchange.fail(reason, &self.counters);
+    pub(super) fn fail(&mut self, exchange: &Rc<Exchange>, failure: Failure) {
+        let (version, request) = (self.setup.version, &exchange.job.request.id);
+        match &failure {
+            Failure::Engine(reason) => tracing::error!(%version, request, reason, "a request failed"),
+            Failure::Grammar(reason) => tracing::info!(%version, request, reason, "a grammar could not be followed"),
+        }
+        exchange.fail(failure, &self.counters);
         for i in 0..self.slots.len() {
             if matches!(&self.slots[i].work, Some(Work::Answer(other)) if Rc::ptr_eq(&other.exchange, exchange)) {
                 self.slots[i].work = None;

@@ -210,11 +210,19 @@ pub enum Event {
     },
     /// A choice is complete.
     Finished(Box<Finished>),
-    /// The forward pass failed; no further event of this request follows.
-    Failed {
-        /// Why, for the log and not for the client.
-        reason: String,
-    },
+    /// The request failed; no further event of it follows.
+    Failed(Failure),
+}
+
+/// Why a request failed midway.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// Its grammar cannot be followed any further. A sentence for the client that can follow the field's name.
+    #[error("{0}")]
+    Grammar(String),
+    /// The forward pass failed. For the log and not for the client.
+    #[error("{0}")]
+    Engine(String),
 }
 
 /// The end of one choice.

@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{
     engine::{
-        Event, Finished, ScoredToken, Timings,
+        Event, Failure, Finished, ScoredToken, Timings,
         cells::Audience,
         constraint::{Allowed, Constraint, Lost},
         resident::Job,
@@ -82,10 +82,10 @@ impl Exchange {
     }
 
     /// Ends the whole request with one `Failed`.
-    pub(super) fn fail(&self, reason: &str, counters: &Counters) {
+    pub(super) fn fail(&self, failure: Failure, counters: &Counters) {
         if !self.failed.replace(true) {
-            add(&counters.failed, 1);
-            self.send(Event::Failed { reason: reason.to_owned() });
+            add(&counters.failed, usize::from(matches!(failure, Failure::Engine(_))));
+            self.send(Event::Failed(failure));
         }
     }
 
@@ -103,6 +103,15 @@ pub(super) enum DrawError {
     /// Nobody knows what the grammar allows next.
     #[error(transparent)]
     Lost(#[from] Lost),
+}
+
+impl From<DrawError> for Failure {
+    fn from(error: DrawError) -> Failure {
+        match error {
+            DrawError::Lost(lost) if lost.is_the_grammars() => Failure::Grammar(lost.to_string()),
+            error => Failure::Engine(error.to_string()),
+        }
+    }
 }
 
 /// What a sequence needs to know about its resident.

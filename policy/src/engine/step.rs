@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use crate::{
     engine::{
+        Failure,
         plan::{Plan, Row},
         sampler::raw_log_prob,
         softmax::largest_logit,
@@ -61,7 +62,7 @@ impl Worker<'_> {
                 let logits = self.cells.context.get_logits_ith(row.at);
                 if let Err(error) = sequence.score_prompt(row.position, logits, &mut self.sampler) {
                     let exchange = Rc::clone(&sequence.exchange);
-                    self.fail(&exchange, &error.to_string());
+                    self.fail(&exchange, Failure::Engine(error.to_string()));
                 }
             }
             Some(Work::Answer(_)) => {
@@ -101,7 +102,7 @@ impl Worker<'_> {
             match &self.slots[*i].work {
                 Some(Work::Answer(sequence)) => {
                     let exchange = Rc::clone(&sequence.exchange);
-                    self.fail(&exchange, reason);
+                    self.fail(&exchange, Failure::Engine(reason.to_owned()));
                 }
                 Some(Work::Score { .. }) => self.reply(*i, Err(reason.to_owned())),
                 None => {}

@@ -159,7 +159,7 @@ impl Answer {
                     });
                     assert!(before.is_none(), "choice {index} finished twice");
                 }
-                Event::Failed { reason } => panic!("the request failed: {reason}"),
+                Event::Failed(failure) => panic!("the request failed: {failure}"),
             }
         }
         choices.into_iter().map(|choice| choice.expect("every choice finishes")).collect()

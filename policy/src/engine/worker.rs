@@ -269,7 +269,7 @@ impl Worker<'_> {
             Ok(Some(reason)) => self.finish(i, reason),
             Err(error) => {
                 let exchange = Rc::clone(&sequence.exchange);
-                self.fail(&exchange, &error.to_string());
+                self.fail(&exchange, error.into());
             }
         }
     }

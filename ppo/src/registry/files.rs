@@ -33,6 +33,13 @@ pub(super) fn remove_all_of(folder: &Path, version: PolicyVersion) {
     }
 }
 
+/// Bytes of a version's files.
+pub(super) fn bytes_of(folder: &Path, version: PolicyVersion) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let own = entries.filter(|entry| entry.file_name().to_str().and_then(owner) == Some(version));
+    own.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
+}
+
 fn remove_where(folder: &Path, goes: impl Fn(&str) -> bool) -> io::Result<usize> {
     let mut n_removed = 0;
     for entry in fs::read_dir(folder)? {

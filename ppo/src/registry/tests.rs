@@ -200,3 +200,33 @@ fn an_unwritable_folder_is_an_error_and_the_live_version_stays() {
     fs::rename(&aside, world.dir.path().join("data/versions")).unwrap();
     assert_eq!(world.open().live().unwrap().version, one);
 }
+
+/// Goal: bytes are a bound too, but never cost the last way back. Method: versions whose files weigh 100 bytes and their
+/// companions as much again, by several bounds.
+#[test]
+fn old_versions_go_beyond_a_number_of_bytes() {
+    let world = World::new();
+    let registry = world.open_with(100).unwrap();
+    for _ in 0..5 {
+        let version = stage(&registry);
+        fs::write(registry.path(version), [0; 100]).unwrap();
+        fs::write(registry.companion(version, "moments"), [0; 100]).unwrap();
+        registry.publish(version, Vec::new(), BTreeMap::new()).unwrap();
+    }
+    let live = registry.live().unwrap().version;
+    registry.retain(&[PolicyVersion::SFT, live]).unwrap();
+    let surplus = |bytes: u64, versions: usize| -> Vec<(u64, u64)> {
+        let surplus = registry.surplus(Retention { versions, bytes }, &[PolicyVersion::SFT, live]).unwrap();
+        surplus.into_iter().map(|surplus| (surplus.version.0, surplus.bytes)).collect()
+    };
+    assert_eq!(surplus(u64::MAX, 100), []);
+    assert_eq!(surplus(400, 100), [(1, 200), (2, 200)]);
+    assert_eq!(surplus(599, 100), [(1, 200), (2, 200)]);
+    assert_eq!(surplus(1, 100), [(1, 200), (2, 200), (3, 200)], "one step back stays possible");
+    assert_eq!(surplus(u64::MAX, 3), [(1, 200)]);
+    registry.clone().keeping_bytes(400).retain(&[PolicyVersion::SFT, live]).unwrap();
+    assert_eq!(states(&registry), [Draining, Retired, Retired, Retained, Retained, Live]);
+    let reason = registry.row(PolicyVersion(1)).unwrap().unwrap().reason;
+    assert_eq!(reason.as_deref(), Some("beyond ppo.keep_versions_mib"));
+    assert!(!registry.path(PolicyVersion(2)).exists() && registry.path(PolicyVersion(3)).exists());
+}

@@ -6,7 +6,7 @@ use rusqlite::{Connection, ErrorCode, Transaction};
 use super::{
     eligibility,
     error::LogError,
-    feedback, imports,
+    feedback, forget, imports, judges,
     quarantine::Quarantine,
     record,
     record::Seq,
@@ -35,6 +35,10 @@ pub(super) struct Listening<'a> {
 pub(super) struct Tally {
     pub(super) n_inserted: u64,
     pub(super) dropped: Vec<(DropReason, u64)>,
+    /// Something was removed for good.
+    pub(super) has_forgotten: bool,
+    /// The reward model that sits.
+    pub(super) reward_model: Option<String>,
 }
 
 /// Inserts one exchange. Only an error of the storage fails the batch; a row that SQLite refuses for itself is counted.
@@ -94,7 +98,8 @@ pub(super) fn answer(
             reply_with(reply, atomically(transaction, |connection| feedback::insert(connection, &words, rescore)))
         }
         Command::Score(verdicts, reply) => {
-            let moved = atomically(transaction, |connection| transition::score(connection, &verdicts));
+            let sits = tally.reward_model.as_deref();
+            let moved = atomically(transaction, |connection| transition::score(connection, &verdicts, sits));
             if moved.is_ok() {
                 tally.dropped.extend(verdicts.iter().filter_map(|(_, verdict)| match verdict {
                     Verdict::Dropped(reason) => Some((*reason, 1)),
@@ -102,6 +107,21 @@ pub(super) fn answer(
                 }));
             }
             reply_with(reply, moved)
+        }
+        Command::Seat(version, reply) => {
+            let given_back = atomically(transaction, |connection| judges::rejudge(connection, Some(&version)));
+            if given_back.is_ok() {
+                tally.reward_model = Some(version);
+            }
+            reply_with(reply, given_back)
+        }
+        Command::Forget(user, reply) => {
+            let forgotten = atomically(transaction, |connection| forget::forget(connection, &user));
+            if let Ok(forgotten) = &forgotten {
+                tally.has_forgotten = true;
+                tally.dropped.push((DropReason::Forgotten, forgotten.n_untrained));
+            }
+            reply_with(reply, forgotten)
         }
         Command::Claim(request, reply) => {
             let claimed = atomically(transaction, |connection| transition::claim(connection, &request));
@@ -115,7 +135,12 @@ pub(super) fn answer(
             reply_with(reply, atomically(transaction, |connection| updates::repeat(connection, number)))
         }
         Command::Settle(settlement, reply) => {
-            let moved = atomically(transaction, |connection| transition::settle(connection, &settlement));
+            let moved = atomically(transaction, |connection| {
+                let n_moved = transition::settle(connection, &settlement)?;
+                // A claim that outlived a reward model gives back rollouts that it judged.
+                judges::rejudge(connection, tally.reward_model.as_deref())?;
+                Ok(n_moved)
+            });
             if moved.is_ok() {
                 tally.settled(&settlement.outcomes);
             }
@@ -125,7 +150,10 @@ pub(super) fn answer(
             reply_with(reply, atomically(transaction, |connection| imports::insert(connection, &row)))
         }
         Command::Version(change, reply) => {
-            let changed = atomically(transaction, |connection| versions::apply(connection, &change));
+            let changed = atomically(transaction, |connection| {
+                versions::apply(connection, &change)?;
+                judges::rejudge(connection, tally.reward_model.as_deref()).map(drop)
+            });
             if let (Ok(()), VersionChange::Publish { settlement, .. } | VersionChange::Reject { settlement, .. }) =
                 (&changed, &*change)
             {
@@ -183,8 +211,11 @@ pub(super) fn refuse(command: Command) -> Pending {
             reply_with(reply, Err(never()))
         }
         Command::Feedback(_, reply) => reply_with(reply, Err(never())),
-        Command::Score(_, reply) | Command::Settle(_, reply) => reply_with(reply, Err(never())),
+        Command::Score(_, reply) | Command::Seat(_, reply) | Command::Settle(_, reply) => {
+            reply_with(reply, Err(never()))
+        }
         Command::Claim(_, reply) | Command::Begin(_, _, reply) => reply_with(reply, Err(never())),
         Command::Repeat(_, reply) => reply_with(reply, Err(never())),
+        Command::Forget(_, reply) => reply_with(reply, Err(never())),
     }
 }

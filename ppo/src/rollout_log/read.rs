@@ -237,6 +237,11 @@ impl LogReader {
         if self.has_updates { updates::one(&self.connection, number) } else { Ok(None) }
     }
 
+    /// The update that made a version, also when the gate refused it.
+    pub fn update_of(&self, version: PolicyVersion) -> Result<Option<UpdateRow>, LogError> {
+        if self.has_updates { updates::of_version(&self.connection, version) } else { Ok(None) }
+    }
+
     /// The newest update that ended.
     pub fn newest_update(&self) -> Result<Option<UpdateRow>, LogError> {
         if self.has_updates { updates::newest_ended(&self.connection) } else { Ok(None) }

@@ -100,6 +100,8 @@ pub enum DropReason {
     Gate,
     /// Updates with it kept failing.
     UpdateFailed,
+    /// Its user was forgotten before it trained (counted only: the row is gone).
+    Forgotten,
     /// The writer's queue was full (counted only: it never reached the log).
     QueueFull,
     /// The log could not be written (counted only).
@@ -126,6 +128,7 @@ impl DropReason {
         DropReason::Guard,
         DropReason::Gate,
         DropReason::UpdateFailed,
+        DropReason::Forgotten,
         DropReason::QueueFull,
         DropReason::WriteFailed,
     ];
@@ -150,6 +153,7 @@ impl DropReason {
             DropReason::Guard => "guard",
             DropReason::Gate => "gate",
             DropReason::UpdateFailed => "update_failed",
+            DropReason::Forgotten => "forgotten",
             DropReason::QueueFull => "queue_full",
             DropReason::WriteFailed => "write_failed",
         }

@@ -5,6 +5,8 @@ mod crash;
 mod faults;
 mod feedback;
 mod fuzz;
+mod forget;
+mod judges;
 mod storage;
 mod updates;
 

@@ -6,6 +6,7 @@ use rusqlite::{Connection, params};
 
 use super::{
     error::LogError,
+    judges,
     record::{self, LoggedRollout, ScoreRecord, Seq},
     state::DropReason,
     update_row::{Settlement, UpdateStart},
@@ -57,8 +58,13 @@ pub enum Outcome {
     Released,
 }
 
-/// Stores verdicts; rows that are no longer `generated` keep what they have. Returns how many moved.
-pub(super) fn score(connection: &Connection, verdicts: &[(Seq, Verdict)]) -> Result<usize, LogError> {
+/// Stores verdicts, but for those of another reward model than the one that `sits`, whose rows stay `generated`; rows that are
+/// no longer `generated` keep what they have. Returns how many moved.
+pub(super) fn score(
+    connection: &Connection,
+    verdicts: &[(Seq, Verdict)],
+    sits: Option<&str>,
+) -> Result<usize, LogError> {
     let mut scored = connection.prepare_cached(
         "UPDATE rollouts SET state = 'scored', score = ?2, score_std = ?3, reward_version = ?4
          WHERE seq = ?1 AND state = 'generated'",
@@ -72,6 +78,7 @@ pub(super) fn score(connection: &Connection, verdicts: &[(Seq, Verdict)]) -> Res
             Verdict::Scored(record) if !record.score.is_finite() => {
                 dropped.execute(params![seq.0, DropReason::NonFinite.as_str()])?
             }
+            Verdict::Scored(record) if sits.is_some_and(|sits| judges::is_foreign(&record.reward_version, sits)) => 0,
             Verdict::Scored(record) => {
                 scored.execute(params![seq.0, record.score, record.std, record.reward_version])?
             }

@@ -155,6 +155,11 @@ pub(super) fn one(connection: &Connection, number: u64) -> Result<Option<UpdateR
     select(connection, "number = ?1", params![number as i64])
 }
 
+/// The update that made this version, also when the gate refused it.
+pub(super) fn of_version(connection: &Connection, version: PolicyVersion) -> Result<Option<UpdateRow>, LogError> {
+    select(connection, "version = ?1 ORDER BY number DESC LIMIT 1", params![version.0 as i64])
+}
+
 /// The update that a process died in, or that runs.
 pub(super) fn open(connection: &Connection) -> Result<Option<UpdateRow>, LogError> {
     select(connection, "outcome = 'open' ORDER BY number DESC LIMIT 1", [])

@@ -24,6 +24,7 @@ use super::{
     feedback::{Feedback, FeedbackReceipt},
     imports::ImportRow,
     quarantine::Quarantine,
+    forget::{self, Forgotten},
     record::{LoggedRollout, Seq},
     state::DropReason,
     transition::{Claim, ClaimRequest, Verdict},
@@ -45,6 +46,8 @@ pub(super) enum Command {
     Append(Box<Rollout>),
     Feedback(Box<Feedback>, Reply<FeedbackReceipt>),
     Score(Vec<(Seq, Verdict)>, Reply<usize>),
+    Seat(String, Reply<usize>),
+    Forget(String, Reply<Forgotten>),
     Claim(ClaimRequest, Reply<Claim>),
     Begin(ClaimRequest, Box<UpdateStart>, Reply<Claim>),
     Repeat(u64, Reply<Vec<LoggedRollout>>),
@@ -62,6 +65,8 @@ pub(super) struct Writer {
     pub(super) rescore_on_feedback: bool,
     pub(super) quarantine: Quarantine,
     pub(super) counters: Arc<LogCounters>,
+    /// The reward model whose scores are stored; `None` until one was named: everybody's.
+    pub(super) reward_model: Option<String>,
     /// Exchanges of a transaction that failed.
     pub(super) carried: Vec<Rollout>,
 }
@@ -128,7 +133,7 @@ impl Writer {
         }
         let mut calls = calls.into_iter();
         let mut pending = Vec::new();
-        let mut tally = Tally::default();
+        let mut tally = Tally { reward_model: self.reward_model.clone(), ..Tally::default() };
         let result = transact(
             &mut self.connection,
             &exchanges,
@@ -139,7 +144,15 @@ impl Writer {
         );
         let failure = result.err().map(|error| error.to_string());
         match &failure {
-            None => self.count(&tally, started.elapsed()),
+            None => {
+                self.count(&tally, started.elapsed());
+                self.reward_model = tally.reward_model;
+                if tally.has_forgotten
+                    && let Err(error) = forget::leave_no_copy(&self.connection)
+                {
+                    tracing::warn!(%error, "what was forgotten may stay in the write-ahead log until the next checkpoint");
+                }
+            }
             Some(why) => self.carry(exchanges, why),
         }
         pending.extend(calls.map(refuse));

@@ -10,12 +10,12 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, select
 use policy::threads;
 
 use super::{
-    Counters, Lane, Outcome, ScoreJob, ScoreRequest,
+    Counters, Lane, Outcome, ScoreJob, ScoreRequest, Sitting,
     turns::{BatchLimits, Turns},
 };
 use crate::{
     score::{Judgement, Score, ScoreError, Scored},
-    sources::{Formula, NamedJudge, model::ModelSource, remote::RemoteSource},
+    sources::{Formula, model::ModelSource, remote::RemoteSource},
 };
 
 /// Jobs that take turns; the others wait in the queue, in their order.
@@ -24,7 +24,7 @@ const TURNS_MAX: usize = 16;
 /// What both lanes are made from.
 pub(super) struct Setup<'a> {
     pub(super) reward: &'a config::Reward,
-    pub(super) model: Option<NamedJudge>,
+    pub(super) has_model: bool,
     pub(super) counters: &'a Arc<Counters>,
     pub(super) stopped: &'a Receiver<Infallible>,
     pub(super) alive: &'a Sender<Infallible>,
@@ -34,7 +34,7 @@ pub(super) struct Setup<'a> {
 pub(super) struct Worker {
     jobs: Receiver<ScoreJob>,
     stopped: Receiver<Infallible>,
-    model: Option<(ModelSource, String)>,
+    model: Option<ModelSource>,
     remote: Option<RemoteSource>,
     limits: BatchLimits,
     counters: Arc<Counters>,
@@ -52,13 +52,8 @@ impl Worker {
             Lane::Requests => ("scorer-requests", || threads::lower_priority(threads::NICE_REQUESTS)),
             Lane::Background => ("scorer", threads::give_way),
         };
-        let model = match &setup.model {
-            Some(NamedJudge { version, judge }) => {
-                let pool = threads::pool(name, n_threads, prepare).map_err(std::io::Error::other)?;
-                Some((ModelSource::new(judge.clone(), pool), version.clone()))
-            }
-            None => None,
-        };
+        let pool = || threads::pool(name, n_threads, prepare).map_err(std::io::Error::other);
+        let model = setup.has_model.then(pool).transpose()?.map(ModelSource::new);
         let remote = (!setup.reward.remote_url.is_empty()).then(|| RemoteSource::new(setup.reward));
         let worker = Worker {
             jobs,
@@ -119,21 +114,21 @@ impl Worker {
         let started = Instant::now();
         let items: Vec<&ScoreRequest> = batch.iter().map(|place| turns.item(*place)).collect();
         let n_tokens: usize = items.iter().map(|item| item.n_tokens()).sum();
-        let outcomes = self.judge(&items);
+        let outcomes = self.judge(&items, turns.sitting(batch[0]));
         self.counters.count_batch(&outcomes, n_tokens, started.elapsed());
         turns.settle(&batch, outcomes);
     }
 
-    fn judge(&self, batch: &[&ScoreRequest]) -> Vec<Outcome> {
+    fn judge(&self, batch: &[&ScoreRequest], sitting: &Sitting) -> Vec<Outcome> {
         if self.is_stopped() {
             return vec![Err(ScoreError::Closing); batch.len()];
         }
         let by_model = ask(
             batch,
             |formula| formula.model,
-            |items| match &self.model {
-                Some((model, _)) => model.score(items),
-                None => vec![Err(ScoreError::Absent("reward model")); items.len()],
+            |items| match (&self.model, &sitting.0) {
+                (Some(model), Some(judge)) => model.score(&judge.judge, items),
+                _ => vec![Err(ScoreError::Absent("reward model")); items.len()],
             },
         );
         let by_remote = ask(
@@ -144,7 +139,6 @@ impl Worker {
                 None => vec![Err(ScoreError::Absent("reward server")); items.len()],
             },
         );
-        let version = self.model.as_ref().map_or("", |(_, version)| version);
         let parts = by_model.into_iter().zip(by_remote);
         batch
             .iter()
@@ -154,7 +148,7 @@ impl Worker {
                 let score = ScoreError::check("mixed", item.formula.sum(model.score, remote?))?;
                 // The other parts of a sum are known without doubt, so the members' spread is only scaled.
                 let std = model.std.map(|std| std * item.formula.model.abs());
-                Ok(Scored { score: Score(score), std, reward_version: item.formula.name(version) })
+                Ok(Scored { score: Score(score), std, reward_version: item.formula.name(sitting.model_version()) })
             })
             .collect()
     }

@@ -158,6 +158,51 @@ fn a_job_whose_caller_left_is_dropped() {
     assert_eq!((scorer.stats().scored, scorer.stats().abandoned), (3, 8));
 }
 
+/// Goal: whoever is waiting when the model is replaced gets one model's judgements, the old one's, and whoever comes later the
+/// new one's. Method: hold the lane in the first of a long job's batches, seat another, hand over a second job, let go.
+#[test]
+fn a_job_is_judged_by_who_sat_when_it_came() {
+    let (busy, began) = unbounded();
+    let (go, gate) = bounded::<()>(0);
+    let old = scorer(2, move |sequences| {
+        busy.send(()).expect("the test listens");
+        gate.recv().expect("the test opens");
+        Ok(vec![1.0; sequences.len()])
+    });
+    let (reply, replies) = unbounded();
+    let hand_over = |n: u32| {
+        let reply = reply.clone();
+        let send = move |outcomes: Vec<Outcome>| {
+            let seen = outcomes.into_iter().map(|scored| scored.map(|s| (s.score.0, s.reward_version)));
+            reply.send(seen.collect::<Result<Vec<_>, _>>().expect("scores")).expect("the test listens");
+        };
+        old.submit(Lane::Requests, ScoreJob::new(items(0..n), send)).expect("room");
+    };
+    hand_over(3);
+    began.recv().expect("the lane is at work");
+    let judge: Judge = Arc::new(|sequences| Ok(vec![Judgement::from(2.0); sequences.len()]));
+    let before = old.seat(NamedJudge { version: "model@cd".to_owned(), judge }).expect("somebody sat");
+    assert_eq!((before.model_version(), old.reward_version().as_str()), ("model@ab", "model@cd"));
+    hand_over(2);
+    go.send(()).expect("the lane waits");
+    began.recv().expect("the old model has a second batch, which the new job is not part of");
+    go.send(()).expect("the lane waits");
+    assert_eq!(replies.recv(), Ok(vec![(1.0, "model@ab".to_owned()); 3]));
+    assert_eq!(replies.recv(), Ok(vec![(2.0, "model@cd".to_owned()); 2]));
+    let outcomes = old.submit(Lane::Requests, ScoreJob::new(items(0..1), |_| ()).judged_by(before));
+    assert_eq!(outcomes, Ok(()), "a pinned job goes to the model of its sitting");
+    began.recv().expect("the old model is asked");
+    go.send(()).expect("the lane waits");
+}
+
+#[test]
+fn where_nobody_sat_nobody_takes_a_seat() {
+    let bare = Scorer::start(&reward(1), None, 1).expect("threads");
+    let judge: Judge = Arc::new(|sequences| Ok(vec![Judgement::from(2.0); sequences.len()]));
+    assert!(bare.seat(NamedJudge { version: "model@cd".to_owned(), judge }).is_none());
+    assert_eq!(bare.score(Lane::Requests, items(0..1)).expect("room"), [Err(ScoreError::Absent("reward model"))]);
+}
+
 #[test]
 fn a_response_that_breaks_its_batch_fails_alone() {
     let fragile = |sequences: &[Vec<TokenId>]| {

@@ -1,11 +1,12 @@
 //! The jobs that a lane is judging, which take turns.
 //!
 //! A batch holds one response of each job in turn until it is full, by count or by tokens. So a caller with one response
-//! waits for one batch and not for another's four thousand, and short responses of many callers still fill a batch.
+//! waits for one batch and not for another's four thousand, and short responses of many callers still fill a batch. Jobs of
+//! another sitting than the first one's wait for a batch of theirs: one is judged by one model.
 
 use std::collections::VecDeque;
 
-use super::{Outcome, ScoreJob, ScoreRequest};
+use super::{Outcome, ScoreJob, ScoreRequest, Sitting};
 use crate::score::ScoreError;
 
 /// How much one batch holds.
@@ -73,15 +74,18 @@ impl Turns {
         let mut batch = Vec::new();
         let mut tokens = 0;
         let mut n_passed = 0;
+        let mut sitting: Option<Sitting> = None;
         while batch.len() < limits.responses && n_passed < self.open.len() {
             let open = &mut self.open[0];
             match open.job.items.get(open.n_taken) {
+                Some(_) if sitting.as_ref().is_some_and(|sitting| !sitting.is(open.job.sitting())) => n_passed += 1,
                 Some(item) if !batch.is_empty() && tokens + item.n_tokens() > limits.tokens => break,
                 Some(item) => {
                     tokens += item.n_tokens();
                     batch.push(Place { number: open.number, index: open.n_taken });
                     open.n_taken += 1;
                     n_passed = 0;
+                    sitting.get_or_insert_with(|| open.job.sitting().clone());
                 }
                 None => n_passed += 1,
             }
@@ -92,8 +96,17 @@ impl Turns {
 
     /// The response at a place of the batch at hand.
     pub(super) fn item(&self, place: Place) -> &ScoreRequest {
+        &self.job(place).items[place.index]
+    }
+
+    /// Who judges the batch with this place.
+    pub(super) fn sitting(&self, place: Place) -> &Sitting {
+        self.job(place).sitting()
+    }
+
+    fn job(&self, place: Place) -> &ScoreJob {
         let open = self.open.iter().find(|open| open.number == place.number);
-        &open.expect("a job stays while one of its responses is in a batch").job.items[place.index]
+        &open.expect("a job stays while one of its responses is in a batch").job
     }
 
     /// Takes what became of a batch and answers every job that is now complete.

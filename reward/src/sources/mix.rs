@@ -60,6 +60,14 @@ impl Formula {
     }
 }
 
+/// The reward model that a score's version names, alone or as a part of a sum: `model@1f2e3d4c` of
+/// `0.5*model@1f2e3d4c+1*feedback`.
+#[must_use]
+pub fn model_of(reward_version: &str) -> Option<&str> {
+    let parts = reward_version.split('+').map(|part| part.split_once('*').map_or(part, |(_, name)| name));
+    parts.into_iter().find(|name| name.starts_with("model@"))
+}
+
 /// What becomes of one unscored rollout now.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Ruling {

@@ -56,57 +56,81 @@ impl NamedJudge {
     }
 }
 
-/// Loads the reward model that `reward.model` names, or the built-in one, for a policy with this vocabulary. `base`: version
-/// 0's weights, in case the file is an adapter.
+/// Where a reward model lies.
+#[derive(Clone, Copy, Debug)]
+pub enum ModelFile<'a> {
+    /// Inside the binary.
+    BuiltIn(&'a [u8]),
+    /// On the disk.
+    At(&'a Path),
+}
+
+impl<'a> ModelFile<'a> {
+    /// The one that `reward.model` names, or the built-in one.
+    #[must_use]
+    pub fn configured(reward: &'a config::Reward, built_in: &'a [u8]) -> ModelFile<'a> {
+        if reward.model.is_empty() { ModelFile::BuiltIn(built_in) } else { ModelFile::At(Path::new(&reward.model)) }
+    }
+}
+
+/// Loads a reward model for a policy with this vocabulary and has it judge two short texts. `base`: version 0's weights, in
+/// case the file is an adapter.
 ///
 /// # Errors
-/// When the file is no reward model, lacks its gain or bias, or is of another vocabulary or other weights.
+/// When the file is no reward model, lacks its gain or bias, is of another vocabulary or other weights, changes while it is
+/// read, or gives a score that is not finite.
 pub fn load(
-    reward: &config::Reward,
-    built_in: &[u8],
+    file: ModelFile<'_>,
+    combination: Combination,
     policy_vocabulary: &str,
     base: impl FnOnce() -> Result<CausalLm, RewardModelError>,
 ) -> Result<(Arc<RewardModel>, NamedJudge), RewardModelError> {
-    let (model, digest) = if reward.model.is_empty() {
-        (RewardModel::from_bytes(built_in, &Device::Cpu)?, Digest::of(built_in))
-    } else {
-        let path = Path::new(&reward.model);
-        (RewardModel::load_beside(path, base)?, checkpoint::digest(path)?)
+    let (model, digest) = match file {
+        ModelFile::BuiltIn(bytes) => (RewardModel::from_bytes(bytes, &Device::Cpu)?, Digest::of(bytes)),
+        ModelFile::At(path) => {
+            let before = checkpoint::digest(path)?;
+            let model = RewardModel::load_beside(path, base)?;
+            // The digest is the model's name: scores must not carry that of other bytes.
+            match checkpoint::digest(path)? == before {
+                true => (model, before),
+                false => return Err(RewardModelError::Changed),
+            }
+        }
     };
     model.check_vocabulary(policy_vocabulary)?;
-    let model = Arc::new(model.combined(Combination::configured(reward)));
+    model.check_scores()?;
+    let model = Arc::new(model.combined(combination));
     let judge = NamedJudge::new(model.clone(), &digest);
     Ok((model, judge))
 }
 
-/// A reward model and the threads that it computes on.
+/// The threads that a reward model computes on.
 pub(crate) struct ModelSource {
-    judge: Judge,
     pool: ThreadPool,
 }
 
 impl ModelSource {
-    pub(crate) fn new(judge: Judge, pool: ThreadPool) -> ModelSource {
-        ModelSource { judge, pool }
+    pub(crate) fn new(pool: ThreadPool) -> ModelSource {
+        ModelSource { pool }
     }
 
     /// One outcome per item. When a batch fails, its items are judged one by one, so that only the guilty ones fail.
-    pub(crate) fn score(&self, items: &[&ScoreRequest]) -> Vec<Result<Judgement, ScoreError>> {
+    pub(crate) fn score(&self, judge: &Judge, items: &[&ScoreRequest]) -> Vec<Result<Judgement, ScoreError>> {
         let sequences: Vec<Vec<TokenId>> =
             items.iter().map(|item| [item.prompt.as_slice(), &item.response].concat()).collect();
-        match self.ask(&sequences) {
+        match self.ask(judge, &sequences) {
             Ok(judgements) => judgements.into_iter().map(checked).collect(),
             Err(error) if sequences.len() == 1 => vec![Err(error)],
             Err(_) => {
-                let alone = |sequence| checked(self.ask(std::slice::from_ref(sequence))?[0]);
+                let alone = |sequence| checked(self.ask(judge, std::slice::from_ref(sequence))?[0]);
                 sequences.iter().map(alone).collect()
             }
         }
     }
 
-    fn ask(&self, sequences: &[Vec<TokenId>]) -> Result<Vec<Judgement>, ScoreError> {
+    fn ask(&self, judge: &Judge, sequences: &[Vec<TokenId>]) -> Result<Vec<Judgement>, ScoreError> {
         // A panic in the tensor library must cost one batch, not the scorer.
-        let asked = catch_unwind(AssertUnwindSafe(|| self.pool.install(|| (self.judge)(sequences))));
+        let asked = catch_unwind(AssertUnwindSafe(|| self.pool.install(|| judge(sequences))));
         let judgements = match asked {
             Ok(judgements) => judgements.map_err(ScoreError::Model)?,
             Err(_) => return Err(ScoreError::Model("it panicked".to_owned())),

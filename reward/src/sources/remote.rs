@@ -97,7 +97,7 @@ impl RemoteSource {
         let answer = response.body_mut().with_config().limit(limit).read_to_vec().map_err(may_pass)?;
         if status != 200 {
             let may_pass = status >= 500 || matches!(status, 408 | 429);
-            return Err(Failure { cause: format!("HTTP status {status}{}", excerpt(&answer)), may_pass });
+            return Err(Failure { cause: format!("HTTP status {status}{}", size(&answer)), may_pass });
         }
         parse_answer(&answer, n_items).map_err(|cause| Failure { cause, may_pass: false })
     }
@@ -116,7 +116,7 @@ fn request_body(items: &[&ScoreRequest]) -> Vec<u8> {
 
 /// One outcome per query; an entry that is no finite number fails alone, an answer of another shape fails whole.
 fn parse_answer(answer: &[u8], n_items: usize) -> Result<Vec<Result<f64, ScoreError>>, String> {
-    let wrong = |what: &str| format!("{what}{}", excerpt(answer));
+    let wrong = |what: &str| format!("{what}{}", size(answer));
     let answer_json: Value = serde_json::from_slice(answer).map_err(|_| wrong("the answer is not JSON"))?;
     let present = |name: &str| answer_json.get(name).filter(|value| !value.is_null());
     let numbers = present("rewards").or_else(|| present("scores")).and_then(Value::as_array);
@@ -126,15 +126,33 @@ fn parse_answer(answer: &[u8], n_items: usize) -> Result<Vec<Result<f64, ScoreEr
     }
     let score = |number: &Value| match number.as_f64() {
         Some(score) => ScoreError::check("remote", score),
-        None => Err(ScoreError::NonFinite { origin: "remote", got: number.to_string() }),
+        None => Err(ScoreError::NonFinite { origin: "remote", got: kind(number).to_owned() }),
     };
     Ok(numbers.iter().map(score).collect())
 }
 
-/// The start of an answer, for the person who reads the log.
-fn excerpt(answer: &[u8]) -> String {
-    let text: String = String::from_utf8_lossy(answer).chars().take(200).collect();
-    if text.is_empty() { text } else { format!(": {text:?}") }
+/// How long an unusable answer is, for the log. What it says is for those alone who ask for it with `RUST_LOG=honed::text=trace`:
+/// servers echo what they were sent when they fail, and that is what people wrote.
+fn size(answer: &[u8]) -> String {
+    let text = || String::from_utf8_lossy(answer).chars().take(200).collect::<String>();
+    tracing::trace!(target: "honed::text", text = text(), "what the reward server answered");
+    if answer.is_empty() {
+        String::new()
+    } else {
+        format!(" ({} bytes; RUST_LOG=honed::text=trace shows them)", answer.len())
+    }
+}
+
+/// What stands in a number's place, without its text.
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number out of range",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
 }
 
 /// The pause after failed call number `n`, counted from 0: half of it fixed, half of it chance.

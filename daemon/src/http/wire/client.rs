@@ -181,6 +181,13 @@ pub(crate) fn versions(body: &[u8]) -> Result<(u64, Vec<VersionRow>), String> {
     Ok((reply.live, reply.data))
 }
 
+/// What an answer other than success says, for people.
+pub(crate) fn refusal(body: &[u8]) -> String {
+    let value: Option<Value> = serde_json::from_slice(body).ok();
+    let message = value.as_ref().and_then(|value| value.get("error")?.get("message")?.as_str());
+    message.unwrap_or("it gives no reason").to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -46,7 +46,8 @@ fn build() -> OpenApi {
 }
 
 fn components(schemas: BTreeMap<String, RefOr<Schema>>) -> Components {
-    let about = "A line of `daemon.api_keys_file`, or of `daemon.admin_keys_file` for the admin routes.";
+    let about = "A line of `daemon.api_keys_file`, or of `daemon.admin_keys_file` for the admin routes, or a key of \
+        `HONED_API_KEYS` or `HONED_ADMIN_KEYS`.";
     let key = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(about)).build();
     let components = ComponentsBuilder::new().security_scheme("key", SecurityScheme::Http(key));
     components.schemas_from_iter(schemas).build()

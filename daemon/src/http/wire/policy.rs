@@ -99,6 +99,11 @@ impl LoadRequest {
     }
 }
 
+/// The body of an activation.
+pub(crate) fn activation(expected_live: Option<PolicyVersion>) -> String {
+    serde_json::json!({"expected_live": expected_live.map(|version| version.0)}).to_string()
+}
+
 /// The `expected_live` of an activation; the body may be missing.
 pub(crate) fn expected_live(body: &[u8]) -> Result<Option<PolicyVersion>, FieldError> {
     if body.is_empty() {

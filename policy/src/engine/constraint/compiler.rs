@@ -32,6 +32,11 @@ const KEPT_MAX: usize = 32;
 const STACK_BYTES: usize = 16 << 20;
 /// Characters of the compiler's message that a client sees; it quotes the grammar.
 const MESSAGE_CHARS_MAX: usize = 400;
+/// Budgets of one token, a quarter of the library's own: the engine's thread pays them between two passes.
+pub(super) const LEXER_FUEL: u64 = 50_000;
+pub(super) const ITEMS_MAX: usize = 12_500;
+/// Of the parser at one place; the library's own.
+pub(super) const ROW_ITEMS_MAX: usize = 2000;
 /// What the library calls the byte before the name of a control token.
 const CONTROL: u8 = TokTrie::SPECIAL_TOKEN_MARKER;
 
@@ -118,9 +123,15 @@ impl Bench {
     }
 }
 
-/// The library's budgets. Those of one token are a quarter of its own: the engine's thread pays them between two passes.
+/// The library's budgets. Its errors would quote the response unless told not to.
 fn limits() -> ParserLimits {
-    ParserLimits { step_lexer_fuel: 50_000, step_max_items: 12_500, ..ParserLimits::default() }
+    ParserLimits {
+        step_lexer_fuel: LEXER_FUEL,
+        step_max_items: ITEMS_MAX,
+        max_items_in_row: ROW_ITEMS_MAX,
+        verbose_errors: false,
+        ..ParserLimits::default()
+    }
 }
 
 /// The vocabulary as the library reads it: a control token has no text, so that no grammar can ask for one, except those

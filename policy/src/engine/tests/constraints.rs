@@ -88,3 +88,21 @@ fn a_grammar_says_itself_when_a_response_may_end() {
     let sampling = SamplingParams { ignore_eos: false, min_tokens: 2, ..ask.sampling.clone() };
     assert_eq!(field(Ask { sampling, ..ask }), "min_tokens");
 }
+
+/// Goal: a grammar that becomes too dear midway ends its own request, with a reason that quotes nobody, and no other. Method: one
+/// whose readings multiply with every letter.
+#[test]
+fn a_grammar_beyond_its_budget_ends_its_request_alone() {
+    let test = TestEngine::new();
+    let readings = "start: s\ns: \"a\" | s s | s s s | s s s s | s s s s s".to_owned();
+    let constraint = Some(test.engine.constrain(Grammar::Lark(readings)).unwrap());
+    let mut ask = Ask::exactly(test.tokens("the user said"), 200);
+    ask.sampling.ignore_eos = false;
+    ask.sampling.logit_bias = test.engine.vocabulary().end_tokens().map(|id| (id, -100.0)).collect();
+    let answer = test.submit(Target::Live, Ask { constraint, ..ask }).unwrap();
+    let last = answer.events.iter().last().expect("an end");
+    let Event::Failed(Failure::Grammar(reason)) = &last else { panic!("{last:?}") };
+    assert!(reason.contains("12500 items") && !reason.contains("aa"), "{reason}");
+    assert_eq!(test.engine.stats().failed, 0, "the engine is well");
+    assert_eq!(constrained(&test, Grammar::Choice(vec!["ok".into()]), 1)[0].text, "ok");
+}

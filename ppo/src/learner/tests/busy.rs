@@ -46,7 +46,7 @@ impl Traffic {
                     sink: Box::new(move |event| match event {
                         Event::Prompt { .. } | Event::Token { .. } => {}
                         Event::Finished(_) => drop(ended.fetch_sub(1, Ordering::Relaxed)),
-                        Event::Failed { .. } => drop(failed.fetch_add(1, Ordering::Relaxed)),
+                        Event::Failed(_) => drop(failed.fetch_add(1, Ordering::Relaxed)),
                     }),
                     ..GenerateRequest::default()
                 };

@@ -182,7 +182,7 @@ impl World {
                     rollouts.push(finished.rollout);
                 }
                 Event::Prompt { .. } | Event::Token { .. } => {}
-                Event::Failed { .. } => panic!("a request failed"),
+                Event::Failed(_) => panic!("a request failed"),
             }
         }
         assert_eq!(rollouts.len() as u64, n);

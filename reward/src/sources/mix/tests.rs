@@ -31,6 +31,24 @@ fn feedback(fallback: &str) -> Rules {
     })
 }
 
+/// Goal: the model inside a score's version is found wherever it stands. Method: names that formulas give themselves.
+#[test]
+fn a_version_names_its_model() {
+    let name = |formula: Formula| formula.name("model@ab/min");
+    let said = Some((1.0, Score(0.5)));
+    for formula in [
+        Formula::MODEL,
+        Formula { model: -2.5, ..Formula::MODEL },
+        Formula { model: 0.5, remote: 1.0, feedback: said },
+        Formula { feedback: said, ..Formula::MODEL },
+    ] {
+        assert_eq!(model_of(&name(formula)), Some("model@ab/min"), "{formula:?}");
+    }
+    for formula in [Formula::REMOTE, Formula { remote: 2.0, feedback: said, ..Formula::default() }] {
+        assert_eq!(model_of(&name(formula)), None, "{formula:?}");
+    }
+}
+
 #[test]
 fn machine_sources_judge_at_once() {
     let model = rules(|_| ());

@@ -39,12 +39,13 @@ fn a_loaded_model_judges_under_the_digest_of_its_file() {
 
     let mut reward = config::Config::default().reward;
     let bytes = std::fs::read(&path).unwrap();
-    let (_, built_in) = load(&reward, &bytes, &vocabulary, no_base).unwrap();
+    let (_, built_in) = load(ModelFile::configured(&reward, &bytes), Combination::Mean, &vocabulary, no_base).unwrap();
     reward.model = path.to_str().unwrap().to_owned();
-    let (_, from_file) = load(&reward, &[], &vocabulary, no_base).unwrap();
+    let (_, from_file) = load(ModelFile::configured(&reward, &[]), Combination::Mean, &vocabulary, no_base).unwrap();
     assert_eq!(from_file.version, format!("model@{}", &digest[..12]));
     assert_eq!(built_in.version, from_file.version);
-    assert!(matches!(load(&reward, &[], "other", no_base), Err(RewardModelError::Vocabulary { .. })));
+    let other = load(ModelFile::At(&path), Combination::Mean, "other", no_base);
+    assert!(matches!(other, Err(RewardModelError::Vocabulary { .. })));
 
     let items = vec![sequence(2, 3), sequence(4, 5)];
     let whole = |item: &ScoreRequest| [item.prompt.as_slice(), &item.response].concat();

@@ -122,7 +122,7 @@ fn what_may_pass_is_tried_again_with_growing_pauses() {
 
 #[test]
 fn tries_end_and_leave_an_error() {
-    check_fails(http("500 Oops", "stack trace"), 4, "HTTP status 500: \"stack trace\"");
+    check_fails(http("500 Oops", "stack trace"), 4, "HTTP status 500 (11 bytes");
 }
 
 #[test]
@@ -134,6 +134,23 @@ fn what_cannot_pass_is_not_tried_again() {
     check_fails(http("200 OK", r#"{"rewards":[1]}"#), 1, "expected 2 rewards, got 1");
     check_fails(http("200 OK", r#"{"rewards":[NaN,1]}"#), 1, "not JSON");
     check_fails(http("200 OK", &"x".repeat(2 << 20)), 1, "larger than");
+}
+
+/// Goal: what people wrote does not reach the log through a server that echoes it. Method: an echo in every unusable answer.
+#[test]
+fn errors_quote_nothing_that_the_server_says() {
+    for answer in [
+        http("500 Oops", "cannot score 'Say hi.'"),
+        http("400 Bad Request", r#"{"detail":"cannot score 'Say hi.'"}"#),
+        http("200 OK", "Say hi."),
+        http("200 OK", r#"{"Say hi.":1}"#),
+        http("200 OK", r#"{"rewards":["Say hi.",{"of":"Say hi."}]}"#),
+    ] {
+        for outcome in exchange(vec![answer; 4]).outcomes {
+            let message = outcome.expect_err("unusable").to_string();
+            assert!(!message.contains("hi"), "{message}");
+        }
+    }
 }
 
 #[test]

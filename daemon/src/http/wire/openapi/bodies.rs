@@ -15,7 +15,7 @@ mod unions;
 pub(super) use self::{
     chat::ChatBody,
     generation::CompletionBody,
-    operation::{ActivationBody, DetokenizeBody, FeedbackBody, LoadBody, TokenizeBody},
+    operation::{ActivationBody, DetokenizeBody, FeedbackBody, ForgetBody, LoadBody, RewardModelBody, TokenizeBody},
     scoring::{GetRewardBody, PoolingBody, PredictBody, RerankBody, RewardsBody, ScorePairsBody, WholeBody},
 };
 use self::{chat::MessageBody, generation::SharedBody};

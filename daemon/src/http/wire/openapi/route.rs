@@ -61,8 +61,8 @@ impl Route {
             },
         };
         let errors = match access {
-            Access::Open => vec![500, 503],
-            Access::Api => vec![401, 500, 503],
+            Access::Open => vec![403, 500, 503],
+            Access::Api => vec![401, 403, 500, 503],
             Access::Admin => vec![401, 403, 500, 503],
         };
         Route {
@@ -208,7 +208,7 @@ fn reason(status: u16) -> &'static str {
     match status {
         400 => "The request breaks a rule; `param` names the field.",
         401 => "No key, or one that is not known.",
-        403 => "A key without the right to do this, a foreign page, or a path that leads out.",
+        403 => "A key without the right to do this, a foreign page or host name, or a path that leads out.",
         404 => "There is no such thing; `param` is `model` when it is the model.",
         409 => "The state is not what the request expects.",
         413 => "The body is larger than `daemon.body_bytes_max`, or the file than `daemon.import_bytes_max`.",

@@ -7,19 +7,21 @@ use super::{
         chat::{Chat, ChatChoice},
         completion::Completion,
         feedback::FeedbackResponse,
+        forget::ForgottenReport,
         health::{Health, Version},
         model::{Model, ModelList},
         policy::{PolicyList, PolicyRow},
         rerank::{Prediction, Ranking, TeiRanked},
         reward::{GetRewardResponse, RewardList},
+        reward_model::RewardModelCard,
         rollout::RolloutPage,
         score::{ClassEntry, PoolEntry, ScoreEntry, ScoreList},
         tokens::{DetokenizeResponse, TokenizeResponse, TokenizerInfo},
         training::Training,
     },
     bodies::{
-        ActivationBody, ChatBody, CompletionBody, DetokenizeBody, FeedbackBody, GetRewardBody, LoadBody, PoolingBody,
-        PredictBody, RerankBody, RewardsBody, ScorePairsBody, TokenizeBody, WholeBody,
+        ActivationBody, ChatBody, CompletionBody, DetokenizeBody, FeedbackBody, ForgetBody, GetRewardBody, LoadBody,
+        PoolingBody, PredictBody, RerankBody, RewardModelBody, RewardsBody, ScorePairsBody, TokenizeBody, WholeBody,
     },
     route::{
         Access::{Admin, Api, Open},
@@ -116,6 +118,11 @@ fn admin() -> Vec<Route> {
             .fails(&[409, 429])
             .may_read::<ActivationBody>()
             .answers::<PolicyRow>(),
+        Route::get(Admin, "/v1/rewards/model", "Which reward model judges").fails(&[404]).answers::<RewardModelCard>(),
+        Route::post(Admin, "/v1/rewards/model", "Have another reward model judge, or the configured file read again")
+            .fails(&[404, 409])
+            .may_read::<RewardModelBody>()
+            .answers::<RewardModelCard>(),
         Route::get(Admin, "/v1/training", "What the learner does").answers::<Training>(),
         training("/v1/training/pause", "Begin no further update"),
         training("/v1/training/resume", "Begin updates again"),
@@ -126,6 +133,10 @@ fn admin() -> Vec<Route> {
             .query("version", position(), "Only rows that this version drew.")
             .query("state", word.enum_values(Some(states())), "Only rows in this state.")
             .answers::<RolloutPage>(),
+        Route::post(Admin, "/v1/rollouts/forget", "Remove everything of one user from the log")
+            .fails(&[429])
+            .reads::<ForgetBody>()
+            .answers::<ForgottenReport>(),
     ]
 }
 

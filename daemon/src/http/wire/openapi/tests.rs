@@ -8,9 +8,10 @@ use super::{super::fields::record, *};
 use crate::http::wire::{
     chat::ChatRequest,
     completion::CompletionRequest,
-    feedback, policy,
+    feedback, forget, policy,
     rerank::{PredictRequest, RerankRequest},
     reward::{GetRewardRequest, RewardRequest},
+    reward_model,
     score::{ScorePairsRequest, WholeRequest},
     tokens::{DetokenizeRequest, TokenizeRequest},
 };
@@ -121,6 +122,8 @@ fn schemas_hold_what_parsers_look_at() {
             vec![r#"{"path":"a.gguf","promote":true}"#.to_owned()],
         ),
         ("ActivationRequest", Box::new(|b| policy::expected_live(b).is_ok()), vec!["{}".to_owned()]),
+        ("ForgetRequest", Box::new(|b| forget::user(b).is_ok()), vec![r#"{"user":"a"}"#.to_owned()]),
+        ("RewardModelRequest", Box::new(|b| reward_model::order(b).is_ok()), vec!["{}".to_owned()]),
     ];
     let document = parsed();
     for (name, parse, bodies) in cases {

@@ -103,3 +103,24 @@ pub(crate) struct ActivationBody {
     #[schema(minimum = 0)]
     expected_live: Option<i64>,
 }
+
+/// Have another reward model judge.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RewardModelRequest)]
+pub(crate) struct RewardModelBody {
+    /// A file inside `reward.folder`; without it the configured file is read again.
+    #[schema(min_length = 1, max_length = 4096)]
+    path: Option<String>,
+    /// Only when this model judges now, as scores name it; otherwise 409.
+    #[schema(max_length = 4096)]
+    expected: Option<String>,
+}
+
+/// Forget a user.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ForgetRequest)]
+pub(crate) struct ForgetBody {
+    /// As the requests named it.
+    #[schema(min_length = 1, max_length = 512)]
+    user: String,
+}

@@ -1,0 +1,86 @@
+//! `honed policies activate N` and `honed policies prune`.
+
+use policy::PolicyVersion;
+use ppo::registry::Retention;
+
+use crate::{
+    cli::{
+        ConfigArgs, Outcome,
+        holder::{Holder, registry},
+    },
+    http::wire::policy as wire,
+};
+
+/// Which version.
+#[derive(clap::Args)]
+pub(crate) struct ActivateArgs {
+    /// Number of the version.
+    version: u64,
+    /// Only when this version is live now.
+    #[arg(long, value_name = "N")]
+    expected_live: Option<u64>,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// What to keep.
+#[derive(clap::Args)]
+pub(crate) struct PruneArgs {
+    /// Versions to keep beside version 0 and the live one [ppo.keep_versions].
+    #[arg(long, value_name = "N")]
+    keep: Option<usize>,
+    /// MiB of these to keep; the newest stays whatever it weighs [ppo.keep_versions_mib].
+    #[arg(long, value_name = "MIB")]
+    keep_mib: Option<u64>,
+    /// Say what would go, and remove nothing.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// Makes a retained version live: in the folder, or in the daemon that has it.
+pub(super) fn activate(args: &ActivateArgs) -> Outcome {
+    let config = args.config.load()?;
+    let (version, expected) = (PolicyVersion(args.version), args.expected_live.map(PolicyVersion));
+    match Holder::find(&config)? {
+        Holder::Us(log) => {
+            let registry = registry(&log, &config)?;
+            registry.verify(version)?;
+            let before = registry.activate(version, expected)?;
+            log.close();
+            println!("{version} is live in place of {before}; the next daemon serves it");
+        }
+        Holder::Daemon(daemon) => {
+            let body = wire::activation(expected);
+            daemon.post(&format!("/v1/policies/{}/activate", args.version), &body)?;
+            println!("{version} is live; the daemon serves it");
+        }
+    }
+    Ok(())
+}
+
+/// Removes the files of versions beyond the retention. A daemon does so itself after every publication.
+pub(super) fn prune(args: &PruneArgs) -> Outcome {
+    let config = args.config.load()?;
+    let Holder::Us(log) = Holder::find(&config)? else {
+        return Err("a daemon has this folder; it keeps to ppo.keep_versions by itself after every publication".into());
+    };
+    let registry = registry(&log, &config)?;
+    let mib = args.keep_mib.unwrap_or(config.ppo.keep_versions_mib);
+    let keep = Retention {
+        versions: args.keep.unwrap_or(config.ppo.keep_versions),
+        bytes: if mib == 0 { u64::MAX } else { mib.saturating_mul(1 << 20) },
+    };
+    let surplus = registry.surplus(keep, &[])?;
+    if !args.dry_run {
+        registry.retire(&surplus)?;
+    }
+    log.close();
+    let verb = if args.dry_run { "would remove" } else { "removed" };
+    for gone in &surplus {
+        println!("{verb} {:<12}{:>14} bytes  {}", gone.version.to_string(), gone.bytes, gone.reason);
+    }
+    println!("{verb} {} versions, {} bytes", surplus.len(), surplus.iter().map(|gone| gone.bytes).sum::<u64>());
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! `honed policies show N` and `honed policies diff A B`.
+
+use std::{collections::BTreeSet, io::Write, path::Path};
+
+use policy::PolicyVersion;
+use ppo::rollout_log::{UpdateRow, VersionRow};
+
+use crate::{
+    cli::{ConfigArgs, Outcome, clock::utc, rollouts},
+    http::wire::{json, policy::PolicyRow},
+};
+
+/// Which version.
+#[derive(clap::Args)]
+pub(crate) struct ShowArgs {
+    /// Number of the version.
+    version: u64,
+    /// One line of JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// Which two.
+#[derive(clap::Args)]
+pub(crate) struct DiffArgs {
+    /// Number of the one.
+    from: u64,
+    /// Number of the other.
+    to: u64,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// A version, where its file lies, and the update that made it.
+struct Known {
+    row: VersionRow,
+    bytes: Option<u64>,
+    update: Option<UpdateRow>,
+}
+
+pub(super) fn show(args: &ShowArgs) -> Outcome {
+    let known = known(&args.config, args.version)?;
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", json(&PolicyRow::new(known.row, None)))?;
+        return Ok(());
+    }
+    for (name, value) in known.facts() {
+        writeln!(out, "{name:<12}{value}")?;
+    }
+    for (name, value) in &known.row.numbers {
+        writeln!(out, "  {name:<44}{value:>16.6}")?;
+    }
+    Ok(())
+}
+
+pub(super) fn diff(args: &DiffArgs) -> Outcome {
+    let (from, to) = (known(&args.config, args.from)?, known(&args.config, args.to)?);
+    let mut out = std::io::stdout().lock();
+    for ((name, a), (_, b)) in from.facts().into_iter().zip(to.facts()) {
+        writeln!(out, "{name:<12}{a:<36}{b}{}", if a == b { "  (the same)" } else { "" })?;
+    }
+    let names: BTreeSet<&String> = from.row.numbers.keys().chain(to.row.numbers.keys()).collect();
+    writeln!(
+        out,
+        "\n{:<46}{:>14}{:>14}{:>14}",
+        "",
+        from.row.version.to_string(),
+        to.row.version.to_string(),
+        "change"
+    )?;
+    for name in names {
+        let [a, b] = [&from, &to].map(|known| known.row.numbers.get(name).copied());
+        let shown = |x: Option<f64>| x.map_or_else(|| "-".to_owned(), |x| format!("{x:.6}"));
+        let change = a.zip(b).map(|(a, b)| b - a);
+        writeln!(out, "  {name:<44}{:>14}{:>14}{:>14}", shown(a), shown(b), shown(change))?;
+    }
+    let configs = [&from, &to].map(|known| known.update.as_ref().map_or("", |update| update.start.config.as_str()));
+    for line in changed_knobs(configs) {
+        writeln!(out, "{line}")?;
+    }
+    Ok(())
+}
+
+/// Knobs that were not the same when the two were trained.
+fn changed_knobs([a, b]: [&str; 2]) -> Vec<String> {
+    if a.is_empty() || b.is_empty() {
+        return Vec::new();
+    }
+    let value = |text: &str, key: &str| {
+        let line = text.lines().find_map(|line| line.split_once('=').filter(|(name, _)| *name == key));
+        line.map_or_else(|| "-".to_owned(), |(_, value)| value.to_owned())
+    };
+    let keys: BTreeSet<&str> =
+        [a, b].iter().flat_map(|text| text.lines()).filter_map(|l| Some(l.split_once('=')?.0)).collect();
+    let changed = keys.into_iter().map(|key| (key, value(a, key), value(b, key))).filter(|(_, a, b)| a != b);
+    changed.map(|(key, a, b)| format!("{key:<46}{a:>14}{b:>14}")).collect()
+}
+
+fn known(config: &ConfigArgs, version: u64) -> Result<Known, Box<dyn std::error::Error + Send + Sync>> {
+    let reader = rollouts::open(config)?;
+    let version = PolicyVersion(version);
+    let row = reader.version(version)?;
+    let row = row.ok_or_else(|| format!("there is no {version}; `honed policies list` shows what there is"))?;
+    let folder = Path::new(&config.load()?.daemon.data_dir).join("versions");
+    let bytes = std::fs::metadata(folder.join(&row.path)).ok().map(|file| file.len());
+    let update = reader.update_of(version)?;
+    Ok(Known { row, bytes, update })
+}
+
+impl Known {
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let row = &self.row;
+        let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        vec![
+            ("version", row.version.to_string()),
+            ("state", row.state.as_str().to_owned()),
+            ("parent", or_none(row.parent.map(|parent| parent.to_string()))),
+            ("created", utc(row.created_ms)),
+            ("file", or_none(self.bytes.map(|bytes| format!("{} ({bytes} bytes)", row.path.display())))),
+            ("digest", row.digest.chars().take(32).collect()),
+            ("update", or_none(self.update.as_ref().map(|update| update.start.number.to_string()))),
+            ("rollouts", row.n_rollouts.to_string()),
+            ("reason", or_none(row.reason.clone())),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_knobs_that_differ_are_told() {
+        let changed = changed_knobs(["ppo.a=1\nppo.b=2\n", "ppo.b=3\nppo.a=1\nppo.c=4\n"]);
+        assert_eq!(changed.len(), 2);
+        assert!(changed[0].starts_with("ppo.b ") && changed[0].ends_with(" 3") && changed[1].starts_with("ppo.c "));
+        assert!(changed_knobs(["", "ppo.a=1"]).is_empty(), "nothing is known of the one");
+    }
+}

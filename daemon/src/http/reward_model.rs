@@ -1,0 +1,55 @@
+//! `GET /v1/rewards/model`, `POST /v1/rewards/model`: which reward model judges, and another one in its place.
+
+use axum::{Json, extract::State};
+
+use super::{
+    blocking,
+    body::OptionalJsonBytes,
+    context::{Context, Services},
+    error::ApiError,
+    wire::reward_model::{self as wire, RewardModelCard},
+};
+use crate::reward_seat::{Change, Order, SeatError};
+
+/// Who judges.
+pub(crate) async fn get(State(context): State<Context>) -> Result<Json<RewardModelCard>, ApiError> {
+    let services = context.services()?;
+    let seat = services.seat.as_ref().ok_or_else(|| refusal(SeatError::NoSeat, false))?;
+    Ok(Json(RewardModelCard::of(&seat.seated())))
+}
+
+/// Reads the configured file again, or another one, and has it judge from the next request on.
+pub(crate) async fn post(
+    State(context): State<Context>,
+    OptionalJsonBytes(body): OptionalJsonBytes,
+) -> Result<Json<RewardModelCard>, ApiError> {
+    let order = wire::order(&body)?;
+    let services = context.admit()?;
+    let names_a_file = order.path.is_some();
+    let change = blocking(move || replace(&services, &order)).await?;
+    let change = change.map_err(|error| refusal(error, names_a_file))?;
+    Ok(Json(RewardModelCard::after(&change)))
+}
+
+/// Carries out an order; blocks. SIGHUP does this too.
+///
+/// # Errors
+/// [`SeatError`]; whoever judges goes on.
+pub(crate) fn replace(services: &Services, order: &Order) -> Result<Change, SeatError> {
+    match (&services.seat, &services.scorer) {
+        (Some(seat), Some(scorer)) => seat.replace(order, scorer, &services.log),
+        _ => Err(SeatError::NoSeat),
+    }
+}
+
+fn refusal(error: SeatError, names_a_file: bool) -> ApiError {
+    let message = error.to_string();
+    match error {
+        SeatError::NoSeat => ApiError::NotFound(message),
+        SeatError::Busy | SeatError::Changed { .. } => ApiError::Conflict(message),
+        SeatError::NoFolder | SeatError::Outside => ApiError::invalid("path", message),
+        SeatError::Refused(_) if names_a_file => ApiError::invalid("path", message),
+        SeatError::Refused(_) => ApiError::Conflict(format!("{message} (reward.model)")),
+        SeatError::Log(error) => ApiError::internal("noting the reward model", error),
+    }
+}

@@ -1,0 +1,97 @@
+//! Which versions stay on the disk.
+//!
+//! Retained versions are what a rollback can go to. The newest are kept: as many as a number allows, and of these as many as a
+//! number of bytes has room for. Version 0, the live version and what is in memory are not up for this, and a bound on bytes
+//! does not remove the newest retained version either: a rollback by one step stays possible, whatever a version weighs.
+
+use policy::PolicyVersion;
+
+use super::{Registry, RegistryError, files};
+use crate::rollout_log::{VersionChange, VersionRow, VersionState};
+
+/// How much is kept beside version 0 and the live version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Versions.
+    pub versions: usize,
+    /// Bytes of their files, companions included.
+    pub bytes: u64,
+}
+
+/// A version that is not kept any longer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Surplus {
+    /// Its number.
+    pub version: PolicyVersion,
+    /// Bytes that its files take.
+    pub bytes: u64,
+    /// Which bound it is beyond.
+    pub reason: &'static str,
+}
+
+impl Registry {
+    /// Housekeeping after a publication: what drained and left memory is `retained`; beyond the retention the oldest retained
+    /// ones are `retired` and their files removed. Never version 0, never the live one, never one in memory.
+    ///
+    /// # Errors
+    /// When the log refuses.
+    pub fn retain(&self, residents: &[PolicyVersion]) -> Result<(), RegistryError> {
+        for row in self.rows()? {
+            if row.state == VersionState::Draining && !residents.contains(&row.version) {
+                self.step(row.version, VersionState::Draining, VersionState::Retained, None)?;
+            }
+        }
+        self.retire(&self.surplus(self.retention, residents)?)
+    }
+
+    /// What a retention would not keep, oldest first.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn surplus(&self, keep: Retention, residents: &[PolicyVersion]) -> Result<Vec<Surplus>, RegistryError> {
+        let is_up = |row: &VersionRow| row.state == VersionState::Retained && row.version != PolicyVersion::SFT;
+        let rows = self.rows()?;
+        let (mut n_kept, mut bytes_kept) = (0, 0_u64);
+        let mut surplus = Vec::new();
+        for row in rows.iter().rev().filter(|row| is_up(row)) {
+            let bytes = files::bytes_of(&self.folder, row.version);
+            let reason = if n_kept >= keep.versions {
+                "beyond ppo.keep_versions"
+            } else if n_kept > 0 && bytes_kept.saturating_add(bytes) > keep.bytes {
+                "beyond ppo.keep_versions_mib"
+            } else {
+                (n_kept, bytes_kept) = (n_kept + 1, bytes_kept.saturating_add(bytes));
+                continue;
+            };
+            if !residents.contains(&row.version) {
+                surplus.push(Surplus { version: row.version, bytes, reason });
+            }
+        }
+        surplus.reverse();
+        Ok(surplus)
+    }
+
+    /// Retires versions and removes their files.
+    ///
+    /// # Errors
+    /// When the log refuses, or one of them is not retained.
+    pub fn retire(&self, surplus: &[Surplus]) -> Result<(), RegistryError> {
+        for Surplus { version, reason, .. } in surplus {
+            // Row first: a crash between the two leaves a file that no row wants, which the next open removes.
+            self.step(*version, VersionState::Retained, VersionState::Retired, Some(reason))?;
+            policy::failpoint::passed("version.removed");
+            files::remove_all_of(&self.folder, *version);
+        }
+        Ok(())
+    }
+
+    fn step(
+        &self,
+        version: PolicyVersion,
+        from: VersionState,
+        to: VersionState,
+        reason: Option<&str>,
+    ) -> Result<(), RegistryError> {
+        self.change(VersionChange::Move { version, from, to, reason: reason.map(str::to_string) })
+    }
+}

@@ -1,0 +1,84 @@
+//! A user is forgotten: every exchange of theirs leaves the log, and everything that they said about anybody's.
+//!
+//! What cannot be taken back is written down instead: a version that learnt from some of these exchanges keeps its weights, and
+//! its row counts how many of the rollouts that trained it are gone (`provenance/forgotten`). The record of an update keeps the
+//! positions and scores of what it used, and no text.
+//!
+//! Rows that an update holds right now stay until it has ended: its record must name what it learnt from. They are counted, so
+//! that whoever asked knows to ask again.
+
+use std::collections::BTreeMap;
+
+use policy::PolicyVersion;
+use rusqlite::{Connection, params};
+
+use super::error::LogError;
+
+/// The number of a version's row that counts them.
+pub const FORGOTTEN: &str = "provenance/forgotten";
+
+/// What is gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Exchanges of the user that were removed.
+    pub n_rollouts: u64,
+    /// Those among them that had not trained and now never will.
+    pub n_untrained: u64,
+    /// Exchanges of the user that an update holds; they are still there.
+    pub n_claimed: u64,
+    /// Words that were removed: the user's own, and others' about what is gone.
+    pub n_feedback: u64,
+    /// How many of the removed exchanges had trained which version.
+    pub trained: BTreeMap<PolicyVersion, u64>,
+}
+
+/// Removes everything of one user but what is claimed.
+pub(super) fn forget(connection: &Connection, user: &str) -> Result<Forgotten, LogError> {
+    // Freed pages are overwritten, so that the file does not keep what the log no longer shows.
+    connection.pragma_update(None, "secure_delete", true)?;
+    let count = |condition: &str| -> Result<u64, LogError> {
+        let sql = format!("SELECT COUNT(*) FROM rollouts WHERE user = ?1 AND {condition}");
+        Ok(connection.prepare_cached(&sql)?.query_row([user], |row| row.get::<_, i64>(0))? as u64)
+    };
+    let mut forgotten = Forgotten {
+        n_untrained: count("state IN ('generated', 'scored')")?,
+        n_claimed: count("state = 'claimed'")?,
+        trained: trained(connection, user)?,
+        ..Forgotten::default()
+    };
+    for (version, n) in &forgotten.trained {
+        connection
+            .prepare_cached(
+                "INSERT INTO version_numbers (version, name, value) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (version, name) DO UPDATE SET value = value + excluded.value",
+            )?
+            .execute(params![version.0 as i64, FORGOTTEN, *n as f64])?;
+    }
+    let n_feedback = connection.execute(
+        "DELETE FROM feedback WHERE user = ?1
+            OR seq IN (SELECT seq FROM rollouts WHERE user = ?1 AND state <> 'claimed')",
+        [user],
+    )?;
+    let n_rollouts = connection.execute("DELETE FROM rollouts WHERE user = ?1 AND state <> 'claimed'", [user])?;
+    (forgotten.n_feedback, forgotten.n_rollouts) = (n_feedback as u64, n_rollouts as u64);
+    Ok(forgotten)
+}
+
+/// Versions whose rows exist and that the user's exchanges trained.
+fn trained(connection: &Connection, user: &str) -> Result<BTreeMap<PolicyVersion, u64>, LogError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT trained_version, COUNT(*) FROM rollouts
+         WHERE user = ?1 AND state = 'trained' AND trained_version IN (SELECT version FROM versions)
+         GROUP BY trained_version",
+    )?;
+    let rows = statement
+        .query_map([user], |row| Ok((PolicyVersion(row.get::<_, i64>(0)? as u64), row.get::<_, i64>(1)? as u64)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Empties the write-ahead log into the file, so that it does not keep old pages either. Outside of any transaction; a reader
+/// that is in the middle of something keeps some of it until the next commit.
+pub(super) fn leave_no_copy(connection: &Connection) -> Result<(), LogError> {
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! A user is forgotten: what goes, what stays, and what is written down about it.
+
+use reward::sources::Label;
+
+use super::*;
+
+fn of(n: u32, user: &str) -> Rollout {
+    Rollout { user: Some(user.to_string()), ..rollout(n, 0) }
+}
+
+fn thumbs(n: u32, user: &str) -> Feedback {
+    Feedback {
+        id: rollout(n, 0).id,
+        user: Some(user.to_string()),
+        score: None,
+        label: Some(Label::Up),
+        edit: None,
+        comment: Some("a comment of ann".to_string()),
+        created_ms: 5,
+    }
+}
+
+/// Goal: nothing of one user is left in rows or in the file's bytes, others keep what is theirs, and a version says how much of
+/// what trained it is gone. Method: rows in every state, feedback both ways, and the files of the folder.
+#[test]
+fn everything_of_one_user_goes_and_versions_remember_that_it_did() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    log.change_version(VersionChange::Register(VersionRow {
+        version: PolicyVersion(1),
+        parent: None,
+        state: VersionState::Candidate,
+        digest: "d".to_string(),
+        path: "policy-1.gguf".into(),
+        created_ms: 1,
+        n_rollouts: 2,
+        reason: None,
+        numbers: [].into(),
+    }))
+    .unwrap();
+    for (n, user) in [(0, "ann"), (1, "bob"), (2, "ann"), (3, "ann"), (4, "bob"), (5, "ann")] {
+        log.append(of(n, user)).unwrap();
+    }
+    log.append(rollout(6, 0)).unwrap();
+    log.flush().unwrap();
+    score_all(&log, 1.0);
+    let first = granted(claim(&log, 3, &[0]));
+    log.settle(first.iter().map(|row| (row.seq, Outcome::Trained(PolicyVersion(1)))).collect::<Vec<_>>()).unwrap();
+    let held = granted(claim(&log, 1, &[0]));
+    assert_eq!(held[0].rollout.user.as_deref(), Some("ann"));
+    for (n, user) in [(1, "ann"), (2, "bob"), (4, "bob")] {
+        log.append_feedback(thumbs(n, user)).unwrap();
+    }
+
+    let forgotten = log.forget_user("ann").unwrap();
+    let expected = Forgotten {
+        n_rollouts: 3,
+        n_untrained: 1,
+        n_claimed: 1,
+        n_feedback: 2,
+        trained: [(PolicyVersion(1), 2)].into(),
+    };
+    assert_eq!(forgotten, expected);
+    let users = || everything(&log).into_iter().map(|row| row.rollout.user).collect::<Vec<_>>();
+    let [ann, bob] = ["ann", "bob"].map(|user| Some(user.to_string()));
+    assert_eq!(users(), [bob.clone(), ann, bob.clone(), None]);
+    assert!(everything(&log)[0].feedback.is_empty(), "what ann said about bob's is gone");
+    assert_eq!(everything(&log)[2].feedback.len(), 1, "what bob said about bob's is not");
+    assert_eq!(log.reader().version(PolicyVersion(1)).unwrap().unwrap().numbers[FORGOTTEN], 2.0);
+    assert_eq!(log.counters().dropped[&DropReason::Forgotten], 1);
+
+    log.settle(vec![(held[0].seq, Outcome::Released)]).unwrap();
+    assert_eq!(log.forget_user("ann").unwrap().n_rollouts, 1);
+    assert_eq!(log.forget_user("ann").unwrap(), Forgotten::default(), "once is enough");
+    assert_eq!(users(), [bob.clone(), bob, None]);
+    for file in std::fs::read_dir(dir.path()).unwrap() {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap_or_default();
+        for needle in [&b"a comment of ann"[..], b"cmpl-0000000000000005"] {
+            let is_bobs = needle == b"a comment of ann";
+            let n_found = bytes.windows(needle.len()).filter(|window| *window == needle).count();
+            assert!(n_found <= usize::from(is_bobs), "{} is still in the file", String::from_utf8_lossy(needle));
+        }
+    }
+}

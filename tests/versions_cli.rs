@@ -1,0 +1,153 @@
+//! What an operator does about versions and users from the command line: in a folder that nobody has, and beside a daemon.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    TestDaemon,
+    client::{self, request},
+    process::{self, Process},
+    versions::publish_versions,
+};
+
+fn honed(data: &Path, args: &[&str]) -> Output {
+    let command = Command::new(process::binary()).args(args).arg("--data-dir").arg(data).output();
+    command.expect("the binary runs")
+}
+
+#[track_caller]
+fn told(data: &Path, args: &[&str]) -> String {
+    let output = honed(data, args);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {errors}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[track_caller]
+fn refused(data: &Path, args: &[&str]) -> String {
+    let output = honed(data, args);
+    assert_eq!(output.status.code(), Some(1), "{args:?}: {}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8(output.stderr).expect("UTF-8")
+}
+
+fn activate<'a>(rest: &[&'a str]) -> Vec<&'a str> {
+    [&["policies", "activate", "1"], rest].concat()
+}
+
+fn states(data: &Path) -> Vec<String> {
+    let list = told(data, &["policies", "list", "--json"]);
+    let rows = list.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    rows.map(|row| row["state"].as_str().expect("a state").to_owned()).collect()
+}
+
+/// Goal: every step of a rollback can be taken without a daemon, and none that loses what must stay. Method: four versions, looked
+/// at, compared, activated and pruned.
+#[test]
+fn versions_are_looked_at_activated_and_pruned_without_a_daemon() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path();
+    publish_versions(data, 4);
+    let shown = told(data, &["policies", "show", "4"]);
+    for part in ["policy@4", "live", "policy@3", "policy-4.gguf"] {
+        assert!(shown.contains(part), "{part} is not in\n{shown}");
+    }
+    let row: Value = serde_json::from_str(&told(data, &["policies", "show", "2", "--json"])).expect("JSON");
+    assert_eq!((&row["version"], &row["parent"]), (&json!(2), &json!(1)));
+    let difference = told(data, &["policies", "diff", "1", "2"]);
+    assert!(difference.contains("policy@1") && difference.contains("policy@2"), "{difference}");
+    assert!(refused(data, &["policies", "show", "9"]).contains("there is no policy@9"));
+
+    assert!(refused(data, &["policies", "activate", "1", "--expected-live", "2"]).contains("policy@4"));
+    assert!(
+        told(data, &["policies", "activate", "1", "--expected-live", "4"])
+            .contains("policy@1 is live in place of policy@4")
+    );
+    assert_eq!(states(data), ["retained", "live", "retained", "retained", "draining"]);
+    assert!(refused(data, &["policies", "activate", "9"]).contains("policy@9"));
+    let why = told(data, &["why", "1"]);
+    assert!(
+        why.contains("policy@1 is live") && why.contains("It came after policy@0") && why.contains("policy@2 came"),
+        "{why}"
+    );
+    assert!(told(data, &["why", "0"]).contains("the start that everything else came from"));
+
+    let would = told(data, &["policies", "prune", "--keep", "1", "--dry-run"]);
+    assert!(
+        would.contains("would remove policy@2") && would.contains("policy@3") && !would.contains("policy@4"),
+        "{would}"
+    );
+    assert!(data.join("versions/policy-2.gguf").exists(), "a dry run removes nothing");
+    told(data, &["policies", "prune", "--keep", "1"]);
+    assert_eq!(states(data), ["retained", "live", "retired", "retired", "retained"]);
+    let on_disk = |n: u64| data.join(format!("versions/policy-{n}.gguf")).exists();
+    assert_eq!((0..5).map(on_disk).collect::<Vec<_>>(), [true, true, false, false, true]);
+    assert!(told(data, &["why", "2"]).contains("its file is gone: beyond ppo.keep_versions"));
+    assert!(refused(data, &["policies", "activate", "2"]).contains("policy@2"));
+}
+
+/// Goal: beside a daemon the same command has the daemon do it. Method: a daemon with an admin key, with the key and without.
+#[test]
+fn a_daemon_that_has_the_folder_activates_for_the_command() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    publish_versions(&data, 2);
+    let keys = folder.path().join("keys");
+    std::fs::write(&keys, "root\n").expect("written");
+    let admin = format!("daemon.admin_keys_file={}", keys.display());
+    let daemon = Process::serve(&data, &["ppo.enabled=false", &admin]);
+    let listen = daemon.address.to_string();
+    let at = ["--listen", listen.as_str()];
+    let live = || client::raw(daemon.address, &request("GET", "/v1/models/policy", &[], b"")).ok()["version"].clone();
+    assert_eq!(live(), 2);
+    assert!(refused(&data, &activate(&at)).contains("a valid API key is required"));
+    assert!(refused(&data, &activate(&["--listen", "127.0.0.1:0"])).contains("--listen"));
+    let keyed = [at[0], at[1], "--set", admin.as_str()];
+    assert!(refused(&data, &activate(&[&keyed[..], &["--expected-live", "0"]].concat())).contains("policy@2"));
+    assert!(told(&data, &activate(&keyed)).contains("policy@1 is live; the daemon serves it"));
+    assert_eq!(live(), 1);
+    assert!(refused(&data, &["policies", "prune", "--listen", &listen]).contains("a daemon has this folder"));
+}
+
+/// Goal: a user can be forgotten, by the route and by the command, beside a daemon and without one. Method: two users, feedback of
+/// one on the other's, and the log afterwards.
+#[test]
+fn a_user_can_be_forgotten() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    let ask = |daemon: &TestDaemon, user: &str| {
+        daemon.post("/v1/completions", &json!({"prompt": "a", "max_tokens": 2, "n": 2, "user": user})).ok()["id"]
+            .clone()
+    };
+    let users = |daemon: &TestDaemon| -> Vec<String> {
+        let rows = daemon.get("/v1/rollouts").ok()["data"].as_array().expect("rows").clone();
+        rows.iter().map(|row| row["user"].as_str().expect("a user").to_owned()).collect()
+    };
+    let daemon = TestDaemon::builder().start_in(&data);
+    let bobs = ask(&daemon, "bob");
+    ask(&daemon, "ann");
+    ask(&daemon, "eve");
+    daemon.wait_for("all are committed", |d| users(d).len() == 6);
+    daemon.post("/v1/feedback", &json!({"id": bobs, "label": "up", "user": "ann"})).ok();
+    for bad in [json!({}), json!({"user": ""}), json!({"user": 5})] {
+        assert_eq!(daemon.post("/v1/rollouts/forget", &bad).error(400)["param"], "user", "{bad}");
+    }
+    let report = daemon.post("/v1/rollouts/forget", &json!({"user": "ann"})).ok();
+    assert_eq!((&report["rollouts"], &report["feedback"], &report["in_update"]), (&json!(2), &json!(1), &json!(0)));
+    assert_eq!(users(&daemon), ["bob", "bob", "eve", "eve"]);
+    assert_eq!(daemon.metric("honed_rollouts_dropped_total{reason=\"forgotten\"}"), 2.0);
+    daemon.stop();
+
+    let process = Process::serve(&data, &["ppo.enabled=false"]);
+    let listen = process.address.to_string();
+    let said = told(&data, &["rollouts", "forget", "--user", "eve", "--listen", &listen]);
+    assert_eq!(said, "removed 2 rollouts and 0 words of feedback\n");
+    drop(process);
+    assert_eq!(told(&data, &["rollouts", "forget", "--user", "eve"]), "removed 0 rollouts and 0 words of feedback\n");
+    assert_eq!(told(&data, &["rollouts", "forget", "--user", "bob"]), "removed 2 rollouts and 0 words of feedback\n");
+    assert!(told(&data, &["rollouts", "export"]).is_empty());
+    refused(&data, &["rollouts", "forget", "--user", ""]);
+}
