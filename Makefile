@@ -5,10 +5,10 @@ ARGS ?=
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test deps serve lint golden
+.PHONY: help demo test test-peers deps serve lint golden
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
 
 demo: ## build, serve the built-in model, and watch PPO improve it under traffic (ARGS="--seed 2")
 	@.ci/deps build
@@ -20,11 +20,16 @@ serve: ## serve the built-in model on 127.0.0.1:8080 (ARGS="--listen 0.0.0.0:80"
 	$(CARGO) run --release --locked --package daemon --bin honed -- serve $(ARGS)
 
 # Binaries and tests are built in one go: apart, cargo would unify features differently and compile llama.cpp twice.
-test: ## all tests, then openai-python and promtool against the daemon
+test: ## all tests, then other people's clients against the daemon
 	@.ci/deps test
 	$(CARGO) build --workspace --all-targets --locked
 	$(CARGO) test --workspace --locked
 	@tests/clients/run.sh
+
+test-peers: ## lm-evaluation-harness against the trainer's numbers; takes 800 MB from PyPI
+	@.ci/deps test
+	$(CARGO) build --workspace --all-targets --locked
+	@CARGO="$(CARGO)" tests/peers/run.sh
 
 golden: ## the reference numbers only; HONED_GOLDEN names another folder of them
 	@.ci/deps build

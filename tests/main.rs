@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod architecture;
+mod bad_inputs;
 mod dashboards;
 mod enumerable_world;
 mod eval_shapes;
@@ -20,5 +21,7 @@ mod http_scoring;
 mod http_tokens;
 mod learner_resume;
 mod learning_knobs;
+mod llama_server;
+mod peers;
 mod planted_reward;
 mod train_offline;

@@ -56,6 +56,26 @@ impl Process {
         assert_eq!(sent, 0, "the signal was sent");
     }
 
+    /// Its resident set, as the kernel counts it.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(self.proc().join("status")).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says so");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kib * 1024
+    }
+
+    /// Sockets that it holds, the listening one among them.
+    pub(crate) fn n_sockets(&self) -> usize {
+        let files = std::fs::read_dir(self.proc().join("fd")).expect("it runs").flatten();
+        let is_socket = |path: PathBuf| path.to_string_lossy().starts_with("socket:");
+        // What was closed since the folder was read is no socket any more.
+        files.filter(|file| std::fs::read_link(file.path()).is_ok_and(is_socket)).count()
+    }
+
+    fn proc(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}", self.child.id()))
+    }
+
     pub(crate) fn wait(&mut self) -> ExitStatus {
         self.child.wait().expect("the process ends")
     }

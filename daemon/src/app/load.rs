@@ -1,6 +1,6 @@
 //! Loading: every part that takes a while, in the order in which they need each other.
 
-use std::path::Path;
+use std::{path::Path, sync::Mutex};
 
 use config::Config;
 use policy::{PolicyVersion, engine::Engine};
@@ -30,7 +30,7 @@ pub(super) fn services(config: &Config) -> Result<Services, AppError> {
         Some(scorer) if config.ppo.enabled => Some(learning(config, &judges, scorer, &log, &registry, &engine)?),
         _ => None,
     };
-    Ok(Services { engine, log, registry, scorer, learning })
+    Ok(Services { engine, log, registry, scorer, learning, switching: Mutex::default() })
 }
 
 /// Version 0 in memory, and the version that was live when the daemon last ran on top of it.

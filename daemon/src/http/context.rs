@@ -37,6 +37,8 @@ pub(crate) struct Services {
     pub(crate) learning: Option<Learning>,
     /// What judges; `None` when nothing is configured that could.
     pub(crate) scorer: Option<Scorer>,
+    /// Held while another version is made live without a learner, whose queue would put such wishes in order.
+    pub(crate) switching: Mutex<()>,
 }
 
 /// What learns, and what brings it its scores.

@@ -1,6 +1,9 @@
 //! `GET /v1/policies`, `GET /v1/policies/{n}`, `POST /v1/policies/{n}/activate`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
+};
 
 use axum::{
     Json,
@@ -94,6 +97,8 @@ fn activation(
     if let Some(learning) = &services.learning {
         return learning.learner.activate(version, expected_live);
     }
+    // Two that cross would leave the log with one live version and the engine with the other.
+    let _one_at_a_time = services.switching.lock().unwrap_or_else(PoisonError::into_inner);
     let row = services.registry.verify(version)?;
     let ready = |r: &ResidentStatus| r.version == version && r.state != ResidentState::Draining;
     if !services.engine.residents().iter().any(ready) {

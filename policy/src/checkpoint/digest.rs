@@ -38,9 +38,12 @@ impl fmt::Debug for Digest {
 /// Of a file, read in pieces.
 ///
 /// # Errors
-/// When the file cannot be read.
+/// When it is no regular file (a FIFO would wait for its writer for ever), or cannot be read.
 pub fn digest(path: &Path) -> Result<Digest> {
     let io = |source| ModelError::Io { path: path.to_owned(), source };
+    if !std::fs::metadata(path).map_err(io)?.is_file() {
+        return Err(io(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")));
+    }
     let mut file = File::open(path).map_err(io)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0u8; 1 << 20];

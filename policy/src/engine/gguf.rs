@@ -23,8 +23,11 @@ const DEPTH_MAX: u32 = 4;
 const DIMENSIONS_MAX: u32 = 4;
 const ALIGNMENT_KEY: &[u8] = b"general.alignment";
 const KIND_KEY: &[u8] = b"general.type";
-/// GGUF's code of a text.
+/// GGUF's codes of a number of 32 bits and of a text.
+const NUMBER: u32 = 4;
 const TEXT: u32 = 8;
+/// Numbers of an architecture that llama.cpp asserts instead of refusing, by the end of their key.
+const ASSERTED: [(&str, std::ops::RangeInclusive<u32>); 2] = [(".block_count", 1..=512), (".expert_count", 0..=1024)];
 
 /// What a header says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +83,15 @@ impl<R: Read> Header<R> {
                 is_adapter = self.bytes()? == b"adapter";
                 continue;
             }
+            let asserted = ASSERTED.iter().find(|(end, _)| kind == NUMBER && key.ends_with(end.as_bytes()));
+            if let Some((end, range)) = asserted {
+                let value = self.u32()?;
+                if !range.contains(&value) {
+                    let (low, high) = (range.start(), range.end());
+                    return Err(bad(&format!("its {end} is {value}, expected {low} to {high}")));
+                }
+                continue;
+            }
             let mut digest = Sha256::new();
             self.value(kind, &mut digest, 0, key == ALIGNMENT_KEY)?;
             if key.starts_with(b"tokenizer.") {
@@ -107,7 +119,7 @@ impl<R: Read> Header<R> {
             2 | 3 => digest.update(self.array::<2>()?),
             4..=6 => {
                 let value = self.array::<4>()?;
-                if is_alignment && kind == 4 {
+                if is_alignment && kind == NUMBER {
                     self.alignment = u64::from(u32::from_le_bytes(value));
                 }
                 digest.update(value);
