@@ -9,7 +9,7 @@ KILLS ?= 200
 SEED ?= 1
 SECONDS ?= 600
 
-.PHONY: help demo test deps serve lint golden soak cuda-check kill-test fuzz
+.PHONY: help demo test test-peers deps serve lint golden soak cuda-check kill-test fuzz
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -24,11 +24,16 @@ serve: ## serve the built-in model on 127.0.0.1:8080 (ARGS="--listen 0.0.0.0:80"
 	$(CARGO) run --release --locked --package daemon --bin honed -- serve $(ARGS)
 
 # Binaries and tests are built in one go: apart, cargo would unify features differently and compile llama.cpp twice.
-test: ## all tests, then openai-python and promtool against the daemon
+test: ## all tests, then other people's clients against the daemon
 	@.ci/deps test
 	$(CARGO) build --workspace --all-targets --locked
 	$(CARGO) test --workspace --locked
 	@tests/clients/run.sh
+
+test-peers: ## lm-evaluation-harness against the trainer's numbers; takes 800 MB from PyPI
+	@.ci/deps test
+	$(CARGO) build --workspace --all-targets --locked
+	@CARGO="$(CARGO)" tests/peers/run.sh
 
 soak: ## 10,000 requests of 64 clients beside 1,000 idle connections (SOAK=N for another number)
 	@.ci/deps build

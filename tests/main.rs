@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod architecture;
+mod bad_inputs;
 mod dashboards;
 mod enumerable_world;
 mod eval_shapes;
@@ -24,7 +25,9 @@ mod http_tokens;
 mod kills;
 mod learner_resume;
 mod learning_knobs;
+mod llama_server;
 mod log_faults;
+mod peers;
 mod planted_reward;
 mod reward_swap;
 mod traces;

@@ -1,5 +1,7 @@
 //! Making a version live, whoever asks for it: an administrator, or a watched folder.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use policy::{
     PolicyVersion,
     engine::{Engine, ResidentState, ResidentStatus},
@@ -13,6 +15,9 @@ pub(crate) struct Activator {
     pub(crate) registry: Registry,
     /// Where somebody learns.
     pub(crate) learner: Option<Learner>,
+    /// Held over an activation without a learner: two that cross would leave the log with one live version and the engine with
+    /// the other.
+    pub(crate) switching: Arc<Mutex<()>>,
 }
 
 impl Activator {
@@ -29,6 +34,7 @@ impl Activator {
         if let Some(learner) = &self.learner {
             return learner.activate(version, expected_live);
         }
+        let _one_at_a_time = self.switching.lock().unwrap_or_else(PoisonError::into_inner);
         let row = self.registry.verify(version)?;
         let ready = |r: &ResidentStatus| r.version == version && r.state != ResidentState::Draining;
         if !self.engine.residents().iter().any(ready) {

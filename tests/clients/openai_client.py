@@ -1,19 +1,22 @@
-"""openai-python against a running honed: completes, chats, streams, lists models, and reads errors.
+"""openai-python against a running honed: completes, chats, streams, lists models, reads errors, tries again.
 
-Usage: openai_client.py URL. Prints one line per check and exits 1 when one fails. Nothing here is special to honed but the
-two things that it adds: `system_fingerprint` "policy@N" and the header x-honed-version.
+Usage: openai_client.py URL STRICT_URL KEY, of a daemon that anybody may ask, and of one with a key, one slot and one waiting
+place. Nothing here is special to honed but the two things that it adds: `system_fingerprint` "policy@N" and the header
+x-honed-version.
 """
 
 import re
 import sys
-import traceback
 
 import openai
+from checks import MESSAGES, PROMPT, Busy, raises, retried, run
 
-URL = sys.argv[1]
+URL, STRICT, KEY = sys.argv[1:]
 client = openai.OpenAI(base_url=f"{URL}/v1", api_key="none", max_retries=0, timeout=60)
-PROMPT = "Write three adjectives to describe the ocean.\n"
-MESSAGES = [{"role": "user", "content": "What color is the sky?"}]
+
+
+def guarded(key=KEY, max_retries=0):
+    return openai.OpenAI(base_url=f"{STRICT}/v1", api_key=key, max_retries=max_retries, timeout=60)
 
 
 def check_version(fingerprint, headers):
@@ -139,7 +142,22 @@ def feedback_is_taken_by_id():
         raise AssertionError("feedback about nothing was accepted")
 
 
-CHECKS = [
+def wrong_keys_are_refused():
+    error = raises(openai.AuthenticationError, lambda: guarded("wrong").models.list())
+    assert error.status_code == 401 and error.code == "invalid_api_key", error
+    raises(openai.PermissionDeniedError, lambda: guarded().get("/policies", cast_to=object))
+
+
+def a_full_queue_is_tried_again():
+    ask = {"model": "policy", "prompt": PROMPT, "max_tokens": 8}
+    busy = Busy(STRICT, KEY)
+    error = raises(openai.RateLimitError, lambda: guarded().completions.create(**ask))
+    assert error.code == "queue_full" and error.response.headers["retry-after"], error
+    busy.end()
+    check_usage(retried(STRICT, KEY, lambda: guarded(max_retries=8).completions.create(**ask)).usage, 8)
+
+
+run("openai-python", [
     models_are_listed,
     a_prompt_is_completed,
     a_chat_is_answered,
@@ -149,14 +167,6 @@ CHECKS = [
     a_stream_may_be_dropped_halfway,
     errors_have_openais_shape,
     feedback_is_taken_by_id,
-]
-
-n_failed = 0
-for check in CHECKS:
-    try:
-        check()
-        print(f"openai-python {check.__name__} ... ok")
-    except Exception:
-        n_failed += 1
-        print(f"openai-python {check.__name__} ... FAILED\n{traceback.format_exc()}")
-sys.exit(n_failed > 0)
+    wrong_keys_are_refused,
+    a_full_queue_is_tried_again,
+])

@@ -81,11 +81,29 @@ impl Process {
         assert_eq!(sent, 0, "the signal was sent");
     }
 
-    /// Memory that it holds, KiB.
+    /// Its resident set, KiB.
     pub(crate) fn rss_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line of its memory");
-        line.split_whitespace().next().and_then(|kib| kib.parse().ok()).expect("a number")
+        self.memory_bytes() / 1024
+    }
+
+    /// Its resident set, as the kernel counts it.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(self.proc().join("status")).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says so");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kib * 1024
+    }
+
+    /// Sockets that it holds, the listening one among them.
+    pub(crate) fn n_sockets(&self) -> usize {
+        let files = std::fs::read_dir(self.proc().join("fd")).expect("it runs").flatten();
+        let is_socket = |path: PathBuf| path.to_string_lossy().starts_with("socket:");
+        // What was closed since the folder was read is no socket any more.
+        files.filter(|file| std::fs::read_link(file.path()).is_ok_and(is_socket)).count()
+    }
+
+    fn proc(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}", self.child.id()))
     }
 
     pub(crate) fn wait(&mut self) -> ExitStatus {

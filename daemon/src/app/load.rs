@@ -1,6 +1,6 @@
 //! Loading: every part that takes a while, in the order in which they need each other.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use config::Config;
 use policy::{PolicyVersion, checkpoint::intake::Intake, engine::Engine};
@@ -41,7 +41,8 @@ pub(super) fn services(config: &Config) -> Result<Services, AppError> {
         Some(scorer) if config.ppo.enabled => Some(learning(config, &judges, scorer, &log, &registry, &engine)?),
         _ => None,
     };
-    let mut services = Services { engine, log, registry, scorer, seat, learning, importing: None };
+    let mut services =
+        Services { engine, log, registry, scorer, seat, learning, importing: None, switching: Arc::default() };
     services.importing = importing(config, &services)?;
     Ok(services)
 }

@@ -46,13 +46,16 @@ pub(crate) struct Services {
     pub(crate) seat: Option<RewardSeat>,
     /// What takes files in; `None` without `daemon.import_dir`.
     pub(crate) importing: Option<Importing>,
+    /// Held while another version is made live without a learner, whose queue would put such wishes in order.
+    pub(crate) switching: Arc<Mutex<()>>,
 }
 
 impl Services {
     /// What makes versions live.
     pub(crate) fn activator(&self) -> Activator {
         let learner = self.learning.as_ref().map(|learning| learning.learner.clone());
-        Activator { engine: self.engine.clone(), registry: self.registry.clone(), learner }
+        let switching = Arc::clone(&self.switching);
+        Activator { engine: self.engine.clone(), registry: self.registry.clone(), learner, switching }
     }
 }
 

@@ -38,10 +38,13 @@ impl fmt::Debug for Digest {
 /// Of a file, read in pieces.
 ///
 /// # Errors
-/// When the file cannot be read.
+/// When it is no regular file (a FIFO would wait for its writer for ever), or cannot be read.
 pub fn digest(path: &Path) -> Result<Digest> {
-    let digest = File::open(path).and_then(|mut file| digest_of(&mut file));
-    digest.map_err(|source| ModelError::Io { path: path.to_owned(), source })
+    let io = |source| ModelError::Io { path: path.to_owned(), source };
+    if !std::fs::metadata(path).map_err(io)?.is_file() {
+        return Err(io(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")));
+    }
+    File::open(path).and_then(|mut file| digest_of(&mut file)).map_err(io)
 }
 
 /// Of an open file from its first byte.

@@ -5,6 +5,9 @@ use std::path::Path;
 
 use crate::{checkpoint::header_of_file, engine::EngineError, model_error::ModelError, transformer::is_adapter};
 
+/// Numbers of an architecture that llama.cpp asserts instead of refusing, by the end of their key.
+const ASSERTED: [(&str, std::ops::RangeInclusive<u32>); 2] = [(".block_count", 1..=512), (".expert_count", 0..=1024)];
+
 /// What a header says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Inspected {
@@ -25,5 +28,13 @@ pub(crate) fn inspect(path: &Path) -> Result<Inspected, EngineError> {
         ModelError::Io { source, .. } => refused(source.to_string()),
         other => refused(other.to_string()),
     })?;
+    for (key, value) in header.metadata.iter() {
+        for (end, range) in &ASSERTED {
+            let number = value.to_u32().ok().filter(|n| range.contains(n));
+            if key.ends_with(end) && number.is_none() {
+                return Err(refused(format!("`{key}` must be {} to {}", range.start(), range.end())));
+            }
+        }
+    }
     Ok(Inspected { is_adapter: is_adapter(&header.metadata), tokenizer: header.vocabulary_digest })
 }

@@ -203,7 +203,7 @@ impl Trial<'_> {
             // Whoever stopped listening has cancelled.
             sink: Box::new(move |event| match event {
                 Event::Finished(finished) => drop(answers.send((i, Ok(finished.rollout)))),
-                Event::Failed { reason } => drop(answers.send((i, Err(reason)))),
+                Event::Failed(failure) => drop(answers.send((i, Err(failure.to_string())))),
                 Event::Prompt { .. } | Event::Token { .. } => {}
             }),
             ..GenerateRequest::default()

@@ -110,7 +110,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons.
-    pub const ALL: [DropReason; 19] = [
+    pub const ALL: [DropReason; 20] = [
         DropReason::Stale,
         DropReason::Empty,
         DropReason::Cancelled,

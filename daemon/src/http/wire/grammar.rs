@@ -62,7 +62,11 @@ fn response_format(f: &mut Fields) -> Result<Option<NamedGrammar>, FieldError> {
     let mut format = Fields::of(value, &f.path("response_format"))?;
     match format.text("type", 64)?.as_deref() {
         None | Some("text") => Ok(None),
-        Some("json_object") => Ok(Some(named(f, "response_format", Grammar::JsonSchema(ANY_OBJECT.to_owned())))),
+        // llama-server's clients give this type a schema.
+        Some("json_object") => Ok(Some(match schema(&mut format, "schema")? {
+            Some(of_schema) => of_schema,
+            None => named(f, "response_format", Grammar::JsonSchema(ANY_OBJECT.to_owned())),
+        })),
         Some("json_schema") => {
             let mut inner = Fields::of(format.required("json_schema")?, &format.path("json_schema"))?;
             schema(&mut inner, "schema")?.map(Some).ok_or_else(|| inner.error("schema", "is required"))
@@ -122,6 +126,7 @@ mod tests {
                 r#"{"response_format":{"type":"json_schema","json_schema":{"name":"n","schema":{"type":"string"}}}}"#,
                 Some(schema.clone()),
             ),
+            (r#"{"response_format":{"type":"json_object","schema":{"type":"string"}}}"#, Some(schema.clone())),
             (r#"{"guided_json":"{\"type\":\"string\"}"}"#, Some(schema.clone())),
             (r#"{"json_schema":{"type":"string"}}"#, Some(schema)),
             (r#"{"guided_regex":"a+"}"#, Some(Grammar::Regex("a+".into()))),
@@ -142,6 +147,7 @@ mod tests {
             ("response_format.json_schema", r#"{"response_format":{"type":"json_schema"}}"#),
             ("response_format.json_schema.schema", r#"{"response_format":{"type":"json_schema","json_schema":{}}}"#),
             ("response_format.type", r#"{"response_format":{"type":"xml"}}"#),
+            ("response_format.schema", r#"{"response_format":{"type":"json_object","schema":5}}"#),
             ("response_format", r#"{"response_format":"json"}"#),
             ("guided_json", r#"{"guided_json":"{"}"#),
             ("guided_json", r#"{"guided_json":[1]}"#),

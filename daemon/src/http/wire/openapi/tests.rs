@@ -52,9 +52,10 @@ fn looked_at(parse: &dyn Fn(&[u8]) -> bool, bodies: &[&str]) -> BTreeSet<String>
 const TALK: &str = r#"[{"role":"user","content":[{"type":"text","text":"a"}]},{"role":"assistant","content":"b"}]"#;
 
 /// Fields that both generation routes have; of the forms of an answer at most one at a time.
-const GENERATION: [&str; 3] = [
+const GENERATION: [&str; 4] = [
     r#""stream":true,"stream_options":{"include_usage":true},"response_format":{"type":"text"}"#,
     r#""structured_outputs":{"json":{}}"#,
+    r#""response_format":{"type":"json_object","schema":{}}"#,
     r#""response_format":{"type":"json_schema","json_schema":{"schema":{}}}"#,
 ];
 

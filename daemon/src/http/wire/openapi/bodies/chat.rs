@@ -3,7 +3,10 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::SharedBody;
+use super::{
+    SharedBody,
+    unions::{ModalitiesBody, ToolChoiceBody},
+};
 
 /// One turn of a conversation.
 #[derive(Serialize, ToSchema)]
@@ -72,9 +75,9 @@ pub(crate) struct ChatBody {
     #[schema(minimum = 0, maximum = 20)]
     top_logprobs: Option<i64>,
     /// Only `none` or `auto`: there are no tools.
-    tool_choice: Option<String>,
+    tool_choice: Option<ToolChoiceBody>,
     /// Only `["text"]`.
-    modalities: Option<Vec<String>>,
+    modalities: Option<ModalitiesBody>,
     #[serde(flatten)]
     shared: SharedBody,
 }

@@ -1,11 +1,9 @@
 //! `POST /v1/completions`, and what it shares with chat.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::unions::{PromptBody, StopBody};
+use super::unions::{BiasBody, PromptBody, SchemaBody, StopBody, TrueBody};
 
 /// How to draw and how to answer; on both generation routes.
 #[derive(Serialize, ToSchema)]
@@ -49,8 +47,8 @@ pub(crate) struct SharedBody {
     /// Divides the logits of tokens that were seen.
     #[schema(minimum = 0.01, maximum = 10, default = 1)]
     repetition_penalty: Option<f64>,
-    /// Token ids and what is added to their logits, -100 to 100.
-    logit_bias: Option<BTreeMap<String, f64>>,
+    /// Token ids and what is added to their logits.
+    logit_bias: Option<BiasBody>,
     /// The same seed gives the same answer.
     seed: Option<i64>,
     /// Tokens before which the end token is not drawn.
@@ -67,8 +65,7 @@ pub(crate) struct SharedBody {
     /// What form the answer has. Of this and the next seven fields at most one may be given.
     response_format: Option<ResponseFormat>,
     /// A JSON schema that the answer must fit, or the text of one (vLLM).
-    #[schema(value_type = Option<Object>)]
-    guided_json: Option<String>,
+    guided_json: Option<SchemaBody>,
     /// A regular expression that the whole answer must match (vLLM).
     guided_regex: Option<String>,
     /// Texts of which the answer must be one (vLLM).
@@ -79,8 +76,7 @@ pub(crate) struct SharedBody {
     /// The same four under vLLM's later names.
     structured_outputs: Option<StructuredOutputs>,
     /// As `guided_json` (llama-server).
-    #[schema(value_type = Option<Object>)]
-    json_schema: Option<String>,
+    json_schema: Option<SchemaBody>,
     /// As `guided_grammar`.
     grammar: Option<String>,
     /// Adds `prompt_logprobs`: the log-probability of each prompt token with so many alternatives. Not with `stream`.
@@ -90,7 +86,7 @@ pub(crate) struct SharedBody {
     #[schema(max_length = 512)]
     cache_salt: Option<String>,
     /// Only `true`.
-    add_generation_prompt: Option<bool>,
+    add_generation_prompt: Option<TrueBody>,
     /// Whether the exchange goes into the rollout log, from which the policy learns.
     #[schema(default = true)]
     store: Option<bool>,
@@ -115,26 +111,35 @@ struct StreamOptions {
 /// What form an answer has.
 #[derive(Serialize, ToSchema)]
 struct ResponseFormat {
-    /// `text`, `json_object` or `json_schema`.
-    r#type: Option<String>,
+    /// `text` unless told.
+    r#type: Option<FormatType>,
     /// With the type `json_schema`.
     json_schema: Option<NamedSchema>,
+    /// With the type `json_object`: the JSON schema of the object, or the text of one (llama-server).
+    schema: Option<SchemaBody>,
+}
+
+/// What an answer is.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum FormatType {
+    Text,
+    JsonObject,
+    JsonSchema,
 }
 
 /// A schema as OpenAI's clients send it.
 #[derive(Serialize, ToSchema)]
 struct NamedSchema {
-    /// The JSON schema.
-    #[schema(value_type = Object)]
-    schema: String,
+    /// The JSON schema, or the text of one.
+    schema: SchemaBody,
 }
 
 /// One of four forms.
 #[derive(Serialize, ToSchema)]
 struct StructuredOutputs {
     /// A JSON schema, or the text of one.
-    #[schema(value_type = Option<Object>)]
-    json: Option<String>,
+    json: Option<SchemaBody>,
     /// A regular expression.
     regex: Option<String>,
     /// Texts of which the answer must be one.

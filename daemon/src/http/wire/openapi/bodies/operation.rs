@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::MessageBody;
+use super::{MessageBody, unions::TrueBody};
 
 /// Cut a text or a conversation into tokens.
 #[derive(Serialize, ToSchema)]
@@ -28,7 +28,7 @@ pub(crate) struct TokenizeBody {
     #[schema(default = true)]
     parse_special: Option<bool>,
     /// Only `true`.
-    add_generation_prompt: Option<bool>,
+    add_generation_prompt: Option<TrueBody>,
     /// The text of each token too.
     #[schema(default = false)]
     return_token_strs: Option<bool>,

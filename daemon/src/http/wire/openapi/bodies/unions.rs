@@ -25,6 +25,19 @@ fn list(items: RefOr<Schema>, len_min: usize, len_max: usize) -> RefOr<Schema> {
     ArrayBuilder::new().items(items).min_items(Some(len_min)).max_items(Some(len_max)).into()
 }
 
+/// An object whose keys are token ids, and whose values are what is added to their logits.
+fn biases() -> RefOr<Schema> {
+    let id = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[0-9]{1,9}$"));
+    let bias = ObjectBuilder::new().schema_type(Type::Number).minimum(Some(-100)).maximum(Some(100));
+    let biases = ObjectBuilder::new().schema_type(Type::Object).property_names(Some(id));
+    biases.additional_properties(Some(bias)).max_properties(Some(1024)).into()
+}
+
+/// One of these words or values.
+fn only<T: Into<serde_json::Value>>(kind: Type, values: impl IntoIterator<Item = T>) -> RefOr<Schema> {
+    ObjectBuilder::new().schema_type(kind).enum_values(Some(values)).into()
+}
+
 /// As long as a prompt may be: what fits the context window is for the engine to say.
 fn token_ids() -> RefOr<Schema> {
     ArrayBuilder::new().items(integer(0, i32::MAX)).min_items(Some(1)).into()
@@ -58,6 +71,16 @@ macro_rules! union {
 union! {
     /// A text or a few that end a choice.
     StopBody, "Stop": [text(1), list(text(1), 0, 4)];
+    /// Token ids, and what is added to their logits.
+    BiasBody, "LogitBias": [biases()];
+    /// Only `true`.
+    TrueBody, "True": [only(Type::Boolean, [true])];
+    /// There are no tools, so nothing is called either way.
+    ToolChoiceBody, "ToolChoice": [only(Type::String, ["none", "auto"])];
+    /// This model writes text only.
+    ModalitiesBody, "Modalities": [only(Type::String, ["text"]), list(only(Type::String, ["text"]), 0, 8)];
+    /// A JSON schema, or the text of one.
+    SchemaBody, "JsonSchema": [ObjectBuilder::new().schema_type(Type::Object).into(), text(2)];
     /// A text, texts, token ids, or lists of token ids.
     PromptBody, "Prompts": [
         text(1),

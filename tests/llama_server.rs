@@ -1,0 +1,438 @@
+//! What llama.cpp's own tests of its server assert and no other test of ours does; `README.md` beside this file maps all of
+//! theirs. Their model is another, so their words and counts are not ours: counts are held to the tokenizer, texts to the
+//! same request asked in another way.
+
+use serde_json::{Value, json};
+
+use crate::harness::{TestDaemon, client::Reply, model::WINDOW};
+
+const PROMPT: &str = "the ocean is vast and deep";
+
+fn complete(daemon: &TestDaemon, fields: Value) -> Value {
+    daemon.post("/v1/completions", &with(json!({"prompt": PROMPT}), fields)).ok()
+}
+
+/// The first object, with the fields of the second over its own.
+fn with(mut body: Value, fields: Value) -> Value {
+    let Value::Object(fields) = fields else { panic!("an object") };
+    body.as_object_mut().expect("an object").extend(fields);
+    body
+}
+
+fn text(answer: &Value) -> &str {
+    answer["choices"][0]["text"].as_str().expect("a text")
+}
+
+fn n_tokens(daemon: &TestDaemon, body: Value) -> u64 {
+    daemon.post("/tokenize", &body).ok()["count"].as_u64().expect("a count")
+}
+
+fn ids(daemon: &TestDaemon, text: &str) -> Vec<u64> {
+    let answer = daemon.post("/tokenize", &json!({"content": text, "add_special": true})).ok();
+    answer["tokens"].as_array().expect("ids").iter().filter_map(Value::as_u64).collect()
+}
+
+/// Goal: what was read and drawn is counted exactly, whole and streamed, on both routes. Method: the tokenizer's own count,
+/// and an end token that is not drawn.
+#[test]
+fn tokens_are_counted_exactly() {
+    let daemon = TestDaemon::start();
+    let messages =
+        json!([{"role": "system", "content": "the sky"}, {"role": "user", "content": "what color is the sky"}]);
+    let routes =
+        [("/v1/completions", json!({"prompt": PROMPT})), ("/v1/chat/completions", json!({"messages": messages}))];
+    for (path, body) in routes {
+        let n_prompt = n_tokens(&daemon, body.clone());
+        for n in [1, 8, 64] {
+            let body = with(body.clone(), json!({"max_tokens": n, "ignore_eos": true}));
+            let usage = json!([n_prompt, n, n_prompt + n]);
+            let counts = |answer: &Value| {
+                json!(["prompt_tokens", "completion_tokens", "total_tokens"].map(|key| answer["usage"][key].clone()))
+            };
+            let whole = daemon.post(path, &body).ok();
+            assert_eq!(counts(&whole), usage, "{path}");
+            assert_eq!(whole["choices"][0]["finish_reason"], "length");
+            let streamed = with(body, json!({"stream": true, "stream_options": {"include_usage": true}}));
+            let events = daemon.stream(path, &streamed).events();
+            let (last, chunks) = events.split_last().expect("events");
+            assert_eq!(counts(last), usage, "{path}");
+            let (end, before) = chunks.split_last().expect("chunks");
+            assert_eq!(end["choices"][0]["finish_reason"], "length");
+            assert!(
+                before.iter().all(|chunk| chunk["choices"][0]["finish_reason"].is_null()),
+                "only the last one ends"
+            );
+        }
+    }
+}
+
+#[test]
+fn token_ids_come_when_asked_for_and_only_then() {
+    let daemon = TestDaemon::start();
+    let plain = complete(&daemon, json!({"max_tokens": 8}));
+    assert!(plain["choices"][0].get("token_ids").is_none(), "{plain}");
+    let asked = json!({"max_tokens": 8, "return_token_ids": true, "ignore_eos": true});
+    let whole = complete(&daemon, asked.clone());
+    assert_eq!(whole["choices"][0]["token_ids"].as_array().map(Vec::len), Some(8));
+    let events = daemon.stream("/v1/completions", &with(json!({"prompt": PROMPT, "stream": true}), asked)).events();
+    let streamed = events.iter().filter_map(|event| event["choices"][0]["token_ids"].as_array()).map(Vec::len);
+    assert_eq!(streamed.sum::<usize>(), 8);
+}
+
+/// Goal: the same seed is the same text, whatever slot it gets, however the prompt is cut, whether its beginning is known;
+/// another seed is another text. Method: daemons that differ in just that, each asked again and again.
+#[test]
+fn a_seed_is_a_text_and_another_seed_another() {
+    let settings = [
+        ["policy.parallel=1", "policy.prefix_cache_tokens=0"],
+        ["policy.parallel=2", "policy.prefix_cache_tokens=8192"],
+        ["policy.parallel=4", "policy.batch_tokens=32"],
+    ];
+    let long = PROMPT.repeat(6);
+    let mut known: Option<Vec<String>> = None;
+    for sets in settings {
+        let daemon = sets.iter().fold(TestDaemon::builder(), |builder, set| builder.set(*set)).start();
+        let ask = |seed: u64, temperature: f64| {
+            let body =
+                json!({"prompt": long, "seed": seed, "temperature": temperature, "max_tokens": 24, "ignore_eos": true});
+            text(&daemon.post("/v1/completions", &body).ok()).to_owned()
+        };
+        let texts: Vec<String> = (0..4).map(|seed| ask(seed, 1.0)).chain([ask(42, 0.0)]).collect();
+        for i in 0..texts.len() {
+            assert!(!texts[..i].contains(&texts[i]), "two seeds drew one text: {texts:?}");
+        }
+        for _ in 0..3 {
+            let again: Vec<String> = (0..4).map(|seed| ask(seed, 1.0)).chain([ask(42, 0.0)]).collect();
+            assert_eq!(again, texts, "{sets:?}");
+        }
+        assert_eq!(*known.get_or_insert_with(|| texts.clone()), texts, "{sets:?}");
+    }
+}
+
+/// Goal: ids and texts are the same prompt, alone and in a list, also mixed. Method: greedy, so that equal prompts give
+/// equal texts.
+#[test]
+fn ids_and_texts_are_one_prompt() {
+    let daemon = TestDaemon::start();
+    let ids = ids(&daemon, PROMPT);
+    let single = complete(&daemon, json!({"temperature": 0}));
+    for prompt in [json!([ids, ids]), json!([ids, PROMPT]), json!([PROMPT, ids])] {
+        let answer = complete(&daemon, json!({"prompt": prompt, "temperature": 0}));
+        let texts: Vec<&Value> =
+            answer["choices"].as_array().expect("two").iter().map(|choice| &choice["text"]).collect();
+        assert_eq!(texts, [&single["choices"][0]["text"]; 2], "{prompt}");
+    }
+    assert_eq!(text(&complete(&daemon, json!({"prompt": ids, "temperature": 0}))), text(&single));
+}
+
+/// Goal: any number of requests on any number of slots is answered, each with its own text, and no slot is used twice.
+/// Method: as many clients at once; seeds tell whose text is whose; the running gauge is read while they wait.
+#[test]
+fn more_requests_than_slots_wait_their_turn() {
+    for (n_slots, n_requests) in [(1, 3), (2, 2), (2, 4), (4, 2), (4, 6)] {
+        let daemon = TestDaemon::builder().set(format!("policy.parallel={n_slots}")).start();
+        let ask = |seed: usize| {
+            let body =
+                json!({"prompt": format!("{PROMPT} {seed}"), "seed": seed, "max_tokens": 120, "ignore_eos": true});
+            text(&daemon.post("/v1/completions", &body).ok()).to_owned()
+        };
+        let alone: Vec<String> = (0..n_requests).map(ask).collect();
+        let (together, most) = std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..n_requests).map(|seed| scope.spawn(move || ask(seed))).collect();
+            let mut most = 0.0_f64;
+            while !clients.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+                most = most.max(daemon.metric("honed_num_requests_running"));
+            }
+            let texts: Vec<String> = clients.into_iter().map(|client| client.join().expect("answered")).collect();
+            (texts, most)
+        });
+        assert_eq!(together, alone, "{n_slots} slots, {n_requests} requests");
+        assert!(most <= n_slots as f64, "{most} ran on {n_slots} slots");
+    }
+}
+
+/// Goal: every token is told with its alternatives, best first, whole and streamed, in both shapes. Method: ten alternatives
+/// of five greedy tokens, none of which is a control token: those have no part in the text.
+#[test]
+fn alternatives_of_every_token_are_told_on_both_routes() {
+    let daemon = TestDaemon::start();
+    let bias = json!({"0": -100, "1": -100, "2": -100, "3": -100, "4": -100});
+    let asked = json!({"temperature": 0, "max_tokens": 5, "ignore_eos": true, "logit_bias": bias});
+    let legacy = complete(&daemon, with(asked.clone(), json!({"logprobs": 10})));
+    let arrays = &legacy["choices"][0]["logprobs"];
+    for i in 0..5 {
+        let top = arrays["top_logprobs"][i].as_object().expect("an object");
+        assert!(top.len() == 10 && top.values().all(|lp| lp.as_f64().is_some_and(|lp| lp <= 0.0)), "{top:?}");
+        assert!(arrays["tokens"][i].is_string() && arrays["token_logprobs"][i].as_f64().is_some_and(|lp| lp <= 0.0));
+    }
+    let body =
+        with(json!({"messages": [{"role": "user", "content": PROMPT}], "logprobs": true, "top_logprobs": 10}), asked);
+    let chat = daemon.post("/v1/chat/completions", &body).ok();
+    let tokens = chat["choices"][0]["logprobs"]["content"].as_array().expect("tokens").clone();
+    check_chat_tokens(&tokens, 5);
+    let aggregated: Vec<u8> = tokens.iter().flat_map(bytes).collect();
+    assert_eq!(
+        String::from_utf8_lossy(&aggregated),
+        chat["choices"][0]["message"]["content"].as_str().expect("a text")
+    );
+    let events = daemon.stream("/v1/chat/completions", &with(body, json!({"stream": true}))).events();
+    let streamed = events.iter().filter_map(|event| event["choices"][0]["logprobs"]["content"].as_array()).flatten();
+    let streamed: Vec<Value> = streamed.cloned().collect();
+    check_chat_tokens(&streamed, 5);
+    assert_eq!(streamed, tokens, "a stream tells what the whole answer tells");
+}
+
+fn check_chat_tokens(tokens: &[Value], n: usize) {
+    assert_eq!(tokens.len(), n);
+    for token in tokens {
+        let top = token["top_logprobs"].as_array().expect("alternatives");
+        assert_eq!(top.len(), 10);
+        for entry in top.iter().chain([token]) {
+            assert!(entry["token"].is_string() && entry["bytes"].is_array(), "{entry}");
+            assert!(entry["logprob"].as_f64().is_some_and(|lp| lp <= 0.0), "{entry}");
+        }
+        let log_probs: Vec<f64> = top.iter().filter_map(|entry| entry["logprob"].as_f64()).collect();
+        assert!(log_probs.windows(2).all(|pair| pair[0] >= pair[1]), "best first: {log_probs:?}");
+    }
+}
+
+fn bytes(token: &Value) -> Vec<u8> {
+    token["bytes"].as_array().expect("bytes").iter().filter_map(|b| b.as_u64()).map(|b| b as u8).collect()
+}
+
+/// Goal: a token that is biased away is not drawn, on either route. Method: what a model draws greedily, forbidden.
+#[test]
+fn tokens_that_are_biased_away_are_not_drawn() {
+    let daemon = TestDaemon::start();
+    let routes = [
+        ("/v1/completions", json!({"prompt": PROMPT})),
+        ("/v1/chat/completions", json!({"messages": [{"role": "user", "content": PROMPT}]})),
+    ];
+    for (path, body) in routes {
+        let drawn = |bias: Value| {
+            let asked = json!({"max_tokens": 64, "temperature": 0, "return_token_ids": true, "ignore_eos": true, "logit_bias": bias});
+            let answer = daemon.post(path, &with(body.clone(), asked)).ok();
+            answer["choices"][0]["token_ids"].as_array().expect("ids").iter().map(Value::to_string).collect::<Vec<_>>()
+        };
+        let free = drawn(json!({}));
+        let bias: Value = free.iter().map(|id| (id.clone(), json!(-100))).collect::<serde_json::Map<_, _>>().into();
+        let bound = drawn(bias);
+        assert_eq!(bound.len(), 64);
+        assert!(bound.iter().all(|id| !free.contains(id)), "{path}: {free:?} {bound:?}");
+    }
+}
+
+/// Goal: prompts that come and go are counted whole, however much of them is known. Method: five texts of different length
+/// in turn on two slots, with seeds that repeat.
+#[test]
+fn prompts_in_and_out_of_the_cache_are_counted_whole() {
+    let daemon = TestDaemon::builder().set("policy.parallel=2").start();
+    let mut n_cached = 0;
+    for i in 0..16_usize {
+        let r = (i * 7) % 5;
+        let prompt = format!(" hello {r}").repeat(10 + r);
+        let answer = complete(&daemon, json!({"prompt": prompt, "max_tokens": 1 + i % 8, "ignore_eos": true}));
+        let usage = &answer["usage"];
+        assert_eq!(usage["prompt_tokens"], n_tokens(&daemon, json!({"prompt": prompt})), "{i}");
+        assert_eq!(usage["completion_tokens"], 1 + i % 8);
+        let cached = usage["prompt_tokens_details"]["cached_tokens"].as_u64().expect("a count");
+        assert!(Some(cached) < usage["prompt_tokens"].as_u64(), "the last token is always computed: {usage}");
+        n_cached += cached;
+    }
+    assert!(n_cached > 16 * 10, "five texts came three times each: {n_cached}");
+}
+
+/// Goal: parts of a message are its text. Method: the tokens of both spellings.
+#[test]
+fn parts_of_a_message_are_one_text() {
+    let daemon = TestDaemon::start();
+    let tokens =
+        |content: Value| daemon.post("/tokenize", &json!({"messages": [{"role": "user", "content": content}]})).ok();
+    let parts = json!([{"type": "text", "text": "what is "}, {"type": "text", "text": "the sky"}]);
+    assert_eq!(tokens(parts), tokens(json!("what is the sky")));
+}
+
+#[test]
+fn chunks_of_a_chat_say_the_role_once_and_end_without_text() {
+    let daemon = TestDaemon::builder().set("policy.served_name=llama-test").start();
+    let body = json!({"model": "llama-test", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 8, "stream": true});
+    let events = daemon.stream("/v1/chat/completions", &body).events();
+    assert!(events.iter().all(|event| event["model"] == "llama-test" && event["object"] == "chat.completion.chunk"));
+    assert_eq!(events[0]["choices"][0]["delta"]["role"], "assistant");
+    let last = &events.last().expect("events")["choices"][0];
+    assert!(last["finish_reason"].is_string(), "{last}");
+    let finished = events.iter().filter(|event| !event["choices"][0]["finish_reason"].is_null()).count();
+    assert_eq!(finished, 1);
+}
+
+/// Goal: an answer's form may be given as llama-server's clients give it, and a schema that is none is refused. Method:
+/// constants, so that a random model can say only one thing.
+#[test]
+fn forms_of_an_answer_are_read_as_llama_servers_clients_write_them() {
+    let daemon = TestDaemon::start();
+    let ask = |fields: Value| {
+        let body = json!({"messages": [{"role": "user", "content": "an example"}], "max_tokens": 40});
+        daemon.post("/v1/chat/completions", &with(body, fields))
+    };
+    let said = |reply: Reply| reply.ok()["choices"][0]["message"]["content"].as_str().expect("a text").to_owned();
+    let format = |format: Value| ask(json!({"response_format": format}));
+    assert_eq!(said(format(json!({"type": "json_object", "schema": {"const": "42"}}))), "\"42\"");
+    assert_eq!(said(format(json!({"type": "json_schema", "json_schema": {"schema": {"const": "fooo"}}}))), "\"fooo\"");
+    assert_eq!(said(ask(json!({"json_schema": {"const": "42"}}))), "\"42\"");
+    assert!(said(format(json!({"type": "json_object"}))).trim_start().starts_with('{'));
+    assert_eq!(said(ask(json!({"grammar": "start: \"a\"{5}"}))), "aaaaa");
+    for (param, wrong) in [
+        ("response_format.type", json!({"type": "sound"})),
+        ("response_format.schema", json!({"type": "json_object", "schema": 123})),
+        ("response_format.schema", json!({"type": "json_object", "schema": {"type": 123}})),
+        ("response_format.schema", json!({"type": "json_object", "schema": {"type": "hiccup"}})),
+    ] {
+        assert_eq!(format(wrong.clone()).error(400)["param"], param, "{wrong}");
+    }
+    let theirs = ask(json!({"grammar": "root ::= \"a\"{5,5}"})).error(400);
+    assert_eq!(theirs["param"], "grammar", "their own notation is refused, not misread");
+}
+
+/// Goal: what does not fit is refused before a stream begins. Method: the same long conversation, whole and streamed.
+#[test]
+fn a_conversation_that_does_not_fit_is_refused_before_it_streams() {
+    let daemon = TestDaemon::start();
+    let messages = vec![json!({"role": "user", "content": PROMPT}); 100];
+    for stream in [false, true] {
+        let reply = daemon.post("/v1/chat/completions", &json!({"messages": messages, "stream": stream}));
+        assert_eq!(reply.header("content-type"), Some("application/json"));
+        let error = reply.error(400);
+        assert_eq!((&error["code"], &error["param"]), (&json!("context_length_exceeded"), &json!("messages")));
+        let message = error["message"].as_str().expect("a text");
+        assert!(message.contains(&WINDOW.to_string()), "it says how much would fit: {message}");
+    }
+}
+
+/// Goal: an answer without a limit ends with the window, and says so. Method: a chat that never ends by itself.
+#[test]
+fn an_answer_without_a_limit_ends_with_the_window() {
+    let daemon = TestDaemon::start();
+    let body = json!({"messages": [{"role": "user", "content": "hi"}], "ignore_eos": true});
+    for stream in [false, true] {
+        let body = with(
+            body.clone(),
+            json!({"stream": stream, "stream_options": if stream { json!({"include_usage": true}) } else { Value::Null }}),
+        );
+        let (usage, finish) = match stream {
+            false => {
+                let answer = daemon.post("/v1/chat/completions", &body).ok();
+                (answer["usage"].clone(), answer["choices"][0]["finish_reason"].clone())
+            }
+            true => {
+                let events = daemon.stream("/v1/chat/completions", &body).events();
+                let finish = events.iter().map(|e| &e["choices"][0]["finish_reason"]).find(|finish| !finish.is_null());
+                (events.last().expect("events")["usage"].clone(), finish.expect("it ends").clone())
+            }
+        };
+        assert_eq!((&usage["total_tokens"], &finish), (&json!(WINDOW), &json!("length")), "{usage}");
+    }
+}
+
+/// Goal: `ignore_eos` keeps the end token from being drawn, whatever its logit. Method: a bias that makes it certain.
+#[test]
+fn an_end_that_is_ignored_never_comes() {
+    let daemon = TestDaemon::start();
+    let end = daemon.get("/tokenizer_info").ok()["eos_token_id"].to_string();
+    let ask = |ignore: bool| {
+        let bias: Value = [(end.clone(), json!(100))].into_iter().collect::<serde_json::Map<_, _>>().into();
+        complete(&daemon, json!({"max_tokens": 8, "temperature": 0, "ignore_eos": ignore, "logit_bias": bias}))
+    };
+    let (ends, goes_on) = (ask(false), ask(true));
+    assert_eq!((&ends["choices"][0]["finish_reason"], text(&ends)), (&json!("stop"), ""));
+    assert_eq!(
+        (&goes_on["choices"][0]["finish_reason"], &goes_on["usage"]["completion_tokens"]),
+        (&json!("length"), &json!(8))
+    );
+}
+
+/// Goal: a model that wants a beginning token gets one, once, unless the client says otherwise. Method: the test's model with
+/// the mark set in its file.
+#[test]
+fn a_beginning_token_is_added_where_the_model_wants_one() {
+    use candle_core::quantized::gguf_file::Value as Gguf;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("begins.gguf");
+    let mut checkpoint = policy::checkpoint::Checkpoint::read(&crate::harness::model::file()).expect("the model");
+    checkpoint.metadata.set("tokenizer.ggml.add_bos_token", Gguf::Bool(true));
+    checkpoint.metadata.set("tokenizer.ggml.bos_token_id", Gguf::U32(2));
+    checkpoint.write(&path).expect("written");
+    let daemon = TestDaemon::builder().set(format!("policy.model={}", path.display())).start();
+    let tokens = |body: Value| daemon.post("/tokenize", &body).ok()["tokens"].as_array().expect("ids").clone();
+    let begun = tokens(json!({"content": PROMPT, "add_special": true}));
+    assert_eq!(begun[0], 2);
+    assert_eq!(tokens(json!({"content": PROMPT})), begun);
+    assert_eq!(tokens(json!({"content": PROMPT, "add_special": false})), begun[1..]);
+    let answer = complete(&daemon, json!({"max_tokens": 1, "return_token_ids": true}));
+    assert_eq!(answer["choices"][0]["prompt_token_ids"], json!(begun));
+    assert_eq!(daemon.get("/tokenizer_info").ok()["bos_token_id"], 2);
+}
+
+#[test]
+fn pieces_of_a_text_are_told_beside_their_ids() {
+    let daemon = TestDaemon::start();
+    let body = json!({"content": "a test with \u{5abd} and \u{1f917}", "return_token_strs": true});
+    let answer = daemon.post("/tokenize", &body).ok();
+    let (ids, pieces) = (answer["tokens"].as_array().expect("ids"), answer["token_strs"].as_array().expect("texts"));
+    assert_eq!(ids.len(), pieces.len());
+    assert!(pieces.iter().all(|piece| piece.as_str().is_some_and(|piece| !piece.is_empty())), "{answer}");
+}
+
+/// Goal: a re-ranker counts what it read and tells as many as asked for. Method: their cases, on both shapes.
+#[test]
+fn rerankers_count_what_they_read_and_tell_as_many_as_asked_for() {
+    let daemon = TestDaemon::builder().set("policy.model=").start();
+    let documents = ["a bear", "the ocean is vast", "what color is the sky", "deep"];
+    for (top_n, n) in [(Value::Null, 4), (json!(2), 2), (json!(4), 4), (json!(99), 4)] {
+        for (name, list) in [("documents", "results"), ("texts", "")] {
+            let body = with(json!({"query": "the beach", "top_n": top_n}), json!({name: documents}));
+            let answer = daemon.post("/rerank", &body).ok();
+            let told = if list.is_empty() { &answer } else { &answer[list] };
+            assert_eq!(told.as_array().map(Vec::len), Some(n), "{body}");
+        }
+    }
+    let answer = daemon.post("/rerank", &json!({"query": "q", "documents": ["a", "the ocean"]})).ok();
+    let pairs = ["a", "the ocean"].map(|document| {
+        let scored = daemon.post("/score", &json!({"text_1": "q", "text_2": document})).ok();
+        scored["usage"]["prompt_tokens"].as_u64().expect("a count")
+    });
+    assert_eq!(answer["usage"]["prompt_tokens"], pairs.iter().sum::<u64>());
+    assert_eq!(answer["usage"]["prompt_tokens"], answer["usage"]["total_tokens"]);
+    for documents in [json!([]), Value::Null, json!(123), json!([1, 2, 3])] {
+        let error = daemon.post("/rerank", &json!({"query": "q", "documents": documents})).error(400);
+        assert_eq!(error["param"], "documents");
+    }
+}
+
+/// Goal: with keys, pages and probes stay open and everything else does not. Method: every family of routes without a key.
+#[test]
+fn pages_and_probes_need_no_key_and_everything_else_does() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let keys = folder.path().join("keys");
+    std::fs::write(&keys, "secret\n").expect("written");
+    let daemon = TestDaemon::builder().set(format!("daemon.api_keys_file={}", keys.display())).start();
+    for path in ["/", "/docs", "/openapi.json", "/livez", "/readyz", "/health", "/v1/health", "/version", "/metrics"] {
+        assert_eq!(daemon.get(path).status, 200, "{path}");
+    }
+    let document = daemon.get("/openapi.json").ok();
+    let mut n_closed = 0;
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        for (method, operation) in item.as_object().expect("methods") {
+            let filled = path.replace("{id}", "policy").replace("{version}", "0");
+            let reply = daemon.send(&method.to_uppercase(), &filled, &[("content-type", "application/json")], b"{}");
+            if operation.get("security").is_some() {
+                assert_eq!(reply.error(401)["type"], "authentication_error", "{method} {path}");
+                n_closed += 1;
+            } else {
+                assert_ne!(reply.status, 401, "{method} {path}");
+            }
+        }
+    }
+    assert!(n_closed > 20, "{n_closed}");
+    let key = [("authorization", "Bearer secret"), ("content-type", "application/json")];
+    daemon.send("POST", "/v1/completions", &key, br#"{"prompt":"a","max_tokens":1}"#).ok();
+}
