@@ -4,7 +4,7 @@ use std::{
     os::unix::fs::symlink,
     path::Path,
     process::Command,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use candle_core::quantized::gguf_file::Value as Metadatum;
@@ -162,9 +162,9 @@ fn requests_in_flight_are_judged_by_the_model_that_they_began_with() {
     let daemon = judging(folder.path()).set("reward.batch=4").start();
     let (_, small) = score_of(&daemon);
     let address = daemon.address();
-    let is_over = AtomicBool::new(false);
+    let (is_over, n_answers) = (AtomicBool::new(false), AtomicUsize::new(0));
     let ask = || {
-        let texts: Vec<String> = (0..40).map(|n| "the ocean is vast ".repeat(n % 7 + 1)).collect();
+        let texts: Vec<String> = (0..12).map(|n| "the ocean is vast ".repeat(n % 3 + 1)).collect();
         let body = json!({"text_1": "the sky", "text_2": texts}).to_string();
         let request = client::request("POST", "/score", &[("content-type", "application/json")], body.as_bytes());
         let mut judges = [0, 0];
@@ -177,13 +177,17 @@ fn requests_in_flight_are_judged_by_the_model_that_they_began_with() {
                 assert_eq!(score < 500.0, is_small, "{score} by {:?}", reply.header("x-honed-reward-version"));
             }
             judges[usize::from(is_small)] += 1;
+            n_answers.fetch_add(1, Ordering::AcqRel);
         }
         judges
     };
     let judges = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..3).map(|_| scope.spawn(ask)).collect();
-        for turn in 0..12 {
+        for turn in 0..6 {
             swap(&daemon, if turn % 2 == 0 { "b.gguf" } else { "a.gguf" });
+            // More answers than there are clients: one of them was asked for after the swap.
+            let seen = n_answers.load(Ordering::Acquire);
+            daemon.wait_for("the clients go on", |_| n_answers.load(Ordering::Acquire) > seen + 4);
         }
         is_over.store(true, Ordering::Release);
         clients

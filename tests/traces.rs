@@ -60,10 +60,15 @@ fn tracing(collector: SocketAddr) -> TestDaemon {
     TestDaemon::builder().set(format!("daemon.traces_url=http://{collector}/v1/traces")).start()
 }
 
-/// Spans until one with this name came, without those that came before.
+/// The span of this name, taken out of those that came.
 fn until(posts: &Receiver<Value>, spans: &mut Vec<Value>, name: &str) -> Value {
+    until_one(posts, spans, &|span| span["name"] == *name)
+}
+
+/// The first span that is so, taken out of those that came.
+fn until_one(posts: &Receiver<Value>, spans: &mut Vec<Value>, is_it: &dyn Fn(&Value) -> bool) -> Value {
     loop {
-        if let Some(at) = spans.iter().position(|span| span["name"] == *name) {
+        if let Some(at) = spans.iter().position(is_it) {
             return spans.swap_remove(at);
         }
         let post = posts.recv_timeout(Duration::from_secs(30)).expect("a post");
@@ -104,8 +109,12 @@ fn requests_are_spans_of_their_callers_trace() {
         assert_eq!(attribute(&root, "honed.request_id"), "walk-1");
         assert_eq!(attribute(&root, "gen_ai.response.model"), "policy@0");
         assert!(root.get("status").is_none());
-        for _ in 0..n {
-            let parts = ["queue", "prefill", "decode"].map(|name| until(&posts, &mut spans, name));
+        for choice in 0..n {
+            let of_choice = |span: &Value, name: &str| {
+                span["name"] == *name && attribute(span, "honed.choice").as_str() == Some(choice.to_string().as_str())
+            };
+            let parts =
+                ["queue", "prefill", "decode"].map(|name| until_one(&posts, &mut spans, &|span| of_choice(span, name)));
             for part in &parts {
                 assert_eq!(
                     (&part["traceId"], &part["parentSpanId"], &part["kind"]),

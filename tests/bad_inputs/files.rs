@@ -2,9 +2,10 @@
 //! not reach it: whatever the file, the process ends by itself, with status 1 and a reason.
 
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use candle_core::{Device, Tensor, quantized::gguf_file::Value};
@@ -12,6 +13,9 @@ use policy::checkpoint::Checkpoint;
 
 use super::bench::{Bench, Case};
 use crate::harness::{model, process};
+
+/// For one refusal, on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) const CASES: &[Case] = &[
     (35, "a model that is not there, or no file", |b| {
@@ -115,12 +119,24 @@ fn check_bytes(b: &Bench, name: &str, bytes: &[u8]) {
 /// `honed serve` with this model ends by itself, unkilled, and says why.
 #[track_caller]
 fn check_refused(b: &Bench, path: &Path, name: &str) {
-    let data = b.folder.path().join("refused");
+    let (data, log) = (b.folder.path().join("refused"), b.folder.path().join("refused.log"));
     let mut serve = Command::new(process::binary());
     serve.args(["serve", "--listen", "127.0.0.1:0", "--set", "ppo.enabled=false", "--data-dir"]).arg(&data);
-    let output = serve.arg("--model").arg(path).output().expect("it ends by itself");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{name} ({}): {:?} {said}", path.display(), output.status);
+    serve.arg("--model").arg(path).stdin(Stdio::null()).stdout(Stdio::null());
+    let mut serve = serve.stderr(File::create(&log).expect("a file")).spawn().expect("the binary starts");
+    let began = Instant::now();
+    let status = loop {
+        match serve.try_wait().expect("it is ours") {
+            Some(status) => break Some(status),
+            None if began.elapsed() > PATIENCE => break None,
+            None => std::thread::yield_now(),
+        }
+    };
+    // One that is served, or that hangs, would stay for ever.
+    let _ = serve.kill().and_then(|()| serve.wait());
+    let said = fs::read_to_string(&log).expect("a log");
+    let code = status.map(|status| status.code());
+    assert_eq!(code, Some(Some(1)), "{name} ({}): {status:?} {said}", path.display());
     assert!(said.contains("honed: ") && !said.contains("panicked"), "{name}: {said}");
     // What one refusal left behind must not be the reason of the next.
     let _ = fs::remove_dir_all(&data);

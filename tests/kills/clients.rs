@@ -68,6 +68,8 @@ fn ask_and_judge(address: SocketAddr, over: &AtomicBool, seed: u64) -> Vec<Promi
             std::thread::sleep(Duration::from_millis(20));
             continue;
         };
+        // People read; and the learner gets its turn.
+        std::thread::sleep(Duration::from_millis(10));
         if random.random_bool(0.9) {
             // Exact in decimals, so that it comes back as it went.
             let score = f64::from(random.random_range(-32..32)) / 16.0;

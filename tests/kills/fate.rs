@@ -41,15 +41,15 @@ impl Fate {
         let point = POINTS[random.random_range(0..POINTS.len())];
         let failpoints = match random.random_range(0..10) {
             // Any point, counted from the start of the process: starting reaches some ten of them.
-            0..=3 => format!("*=kill@{}", random.random_range(1..150)),
+            0..=3 => format!("*=kill@{}", random.random_range(1..300)),
             4..=5 => format!("{point}=kill@{}", random.random_range(1..4)),
             // It fails, goes on, and is killed in what comes of that.
-            6 => format!("*=error@{}; *=kill@{}", random.random_range(15..80), random.random_range(80..200)),
+            6 => format!("*=error@{}; *=kill@{}", random.random_range(15..150), random.random_range(150..400)),
             7 => format!("{}=panic", ["written", "registered", "judged", "committed"][random.random_range(0..4)]),
-            8 => format!("{point}=delay:300; *=kill@{}", random.random_range(20..150)),
+            8 => format!("{point}=delay:300; *=kill@{}", random.random_range(20..300)),
             // Whatever it is doing.
             _ => String::new(),
         };
-        Fate { failpoints, life: Duration::from_millis(random.random_range(300..2000)) }
+        Fate { failpoints, life: Duration::from_millis(random.random_range(300..2500)) }
     }
 }

@@ -27,6 +27,7 @@ pub(super) struct Report {
     pub(super) n_rollouts: usize,
     pub(super) n_feedback: usize,
     pub(super) n_updates: usize,
+    pub(super) n_promoted: usize,
     pub(super) n_versions: usize,
     pub(super) n_imports: usize,
     pub(super) n_damaged: u64,
@@ -34,10 +35,10 @@ pub(super) struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { n_rollouts, n_feedback, n_updates, n_versions, n_imports, n_damaged } = self;
+        let Report { n_rollouts, n_feedback, n_updates, n_promoted, n_versions, n_imports, n_damaged } = self;
         write!(
             f,
-            "{n_rollouts} exchanges, {n_feedback} answered feedbacks, {n_updates} updates, {n_versions} versions, \
+            "{n_rollouts} exchanges, {n_feedback} answered feedbacks, {n_updates} updates ({n_promoted} promoted), {n_versions} versions, \
              {n_imports} imports, {n_damaged} files damaged by hand; 0 lost, 0 trained twice, 0 torn"
         )
     }
@@ -166,7 +167,12 @@ impl Ledger {
     pub(super) fn report(&self) -> Report {
         let reader = self.reader().expect("a log");
         let n_updates = reader.newest_update().expect("readable").map_or(0, |row| row.start.number as usize + 1);
+        let is_promoted = |number: &u64| {
+            let end = reader.update(*number).expect("readable").and_then(|row| row.end);
+            end.is_some_and(|end| end.outcome.as_str() == "promoted")
+        };
         Report {
+            n_promoted: (0..n_updates as u64).filter(is_promoted).count(),
             n_rollouts: self.rows.len(),
             n_feedback: self.promises.len(),
             n_updates,

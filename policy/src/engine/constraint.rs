@@ -78,7 +78,8 @@ impl std::fmt::Debug for Constraint {
 /// The library tells its errors apart by their text alone, once it has taken its own state away.
 fn lost(error: impl std::fmt::Display) -> Lost {
     let text = error.to_string();
-    if text.starts_with("lexer error: ") || text.starts_with("parser error: ") {
+    let budgets = ["lexer error: ", "parser error: ", "Parser Error: Current row has "];
+    if budgets.iter().any(|beginning| text.starts_with(beginning)) {
         Lost::Budget
     } else if text.contains("NoExtension") {
         Lost::DeadEnd

@@ -251,7 +251,10 @@ mod tests {
         assert_eq!(verdict.numbers[names::REWARD_DIFFERENCE], -0.1, "a little worse may be chance");
     }
 
-    const CHECKS: [(&str, fn(&mut Case)); 12] = [
+    /// What breaks one check.
+    type Fault = fn(&mut Case);
+
+    const CHECKS: [(&str, Fault); 12] = [
         ("live policy", |case| case.stats.policy_approx_kl_k3 = 1.01 * case.config.skip_kl),
         ("version 0", |case| case.config.kl_adaptive = true),
         ("version 0", |case| case.stats.objective_kl = f64::INFINITY),
@@ -296,7 +299,7 @@ mod tests {
 
     #[test]
     fn broken_weights_are_refused_in_every_mode() {
-        const BREAKS: [fn(&mut Case); 3] =
+        const BREAKS: [Fault; 3] =
             [|case| case.n_broken_tensors = 2, |case| case.parity.max = 0.021, |case| case.parity.max = f64::NAN];
         for mode in ["strict", "observe", "off"] {
             for breaks in BREAKS {

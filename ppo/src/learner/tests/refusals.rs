@@ -33,7 +33,8 @@ fn a_disk_that_refuses(snapshot_mib: u64) {
     assert_eq!(world.states()[&RolloutState::Scored], 8);
     assert_eq!(world.serve(2).len(), 2, "serving goes on");
     fs::remove_dir(&obstacle).unwrap();
-    eventually("recovery", || world.engine.live() == PolicyVersion(1));
+    eventually("recovery", || world.engine.live() != PolicyVersion::SFT);
+    assert_eq!(world.engine.live(), PolicyVersion(2), "the number of what failed is nobody's");
     eventually("the record", || learner.counters().outcomes[&UpdateOutcome::Promoted] == 1);
     assert_eq!(world.states()[&RolloutState::Trained], 8);
     world.close();
@@ -43,8 +44,10 @@ fn a_disk_that_refuses(snapshot_mib: u64) {
 fn rollouts_whose_updates_keep_failing_are_given_up() {
     let mut world = World::new(|_| ());
     let learner = world.start_learner();
-    let obstacle = world.registry.path(PolicyVersion(1)).with_extension("gguf.partial");
-    fs::create_dir(&obstacle).unwrap();
+    for version in 1..=u64::from(ATTEMPTS_MAX) {
+        let obstacle = world.registry.path(PolicyVersion(version)).with_extension("gguf.partial");
+        fs::create_dir(&obstacle).unwrap();
+    }
     world.feed();
     eventually("the last attempt", || world.log.counters().dropped[&DropReason::UpdateFailed] == 8);
     // The rows are settled before the attempt is counted.
