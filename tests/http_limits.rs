@@ -188,7 +188,7 @@ fn wrong_paths_methods_and_types_have_openais_shape() {
         assert_eq!(daemon.get(path).error(404)["code"], "not_found", "{path}");
     }
     let posts = ["/v1/completions", "/score", "/tokenize", "/v1/feedback", "/rerank"];
-    let gets = ["/v1/models", "/health", "/version", "/metrics", "/v1/rollouts", "/v1/policies", "/tokenizer_info"];
+    let gets = ["/v1/models", "/health", "/version", "/metrics", "/v1/rollouts", "/v1/policies/0", "/tokenizer_info"];
     let check = |method: &str, path: &str, allowed: &str| {
         let reply = daemon.send(method, path, &[JSON], b"{}");
         assert_eq!(reply.error(405)["code"], "method_not_allowed", "{method} {path}");

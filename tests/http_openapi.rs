@@ -41,7 +41,10 @@ fn examples_of_the_document_are_accepted() {
             let answer = daemon.post("/v1/completions", &json!({"prompt": "a", "max_tokens": 1})).ok();
             example["id"] = answer["id"].clone();
         }
-        if example.is_object() {
+        if path == "/v1/policies" {
+            // Where no folder is named nothing is loaded; the error says so, and the example's shape was understood.
+            assert_eq!(daemon.post(path, &example).error(403)["code"], "forbidden");
+        } else if example.is_object() {
             daemon.post(path, &example).ok();
             n_examples += 1;
         }

@@ -22,6 +22,7 @@
 mod activation;
 mod attempt;
 mod batch;
+mod claiming;
 mod failure;
 mod halt;
 mod owner;

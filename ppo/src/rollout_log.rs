@@ -41,6 +41,7 @@ mod quarantine;
 mod read;
 mod record;
 mod schema;
+mod settings;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -71,6 +72,7 @@ pub use imports::{ImportOutcome, ImportRow, ImportSource};
 pub use quarantine::Quarantine;
 pub use read::{Export, LogReader, LogStats, PageQuery};
 pub use record::{LoggedRollout, ScoreRecord, Seq, finish_word};
+pub use settings::LogSettings;
 pub use state::{DropReason, RolloutState};
 pub use transition::{Claim, ClaimRequest, Outcome, Verdict};
 pub use update_row::{Settlement, Start, StreakRow, UpdateChange, UpdateEnd, UpdateRow, UpdateStart, UsedRollout};
@@ -83,17 +85,6 @@ use writer::{Command, Reply, Writer};
 
 /// How long a sender waits for room in the queue before it gets [`LogError::Busy`].
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How the log behaves.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LogSettings {
-    /// `ppo.log.commit_ms`.
-    pub commit_ms: u64,
-    /// `ppo.log.queue`.
-    pub queue: usize,
-    /// The reward source listens to feedback, so feedback on a scored rollout has it scored again.
-    pub rescore_on_feedback: bool,
-}
 
 /// Handle of the log; clones share it. The last one gone, or [`RolloutLog::close`], writes what is queued and ends.
 #[derive(Clone)]

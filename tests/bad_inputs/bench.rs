@@ -45,7 +45,11 @@ impl Bench {
     pub(super) fn judging(bias: f32) -> Bench {
         let folder = folder();
         let path = folder.path().join("reward.gguf");
-        model::write_reward(&path, 1, bias);
+        match bias.is_finite() {
+            true => model::write_reward(&path, 1, bias),
+            // One that says infinity of everything is refused at start; this one is found out by what it is asked.
+            false => model::write_mute_reward(&path),
+        }
         let reward = format!("reward.model={}", path.display());
         Bench::start(folder, &[&reward, "daemon.header_timeout_s=2", "daemon.body_timeout_s=2"], None)
     }

@@ -65,7 +65,9 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// What may have become of a file; it gets the path and what lay there.
-const SPOILS: [(&str, fn(&PathBuf, &[u8])); 8] = [
+type Spoil = fn(&PathBuf, &[u8]);
+
+const SPOILS: [(&str, Spoil); 8] = [
     ("missing", |_, _| {}),
     ("empty", |path, _| fs::write(path, b"").expect("written")),
     ("truncated", |path, whole| fs::write(path, &whole[..whole.len() / 2]).expect("written")),

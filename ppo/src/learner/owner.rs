@@ -13,16 +13,16 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use policy::threads;
 
 use super::{
-    Board, Command, LearnerSetup, LearnerState, halt, room,
+    Board, Command, LearnerSetup, LearnerState,
+    claiming::Work,
+    halt, room,
     share::ShareKeeper,
     trainer::{BuildError, Trainer},
-    watching::{Breach, Watch},
+    watching::Watch,
 };
 use crate::{
     parity,
     publish::{Loader, Publisher},
-    registry::RegistryError,
-    rollout_log::{Claim, ClaimRequest, LoggedRollout},
     stats::LearnerCounters,
 };
 
@@ -32,8 +32,6 @@ const POLL: Duration = Duration::from_millis(50);
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// Longest pause after failures.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
-/// Rollouts that the backlog counts at most, in updates.
-const BACKLOG_UPDATES: usize = 8;
 
 pub(super) struct Owner {
     pub(super) setup: LearnerSetup,
@@ -55,7 +53,7 @@ pub(super) struct Owner {
     /// Nobody has asked yet whether there is memory.
     may_not_fit: bool,
     /// Nobody has looked yet whether the last process died in an update.
-    may_be_unfinished: bool,
+    pub(super) may_be_unfinished: bool,
 }
 
 /// How an attempt ended, as far as the loop cares.
@@ -66,13 +64,6 @@ pub(super) enum Next {
     Poll,
     /// It failed; rest first.
     BackOff(String),
-}
-
-/// What is to be done next.
-enum Work {
-    Learn(Vec<LoggedRollout>),
-    RollBack(Breach),
-    Nothing,
 }
 
 impl Owner {
@@ -251,51 +242,6 @@ impl Owner {
         self.is_unable = true;
         self.board.set_state(LearnerState::Unable(error.to_string()));
         Next::Poll
-    }
-
-    /// What the next update learns from: first of all what the last process died over.
-    fn next_work(&mut self) -> Result<Work, RegistryError> {
-        if self.may_be_unfinished {
-            let unfinished = self.unfinished()?;
-            self.may_be_unfinished = false;
-            if let Some(rows) = unfinished {
-                return Ok(Work::Learn(rows));
-            }
-        }
-        let may_claim = self.count_backlog()?;
-        // Before anything is learnt from what a bad version said.
-        if let Some(breach) = self.breach(may_claim)? {
-            return Ok(Work::RollBack(breach));
-        }
-        // A claim is a write; looking is not.
-        let rows = if may_claim { self.claim()? } else { None };
-        Ok(rows.map_or(Work::Nothing, Work::Learn))
-    }
-
-    /// Whether there are enough rollouts for an update.
-    fn count_backlog(&self) -> Result<bool, RegistryError> {
-        let n_rollouts = self.setup.config.rollouts_per_update;
-        let (n_scored, n_generated) = self.setup.log.reader().backlog(n_rollouts.saturating_mul(BACKLOG_UPDATES))?;
-        self.board.write(|status| {
-            status.n_scored = n_scored;
-            status.n_generated = n_generated;
-        });
-        Ok(n_scored >= n_rollouts as u64)
-    }
-
-    fn claim(&self) -> Result<Option<Vec<LoggedRollout>>, RegistryError> {
-        let Some(trainer) = &self.trainer else {
-            return Ok(None);
-        };
-        let config = &self.setup.config;
-        let n_rollouts = config.rollouts_per_update;
-        let lineage = self.setup.registry.lineage(trainer.head.version, config.max_staleness)?;
-        let request = ClaimRequest { n_rollouts, lineage, user_share_max: config.user_share_max };
-        let claim = self.setup.log.begin_update(request, trainer.next_start(config))?;
-        Ok(match claim {
-            Claim::Granted(rows) => Some(rows),
-            Claim::Short { .. } => None,
-        })
     }
 
     pub(super) fn publisher<'a>(&'a self, loader: &'a Loader) -> Publisher<'a> {

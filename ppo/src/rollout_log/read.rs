@@ -1,6 +1,8 @@
 //! Reading: pages, exports, counts. A reader has its own connection, so in WAL mode it never waits for the writer and the
 //! writer never waits for it. It also opens without the folder's lock: `honed rollouts stats` works beside a running daemon.
 
+mod service;
+
 use std::{collections::BTreeMap, ops::RangeInclusive, path::Path, time::Duration};
 
 use policy::{PolicyVersion, RolloutId};
@@ -17,7 +19,6 @@ use super::{
     version_row::VersionRow,
     versions,
 };
-use crate::watch::Service;
 
 /// Rows of one batch while exporting: memory stays bounded however long the log is.
 const EXPORT_BATCH: usize = 256;
@@ -141,40 +142,6 @@ impl LogReader {
             record::COLUMNS
         );
         self.rows(&sql, params![version.0 as i64, limit as i64])
-    }
-
-    /// The newest rows up to a position whose responses were drawn to an end, newest first.
-    pub fn newest(&self, up_to: Seq, limit: usize) -> Result<Vec<LoggedRollout>, LogError> {
-        let sql = format!(
-            "SELECT {} FROM rollouts WHERE seq <= ?1 AND finish <> 'cancelled' ORDER BY seq DESC LIMIT ?2",
-            record::COLUMNS
-        );
-        self.rows(&sql, params![up_to.0, limit as i64])
-    }
-
-    /// The position of the newest row; 0 in an empty log.
-    pub fn newest_seq(&self) -> Result<Seq, LogError> {
-        let newest: Option<i64> = self.connection.query_row("SELECT MAX(seq) FROM rollouts", [], |row| row.get(0))?;
-        Ok(Seq(newest.unwrap_or(0)))
-    }
-
-    /// What users got from a version: its first `limit` judged rollouts after `start`.
-    pub fn service(&self, version: PolicyVersion, start: Seq, limit: usize) -> Result<Service, LogError> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT score, length(response) / 4,
-                (SELECT COUNT(*) FROM feedback WHERE feedback.seq = rollouts.seq AND label = 'up'),
-                (SELECT COUNT(*) FROM feedback WHERE feedback.seq = rollouts.seq AND label = 'down')
-             FROM rollouts WHERE version = ?1 AND seq > ?3 AND score IS NOT NULL ORDER BY seq LIMIT ?2",
-        )?;
-        let mut rows = statement.query(params![version.0 as i64, limit as i64, start.0])?;
-        let mut service = Service::default();
-        while let Some(row) = rows.next()? {
-            service.scores.push(row.get(0)?);
-            service.lengths.push(row.get::<_, i64>(1)? as f64);
-            service.thumbs.0 += row.get::<_, i64>(2)? as usize;
-            service.thumbs.1 += row.get::<_, i64>(3)? as usize;
-        }
-        Ok(service)
     }
 
     fn rows(&self, sql: &str, params: impl rusqlite::Params) -> Result<Vec<LoggedRollout>, LogError> {

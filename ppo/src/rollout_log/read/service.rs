@@ -1,0 +1,49 @@
+//! What users got lately: for the gate's questions, the canary and the watch.
+
+use rusqlite::params;
+
+use super::LogReader;
+use crate::{
+    rollout_log::{
+        LogError,
+        record::{self, LoggedRollout, Seq},
+    },
+    watch::Service,
+};
+use policy::PolicyVersion;
+
+impl LogReader {
+    /// The newest rows up to a position whose responses were drawn to an end, newest first.
+    pub fn newest(&self, up_to: Seq, limit: usize) -> Result<Vec<LoggedRollout>, LogError> {
+        let sql = format!(
+            "SELECT {} FROM rollouts WHERE seq <= ?1 AND finish <> 'cancelled' ORDER BY seq DESC LIMIT ?2",
+            record::COLUMNS
+        );
+        self.rows(&sql, params![up_to.0, limit as i64])
+    }
+
+    /// The position of the newest row; 0 in an empty log.
+    pub fn newest_seq(&self) -> Result<Seq, LogError> {
+        let newest: Option<i64> = self.connection.query_row("SELECT MAX(seq) FROM rollouts", [], |row| row.get(0))?;
+        Ok(Seq(newest.unwrap_or(0)))
+    }
+
+    /// What users got from a version: its first `limit` judged rollouts after `start`.
+    pub fn service(&self, version: PolicyVersion, start: Seq, limit: usize) -> Result<Service, LogError> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT score, length(response) / 4,
+                (SELECT COUNT(*) FROM feedback WHERE feedback.seq = rollouts.seq AND label = 'up'),
+                (SELECT COUNT(*) FROM feedback WHERE feedback.seq = rollouts.seq AND label = 'down')
+             FROM rollouts WHERE version = ?1 AND seq > ?3 AND score IS NOT NULL ORDER BY seq LIMIT ?2",
+        )?;
+        let mut rows = statement.query(params![version.0 as i64, limit as i64, start.0])?;
+        let mut service = Service::default();
+        while let Some(row) = rows.next()? {
+            service.scores.push(row.get(0)?);
+            service.lengths.push(row.get::<_, i64>(1)? as f64);
+            service.thumbs.0 += row.get::<_, i64>(2)? as usize;
+            service.thumbs.1 += row.get::<_, i64>(3)? as usize;
+        }
+        Ok(service)
+    }
+}
