@@ -36,5 +36,15 @@ pub(crate) fn inspect(path: &Path) -> Result<Inspected, EngineError> {
             }
         }
     }
+    let n_tokens = header.metadata.get("tokenizer.ggml.tokens").and_then(|tokens| tokens.to_vec().ok()).map(Vec::len);
+    for (key, value) in header.metadata.iter() {
+        // llama.cpp takes another one in place of a special token that there is not.
+        if key.starts_with("tokenizer.ggml.") && key.ends_with("_token_id") {
+            let id = value.to_u32().ok().map(|id| id as usize);
+            if n_tokens.is_some_and(|n| id.is_none_or(|id| id >= n)) {
+                return Err(refused(format!("`{key}` is no token")));
+            }
+        }
+    }
     Ok(Inspected { is_adapter: is_adapter(&header.metadata), tokenizer: header.vocabulary_digest })
 }

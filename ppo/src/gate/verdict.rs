@@ -14,8 +14,8 @@ use crate::{
 
 /// KL to version 0 that refuses a candidate, in multiples of `ppo.kl_target`.
 const KL_TARGET_MULTIPLE: f64 = 10.0;
-/// [`super::alignment`] below this refuses: of updates that did nothing at all, one in some hundred would be.
-const ALIGNMENT_MIN: f64 = -2.58;
+/// [`super::alignment`] below this refuses: of updates that did nothing at all, one in some thousand would be.
+const ALIGNMENT_MIN: f64 = -3.3;
 /// [`drift::worst`] below this refuses; stricter than one trial's interval, because many sums are looked at.
 const DRIFT_MIN: f64 = -3.0;
 
@@ -259,7 +259,7 @@ mod tests {
         ("version 0", |case| case.config.kl_adaptive = true),
         ("version 0", |case| case.stats.objective_kl = f64::INFINITY),
         ("objective", |case| case.stats.objective_rlhf_reward = f64::NAN),
-        ("less likely", |case| case.alignment = Some(-2.6)),
+        ("less likely", |case| case.alignment = Some(-3.4)),
         ("pretraining", |case| case.ptx_rise = Some(0.51)),
         ("length", |case| case.trial.candidate.length = 42.0),
         ("length", |case| case.trial.candidate.length = 9.0),

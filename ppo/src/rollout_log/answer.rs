@@ -12,6 +12,7 @@ use super::{
     record::Seq,
     state::DropReason,
     transition::{self, Claim, Outcome, Verdict},
+    update_row::Settlement,
     updates,
     version_row::VersionChange,
     versions,
@@ -134,34 +135,45 @@ pub(super) fn answer(
         Command::Repeat(number, reply) => {
             reply_with(reply, atomically(transaction, |connection| updates::repeat(connection, number)))
         }
-        Command::Settle(settlement, reply) => {
-            let moved = atomically(transaction, |connection| {
-                let n_moved = transition::settle(connection, &settlement)?;
-                // A claim that outlived a reward model gives back rollouts that it judged.
-                judges::rejudge(connection, tally.reward_model.as_deref())?;
-                Ok(n_moved)
-            });
-            if moved.is_ok() {
-                tally.settled(&settlement.outcomes);
-            }
-            reply_with(reply, moved)
-        }
+        Command::Settle(settlement, reply) => reply_with(reply, settle(transaction, &settlement, tally)),
         Command::Import(row, reply) => {
             reply_with(reply, atomically(transaction, |connection| imports::insert(connection, &row)))
         }
         Command::Version(change, reply) => {
-            let changed = atomically(transaction, |connection| {
-                versions::apply(connection, &change)?;
-                judges::rejudge(connection, tally.reward_model.as_deref()).map(drop)
-            });
-            if let (Ok(()), VersionChange::Publish { settlement, .. } | VersionChange::Reject { settlement, .. }) =
-                (&changed, &*change)
-            {
-                tally.settled(&settlement.outcomes);
-            }
+            let changed = change_version(transaction, &change, tally);
             reply_with(reply, changed)
         }
     }
+}
+
+fn settle(transaction: &mut Transaction<'_>, settlement: &Settlement, tally: &mut Tally) -> Result<usize, LogError> {
+    let moved = atomically(transaction, |connection| {
+        let n_moved = transition::settle(connection, settlement)?;
+        // A claim that outlived a reward model gives back rollouts that it judged.
+        judges::rejudge(connection, tally.reward_model.as_deref())?;
+        Ok(n_moved)
+    });
+    if moved.is_ok() {
+        tally.settled(&settlement.outcomes);
+    }
+    moved
+}
+
+fn change_version(
+    transaction: &mut Transaction<'_>,
+    change: &VersionChange,
+    tally: &mut Tally,
+) -> Result<(), LogError> {
+    let changed = atomically(transaction, |connection| {
+        versions::apply(connection, change)?;
+        judges::rejudge(connection, tally.reward_model.as_deref()).map(drop)
+    });
+    if let (Ok(()), VersionChange::Publish { settlement, .. } | VersionChange::Reject { settlement, .. }) =
+        (&changed, change)
+    {
+        tally.settled(&settlement.outcomes);
+    }
+    changed
 }
 
 impl Tally {
