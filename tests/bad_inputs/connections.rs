@@ -59,7 +59,9 @@ pub(super) const CASES: &[Case] = &[
                 stream
             })
             .collect();
-        let queued = [sent(b, &whole), sent(b, &request("POST", COMPLETIONS, &[JSON], long(60, false).as_bytes()))];
+        // More than there are slots, whoever leaves one meanwhile.
+        let unstreamed = request("POST", COMPLETIONS, &[JSON], long(60, false).as_bytes());
+        let queued: Vec<TcpStream> = (0..24).map(|i| sent(b, if i % 2 == 0 { &whole } else { &unstreamed })).collect();
         b.wait_for("some wait", || b.metric("honed_num_requests_waiting") >= 1.0);
         drop((queued, streams));
         b.settle();
