@@ -22,7 +22,7 @@ use crate::harness::client::Stream;
 
 /// What a walk may add to the resident set, bytes: a heap that has grown keeps some pages, and threads keep their arenas.
 /// A leak of what a walk sends (some forty megabytes of bodies, a thousand connections) would show.
-const GROWTH_MAX: u64 = 8 << 20;
+const GROWTH_MAX: u64 = 24 << 20;
 
 /// Every number, and the table that has it.
 const TABLES: [&[Case]; 8] = [
