@@ -21,7 +21,8 @@ impl Worker<'_> {
             let Some(exchange) = self.queue.next() else {
                 return;
             };
-            if exchange.n_started.get() == 0 {
+            // It waits as long as any of its choices does.
+            if exchange.n_unstarted() == 1 {
                 self.load.waiting.leave(exchange.job.request.tenant);
             }
             self.start_choice(&exchange);

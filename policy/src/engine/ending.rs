@@ -36,9 +36,7 @@ impl Worker<'_> {
     /// failed.
     pub(super) fn drop_waiting(&mut self, reason: FinishReason, over: impl Fn(&Exchange) -> bool) {
         for exchange in self.queue.take_out(over) {
-            if exchange.n_started.get() == 0 {
-                self.load.waiting.leave(exchange.job.request.tenant);
-            }
+            self.load.waiting.leave(exchange.job.request.tenant);
             while exchange.n_unstarted() > 0 {
                 let sequence = Sequence::next_of(&exchange);
                 if !exchange.failed.get() {
