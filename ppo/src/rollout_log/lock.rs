@@ -16,7 +16,7 @@ use super::error::LogError;
 /// Held as long as the log is open.
 #[derive(Debug)]
 pub(super) struct DirLock {
-    _file: File,
+    file: File,
 }
 
 impl DirLock {
@@ -40,6 +40,31 @@ impl DirLock {
         }
         file.set_len(0).and_then(|()| file.rewind()).map_err(io)?;
         writeln!(file, "{}", std::process::id()).map_err(io)?;
-        Ok(DirLock { _file: file })
+        Ok(DirLock { file })
+    }
+}
+
+impl Drop for DirLock {
+    /// Unlocks by name, not only by closing: a process that another thread is starting at this moment holds a copy of every
+    /// descriptor until its `exec`, and for so long the lock would outlive the log.
+    fn drop(&mut self) {
+        // SAFETY: the descriptor is still open, and flock touches no memory of ours. Closing follows whatever it answers.
+        let _ = unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_UN) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_of_the_descriptor_does_not_hold_the_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = DirLock::take(dir.path()).unwrap();
+        // What fork gives to a child that has not yet called exec.
+        let _copy = lock.file.try_clone().unwrap();
+        assert!(matches!(DirLock::take(dir.path()), Err(LogError::Locked { .. })), "one holder at a time");
+        drop(lock);
+        DirLock::take(dir.path()).unwrap();
     }
 }

@@ -2,7 +2,7 @@
 //! the parent kills it at a moment that differs each round, reopens the folder and holds the log to the promises.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     path::PathBuf,
     process::{Command, Stdio},
 };
@@ -19,7 +19,7 @@ fn promises_until_killed(scenario: &str, dir: &Path, n_lines: usize) -> Vec<Stri
         .env(SCENARIO, scenario)
         .env(FOLDER, dir)
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -32,8 +32,10 @@ fn promises_until_killed(scenario: &str, dir: &Path, n_lines: usize) -> Vec<Stri
             child.kill().unwrap();
         }
     }
+    let mut words = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut words).unwrap();
     child.wait().unwrap();
-    assert!(promises.len() >= n_lines, "the child ended after {} promises", promises.len());
+    assert!(promises.len() >= n_lines, "the child ended after {} promises: {words}", promises.len());
     promises
 }
 
