@@ -45,7 +45,9 @@ impl Grammar {
     /// [`GrammarError::Invalid`].
     pub(crate) fn to_lark(&self) -> Result<String, GrammarError> {
         match self {
-            Grammar::JsonSchema(schema) => bounded(schema).map(|schema| format!("start: %json {schema}")),
+            Grammar::JsonSchema(schema) => {
+                bounded(schema).map(|schema| format!("start: %json {}", with_bounded_blanks(schema)))
+            }
             Grammar::Regex(regex) if regex.is_empty() => Err(invalid("must not be empty")),
             Grammar::Regex(regex) => bounded(regex).map(|regex| format!("start: /{}/", escape_slashes(regex))),
             Grammar::Lark(lark) => bounded(lark).map(str::to_owned),
@@ -87,6 +89,20 @@ fn bounded(text: &str) -> Result<&str, GrammarError> {
         }
     }
     Ok(text)
+}
+
+/// What a response may put between the parts of its JSON: nothing, a space, or a line break with its indentation. Blanks
+/// without end, which JSON allows, are all that some small models write.
+const BLANKS: &str = r#""x-guidance":{"whitespace_pattern":"\x20|\x0A[\x20\x09]{0,20}"}"#;
+
+/// Put in front: the last of two equal keys counts, so a client's own `x-guidance` is kept.
+fn with_bounded_blanks(schema: &str) -> String {
+    match schema.trim_start().strip_prefix('{') {
+        Some(rest) if rest.trim_start().starts_with('}') => format!("{{{BLANKS}{rest}"),
+        Some(rest) => format!("{{{BLANKS},{rest}"),
+        // Not an object: the compiler says what is wrong with it.
+        None => schema.to_owned(),
+    }
 }
 
 /// A slash would end the expression; an escaped one stays as it is.
@@ -132,7 +148,9 @@ mod tests {
     #[test]
     fn every_form_becomes_lark() {
         let lark = |grammar: Grammar| grammar.to_lark().unwrap();
-        assert_eq!(lark(Grammar::JsonSchema("{}".into())), "start: %json {}");
+        assert_eq!(lark(Grammar::JsonSchema("{}".into())), format!("start: %json {{{BLANKS}}}"));
+        let typed = lark(Grammar::JsonSchema(r#" { "type":"string"}"#.into()));
+        assert_eq!(typed, format!(r#"start: %json {{{BLANKS}, "type":"string"}}"#));
         assert_eq!(lark(Grammar::Regex(r"a/b\/c\\/".into())), r"start: /a\/b\/c\\\//");
         assert_eq!(lark(Grammar::Regex("a\nb".into())), r"start: /a\nb/");
         assert_eq!(lark(Grammar::Choice(vec!["y\"\n".into(), "é".into()])), "start: \"y\\\"\\u000a\" | \"é\"");

@@ -60,6 +60,15 @@ def log_probs_are_told():
     assert tokens and all(len(token["top_logprobs"]) == 2 for token in tokens), tokens
 
 
+def answers_fit_a_schema():
+    schema = {
+        "title": "sea", "type": "object", "properties": {"blue": {"type": "boolean"}}, "required": ["blue"],
+        "additionalProperties": False,
+    }
+    answer = chat(max_tokens=100).with_structured_output(schema, method="json_schema").invoke(QUESTION)
+    assert isinstance(answer["blue"], bool), answer
+
+
 def errors_are_typed():
     for make in (chat, complete):
         error = raises(openai.BadRequestError, lambda: make(temperature=9).invoke(PROMPT))
@@ -82,6 +91,7 @@ run("langchain-openai", [
     streams_are_the_same_text,
     batches_are_answered_in_order,
     log_probs_are_told,
+    answers_fit_a_schema,
     errors_are_typed,
     a_full_queue_is_tried_again,
 ])

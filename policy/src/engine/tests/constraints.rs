@@ -36,6 +36,22 @@ fn responses_belong_to_the_language_and_end_by_themselves() {
     }
 }
 
+/// Goal: a response ends, even if the model likes nothing better than blanks, which JSON allows without end. Method: a random
+/// model, for which a space is as likely as a brace, and a limit that only bounded blanks keep.
+#[test]
+fn blanks_between_the_parts_of_json_are_bounded() {
+    let test = TestEngine::new();
+    let schema =
+        r#"{"type":"object","properties":{"a":{"type":"boolean"}},"required":["a"],"additionalProperties":false}"#;
+    for choice in constrained(&test, Grammar::JsonSchema(schema.into()), 12) {
+        assert_eq!(choice.finished.rollout.finish, FinishReason::EndToken, "{:?}", choice.text);
+        let longest = choice.text.split(|c: char| !c.is_whitespace()).map(str::len).max();
+        assert!(longest <= Some(21), "{:?}", choice.text);
+        let parts: String = choice.text.split_whitespace().collect();
+        assert!(parts == r#"{"a":true}"# || parts == r#"{"a":false}"#, "{:?}", choice.text);
+    }
+}
+
 /// Goal: the behavior log-prob is that of the distribution really drawn from. Method: at temperature 1, what the mask left
 /// plus the log of its mass is the raw log-prob; where the grammar leaves one token, the draw is certain.
 #[test]
