@@ -10,7 +10,9 @@ use llama_cpp_2::{
     model::{LlamaModel, params::LlamaModelParams},
 };
 
-use llama_cpp_sys_2::{LLAMA_FLASH_ATTN_TYPE_AUTO, LLAMA_FLASH_ATTN_TYPE_DISABLED};
+use llama_cpp_sys_2::{
+    LLAMA_FLASH_ATTN_TYPE_AUTO, LLAMA_FLASH_ATTN_TYPE_DISABLED, LLAMA_FLASH_ATTN_TYPE_ENABLED, llama_flash_attn_type,
+};
 
 use crate::{
     engine::{
@@ -31,6 +33,34 @@ const ALL_F32: &str = "0";
 const CANARY_TOKENS: usize = 16;
 /// Below this many parameters one thread serves best.
 const ONE_THREAD_PARAMETERS_MAX: u64 = 4_000_000;
+
+/// `policy.flash_attention`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FlashAttention {
+    /// On, except where weights in f32 ask for exactness on a CPU.
+    Auto,
+    On,
+    Off,
+}
+
+impl FlashAttention {
+    pub(super) fn of(configured: &str) -> FlashAttention {
+        match configured {
+            "on" => FlashAttention::On,
+            "off" => FlashAttention::Off,
+            _ => FlashAttention::Auto,
+        }
+    }
+
+    /// As llama.cpp takes it; its own "auto" turns it off where the device has no kernel.
+    fn policy(self, is_f32: bool, gpu_layers: u32) -> llama_flash_attn_type {
+        match self {
+            FlashAttention::On => LLAMA_FLASH_ATTN_TYPE_ENABLED,
+            FlashAttention::Auto if !is_f32 || gpu_layers > 0 => LLAMA_FLASH_ATTN_TYPE_AUTO,
+            FlashAttention::Auto | FlashAttention::Off => LLAMA_FLASH_ATTN_TYPE_DISABLED,
+        }
+    }
+}
 
 /// What a resident computes with.
 pub(super) struct Weights {
@@ -69,7 +99,7 @@ fn model(setup: &Setup) -> Result<LlamaModel, EngineError> {
 /// A context for `parallel` sequences of `context_tokens` each.
 ///
 /// Weights in f32 get a cache in f32: they are served for exactness (the trainer's log-probs are compared with these), and
-/// a cache in f16 alone would cost three digits. Flash attention stays off on a CPU, where it saves nothing.
+/// a cache in f16 alone would cost three digits.
 ///
 /// Computes with `adapter` where there is one.
 pub(super) fn context<'m>(
@@ -81,8 +111,6 @@ pub(super) fn context<'m>(
     let n_ctx = setup.context_tokens.checked_mul(parallel).and_then(NonZeroU32::new);
     let n_ctx = n_ctx.ok_or_else(|| refused(setup, "the context windows together exceed 2^32 tokens"))?;
     let n_batch = u32::try_from(setup.batch_tokens + setup.parallel).map_err(|_| refused(setup, "batch too large"))?;
-    let flash_attention =
-        if setup.gpu_layers > 0 { LLAMA_FLASH_ATTN_TYPE_AUTO } else { LLAMA_FLASH_ATTN_TYPE_DISABLED };
     let is_f32 = model.meta_val_str("general.file_type").is_ok_and(|kind| kind == ALL_F32);
     let cache_type = if is_f32 { KvCacheType::F32 } else { KvCacheType::F16 };
     let params = LlamaContextParams::default()
@@ -95,7 +123,7 @@ pub(super) fn context<'m>(
         .with_type_k(cache_type)
         .with_type_v(cache_type)
         .with_kv_unified(UNIFIED)
-        .with_flash_attention_policy(flash_attention)
+        .with_flash_attention_policy(setup.flash_attention.policy(is_f32, setup.gpu_layers))
         .with_no_perf(true);
     let no_context = |reason: &str| refused(setup, &format!("llama.cpp gave no context: {reason}"));
     let mut context = model.new_context(backend()?, params).map_err(|e| no_context(&e.to_string()))?;

@@ -27,7 +27,7 @@ use crate::{
         adapter::Adapter,
         cells::{Audience, Cells},
         gate::Gate,
-        loading::{self, Weights},
+        loading::{self, FlashAttention, Weights},
         queue::Queue,
         resident::{Command, Load, ScoreJob},
         reuse::Awaited,
@@ -55,6 +55,7 @@ pub(super) struct Setup {
     /// As configured; 0 leaves it to the size of the model.
     pub(super) threads: usize,
     pub(super) gpu_layers: u32,
+    pub(super) flash_attention: FlashAttention,
     /// Tokens of the prefix cache, as configured.
     pub(super) prefix_cache_tokens: usize,
     /// Whether every sequence has passes of its own.
@@ -81,6 +82,7 @@ impl Setup {
             batch_tokens: config.batch_tokens as usize,
             threads: config.threads,
             gpu_layers: config.gpu_layers,
+            flash_attention: FlashAttention::of(&config.flash_attention),
             prefix_cache_tokens: config.prefix_cache_tokens,
             deterministic: config.deterministic,
             gate: Arc::clone(gate),
