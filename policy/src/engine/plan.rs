@@ -14,6 +14,9 @@ use crate::{
 const SCORE_LOGITS_MAX: usize = 1 << 24;
 /// Prompt tokens that a pass takes even when decoding fills it.
 const PREFILL_TOKENS_MIN: usize = 32;
+/// Prompt tokens in a pass from which on a CPU computes no token cheaper for having more of them beside it (Llama 135M on two
+/// cores: 430 tokens/s for one prompt of 80, 500 for eight at once).
+const PREFILL_TOKENS_ENOUGH: usize = 48;
 
 /// A row of logits that a pass gives: where it lies in the batch, and whose it is.
 pub(super) struct Row {
@@ -38,7 +41,11 @@ impl Worker<'_> {
         if self.setup.deterministic { self.plan_one() } else { self.plan_all() }
     }
 
-    /// Every sequence: a token for each that decodes, then chunks of prompts.
+    /// Every sequence: a token for each that decodes, then chunks of prompts, the oldest first.
+    ///
+    /// On a CPU a prompt joins others only while together they are short: computed side by side, each would wait for all,
+    /// one after the other half of them have their first token in half the time. llama.cpp would also cut a pass of
+    /// prompts of unequal lengths into as many passes as there are lengths.
     fn plan_all(&mut self) -> Plan {
         let mut plan = Plan::default();
         for i in 0..self.slots.len() {
@@ -49,6 +56,8 @@ impl Worker<'_> {
         let decoding = plan.rows.len();
         let mut budget = self.setup.batch_tokens.saturating_sub(decoding).max(PREFILL_TOKENS_MIN);
         let mut score_rows = self.score_rows_max();
+        let enough = if self.setup.gpu_layers > 0 { usize::MAX } else { PREFILL_TOKENS_ENOUGH };
+        let mut prefilled = 0;
         let mut prefilling: Vec<usize> = (0..self.slots.len()).filter(|&i| self.prefill_left(i) > 0).collect();
         prefilling.sort_by_key(|&i| self.slots[i].ticket);
         for i in prefilling {
@@ -66,6 +75,10 @@ impl Worker<'_> {
             let n_rows = if scores { n } else { usize::from(n == left) };
             score_rows -= if scores { n } else { 0 };
             self.add(&mut plan, i, tokens, n_rows);
+            prefilled += n;
+            if prefilled >= enough {
+                break;
+            }
         }
         plan
     }

@@ -104,6 +104,26 @@ fn long_prompts_do_not_stall_streams() {
     assert!(stream.events.try_iter().count() >= 5);
 }
 
+/// Goal: of prompts that come together the first does not wait for all. Method: six of 100 tokens, which would fit one pass;
+/// no pass may have had two of them.
+#[test]
+fn prompts_are_computed_one_after_the_other() {
+    let test = TestEngine::new();
+    let answers: Vec<Answer> = (0..6)
+        .map(|i| {
+            let prompt = (0..100).map(|k| TokenId(5 + (40 * i + k) % 250)).collect();
+            test.submit(Target::Live, Ask::exactly(prompt, 1)).unwrap()
+        })
+        .collect();
+    for answer in answers {
+        answer.wait();
+    }
+    let stats = test.engine.stats();
+    let n_wide: u64 = stats.step_sizes[STEP_SIZES.partition_point(|&end| end <= 128)..].iter().sum();
+    assert_eq!(n_wide, 0, "{:?}", stats.step_sizes);
+    assert!(stats.steps >= 6, "{}", stats.steps);
+}
+
 #[test]
 fn shutdown_finishes_what_runs_and_admits_nothing() {
     let test = TestEngine::new();
