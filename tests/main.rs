@@ -10,6 +10,7 @@ mod enumerable_world;
 mod eval_shapes;
 mod golden;
 mod harness;
+mod http_audit;
 mod http_errors;
 mod http_generation;
 mod http_imports;

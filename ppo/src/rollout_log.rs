@@ -29,6 +29,7 @@
 //! `honed rollouts export` is how it leaves.
 
 mod answer;
+mod audit;
 mod blob;
 mod eligibility;
 mod error;
@@ -64,6 +65,7 @@ use crossbeam_channel::{SendTimeoutError, Sender, bounded};
 use policy::Rollout;
 use rusqlite::Connection;
 
+pub use audit::{Act, Action, AuditRow, Who, user_subject};
 pub use eligibility::{KEPT_MASS_MIN, obstacle};
 pub use error::{Full, LogError};
 pub use feedback::{Feedback, FeedbackReceipt, label_word};
@@ -181,11 +183,6 @@ impl RolloutLog {
         self.call(|reply| Command::Seat(version.to_owned(), reply))
     }
 
-    /// Removes every exchange of one user and everything that they said, but for what an update holds right now.
-    pub fn forget_user(&self, user: &str) -> Result<Forgotten, LogError> {
-        self.call(|reply| Command::Forget(user.to_owned(), reply))
-    }
-
     /// Claims the oldest fresh rollouts for one update, all or none; stale ones expire on the way.
     pub fn claim(&self, request: ClaimRequest) -> Result<Claim, LogError> {
         self.call(|reply| Command::Claim(request, reply))
@@ -208,14 +205,10 @@ impl RolloutLog {
         self.call(|reply| Command::Settle(settlement, reply))
     }
 
-    /// One step in the life of versions, as one transaction. For [`crate::registry`], which owns the files.
-    pub fn change_version(&self, change: VersionChange) -> Result<(), LogError> {
-        self.call(|reply| Command::Version(Box::new(change), reply))
-    }
-
-    /// Notes what became of a file from outside.
-    pub fn note_import(&self, row: ImportRow) -> Result<(), LogError> {
-        self.call(|reply| Command::Import(Box::new(row), reply))
+    /// One step in the life of versions and its row in the audit log, as one transaction. For [`crate::registry`], which owns
+    /// the files.
+    pub fn change_version(&self, change: VersionChange, who: &Who) -> Result<(), LogError> {
+        self.call(|reply| Command::Version(Box::new(change), who.clone(), reply))
     }
 
     /// Returns when everything appended before is committed.

@@ -4,6 +4,7 @@ use policy::Rollout;
 use rusqlite::{Connection, ErrorCode, Transaction};
 
 use super::{
+    audit::{self, Who},
     eligibility,
     error::LogError,
     feedback, forget, imports, judges,
@@ -116,8 +117,8 @@ pub(super) fn answer(
             }
             reply_with(reply, given_back)
         }
-        Command::Forget(user, reply) => {
-            let forgotten = atomically(transaction, |connection| forget::forget(connection, &user));
+        Command::Forget(user, who, reply) => {
+            let forgotten = atomically(transaction, |connection| forget::forget(connection, &user, &who));
             if let Ok(forgotten) = &forgotten {
                 tally.has_forgotten = true;
                 tally.dropped.push((DropReason::Forgotten, forgotten.n_untrained));
@@ -139,8 +140,11 @@ pub(super) fn answer(
         Command::Import(row, reply) => {
             reply_with(reply, atomically(transaction, |connection| imports::insert(connection, &row)))
         }
-        Command::Version(change, reply) => {
-            let changed = change_version(transaction, &change, tally);
+        Command::Audit(row, reply) => {
+            reply_with(reply, atomically(transaction, |connection| audit::insert(connection, &row)))
+        }
+        Command::Version(change, who, reply) => {
+            let changed = change_version(transaction, &change, &who, tally);
             reply_with(reply, changed)
         }
     }
@@ -162,10 +166,14 @@ fn settle(transaction: &mut Transaction<'_>, settlement: &Settlement, tally: &mu
 fn change_version(
     transaction: &mut Transaction<'_>,
     change: &VersionChange,
+    who: &Who,
     tally: &mut Tally,
 ) -> Result<(), LogError> {
     let changed = atomically(transaction, |connection| {
         versions::apply(connection, change)?;
+        if let Some(row) = audit::of_change(change, who) {
+            audit::insert(connection, &row)?;
+        }
         judges::rejudge(connection, tally.reward_model.as_deref()).map(drop)
     });
     if let (Ok(()), VersionChange::Publish { settlement, .. } | VersionChange::Reject { settlement, .. }) =
@@ -219,15 +227,16 @@ pub(super) fn refuse(command: Command) -> Pending {
     let never = || LogError::Commit("no transaction".to_string());
     match command {
         Command::Append(_) | Command::Close => unreachable!("handled where batches are gathered"),
-        Command::Flush(reply) | Command::Version(_, reply) | Command::Import(_, reply) => {
-            reply_with(reply, Err(never()))
-        }
+        Command::Flush(reply)
+        | Command::Version(_, _, reply)
+        | Command::Import(_, reply)
+        | Command::Audit(_, reply) => reply_with(reply, Err(never())),
         Command::Feedback(_, reply) => reply_with(reply, Err(never())),
         Command::Score(_, reply) | Command::Seat(_, reply) | Command::Settle(_, reply) => {
             reply_with(reply, Err(never()))
         }
         Command::Claim(_, reply) | Command::Begin(_, _, reply) => reply_with(reply, Err(never())),
         Command::Repeat(_, reply) => reply_with(reply, Err(never())),
-        Command::Forget(_, reply) => reply_with(reply, Err(never())),
+        Command::Forget(_, _, reply) => reply_with(reply, Err(never())),
     }
 }

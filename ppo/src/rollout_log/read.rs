@@ -9,6 +9,7 @@ use policy::{PolicyVersion, RolloutId};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::{
+    audit::{self, AuditRow},
     error::LogError,
     feedback,
     imports::{self, ImportRow},
@@ -59,6 +60,8 @@ pub struct LogReader {
     has_updates: bool,
     /// And that of imports.
     has_imports: bool,
+    /// And the audit log.
+    has_audit: bool,
 }
 
 impl LogReader {
@@ -74,9 +77,10 @@ impl LogReader {
         if found > super::schema::CURRENT {
             return Err(LogError::SchemaTooNew { found, supported: super::schema::CURRENT });
         }
-        let [has_updates, has_imports] =
-            [super::schema::WITH_UPDATES, super::schema::WITH_IMPORTS].map(|first| found >= first);
-        Ok(LogReader { connection, has_updates, has_imports })
+        let [has_updates, has_imports, has_audit] =
+            [super::schema::WITH_UPDATES, super::schema::WITH_IMPORTS, super::schema::WITH_AUDIT]
+                .map(|first| found >= first);
+        Ok(LogReader { connection, has_updates, has_imports, has_audit })
     }
 
     /// Rows in log order, with their feedback.
@@ -232,6 +236,11 @@ impl LogReader {
     /// What became of files from outside, oldest first.
     pub fn imports(&self) -> Result<Vec<ImportRow>, LogError> {
         if self.has_imports { imports::all(&self.connection) } else { Ok(Vec::new()) }
+    }
+
+    /// Who did what: at most `limit` rows after a number, oldest first.
+    pub fn audit(&self, after: u64, limit: usize) -> Result<Vec<AuditRow>, LogError> {
+        if self.has_audit { audit::page(&self.connection, after, limit) } else { Ok(Vec::new()) }
     }
 
     /// All versions, oldest first.

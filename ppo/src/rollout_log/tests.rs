@@ -1,5 +1,6 @@
 //! The log's promises, each with a test that breaks when the promise does.
 
+mod audit;
 mod claims;
 mod crash;
 mod faults;

@@ -20,6 +20,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::{
     answer::{Listening, Pending, Tally, answer, insert, refuse},
+    audit::{AuditRow, Who},
     error::LogError,
     feedback::{Feedback, FeedbackReceipt},
     forget::{self, Forgotten},
@@ -47,13 +48,14 @@ pub(super) enum Command {
     Feedback(Box<Feedback>, Reply<FeedbackReceipt>),
     Score(Vec<(Seq, Verdict)>, Reply<usize>),
     Seat(String, Reply<usize>),
-    Forget(String, Reply<Forgotten>),
+    Forget(String, Who, Reply<Forgotten>),
     Claim(ClaimRequest, Reply<Claim>),
     Begin(ClaimRequest, Box<UpdateStart>, Reply<Claim>),
     Repeat(u64, Reply<Vec<LoggedRollout>>),
     Settle(Box<Settlement>, Reply<usize>),
-    Version(Box<VersionChange>, Reply<()>),
+    Version(Box<VersionChange>, Who, Reply<()>),
     Import(Box<ImportRow>, Reply<()>),
+    Audit(Box<AuditRow>, Reply<()>),
     Flush(Reply<()>),
     Close,
 }
