@@ -28,6 +28,7 @@ mod learner_resume;
 mod learning_knobs;
 mod llama_server;
 mod log_faults;
+mod log_scrubbing;
 mod peers;
 mod planted_reward;
 mod reward_swap;

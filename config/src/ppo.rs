@@ -182,5 +182,7 @@ section! {
         queue: usize => whole(1, 1_000_000);
         /// File with one user a line whose exchanges never train and whose feedback is kept but not heard, read at the start; empty: nobody.
         quarantine_file: String => TEXT;
+        /// What is written of exchanges and of feedback that hold what looks like personal data. "off": what there is. "redact": the text with a word in brackets in each place: EMAIL, PHONE (international, or in one of a few national forms), CARD (Luhn), IBAN (mod 97), IP or SSN; of an exchange no token ids, which spell the text, so it never trains (dropped{reason="pii"}). InstructGPT filtered its training split so (section 3.2). Patterns find formats, not names, addresses of houses, or what is spelt out; `user` is kept, because somebody is forgotten by it, and what was logged before stays.
+        scrub_pii: String => one_of(&["off", "redact"]);
     }
 }

@@ -41,6 +41,7 @@ mod lock;
 mod quarantine;
 mod read;
 mod record;
+mod redaction;
 mod schema;
 mod settings;
 mod state;
@@ -62,7 +63,7 @@ use std::{
 };
 
 use crossbeam_channel::{SendTimeoutError, Sender, bounded};
-use policy::Rollout;
+use policy::{Rollout, Vocabulary};
 use rusqlite::Connection;
 
 pub use audit::{Act, Action, AuditRow, Who, user_subject};
@@ -140,6 +141,7 @@ impl RolloutLog {
             quarantine: quarantine.clone(),
             counters: Arc::clone(&counters),
             reward_model: None,
+            vocabulary: None,
             carried: Vec::new(),
         };
         let thread =
@@ -170,6 +172,11 @@ impl RolloutLog {
     /// committed or not; an unknown id is [`LogError::NotFound`].
     pub fn append_feedback(&self, feedback: Feedback) -> Result<FeedbackReceipt, LogError> {
         self.call(|reply| Command::Feedback(Box::new(feedback), reply))
+    }
+
+    /// From now on what looks like personal data is not written (`ppo.log.scrub_pii`); the vocabulary spells the exchanges.
+    pub fn redact_with(&self, vocabulary: Arc<Vocabulary>) -> Result<(), LogError> {
+        self.call(|reply| Command::Redact(vocabulary, reply))
     }
 
     /// Stores verdicts on `generated` rollouts; rows in another state keep what they have. Returns how many moved.

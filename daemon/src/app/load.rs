@@ -34,6 +34,10 @@ pub(super) fn services(config: &Config) -> Result<Services, AppError> {
     let registry = Registry::open(log.clone(), &sft, config.ppo.keep_versions)?;
     let registry = registry.keeping_bytes(bytes_kept(&config.ppo));
     let engine = engine(config, &registry)?;
+    if config.ppo.log.scrub_pii == "redact" {
+        // Before anybody is answered.
+        log.redact_with(engine.vocabulary())?;
+    }
     let judges = source::judges(config, engine.vocabulary().digest(), &sft)?;
     let scorer = scorer(config, &judges)?;
     let seat = seat(config, &judges, &engine, &sft, &log)?;

@@ -1,6 +1,8 @@
 //! What each command does inside the writer's transaction, and what its sender hears after the commit.
 
-use policy::Rollout;
+use std::borrow::Cow;
+
+use policy::{Rollout, Vocabulary};
 use rusqlite::{Connection, ErrorCode, Transaction};
 
 use super::{
@@ -11,6 +13,7 @@ use super::{
     quarantine::Quarantine,
     record,
     record::Seq,
+    redaction,
     state::DropReason,
     transition::{self, Claim, Outcome, Verdict},
     update_row::Settlement,
@@ -23,13 +26,15 @@ use super::{
 /// An answer that waits for the commit; it gets the commit's error, if there is one.
 pub(super) type Pending = Box<dyn FnOnce(Option<&str>)>;
 
-/// Whose feedback is heard.
+/// What a row becomes beyond what it says, and whose feedback is heard.
 #[derive(Clone, Copy)]
 pub(super) struct Listening<'a> {
     /// The reward source listens, so feedback on a scored rollout has it scored again.
     pub(super) rescore: bool,
     /// To everybody but these.
     pub(super) quarantine: &'a Quarantine,
+    /// Spells token ids, where what looks like personal data is not to be written.
+    pub(super) vocabulary: Option<&'a Vocabulary>,
 }
 
 /// What a transaction will have changed, once it is committed.
@@ -47,12 +52,28 @@ pub(super) struct Tally {
 pub(super) fn insert(
     transaction: &Transaction<'_>,
     rollout: &Rollout,
-    quarantine: &Quarantine,
+    listening: Listening<'_>,
     tally: &mut Tally,
 ) -> Result<(), LogError> {
-    let is_quarantined = quarantine.holds(rollout.user.as_deref());
-    let obstacle = eligibility::obstacle(rollout).or(is_quarantined.then_some(DropReason::Quarantined));
-    match record::insert(transaction, rollout, obstacle) {
+    let (rollout, text) = match listening.vocabulary {
+        Some(vocabulary) => {
+            let (written, text) = redaction::of_exchange(rollout, vocabulary);
+            (Cow::Owned(written), text)
+        }
+        None => (Cow::Borrowed(rollout), None),
+    };
+    let is_quarantined = listening.quarantine.holds(rollout.user.as_deref());
+    let obstacle = match text {
+        Some(_) => Some(DropReason::Pii),
+        None => eligibility::obstacle(&rollout).or(is_quarantined.then_some(DropReason::Quarantined)),
+    };
+    let inserted = record::insert(transaction, &rollout, obstacle).and_then(|is_new| {
+        if let (true, Some(text)) = (is_new, &text) {
+            redaction::insert(transaction, text)?;
+        }
+        Ok(is_new)
+    });
+    match inserted {
         Ok(true) => {
             tally.n_inserted += 1;
             tally.dropped.extend(obstacle.map(|reason| (reason, 1)));
@@ -93,10 +114,11 @@ pub(super) fn answer(
     tally: &mut Tally,
 ) -> Pending {
     match command {
-        Command::Append(_) | Command::Close => unreachable!("handled where batches are gathered"),
+        Command::Append(_) | Command::Redact(..) | Command::Close => unreachable!("handled where batches are gathered"),
         Command::Flush(reply) => reply_with(reply, Ok(())),
         Command::Feedback(words, reply) => {
             let rescore = listening.rescore && !listening.quarantine.holds(words.user.as_deref());
+            let words = if listening.vocabulary.is_some() { redaction::of_feedback(*words) } else { *words };
             reply_with(reply, atomically(transaction, |connection| feedback::insert(connection, &words, rescore)))
         }
         Command::Score(verdicts, reply) => {
@@ -226,7 +248,7 @@ fn reply_with<T: 'static>(reply: Reply<T>, value: Result<T, LogError>) -> Pendin
 pub(super) fn refuse(command: Command) -> Pending {
     let never = || LogError::Commit("no transaction".to_string());
     match command {
-        Command::Append(_) | Command::Close => unreachable!("handled where batches are gathered"),
+        Command::Append(_) | Command::Redact(..) | Command::Close => unreachable!("handled where batches are gathered"),
         Command::Flush(reply)
         | Command::Version(_, _, reply)
         | Command::Import(_, reply)

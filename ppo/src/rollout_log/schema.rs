@@ -8,7 +8,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::error::LogError;
 
 /// Steps in order; entry i brings a file from number i to i + 1.
-pub(super) const STEPS: [&str; 4] = [
+pub(super) const STEPS: [&str; 5] = [
     // 1: rollouts, feedback, versions.
     "CREATE TABLE rollouts (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -139,6 +139,12 @@ pub(super) const STEPS: [&str; 4] = [
         BEGIN SELECT RAISE(ABORT, 'rows of the audit log are never changed'); END;
      CREATE TRIGGER audit_is_not_removed BEFORE DELETE ON audit
         BEGIN SELECT RAISE(ABORT, 'rows of the audit log are never removed'); END;",
+    // 5: texts of exchanges whose token ids are not kept. They go with their rows.
+    "CREATE TABLE redactions (
+        seq INTEGER PRIMARY KEY REFERENCES rollouts (seq) ON DELETE CASCADE,
+        prompt TEXT NOT NULL,
+        response TEXT NOT NULL
+     ) STRICT;",
 ];
 
 /// Number of the schema that this build writes.

@@ -8,6 +8,7 @@ mod feedback;
 mod forget;
 mod fuzz;
 mod judges;
+mod redaction;
 mod storage;
 mod updates;
 
