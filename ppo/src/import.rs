@@ -6,7 +6,7 @@
 //! copy       aside, sync, rename; of safetensors, a GGUF with the same weights        a crash leaves an orphan
 //! examine    the same again and every number, of the copy, and its digest             refused: the copy goes
 //! register   one row, `candidate`                                                     a crash leaves a candidate nobody judges
-//! judge      load, canary, what the live version said                                 refused: row `rejected`, copy gone
+//! judge      load, canary, what the live version said, a trial beside it              refused: row `rejected`, copy gone
 //! keep       one row, `retained`                                                      may be activated from here on
 //! promote    when asked, as every activation                                          it fails: retained, and may be tried again
 //! ```
@@ -15,7 +15,10 @@
 
 mod error;
 mod examination;
+mod judging;
 mod loss;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io::Seek,
@@ -27,15 +30,18 @@ use std::{
 };
 
 use policy::{
-    PolicyVersion,
+    PolicyVersion, TokenId,
     checkpoint::{self, Digest, copy_durably, header_of_file, intake::Intake, safetensors},
     engine::{Engine, EngineError},
     failpoint,
     model_error::ModelError,
 };
 
+use reward::Scorer;
+
 pub use self::error::ImportError;
 use self::examination::is_gguf;
+pub use self::judging::UNJUDGED;
 use crate::{
     clock::now_ms,
     learner::LearnerError,
@@ -68,6 +74,14 @@ pub struct ImportSetup {
     pub accepts: Accepts,
     /// `daemon.import_loss_max`, nats per token; 0: no bound.
     pub loss_max: f64,
+    /// Mode, questions and limits of the gate.
+    pub gate: config::Ppo,
+    /// Who judges the trial; nobody where scores come from people alone.
+    pub scorer: Option<Scorer>,
+    /// Questions beside those from traffic: tokenised prompts.
+    pub questions: Arc<[Vec<TokenId>]>,
+    /// `daemon.import_unjudged`: whether a file is refused that nobody could judge beside the live version.
+    pub refuses_unjudged: bool,
 }
 
 /// Makes a version live: through the learner where there is one.
@@ -203,19 +217,22 @@ impl Importer {
         registry.register(&candidate).inspect_err(|_| registry.discard(version))?;
         row.version = Some(version);
         failpoint::passed("import.registered");
-        let judged = self.judge(version);
+        let (numbers, refusal) = match self.judge(version) {
+            Ok(verdict) => (verdict.numbers, (!verdict.refusals.is_empty()).then(|| verdict.refusals.join("; "))),
+            // A check that could not be made is no pass.
+            Err(error) => (Default::default(), Some(error.to_string())),
+        };
         failpoint::passed("import.judged");
-        let kept = judged.and_then(|numbers| Ok(registry.keep(version, numbers)?));
+        let refusal = refusal.or_else(|| registry.keep(version, numbers.clone()).err().map(|error| error.to_string()));
         failpoint::passed("import.kept");
-        if kept.is_err() || wish.promote.is_none() {
+        if refusal.is_some() || wish.promote.is_none() {
             self.forget(version);
         }
-        match kept {
-            Ok(()) => Ok(version),
-            Err(error) => {
-                let reason = error.to_string();
+        match refusal {
+            None => Ok(version),
+            Some(reason) => {
                 row.outcome = ImportOutcome::Rejected;
-                registry.reject(version, &reason, Vec::new(), [].into())?;
+                registry.reject(version, &reason, Vec::new(), numbers)?;
                 Err(ImportError::Rejected { version, reason })
             }
         }
@@ -233,17 +250,6 @@ impl Importer {
             Some(row) => Err(ImportError::Known(row.version)),
             None => Ok(()),
         }
-    }
-
-    /// Brings it into memory, which ends with a canary, and compares what it thinks of the live version's answers.
-    fn judge(&self, version: PolicyVersion) -> Result<std::collections::BTreeMap<String, f64>, ImportError> {
-        let ImportSetup { engine, registry, log, loss_max, .. } = &*self.setup;
-        engine.load(version, &registry.path(version))?;
-        let loss = loss::measure(engine, log, version)?;
-        if !loss.mean.is_finite() || (*loss_max > 0.0 && loss.mean > *loss_max) {
-            return Err(ImportError::Loss { loss: loss.mean, loss_max: *loss_max });
-        }
-        Ok(loss.numbers())
     }
 
     fn forget(&self, version: PolicyVersion) {

@@ -59,7 +59,7 @@ fn refusal(error: ImportError) -> ApiError {
         ImportError::Promote(error) => policies::refusal(error),
         ImportError::Intake(IntakeError::Io { .. })
         | ImportError::Engine(_)
-        | ImportError::Loss { .. }
+        | ImportError::Trial(_)
         | ImportError::Registry(_) => ApiError::internal("loading a model", message),
     }
 }
