@@ -32,6 +32,7 @@ mod log_scrubbing;
 mod peers;
 mod planted_reward;
 mod reward_swap;
+mod sabotage;
 mod traces;
 mod train_offline;
 mod versions_cli;
