@@ -5,7 +5,10 @@ use std::collections::HashSet;
 use policy::{PolicyVersion, Rollout, TokenId};
 
 use super::{super::*, world::*};
-use crate::{rollout_log::VersionState, stats::UpdateOutcome};
+use crate::{
+    rollout_log::{Act, VersionState},
+    stats::UpdateOutcome,
+};
 
 /// Of a healthy rate for a model of this size, a thousandfold.
 const RATE: f64 = 1000.0 * 1e-3;
@@ -89,5 +92,10 @@ fn without_a_gate_the_watch_takes_it_back() {
     assert_eq!(world.serve_ending(1)[0].version, PolicyVersion::SFT);
     let rows = world.registry.rows().unwrap();
     assert!(rows[1].reason.as_deref().unwrap().starts_with("rolled back"), "{:?}", rows[1].reason);
+    let acts = world.log.reader().audit(0, 100).unwrap().into_iter().map(|row| {
+        let Act { who, action, subject } = row.act;
+        format!("{} {} {}", who.actor, action.as_str(), subject.unwrap_or_default())
+    });
+    assert_eq!(acts.collect::<Vec<_>>(), ["learner promote policy@1", "watch rollback policy@0", "watch pause "]);
     world.close();
 }
