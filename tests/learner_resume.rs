@@ -30,7 +30,7 @@ const N_ROLLOUTS: usize = 16;
 /// Long enough for a kill to fall into a round: a dozen optimiser steps of each model.
 const RESPONSE: usize = 48;
 
-const SETS: [&str; 11] = [
+pub(crate) const SETS: [&str; 11] = [
     "ppo.enabled=true",
     "reward.source=feedback",
     "reward.feedback_fallback=drop",
@@ -45,7 +45,7 @@ const SETS: [&str; 11] = [
 ];
 
 /// Fills a log with judged rollouts for every update, so that a run depends on nothing but its own steps.
-fn stock(data_dir: &Path) {
+pub(crate) fn stock(data_dir: &Path) {
     let policy = Checkpoint::read(&model::file()).and_then(|c| CausalLm::from_checkpoint(&c, &Device::Cpu));
     let policy = policy.expect("a model");
     let mut random = ChaCha8Rng::seed_from_u64(5);

@@ -41,6 +41,8 @@ section! {
         import_bytes_max: u64 => whole(1024, 1_099_511_627_776);
         /// A file is refused that finds the live version's logged answers this much less likely, nats per token (random weights lose about the logarithm of the vocabulary); 0: no bound.
         import_loss_max: f64 => real(0.0, 100.0);
+        /// Under ppo.gate = "strict" a file stands the trial of the gate beside the live version (ppo.gate_prompts questions, judged by the reward source) and is refused when it is worse; "observe" writes that down and lets it pass, "off" does not look. What becomes of a file when there is nothing to judge it with (nobody has asked anything yet, or nobody judges): "take", and its report says that it was not judged, or "refuse".
+        import_unjudged: String => one_of(&["take", "refuse"]);
         /// What becomes of model files (.gguf, .safetensors) that appear in import_dir: nothing, kept as a version when they pass, or made live then.
         import_watch: String => one_of(&["off", "load", "promote"]);
         /// Milliseconds between two looks at import_dir; a file counts when two looks find it unchanged.

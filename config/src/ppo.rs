@@ -127,7 +127,7 @@ section! {
         ptx_tokens: usize => whole(2, 1_048_576);
         /// What the gate does with a candidate that looks worse than the live version: "strict" refuses it, "observe" serves it and writes down what was wrong, "off" does not look. Weights that are not finite, or that engine and trainer disagree about, are refused by each.
         gate: String => one_of(&["strict", "observe", "off"]);
-        /// Held-out questions that candidate and live version answer side by side before a publication; 0: none, and then only the round's own numbers decide. From rollouts of held_out_share, or where that is 0 from recent traffic.
+        /// Held-out questions that candidate and live version answer side by side before a publication; 0: none, and then only the round's own numbers decide. From rollouts of held_out_share, or where that is 0 from recent traffic. This trial is the shadow: the candidate answers the newest prompts that users sent a second time, out of sight and in its own share of the engine, and the judged pairs decide; a copy of requests still to come would ask the same kind of prompts a little later, and would make users wait for their answers twice.
         gate_prompts: usize => whole(0, 4096);
         /// Tokens of one such answer at most.
         gate_tokens: u32 => whole(1, 65_536);
@@ -182,5 +182,7 @@ section! {
         queue: usize => whole(1, 1_000_000);
         /// File with one user a line whose exchanges never train and whose feedback is kept but not heard, read at the start; empty: nobody.
         quarantine_file: String => TEXT;
+        /// What is written of exchanges and of feedback that hold what looks like personal data. "off": what there is. "redact": the text with a word in brackets in each place: EMAIL, PHONE (international, or in one of a few national forms), CARD (Luhn), IBAN (mod 97), IP or SSN; of an exchange no token ids, which spell the text, so it never trains (dropped{reason="pii"}). InstructGPT filtered its training split so (section 3.2). Patterns find formats, not names, addresses of houses, or what is spelt out; `user` is kept, because somebody is forgotten by it, and what was logged before stays.
+        scrub_pii: String => one_of(&["off", "redact"]);
     }
 }

@@ -6,13 +6,20 @@ use policy::{
     PolicyVersion,
     engine::{Engine, ResidentState, ResidentStatus},
 };
-use ppo::{Learner, Registry, learner::LearnerError, publish::PublishError};
+use ppo::{
+    Learner, Registry, RolloutLog,
+    learner::LearnerError,
+    publish::PublishError,
+    rollout_log::{Act, Action, Who},
+};
 
 /// What it takes.
 #[derive(Clone)]
 pub(crate) struct Activator {
     pub(crate) engine: Engine,
     pub(crate) registry: Registry,
+    /// Where refusals are noted.
+    pub(crate) log: RolloutLog,
     /// Where somebody learns.
     pub(crate) learner: Option<Learner>,
     /// Held over an activation without a learner: two that cross would leave the log with one live version and the engine with
@@ -22,7 +29,8 @@ pub(crate) struct Activator {
 
 impl Activator {
     /// With a learner, through its queue: only so its trainer and the live version stay the same. Without one, in its order:
-    /// checked and in memory first, then the row, then the pointer. Blocks until the version serves.
+    /// checked and in memory first, then the row, then the pointer. Blocks until the version serves. The audit log has a row of
+    /// it, also when it is refused.
     ///
     /// # Errors
     /// When another version than `expected_live` is live, or this one cannot be; the live version is then what it was.
@@ -30,17 +38,33 @@ impl Activator {
         &self,
         version: PolicyVersion,
         expected_live: Option<PolicyVersion>,
+        who: &Who,
     ) -> Result<(), LearnerError> {
-        if let Some(learner) = &self.learner {
-            return learner.activate(version, expected_live);
-        }
+        let activated = match &self.learner {
+            Some(learner) => learner.activate(version, expected_live, who),
+            None => self.switch(version, expected_live, who),
+        };
+        activated.inspect_err(|error| self.refuse(version, who, error))
+    }
+
+    /// Notes that somebody's wish was not granted.
+    pub(crate) fn refuse(&self, version: PolicyVersion, who: &Who, why: impl ToString) {
+        self.log.note(Act::new(who, Action::Activate, version.to_string()).refused(why));
+    }
+
+    fn switch(
+        &self,
+        version: PolicyVersion,
+        expected_live: Option<PolicyVersion>,
+        who: &Who,
+    ) -> Result<(), LearnerError> {
         let _one_at_a_time = self.switching.lock().unwrap_or_else(PoisonError::into_inner);
         let row = self.registry.verify(version)?;
         let ready = |r: &ResidentStatus| r.version == version && r.state != ResidentState::Draining;
         if !self.engine.residents().iter().any(ready) {
             self.engine.load(version, &row.path).map_err(PublishError::from)?;
         }
-        let before = self.registry.activate(version, expected_live)?;
+        let before = self.registry.on_behalf_of(who).activate(version, expected_live)?;
         self.engine.promote(version).map_err(PublishError::from)?;
         if before != version && before != PolicyVersion::SFT {
             self.engine.retire(before).map_err(PublishError::from)?;

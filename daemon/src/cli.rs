@@ -1,6 +1,7 @@
 //! The command line. Answers go to standard output, everything else to standard error; exit codes are 0, 1 (it failed) and
 //! 2 (it was called wrongly).
 
+mod audit;
 mod clock;
 mod config_args;
 mod config_command;
@@ -47,6 +48,8 @@ enum Command {
     /// Look at the versions of the policy, activate one, remove old ones.
     #[command(subcommand)]
     Policies(policies::Command),
+    /// List who did what: activations, imports, pauses, removals; also beside a running daemon.
+    Audit(audit::AuditArgs),
     /// Tell in plain words what made a version, and what became of it.
     Why(why::WhyArgs),
     /// Compute an update of the learner again, and compare it with its record bit for bit.
@@ -72,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Train(command) => train::run(command),
         Command::Rollouts(command) => rollouts::run(command),
         Command::Policies(command) => policies::run(command),
+        Command::Audit(args) => audit::run(&args),
         Command::Why(args) => why::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Bench(command) => bench::run(command),

@@ -4,6 +4,7 @@
 //! across an await. What applies to every route is here: keys, the version header, counters, and the net under panics.
 
 mod answer;
+mod audit;
 mod auth;
 mod best_of;
 mod body;
@@ -66,7 +67,7 @@ pub(crate) use self::{
 use self::{
     context::VERSION_HEADER,
     error::{ApiError, ErrorCode},
-    request_id::REQUEST_ID_HEADER,
+    request_id::{REQUEST_ID_HEADER, RequestId},
     trace::{Head, RequestTrace},
 };
 
@@ -102,6 +103,7 @@ pub(crate) fn router(context: Context, cors_origins: &str) -> Router {
         .route("/v1/training/pause", post(training::pause))
         .route("/v1/training/resume", post(training::resume))
         .route("/v1/training/step", post(training::step))
+        .route("/v1/audit", get(audit::list))
         .route("/v1/rollouts", get(rollouts::list))
         .route("/v1/rollouts/forget", post(rollouts::forget))
         .route_layer(middleware::from_fn_with_state(context.clone(), auth::admin));
@@ -144,9 +146,10 @@ fn caught(_: Box<dyn Any + Send>) -> Response {
 }
 
 /// Names the request in its answer and in the log.
-async fn observe(State(context): State<Context>, request: Request, next: Next) -> Response {
+async fn observe(State(context): State<Context>, mut request: Request, next: Next) -> Response {
     let id = request_id::of(request.headers());
     let id_text = id.to_str().unwrap_or_default();
+    request.extensions_mut().insert(RequestId(id_text.to_owned()));
     let span = tracing::info_span!("request", id = id_text, trace = tracing::field::Empty);
     let route = route_label(&request);
     let head = Head { id: id_text, method: method_label(request.method()), route: &route };

@@ -16,8 +16,8 @@ use std::{
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use ppo::{
-    import::{ImportError, Importer},
-    rollout_log::ImportSource,
+    import::{ImportError, Importer, Wish},
+    rollout_log::{ImportSource, Who},
 };
 
 use crate::activation::Activator;
@@ -106,9 +106,10 @@ impl Watcher {
     /// Whether nothing more is to be done about this state of a file.
     fn take(&self, name: &Path) -> bool {
         let activator = self.promote.as_ref();
-        let promote = activator.map(|activator| move |version| activator.activate(version, None));
+        let who = &Who::folder();
+        let promote = activator.map(|activator| move |version| activator.activate(version, None, who));
         let promote = promote.as_ref().map(|promote| promote as ppo::import::Promote<'_>);
-        match self.importer.load(name, ImportSource::Folder, promote) {
+        match self.importer.load(Wish { path: name, source: ImportSource::Folder, who, promote }) {
             // Told in the log by the importer itself.
             Ok(_) => true,
             Err(ImportError::Busy) => false,

@@ -20,7 +20,7 @@ use std::{
 };
 
 /// Names, and whether the place can return an error.
-const POINTS: [(&str, bool); 23] = [
+const POINTS: [(&str, bool); 24] = [
     ("file.write", true),
     ("file.sync", true),
     ("file.rename", true),
@@ -32,6 +32,7 @@ const POINTS: [(&str, bool); 23] = [
     ("engine.loaded", false),
     ("engine.promote", true),
     ("engine.promoted", false),
+    ("update.weights", true),
     ("claimed", false),
     ("written", false),
     ("registered", false),

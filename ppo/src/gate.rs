@@ -20,6 +20,8 @@
 //!   repetition;
 //! * with pretraining text, its loss on that has not risen by more than `ppo.gate_ptx_rise` over version 0's.
 //!
+//! A file from outside ([`crate::import`]) has no round and no trainer; of these checks it is shown the trial.
+//!
 //! A check that could not be made is no pass: the update fails and is tried again. A refusal costs one round. It cannot lock
 //! learning up: all checks are about the candidate, not about the traffic that the live policy produced, so the next round
 //! starts from weights that passed them.
@@ -27,13 +29,15 @@
 mod alignment;
 mod comparison;
 pub mod drift;
+mod lineage;
 mod trial;
 mod verdict;
 
 pub use alignment::{Lesson, alignment};
 pub use comparison::{Comparison, Manner, PAIRS_MIN, PairedDifference};
+pub use lineage::rungs;
 pub use trial::{Question, ROWS_MAX, Trial, TrialError, questions};
-pub use verdict::{Evidence, Mode, Verdict, judge};
+pub use verdict::{Evidence, Mode, Verdict, judge, judge_stranger};
 
 /// Names of what a trial measured, in a version's numbers; the lineage is read back from them.
 pub mod names {

@@ -6,7 +6,7 @@
 //! copy       aside, sync, rename; of safetensors, a GGUF with the same weights        a crash leaves an orphan
 //! examine    the same again and every number, of the copy, and its digest             refused: the copy goes
 //! register   one row, `candidate`                                                     a crash leaves a candidate nobody judges
-//! judge      load, canary, what the live version said                                 refused: row `rejected`, copy gone
+//! judge      load, canary, what the live version said, a trial beside it              refused: row `rejected`, copy gone
 //! keep       one row, `retained`                                                      may be activated from here on
 //! promote    when asked, as every activation                                          it fails: retained, and may be tried again
 //! ```
@@ -14,11 +14,14 @@
 //! taken at a time: each costs a copy and a resident.
 
 mod error;
+mod examination;
+mod judging;
 mod loss;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    fs::File,
-    io::{Read, Seek, SeekFrom},
+    io::Seek,
     path::Path,
     sync::{
         Arc, Mutex, TryLockError,
@@ -27,25 +30,23 @@ use std::{
 };
 
 use policy::{
-    PolicyVersion,
-    checkpoint::{
-        self, Checkpoint, Digest, Form, check_finite, check_fit, copy_durably,
-        gguf::{Header, Malformed},
-        header_of_file,
-        intake::Intake,
-        safetensors,
-    },
+    PolicyVersion, TokenId,
+    checkpoint::{self, Digest, copy_durably, header_of_file, intake::Intake, safetensors},
     engine::{Engine, EngineError},
     failpoint,
     model_error::ModelError,
 };
 
+use reward::Scorer;
+
 pub use self::error::ImportError;
+use self::examination::is_gguf;
+pub use self::judging::UNJUDGED;
 use crate::{
     clock::now_ms,
     learner::LearnerError,
     registry::{Candidate, Registry, RegistryError},
-    rollout_log::{ImportOutcome, ImportRow, ImportSource, RolloutLog, VersionState},
+    rollout_log::{Act, Action, ImportOutcome, ImportRow, ImportSource, RolloutLog, VersionState, Who},
 };
 
 /// Which forms of a version can be made live here.
@@ -73,10 +74,31 @@ pub struct ImportSetup {
     pub accepts: Accepts,
     /// `daemon.import_loss_max`, nats per token; 0: no bound.
     pub loss_max: f64,
+    /// Mode, questions and limits of the gate.
+    pub gate: config::Ppo,
+    /// Who judges the trial; nobody where scores come from people alone.
+    pub scorer: Option<Scorer>,
+    /// Questions beside those from traffic: tokenised prompts.
+    pub questions: Arc<[Vec<TokenId>]>,
+    /// `daemon.import_unjudged`: whether a file is refused that nobody could judge beside the live version.
+    pub refuses_unjudged: bool,
 }
 
 /// Makes a version live: through the learner where there is one.
 pub type Promote<'a> = &'a dyn Fn(PolicyVersion) -> Result<(), LearnerError>;
+
+/// A file that somebody wants taken in.
+#[derive(Clone, Copy)]
+pub struct Wish<'a> {
+    /// Within the folder.
+    pub path: &'a Path,
+    /// How it came.
+    pub source: ImportSource,
+    /// Whose wish it is.
+    pub who: &'a Who,
+    /// Makes it live, where that is wanted too.
+    pub promote: Option<Promote<'a>>,
+}
 
 /// Takes files; clones share one turn.
 #[derive(Clone)]
@@ -104,18 +126,19 @@ impl Importer {
         ImportOutcome::ALL.into_iter().zip(self.counts.iter().map(|n| n.load(Ordering::Relaxed)))
     }
 
-    /// Makes a file a version, and live if `promote` is given. Blocks until it is judged. The outcome is a row of the log.
+    /// Makes a file a version, and live if `promote` is given. Blocks until it is judged. The outcome is a row of the log, and
+    /// one of the audit log.
     ///
     /// # Errors
     /// [`ImportError`]; the live version is what it was, but for an error of `promote`, which knows.
-    pub fn load(
-        &self,
-        path: &Path,
-        source: ImportSource,
-        promote: Option<Promote<'_>>,
-    ) -> Result<PolicyVersion, ImportError> {
+    pub fn load(&self, wish: Wish<'_>) -> Result<PolicyVersion, ImportError> {
+        let Wish { path, source, promote, .. } = wish;
         let turn = self.turn.try_lock();
         if matches!(turn, Err(TryLockError::WouldBlock)) {
+            // A watched folder asks again until it has its turn.
+            if source == ImportSource::Api {
+                self.refuse(wish, &ImportError::Busy);
+            }
             return Err(ImportError::Busy);
         }
         let mut row = ImportRow {
@@ -127,7 +150,7 @@ impl Importer {
             version: None,
             reason: None,
         };
-        let result = self.take(path, promote.is_some(), &mut row).and_then(|version| {
+        let result = self.take(wish, &mut row).and_then(|version| {
             row.outcome = ImportOutcome::Retained;
             if let Some(promote) = promote {
                 promote(version)?;
@@ -139,10 +162,19 @@ impl Importer {
         // What lies in a watched folder is found again at every start.
         let is_news = source == ImportSource::Api || !matches!(result, Err(ImportError::Known(_)));
         if is_news {
+            if let (ImportOutcome::Refused, Err(error)) = (row.outcome, &result) {
+                self.refuse(wish, error);
+            }
             self.counts[row.outcome as usize].fetch_add(1, Ordering::Relaxed);
             self.note(row);
         }
         result
+    }
+
+    /// A version's row is never without its words in the audit log; a file that did not become one has these.
+    fn refuse(&self, wish: Wish<'_>, why: &ImportError) {
+        let subject = wish.path.to_string_lossy().into_owned();
+        self.setup.log.note(Act::new(wish.who, Action::Import, subject).refused(why));
     }
 
     fn note(&self, row: ImportRow) {
@@ -156,9 +188,10 @@ impl Importer {
         }
     }
 
-    /// Everything but the promotion; `stays` keeps the version in memory for it.
-    fn take(&self, path: &Path, stays: bool, row: &mut ImportRow) -> Result<PolicyVersion, ImportError> {
-        let registry = &self.setup.registry;
+    /// Everything but the promotion; the version stays in memory for it where it is wanted.
+    fn take(&self, wish: Wish<'_>, row: &mut ImportRow) -> Result<PolicyVersion, ImportError> {
+        let path = wish.path;
+        let registry = &self.setup.registry.on_behalf_of(wish.who);
         let (mut file, len) = self.setup.intake.open(path)?;
         let sft = header_of_file(&registry.path(PolicyVersion::SFT))?;
         // Of the file as it stands, so that what is no model at all costs neither a copy nor a number.
@@ -184,62 +217,24 @@ impl Importer {
         registry.register(&candidate).inspect_err(|_| registry.discard(version))?;
         row.version = Some(version);
         failpoint::passed("import.registered");
-        let judged = self.judge(version);
+        let (numbers, refusal) = match self.judge(version) {
+            Ok(verdict) => (verdict.numbers, (!verdict.refusals.is_empty()).then(|| verdict.refusals.join("; "))),
+            // A check that could not be made is no pass.
+            Err(error) => (Default::default(), Some(error.to_string())),
+        };
         failpoint::passed("import.judged");
-        let kept = judged.and_then(|numbers| Ok(registry.keep(version, numbers)?));
+        let refusal = refusal.or_else(|| registry.keep(version, numbers.clone()).err().map(|error| error.to_string()));
         failpoint::passed("import.kept");
-        if kept.is_err() || !stays {
+        if refusal.is_some() || wish.promote.is_none() {
             self.forget(version);
         }
-        match kept {
-            Ok(()) => Ok(version),
-            Err(error) => {
-                let reason = error.to_string();
+        match refusal {
+            None => Ok(version),
+            Some(reason) => {
                 row.outcome = ImportOutcome::Rejected;
-                registry.reject(version, &reason, Vec::new(), [].into())?;
+                registry.reject(version, &reason, Vec::new(), numbers)?;
                 Err(ImportError::Rejected { version, reason })
             }
-        }
-    }
-
-    /// Weights under Hugging Face's names, as a file like version 0's.
-    fn convert(&self, file: &mut File, len: u64, to: &Path, sft: &Header) -> Result<(), ImportError> {
-        let header = safetensors::Header::read(file, len)?;
-        let source = Checkpoint::read(&self.setup.registry.path(PolicyVersion::SFT))?;
-        let version = safetensors::as_version(file, &header, &source, &sft.vocabulary_digest)?;
-        version.write(to)?;
-        Ok(())
-    }
-
-    /// The copy and every number in it; nobody changes it from here on.
-    fn examine(&self, copy: &Path, sft: &Header) -> Result<Digest, ImportError> {
-        failpoint::passed("import.copied");
-        let opened = File::open(copy).and_then(|file| Ok((file.metadata()?.len(), file)));
-        let (len, mut file) = opened.map_err(|source| io_error(copy, source))?;
-        let header = self.look(&mut file, len, sft)?;
-        check_finite(&mut file, &header)?;
-        checkpoint::digest_of(&mut file).map_err(|source| io_error(copy, source))
-    }
-
-    /// The header, and whether it could be a version here.
-    fn look(&self, file: &mut File, len: u64, sft: &Header) -> Result<Header, ImportError> {
-        file.seek(SeekFrom::Start(0)).map_err(|error| Malformed(format!("it cannot be read: {error}")))?;
-        let header = Header::read(&mut *file, len)?;
-        let wrong = match (check_fit(&header, sft)?, self.setup.accepts) {
-            (Form::Adapter { .. }, Accepts::Whole) => {
-                Some("it is an adapter, and this daemon trains whole weights (ppo.lora_rank = 0)")
-            }
-            (Form::Whole, Accepts::Adapters) => {
-                Some("it is a whole model, and this daemon trains adapters (ppo.lora_rank)")
-            }
-            (Form::Adapter { is_complete: false, .. }, Accepts::Adapters) => {
-                Some("its adapter leaves layers out, and the learner needs one for each of every block's matrices")
-            }
-            _ => None,
-        };
-        match wrong {
-            Some(what) => Err(Malformed(what.to_owned()).into()),
-            None => Ok(header),
         }
     }
 
@@ -257,31 +252,12 @@ impl Importer {
         }
     }
 
-    /// Brings it into memory, which ends with a canary, and compares what it thinks of the live version's answers.
-    fn judge(&self, version: PolicyVersion) -> Result<std::collections::BTreeMap<String, f64>, ImportError> {
-        let ImportSetup { engine, registry, log, loss_max, .. } = &*self.setup;
-        engine.load(version, &registry.path(version))?;
-        let loss = loss::measure(engine, log, version)?;
-        if !loss.mean.is_finite() || (*loss_max > 0.0 && loss.mean > *loss_max) {
-            return Err(ImportError::Loss { loss: loss.mean, loss_max: *loss_max });
-        }
-        Ok(loss.numbers())
-    }
-
     fn forget(&self, version: PolicyVersion) {
         match self.setup.engine.retire(version) {
             Ok(()) | Err(EngineError::NotResident(_)) => {}
             Err(error) => tracing::warn!(%version, %error, "a candidate stays in memory"),
         }
     }
-}
-
-/// Whether it begins as a GGUF; everything else must be a safetensors file. Leaves the file at its first byte.
-fn is_gguf(file: &mut File) -> std::io::Result<bool> {
-    let mut magic = Vec::new();
-    file.by_ref().take(4).read_to_end(&mut magic)?;
-    file.rewind()?;
-    Ok(magic == b"GGUF")
 }
 
 fn io_error(path: &Path, source: std::io::Error) -> ImportError {

@@ -56,7 +56,7 @@ pub use status::{HISTORY_MAX, LearnerState, LearnerStatus};
 use crate::{
     publish::PublishError,
     registry::{Registry, RegistryError},
-    rollout_log::{LogError, RolloutLog},
+    rollout_log::{LogError, RolloutLog, Who},
     stats::{LearnerCounters, LearnerCountersSnapshot, UpdateRecord},
 };
 use status::Board;
@@ -124,7 +124,12 @@ enum Command {
     Pause,
     Resume,
     Step,
-    Activate { version: PolicyVersion, expected_live: Option<PolicyVersion>, reply: Sender<Result<(), LearnerError>> },
+    Activate {
+        version: PolicyVersion,
+        expected_live: Option<PolicyVersion>,
+        who: Who,
+        reply: Sender<Result<(), LearnerError>>,
+    },
     Shutdown,
 }
 
@@ -199,15 +204,21 @@ impl Learner {
     }
 
     /// Makes a retained version live (this is rollback), if `expected_live`, where given, still is. Interrupts the update
-    /// at hand. Blocks until the version serves.
+    /// at hand. Blocks until the version serves. That it was done is in the audit log; that it was refused is for whoever asked
+    /// to note.
     ///
     /// # Errors
     /// When the compare-and-set lost, or the version is not in a state to serve; the live version is then what it was.
-    pub fn activate(&self, version: PolicyVersion, expected_live: Option<PolicyVersion>) -> Result<(), LearnerError> {
+    pub fn activate(
+        &self,
+        version: PolicyVersion,
+        expected_live: Option<PolicyVersion>,
+        who: &Who,
+    ) -> Result<(), LearnerError> {
         let (reply, answer) = bounded(1);
         // Before the command, so that an update cannot begin between the two; whoever obeys it takes the flag down.
         self.shared.interrupt.store(true, Ordering::Release);
-        let sent = self.send(Command::Activate { version, expected_live, reply });
+        let sent = self.send(Command::Activate { version, expected_live, who: who.clone(), reply });
         if let Err(error) = sent {
             self.shared.interrupt.store(false, Ordering::Release);
             return Err(error);

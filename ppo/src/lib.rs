@@ -26,6 +26,7 @@ pub mod models;
 pub mod off_policy;
 pub mod optimum;
 pub mod parity;
+pub mod pii;
 pub mod plan;
 pub mod publish;
 pub mod registry;

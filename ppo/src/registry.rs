@@ -33,7 +33,7 @@ pub use retention::{Retention, Surplus};
 
 use crate::{
     clock::now_ms,
-    rollout_log::{LogError, RolloutLog, Seq, Settlement, VersionChange, VersionRow, VersionState},
+    rollout_log::{LogError, RolloutLog, Seq, Settlement, VersionChange, VersionRow, VersionState, Who},
     watch::Service,
 };
 
@@ -43,6 +43,8 @@ pub struct Registry {
     log: RolloutLog,
     folder: PathBuf,
     retention: Retention,
+    /// Whose changes the audit log will say they are.
+    who: Who,
     /// The first number that nobody was given yet, as far as this process knows.
     free: Arc<Mutex<PolicyVersion>>,
 }
@@ -70,12 +72,19 @@ impl Registry {
         let folder = log.data_dir().join("versions");
         std::fs::create_dir_all(&folder).map_err(|source| RegistryError::io(&folder, source))?;
         let retention = Retention { versions: n_kept, bytes: u64::MAX };
-        let registry = Registry { log, folder, retention, free: Arc::new(Mutex::new(PolicyVersion::SFT)) };
+        let free = Arc::new(Mutex::new(PolicyVersion::SFT));
+        let registry = Registry { log, folder, retention, who: Who::start(), free };
         registry.adopt_sft(sft)?;
         registry.finish_what_a_crash_began()?;
         registry.remove_orphans()?;
         registry.ensure_live()?;
-        Ok(registry)
+        Ok(registry.on_behalf_of(&Who::learner()))
+    }
+
+    /// The same registry, whose changes are this one's doing; without a word they are the learner's.
+    #[must_use]
+    pub fn on_behalf_of(&self, who: &Who) -> Registry {
+        Registry { who: who.clone(), ..self.clone() }
     }
 
     /// The same registry, which also keeps no more bytes than this of what may be activated again.
@@ -273,6 +282,6 @@ impl Registry {
     }
 
     fn change(&self, change: VersionChange) -> Result<(), RegistryError> {
-        Ok(self.log.change_version(change)?)
+        Ok(self.log.change_version(change, &self.who)?)
     }
 }

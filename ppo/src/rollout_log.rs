@@ -29,6 +29,7 @@
 //! `honed rollouts export` is how it leaves.
 
 mod answer;
+mod audit;
 mod blob;
 mod eligibility;
 mod error;
@@ -40,6 +41,7 @@ mod lock;
 mod quarantine;
 mod read;
 mod record;
+mod redaction;
 mod schema;
 mod settings;
 mod state;
@@ -61,9 +63,10 @@ use std::{
 };
 
 use crossbeam_channel::{SendTimeoutError, Sender, bounded};
-use policy::Rollout;
+use policy::{Rollout, Vocabulary};
 use rusqlite::Connection;
 
+pub use audit::{Act, Action, AuditRow, Who, user_subject};
 pub use eligibility::{KEPT_MASS_MIN, obstacle};
 pub use error::{Full, LogError};
 pub use feedback::{Feedback, FeedbackReceipt, label_word};
@@ -138,6 +141,7 @@ impl RolloutLog {
             quarantine: quarantine.clone(),
             counters: Arc::clone(&counters),
             reward_model: None,
+            vocabulary: None,
             carried: Vec::new(),
         };
         let thread =
@@ -170,6 +174,11 @@ impl RolloutLog {
         self.call(|reply| Command::Feedback(Box::new(feedback), reply))
     }
 
+    /// From now on what looks like personal data is not written (`ppo.log.scrub_pii`); the vocabulary spells the exchanges.
+    pub fn redact_with(&self, vocabulary: Arc<Vocabulary>) -> Result<(), LogError> {
+        self.call(|reply| Command::Redact(vocabulary, reply))
+    }
+
     /// Stores verdicts on `generated` rollouts; rows in another state keep what they have. Returns how many moved.
     pub fn score(&self, verdicts: Vec<(Seq, Verdict)>) -> Result<usize, LogError> {
         self.call(|reply| Command::Score(verdicts, reply))
@@ -179,11 +188,6 @@ impl RolloutLog {
     /// claimed is `generated` again. Returns how many rows that were. Scores without a reward model are not concerned.
     pub fn seat_reward_model(&self, version: &str) -> Result<usize, LogError> {
         self.call(|reply| Command::Seat(version.to_owned(), reply))
-    }
-
-    /// Removes every exchange of one user and everything that they said, but for what an update holds right now.
-    pub fn forget_user(&self, user: &str) -> Result<Forgotten, LogError> {
-        self.call(|reply| Command::Forget(user.to_owned(), reply))
     }
 
     /// Claims the oldest fresh rollouts for one update, all or none; stale ones expire on the way.
@@ -208,14 +212,10 @@ impl RolloutLog {
         self.call(|reply| Command::Settle(settlement, reply))
     }
 
-    /// One step in the life of versions, as one transaction. For [`crate::registry`], which owns the files.
-    pub fn change_version(&self, change: VersionChange) -> Result<(), LogError> {
-        self.call(|reply| Command::Version(Box::new(change), reply))
-    }
-
-    /// Notes what became of a file from outside.
-    pub fn note_import(&self, row: ImportRow) -> Result<(), LogError> {
-        self.call(|reply| Command::Import(Box::new(row), reply))
+    /// One step in the life of versions and its row in the audit log, as one transaction. For [`crate::registry`], which owns
+    /// the files.
+    pub fn change_version(&self, change: VersionChange, who: &Who) -> Result<(), LogError> {
+        self.call(|reply| Command::Version(Box::new(change), who.clone(), reply))
     }
 
     /// Returns when everything appended before is committed.

@@ -27,6 +27,7 @@ mod permutation;
 mod pretraining;
 mod progress;
 mod round_stats;
+mod sabotage;
 mod step;
 mod tally;
 mod watch;
@@ -140,6 +141,7 @@ impl Round<'_> {
         self.watch(models, &experience, held_out, &mut progress.trips);
         if has_lessons(&experience) && !progress.trips.forbid_learning() {
             self.update(models, &experience, &mut progress, pace)?;
+            sabotage::spoil_if_armed(models)?;
         }
         if progress.ran_away {
             models.restore_policy(snapshot)?;

@@ -8,7 +8,9 @@ use std::{
 };
 
 use policy::{PolicyVersion, RolloutId, checkpoint};
-use ppo::rollout_log::{Feedback, LogReader, LoggedRollout, PageQuery, RolloutState, Seq, VersionRow, VersionState};
+use ppo::rollout_log::{
+    Action, AuditRow, Feedback, LogReader, LoggedRollout, PageQuery, RolloutState, Seq, VersionRow, VersionState,
+};
 
 use super::clients::Promise;
 
@@ -102,6 +104,7 @@ impl Ledger {
             assert!(row.feedback.iter().any(is_there), "lost: answered feedback on {id}");
         }
         check_updates(&reader, &found);
+        check_audit(&reader);
         self.rows =
             found.into_values().map(|row| (row.seq, (row.rollout.id, row.state, row.trained_version))).collect();
     }
@@ -180,6 +183,24 @@ impl Ledger {
             n_imports: reader.imports().expect("readable").len(),
             n_damaged: self.n_damaged,
         }
+    }
+}
+
+/// Whoever is live was made so by somebody, and whatever was refused was refused by somebody.
+fn check_audit(reader: &LogReader) {
+    let rows = reader.audit(0, 1_000_000).expect("readable");
+    let makes_live = |row: &&AuditRow| {
+        row.is_done && matches!(row.act.action, Action::Activate | Action::Rollback | Action::Promote)
+    };
+    let last = rows.iter().rev().find(makes_live).and_then(|row| row.act.subject.clone());
+    if let (Some(live), Some(last)) = (reader.live_version().expect("readable"), last) {
+        assert_eq!(live.version.to_string(), last, "the audit log has another version live");
+    }
+    for row in reader.versions().expect("readable").iter().filter(|row| row.state == VersionState::Rejected) {
+        let name = Some(row.version.to_string());
+        let tells =
+            |told: &AuditRow| told.act.subject == name && matches!(told.act.action, Action::Reject | Action::Import);
+        assert!(rows.iter().any(tells), "{} was rejected by nobody", row.version);
     }
 }
 

@@ -34,6 +34,10 @@ pub(super) fn services(config: &Config) -> Result<Services, AppError> {
     let registry = Registry::open(log.clone(), &sft, config.ppo.keep_versions)?;
     let registry = registry.keeping_bytes(bytes_kept(&config.ppo));
     let engine = engine(config, &registry)?;
+    if config.ppo.log.scrub_pii == "redact" {
+        // Before anybody is answered.
+        log.redact_with(engine.vocabulary())?;
+    }
     let judges = source::judges(config, engine.vocabulary().digest(), &sft)?;
     let scorer = scorer(config, &judges)?;
     let seat = seat(config, &judges, &engine, &sft, &log)?;
@@ -65,8 +69,18 @@ fn importing(config: &Config, services: &Services) -> Result<Option<Importing>, 
         (Some(_), _) => Accepts::Adapters,
     };
     let (log, registry, engine) = (services.log.clone(), services.registry.clone(), services.engine.clone());
-    let importer =
-        Importer::new(ImportSetup { log, registry, engine, intake, accepts, loss_max: daemon.import_loss_max });
+    let importer = Importer::new(ImportSetup {
+        questions: questions::of_file(&config.ppo, &engine)?,
+        log,
+        registry,
+        engine,
+        intake,
+        accepts,
+        loss_max: daemon.import_loss_max,
+        gate: config.ppo.clone(),
+        scorer: services.scorer.clone(),
+        refuses_unjudged: daemon.import_unjudged == "refuse",
+    });
     let pause = Duration::from_millis(daemon.import_poll_ms);
     let promote = (daemon.import_watch == "promote").then(|| services.activator());
     let watch = match daemon.import_watch.as_str() {

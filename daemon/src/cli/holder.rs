@@ -9,7 +9,7 @@ use config::Config;
 use ppo::{
     Registry, RolloutLog,
     registry::RegistryError,
-    rollout_log::{LogError, LogSettings},
+    rollout_log::{LogError, LogSettings, Who},
 };
 use reward::Rules;
 
@@ -57,14 +57,14 @@ impl Holder {
     }
 }
 
-/// The versions of a folder that is ours, with the retention that is configured.
+/// The versions of a folder that is ours, with the retention that is configured; what is changed is the command line's doing.
 ///
 /// # Errors
 /// When the folder has no version 0, or it cannot be used.
 pub(super) fn registry(log: &RolloutLog, config: &Config) -> Result<Registry, RegistryError> {
     let sft = log.data_dir().join("versions").join("policy-0.gguf");
     let registry = Registry::open(log.clone(), &sft, config.ppo.keep_versions)?;
-    Ok(registry.keeping_bytes(crate::app::bytes_kept(&config.ppo)))
+    Ok(registry.keeping_bytes(crate::app::bytes_kept(&config.ppo)).on_behalf_of(&Who::cli()))
 }
 
 impl Daemon {

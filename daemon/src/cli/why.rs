@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt::Write, path::Path};
 use clap::Args;
 use policy::PolicyVersion;
 use ppo::rollout_log::{FORGOTTEN, LogReader, LoggedRollout, Start, UpdateRow, UsedRollout, VersionRow, VersionState};
+use ppo::{gate::names, import::UNJUDGED};
 
 use super::{ConfigArgs, Outcome, clock::utc, rollouts};
 
@@ -170,12 +171,20 @@ impl Story {
         let Some(pass) = number("gate/pass") else {
             return String::new();
         };
+        if number(UNJUDGED).is_some() {
+            let verdict = if pass > 0.0 { "took it" } else { "refused it" };
+            return format!("The gate {verdict} unjudged: there were no questions, or nobody to judge the answers.");
+        }
+        let trial = number(names::REWARD_DIFFERENCE).zip(number(names::REWARD_DIFFERENCE_ERROR));
+        let trial = trial.map_or_else(String::new, |(mean, error)| {
+            format!("; on held-out questions its reward differed by {mean:+.4} (standard error {error:.4}) from the live version's")
+        });
         let parity = number("parity/max").zip(number("parity/limit"));
         let parity = parity.map_or_else(String::new, |(max, limit)| {
             format!("; engine and trainer were at most {max:.5} nats apart, of {limit:.5} allowed")
         });
         let verdict = if pass > 0.0 { "let it serve" } else { "refused it" };
-        format!("The gate {verdict}{parity}.")
+        format!("The gate {verdict}{parity}{trial}.")
     }
 
     fn afterwards(&self) -> String {

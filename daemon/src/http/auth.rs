@@ -13,9 +13,10 @@ use axum::{
     response::Response,
 };
 use policy::engine::Tenant;
+use ppo::rollout_log::Who;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
-use super::{context::Context, error::ApiError, hosts::names_loopback};
+use super::{context::Context, error::ApiError, hosts::names_loopback, request_id::RequestId};
 
 /// Secrets, compared in constant time.
 #[derive(Default)]
@@ -83,6 +84,17 @@ impl KeyRing {
         Tenant(tenant)
     }
 
+    /// Who sent a request that was let through: a digest of its key, if it is one of ours, and where it came from.
+    fn name_of(&self, request: &Request) -> Who {
+        let remote = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.to_string());
+        let id = request.extensions().get::<RequestId>().map(|id| id.0.clone());
+        let key = bearer(request.headers()).filter(|key| self.api.contains(key) | self.admin.contains(key));
+        match key {
+            Some(key) => Who::key(key, remote, id),
+            None => Who::local(remote, id),
+        }
+    }
+
     fn check_admin(&self, request: &Request) -> Result<(), ApiError> {
         let key = bearer(request.headers());
         if !self.admin.is_empty() {
@@ -119,9 +131,15 @@ pub(crate) async fn api(
     Ok(next.run(request).await)
 }
 
-/// Lets an administrator through.
-pub(crate) async fn admin(State(context): State<Context>, request: Request, next: Next) -> Result<Response, ApiError> {
+/// Lets an administrator through, under the name that the audit log will have.
+pub(crate) async fn admin(
+    State(context): State<Context>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
     context.keys().check_admin(&request)?;
+    let who = context.keys().name_of(&request);
+    request.extensions_mut().insert(who);
     Ok(next.run(request).await)
 }
 
@@ -206,6 +224,18 @@ mod tests {
         assert!(!ok("127.0.0.1:9", &[("origin", "http://evil.example")]), "a foreign page");
         assert!(!ok("127.0.0.1:9", &[("origin", "null")]), "a sandboxed page");
         assert!(!ok("127.0.0.1:9", &[("x-forwarded-for", "10.0.0.7")]), "a proxy");
+    }
+
+    #[test]
+    fn an_administrator_is_named_by_a_digest_of_a_key_that_counts() {
+        let name = |ring: &KeyRing, key: &str| {
+            ring.name_of(&request("127.0.0.1:9", &[("authorization", &format!("Bearer {key}"))]))
+        };
+        let keyed = ring(&[], &["root"]);
+        // The first digits of `printf root | sha256sum`.
+        assert_eq!(name(&keyed, "root").actor, "key:4813494d");
+        assert_eq!(name(&keyed, "root").remote.as_deref(), Some("127.0.0.1:9"));
+        assert_eq!(name(&ring(&[], &[]), "root").actor, "local", "a key that nobody asked for proves nothing");
     }
 
     #[test]

@@ -55,7 +55,13 @@ impl Services {
     pub(crate) fn activator(&self) -> Activator {
         let learner = self.learning.as_ref().map(|learning| learning.learner.clone());
         let switching = Arc::clone(&self.switching);
-        Activator { engine: self.engine.clone(), registry: self.registry.clone(), learner, switching }
+        Activator {
+            engine: self.engine.clone(),
+            registry: self.registry.clone(),
+            log: self.log.clone(),
+            learner,
+            switching,
+        }
     }
 }
 

@@ -1,8 +1,11 @@
 //! `POST /v1/policies`: a model file from the import folder becomes a version.
 
-use axum::{Json, extract::State};
+use axum::{Extension, Json, extract::State};
 use policy::checkpoint::intake::IntakeError;
-use ppo::{import::ImportError, rollout_log::ImportSource};
+use ppo::{
+    import::{ImportError, Wish},
+    rollout_log::{Act, Action, ImportSource, Who},
+};
 
 use super::{
     blocking,
@@ -16,6 +19,7 @@ use super::{
 /// Takes the file in, has it judged, and makes it live when asked.
 pub(crate) async fn post(
     State(context): State<Context>,
+    Extension(who): Extension<Who>,
     JsonBytes(body): JsonBytes,
 ) -> Result<Json<PolicyRow>, ApiError> {
     let LoadRequest { path, promote, expected_live } = LoadRequest::parse(&body)?;
@@ -23,14 +27,16 @@ pub(crate) async fn post(
     let worker = services.clone();
     let loaded = blocking(move || {
         let Some(importing) = &worker.importing else {
-            return Err(ApiError::Forbidden(
-                "no folder is configured from which models may be loaded (daemon.import_dir)",
-            ));
+            let why = "no folder is configured from which models may be loaded (daemon.import_dir)";
+            let subject = path.to_string_lossy().into_owned();
+            worker.log.note(Act::new(&who, Action::Import, subject).refused(why));
+            return Err(ApiError::Forbidden(why));
         };
         let activator = worker.activator();
-        let make_live = |version| activator.activate(version, expected_live);
+        let make_live = |version| activator.activate(version, expected_live, &who);
         let promote = promote.then_some(&make_live as ppo::import::Promote<'_>);
-        importing.importer.load(&path, ImportSource::Api, promote).map_err(refusal)
+        let wish = Wish { path: &path, source: ImportSource::Api, who: &who, promote };
+        importing.importer.load(wish).map_err(refusal)
     });
     let version = loaded.await??;
     policies::one(services, version).await.map(Json)
@@ -53,7 +59,7 @@ fn refusal(error: ImportError) -> ApiError {
         ImportError::Promote(error) => policies::refusal(error),
         ImportError::Intake(IntakeError::Io { .. })
         | ImportError::Engine(_)
-        | ImportError::Loss { .. }
+        | ImportError::Trial(_)
         | ImportError::Registry(_) => ApiError::internal("loading a model", message),
     }
 }

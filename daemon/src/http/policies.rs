@@ -3,14 +3,14 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, State},
 };
 use policy::PolicyVersion;
 use ppo::{
     learner::LearnerError,
     registry::RegistryError,
-    rollout_log::{LogError, VersionRow},
+    rollout_log::{LogError, VersionRow, Who},
 };
 
 use super::{
@@ -40,16 +40,24 @@ pub(crate) async fn get(
 /// Promotes a retained version: rollback. `expected_live` makes it compare-and-set.
 pub(crate) async fn activate(
     State(context): State<Context>,
+    Extension(who): Extension<Who>,
     Path(version): Path<String>,
     OptionalJsonBytes(body): OptionalJsonBytes,
 ) -> Result<Json<PolicyRow>, ApiError> {
     let version = parse(&version)?;
     let expected_live = wire::expected_live(&body)?;
     let services = context.admit()?;
-    one(services.clone(), version).await?;
     let worker = services.clone();
-    let activated = blocking(move || worker.activator().activate(version, expected_live)).await?;
-    activated.map_err(refusal)?;
+    blocking(move || {
+        let activator = worker.activator();
+        let row = worker.registry.row(version).map_err(|error| ApiError::internal("reading a version", error))?;
+        if row.is_none() {
+            activator.refuse(version, &who, "there is no such version");
+            return Err(unknown(&version.0.to_string()));
+        }
+        activator.activate(version, expected_live, &who).map_err(refusal)
+    })
+    .await??;
     tracing::info!(%version, "activated by an administrator");
     one(services, version).await.map(Json)
 }

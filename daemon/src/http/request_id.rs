@@ -8,6 +8,10 @@ use rand::RngCore;
 
 /// Where clients put it and find it.
 pub(crate) const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
+/// The name as handlers see it.
+#[derive(Clone)]
+pub(crate) struct RequestId(pub(crate) String);
+
 /// Bytes of a client's own name at most.
 const BYTES_MAX: usize = 128;
 

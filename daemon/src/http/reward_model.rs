@@ -1,6 +1,7 @@
 //! `GET /v1/rewards/model`, `POST /v1/rewards/model`: which reward model judges, and another one in its place.
 
-use axum::{Json, extract::State};
+use axum::{Extension, Json, extract::State};
+use ppo::rollout_log::{Act, Action, Who};
 
 use super::{
     blocking,
@@ -21,25 +22,34 @@ pub(crate) async fn get(State(context): State<Context>) -> Result<Json<RewardMod
 /// Reads the configured file again, or another one, and has it judge from the next request on.
 pub(crate) async fn post(
     State(context): State<Context>,
+    Extension(who): Extension<Who>,
     OptionalJsonBytes(body): OptionalJsonBytes,
 ) -> Result<Json<RewardModelCard>, ApiError> {
     let order = wire::order(&body)?;
     let services = context.admit()?;
     let names_a_file = order.path.is_some();
-    let change = blocking(move || replace(&services, &order)).await?;
+    let change = blocking(move || replace(&services, &order, &who)).await?;
     let change = change.map_err(|error| refusal(error, names_a_file))?;
     Ok(Json(RewardModelCard::after(&change)))
 }
 
-/// Carries out an order; blocks. SIGHUP does this too.
+/// Carries out somebody's order, and notes what came of it; blocks. SIGHUP does this too.
 ///
 /// # Errors
 /// [`SeatError`]; whoever judges goes on.
-pub(crate) fn replace(services: &Services, order: &Order) -> Result<Change, SeatError> {
-    match (&services.seat, &services.scorer) {
+pub(crate) fn replace(services: &Services, order: &Order, who: &Who) -> Result<Change, SeatError> {
+    let change = match (&services.seat, &services.scorer) {
         (Some(seat), Some(scorer)) => seat.replace(order, scorer, &services.log),
         _ => Err(SeatError::NoSeat),
-    }
+    };
+    let of = |subject: Option<String>| Act::new(who, Action::RewardModel, subject);
+    services.log.note(match &change {
+        Ok(Change { seated, replaced: Some(old), n_rejudged }) => of(Some(seated.version.clone()))
+            .done_with(format!("in place of {old}; {n_rejudged} rollouts are judged again")),
+        Ok(Change { seated, .. }) => of(Some(seated.version.clone())).done_with("the file is the same"),
+        Err(error) => of(order.path.clone()).refused(error),
+    });
+    change
 }
 
 fn refusal(error: SeatError, names_a_file: bool) -> ApiError {

@@ -1,11 +1,11 @@
 //! `GET /v1/rollouts`: pages of the log, newest last. `POST /v1/rollouts/forget`: everything of one user goes.
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{RawQuery, State},
 };
 use policy::PolicyVersion;
-use ppo::rollout_log::{LogError, PageQuery, RolloutState, Seq};
+use ppo::rollout_log::{Act, Action, LogError, PageQuery, RolloutState, Seq, Who, user_subject};
 
 use super::{
     blocking,
@@ -39,11 +39,18 @@ pub(crate) async fn list(
 /// Removes every exchange of a user and everything that they said, but for what an update holds.
 pub(crate) async fn forget(
     State(context): State<Context>,
+    Extension(who): Extension<Who>,
     JsonBytes(body): JsonBytes,
 ) -> Result<Json<ForgottenReport>, ApiError> {
     let user = forget::user(&body)?;
     let services = context.admit()?;
-    let forgotten = blocking(move || services.log.forget_user(&user)).await?;
+    let forgotten = blocking(move || {
+        let refused = |why: &LogError| {
+            services.log.note(Act::new(&who, Action::Forget, user_subject(&user)).refused(why));
+        };
+        services.log.forget_user(&user, &who).inspect_err(refused)
+    });
+    let forgotten = forgotten.await?;
     let forgotten = forgotten.map_err(|error| match error {
         LogError::Busy => ApiError::QueueFull,
         error => ApiError::internal("forgetting a user", error),

@@ -1,6 +1,7 @@
 //! JSON as the clients know it, and nothing else: what is read becomes the types of the crates below, what is written
 //! comes from them. The only place of the daemon where field names are spelled.
 
+pub(crate) mod audit;
 pub(crate) mod chat;
 pub(crate) mod client;
 pub(crate) mod completion;

@@ -21,6 +21,7 @@ pub struct LearningMetrics {
     logged: IntCounter,
     dropped: IntCounterVec,
     write_errors: IntCounter,
+    audit_failures: IntCounter,
     log_queue: IntGauge,
     commit_s: ForeignHistogram,
     scored: IntCounter,
@@ -65,6 +66,10 @@ impl LearningMetrics {
             dropped: r.counters("honed_rollouts_dropped_total", "Rollouts that will not train.", &["reason"]),
             write_errors: r
                 .counter("honed_rollout_log_write_errors_total", "Transactions of the rollout log that failed."),
+            audit_failures: r.counter(
+                "honed_audit_failures_total",
+                "Rows of the audit log that could not be written; the process's log has their words.",
+            ),
             log_queue: r.gauge("honed_rollout_log_queue_depth", "Commands that wait for the log's writer."),
             commit_s: histogram("honed_rollout_log_commit_seconds", "Transactions of the rollout log."),
             scored: r.counter("honed_responses_scored_total", "Responses that got a score."),
@@ -117,6 +122,7 @@ impl LearningMetrics {
     pub fn set_log(&self, log: &LogCountersSnapshot) {
         raise(&self.logged, log.committed);
         raise(&self.write_errors, log.write_errors);
+        raise(&self.audit_failures, log.audit_failures);
         for (reason, n) in &log.dropped {
             raise(&self.dropped.with_label_values(&[reason.as_str()]), *n);
         }

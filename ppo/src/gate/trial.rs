@@ -246,6 +246,7 @@ mod tests {
             score: None,
             trained_version: None,
             feedback: Vec::new(),
+            redacted: None,
         }
     }
 

@@ -81,6 +81,29 @@ impl Verdict {
         self.refusals.is_empty()
     }
 
+    /// Of weights that no engine need look at: this many of their tensors are not finite.
+    #[must_use]
+    pub fn broken(n_broken_tensors: usize) -> Verdict {
+        let mut verdict = Verdict { refusals: vec![not_finite(n_broken_tensors)], ..Verdict::default() };
+        verdict.summarise();
+        verdict
+    }
+
+    /// With the failed checks of the second kind, as the mode takes them.
+    fn conclude(mut self, doubts: Vec<String>, mode: Mode) -> Verdict {
+        let list = if mode == Mode::Observe { &mut self.observed } else { &mut self.refusals };
+        list.extend(doubts);
+        self.summarise();
+        self
+    }
+
+    /// Brings the numbers that count refusals and doubts up to date.
+    pub(crate) fn summarise(&mut self) {
+        let passed = f64::from(u8::from(self.is_pass()));
+        self.numbers.insert("gate/pass".to_string(), passed);
+        self.numbers.insert("gate/observed".to_string(), self.observed.len() as f64);
+    }
+
     /// Written so that NaN fails.
     fn within(list: &mut Vec<String>, what: &str, value: f64, limit: f64) {
         if !(value.is_finite() && value <= limit) {
@@ -110,18 +133,28 @@ pub fn judge(evidence: &Evidence<'_>, config: &config::Ppo) -> Verdict {
             reward_is_kept(trial, evidence.lineage, &mut doubts, &mut verdict.numbers);
         }
     }
-    let list = if mode == Mode::Observe { &mut verdict.observed } else { &mut verdict.refusals };
-    list.append(&mut doubts);
-    let passed = f64::from(u8::from(verdict.is_pass()));
-    verdict.numbers.insert("gate/pass".to_string(), passed);
-    verdict.numbers.insert("gate/observed".to_string(), verdict.observed.len() as f64);
-    verdict
+    verdict.conclude(doubts, mode)
+}
+
+/// Judges a candidate that no update of ours made: by its trial, where one could be held.
+#[must_use]
+pub fn judge_stranger(trial: Option<&Comparison>, lineage: &[Rung], config: &config::Ppo) -> Verdict {
+    let (mut verdict, mut doubts, mode) = (Verdict::default(), Vec::new(), Mode::of(config));
+    if let (Some(trial), true) = (trial, mode != Mode::Off) {
+        manner_is_kept(trial, config, &mut doubts);
+        reward_is_kept(trial, lineage, &mut doubts, &mut verdict.numbers);
+    }
+    verdict.conclude(doubts, mode)
+}
+
+fn not_finite(n_broken_tensors: usize) -> String {
+    format!("{n_broken_tensors} tensors hold weights that are not finite")
 }
 
 fn is_what_it_claims(evidence: &Evidence<'_>, verdict: &mut Verdict) {
     let Evidence { n_broken_tensors, parity, parity_limits, .. } = *evidence;
     if n_broken_tensors > 0 {
-        verdict.refusals.push(format!("{n_broken_tensors} tensors hold weights that are not finite"));
+        verdict.refusals.push(not_finite(n_broken_tensors));
     }
     let what = "log-prob difference between engine and trainer";
     Verdict::within(&mut verdict.refusals, what, parity.max, parity_limits.hard);

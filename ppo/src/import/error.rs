@@ -7,7 +7,7 @@ use policy::{
     model_error::ModelError,
 };
 
-use crate::{learner::LearnerError, registry::RegistryError, rollout_log::LogError};
+use crate::{gate::TrialError, learner::LearnerError, registry::RegistryError, rollout_log::LogError};
 
 /// Why a file does not become a version, or not a live one.
 #[derive(Debug, thiserror::Error)]
@@ -35,14 +35,9 @@ pub enum ImportError {
     /// It cannot be brought into memory or scored.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// It finds what the live version says much less likely.
-    #[error("log-prob lost on the live version's answers, nats per token: expected at most {loss_max}, got {loss}")]
-    Loss {
-        /// Measured.
-        loss: f64,
-        /// `daemon.import_loss_max`.
-        loss_max: f64,
-    },
+    /// The trial beside the live version could not be held.
+    #[error(transparent)]
+    Trial(#[from] TrialError),
     /// The registry or the disk said no.
     #[error(transparent)]
     Registry(#[from] RegistryError),

@@ -7,7 +7,7 @@ use policy::PolicyVersion;
 use super::{LearnerError, owner::Owner};
 use crate::{
     publish::Loader,
-    rollout_log::{LogError, VersionRow},
+    rollout_log::{LogError, VersionRow, Who},
 };
 
 impl Owner {
@@ -16,15 +16,18 @@ impl Owner {
         &mut self,
         version: PolicyVersion,
         expected_live: Option<PolicyVersion>,
+        who: &Who,
         loader: &Loader,
     ) -> Result<(), LearnerError> {
-        let registry = &self.setup.registry;
+        let registry = self.setup.registry.on_behalf_of(who);
         let found = registry.live()?.version;
         if let Some(expected) = expected_live.filter(|expected| *expected != found) {
             return Err(LogError::LiveChanged { expected, found }.into());
         }
         if version == found {
-            // A client that makes sure, or tries again: nothing is to be done, and above all the learner keeps its moments.
+            // A client that makes sure, or tries again: nothing but the note that it did, and above all the learner keeps its
+            // moments.
+            registry.activate(version, expected_live)?;
             return Ok(());
         }
         let row = registry.verify(version)?;

@@ -169,8 +169,8 @@ impl Owner {
                     self.is_unable = false;
                 }
                 Command::Step => self.is_stepping = self.is_paused,
-                Command::Activate { version, expected_live, reply } => {
-                    let result = self.activate(version, expected_live, loader);
+                Command::Activate { version, expected_live, who, reply } => {
+                    let result = self.activate(version, expected_live, &who, loader);
                     self.interrupt.store(false, Ordering::Release);
                     // Whoever asked may have gone; the version serves all the same.
                     let _ = reply.send(result);

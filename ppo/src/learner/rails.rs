@@ -11,7 +11,7 @@ use crate::{
     error::PpoError,
     guard::{Guard, SKIPPED_ROUNDS_MAX, Trips},
     models::Models,
-    rollout_log::StreakRow,
+    rollout_log::{Act, Action, StreakRow, Who},
     snapshot::Snapshot,
     stats::UpdateOutcome,
     update::RoundOutcome,
@@ -157,12 +157,14 @@ impl Owner {
     fn halt(&mut self, guard: Guard, trips: &Trips) {
         let numbers = trips.iter().find(|(tripped, _)| *tripped == guard).map(|(_, trip)| (trip.value, trip.limit));
         let (value, limit) = numbers.unwrap_or_default();
-        self.halt_because(format!("{}: {value:.4} against a limit of {limit:.4}; {}", guard.as_str(), guard.advice()));
+        let why = format!("{}: {value:.4} against a limit of {limit:.4}; {}", guard.as_str(), guard.advice());
+        self.halt_because(&Who::learner(), why);
     }
 
     /// Nothing is learnt until an operator says so.
-    pub(super) fn halt_because(&mut self, why: String) {
+    pub(super) fn halt_because(&mut self, who: &Who, why: String) {
         halt::write(self.setup.log.data_dir(), &why);
+        self.setup.log.note(Act::new(who, Action::Pause, None).done_with(&why));
         self.halted = Some(why);
         self.is_paused = true;
         self.board.write(|status| status.is_paused = true);

@@ -5,6 +5,7 @@ mod crash;
 mod refusals;
 mod replays;
 mod resume;
+mod sabotage;
 mod trust;
 mod updates;
 mod world;

@@ -11,7 +11,7 @@ use super::{LearnerError, owner::Owner};
 use crate::{
     publish::Loader,
     registry::RegistryError,
-    rollout_log::{Seq, VersionState},
+    rollout_log::{Seq, VersionState, Who},
     watch::{self, Errors},
 };
 
@@ -90,15 +90,17 @@ impl Owner {
         let row = self.setup.registry.verify(*good)?;
         let publisher = self.publisher(loader);
         publisher.load(*good)?;
-        self.setup.registry.roll_back(*good, *live, &format!("rolled back: {why}"))?;
+        let registry = self.setup.registry.on_behalf_of(&Who::watch());
+        registry.roll_back(*good, *live, &format!("rolled back: {why}"))?;
         publisher.promote(*good)?;
         self.counters.rollbacks.fetch_add(1, Ordering::Relaxed);
         self.follow(&row);
-        self.halt_because(format!(
+        let why = format!(
             "{live} was rolled back to {good}: {why}; look at `honed policies show {}`, then resume (POST \
              /v1/training/resume)",
             live.0
-        ));
+        );
+        self.halt_because(&Who::watch(), why);
         Ok(())
     }
 }

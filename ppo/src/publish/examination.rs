@@ -4,7 +4,7 @@ use policy::{PolicyVersion, model_error::ModelError};
 
 use super::{Proposal, PublishError, Publisher, alignment, text};
 use crate::{
-    gate::{self, Comparison, Evidence, Mode, Trial, Verdict, drift},
+    gate::{self, Comparison, Evidence, Mode, Trial, Verdict},
     models::Models,
     parity::{self, ParityLimits},
 };
@@ -18,6 +18,10 @@ impl Publisher<'_> {
         go_on: &(dyn Fn() -> bool + Sync),
     ) -> Result<Verdict, PublishError> {
         let n_broken_tensors = n_broken_tensors(proposal.models)?;
+        if n_broken_tensors > 0 {
+            // The engine's canary would fail over them, which looks like an accident and would be tried again.
+            return Ok(Verdict::broken(n_broken_tensors));
+        }
         self.load(version)?;
         let policy = &proposal.models.policy;
         let parity = parity::measure(self.engine, version, policy, proposal.sequences)?;
@@ -25,7 +29,7 @@ impl Publisher<'_> {
             tracing::warn!(%version, max = parity.max, expected = parity_limits.expected, "engine and trainer disagree");
         }
         let looks = Mode::of(self.config) != Mode::Off;
-        let is_sane = n_broken_tensors == 0 && parity.max <= parity_limits.hard;
+        let is_sane = parity.max <= parity_limits.hard;
         // What is refused anyway need not stand trial.
         let trial = if looks && is_sane { self.trial(version, proposal, go_on)? } else { None };
         let evidence = Evidence {
@@ -35,7 +39,7 @@ impl Publisher<'_> {
             stats: proposal.stats,
             alignment: if looks { alignment::measure(policy, proposal.lessons)? } else { None },
             trial: trial.as_ref(),
-            lineage: &self.rungs(proposal.parent)?,
+            lineage: &gate::rungs(self.registry, proposal.parent)?,
             ptx_rise: if looks { text::rise(proposal)? } else { None },
         };
         let mut verdict = gate::judge(&evidence, self.config);
@@ -76,18 +80,6 @@ impl Publisher<'_> {
     ) -> Result<Option<Comparison>, PublishError> {
         let trial = Trial { engine: self.engine, scorer: self.scorer, questions: proposal.questions };
         Ok(trial.compare(version, proposal.parent, go_on)?)
-    }
-
-    /// What the trials of a version and its ancestors said, newest first.
-    fn rungs(&self, version: PolicyVersion) -> Result<Vec<drift::Rung>, PublishError> {
-        let mut rungs = Vec::new();
-        for version in self.registry.lineage(version, drift::RUNGS_MAX as u64)? {
-            let numbers = self.registry.row(version)?.map(|row| row.numbers).unwrap_or_default();
-            let number = |name: &str| numbers.get(name).copied();
-            let measured = number(gate::names::REWARD_DIFFERENCE).zip(number(gate::names::REWARD_DIFFERENCE_ERROR));
-            rungs.extend(measured.map(|(mean, standard_error)| drift::Rung { mean, standard_error }));
-        }
-        Ok(rungs)
     }
 }
 

@@ -151,7 +151,7 @@ impl Registry {
                     return self.change(VersionChange::Activate {
                         version: at.version,
                         expected_live: None,
-                        why: None,
+                        why: Some("the file of the version that was live is missing or damaged".to_string()),
                     });
                 }
                 Ok(()) => {}

@@ -1,15 +1,19 @@
 //! What each command does inside the writer's transaction, and what its sender hears after the commit.
 
-use policy::Rollout;
+use std::borrow::Cow;
+
+use policy::{Rollout, Vocabulary};
 use rusqlite::{Connection, ErrorCode, Transaction};
 
 use super::{
+    audit::{self, Who},
     eligibility,
     error::LogError,
     feedback, forget, imports, judges,
     quarantine::Quarantine,
     record,
     record::Seq,
+    redaction,
     state::DropReason,
     transition::{self, Claim, Outcome, Verdict},
     update_row::Settlement,
@@ -22,13 +26,15 @@ use super::{
 /// An answer that waits for the commit; it gets the commit's error, if there is one.
 pub(super) type Pending = Box<dyn FnOnce(Option<&str>)>;
 
-/// Whose feedback is heard.
+/// What a row becomes beyond what it says, and whose feedback is heard.
 #[derive(Clone, Copy)]
 pub(super) struct Listening<'a> {
     /// The reward source listens, so feedback on a scored rollout has it scored again.
     pub(super) rescore: bool,
     /// To everybody but these.
     pub(super) quarantine: &'a Quarantine,
+    /// Spells token ids, where what looks like personal data is not to be written.
+    pub(super) vocabulary: Option<&'a Vocabulary>,
 }
 
 /// What a transaction will have changed, once it is committed.
@@ -46,12 +52,28 @@ pub(super) struct Tally {
 pub(super) fn insert(
     transaction: &Transaction<'_>,
     rollout: &Rollout,
-    quarantine: &Quarantine,
+    listening: Listening<'_>,
     tally: &mut Tally,
 ) -> Result<(), LogError> {
-    let is_quarantined = quarantine.holds(rollout.user.as_deref());
-    let obstacle = eligibility::obstacle(rollout).or(is_quarantined.then_some(DropReason::Quarantined));
-    match record::insert(transaction, rollout, obstacle) {
+    let (rollout, text) = match listening.vocabulary {
+        Some(vocabulary) => {
+            let (written, text) = redaction::of_exchange(rollout, vocabulary);
+            (Cow::Owned(written), text)
+        }
+        None => (Cow::Borrowed(rollout), None),
+    };
+    let is_quarantined = listening.quarantine.holds(rollout.user.as_deref());
+    let obstacle = match text {
+        Some(_) => Some(DropReason::Pii),
+        None => eligibility::obstacle(&rollout).or(is_quarantined.then_some(DropReason::Quarantined)),
+    };
+    let inserted = record::insert(transaction, &rollout, obstacle).and_then(|is_new| {
+        if let (true, Some(text)) = (is_new, &text) {
+            redaction::insert(transaction, text)?;
+        }
+        Ok(is_new)
+    });
+    match inserted {
         Ok(true) => {
             tally.n_inserted += 1;
             tally.dropped.extend(obstacle.map(|reason| (reason, 1)));
@@ -92,10 +114,11 @@ pub(super) fn answer(
     tally: &mut Tally,
 ) -> Pending {
     match command {
-        Command::Append(_) | Command::Close => unreachable!("handled where batches are gathered"),
+        Command::Append(_) | Command::Redact(..) | Command::Close => unreachable!("handled where batches are gathered"),
         Command::Flush(reply) => reply_with(reply, Ok(())),
         Command::Feedback(words, reply) => {
             let rescore = listening.rescore && !listening.quarantine.holds(words.user.as_deref());
+            let words = if listening.vocabulary.is_some() { redaction::of_feedback(*words) } else { *words };
             reply_with(reply, atomically(transaction, |connection| feedback::insert(connection, &words, rescore)))
         }
         Command::Score(verdicts, reply) => {
@@ -116,8 +139,8 @@ pub(super) fn answer(
             }
             reply_with(reply, given_back)
         }
-        Command::Forget(user, reply) => {
-            let forgotten = atomically(transaction, |connection| forget::forget(connection, &user));
+        Command::Forget(user, who, reply) => {
+            let forgotten = atomically(transaction, |connection| forget::forget(connection, &user, &who));
             if let Ok(forgotten) = &forgotten {
                 tally.has_forgotten = true;
                 tally.dropped.push((DropReason::Forgotten, forgotten.n_untrained));
@@ -139,8 +162,11 @@ pub(super) fn answer(
         Command::Import(row, reply) => {
             reply_with(reply, atomically(transaction, |connection| imports::insert(connection, &row)))
         }
-        Command::Version(change, reply) => {
-            let changed = change_version(transaction, &change, tally);
+        Command::Audit(row, reply) => {
+            reply_with(reply, atomically(transaction, |connection| audit::insert(connection, &row)))
+        }
+        Command::Version(change, who, reply) => {
+            let changed = change_version(transaction, &change, &who, tally);
             reply_with(reply, changed)
         }
     }
@@ -162,10 +188,14 @@ fn settle(transaction: &mut Transaction<'_>, settlement: &Settlement, tally: &mu
 fn change_version(
     transaction: &mut Transaction<'_>,
     change: &VersionChange,
+    who: &Who,
     tally: &mut Tally,
 ) -> Result<(), LogError> {
     let changed = atomically(transaction, |connection| {
         versions::apply(connection, change)?;
+        if let Some(row) = audit::of_change(change, who) {
+            audit::insert(connection, &row)?;
+        }
         judges::rejudge(connection, tally.reward_model.as_deref()).map(drop)
     });
     if let (Ok(()), VersionChange::Publish { settlement, .. } | VersionChange::Reject { settlement, .. }) =
@@ -218,16 +248,17 @@ fn reply_with<T: 'static>(reply: Reply<T>, value: Result<T, LogError>) -> Pendin
 pub(super) fn refuse(command: Command) -> Pending {
     let never = || LogError::Commit("no transaction".to_string());
     match command {
-        Command::Append(_) | Command::Close => unreachable!("handled where batches are gathered"),
-        Command::Flush(reply) | Command::Version(_, reply) | Command::Import(_, reply) => {
-            reply_with(reply, Err(never()))
-        }
+        Command::Append(_) | Command::Redact(..) | Command::Close => unreachable!("handled where batches are gathered"),
+        Command::Flush(reply)
+        | Command::Version(_, _, reply)
+        | Command::Import(_, reply)
+        | Command::Audit(_, reply) => reply_with(reply, Err(never())),
         Command::Feedback(_, reply) => reply_with(reply, Err(never())),
         Command::Score(_, reply) | Command::Seat(_, reply) | Command::Settle(_, reply) => {
             reply_with(reply, Err(never()))
         }
         Command::Claim(_, reply) | Command::Begin(_, _, reply) => reply_with(reply, Err(never())),
         Command::Repeat(_, reply) => reply_with(reply, Err(never())),
-        Command::Forget(_, reply) => reply_with(reply, Err(never())),
+        Command::Forget(_, _, reply) => reply_with(reply, Err(never())),
     }
 }

@@ -12,7 +12,12 @@ use std::collections::BTreeMap;
 use policy::PolicyVersion;
 use rusqlite::{Connection, params};
 
-use super::error::LogError;
+use super::{
+    RolloutLog,
+    audit::{self, Act, Action, Who},
+    error::LogError,
+    writer::Command,
+};
 
 /// The number of a version's row that counts them.
 pub const FORGOTTEN: &str = "provenance/forgotten";
@@ -32,8 +37,16 @@ pub struct Forgotten {
     pub trained: BTreeMap<PolicyVersion, u64>,
 }
 
-/// Removes everything of one user but what is claimed.
-pub(super) fn forget(connection: &Connection, user: &str) -> Result<Forgotten, LogError> {
+impl RolloutLog {
+    /// Removes every exchange of one user and everything that they said, but for what an update holds right now; the audit log
+    /// says who asked for it.
+    pub fn forget_user(&self, user: &str, who: &Who) -> Result<Forgotten, LogError> {
+        self.call(|reply| Command::Forget(user.to_owned(), who.clone(), reply))
+    }
+}
+
+/// Removes everything of one user but what is claimed, and says who asked for it.
+pub(super) fn forget(connection: &Connection, user: &str, who: &Who) -> Result<Forgotten, LogError> {
     // Freed pages are overwritten, so that the file does not keep what the log no longer shows.
     connection.pragma_update(None, "secure_delete", true)?;
     let count = |condition: &str| -> Result<u64, LogError> {
@@ -61,6 +74,8 @@ pub(super) fn forget(connection: &Connection, user: &str) -> Result<Forgotten, L
     )?;
     let n_rollouts = connection.execute("DELETE FROM rollouts WHERE user = ?1 AND state <> 'claimed'", [user])?;
     (forgotten.n_feedback, forgotten.n_rollouts) = (n_feedback as u64, n_rollouts as u64);
+    let removed = format!("removed {n_rollouts} rollouts and {n_feedback} words of feedback");
+    audit::insert(connection, &Act::new(who, Action::Forget, audit::user_subject(user)).done_with(removed))?;
     Ok(forgotten)
 }
 

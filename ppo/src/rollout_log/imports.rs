@@ -3,7 +3,7 @@
 use policy::PolicyVersion;
 use rusqlite::{Connection, params};
 
-use super::error::LogError;
+use super::{RolloutLog, error::LogError, writer::Command};
 
 /// Rows that are kept: a broken file in a watched folder must not fill the log.
 const KEPT: i64 = 10_000;
@@ -75,6 +75,13 @@ pub struct ImportRow {
     pub version: Option<PolicyVersion>,
     /// Why it is not what was asked for.
     pub reason: Option<String>,
+}
+
+impl RolloutLog {
+    /// Notes what became of a file from outside.
+    pub fn note_import(&self, row: ImportRow) -> Result<(), LogError> {
+        self.call(|reply| Command::Import(Box::new(row), reply))
+    }
 }
 
 pub(super) fn insert(connection: &Connection, row: &ImportRow) -> Result<(), LogError> {

@@ -1,27 +1,28 @@
 //! Reading: pages, exports, counts. A reader has its own connection, so in WAL mode it never waits for the writer and the
 //! writer never waits for it. It also opens without the folder's lock: `honed rollouts stats` works beside a running daemon.
 
+mod export;
 mod service;
 
 use std::{collections::BTreeMap, ops::RangeInclusive, path::Path, time::Duration};
 
+pub use export::Export;
 use policy::{PolicyVersion, RolloutId};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::{
+    audit::{self, AuditRow},
     error::LogError,
     feedback,
     imports::{self, ImportRow},
     record::{self, LoggedRollout, Seq},
+    redaction, schema,
     state::{DropReason, RolloutState},
     update_row::{UpdateRow, UsedRollout},
     updates,
     version_row::VersionRow,
     versions,
 };
-
-/// Rows of one batch while exporting: memory stays bounded however long the log is.
-const EXPORT_BATCH: usize = 256;
 
 /// Which rows.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -55,10 +56,8 @@ pub struct LogStats {
 #[derive(Debug)]
 pub struct LogReader {
     connection: Connection,
-    /// The file has the tables of updates.
-    has_updates: bool,
-    /// And that of imports.
-    has_imports: bool,
+    /// Number of the file's schema; an old one lacks tables.
+    schema: u32,
 }
 
 impl LogReader {
@@ -70,13 +69,15 @@ impl LogReader {
         // The write-ahead log's index must be writable, so the file is; the connection is not.
         connection.pragma_update(None, "query_only", true)?;
         connection.busy_timeout(Duration::from_secs(5))?;
-        let found = super::schema::number(&connection)?;
-        if found > super::schema::CURRENT {
-            return Err(LogError::SchemaTooNew { found, supported: super::schema::CURRENT });
+        let found = schema::number(&connection)?;
+        if found > schema::CURRENT {
+            return Err(LogError::SchemaTooNew { found, supported: schema::CURRENT });
         }
-        let [has_updates, has_imports] =
-            [super::schema::WITH_UPDATES, super::schema::WITH_IMPORTS].map(|first| found >= first);
-        Ok(LogReader { connection, has_updates, has_imports })
+        Ok(LogReader { connection, schema: found })
+    }
+
+    fn has(&self, first_schema: u32) -> bool {
+        self.schema >= first_schema
     }
 
     /// Rows in log order, with their feedback.
@@ -151,16 +152,12 @@ impl LogReader {
         while let Some(row) = found.next()? {
             let mut logged = record::read_row(row)?;
             logged.feedback = feedback::of(&self.connection, logged.seq, &logged.rollout.id)?;
+            if logged.reason == Some(DropReason::Pii) {
+                logged.redacted = redaction::of(&self.connection, logged.seq)?;
+            }
             rows.push(logged);
         }
         Ok(rows)
-    }
-
-    /// Every row that matches, in log order, a bounded batch in memory at a time. `limit` of the query is the batch's
-    /// business and ignored.
-    pub fn export(self, query: PageQuery) -> Export {
-        let query = PageQuery { limit: EXPORT_BATCH, ..query };
-        Export { reader: self, query, batch: Vec::new().into_iter(), done: false }
     }
 
     /// Counts over the whole log, from an index alone.
@@ -201,22 +198,22 @@ impl LogReader {
 
     /// One update; `None` also for a log that a honed without records of updates wrote.
     pub fn update(&self, number: u64) -> Result<Option<UpdateRow>, LogError> {
-        if self.has_updates { updates::one(&self.connection, number) } else { Ok(None) }
+        if self.has(schema::WITH_UPDATES) { updates::one(&self.connection, number) } else { Ok(None) }
     }
 
     /// The update that made a version, also when the gate refused it.
     pub fn update_of(&self, version: PolicyVersion) -> Result<Option<UpdateRow>, LogError> {
-        if self.has_updates { updates::of_version(&self.connection, version) } else { Ok(None) }
+        if self.has(schema::WITH_UPDATES) { updates::of_version(&self.connection, version) } else { Ok(None) }
     }
 
     /// The newest update that ended.
     pub fn newest_update(&self) -> Result<Option<UpdateRow>, LogError> {
-        if self.has_updates { updates::newest_ended(&self.connection) } else { Ok(None) }
+        if self.has(schema::WITH_UPDATES) { updates::newest_ended(&self.connection) } else { Ok(None) }
     }
 
     /// The update that runs, or that a process died in.
     pub fn open_update(&self) -> Result<Option<UpdateRow>, LogError> {
-        if self.has_updates { updates::open(&self.connection) } else { Ok(None) }
+        if self.has(schema::WITH_UPDATES) { updates::open(&self.connection) } else { Ok(None) }
     }
 
     /// What an update used, in its order: names and scores, which the record keeps.
@@ -231,7 +228,12 @@ impl LogReader {
 
     /// What became of files from outside, oldest first.
     pub fn imports(&self) -> Result<Vec<ImportRow>, LogError> {
-        if self.has_imports { imports::all(&self.connection) } else { Ok(Vec::new()) }
+        if self.has(schema::WITH_IMPORTS) { imports::all(&self.connection) } else { Ok(Vec::new()) }
+    }
+
+    /// Who did what: at most `limit` rows after a number, oldest first.
+    pub fn audit(&self, after: u64, limit: usize) -> Result<Vec<AuditRow>, LogError> {
+        if self.has(schema::WITH_AUDIT) { audit::page(&self.connection, after, limit) } else { Ok(Vec::new()) }
     }
 
     /// All versions, oldest first.
@@ -252,39 +254,5 @@ impl LogReader {
     /// The largest number that a version ever had.
     pub fn newest_version(&self) -> Result<Option<PolicyVersion>, LogError> {
         versions::newest(&self.connection)
-    }
-}
-
-/// Rows of an export, in log order. Ends after the first error.
-#[derive(Debug)]
-pub struct Export {
-    reader: LogReader,
-    query: PageQuery,
-    batch: std::vec::IntoIter<LoggedRollout>,
-    done: bool,
-}
-
-impl Iterator for Export {
-    type Item = Result<LoggedRollout, LogError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if let Some(row) = self.batch.next() {
-            return Some(Ok(row));
-        }
-        if self.done {
-            return None;
-        }
-        match self.reader.page(&self.query) {
-            Ok(rows) => {
-                self.done = rows.len() < EXPORT_BATCH;
-                self.query.after = rows.last().map(|row| row.seq).or(self.query.after);
-                self.batch = rows.into_iter();
-                self.batch.next().map(Ok)
-            }
-            Err(error) => {
-                self.done = true;
-                Some(Err(error))
-            }
-        }
     }
 }

@@ -10,6 +10,8 @@ use super::{
     state::{DropReason, RolloutState},
 };
 
+use crate::pii::RedactedText;
+
 /// Position of a rollout in the log: the order in which exchanges were logged, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Seq(pub i64);
@@ -42,6 +44,8 @@ pub struct LoggedRollout {
     pub trained_version: Option<PolicyVersion>,
     /// What people said about it, by user.
     pub feedback: Vec<Feedback>,
+    /// Its text without personal data, where its token ids were not written for their sake.
+    pub redacted: Option<RedactedText>,
 }
 
 /// Columns that [`read_row`] expects, in its order.
@@ -114,6 +118,7 @@ pub(super) fn read_row(row: &Row<'_>) -> Result<LoggedRollout, LogError> {
         score: read_score(row)?,
         trained_version: row.get::<_, Option<i64>>(18)?.map(|version| PolicyVersion(version as u64)),
         feedback: Vec::new(),
+        redacted: None,
     })
 }
 

@@ -8,7 +8,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::error::LogError;
 
 /// Steps in order; entry i brings a file from number i to i + 1.
-pub(super) const STEPS: [&str; 3] = [
+pub(super) const STEPS: [&str; 5] = [
     // 1: rollouts, feedback, versions.
     "CREATE TABLE rollouts (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -122,6 +122,29 @@ pub(super) const STEPS: [&str; 3] = [
         version INTEGER,
         reason TEXT
      ) STRICT;",
+    // 4: who did what. Rows are added and nothing else.
+    "CREATE TABLE audit (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        at_ms INTEGER NOT NULL,
+        actor TEXT NOT NULL,
+        remote TEXT,
+        request TEXT,
+        action TEXT NOT NULL,
+        subject TEXT,
+        outcome TEXT NOT NULL CHECK (outcome IN ('done','refused')),
+        detail TEXT,
+        CHECK (outcome = 'done' OR detail IS NOT NULL)
+     ) STRICT;
+     CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit
+        BEGIN SELECT RAISE(ABORT, 'rows of the audit log are never changed'); END;
+     CREATE TRIGGER audit_is_not_removed BEFORE DELETE ON audit
+        BEGIN SELECT RAISE(ABORT, 'rows of the audit log are never removed'); END;",
+    // 5: texts of exchanges whose token ids are not kept. They go with their rows.
+    "CREATE TABLE redactions (
+        seq INTEGER PRIMARY KEY REFERENCES rollouts (seq) ON DELETE CASCADE,
+        prompt TEXT NOT NULL,
+        response TEXT NOT NULL
+     ) STRICT;",
 ];
 
 /// Number of the schema that this build writes.
@@ -132,6 +155,9 @@ pub(super) const WITH_UPDATES: u32 = 2;
 
 /// Number of the first schema with a table of imports.
 pub(super) const WITH_IMPORTS: u32 = 3;
+
+/// Number of the first schema with an audit log.
+pub(super) const WITH_AUDIT: u32 = 4;
 
 /// Number of the schema in the file; 0 for a new file.
 pub(super) fn number(connection: &Connection) -> Result<u32, LogError> {

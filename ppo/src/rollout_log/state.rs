@@ -94,6 +94,8 @@ pub enum DropReason {
     HeldOut,
     /// Its user is on the quarantine list.
     Quarantined,
+    /// It holds what looks like personal data, and its token ids were not written (`ppo.log.scrub_pii`).
+    Pii,
     /// A guard rail forbade its update.
     Guard,
     /// It was part of an update whose weights the gate refused.
@@ -110,7 +112,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons.
-    pub const ALL: [DropReason; 20] = [
+    pub const ALL: [DropReason; 21] = [
         DropReason::Stale,
         DropReason::Empty,
         DropReason::Cancelled,
@@ -125,6 +127,7 @@ impl DropReason {
         DropReason::Singleton,
         DropReason::HeldOut,
         DropReason::Quarantined,
+        DropReason::Pii,
         DropReason::Guard,
         DropReason::Gate,
         DropReason::UpdateFailed,
@@ -150,6 +153,7 @@ impl DropReason {
             DropReason::Singleton => "singleton",
             DropReason::HeldOut => "held_out",
             DropReason::Quarantined => "quarantined",
+            DropReason::Pii => "pii",
             DropReason::Guard => "guard",
             DropReason::Gate => "gate",
             DropReason::UpdateFailed => "update_failed",

@@ -1,5 +1,6 @@
 //! The log's promises, each with a test that breaks when the promise does.
 
+mod audit;
 mod claims;
 mod crash;
 mod faults;
@@ -7,6 +8,7 @@ mod feedback;
 mod forget;
 mod fuzz;
 mod judges;
+mod redaction;
 mod storage;
 mod updates;
 

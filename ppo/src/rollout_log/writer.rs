@@ -15,11 +15,12 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use policy::Rollout;
+use policy::{Rollout, Vocabulary};
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::{
     answer::{Listening, Pending, Tally, answer, insert, refuse},
+    audit::{AuditRow, Who},
     error::LogError,
     feedback::{Feedback, FeedbackReceipt},
     forget::{self, Forgotten},
@@ -47,13 +48,15 @@ pub(super) enum Command {
     Feedback(Box<Feedback>, Reply<FeedbackReceipt>),
     Score(Vec<(Seq, Verdict)>, Reply<usize>),
     Seat(String, Reply<usize>),
-    Forget(String, Reply<Forgotten>),
+    Forget(String, Who, Reply<Forgotten>),
     Claim(ClaimRequest, Reply<Claim>),
     Begin(ClaimRequest, Box<UpdateStart>, Reply<Claim>),
     Repeat(u64, Reply<Vec<LoggedRollout>>),
     Settle(Box<Settlement>, Reply<usize>),
-    Version(Box<VersionChange>, Reply<()>),
+    Version(Box<VersionChange>, Who, Reply<()>),
     Import(Box<ImportRow>, Reply<()>),
+    Audit(Box<AuditRow>, Reply<()>),
+    Redact(Arc<Vocabulary>, Reply<()>),
     Flush(Reply<()>),
     Close,
 }
@@ -67,6 +70,8 @@ pub(super) struct Writer {
     pub(super) counters: Arc<LogCounters>,
     /// The reward model whose scores are stored; `None` until one was named: everybody's.
     pub(super) reward_model: Option<String>,
+    /// Spells token ids, once personal data are to be redacted.
+    pub(super) vocabulary: Option<Arc<Vocabulary>>,
     /// Exchanges of a transaction that failed.
     pub(super) carried: Vec<Rollout>,
 }
@@ -128,6 +133,11 @@ impl Writer {
         for command in batch {
             match command {
                 Command::Append(rollout) => exchanges.push(*rollout),
+                // For all exchanges of this batch already, whatever comes of it.
+                Command::Redact(vocabulary, reply) => {
+                    self.vocabulary = Some(vocabulary);
+                    calls.push(Command::Flush(reply));
+                }
                 call => calls.push(call),
             }
         }
@@ -138,7 +148,11 @@ impl Writer {
             &mut self.connection,
             &exchanges,
             calls.by_ref(),
-            Listening { rescore: self.rescore_on_feedback, quarantine: &self.quarantine },
+            Listening {
+                rescore: self.rescore_on_feedback,
+                quarantine: &self.quarantine,
+                vocabulary: self.vocabulary.as_deref(),
+            },
             &mut pending,
             &mut tally,
         );
@@ -192,7 +206,7 @@ fn transact(
     failpoint("log.begin")?;
     let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     for rollout in exchanges {
-        insert(&transaction, rollout, listening.quarantine, tally)?;
+        insert(&transaction, rollout, listening, tally)?;
     }
     for call in calls {
         pending.push(answer(call, &mut transaction, listening, tally));

@@ -33,6 +33,8 @@ pub struct LogCounters {
     pub overflow: AtomicU64,
     /// Transactions that failed.
     pub write_errors: AtomicU64,
+    /// Rows of the audit log that could not be written.
+    pub audit_failures: AtomicU64,
     /// Durations of transactions.
     pub commits: Histogram,
     /// Rollouts that will not train.
@@ -48,6 +50,8 @@ pub struct LogCountersSnapshot {
     pub overflow: u64,
     /// Transactions that failed.
     pub write_errors: u64,
+    /// Rows of the audit log that could not be written.
+    pub audit_failures: u64,
     /// Commands that wait for the writer now.
     pub queue_depth: usize,
     /// Durations of transactions.
@@ -63,6 +67,7 @@ impl LogCounters {
             committed: self.committed.load(Ordering::Relaxed),
             overflow: self.overflow.load(Ordering::Relaxed),
             write_errors: self.write_errors.load(Ordering::Relaxed),
+            audit_failures: self.audit_failures.load(Ordering::Relaxed),
             queue_depth,
             commits: self.commits.snapshot(),
             dropped: self.dropped.snapshot(),

@@ -1,7 +1,10 @@
 //! `honed policies activate N` and `honed policies prune`.
 
 use policy::PolicyVersion;
-use ppo::registry::Retention;
+use ppo::{
+    registry::Retention,
+    rollout_log::{Act, Action, Who},
+};
 
 use crate::{
     cli::{
@@ -46,8 +49,10 @@ pub(super) fn activate(args: &ActivateArgs) -> Outcome {
     match Holder::find(&config)? {
         Holder::Us(log) => {
             let registry = registry(&log, &config)?;
-            registry.verify(version)?;
-            let before = registry.activate(version, expected)?;
+            let activated = registry.verify(version).and_then(|_| registry.activate(version, expected));
+            let before = activated.inspect_err(|why| {
+                log.note(Act::new(&Who::cli(), Action::Activate, version.to_string()).refused(why));
+            })?;
             log.close();
             println!("{version} is live in place of {before}; the next daemon serves it");
         }

@@ -1,6 +1,6 @@
 //! `honed rollouts forget --user USER`.
 
-use ppo::rollout_log::Forgotten;
+use ppo::rollout_log::{Forgotten, Who};
 
 use crate::{
     cli::{ConfigArgs, Outcome, holder::Holder},
@@ -23,7 +23,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     }
     let forgotten = match Holder::find(&args.config.load()?)? {
         Holder::Us(log) => {
-            let forgotten = log.forget_user(&args.user)?;
+            let forgotten = log.forget_user(&args.user, &Who::cli())?;
             log.close();
             forgotten
         }

@@ -1,7 +1,10 @@
 //! One row of the rollout log: `GET /v1/rollouts`, and a line of `honed rollouts export`.
 
 use policy::{Rollout, SamplingParams};
-use ppo::rollout_log::{Feedback, LogStats, LoggedRollout, finish_word};
+use ppo::{
+    pii::RedactedText,
+    rollout_log::{Feedback, LogStats, LoggedRollout, finish_word},
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -16,7 +19,7 @@ pub(crate) struct RolloutPage {
     pub(crate) next_after: Option<i64>,
 }
 
-/// One row. Token ids, never text: what trains is what was drawn.
+/// One row. Token ids, not text: what trains is what was drawn. Only what was redacted is text, and it has no token ids.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct RolloutRow {
     object: &'static str,
@@ -40,6 +43,15 @@ pub(crate) struct RolloutRow {
     reward_version: Option<String>,
     trained_version: Option<u64>,
     feedback: Vec<FeedbackRow>,
+    /// Of an exchange whose token ids were not written, because it holds what looks like personal data.
+    redacted: Option<Redacted>,
+}
+
+/// A text without what looks like personal data.
+#[derive(Debug, Serialize, ToSchema)]
+struct Redacted {
+    prompt: String,
+    response: String,
 }
 
 /// How it was drawn.
@@ -94,6 +106,7 @@ impl From<LoggedRollout> for RolloutRow {
             reward_version: score.map(|score| score.reward_version.clone()),
             trained_version: row.trained_version.map(|version| version.0),
             feedback: row.feedback.into_iter().map(FeedbackRow::from).collect(),
+            redacted: row.redacted.map(|RedactedText { prompt, response }| Redacted { prompt, response }),
         }
     }
 }

@@ -223,7 +223,7 @@ fn a_rollback_is_followed_when_the_history_is_computed_again() {
         learner.step().unwrap();
         world.until_updates(&learner, n);
     }
-    learner.activate(PolicyVersion(1), None).unwrap();
+    learner.activate(PolicyVersion(1), None, &Who::cli()).unwrap();
     for n in 3..=N_UPDATES as usize {
         learner.step().unwrap();
         world.until_updates(&learner, n);

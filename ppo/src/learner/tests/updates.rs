@@ -203,17 +203,17 @@ fn an_activation_rolls_back_and_the_next_update_starts_there() {
         world.feed();
         world.until_updates(&learner, n);
     }
-    let lost = learner.activate(PolicyVersion(1), Some(PolicyVersion(1)));
+    let lost = learner.activate(PolicyVersion(1), Some(PolicyVersion(1)), &Who::cli());
     assert!(lost.unwrap_err().to_string().contains("expected policy@1"));
-    learner.activate(PolicyVersion(1), Some(PolicyVersion(2))).unwrap();
+    learner.activate(PolicyVersion(1), Some(PolicyVersion(2)), &Who::cli()).unwrap();
     assert_eq!((world.engine.live(), learner.status().version), (PolicyVersion(1), PolicyVersion(1)));
     world.feed();
     let record = world.until_updates(&learner, 3).remove(2);
     assert_eq!((record.parent, record.version), (PolicyVersion(1), Some(PolicyVersion(3))), "{:?}", record.reason);
-    assert!(learner.activate(PolicyVersion(9), None).is_err());
+    assert!(learner.activate(PolicyVersion(9), None, &Who::cli()).is_err());
     assert_eq!(world.engine.live(), PolicyVersion(3));
     let n_activations = learner.counters().activations;
-    learner.activate(PolicyVersion(3), Some(PolicyVersion(3))).unwrap();
+    learner.activate(PolicyVersion(3), Some(PolicyVersion(3)), &Who::cli()).unwrap();
     assert_eq!(
         learner.counters().activations,
         n_activations,

@@ -15,6 +15,7 @@ use policy::{
     engine::{Engine, Event, GenerateRequest, Target},
     transformer::random_checkpoint,
 };
+use reward::{Judgement, NamedJudge, sources::model::Judge};
 
 use super::super::*;
 use crate::rollout_log::{LogSettings, PageQuery, RolloutState, ScoreRecord, Verdict};
@@ -127,7 +128,21 @@ impl World {
         self.folder.path()
     }
 
+    /// As [`World::start_learner`], with somebody who judges the trials of the gate.
+    pub(super) fn start_learner_judged_by(&mut self, rule: fn(&[TokenId]) -> f64) -> Learner {
+        let judge: Judge = Arc::new(move |sequences: &[Vec<TokenId>]| {
+            Ok(sequences.iter().map(|ids| Judgement::from(rule(ids))).collect())
+        });
+        let judge = NamedJudge { version: "model@ab".to_string(), judge };
+        let scorer = Scorer::start(&config::Config::default().reward, Some(judge), 1).unwrap();
+        self.start_with(Some(scorer))
+    }
+
     pub(super) fn start_learner(&mut self) -> Learner {
+        self.start_with(None)
+    }
+
+    fn start_with(&mut self, scorer: Option<Scorer>) -> Learner {
         let setup = LearnerSetup {
             config: self.config.clone(),
             log: self.log.clone(),
@@ -135,7 +150,7 @@ impl World {
             engine: self.engine.clone(),
             value_start: ValueStart::Policy,
             pretraining: [].into(),
-            scorer: None,
+            scorer,
             questions: [].into(),
         };
         let learner = Learner::start(setup).unwrap();

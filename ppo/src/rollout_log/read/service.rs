@@ -13,10 +13,11 @@ use crate::{
 use policy::PolicyVersion;
 
 impl LogReader {
-    /// The newest rows up to a position whose responses were drawn to an end, newest first.
+    /// The newest rows up to a position whose responses were drawn to an end and are there, newest first.
     pub fn newest(&self, up_to: Seq, limit: usize) -> Result<Vec<LoggedRollout>, LogError> {
         let sql = format!(
-            "SELECT {} FROM rollouts WHERE seq <= ?1 AND finish <> 'cancelled' ORDER BY seq DESC LIMIT ?2",
+            "SELECT {} FROM rollouts WHERE seq <= ?1 AND finish <> 'cancelled'
+                AND reason IS NOT 'pii' ORDER BY seq DESC LIMIT ?2",
             record::COLUMNS
         );
         self.rows(&sql, params![up_to.0, limit as i64])

@@ -86,6 +86,7 @@ fn old_logs_are_brought_up_to_date() {
         let reader = LogReader::open(dir.path()).unwrap();
         assert_eq!(reader.page(&PageQuery { limit: 9, ..PageQuery::default() }).unwrap().len(), 1);
         assert!(reader.newest_update().unwrap().is_none() && reader.imports().unwrap().is_empty());
+        assert!(reader.audit(0, 9).unwrap().is_empty());
         let log = open(dir.path());
         assert_eq!(everything(&log)[0].rollout, rollout(3, 0));
         let import = ImportRow {
@@ -99,6 +100,9 @@ fn old_logs_are_brought_up_to_date() {
         };
         log.note_import(import.clone()).unwrap();
         assert_eq!(log.reader().imports().unwrap(), [import]);
+        let row = Act::new(&Who::cli(), Action::Retire, "policy@1".to_owned()).done();
+        log.note(row.clone());
+        assert_eq!(log.reader().audit(0, 9).unwrap(), [AuditRow { number: 1, ..row }], "after {n_steps} steps");
     }
 }
 

@@ -26,17 +26,20 @@ fn thumbs(n: u32, user: &str) -> Feedback {
 fn everything_of_one_user_goes_and_versions_remember_that_it_did() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
-    log.change_version(VersionChange::Register(VersionRow {
-        version: PolicyVersion(1),
-        parent: None,
-        state: VersionState::Candidate,
-        digest: "d".to_string(),
-        path: "policy-1.gguf".into(),
-        created_ms: 1,
-        n_rollouts: 2,
-        reason: None,
-        numbers: [].into(),
-    }))
+    log.change_version(
+        VersionChange::Register(VersionRow {
+            version: PolicyVersion(1),
+            parent: None,
+            state: VersionState::Candidate,
+            digest: "d".to_string(),
+            path: "policy-1.gguf".into(),
+            created_ms: 1,
+            n_rollouts: 2,
+            reason: None,
+            numbers: [].into(),
+        }),
+        &Who::learner(),
+    )
     .unwrap();
     for (n, user) in [(0, "ann"), (1, "bob"), (2, "ann"), (3, "ann"), (4, "bob"), (5, "ann")] {
         log.append(of(n, user)).unwrap();
@@ -52,7 +55,7 @@ fn everything_of_one_user_goes_and_versions_remember_that_it_did() {
         log.append_feedback(thumbs(n, user)).unwrap();
     }
 
-    let forgotten = log.forget_user("ann").unwrap();
+    let forgotten = log.forget_user("ann", &Who::cli()).unwrap();
     let expected = Forgotten {
         n_rollouts: 3,
         n_untrained: 1,
@@ -70,8 +73,8 @@ fn everything_of_one_user_goes_and_versions_remember_that_it_did() {
     assert_eq!(log.counters().dropped[&DropReason::Forgotten], 1);
 
     log.settle(vec![(held[0].seq, Outcome::Released)]).unwrap();
-    assert_eq!(log.forget_user("ann").unwrap().n_rollouts, 1);
-    assert_eq!(log.forget_user("ann").unwrap(), Forgotten::default(), "once is enough");
+    assert_eq!(log.forget_user("ann", &Who::cli()).unwrap().n_rollouts, 1);
+    assert_eq!(log.forget_user("ann", &Who::cli()).unwrap(), Forgotten::default(), "once is enough");
     assert_eq!(users(), [bob.clone(), bob, None]);
     for file in std::fs::read_dir(dir.path()).unwrap() {
         let bytes = std::fs::read(file.unwrap().path()).unwrap_or_default();

@@ -111,6 +111,7 @@ fn exchanges_wait_for_a_full_disk_to_be_cleaned_up() {
         quarantine: Quarantine::default(),
         counters: Arc::clone(&counters),
         reward_model: None,
+        vocabulary: None,
         carried: Vec::new(),
     };
     let big = |n: u32| Rollout { prompt: vec![TokenId(0); 4096], ..rollout(n, 0) };

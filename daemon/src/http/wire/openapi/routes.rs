@@ -4,6 +4,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Type};
 
 use super::{
     super::{
+        audit::AuditPage,
         chat::{Chat, ChatChoice},
         completion::Completion,
         feedback::FeedbackResponse,
@@ -127,6 +128,10 @@ fn admin() -> Vec<Route> {
         training("/v1/training/pause", "Begin no further update"),
         training("/v1/training/resume", "Begin updates again"),
         training("/v1/training/step", "While paused: one update, as soon as enough rollouts can be claimed"),
+        Route::get(Admin, "/v1/audit", "Who did what: a page of the audit log, newest last")
+            .query("after", position(), "Only rows after this `number`; `next_after` of the page before.")
+            .query("limit", number(1, 1000), "Rows at most.")
+            .answers::<AuditPage>(),
         Route::get(Admin, "/v1/rollouts", "A page of the rollout log, newest last")
             .query("after", position(), "Only rows after this `seq`; `next_after` of the page before.")
             .query("limit", number(1, 1000), "Rows at most.")

@@ -1,0 +1,87 @@
+//! What the gate says of a file: what it thinks of the live version's answers, and how it does beside that version.
+//!
+//! No update of ours made these weights, so there are no lessons to be held against and no trainer to agree with. What is left is
+//! what users would notice: the trial of [`crate::gate`], with the same random numbers, the same judge and the same limits as a
+//! candidate of the learner has, and the sum of trials along the lineage. A file becomes a child of the live version, so the next
+//! candidate's lineage counts it too.
+
+use policy::PolicyVersion;
+
+use super::{ImportError, ImportSetup, Importer, loss};
+use crate::{
+    gate::{self, Comparison, Mode, Trial, TrialError, Verdict},
+    rollout_log::Seq,
+};
+
+/// Trials that are begun anew because another version went live meanwhile.
+const TRIALS_MAX: usize = 3;
+
+/// 1 in the report of a file that nobody judged beside the live version.
+pub const UNJUDGED: &str = "gate/unjudged";
+
+impl Importer {
+    /// Brings it into memory, which ends with a canary, and judges it there.
+    ///
+    /// # Errors
+    /// When the check could not be made, which is no pass.
+    pub(super) fn judge(&self, version: PolicyVersion) -> Result<Verdict, ImportError> {
+        let ImportSetup { engine, registry, log, loss_max, gate, .. } = &*self.setup;
+        engine.load(version, &registry.path(version))?;
+        let loss = loss::measure(engine, log, version)?;
+        let mode = Mode::of(gate);
+        let mut verdict = Verdict::default();
+        if mode != Mode::Off {
+            let trial = self.trial(version)?;
+            verdict = gate::judge_stranger(trial.as_ref(), &gate::rungs(registry, engine.live())?, gate);
+            self.say_what_was_missing(trial.as_ref(), mode, &mut verdict);
+        }
+        // Weights that are lost among the live version's answers are of no use to anybody, whatever `ppo.gate` says.
+        if !loss.mean.is_finite() || (*loss_max > 0.0 && loss.mean > *loss_max) {
+            let what = "log-prob lost on the live version's answers, nats per token";
+            verdict.refusals.push(format!("{what}: expected at most {loss_max}, got {}", loss.mean));
+        }
+        verdict.numbers.extend(loss.numbers());
+        for doubt in &verdict.observed {
+            tracing::warn!(%version, doubt, "the gate would have refused this file (ppo.gate = \"observe\")");
+        }
+        Ok(verdict)
+    }
+
+    /// Where nobody was asked, or nobody judged, that is part of the report; `daemon.import_unjudged` says what follows.
+    fn say_what_was_missing(&self, trial: Option<&Comparison>, mode: Mode, verdict: &mut Verdict) {
+        let missing = match trial {
+            None => "no questions: nobody has asked anything yet, and ppo.gate_file is empty, or ppo.gate_prompts is 0",
+            Some(trial) if trial.reward.is_none() => {
+                "no judge of the trial: no reward model or server, or fewer than eight questions (ppo.gate_prompts)"
+            }
+            Some(_) => return,
+        };
+        verdict.numbers.insert(UNJUDGED.to_owned(), 1.0);
+        tracing::warn!(missing, "a model from outside was not judged beside the live version");
+        if self.setup.refuses_unjudged {
+            let doubt = format!("{missing} (daemon.import_unjudged = \"refuse\")");
+            let list = if mode == Mode::Strict { &mut verdict.refusals } else { &mut verdict.observed };
+            list.push(doubt);
+            verdict.summarise();
+        }
+    }
+
+    /// Beside the live version; anew where that has changed meanwhile and left memory.
+    fn trial(&self, version: PolicyVersion) -> Result<Option<Comparison>, TrialError> {
+        let ImportSetup { engine, log, gate, scorer, questions, .. } = &*self.setup;
+        let rows = log.reader().newest(Seq(i64::MAX), gate::ROWS_MAX)?;
+        let questions = gate::questions(&rows, questions, gate, version.0);
+        let trial = Trial { engine, scorer: scorer.as_ref(), questions: &questions };
+        let mut n_begun = 0;
+        loop {
+            let live = engine.live();
+            n_begun += 1;
+            match trial.compare(version, live, &|| true) {
+                Err(error) if engine.live() != live && n_begun < TRIALS_MAX => {
+                    tracing::info!(%error, "another version is live; the trial begins anew");
+                }
+                ended => return ended,
+            }
+        }
+    }
+}
