@@ -93,7 +93,7 @@ fn bounded(text: &str) -> Result<&str, GrammarError> {
 
 /// What a response may put between the parts of its JSON: nothing, a space, or a line break with its indentation. Blanks
 /// without end, which JSON allows, are all that some small models write.
-const BLANKS: &str = r#""x-guidance":{"whitespace_pattern":"\x20|\x0A[\x20\x09]{0,20}"}"#;
+const BLANKS: &str = r#""x-guidance":{"whitespace_pattern":" |\\n[ \\t]{0,20}"}"#;
 
 /// Put in front: the last of two equal keys counts, so a client's own `x-guidance` is kept.
 fn with_bounded_blanks(schema: &str) -> String {
