@@ -112,7 +112,10 @@ fn schema(f: &mut Fields, name: &str) -> Result<Option<NamedGrammar>, FieldError
 }
 
 fn regular(f: &mut Fields, name: &str) -> Result<Option<NamedGrammar>, FieldError> {
-    Ok(f.text(name, usize::MAX)?.map(|regex| named(f, name, Grammar::Regex(regex))))
+    match f.text(name, usize::MAX)? {
+        Some(regex) if regex.is_empty() => Err(f.error(name, "must not be empty")),
+        regex => Ok(regex.map(|regex| named(f, name, Grammar::Regex(regex)))),
+    }
 }
 
 fn lark(f: &mut Fields, name: &str) -> Result<Option<NamedGrammar>, FieldError> {
@@ -125,7 +128,9 @@ fn choices(f: &mut Fields, name: &str) -> Result<Option<NamedGrammar>, FieldErro
         return Err(f.error(name, "must be a list of strings"));
     }
     match f.texts(name, CHOICES_MAX)? {
-        Some(texts) if texts.is_empty() => Err(f.error(name, "must not be empty")),
+        Some(texts) if texts.is_empty() || texts.iter().any(String::is_empty) => {
+            Err(f.error(name, "must hold at least one text, and none that is empty"))
+        }
         texts => Ok(texts.map(|texts| named(f, name, Grammar::Choice(texts)))),
     }
 }
@@ -175,6 +180,8 @@ mod tests {
             ("response_format.json_schema", r#"{"response_format":{"type":"json_object","json_schema":{}}}"#),
             ("response_format.schema", r#"{"response_format":{"schema":{}}}"#),
             ("guided_choice", r#"{"guided_choice":[]}"#),
+            ("guided_choice", r#"{"guided_choice":["a",""]}"#),
+            ("guided_regex", r#"{"guided_regex":""}"#),
             ("guided_json", r#"{"guided_json":"{"}"#),
             ("guided_json", r#"{"guided_json":[1]}"#),
             ("guided_regex", r#"{"guided_regex":5}"#),

@@ -71,6 +71,7 @@ pub(crate) struct SharedBody {
     /// A JSON schema that the answer must fit, or the text of one (vLLM).
     guided_json: Option<SchemaBody>,
     /// A regular expression that the whole answer must match (vLLM).
+    #[schema(min_length = 1)]
     guided_regex: Option<String>,
     /// Texts of which the answer must be one (vLLM).
     guided_choice: Option<ChoicesBody>,
@@ -122,6 +123,7 @@ struct StructuredOutputs {
     /// A JSON schema, or the text of one.
     json: Option<SchemaBody>,
     /// A regular expression.
+    #[schema(min_length = 1)]
     regex: Option<String>,
     /// Texts of which the answer must be one.
     choice: Option<ChoicesBody>,

@@ -112,7 +112,7 @@ union! {
         ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(i64::MIN)).maximum(Some(u64::MAX)).into()
     ];
     /// Texts of which the answer must be one.
-    ChoicesBody, "Choices": [list(text(0), 1, 1024)];
+    ChoicesBody, "Choices": [list(text(1), 1, 1024)];
     /// `text` unless told; a `json_object` may have a schema (llama-server), a `json_schema` must.
     ResponseFormatBody, "ResponseFormat": response_formats();
     /// Which side.
