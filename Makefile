@@ -9,7 +9,7 @@ KILLS ?= 200
 SEED ?= 1
 SECONDS ?= 600
 
-.PHONY: help demo test test-peers test-schema deps serve lint golden soak cuda-check kill-test fuzz
+.PHONY: help demo test test-peers deps serve lint golden soak cuda-check kill-test fuzz
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -29,11 +29,6 @@ test: ## all tests, then other people's clients against the daemon
 	$(CARGO) build --workspace --all-targets --locked
 	$(CARGO) test --workspace --locked
 	@tests/clients/run.sh
-
-test-schema: ## schemathesis against the daemon and its own OpenAPI document
-	@.ci/deps test
-	$(CARGO) build --workspace --all-targets --locked
-	@SCHEMA=1 tests/clients/run.sh
 
 test-peers: ## lm-evaluation-harness against the trainer's numbers; takes 800 MB from PyPI
 	@.ci/deps test

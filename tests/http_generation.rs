@@ -299,7 +299,7 @@ fn a_grammar_beyond_its_budget_is_named() {
     while let Some(data) = stream.next_data() {
         last = serde_json::from_str(&data).expect("no [DONE] after an error");
     }
-    assert_eq!((&last["error"]["param"], &last["error"]["code"]), (&json!("grammar"), &json!("invalid_value")));
+    assert_eq!((&last["error"]["param"], &last["error"]["code"]), (&json!("grammar"), &json!("invalid_grammar")));
     assert_eq!(daemon.metric("honed_requests_failed_total"), 0.0);
     daemon.post("/v1/completions", &json!({"prompt": "a", "max_tokens": 1})).ok();
 }

@@ -66,6 +66,48 @@ fn the_page_needs_nobody_else() {
         assert!(!text.contains(foreign), "{foreign}");
     }
     assert!(page.header("content-security-policy").is_some_and(|policy| policy.contains("default-src 'none'")));
-    daemon.get("/openapi.json").ok();
-    daemon.get("/v1/models").error(401);
+    // What it says of keys is what holds here: that they are needed.
+    let document = daemon.get("/openapi.json").ok();
+    for (path, method) in [("/v1/models", "get"), ("/v1/policies", "get")] {
+        assert_eq!(document["paths"][path][method]["security"], json!([{"key": []}]), "{path}");
+        daemon.get(path).error(401);
+    }
+    let open = TestDaemon::start().get("/openapi.json").ok();
+    assert_eq!(open["paths"]["/v1/models"]["get"]["security"], json!([{"key": []}, {}]));
+}
+
+/// Goal: a program can tell a request that the document forbids from one that no document can foresee. Method: one of each
+/// kind, on every route that has it.
+#[test]
+fn codes_tell_what_the_document_forbids_from_what_it_cannot_foresee() {
+    let daemon = TestDaemon::builder().set("reward.model=").set("policy.model=").start();
+    let user = json!([{"role": "user", "content": "a"}]);
+    let cases = [
+        ("/v1/completions", "invalid_value", json!({"prompt": "a", "n": 0})),
+        ("/v1/completions", "invalid_value", json!({"prompt": "a", "stream_options": {}})),
+        ("/v1/completions", "invalid_value", json!({"prompt": "a", "guided_regex": "a", "guided_choice": ["a"]})),
+        ("/v1/completions", "invalid_value", json!({"prompt": "a", "guided_regex": "a", "min_tokens": 1})),
+        ("/v1/completions", "fields_disagree", json!({"prompt": "a", "n": 2, "best_of": 1})),
+        ("/v1/completions", "fields_disagree", json!({"prompt": "a", "min_tokens": 9, "max_tokens": 8})),
+        ("/v1/completions", "fields_disagree", json!({"prompt": vec!["a"; 1024], "n": 128})),
+        ("/v1/completions", "unknown_token", json!({"prompt": [2_000_000_000]})),
+        ("/v1/completions", "unknown_token", json!({"prompt": "a", "stop_token_ids": [2_000_000_000]})),
+        ("/v1/completions", "unknown_token", json!({"prompt": "a", "logit_bias": {"200000000": 1}})),
+        ("/v1/completions", "invalid_grammar", json!({"prompt": "a", "guided_json": "[]"})),
+        ("/v1/completions", "invalid_grammar", json!({"prompt": "a", "guided_regex": "("})),
+        ("/v1/completions", "context_length_exceeded", json!({"prompt": "a", "max_tokens": 1_000_000})),
+        ("/detokenize", "unknown_token", json!({"tokens": [2_000_000_000]})),
+        ("/classify", "unknown_token", json!({"input": [2_000_000_000]})),
+        ("/classify", "invalid_messages", json!({"messages": user})),
+        ("/classify", "invalid_value", json!({"messages": user, "input": "a"})),
+        ("/classify", "context_length_exceeded", json!({"input": vec![1; 10_000]})),
+        ("/v1/rewards", "invalid_messages", json!({"input": {"messages": user}})),
+        ("/score", "fields_disagree", json!({"text_1": ["a", "b"], "text_2": "a"})),
+        ("/get_reward", "fields_disagree", json!({"query": "a", "prompts": "a"})),
+        ("/v1/rewards/model", "forbidden", json!({"path": "a.gguf"})),
+    ];
+    for (path, code, body) in cases {
+        let status = if code == "forbidden" { 403 } else { 400 };
+        assert_eq!(daemon.post(path, &body).error(status)["code"], code, "{path} {body}");
+    }
 }

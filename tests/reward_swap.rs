@@ -139,7 +139,7 @@ fn files_that_cannot_judge_leave_the_old_model_judging() {
 fn without_a_folder_only_the_configured_file_is_read() {
     let folder = folder_of(&[("a.gguf", 1, 0.0), ("b.gguf", 1, 1.0)]);
     let daemon = TestDaemon::builder().set(format!("reward.model={}", folder.path().join("a.gguf").display())).start();
-    let error = daemon.post("/v1/rewards/model", &json!({"path": "b.gguf"})).error(400);
+    let error = daemon.post("/v1/rewards/model", &json!({"path": "b.gguf"})).error(403);
     assert!(error["message"].as_str().is_some_and(|message| message.contains("reward.folder")), "{error}");
     let (_, old) = score_of(&daemon);
     std::fs::rename(folder.path().join("b.gguf"), folder.path().join("a.gguf")).expect("replaced");

@@ -7,7 +7,7 @@ use crate::token::TokenId;
 /// Stop texts that one request may name (OpenAI's limit).
 pub const STOP_TEXTS_MAX: usize = 4;
 /// Bytes of one stop text: the text held back while it may still be completed is bounded by it.
-pub const STOP_TEXT_BYTES_MAX: usize = 1024;
+pub const STOP_TEXT_BYTES_MAX: usize = 4 * 1024;
 /// Stop tokens that one request may name.
 pub const STOP_TOKENS_MAX: usize = 128;
 /// Tokens whose logits one request may shift.
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(broken(|p| p.min_tokens = 17), Some("min_tokens"));
         assert_eq!(broken(|p| p.stop = vec![String::new()]), Some("stop"));
         assert_eq!(broken(|p| p.stop = vec!["x".into(); 5]), Some("stop"));
-        assert_eq!(broken(|p| p.stop = vec!["x".repeat(1025)]), Some("stop"));
+        assert_eq!(broken(|p| p.stop = vec!["x".repeat(STOP_TEXT_BYTES_MAX + 1)]), Some("stop"));
         assert_eq!(broken(|p| p.stop_token_ids = vec![TokenId(100)]), Some("stop_token_ids"));
         assert_eq!(broken(|p| p.logit_bias = vec![(TokenId(100), 0.0)]), Some("logit_bias"));
         assert_eq!(broken(|p| p.logit_bias = vec![(TokenId(1), 100.5)]), Some("logit_bias"));

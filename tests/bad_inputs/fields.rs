@@ -53,7 +53,7 @@ pub(super) const CASES: &[Case] = &[
         b.refuses(COMPLETIONS, WHOLE, r#"{"prompt":"a","max_tokens":05}"#);
     }),
     (16, "n", |b| {
-        ["0", "-1", "129", "1000000000", "1.0"].iter().for_each(|n| b.refuses_fields("n", &format!(r#""n":{n}"#)));
+        ["0", "-1", "129", "1000000000", "1.5"].iter().for_each(|n| b.refuses_fields("n", &format!(r#""n":{n}"#)));
         // Within its own range, but too much beside the prompts.
         let prompts = vec!["a"; 1024];
         b.refuses(COMPLETIONS, "n", json!({"prompt": prompts, "n": 128, "max_tokens": 1}).to_string());
@@ -117,7 +117,7 @@ pub(super) const CASES: &[Case] = &[
         b.refuses_fields("stop_token_ids", &format!(r#""stop_token_ids":{}"#, json!(vec![1; 129])));
     }),
     (23, "seed", |b| {
-        for wrong in ["18446744073709551616", "-9223372036854775809", "1.5", "\"1\"", "1e3"] {
+        for wrong in ["18446744073709551616", "-9223372036854775809", "1.5", "\"1\""] {
             b.refuses_fields("seed", &format!(r#""seed":{wrong}"#));
         }
         // Any 64 bits, signed or not.

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::{
     context::{Context, Limits},
     error::ApiError,
+    wire::fields::FieldError,
 };
 
 /// The bytes of a JSON request, within `daemon.body_bytes_max`.
@@ -65,7 +66,7 @@ async fn read(request: Request, limits: Limits) -> Result<Bytes, ApiError> {
         let source = std::error::Error::source(&error);
         match source.is_some_and(|source| source.to_string().contains("length limit")) {
             true => ApiError::BodyTooLarge(bytes_max),
-            false => ApiError::Invalid { param: None, message: "the body ended early".into(), code: None },
+            false => FieldError::whole("the body ended early").into(),
         }
     })
 }

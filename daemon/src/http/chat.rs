@@ -34,8 +34,7 @@ pub(crate) async fn post(
     let target = context.target(request.generation.model.as_deref())?;
     let vocabulary = services.engine.vocabulary();
     prompts::check_bytes(request.messages.iter().map(|message| message.content.as_str()), "messages", &services)?;
-    let prompt = computing(body.len(), || vocabulary.chat(&request.messages))
-        .map_err(|error| ApiError::invalid("messages", format!("the model's chat template refused them: {error}")))?;
+    let prompt = computing(body.len(), || vocabulary.chat(&request.messages)).map_err(prompts::refused_by_template)?;
     let g = request.generation;
     let prompts = vec![prompt];
     prompts::check(&prompts, "messages", &g, &services)?;

@@ -4,7 +4,12 @@ use std::sync::Arc;
 
 use policy::{GrammarError, engine::Constraint};
 
-use super::{blocking, context::Services, error::ApiError, wire::grammar::NamedGrammar};
+use super::{
+    blocking,
+    context::Services,
+    error::ApiError,
+    wire::{error::INVALID_GRAMMAR, grammar::NamedGrammar},
+};
 
 /// A compiled grammar, and the field that brought it.
 #[derive(Clone)]
@@ -19,7 +24,7 @@ pub(crate) struct NamedConstraint {
 /// that ends a stream.
 pub(crate) fn not_followed(field: Option<String>, reason: &str) -> ApiError {
     let name = field.as_deref().unwrap_or("grammar");
-    ApiError::Invalid { message: format!("`{name}` {reason}"), param: Some(name.to_owned()), code: None }
+    ApiError::coded(INVALID_GRAMMAR, name, format!("`{name}` {reason}"))
 }
 
 /// Compiles what a request brought.
@@ -40,7 +45,7 @@ pub(crate) async fn compile(
         GrammarError::Busy => ApiError::QueueFull,
         GrammarError::Ended => ApiError::internal("a grammar", error),
         GrammarError::Invalid(_) | GrammarError::TooSlow => {
-            ApiError::Invalid { message: format!("`{field}` {error}"), param: Some(field.clone()), code: None }
+            ApiError::coded(INVALID_GRAMMAR, &field, format!("`{field}` {error}"))
         }
     })
 }

@@ -11,18 +11,26 @@ use axum::{
 use policy::PolicyVersion;
 
 use super::wire::{
-    error::{ErrorBody, ErrorObject},
+    error::{
+        CONTEXT_LENGTH_EXCEEDED, ErrorBody, ErrorObject, FIELDS_DISAGREE, INVALID_GRAMMAR, INVALID_MESSAGES,
+        INVALID_MODEL, INVALID_PATH, INVALID_VALUE, UNKNOWN_TOKEN,
+    },
     fields::FieldError,
     json,
 };
 
 /// Every code of [`ApiError`], so that their counters are there before the first error.
 pub(crate) const ERROR_CODES: &[&str] = &[
-    "invalid_value",
-    "context_length_exceeded",
+    INVALID_VALUE,
+    FIELDS_DISAGREE,
+    UNKNOWN_TOKEN,
+    INVALID_GRAMMAR,
+    INVALID_MESSAGES,
+    CONTEXT_LENGTH_EXCEEDED,
+    INVALID_PATH,
+    INVALID_MODEL,
     "invalid_api_key",
     "forbidden",
-    "invalid_model",
     "file_too_large",
     "model_not_found",
     "model_not_loaded",
@@ -49,7 +57,7 @@ pub(crate) enum ApiError {
         /// The rule.
         message: String,
         /// For programs.
-        code: Option<&'static str>,
+        code: &'static str,
     },
     /// No key, or one that is not ours.
     #[error("a valid API key is required in the header `Authorization: Bearer KEY`")]
@@ -106,14 +114,19 @@ pub(crate) enum ApiError {
 
 impl From<FieldError> for ApiError {
     fn from(error: FieldError) -> Self {
-        ApiError::Invalid { param: error.param, message: error.message, code: None }
+        ApiError::Invalid { param: error.param, message: error.message, code: error.code }
     }
 }
 
 impl ApiError {
     /// An error about one field.
     pub(crate) fn invalid(param: &str, message: impl Into<String>) -> ApiError {
-        ApiError::Invalid { param: Some(param.to_owned()), message: message.into(), code: None }
+        ApiError::coded(INVALID_VALUE, param, message)
+    }
+
+    /// An error about one field that the OpenAPI document cannot foresee, under its code.
+    pub(crate) fn coded(code: &'static str, param: &str, message: impl Into<String>) -> ApiError {
+        ApiError::Invalid { param: Some(param.to_owned()), message: message.into(), code }
     }
 
     /// Logs the cause and hides it.
@@ -160,7 +173,7 @@ impl ApiError {
     /// For programs, and the label of the error counter.
     pub(crate) fn code(&self) -> &'static str {
         match self {
-            ApiError::Invalid { code, .. } => code.unwrap_or("invalid_value"),
+            ApiError::Invalid { code, .. } => code,
             ApiError::NoKey => "invalid_api_key",
             ApiError::Forbidden(_) | ApiError::ForbiddenPath(_) => "forbidden",
             ApiError::UnknownModel(_) => "model_not_found",

@@ -10,6 +10,7 @@ use std::{
 use policy::{
     FinishReason, PolicyVersion, SamplingParams, TokenId,
     engine::{CancelFlag, Event, Failure, Finished, GenerateRequest, Rejection, Target, Tenant},
+    sampling::OutOfRange,
 };
 use tokio::{sync::mpsc, time::Sleep};
 
@@ -21,6 +22,7 @@ use super::{
     models,
     token_clock::TokenClock,
     trace::RequestTrace,
+    wire::error::{FIELDS_DISAGREE, UNKNOWN_TOKEN},
 };
 
 /// How often a request is submitted anew because its version began to drain between two of its prompts.
@@ -248,8 +250,10 @@ fn refusal(services: &Services, rejection: Rejection) -> ApiError {
         Rejection::Full { .. } => ApiError::QueueFull,
         Rejection::Draining(version) | Rejection::UnknownVersion(version) => models::absent(services, version),
         Rejection::ShuttingDown => shutting_down(),
-        Rejection::Invalid(out_of_range) => {
-            ApiError::invalid(out_of_range.field, format!("`{}` {}", out_of_range.field, out_of_range.rule))
+        // Fields that are right by themselves: the wire looked at each.
+        Rejection::Invalid(OutOfRange { field, rule }) => {
+            let code = if matches!(field, "stop_token_ids" | "logit_bias") { UNKNOWN_TOKEN } else { FIELDS_DISAGREE };
+            ApiError::coded(code, field, format!("`{field}` {rule}"))
         }
     }
 }

@@ -13,7 +13,10 @@ use super::{
     context::Context,
     error::ApiError,
     policies,
-    wire::policy::{LoadRequest, PolicyRow},
+    wire::{
+        error::{INVALID_MODEL, INVALID_PATH},
+        policy::{LoadRequest, PolicyRow},
+    },
 };
 
 /// Takes the file in, has it judged, and makes it live when asked.
@@ -48,14 +51,12 @@ fn refusal(error: ImportError) -> ApiError {
     match error {
         ImportError::Busy | ImportError::Known(_) | ImportError::Rejected { .. } => ApiError::Conflict(message),
         ImportError::Intake(IntakeError::NotAPath(_) | IntakeError::NotAFile { .. }) => {
-            ApiError::invalid("path", message)
+            ApiError::coded(INVALID_PATH, "path", message)
         }
         ImportError::Intake(IntakeError::Outside { .. }) => ApiError::ForbiddenPath(message),
         ImportError::Intake(IntakeError::NotFound(_)) => ApiError::NotFound(message),
         ImportError::Intake(IntakeError::TooLarge { .. }) => ApiError::FileTooLarge(message),
-        ImportError::Malformed(_) => {
-            ApiError::Invalid { param: Some("path".to_owned()), message, code: Some("invalid_model") }
-        }
+        ImportError::Malformed(_) => ApiError::coded(INVALID_MODEL, "path", message),
         ImportError::Promote(error) => policies::refusal(error),
         ImportError::Intake(IntakeError::Io { .. })
         | ImportError::Engine(_)

@@ -5,6 +5,7 @@ use policy::{TokenId, Vocabulary, engine::ScoredToken};
 use super::{
     error::ApiError,
     wire::{
+        error::FIELDS_DISAGREE,
         log_probs::TokenText,
         prompt_log_probs::{PromptReport, PromptScore},
     },
@@ -54,7 +55,7 @@ pub(crate) fn check(
                 "one answer holds at most {SCORES_MAX} log-probabilities of prompts; {n_tokens} tokens with {k} \
                  alternatives each are {n_scores}"
             );
-            Err(ApiError::invalid(field, message))
+            Err(ApiError::coded(FIELDS_DISAGREE, field, message))
         }
     }
 }

@@ -1,11 +1,22 @@
 //! Checks and names that both generation routes need.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    fmt::Display,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use policy::{PolicyVersion, TokenId};
 use rand::RngCore;
 
-use super::{context::Services, error::ApiError, models, wire::sampling::Generation};
+use super::{
+    context::Services,
+    error::ApiError,
+    models,
+    wire::{
+        error::{CONTEXT_LENGTH_EXCEEDED, FIELDS_DISAGREE, INVALID_MESSAGES, UNKNOWN_TOKEN},
+        sampling::Generation,
+    },
+};
 
 /// Choices over all prompts of one request at most: each becomes a sequence of its own in the engine.
 const CHOICES_MAX: usize = 2048;
@@ -50,7 +61,7 @@ pub(crate) fn check(
     let n = asked.n_drawn as usize;
     if prompts.len() * n > CHOICES_MAX {
         let message = format!("prompts times choices must be at most {CHOICES_MAX}, not {}", prompts.len() * n);
-        return Err(ApiError::invalid("n", message));
+        return Err(ApiError::coded(FIELDS_DISAGREE, "n", message));
     }
     let vocabulary = services.engine.vocabulary();
     let window = services.engine.context_tokens();
@@ -58,7 +69,7 @@ pub(crate) fn check(
         if let Some(id) = prompt.iter().find(|id| id.0 as usize >= vocabulary.size()) {
             let message =
                 format!("`{field}` holds token {}, but the vocabulary has {} tokens", id.0, vocabulary.size());
-            return Err(ApiError::invalid(field, message));
+            return Err(ApiError::coded(UNKNOWN_TOKEN, field, message));
         }
         fits(prompt.len(), field, asked, window as usize)?;
     }
@@ -79,11 +90,13 @@ fn fits(prompt: usize, field: &'static str, asked: &Generation, window: usize) -
 }
 
 fn too_long(param: &str, window: usize, what: &str) -> ApiError {
-    ApiError::Invalid {
-        param: Some(param.to_owned()),
-        message: format!("the context window holds {window} tokens of prompt and response together; {what}"),
-        code: Some("context_length_exceeded"),
-    }
+    let message = format!("the context window holds {window} tokens of prompt and response together; {what}");
+    ApiError::coded(CONTEXT_LENGTH_EXCEEDED, param, message)
+}
+
+/// What the model's own chat template says of a conversation.
+pub(crate) fn refused_by_template(error: impl Display) -> ApiError {
+    ApiError::coded(INVALID_MESSAGES, "messages", format!("the model's chat template refused them: {error}"))
 }
 
 /// Refuses texts that must be too long before time is spent on their tokens: no token is longer than the longest.

@@ -8,7 +8,10 @@ use super::{
     body::OptionalJsonBytes,
     context::{Context, Services},
     error::ApiError,
-    wire::reward_model::{self as wire, RewardModelCard},
+    wire::{
+        error::{INVALID_MODEL, INVALID_PATH},
+        reward_model::{self as wire, RewardModelCard},
+    },
 };
 use crate::reward_seat::{Change, Order, SeatError};
 
@@ -57,8 +60,9 @@ fn refusal(error: SeatError, names_a_file: bool) -> ApiError {
     match error {
         SeatError::NoSeat => ApiError::NotFound(message),
         SeatError::Busy | SeatError::Changed { .. } => ApiError::Conflict(message),
-        SeatError::NoFolder | SeatError::Outside => ApiError::invalid("path", message),
-        SeatError::Refused(_) if names_a_file => ApiError::invalid("path", message),
+        SeatError::NoFolder => ApiError::ForbiddenPath(message),
+        SeatError::Outside => ApiError::coded(INVALID_PATH, "path", message),
+        SeatError::Refused(_) if names_a_file => ApiError::coded(INVALID_MODEL, "path", message),
         SeatError::Refused(_) => ApiError::Conflict(format!("{message} (reward.model)")),
         SeatError::Log(error) => ApiError::internal("noting the reward model", error),
     }

@@ -17,6 +17,7 @@ use super::{
     prompts::Stamp,
     scoring::{Bench, Item, Judged, stamped},
     wire::{
+        error::UNKNOWN_TOKEN,
         prompt::Prompt,
         score::{ClassEntry, PoolEntry, ScoreEntry, ScoreList, ScorePairsRequest, WholeInput, WholeRequest},
         scoring::LABEL,
@@ -92,7 +93,7 @@ fn known(vocabulary: &Vocabulary, ids: Vec<TokenId>, param: &str) -> Result<Vec<
         Some(id) => {
             let message =
                 format!("`{param}` holds token {}, but the vocabulary has {} tokens", id.0, vocabulary.size());
-            Err(ApiError::invalid(param, message))
+            Err(ApiError::coded(UNKNOWN_TOKEN, param, message))
         }
     }
 }

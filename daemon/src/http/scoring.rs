@@ -17,8 +17,9 @@ use tokio::sync::oneshot;
 use super::{
     context::{Context, Limits, Services},
     error::ApiError,
-    models,
+    models, prompts,
     wire::{
+        error::{CONTEXT_LENGTH_EXCEEDED, FIELDS_DISAGREE},
         scoring::{Cut, Keep, ScoringOptions},
         usage::Usage,
     },
@@ -45,10 +46,9 @@ impl Item {
 
     /// A conversation that ends with the answer to be judged.
     pub(crate) fn chat(vocabulary: &Vocabulary, messages: &[Message]) -> Result<Item, ApiError> {
-        let refused = |error| ApiError::invalid("messages", format!("the model's chat template refused them: {error}"));
         let (_, context) = messages.split_last().expect("the wire checked that there is an answer");
-        let prompt = vocabulary.chat(context).map_err(refused)?;
-        let whole = vocabulary.chat_with_answer(messages).map_err(refused)?;
+        let prompt = vocabulary.chat(context).map_err(prompts::refused_by_template)?;
+        let whole = vocabulary.chat_with_answer(messages).map_err(prompts::refused_by_template)?;
         let at = prompt.iter().zip(&whole).take_while(|(a, b)| a == b).count();
         Ok(Item { prompt: whole[..at].to_vec(), response: whole[at..].to_vec() })
     }
@@ -60,11 +60,12 @@ impl Item {
             self.keep(cut.tokens_max.unwrap_or(window).min(window), cut.keep);
         } else if tokens > window {
             let message = format!("`{param}` has {tokens} tokens, but the reward model reads {window} at most");
-            return Err(ApiError::invalid(param, message));
+            return Err(ApiError::coded(CONTEXT_LENGTH_EXCEEDED, param, message));
         }
         match self.response.is_empty() {
             true => {
-                Err(ApiError::invalid(param, format!("`{param}` has no response to judge: no token of it is left")))
+                let message = format!("`{param}` has no response to judge: no token of it is left");
+                Err(ApiError::coded(FIELDS_DISAGREE, param, message))
             }
             false => Ok(()),
         }

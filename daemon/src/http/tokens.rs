@@ -8,8 +8,12 @@ use super::{
     computing,
     context::Context,
     error::ApiError,
-    wire::tokens::{
-        DetokenizeRequest, DetokenizeResponse, TokenizeInput, TokenizeRequest, TokenizeResponse, TokenizerInfo,
+    prompts,
+    wire::{
+        error::UNKNOWN_TOKEN,
+        tokens::{
+            DetokenizeRequest, DetokenizeResponse, TokenizeInput, TokenizeRequest, TokenizeResponse, TokenizerInfo,
+        },
     },
 };
 
@@ -37,9 +41,7 @@ fn tokens_of(vocabulary: &Vocabulary, input: TokenizeInput) -> Result<Vec<TokenI
             (prompt, add_special_tokens, parse_special)
         }
         TokenizeInput::Chat(messages) => {
-            return vocabulary.chat(&messages).map_err(|error| {
-                ApiError::invalid("messages", format!("the model's chat template refused them: {error}"))
-            });
+            return vocabulary.chat(&messages).map_err(prompts::refused_by_template);
         }
     };
     let mut tokens = match parse_special {
@@ -64,7 +66,7 @@ pub(crate) async fn detokenize(
     let vocabulary = services.engine.vocabulary();
     if let Some(id) = request.tokens.iter().find(|id| id.0 as usize >= vocabulary.size()) {
         let message = format!("`tokens` holds {}, but the vocabulary has {} tokens", id.0, vocabulary.size());
-        return Err(ApiError::invalid("tokens", message));
+        return Err(ApiError::coded(UNKNOWN_TOKEN, "tokens", message));
     }
     let text = computing(body.len(), || vocabulary.detokenize(&request.tokens, true));
     Ok(Json(DetokenizeResponse { prompt: text.clone(), content: text }))

@@ -157,7 +157,8 @@ fn open_at(folder: &File, name: &CString, is_last: bool) -> io::Result<File> {
 fn refusal(path: &Path, error: io::Error) -> IntakeError {
     let path = path.to_owned();
     match error.raw_os_error() {
-        Some(libc::ENOENT) => IntakeError::NotFound(path),
+        // No file has a name that is longer than names can be.
+        Some(libc::ENOENT | libc::ENAMETOOLONG) => IntakeError::NotFound(path),
         Some(libc::ELOOP | libc::ENOTDIR) => {
             IntakeError::Outside { path, what: "a part of it is a symbolic link, which is not followed, or no folder" }
         }
@@ -232,6 +233,7 @@ mod tests {
         assert!(text("sub").contains("a folder") && text(".").contains("a folder"));
         assert!(text("socket").contains("a socket"));
         assert!(matches!(refusal(&world, "absent"), IntakeError::NotFound(_)));
+        assert!(matches!(refusal(&world, "a".repeat(4000)), IntakeError::NotFound(_)));
         assert!(matches!(refusal(&world, "sub/a.gguf/b"), IntakeError::Outside { .. }));
         for path in ["", "http://host/a.gguf", "file:///etc/passwd", "a\0b"] {
             assert!(matches!(refusal(&world, path), IntakeError::NotAPath(_)), "{path:?}");

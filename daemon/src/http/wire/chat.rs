@@ -34,10 +34,7 @@ impl ChatRequest {
         let mut f = Fields::parse(body)?;
         let messages = messages(&mut f, "messages")?;
         refuse(&mut f)?;
-        let generation = Generation::take(&mut f, &["max_completion_tokens", "max_tokens"])?;
-        if generation.max_tokens == Some(0) {
-            return Err(f.error(generation.max_tokens_name, "must be at least 1"));
-        }
+        let generation = Generation::take(&mut f, &["max_completion_tokens", "max_tokens"], 1)?;
         let wanted = f.boolean("logprobs")?.unwrap_or(false);
         let top = f.count("top_logprobs", 0..=LOG_PROBS_MAX)?;
         if top.is_some_and(|top| top > 0) && !wanted {
@@ -182,6 +179,7 @@ mod tests {
             ("chat_template", r#"{"messages":[{"role":"user","content":"a"}],"chat_template":"{{ x }}"}"#),
             ("top_logprobs", r#"{"messages":[{"role":"user","content":"a"}],"top_logprobs":2}"#),
             ("logprobs", r#"{"messages":[{"role":"user","content":"a"}],"logprobs":3}"#),
+            ("max_tokens", r#"{"messages":[{"role":"user","content":"a"}],"max_completion_tokens":1,"max_tokens":0}"#),
         ];
         for (param, json) in cases {
             let error = ChatRequest::parse(json.as_bytes()).err().unwrap_or_else(|| panic!("{json} passed"));

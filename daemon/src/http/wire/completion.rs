@@ -31,7 +31,7 @@ impl CompletionRequest {
         f.refuse(&["suffix", "prompt_embeds"])?;
         let echo = f.boolean("echo")?.unwrap_or(false);
         let log_probs = f.count("logprobs", 0..=LOG_PROBS_MAX)?;
-        let generation = Generation::take(&mut f, &["max_tokens"])?;
+        let generation = Generation::take(&mut f, &["max_tokens"], 0)?;
         if generation.max_tokens == Some(0) && !echo && generation.prompt_log_probs.is_none() {
             return Err(f.error("max_tokens", "must be at least 1 unless `echo` is true or `prompt_logprobs` is given"));
         }

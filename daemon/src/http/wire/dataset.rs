@@ -127,7 +127,7 @@ impl Record<Comparison> {
 }
 
 fn whole(rule: &str) -> FieldError {
-    FieldError { param: None, message: format!("the record {rule}") }
+    FieldError::whole(format!("the record {rule}"))
 }
 
 /// A name as people write it: a text or a number.

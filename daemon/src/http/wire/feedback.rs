@@ -8,22 +8,22 @@ use utoipa::ToSchema;
 
 use super::{
     fields::{FieldError, Fields},
-    sampling::{N_MAX, NAME_BYTES_MAX},
+    sampling::{N_MAX, NAME_CHARS_MAX},
 };
 
-/// Bytes of an edit or a comment at most.
-const TEXT_BYTES_MAX: usize = 64 * 1024;
+/// Characters of an edit or a comment at most.
+const TEXT_CHARS_MAX: usize = 64 * 1024;
 /// Scores live on the reward model's scale, whose deviation is 1.
 const SCORE_MAX: f64 = 1e6;
 
 /// Reads a body into the log's own words.
 pub(crate) fn parse(body: &[u8], now_ms: u64) -> Result<Feedback, FieldError> {
     let mut f = Fields::parse(body)?;
-    let request = f.text("id", NAME_BYTES_MAX)?.ok_or_else(|| f.error("id", "is required"))?;
+    let request = f.text("id", NAME_CHARS_MAX)?.ok_or_else(|| f.error("id", "is required"))?;
     let index = f.count("index", 0..=N_MAX * 1024)?.unwrap_or(0);
     let feedback = Feedback {
         id: RolloutId { request, index },
-        user: f.text("user", NAME_BYTES_MAX)?,
+        user: f.text("user", NAME_CHARS_MAX)?,
         score: f.number("score", -SCORE_MAX..=SCORE_MAX)?,
         label: match f.text("label", 16)?.as_deref() {
             None => None,
@@ -31,8 +31,8 @@ pub(crate) fn parse(body: &[u8], now_ms: u64) -> Result<Feedback, FieldError> {
             Some("down") => Some(Label::Down),
             Some(_) => return Err(f.error("label", "must be \"up\" or \"down\"")),
         },
-        edit: f.text("edit", TEXT_BYTES_MAX)?,
-        comment: f.text("comment", TEXT_BYTES_MAX)?,
+        edit: f.text("edit", TEXT_CHARS_MAX)?,
+        comment: f.text("comment", TEXT_CHARS_MAX)?,
         created_ms: now_ms,
     };
     let says_nothing =

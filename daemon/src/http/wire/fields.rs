@@ -6,10 +6,14 @@
 
 use std::ops::RangeInclusive;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
+
+use super::error::{FIELDS_DISAGREE, INVALID_VALUE};
 
 #[cfg(test)]
 pub(crate) mod record;
+#[cfg(test)]
+mod tests;
 
 /// What is wrong with a body, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,12 +22,24 @@ pub(crate) struct FieldError {
     pub(crate) param: Option<String>,
     /// The rule that was broken, in a sentence.
     pub(crate) message: String,
+    /// Which kind of rule, for programs.
+    pub(crate) code: &'static str,
 }
 
 impl FieldError {
     /// An error about one field.
     pub(crate) fn new(param: impl Into<String>, message: impl Into<String>) -> FieldError {
-        FieldError { param: Some(param.into()), message: message.into() }
+        FieldError { param: Some(param.into()), message: message.into(), code: INVALID_VALUE }
+    }
+
+    /// An error about the body as a whole.
+    pub(crate) fn whole(message: impl Into<String>) -> FieldError {
+        FieldError { param: None, message: message.into(), code: INVALID_VALUE }
+    }
+
+    /// The same, where a program is to know it from a value that the document does not allow.
+    pub(crate) fn coded(self, code: &'static str) -> FieldError {
+        FieldError { code, ..self }
     }
 }
 
@@ -41,7 +57,7 @@ impl Fields {
 
     /// As [`Fields::parse`], for JSON that is called something else in errors: "the line".
     pub(crate) fn parse_as(what: &str, json: &[u8]) -> Result<Fields, FieldError> {
-        let whole = |rule: String| FieldError { param: None, message: format!("{what} {rule}") };
+        let whole = |rule: String| FieldError::whole(format!("{what} {rule}"));
         if json.is_empty() {
             return Err(whole("is empty; a JSON object is expected".into()));
         }
@@ -79,6 +95,11 @@ impl Fields {
         self.map.get(name).is_some_and(|value| !value.is_null())
     }
 
+    /// A field as it is, left where it is.
+    pub(crate) fn peek(&self, name: &str) -> Option<&Value> {
+        self.map.get(name)
+    }
+
     /// Whether a field holds a list.
     pub(crate) fn has_list(&self, name: &str) -> bool {
         self.map.get(name).is_some_and(Value::is_array)
@@ -96,6 +117,22 @@ impl Fields {
         FieldError::new(path, message)
     }
 
+    /// An error about a field that is right by itself and does not fit another one, where no schema can say so.
+    pub(crate) fn disagrees(&self, name: &str, rule: &str) -> FieldError {
+        self.error(name, rule).coded(FIELDS_DISAGREE)
+    }
+
+    /// Refuses a second of these fields, which mean the same or stand for each other: which one counts is not ours to guess.
+    pub(crate) fn at_most_one(&self, names: &[&str]) -> Result<(), FieldError> {
+        let mut given = names.iter().filter(|name| self.has(name));
+        match (given.next(), given.next()) {
+            (Some(first), Some(second)) => {
+                Err(self.error(second, &format!("and `{}` must not be given together", self.path(first))))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A field that must be there.
     pub(crate) fn required(&mut self, name: &str) -> Result<Value, FieldError> {
         self.take(name).ok_or_else(|| self.error(name, "is required"))
@@ -110,7 +147,7 @@ impl Fields {
         }
     }
 
-    /// An integer in a range; `1.0` is not one.
+    /// An integer in a range; `1.0` is one, as in JSON Schema: JSON has one kind of number only.
     pub(crate) fn integer(&mut self, name: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, FieldError> {
         let Some(value) = self.take(name) else {
             return Ok(None);
@@ -118,9 +155,11 @@ impl Fields {
         let Value::Number(number) = &value else {
             return Err(self.error(name, &format!("must be an integer, not {}", kind(&value))));
         };
-        match number.as_i64() {
+        match as_integer(number) {
             Some(i) if range.contains(&i) => Ok(Some(i)),
-            None if number.is_f64() => Err(self.error(name, &format!("must be an integer, not {number}"))),
+            None if number.as_f64().is_some_and(|x| x.fract() != 0.0) => {
+                Err(self.error(name, &format!("must be an integer, not {number}")))
+            }
             _ => Err(self.error(name, &format!("must be in {}..={}, not {number}", range.start(), range.end()))),
         }
     }
@@ -144,12 +183,12 @@ impl Fields {
         }
     }
 
-    /// A text of at most `bytes_max` bytes.
-    pub(crate) fn text(&mut self, name: &str, bytes_max: usize) -> Result<Option<String>, FieldError> {
+    /// A text of at most `chars_max` characters, as JSON Schema counts them.
+    pub(crate) fn text(&mut self, name: &str, chars_max: usize) -> Result<Option<String>, FieldError> {
         match self.take(name) {
             None => Ok(None),
-            Some(Value::String(text)) if text.len() <= bytes_max => Ok(Some(text)),
-            Some(Value::String(_)) => Err(self.error(name, &format!("must be at most {bytes_max} bytes long"))),
+            Some(Value::String(text)) if is_within(&text, chars_max) => Ok(Some(text)),
+            Some(Value::String(_)) => Err(self.error(name, &format!("must be at most {chars_max} characters long"))),
             Some(other) => Err(self.error(name, &format!("must be a string, not {}", kind(&other)))),
         }
     }
@@ -201,6 +240,18 @@ impl Fields {
     }
 }
 
+/// Whether a text has at most so many characters.
+pub(crate) fn is_within(text: &str, chars_max: usize) -> bool {
+    text.len() <= chars_max || text.chars().count() <= chars_max
+}
+
+/// The integer that a number is, written as one or as `1.0`; `None` for other numbers and beyond 64 bits.
+pub(crate) fn as_integer(number: &Number) -> Option<i64> {
+    // A float beyond 2^53 may be another integer, rounded (RFC 8259, section 6).
+    let is_exact = |x: &f64| x.fract() == 0.0 && x.abs() < 9_007_199_254_740_992.0;
+    number.as_i64().or_else(|| number.as_f64().filter(|x| number.is_f64() && is_exact(x)).map(|x| x as i64))
+}
+
 /// How a value is called in an error message.
 pub(crate) fn kind(value: &Value) -> &'static str {
     match value {
@@ -214,7 +265,7 @@ pub(crate) fn kind(value: &Value) -> &'static str {
 }
 
 /// Whether a value leaves things as they are.
-fn asks_for_nothing(value: &Value) -> bool {
+pub(crate) fn asks_for_nothing(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::Number(number) => number.as_f64() == Some(0.0),
@@ -222,63 +273,5 @@ fn asks_for_nothing(value: &Value) -> bool {
         Value::Array(list) => list.is_empty(),
         Value::Object(map) => map.is_empty(),
         Value::Bool(true) => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn fields(json: &str) -> Fields {
-        Fields::parse(json.as_bytes()).unwrap_or_else(|e| panic!("{json}: {e:?}"))
-    }
-
-    #[test]
-    fn bodies_that_are_no_object_are_named_as_such() {
-        for body in ["", "[]", "5", "\"x\"", "true", "null", "{", "{\"a\":1e999}", "{\"a\":\"\\ud800\"}", "{\"a\":NaN}"]
-        {
-            let error = Fields::parse(body.as_bytes()).err().unwrap_or_else(|| panic!("{body} passed"));
-            assert_eq!(error.param, None, "{body}");
-        }
-        assert!(Fields::parse(&[b'{', 0xff, b'}']).is_err());
-        assert!(Fields::parse("[".repeat(100_000).as_bytes()).is_err(), "deep nesting must not overflow the stack");
-    }
-
-    #[test]
-    fn null_is_absent() {
-        let mut f = fields(r#"{"a":null}"#);
-        assert_eq!(f.boolean("a"), Ok(None));
-        assert_eq!(f.integer("b", 0..=1), Ok(None));
-    }
-
-    #[test]
-    fn integers_are_exact_and_bounded() {
-        for wrong in ["-1", "129", "1.5", "\"5\"", "true", "1e3", "9223372036854775808", "18446744073709551616"] {
-            let error = fields(&format!(r#"{{"n":{wrong}}}"#)).count("n", 1..=128).expect_err(wrong);
-            assert_eq!(error.param.as_deref(), Some("n"), "{wrong}");
-        }
-        assert_eq!(fields(r#"{"n":128}"#).count("n", 1..=128), Ok(Some(128)));
-    }
-
-    #[test]
-    fn the_last_of_two_equal_keys_wins() {
-        assert_eq!(fields(r#"{"n":1,"n":2}"#).count("n", 1..=128), Ok(Some(2)));
-    }
-
-    #[test]
-    fn nested_errors_carry_the_path() {
-        let mut f = Fields::of(serde_json::json!({"include_usage": 1}), "stream_options").expect("an object");
-        assert_eq!(
-            f.boolean("include_usage").expect_err("a number").param.as_deref(),
-            Some("stream_options.include_usage")
-        );
-    }
-
-    #[test]
-    fn what_is_not_built_is_refused_unless_it_asks_for_nothing() {
-        assert!(fields(r#"{"suffix":"x"}"#).refuse(&["suffix"]).is_err());
-        for nothing in ["null", "false", "0", "\"\"", "[]", "{}"] {
-            assert_eq!(fields(&format!(r#"{{"suffix":{nothing}}}"#)).refuse(&["suffix"]), Ok(()), "{nothing}");
-        }
     }
 }

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::{
     fields::{FieldError, Fields},
-    sampling::NAME_BYTES_MAX,
+    sampling::NAME_CHARS_MAX,
 };
 
 /// What is gone.
@@ -49,7 +49,7 @@ impl From<&Forgotten> for ForgottenReport {
 /// The user that a body names.
 pub(crate) fn user(body: &[u8]) -> Result<String, FieldError> {
     let mut f = Fields::parse(body)?;
-    match f.text("user", NAME_BYTES_MAX)?.filter(|user| !user.is_empty()) {
+    match f.text("user", NAME_CHARS_MAX)?.filter(|user| !user.is_empty()) {
         Some(user) => Ok(user),
         None => Err(f.error("user", "is required, and must not be empty")),
     }

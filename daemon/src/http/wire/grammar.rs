@@ -7,7 +7,10 @@
 use policy::Grammar;
 use serde_json::Value;
 
-use super::fields::{FieldError, Fields, kind};
+use super::{
+    error::INVALID_GRAMMAR,
+    fields::{FieldError, Fields, kind},
+};
 
 /// Texts of a choice at most; their bytes are bounded with the grammar's.
 const CHOICES_MAX: usize = 1024;
@@ -55,44 +58,64 @@ fn named(f: &Fields, name: &str, grammar: Grammar) -> NamedGrammar {
     NamedGrammar { field: f.path(name), grammar }
 }
 
+/// What a `type` of `response_format` does not use, it must not hold: it would be dropped silently.
 fn response_format(f: &mut Fields) -> Result<Option<NamedGrammar>, FieldError> {
     let Some(value) = f.take("response_format") else {
         return Ok(None);
     };
     let mut format = Fields::of(value, &f.path("response_format"))?;
-    match format.text("type", 64)?.as_deref() {
+    let kind = format.text("type", 64)?;
+    let unused: &[&str] = match kind.as_deref() {
+        None | Some("text") => &["json_schema", "schema"],
+        Some("json_object") => &["json_schema"],
+        Some("json_schema") => &["schema"],
+        Some(other) => {
+            let rule = format!("must be \"text\", \"json_object\" or \"json_schema\", not {other:?}");
+            return Err(format.error("type", &rule));
+        }
+    };
+    if let Some(name) = unused.iter().find(|name| format.has(name)) {
+        let kind = kind.as_deref().unwrap_or("text");
+        return Err(format.error(name, &format!("is not for the type {kind:?}")));
+    }
+    match kind.as_deref() {
         None | Some("text") => Ok(None),
-        // llama-server's clients give this type a schema.
-        Some("json_object") => Ok(Some(match schema(&mut format, "schema")? {
-            Some(of_schema) => of_schema,
-            None => named(f, "response_format", Grammar::JsonSchema(ANY_OBJECT.to_owned())),
-        })),
         Some("json_schema") => {
             let mut inner = Fields::of(format.required("json_schema")?, &format.path("json_schema"))?;
             schema(&mut inner, "schema")?.map(Some).ok_or_else(|| inner.error("schema", "is required"))
         }
-        Some(other) => {
-            Err(format.error("type", &format!("must be \"text\", \"json_object\" or \"json_schema\", not {other:?}")))
-        }
+        // llama-server's clients give this type a schema.
+        Some(_) => Ok(Some(match schema(&mut format, "schema")? {
+            Some(of_schema) => of_schema,
+            None => named(f, "response_format", Grammar::JsonSchema(ANY_OBJECT.to_owned())),
+        })),
     }
 }
 
 /// A schema, also as the text of one, as vLLM's clients send it.
 fn schema(f: &mut Fields, name: &str) -> Result<Option<NamedGrammar>, FieldError> {
+    let rule = "must be a JSON schema or the text of one";
     let object = match f.take(name) {
         None => return Ok(None),
-        Some(Value::String(text)) => serde_json::from_str(&text)
-            .map_err(|error| f.error(name, &format!("must be a JSON schema or the text of one: {error}")))?,
-        Some(other) => other,
+        Some(Value::String(text)) => match serde_json::from_str(&text) {
+            Ok(object @ Value::Object(_)) => object,
+            Ok(other) => {
+                let rule = format!("{rule}: it spells {}", kind(&other));
+                return Err(f.error(name, &rule).coded(INVALID_GRAMMAR));
+            }
+            Err(error) => return Err(f.error(name, &format!("{rule}: {error}")).coded(INVALID_GRAMMAR)),
+        },
+        Some(object @ Value::Object(_)) => object,
+        Some(other) => return Err(f.error(name, &format!("{rule}, not {}", kind(&other)))),
     };
-    match object {
-        Value::Object(_) => Ok(Some(named(f, name, Grammar::JsonSchema(object.to_string())))),
-        other => Err(f.error(name, &format!("must be a JSON object, not {}", kind(&other)))),
-    }
+    Ok(Some(named(f, name, Grammar::JsonSchema(object.to_string()))))
 }
 
 fn regular(f: &mut Fields, name: &str) -> Result<Option<NamedGrammar>, FieldError> {
-    Ok(f.text(name, usize::MAX)?.map(|regex| named(f, name, Grammar::Regex(regex))))
+    match f.text(name, usize::MAX)? {
+        Some(regex) if regex.is_empty() => Err(f.error(name, "must not be empty")),
+        regex => Ok(regex.map(|regex| named(f, name, Grammar::Regex(regex)))),
+    }
 }
 
 fn lark(f: &mut Fields, name: &str) -> Result<Option<NamedGrammar>, FieldError> {
@@ -101,9 +124,14 @@ fn lark(f: &mut Fields, name: &str) -> Result<Option<NamedGrammar>, FieldError> 
 }
 
 fn choices(f: &mut Fields, name: &str) -> Result<Option<NamedGrammar>, FieldError> {
-    match f.has_list(name) || !f.has(name) {
-        true => Ok(f.texts(name, CHOICES_MAX)?.map(|texts| named(f, name, Grammar::Choice(texts)))),
-        false => Err(f.error(name, "must be a list of strings")),
+    if f.has(name) && !f.has_list(name) {
+        return Err(f.error(name, "must be a list of strings"));
+    }
+    match f.texts(name, CHOICES_MAX)? {
+        Some(texts) if texts.is_empty() || texts.iter().any(String::is_empty) => {
+            Err(f.error(name, "must hold at least one text, and none that is empty"))
+        }
+        texts => Ok(texts.map(|texts| named(f, name, Grammar::Choice(texts)))),
     }
 }
 
@@ -149,6 +177,11 @@ mod tests {
             ("response_format.type", r#"{"response_format":{"type":"xml"}}"#),
             ("response_format.schema", r#"{"response_format":{"type":"json_object","schema":5}}"#),
             ("response_format", r#"{"response_format":"json"}"#),
+            ("response_format.json_schema", r#"{"response_format":{"type":"json_object","json_schema":{}}}"#),
+            ("response_format.schema", r#"{"response_format":{"schema":{}}}"#),
+            ("guided_choice", r#"{"guided_choice":[]}"#),
+            ("guided_choice", r#"{"guided_choice":["a",""]}"#),
+            ("guided_regex", r#"{"guided_regex":""}"#),
             ("guided_json", r#"{"guided_json":"{"}"#),
             ("guided_json", r#"{"guided_json":[1]}"#),
             ("guided_regex", r#"{"guided_regex":5}"#),

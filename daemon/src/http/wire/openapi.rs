@@ -18,20 +18,32 @@ use utoipa::openapi::{
 
 const ABOUT: &str = "`honed` serves a language model and trains it while it serves. Every answer carries the version of the \
     policy behind it in `x-honed-version`, every score its judge in `x-honed-reward-version`, and every answer its \
-    `x-request-id`. `null` counts as absent, and fields that are not named here are ignored.";
+    `x-request-id`. `null` counts as absent, and fields that are not named here are ignored, but for those of OpenAI, vLLM \
+    and llama-server that would change the answer and are not built (`tools`, `suffix`, `bad_words`, …): these are a 400 that \
+    names them.";
 
-/// The document, JSON; made once.
-pub(crate) fn document() -> &'static str {
-    static DOCUMENT: OnceLock<String> = OnceLock::new();
-    DOCUMENT.get_or_init(|| super::json(&build()))
+/// Which keys a daemon asks for.
+#[derive(Clone, Copy)]
+pub(crate) struct Needs {
+    /// For generation and scoring.
+    pub(crate) api_key: bool,
+    /// For versions and training.
+    pub(crate) admin_key: bool,
 }
 
-fn build() -> OpenApi {
+/// The document, JSON; made once for each kind of daemon.
+pub(crate) fn document(needs: Needs) -> &'static str {
+    static DOCUMENTS: [OnceLock<String>; 4] = [const { OnceLock::new() }; 4];
+    let which = usize::from(needs.api_key) + 2 * usize::from(needs.admin_key);
+    DOCUMENTS[which].get_or_init(|| super::json(&build(needs)))
+}
+
+fn build(needs: Needs) -> OpenApi {
     let mut paths = Paths::new();
     let mut schemas: BTreeMap<String, RefOr<Schema>> = BTreeMap::new();
     for route in routes::all() {
         let (path, method) = (route.path, route.method.clone());
-        let (operation, named) = route.finish();
+        let (operation, named) = route.finish(needs);
         schemas.extend(named);
         let item = PathItem::new(method, operation);
         match paths.paths.get_mut(path) {

@@ -70,8 +70,8 @@ pub(crate) fn shown_state(state: VersionState, resident: Option<ResidentState>) 
     }
 }
 
-/// Bytes of a path at most.
-const PATH_BYTES_MAX: usize = 4096;
+/// Characters of a path at most.
+const PATH_CHARS_MAX: usize = 4096;
 
 /// A file to be made a version.
 #[derive(Debug)]
@@ -88,7 +88,8 @@ impl LoadRequest {
     /// Reads a body.
     pub(crate) fn parse(body: &[u8]) -> Result<LoadRequest, FieldError> {
         let mut fields = Fields::parse(body)?;
-        let path = fields.text("path", PATH_BYTES_MAX)?.ok_or_else(|| fields.error("path", "is required"))?;
+        let path = fields.text("path", PATH_CHARS_MAX)?.filter(|path| !path.is_empty());
+        let path = path.ok_or_else(|| fields.error("path", "is required, and must not be empty"))?;
         let promote = fields.boolean("promote")?.unwrap_or(false);
         let expected = fields.integer("expected_live", 0..=i64::MAX)?;
         if expected.is_some() && !promote {

@@ -33,7 +33,8 @@ impl RerankRequest {
         let mut f = Fields::parse(body)?;
         let options = ScoringOptions::take(&mut f)?;
         let query = f.text("query", usize::MAX)?.ok_or_else(|| f.error("query", "is required"))?;
-        let is_tei = !f.has("documents") && f.has("texts");
+        f.at_most_one(&["documents", "texts"])?;
+        let is_tei = f.has("texts");
         let name = if is_tei { "texts" } else { "documents" };
         let top_n = f.count("top_n", 0..=i32::MAX as u32)?.filter(|n| *n > 0);
         let return_documents = f.boolean("return_documents")?.or(f.boolean("return_text")?).unwrap_or(false);

@@ -6,8 +6,8 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::{
-    chat::messages,
     fields::{FieldError, Fields},
+    score::answered,
     scoring::ScoringOptions,
     usage::Usage,
 };
@@ -60,15 +60,12 @@ fn one(value: Value, path: &str) -> Result<RewardInput, FieldError> {
     let mut f = Fields::of(value, path)?;
     let prompt = f.text("prompt", usize::MAX)?;
     let completion = f.text("completion", usize::MAX)?;
+    if (prompt.is_some() || completion.is_some()) && f.has("messages") {
+        return Err(f.error("messages", "must not be given beside `prompt` and `completion`"));
+    }
     match (prompt, completion) {
         (Some(prompt), Some(completion)) => Ok(RewardInput::Plain { prompt, completion }),
-        (None, None) => {
-            let messages = messages(&mut f, "messages")?;
-            match messages.last().is_some_and(|last| last.role == "assistant") {
-                true => Ok(RewardInput::Chat(messages)),
-                false => Err(f.error("messages", "must end with a message of role assistant: that is what is judged")),
-            }
-        }
+        (None, None) => answered(&mut f).map(RewardInput::Chat),
         (None, _) => Err(f.error("prompt", "is required beside `completion`")),
         (_, None) => Err(f.error("completion", "is required beside `prompt`")),
     }
@@ -118,9 +115,9 @@ impl GetRewardRequest {
         let prompts = f.texts("prompts", QUERIES_MAX)?.unwrap_or_default();
         match prompts.is_empty() || prompts.len() == query.len() {
             true => Ok(GetRewardRequest { options, query, prompts }),
-            false => {
-                Err(f.error("prompts", &format!("must be as many as `query`: {}, not {}", query.len(), prompts.len())))
-            }
+            false => Err(
+                f.disagrees("prompts", &format!("must be as many as `query`: {}, not {}", query.len(), prompts.len()))
+            ),
         }
     }
 }
@@ -150,6 +147,7 @@ mod tests {
             ("input", r#"{"input":[]}"#),
             ("input[0]", r#"{"input":["a"]}"#),
             ("input[0].completion", r#"{"input":[{"prompt":"a"}]}"#),
+            ("input[0].messages", r#"{"input":[{"prompt":"a","completion":"b","messages":[]}]}"#),
             ("input[0].messages", r#"{"input":[{"messages":[{"role":"user","content":"a"}]}]}"#),
             ("input[1].prompt", r#"{"input":[{"prompt":"a","completion":"b"},{"completion":"b"}]}"#),
         ];

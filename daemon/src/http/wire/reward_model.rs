@@ -6,8 +6,8 @@ use utoipa::ToSchema;
 use super::fields::{FieldError, Fields};
 use crate::reward_seat::{Change, Order, Seated};
 
-/// Bytes of a path, and of a version's name, at most.
-const NAME_BYTES_MAX: usize = 4096;
+/// Characters of a path, and of a version's name, at most.
+const NAME_CHARS_MAX: usize = 4096;
 
 /// The reward model that judges.
 #[derive(Debug, Serialize, ToSchema)]
@@ -63,9 +63,9 @@ pub(crate) fn order(body: &[u8]) -> Result<Order, FieldError> {
         return Ok(Order::default());
     }
     let mut f = Fields::parse(body)?;
-    let path = f.text("path", NAME_BYTES_MAX)?;
+    let path = f.text("path", NAME_CHARS_MAX)?;
     if path.as_ref().is_some_and(String::is_empty) {
         return Err(f.error("path", "must not be empty; leave it out to read the configured file again"));
     }
-    Ok(Order { path, expected: f.text("expected", NAME_BYTES_MAX)? })
+    Ok(Order { path, expected: f.text("expected", NAME_CHARS_MAX)? })
 }

@@ -6,20 +6,20 @@ use policy::{SamplingParams, TokenId};
 use serde_json::Value;
 
 use super::{
-    fields::{FieldError, Fields, kind},
+    fields::{FieldError, Fields, as_integer, asks_for_nothing, is_within, kind},
     grammar::{self, NamedGrammar},
 };
 
 /// Choices per prompt at most (OpenAI's limit; CVE-2026-34756 is what happens without one).
 pub(crate) const N_MAX: u32 = 128;
-/// Stop texts at most, and bytes of each.
+/// Stop texts at most, and characters of each.
 const STOP_MAX: usize = 4;
-const STOP_BYTES_MAX: usize = 1024;
+const STOP_CHARS_MAX: usize = 1024;
 /// Stop token ids and biased tokens at most.
 const STOP_TOKENS_MAX: usize = 128;
 const LOGIT_BIAS_MAX: usize = 1024;
-/// Bytes of a model or user name at most.
-pub(crate) const NAME_BYTES_MAX: usize = 512;
+/// Characters of a model or user name at most.
+pub(crate) const NAME_CHARS_MAX: usize = 512;
 /// Alternatives per token at most (vLLM's default; OpenAI allows 5 for completions, 20 for chat).
 pub(crate) const LOG_PROBS_MAX: u32 = 20;
 
@@ -70,8 +70,13 @@ pub(crate) struct Generation {
 }
 
 impl Generation {
-    /// Takes the shared fields; `max_tokens` is under the first of `max_tokens_names` that is present.
-    pub(crate) fn take(f: &mut Fields, max_tokens_names: &[&'static str]) -> Result<Generation, FieldError> {
+    /// Takes the shared fields; `max_tokens`, at least `max_tokens_min`, is under the first of `max_tokens_names` that is
+    /// present.
+    pub(crate) fn take(
+        f: &mut Fields,
+        max_tokens_names: &[&'static str],
+        max_tokens_min: u32,
+    ) -> Result<Generation, FieldError> {
         f.refuse(NOT_BUILT)?;
         let grammar = grammar::take(f)?;
         if f.boolean("add_generation_prompt")? == Some(false) {
@@ -79,25 +84,26 @@ impl Generation {
         }
         let (mut max_tokens, mut max_tokens_name) = (None, "max_tokens");
         for name in max_tokens_names {
-            if let (None, Some(given)) = (max_tokens, f.count(name, 0..=i32::MAX as u32)?) {
+            if let (None, Some(given)) = (max_tokens, f.count(name, max_tokens_min..=i32::MAX as u32)?) {
                 (max_tokens, max_tokens_name) = (Some(given), name);
             }
         }
+        free_of_form(f, grammar.is_some())?;
         let n = f.count("n", 1..=N_MAX)?.unwrap_or(1);
         let stream = f.boolean("stream")?.unwrap_or(false);
-        let n_drawn = f.count("best_of", 0..=N_MAX)?.unwrap_or(n);
+        let n_drawn = f.count("best_of", 1..=N_MAX)?.unwrap_or(n);
         if n_drawn < n {
-            return Err(f.error("best_of", &format!("must be at least `n`, which is {n}, not {n_drawn}")));
+            return Err(f.disagrees("best_of", &format!("must be at least `n`, which is {n}, not {n_drawn}")));
         }
         if n_drawn > n && stream {
-            return Err(f.error("best_of", "must equal `n` when `stream` is true: the best are known at the end"));
+            return Err(f.disagrees("best_of", "must equal `n` when `stream` is true: the best are known at the end"));
         }
         let prompt_log_probs = f.count("prompt_logprobs", 0..=LOG_PROBS_MAX)?;
         if prompt_log_probs.is_some() && stream {
             return Err(f.error("prompt_logprobs", "is not allowed when `stream` is true"));
         }
         Ok(Generation {
-            model: f.text("model", NAME_BYTES_MAX)?,
+            model: f.text("model", NAME_CHARS_MAX)?,
             sampling: sampling(f, max_tokens)?,
             max_tokens,
             max_tokens_name,
@@ -111,8 +117,19 @@ impl Generation {
             store: f.boolean("store")?.unwrap_or(true),
             return_token_ids: f.boolean("return_token_ids")?.unwrap_or(false),
             return_behavior_logprobs: f.boolean("return_behavior_logprobs")?.unwrap_or(false),
-            user: f.text("user", NAME_BYTES_MAX)?,
+            user: f.text("user", NAME_CHARS_MAX)?,
         })
+    }
+}
+
+/// Where a form is complete, nothing but an end token is left to draw.
+fn free_of_form(f: &Fields, has_form: bool) -> Result<(), FieldError> {
+    let asks = |name: &str| f.peek(name).is_some_and(|value| !asks_for_nothing(value));
+    match ["ignore_eos", "min_tokens"].into_iter().find(|name| has_form && asks(name)) {
+        Some(name) => {
+            Err(f.error(name, "must not be given with a form of the answer, which says itself where it ends"))
+        }
+        None => Ok(()),
     }
 }
 
@@ -147,7 +164,8 @@ fn seed(f: &mut Fields) -> Result<Option<u64>, FieldError> {
     let Some(value) = f.take("seed") else {
         return Ok(None);
     };
-    match value.as_u64().or_else(|| value.as_i64().map(i64::cast_unsigned)) {
+    let signed = || value.as_number().and_then(as_integer).map(i64::cast_unsigned);
+    match value.as_u64().or_else(signed) {
         Some(seed) => Ok(Some(seed)),
         None => Err(f.error("seed", "must be a 64-bit integer")),
     }
@@ -155,8 +173,8 @@ fn seed(f: &mut Fields) -> Result<Option<u64>, FieldError> {
 
 fn stop(f: &mut Fields) -> Result<Vec<String>, FieldError> {
     let stop = f.texts("stop", STOP_MAX)?.unwrap_or_default();
-    match stop.iter().any(|text| text.is_empty() || text.len() > STOP_BYTES_MAX) {
-        true => Err(f.error("stop", &format!("must hold texts of 1..={STOP_BYTES_MAX} bytes"))),
+    match stop.iter().any(|text| text.is_empty() || !is_within(text, STOP_CHARS_MAX)) {
+        true => Err(f.error("stop", &format!("must hold texts of 1..={STOP_CHARS_MAX} characters"))),
         false => Ok(stop),
     }
 }
@@ -183,7 +201,8 @@ fn logit_bias(f: &mut Fields) -> Result<Vec<(TokenId, f32)>, FieldError> {
     }
     let mut bias = BTreeMap::new();
     for (key, value) in &map {
-        let id = key.parse::<u32>().ok().filter(|id| *id <= i32::MAX as u32);
+        let is_plain = key.bytes().all(|byte| byte.is_ascii_digit());
+        let id = key.parse::<u32>().ok().filter(|id| is_plain && *id <= i32::MAX as u32);
         let id = id.ok_or_else(|| f.error("logit_bias", &format!("has the key {key:?}, which is no token id")))?;
         let value = value.as_f64().filter(|x| (-100.0..=100.0).contains(x));
         let value =
@@ -195,12 +214,13 @@ fn logit_bias(f: &mut Fields) -> Result<Vec<(TokenId, f32)>, FieldError> {
 
 /// One token id; whether the vocabulary has it is for the engine's vocabulary to say.
 pub(crate) fn token_id(value: &Value) -> Option<TokenId> {
-    value.as_u64().filter(|id| *id <= i32::MAX as u64).map(|id| TokenId(id as u32))
+    let id = value.as_number().and_then(as_integer)?;
+    u32::try_from(id).ok().filter(|id| *id <= i32::MAX as u32).map(TokenId)
 }
 
 /// vLLM refuses an empty salt too: it would look like protection and be none.
 fn cache_salt(f: &mut Fields) -> Result<Option<String>, FieldError> {
-    let salt = f.text("cache_salt", NAME_BYTES_MAX)?;
+    let salt = f.text("cache_salt", NAME_CHARS_MAX)?;
     match salt.as_deref() {
         Some("") => Err(f.error("cache_salt", "must not be empty")),
         _ => Ok(salt),
@@ -222,7 +242,7 @@ mod tests {
     use super::*;
 
     fn take(json: &str) -> Result<Generation, FieldError> {
-        Generation::take(&mut Fields::parse(json.as_bytes())?, &["max_tokens"])
+        Generation::take(&mut Fields::parse(json.as_bytes())?, &["max_tokens"], 0)
     }
 
     #[test]
@@ -239,15 +259,19 @@ mod tests {
             ("stop", r#"{"stop":[""]}"#),
             ("stop", r#"{"stop":5}"#),
             ("n", r#"{"n":0}"#),
+            ("best_of", r#"{"best_of":0}"#),
             ("best_of", r#"{"best_of":1,"n":2}"#),
             ("best_of", r#"{"best_of":129}"#),
             ("best_of", r#"{"best_of":3,"n":2,"stream":true}"#),
             ("logit_bias", r#"{"logit_bias":{"x":1}}"#),
+            ("logit_bias", r#"{"logit_bias":{"+5":1}}"#),
             ("logit_bias", r#"{"logit_bias":{"1":1000000000}}"#),
             ("stream", r#"{"stream":"yes"}"#),
             ("stream_options", r#"{"stream_options":{"include_usage":true}}"#),
             ("response_format.type", r#"{"response_format":{"type":"yaml"}}"#),
             ("stop_token_ids", r#"{"stop_token_ids":[-1]}"#),
+            ("ignore_eos", r#"{"guided_regex":"a","ignore_eos":true}"#),
+            ("min_tokens", r#"{"guided_regex":"a","min_tokens":1}"#),
             ("cache_salt", r#"{"cache_salt":""}"#),
             ("cache_salt", r#"{"cache_salt":7}"#),
             ("prompt_logprobs", r#"{"prompt_logprobs":-1}"#),
@@ -264,7 +288,7 @@ mod tests {
     #[test]
     fn what_clients_send_by_habit_passes() {
         let g = take(
-            r#"{"top_k":-1,"top_p":0,"seed":-1,"stop":null,"best_of":1,"n":1,"unknown":{},"logit_bias":{"5":-100}}"#,
+            r#"{"top_k":-1,"top_p":0,"seed":-1.0,"stop":null,"best_of":1,"n":1.0,"unknown":{},"logit_bias":{"5":-100}}"#,
         )
         .unwrap_or_else(|e| panic!("{e:?}"));
         assert_eq!((g.sampling.top_k, g.sampling.seed), (0, Some(u64::MAX)));

@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 
 use super::{
     chat::messages,
+    error::INVALID_MESSAGES,
     fields::{FieldError, Fields},
     prompt::{self, Prompt},
     scoring::{RESPONSES_MAX, ScoringOptions, texts},
@@ -37,7 +38,7 @@ impl ScorePairsRequest {
             many if many == n => first,
             many => {
                 let rule = format!("must hold one text, or as many as `{responses_name}`: {n}, not {many}");
-                return Err(f.error(first_name, &rule));
+                return Err(f.disagrees(first_name, &rule));
             }
         };
         Ok(ScorePairsRequest { options, pairs: prompts.into_iter().zip(second).collect(), responses_name })
@@ -92,15 +93,22 @@ impl WholeRequest {
         f.refuse(&["chat_template", "chat_template_kwargs"])?;
         let options = ScoringOptions::take(f)?;
         let add_special_tokens = f.boolean("add_special_tokens")?.unwrap_or(true);
-        if !f.has("input") && f.has("messages") {
-            let conversation = messages(f, "messages")?;
-            return match conversation.last().is_some_and(|last| last.role == "assistant") {
-                true => Ok(WholeRequest { options, input: WholeInput::Chat(conversation) }),
-                false => Err(f.error("messages", "must end with a message of role assistant: that is what is judged")),
-            };
+        f.at_most_one(&["input", "messages"])?;
+        if f.has("messages") {
+            return Ok(WholeRequest { options, input: WholeInput::Chat(answered(f)?) });
         }
         let inputs = prompt::take_as(f, "input")?;
         Ok(WholeRequest { options, input: WholeInput::Texts { inputs, add_special_tokens } })
+    }
+}
+
+/// Takes a conversation that ends with the answer to be judged.
+pub(crate) fn answered(f: &mut Fields) -> Result<Vec<Message>, FieldError> {
+    let conversation = messages(f, "messages")?;
+    let rule = "must end with a message of role assistant: that is what is judged";
+    match conversation.last().is_some_and(|last| last.role == "assistant") {
+        true => Ok(conversation),
+        false => Err(f.error("messages", rule).coded(INVALID_MESSAGES)),
     }
 }
 
@@ -189,6 +197,7 @@ mod tests {
             ("text_2", r#"{"text_1":"a"}"#),
             ("text_1", r#"{"text_1":["a","b"],"text_2":["x","y","z"]}"#),
             ("text_1", r#"{"text_1":["a","b"],"text_2":"x"}"#),
+            ("queries", r#"{"text_1":"a","text_2":"x","queries":[]}"#),
             ("text_2", r#"{"text_1":"a","text_2":[]}"#),
             ("text_2", r#"{"text_1":"a","text_2":[1]}"#),
             ("text_1", r#"{"text_1":{"content":[]},"text_2":"x"}"#),
@@ -204,6 +213,7 @@ mod tests {
             ("input", r#"{"input":[]}"#),
             ("input", r#"{"input":""}"#),
             ("input", r#"{"input":{"a":1}}"#),
+            ("messages", r#"{"input":"a","messages":[]}"#),
             ("messages", r#"{"messages":[{"role":"user","content":"a"}]}"#),
             ("encoding_format", r#"{"input":"a","encoding_format":"base64"}"#),
             ("task", r#"{"input":"a","task":"embed"}"#),

@@ -2,7 +2,7 @@
 
 use super::{
     fields::{FieldError, Fields},
-    sampling::NAME_BYTES_MAX,
+    sampling::NAME_CHARS_MAX,
 };
 
 /// Responses in one scoring request at most.
@@ -45,7 +45,7 @@ impl ScoringOptions {
         let squash = f.boolean("use_activation")?.or(f.boolean("activation")?);
         let raw = f.boolean("raw_scores")?;
         Ok(ScoringOptions {
-            model: f.text("model", NAME_BYTES_MAX)?,
+            model: f.text("model", NAME_CHARS_MAX)?,
             cut: cut(f)?,
             squash: squash.or(raw.map(|raw| !raw)).unwrap_or(false),
         })
@@ -66,16 +66,18 @@ fn cut(f: &mut Fields) -> Result<Option<Cut>, FieldError> {
 }
 
 fn keep(f: &mut Fields, name: &str) -> Result<Option<Keep>, FieldError> {
-    match f.text(name, NAME_BYTES_MAX)?.map(|word| word.to_ascii_lowercase()).as_deref() {
+    match f.text(name, NAME_CHARS_MAX)?.as_deref() {
         None => Ok(None),
-        Some("left") => Ok(Some(Keep::End)),
-        Some("right") => Ok(Some(Keep::Beginning)),
+        // TEI's clients write it with a capital letter.
+        Some("left" | "Left") => Ok(Some(Keep::End)),
+        Some("right" | "Right") => Ok(Some(Keep::Beginning)),
         Some(_) => Err(f.error(name, "must be \"left\" or \"right\"")),
     }
 }
 
-/// Takes the first of several names that is there: one text, or at least one and at most [`RESPONSES_MAX`].
+/// Takes what stands under one of several names: one text, or at least one and at most [`RESPONSES_MAX`].
 pub(crate) fn texts(f: &mut Fields, names: &[&'static str]) -> Result<(&'static str, Vec<String>), FieldError> {
+    f.at_most_one(names)?;
     let name = names.iter().copied().find(|name| f.has(name)).unwrap_or(names[0]);
     let texts = f.texts(name, RESPONSES_MAX)?.ok_or_else(|| f.error(name, "is required"))?;
     match texts.is_empty() || texts.iter().any(String::is_empty) {

@@ -32,8 +32,8 @@ const SEEDS: [&str; 14] = [
     r#"{"path":"a.gguf","promote":true,"expected_live":3}"#,
     r#"{"input":[{"prompt":"a","completion":"b"},{"messages":[{"role":"assistant","content":"x"}]}]}"#,
     r#"{"query":["a","b"],"prompts":["p","q"],"labels":[1]}"#,
-    r#"{"data_1":"a","data_2":["b","c"],"queries":"a","text_1":"a","text_2":"b"}"#,
-    r#"{"query":"a","documents":["b",{"text":"c"}],"top_n":1,"texts":["d"],"raw_scores":true}"#,
+    r#"{"data_1":"a","data_2":["b","c"],"truncate_prompt_tokens":7.0,"truncation_side":"Left"}"#,
+    r#"{"query":"a","documents":["b",{"text":"c"}],"top_n":1,"return_text":true,"raw_scores":true}"#,
     r#"{"inputs":[["a","b"],["c"]],"raw_scores":true,"truncate":true}"#,
     r#"{"tokens":[1,2,4294967295],"content":"a","add_special":true,"return_token_strs":true}"#,
     r#"{"prompt":"p","responses":["a","b"],"ranks":[1,2],"chosen":"c","rejected":"d","completion":"e","user":"u"}"#,
@@ -75,8 +75,11 @@ fn fuzz_wire() {
         match parsed {
             // What was parsed can be shown, whatever it holds.
             Ok(value) => format!("{kind} {}", format!("{value:?}").len().min(1)),
-            Err(FieldError { param, message }) => {
-                assert!(!message.is_empty() && param.as_deref() != Some(""), "{kind}: {param:?} {message:?}");
+            Err(FieldError { param, message, code }) => {
+                assert!(
+                    !message.is_empty() && param.as_deref() != Some("") && !code.is_empty(),
+                    "{kind}: {param:?} {message:?}"
+                );
                 format!("{param:?} {message}")
             }
         }

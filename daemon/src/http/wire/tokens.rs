@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::{
     chat::messages,
     fields::{FieldError, Fields},
-    sampling::{NAME_BYTES_MAX, token_id},
+    sampling::{NAME_CHARS_MAX, token_id},
 };
 
 /// Token ids in one request at most: an id of two bytes may spell a hundred, and the answer must stay bounded too.
@@ -50,7 +50,7 @@ impl TokenizeRequest {
         if f.boolean("add_generation_prompt")? == Some(false) {
             return Err(f.error("add_generation_prompt", "must be true in this version of honed"));
         }
-        let model = f.text("model", NAME_BYTES_MAX)?;
+        let model = f.text("model", NAME_CHARS_MAX)?;
         let return_token_strs = f.boolean("return_token_strs")?.unwrap_or(false);
         let input = input(&mut f)?;
         Ok(TokenizeRequest { model, input, return_token_strs })
@@ -60,6 +60,7 @@ impl TokenizeRequest {
 fn input(f: &mut Fields) -> Result<TokenizeInput, FieldError> {
     let add_special_tokens = f.boolean("add_special_tokens")?.or(f.boolean("add_special")?).unwrap_or(true);
     let parse_special = f.boolean("parse_special")?.unwrap_or(true);
+    f.at_most_one(&["prompt", "content", "messages"])?;
     let prompt = f.text("prompt", usize::MAX)?;
     match prompt.or(f.text("content", usize::MAX)?) {
         Some(prompt) => Ok(TokenizeInput::Text { prompt, add_special_tokens, parse_special }),
@@ -94,7 +95,7 @@ impl DetokenizeRequest {
     /// Reads a body.
     pub(crate) fn parse(body: &[u8]) -> Result<DetokenizeRequest, FieldError> {
         let mut f = Fields::parse(body)?;
-        let model = f.text("model", NAME_BYTES_MAX)?;
+        let model = f.text("model", NAME_CHARS_MAX)?;
         let list = f.list("tokens", TOKENS_MAX)?.ok_or_else(|| f.error("tokens", "is required"))?;
         let tokens = list.iter().map(token_id).collect::<Option<_>>();
         let tokens = tokens.ok_or_else(|| f.error("tokens", "must hold token ids only"))?;
@@ -145,6 +146,8 @@ mod tests {
             ("prompt", r#"{"prompt":5}"#),
             ("prompt", r#"{"prompt":["a"]}"#),
             ("messages", r#"{"messages":[]}"#),
+            ("messages", r#"{"prompt":"a","messages":[]}"#),
+            ("content", r#"{"prompt":"a","content":"a"}"#),
             ("messages[0].role", r#"{"messages":[{"role":"boss","content":"a"}]}"#),
             ("add_special_tokens", r#"{"prompt":"a","add_special_tokens":1}"#),
             ("return_token_strs", r#"{"prompt":"a","return_token_strs":"yes"}"#),

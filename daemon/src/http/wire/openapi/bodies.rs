@@ -9,6 +9,7 @@
 mod chat;
 mod generation;
 mod operation;
+mod rules;
 mod scoring;
 mod unions;
 

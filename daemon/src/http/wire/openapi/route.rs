@@ -4,14 +4,15 @@ use utoipa::{
     ToSchema,
     openapi::{
         Content, HttpMethod, Ref, RefOr, Required, ResponseBuilder, Schema,
+        extensions::Extensions,
         path::{Operation, OperationBuilder, ParameterBuilder, ParameterIn},
         request_body::RequestBodyBuilder,
-        schema::{ArrayBuilder, ObjectBuilder, OneOfBuilder, Type},
+        schema::{AnyOfBuilder, ArrayBuilder, ObjectBuilder, OneOfBuilder, Type},
         security::SecurityRequirement,
     },
 };
 
-use super::super::error::ErrorBody;
+use super::{super::error::ErrorBody, Needs};
 
 /// Schemas by name, as the document's components have them.
 pub(super) type Named = Vec<(String, RefOr<Schema>)>;
@@ -161,6 +162,22 @@ impl Route {
         self
     }
 
+    /// Server-sent events whose data are these, or the error that ends a stream that had begun. A schema of this media type
+    /// describes one event.
+    pub(super) fn streams<T: ToSchema>(mut self) -> Route {
+        let data = |of: ObjectBuilder| ObjectBuilder::new().property("data", of).required("data");
+        let text = || ObjectBuilder::new().schema_type(Type::String);
+        let chunk = OneOfBuilder::new().item(self.know::<T>()).item(self.know::<ErrorBody>());
+        let chunk = serde_json::to_value(chunk.build()).expect("a schema is JSON");
+        // utoipa has no name for this keyword, and writes what it does not know as it is.
+        let schema = Extensions::from_iter([("contentSchema", chunk)]);
+        let json = data(text().content_media_type("application/json").extensions(Some(schema)));
+        let end = data(text().enum_values(Some(["[DONE]"])));
+        let event = AnyOfBuilder::new().item(json).item(end);
+        self.answers = self.answers.content("text/event-stream", Content::new(Some(event)));
+        self
+    }
+
     /// Statuses of errors beside those that every route of its kind has.
     pub(super) fn fails(mut self, statuses: &[u16]) -> Route {
         self.errors.extend(statuses);
@@ -168,7 +185,7 @@ impl Route {
     }
 
     /// The finished operation.
-    pub(super) fn finish(mut self) -> (Operation, Named) {
+    pub(super) fn finish(mut self, needs: Needs) -> (Operation, Named) {
         self.errors.sort_unstable();
         self.errors.dedup();
         let error = self.know::<ErrorBody>();
@@ -180,10 +197,9 @@ impl Route {
         }
         let operation = match self.access {
             Access::Open => operation,
-            // Either with a key or, where none is configured, without.
-            Access::Api | Access::Admin => {
-                operation.security(SecurityRequirement::new("key", [""; 0])).security(SecurityRequirement::default())
-            }
+            Access::Api => secured(operation, needs.api_key),
+            // Without admin keys a program on the same machine still needs one of the others, if there are any.
+            Access::Admin => secured(operation, needs.api_key || needs.admin_key),
         };
         (operation.build(), self.schemas)
     }
@@ -197,6 +213,12 @@ impl Route {
     }
 }
 
+/// With a key or, where none is asked for, also without.
+fn secured(operation: OperationBuilder, needs_key: bool) -> OperationBuilder {
+    let operation = operation.security(SecurityRequirement::new("key", [""; 0]));
+    if needs_key { operation } else { operation.security(SecurityRequirement::default()) }
+}
+
 /// A name of its own for each type: utoipa's leaves out what a generic type is made of, so two lists would be one schema.
 fn name<T: ToSchema>() -> String {
     let parts = std::any::type_name::<T>().trim_end_matches('>').split(['<', ',']).skip(1).map(str::trim);
@@ -206,7 +228,12 @@ fn name<T: ToSchema>() -> String {
 
 fn reason(status: u16) -> &'static str {
     match status {
-        400 => "The request breaks a rule; `param` names the field.",
+        400 => {
+            "The request breaks a rule; `param` names the field. The `code` is `invalid_value` where the request does not \
+             fit this document; the others are of rules that no schema can say: `fields_disagree` (fields that do not fit \
+             each other), `context_length_exceeded`, `unknown_token`, `invalid_grammar`, `invalid_messages`, \
+             `invalid_path`, `invalid_model`."
+        }
         401 => "No key, or one that is not known.",
         403 => "A key without the right to do this, a foreign page or host name, or a path that leads out.",
         404 => "There is no such thing; `param` is `model` when it is the model.",

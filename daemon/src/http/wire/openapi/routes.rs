@@ -5,7 +5,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Type};
 use super::{
     super::{
         audit::AuditPage,
-        chat::{Chat, ChatChoice},
+        chat::{Chat, ChatChoice, ChatChunkChoice},
         completion::Completion,
         feedback::FeedbackResponse,
         forget::ForgottenReport,
@@ -30,7 +30,6 @@ use super::{
     },
 };
 
-const STREAM: &str = "text/event-stream";
 const TEXT: &str = "text/plain";
 const HTML: &str = "text/html";
 
@@ -40,13 +39,18 @@ pub(super) fn all() -> Vec<Route> {
 }
 
 fn generation() -> Vec<Route> {
-    let route = |path, summary| Route::post(Api, path, summary).fails(&[404, 409, 429]).answers_text(STREAM);
+    let route = |path, summary| Route::post(Api, path, summary).fails(&[404, 409, 429]);
     vec![
-        route("/v1/completions", "Continue prompts").reads::<CompletionBody>().answers::<Completion>(),
+        route("/v1/completions", "Continue prompts")
+            .reads::<CompletionBody>()
+            .answers::<Completion>()
+            .streams::<Completion>(),
         route("/v1/chat/completions", "Answer a conversation")
             .reads::<ChatBody>()
             .answers::<Chat<'_, ChatChoice>>()
-            .with::<ChatChoice>(),
+            .with::<ChatChoice>()
+            .streams::<Chat<'_, ChatChunkChoice>>()
+            .with::<ChatChunkChoice>(),
         Route::post(Api, "/v1/feedback", "Say how an answer was; idempotent by id, index and user")
             .fails(&[404, 429])
             .reads::<FeedbackBody>()

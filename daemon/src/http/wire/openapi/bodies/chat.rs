@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use super::{
     SharedBody,
+    rules::{any_of, generation, ruled, up_to, when, with, yes},
     unions::{ModalitiesBody, ToolChoiceBody},
 };
 
@@ -56,18 +57,29 @@ enum PartKind {
     Text,
 }
 
+ruled! {
+    /// A chat with the rules between its fields.
+    pub(crate) ChatBody, "ChatRequest": ChatFields, {
+        let top = any_of([when("top_logprobs", up_to(0)), with("logprobs", yes())]);
+        generation().into_iter().chain([top])
+    };
+}
+
 /// Answer a conversation through the model's own template.
 #[derive(Serialize, ToSchema)]
-#[schema(as = ChatRequest, example = json!({
+#[schema(example = json!({
     "messages": [{"role": "user", "content": "What color is the sky?"}], "max_tokens": 48
 }))]
-pub(crate) struct ChatBody {
+struct ChatFields {
     /// The conversation so far.
     #[schema(min_items = 1, max_items = 4096)]
     messages: Vec<MessageBody>,
     /// OpenAI's newer name of `max_tokens`; of two, this one counts.
     #[schema(minimum = 1, maximum = 2147483647)]
     max_completion_tokens: Option<i64>,
+    /// Tokens drawn at most; as many as the window holds unless given.
+    #[schema(minimum = 1, maximum = 2147483647)]
+    max_tokens: Option<i64>,
     /// Report each token's log-probability.
     #[schema(default = false)]
     logprobs: Option<bool>,

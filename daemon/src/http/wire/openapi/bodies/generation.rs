@@ -1,9 +1,17 @@
 //! `POST /v1/completions`, and what it shares with chat.
 
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{
+    ToSchema,
+    openapi::schema::{ObjectBuilder, SchemaType, Type},
+};
 
-use super::unions::{BiasBody, PromptBody, SchemaBody, StopBody, TrueBody};
+use super::{
+    rules::{any_of, generation, one_structure, ruled, when, with, yes},
+    unions::{
+        BiasBody, ChoicesBody, PromptBody, ResponseFormatBody, SchemaBody, SeedBody, StopBody, StopTokensBody, TrueBody,
+    },
+};
 
 /// How to draw and how to answer; on both generation routes.
 #[derive(Serialize, ToSchema)]
@@ -12,14 +20,11 @@ pub(crate) struct SharedBody {
     /// Which weights: `policy` (the live ones, also when absent or empty), `policy@N`, `sft`.
     #[schema(max_length = 512, example = "policy")]
     model: Option<String>,
-    /// Tokens drawn at most. On `/v1/completions` 16 unless given; in chat as many as the window holds.
-    #[schema(minimum = 0, maximum = 2147483647)]
-    max_tokens: Option<i64>,
     /// Choices for each prompt.
     #[schema(minimum = 1, maximum = 128, default = 1)]
     n: Option<i64>,
     /// Choices to draw, of which the best `n` by mean log-probability are told; with `stream` it must equal `n`.
-    #[schema(minimum = 0, maximum = 128)]
+    #[schema(minimum = 1, maximum = 128)]
     best_of: Option<i64>,
     /// Server-sent events instead of one body.
     #[schema(default = false)]
@@ -50,31 +55,30 @@ pub(crate) struct SharedBody {
     /// Token ids and what is added to their logits.
     logit_bias: Option<BiasBody>,
     /// The same seed gives the same answer.
-    seed: Option<i64>,
+    seed: Option<SeedBody>,
     /// Tokens before which the end token is not drawn.
     #[schema(minimum = 0, maximum = 2147483647, default = 0)]
     min_tokens: Option<i64>,
     /// Texts that end a choice; they are not part of it.
     stop: Option<StopBody>,
     /// Tokens that end a choice.
-    #[schema(max_items = 128, minimum = 0)]
-    stop_token_ids: Option<Vec<i64>>,
-    /// Draw on after the end token.
+    stop_token_ids: Option<StopTokensBody>,
+    /// Never draw the end token, so that an answer has as many tokens as it may.
     #[schema(default = false)]
     ignore_eos: Option<bool>,
     /// What form the answer has. Of this and the next seven fields at most one may be given.
-    response_format: Option<ResponseFormat>,
+    response_format: Option<ResponseFormatBody>,
     /// A JSON schema that the answer must fit, or the text of one (vLLM).
     guided_json: Option<SchemaBody>,
     /// A regular expression that the whole answer must match (vLLM).
+    #[schema(min_length = 1)]
     guided_regex: Option<String>,
     /// Texts of which the answer must be one (vLLM).
-    #[schema(max_items = 1024)]
-    guided_choice: Option<Vec<String>>,
+    guided_choice: Option<ChoicesBody>,
     /// A grammar in Lark's syntax (vLLM's guidance backend).
     guided_grammar: Option<String>,
     /// The same four under vLLM's later names.
-    structured_outputs: Option<StructuredOutputs>,
+    structured_outputs: Option<StructuredBody>,
     /// As `guided_json` (llama-server).
     json_schema: Option<SchemaBody>,
     /// As `guided_grammar`.
@@ -83,7 +87,7 @@ pub(crate) struct SharedBody {
     #[schema(minimum = 0, maximum = 20)]
     prompt_logprobs: Option<i64>,
     /// Only requests with the same salt share the computed prompt.
-    #[schema(max_length = 512)]
+    #[schema(min_length = 1, max_length = 512)]
     cache_salt: Option<String>,
     /// Only `true`.
     add_generation_prompt: Option<TrueBody>,
@@ -108,53 +112,39 @@ struct StreamOptions {
     include_usage: Option<bool>,
 }
 
-/// What form an answer has.
-#[derive(Serialize, ToSchema)]
-struct ResponseFormat {
-    /// `text` unless told.
-    r#type: Option<FormatType>,
-    /// With the type `json_schema`.
-    json_schema: Option<NamedSchema>,
-    /// With the type `json_object`: the JSON schema of the object, or the text of one (llama-server).
-    schema: Option<SchemaBody>,
+ruled! {
+    /// One of four forms at most.
+    StructuredBody, "StructuredOutputs": StructuredOutputs, [one_structure()];
 }
 
-/// What an answer is.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-enum FormatType {
-    Text,
-    JsonObject,
-    JsonSchema,
-}
-
-/// A schema as OpenAI's clients send it.
-#[derive(Serialize, ToSchema)]
-struct NamedSchema {
-    /// The JSON schema, or the text of one.
-    schema: SchemaBody,
-}
-
-/// One of four forms.
+/// One of four forms at most.
 #[derive(Serialize, ToSchema)]
 struct StructuredOutputs {
     /// A JSON schema, or the text of one.
     json: Option<SchemaBody>,
     /// A regular expression.
+    #[schema(min_length = 1)]
     regex: Option<String>,
     /// Texts of which the answer must be one.
-    #[schema(max_items = 1024)]
-    choice: Option<Vec<String>>,
+    choice: Option<ChoicesBody>,
     /// A grammar in Lark's syntax.
     grammar: Option<String>,
 }
 
+ruled! {
+    /// A completion with the rules between its fields.
+    pub(crate) CompletionBody, "CompletionRequest": CompletionFields, {
+        let drawn = ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::Integer, Type::Null])).minimum(Some(1));
+        let scored = ObjectBuilder::new().schema_type(Type::Integer);
+        let none_drawn = any_of([when("max_tokens", drawn), with("echo", yes()), with("prompt_logprobs", scored)]);
+        generation().into_iter().chain([none_drawn])
+    };
+}
+
 /// Continue prompts.
 #[derive(Serialize, ToSchema)]
-#[schema(as = CompletionRequest, example = json!({
-    "prompt": "Write three adjectives to describe the ocean.\n", "max_tokens": 32
-}))]
-pub(crate) struct CompletionBody {
+#[schema(example = json!({"prompt": "Write three adjectives to describe the ocean.\n", "max_tokens": 32}))]
+struct CompletionFields {
     /// Texts are taken as plain text: what spells a control token stays text.
     prompt: PromptBody,
     /// Repeat the prompt in front of the response.
@@ -163,6 +153,9 @@ pub(crate) struct CompletionBody {
     /// So many alternatives for each token; 0 reports the drawn token only.
     #[schema(minimum = 0, maximum = 20)]
     logprobs: Option<i64>,
+    /// Tokens drawn at most; 0 only with `echo` or `prompt_logprobs`.
+    #[schema(minimum = 0, maximum = 2147483647, default = 16)]
+    max_tokens: Option<i64>,
     #[serde(flatten)]
     shared: SharedBody,
 }

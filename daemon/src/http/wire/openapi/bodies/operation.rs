@@ -3,12 +3,25 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{MessageBody, unions::TrueBody};
+use super::{
+    MessageBody,
+    rules::{any_of, at_least_one, exactly_one, null, ruled, when, with, yes},
+    unions::{TokensBody, TrueBody},
+};
+
+ruled! {
+    /// A text or a conversation.
+    pub(crate) TokenizeBody, "TokenizeRequest": TokenizeFields, [exactly_one(&["prompt", "content", "messages"])];
+    /// Words about a response.
+    pub(crate) FeedbackBody, "FeedbackRequest": FeedbackFields, [at_least_one(&["score", "label", "edit", "comment"])];
+    /// A file, and what is to become of it.
+    pub(crate) LoadBody, "LoadRequest": LoadFields, [any_of([when("expected_live", null()), with("promote", yes())])];
+}
 
 /// Cut a text or a conversation into tokens.
 #[derive(Serialize, ToSchema)]
-#[schema(as = TokenizeRequest, example = json!({"prompt": "the ocean"}))]
-pub(crate) struct TokenizeBody {
+#[schema(example = json!({"prompt": "the ocean"}))]
+struct TokenizeFields {
     /// Any version of the policy; all share one vocabulary.
     #[schema(max_length = 512)]
     model: Option<String>,
@@ -42,14 +55,13 @@ pub(crate) struct DetokenizeBody {
     #[schema(max_length = 512)]
     model: Option<String>,
     /// Ids of the vocabulary.
-    #[schema(max_items = 131072)]
-    tokens: Vec<u32>,
+    tokens: TokensBody,
 }
 
 /// What a person says about a response; at least one of `score`, `label`, `edit`, `comment`.
 #[derive(Serialize, ToSchema)]
-#[schema(as = FeedbackRequest, example = json!({"id": "cmpl-0123456789abcdef", "label": "up"}))]
-pub(crate) struct FeedbackBody {
+#[schema(example = json!({"id": "cmpl-0123456789abcdef", "label": "up"}))]
+struct FeedbackFields {
     /// The `id` of the answer.
     #[schema(max_length = 512)]
     id: String,
@@ -82,15 +94,15 @@ enum Thumb {
 
 /// Make a model file a version.
 #[derive(Serialize, ToSchema)]
-#[schema(as = LoadRequest, example = json!({"path": "tuned.gguf", "promote": true}))]
-pub(crate) struct LoadBody {
+#[schema(example = json!({"path": "tuned.gguf", "promote": true}))]
+struct LoadFields {
     /// A GGUF or safetensors file inside `daemon.import_dir`, relative to it or absolute; no symbolic link is followed.
-    #[schema(max_length = 4096)]
+    #[schema(min_length = 1, max_length = 4096)]
     path: String,
     /// Make it live when it passes.
     #[schema(default = false)]
     promote: Option<bool>,
-    /// Only when this version is live then; otherwise 409, and it is retained.
+    /// With `promote`: only when this version is live then; otherwise 409, and it is retained.
     #[schema(minimum = 0)]
     expected_live: Option<i64>,
 }

@@ -1,12 +1,35 @@
 //! Every route that scores.
 
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{
+    ToSchema,
+    openapi::schema::{ObjectBuilder, Type},
+};
 
 use super::{
     MessageBody,
-    unions::{PredictInputs, PromptBody, RewardInputs, TextsBody, TokensKept},
+    rules::{any_of, exactly_one, null, ruled, with},
+    unions::{PredictInputs, PromptBody, PromptsBody, RewardInputs, SideBody, TextsBody, TokensKept},
 };
+
+ruled! {
+    /// A response to a prompt, or a conversation.
+    pub(super) RewardInputBody, "RewardInput": RewardInputFields, {
+        let text = || ObjectBuilder::new().schema_type(Type::String);
+        let plain = with("prompt", text()).property("completion", text()).required("completion").property("messages", null());
+        let chat = with("messages", ObjectBuilder::new().schema_type(Type::Array));
+        [any_of([plain, chat.property("prompt", null()).property("completion", null())])]
+    };
+    /// Prompts and responses.
+    pub(crate) ScorePairsBody, "ScoreRequest": ScorePairsFields, [
+        exactly_one(&["text_1", "queries", "data_1"]),
+        exactly_one(&["text_2", "documents", "data_2"]),
+    ];
+    /// Texts or a conversation.
+    pub(crate) WholeBody, "ClassifyRequest": WholeFields, [exactly_one(&["input", "messages"])];
+    /// A prompt and its responses.
+    pub(crate) RerankBody, "RerankRequest": RerankFields, [exactly_one(&["documents", "texts"])];
+}
 
 /// What all scoring routes share.
 #[derive(Serialize, ToSchema)]
@@ -19,9 +42,9 @@ pub(crate) struct ScoringBody {
     #[schema(default = false)]
     truncate: Option<bool>,
     /// Which side is cut off: the left one unless told, because the score is read at the end.
-    truncation_direction: Option<Side>,
+    truncation_direction: Option<SideBody>,
     /// The same, as vLLM calls it.
-    truncation_side: Option<Side>,
+    truncation_side: Option<SideBody>,
     /// Cut to so many tokens; -1 is as many as the reward model reads.
     truncate_prompt_tokens: Option<TokensKept>,
     /// Map scores through 1 / (1 + e^-x). Raw scores unless told.
@@ -32,14 +55,6 @@ pub(crate) struct ScoringBody {
     /// The opposite, as TEI calls it.
     #[schema(default = true)]
     raw_scores: Option<bool>,
-}
-
-/// A side of a text.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-enum Side {
-    Left,
-    Right,
 }
 
 /// Judge responses, or conversations by their last message.
@@ -54,13 +69,13 @@ pub(crate) struct RewardsBody {
 
 /// A prompt with its completion, or a conversation that ends with the assistant's answer.
 #[derive(Serialize, ToSchema)]
-#[schema(as = RewardInput)]
-pub(super) struct RewardInputBody {
+struct RewardInputFields {
     /// With `completion`.
     prompt: Option<String>,
     /// With `prompt`.
     completion: Option<String>,
-    /// Instead of both.
+    /// Instead of both; it ends with the assistant's answer.
+    #[schema(min_items = 1, max_items = 4096)]
     messages: Option<Vec<MessageBody>>,
 }
 
@@ -71,15 +86,15 @@ pub(crate) struct GetRewardBody {
     /// Prompt and response as one text.
     query: TextsBody,
     /// The prompts alone; none, or as many as queries.
-    prompts: Option<TextsBody>,
+    prompts: Option<PromptsBody>,
     #[serde(flatten)]
     shared: ScoringBody,
 }
 
 /// One first text with each second one, or as many of both. The pairs of names are synonyms; `text_1` and `text_2` here.
 #[derive(Serialize, ToSchema)]
-#[schema(as = ScoreRequest, example = json!({"text_1": "What color is the sky?", "text_2": ["Blue.", "Green."]}))]
-pub(crate) struct ScorePairsBody {
+#[schema(example = json!({"text_1": "What color is the sky?", "text_2": ["Blue.", "Green."]}))]
+struct ScorePairsFields {
     /// Prompts.
     text_1: Option<TextsBody>,
     /// Responses.
@@ -98,8 +113,8 @@ pub(crate) struct ScorePairsBody {
 
 /// Whole texts, prompt and response together.
 #[derive(Serialize, ToSchema)]
-#[schema(as = ClassifyRequest, example = json!({"input": "What color is the sky?\nBlue."}))]
-pub(crate) struct WholeBody {
+#[schema(example = json!({"input": "What color is the sky?\nBlue."}))]
+struct WholeFields {
     /// Texts with their special tokens spelled out, or token ids; nothing is added at the end.
     input: Option<PromptBody>,
     /// Instead: a conversation that ends with the assistant's answer.
@@ -155,8 +170,8 @@ enum DocumentBody {
 
 /// Responses to one prompt, to be put in order.
 #[derive(Serialize, ToSchema)]
-#[schema(as = RerankRequest, example = json!({"query": "What color is the sky?", "documents": ["Green.", "Blue."]}))]
-pub(crate) struct RerankBody {
+#[schema(example = json!({"query": "What color is the sky?", "documents": ["Green.", "Blue."]}))]
+struct RerankFields {
     /// The prompt.
     query: String,
     /// The responses; the answer has Jina's shape.

@@ -6,11 +6,15 @@ use utoipa::{
     PartialSchema, ToSchema,
     openapi::{
         RefOr, Schema,
-        schema::{ArrayBuilder, ObjectBuilder, OneOfBuilder, Type},
+        extensions::Extensions,
+        schema::{ArrayBuilder, ObjectBuilder, OneOfBuilder, SchemaType, Type},
     },
 };
 
-use super::scoring::RewardInputBody;
+use super::{
+    rules::{null, when, with},
+    scoring::RewardInputBody,
+};
 
 /// A text of at least so many characters.
 fn text(length_min: usize) -> RefOr<Schema> {
@@ -23,6 +27,34 @@ fn integer(low: i32, high: i32) -> RefOr<Schema> {
 
 fn list(items: RefOr<Schema>, len_min: usize, len_max: usize) -> RefOr<Schema> {
     ArrayBuilder::new().items(items).min_items(Some(len_min)).max_items(Some(len_max)).into()
+}
+
+/// A text of at least one character and at most so many.
+fn text_up_to(length_max: usize) -> RefOr<Schema> {
+    ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(length_max)).into()
+}
+
+/// Three kinds of object, told apart by their `type`.
+fn response_formats() -> [RefOr<Schema>; 3] {
+    let kind = |word: &'static str| with("type", only(Type::String, [word]));
+    let words = [serde_json::Value::Null, "text".into()];
+    let text =
+        ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::String, Type::Null])).enum_values(Some(words));
+    let schema = OneOfBuilder::new().item(null()).item(SchemaBody::schema());
+    let named = with("schema", SchemaBody::schema());
+    [
+        when("type", text).property("json_schema", null()).property("schema", null()).into(),
+        kind("json_object").property("json_schema", null()).property("schema", schema).into(),
+        kind("json_schema").property("json_schema", named).required("json_schema").property("schema", null()).into(),
+    ]
+}
+
+/// A list of which at least one element is a list.
+fn batch(items: RefOr<Schema>) -> RefOr<Schema> {
+    // utoipa has no name for this keyword, and writes what it does not know as it is.
+    let contains = Extensions::from_iter([("contains", serde_json::json!({"type": "array"}))]);
+    let list = ArrayBuilder::new().items(items).min_items(Some(1)).max_items(Some(4096));
+    list.extensions(Some(contains)).into()
 }
 
 /// An object whose keys are token ids, and whose values are what is added to their logits.
@@ -70,7 +102,21 @@ macro_rules! union {
 
 union! {
     /// A text or a few that end a choice.
-    StopBody, "Stop": [text(1), list(text(1), 0, 4)];
+    StopBody, "Stop": [text_up_to(1024), list(text_up_to(1024), 0, 4)];
+    /// Token ids that end a choice.
+    StopTokensBody, "StopTokens": [list(integer(0, i32::MAX), 0, 128)];
+    /// Token ids.
+    TokensBody, "Tokens": [list(integer(0, i32::MAX), 0, 131_072)];
+    /// Any 64 bits, signed or not.
+    SeedBody, "Seed": [
+        ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(i64::MIN)).maximum(Some(u64::MAX)).into()
+    ];
+    /// Texts of which the answer must be one.
+    ChoicesBody, "Choices": [list(text(1), 1, 1024)];
+    /// `text` unless told; a `json_object` may have a schema (llama-server), a `json_schema` must.
+    ResponseFormatBody, "ResponseFormat": response_formats();
+    /// Which side.
+    SideBody, "Side": [only(Type::String, ["left", "right", "Left", "Right"])];
     /// Token ids, and what is added to their logits.
     BiasBody, "LogitBias": [biases()];
     /// Only `true`.
@@ -84,19 +130,20 @@ union! {
     /// A text, texts, token ids, or lists of token ids.
     PromptBody, "Prompts": [
         text(1),
-        list(text(1), 1, 1024),
+        list(union("A text, or token ids.", [text(1), token_ids()]), 1, 1024),
         token_ids(),
-        list(token_ids(), 1, 1024),
     ];
     /// -1, or at least 1.
     TokensKept, "TokensKept": [integer(-1, -1), integer(1, i32::MAX)];
+    /// Prompts, as many as there are texts, or none.
+    PromptsBody, "PromptTexts": [text(0), list(text(0), 0, 4096)];
     /// One text or several.
     TextsBody, "Texts": [text(1), list(text(1), 1, 4096)];
     /// A whole text with its special tokens spelled out, a pair of prompt and response, or a list of such lists.
     PredictInputs, "PredictInputs": [
         text(1),
         list(text(1), 1, 2),
-        list(list(text(1), 1, 2), 1, 4096),
+        batch(union("A text, or a pair.", [text(1), list(text(1), 1, 2)])),
     ];
     /// One response or conversation, or several.
     RewardInputs, "RewardInputs": [RewardInputBody::schema(), list(RewardInputBody::schema(), 1, 1024)];
