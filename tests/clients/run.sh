@@ -12,7 +12,7 @@ export PATH="$PATH:$build/tools/usr/bin" PYTHONDONTWRITEBYTECODE=1
 passed=0
 data=$(mktemp -d)
 daemons=()
-trap 'kill -KILL "${daemons[@]}" 2>/dev/null || true; rm -rf "$data"' EXIT
+trap 'kill -KILL "${daemons[@]}" 2>/dev/null || true; wait "${daemons[@]}" 2>/dev/null || true; rm -rf "$data"' EXIT
 
 fail() {
     printf 'clients: %s\n' "$*" >&2

@@ -43,9 +43,8 @@ impl Worker<'_> {
 
     /// Every sequence: a token for each that decodes, then chunks of prompts, the oldest first.
     ///
-    /// On a CPU a prompt joins others only while together they are short: computed side by side, each would wait for all,
-    /// one after the other half of them have their first token in half the time. llama.cpp would also cut a pass of
-    /// prompts of unequal lengths into as many passes as there are lengths.
+    /// On a CPU a pass takes a quarter of the prompt tokens that wait, and whole prompts only while they are few: computed
+    /// all side by side, each would have its first token when the last has.
     fn plan_all(&mut self) -> Plan {
         let mut plan = Plan::default();
         for i in 0..self.slots.len() {
@@ -56,10 +55,11 @@ impl Worker<'_> {
         let decoding = plan.rows.len();
         let mut budget = self.setup.batch_tokens.saturating_sub(decoding).max(PREFILL_TOKENS_MIN);
         let mut score_rows = self.score_rows_max();
-        let enough = if self.setup.gpu_layers > 0 { usize::MAX } else { PREFILL_TOKENS_ENOUGH };
-        let mut prefilled = 0;
         let mut prefilling: Vec<usize> = (0..self.slots.len()).filter(|&i| self.prefill_left(i) > 0).collect();
         prefilling.sort_by_key(|&i| self.slots[i].ticket);
+        let waiting: usize = prefilling.iter().map(|&i| self.prefill_left(i)).sum();
+        let enough = if self.setup.gpu_layers > 0 { usize::MAX } else { enough_of(waiting) };
+        let mut prefilled = 0;
         for i in prefilling {
             if self.is_waiting(i) {
                 continue;
@@ -163,6 +163,12 @@ impl Worker<'_> {
         }
         plan.gains.push((i, tokens));
     }
+}
+
+/// Prompt tokens after which a pass takes no other prompt, of so many that wait. All at once makes everybody wait for all; one
+/// by one, the few that decode already would take a pass for themselves each time.
+fn enough_of(waiting: usize) -> usize {
+    PREFILL_TOKENS_ENOUGH.max(waiting / 4)
 }
 
 fn llama(token: TokenId) -> LlamaToken {

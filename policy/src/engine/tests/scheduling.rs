@@ -104,10 +104,10 @@ fn long_prompts_do_not_stall_streams() {
     assert!(stream.events.try_iter().count() >= 5);
 }
 
-/// Goal: of prompts that come together the first does not wait for all. Method: six of 100 tokens, which would fit one pass;
-/// no pass may have had two of them.
+/// Goal: of prompts that come together the first does not wait for all. Method: six of 100 tokens, five of which would fit one
+/// pass; none may have had more than two of them.
 #[test]
-fn prompts_are_computed_one_after_the_other() {
+fn prompts_that_come_together_are_not_computed_at_once() {
     let test = TestEngine::new();
     let answers: Vec<Answer> = (0..6)
         .map(|i| {
@@ -119,9 +119,9 @@ fn prompts_are_computed_one_after_the_other() {
         answer.wait();
     }
     let stats = test.engine.stats();
-    let n_wide: u64 = stats.step_sizes[STEP_SIZES.partition_point(|&end| end <= 128)..].iter().sum();
+    let n_wide: u64 = stats.step_sizes[STEP_SIZES.partition_point(|&end| end <= 256)..].iter().sum();
     assert_eq!(n_wide, 0, "{:?}", stats.step_sizes);
-    assert!(stats.steps >= 6, "{}", stats.steps);
+    assert!(stats.steps >= 4, "{}", stats.steps);
 }
 
 #[test]
