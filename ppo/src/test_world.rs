@@ -6,6 +6,8 @@ use candle_core::{Device, Var};
 use policy::{
     FinishReason, LogProb, PolicyVersion, Rollout, RolloutId, SampledToken, SamplingParams, TokenId,
     architecture::{Shape, llama::TOKEN_EMBEDDING},
+    byte_pair::Bpe,
+    checkpoint::Checkpoint,
     sequence_batch::Sequence,
     transformer::random_checkpoint,
 };
@@ -24,6 +26,15 @@ pub(crate) const VOCAB: usize = 11;
 pub(crate) const END: TokenId = TokenId(0);
 /// Responses are cut here.
 const LENGTH_MAX: usize = 8;
+
+/// A model that llama.cpp serves: 270 tokens, two layers, a chat template, random weights.
+pub(crate) fn served_model() -> Checkpoint {
+    let specials = ["<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>"];
+    let bpe = Bpe::learn(["a sea of blue, a blue sea"].into_iter(), 270, &specials).unwrap();
+    let mut checkpoint = random_checkpoint(&Shape::llama(bpe.size(), 32, 2, 4, 2, 64), 7).unwrap();
+    checkpoint.metadata.extend(bpe.metadata("{{ messages[0]['content'] }}"));
+    checkpoint
+}
 
 /// Models, knobs, and the dice that draw rollouts from the policy.
 pub(crate) struct World {

@@ -4,11 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use policy::{
     PolicyVersion, Rollout, SamplingParams, TokenId,
-    architecture::{Shape, llama::TOKEN_EMBEDDING},
-    byte_pair::Bpe,
-    checkpoint::{Checkpoint, intake::Intake},
+    architecture::llama::TOKEN_EMBEDDING,
+    checkpoint::intake::Intake,
     engine::{Engine, Event, GenerateRequest, Target},
-    transformer::random_checkpoint,
 };
 use reward::{Judgement, NamedJudge, Scorer, sources::model::Judge};
 
@@ -16,6 +14,7 @@ use super::*;
 use crate::{
     gate::names,
     rollout_log::{AuditRow, LogSettings},
+    test_world::served_model,
 };
 
 /// Tokens of prompt and response together.
@@ -23,17 +22,9 @@ const CONTEXT: u32 = 24;
 /// Ids below it are paid.
 const PAID: u32 = 135;
 
-fn model() -> Checkpoint {
-    let specials = ["<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>"];
-    let bpe = Bpe::learn(["a sea of blue, a blue sea"].into_iter(), 270, &specials).unwrap();
-    let mut checkpoint = random_checkpoint(&Shape::llama(bpe.size(), 32, 2, 4, 2, 64), 7).unwrap();
-    checkpoint.metadata.extend(bpe.metadata("{{ messages[0]['content'] }}"));
-    checkpoint
-}
-
 /// The model with the rows of some tokens so loud that it says hardly anything else.
 fn saying(are_said: impl Fn(u32) -> bool) -> Vec<u8> {
-    let mut checkpoint = model();
+    let mut checkpoint = served_model();
     let table = checkpoint.tensors[TOKEN_EMBEDDING].clone();
     let mut rows: Vec<Vec<f32>> = table.to_vec2().unwrap();
     for (id, row) in (0..).zip(&mut rows) {
@@ -65,7 +56,7 @@ impl World {
     fn new(change: impl FnOnce(&mut Setup)) -> World {
         let dir = tempfile::tempdir().unwrap();
         let sft = dir.path().join("sft.gguf");
-        model().write(&sft).unwrap();
+        served_model().write(&sft).unwrap();
         std::fs::create_dir(dir.path().join("models")).unwrap();
         let mut config = config::Config::default();
         (config.policy.context_tokens, config.policy.threads, config.policy.parallel) = (CONTEXT, 1, 4);
@@ -164,7 +155,7 @@ fn a_strict_gate_refuses_a_worse_file_and_takes_a_better_or_an_equal_one() {
     assert_eq!(world.load(&saying(|id| id < PAID)).unwrap(), PolicyVersion(2));
     assert!(world.number(2, names::REWARD_DIFFERENCE).unwrap() > 0.0);
     assert_eq!((world.number(2, "gate/pass"), world.number(2, UNJUDGED)), (Some(1.0), None));
-    let mut same = model();
+    let mut same = served_model();
     let norm = (&same.tensors["output_norm.weight"] * 1.0001).unwrap();
     same.tensors.insert("output_norm.weight".to_owned(), norm);
     assert_eq!(world.load(&same.to_bytes().unwrap()).unwrap(), PolicyVersion(3));

@@ -9,16 +9,15 @@ use std::{
 
 use policy::{
     PolicyVersion, Rollout, SamplingParams, TokenId,
-    architecture::Shape,
-    byte_pair::Bpe,
-    checkpoint::Checkpoint,
     engine::{Engine, Event, GenerateRequest, Target},
-    transformer::random_checkpoint,
 };
 use reward::{Judgement, NamedJudge, sources::model::Judge};
 
 use super::super::*;
-use crate::rollout_log::{LogSettings, PageQuery, RolloutState, ScoreRecord, Verdict};
+use crate::{
+    rollout_log::{LogSettings, PageQuery, RolloutState, ScoreRecord, Verdict},
+    test_world::served_model,
+};
 
 /// Tokens of prompt and response together: short, so that the daemon's limit ends what no end token ends.
 const CONTEXT: u32 = 24;
@@ -47,7 +46,7 @@ impl Folder {
     pub(super) fn new() -> Folder {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_path_buf();
-        model().write(&path.join("sft.gguf")).unwrap();
+        served_model().write(&path.join("sft.gguf")).unwrap();
         Folder { path, _owned: Some(dir) }
     }
 
@@ -102,14 +101,6 @@ fn small(config: config::Ppo) -> config::Ppo {
         threads: 2,
         ..config
     }
-}
-
-fn model() -> Checkpoint {
-    let specials = ["<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>"];
-    let bpe = Bpe::learn(["a sea of blue, a blue sea"].into_iter(), 270, &specials).unwrap();
-    let mut checkpoint = random_checkpoint(&Shape::llama(bpe.size(), 32, 2, 4, 2, 64), 7).unwrap();
-    checkpoint.metadata.extend(bpe.metadata("{{ messages[0]['content'] }}"));
-    checkpoint
 }
 
 impl World {

@@ -59,13 +59,13 @@ const GENERATION: [&str; 4] = [
     r#""response_format":{"type":"json_schema","json_schema":{"schema":{}}}"#,
 ];
 
-/// Goal: whoever reads the document knows every field, and none that is not there. Method: parse bodies that lead through
-/// every branch, note what is looked at, and compare with the properties of the schema.
-#[test]
-fn schemas_hold_what_parsers_look_at() {
-    type Parse = Box<dyn Fn(&[u8]) -> bool>;
+/// Whether a parser takes these bytes.
+type Parse = Box<dyn Fn(&[u8]) -> bool>;
+
+/// A schema's name, its parser, and bodies that lead through every branch of it.
+fn parsers() -> Vec<(&'static str, Parse, Vec<String>)> {
     let talk = |rest: &str| format!(r#"{{"messages":{TALK}{rest}}}"#);
-    let cases: Vec<(&str, Parse, Vec<String>)> = vec![
+    vec![
         (
             "CompletionRequest",
             Box::new(|b| CompletionRequest::parse(b).is_ok()),
@@ -125,9 +125,15 @@ fn schemas_hold_what_parsers_look_at() {
         ("ActivationRequest", Box::new(|b| policy::expected_live(b).is_ok()), vec!["{}".to_owned()]),
         ("ForgetRequest", Box::new(|b| forget::user(b).is_ok()), vec![r#"{"user":"a"}"#.to_owned()]),
         ("RewardModelRequest", Box::new(|b| reward_model::order(b).is_ok()), vec!["{}".to_owned()]),
-    ];
+    ]
+}
+
+/// Goal: whoever reads the document knows every field, and none that is not there. Method: parse bodies that lead through
+/// every branch, note what is looked at, and compare with the properties of the schema.
+#[test]
+fn schemas_hold_what_parsers_look_at() {
     let document = parsed();
-    for (name, parse, bodies) in cases {
+    for (name, parse, bodies) in parsers() {
         let schema = &document["components"]["schemas"][name];
         assert!(schema.is_object(), "the document has no {name}");
         let mut described = BTreeSet::new();
