@@ -49,10 +49,9 @@ kill-test: ## kill a learning daemon KILLS=200 times under traffic and check wha
 	$(CARGO) build --workspace --all-targets --locked
 	HONED_KILLS=$(KILLS) HONED_SEED=$(SEED) $(CARGO) test --workspace --test tests --locked -- --nocapture random_kills
 
-# Not cargo-fuzz: it needs a nightly compiler. tests/mutant.rs says how these find what they look for.
-fuzz: ## SECONDS=600 of mutants for each of four targets: weight files, configuration, wire types, rows of the log
+fuzz: ## SECONDS=600 of libFuzzer for each target: weight files, configuration, request bodies, rows of the log
 	@.ci/deps build
-	HONED_FUZZ_SECONDS=$(SECONDS) $(CARGO) test --workspace --lib --locked -- --nocapture --test-threads=1 fuzz_
+	@CARGO="$(CARGO)" fuzz/run $(SECONDS) $(SEED)
 
 # cargo deny's advisory database cannot be fetched everywhere, so only its offline checks, and only where it is installed.
 lint: ## format, clippy, documentation, licences

@@ -60,3 +60,31 @@ fn a_retained_version_says_how_it_is_brought_back() {
     assert_eq!(complete(&daemon, "policy@1").ok()["system_fingerprint"], "policy@1");
     assert_eq!(complete(&daemon, "sft").ok()["system_fingerprint"], "policy@0");
 }
+
+/// Goal: going back to what is in memory takes no look at its file, and what is not in memory is never served from a damaged one.
+/// Method: with version 2 live, damage the files of versions 0, which is in memory, and 1, which is not; activate both.
+#[test]
+fn what_is_in_memory_serves_again_whatever_became_of_its_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    publish_versions(folder.path(), 2);
+    let daemon = TestDaemon::builder().start_in(folder.path());
+    for version in ["policy-0.gguf", "policy-1.gguf"] {
+        let found = find(folder.path(), version).expect("the version's file");
+        let mut bytes = std::fs::read(&found).expect("readable");
+        *bytes.last_mut().expect("not empty") ^= 1;
+        // In place of the old one, which may be mapped.
+        std::fs::remove_file(&found).and_then(|()| std::fs::write(&found, bytes)).expect("written");
+    }
+    let error = daemon.post("/v1/policies/1/activate", &json!({})).error(409);
+    assert!(error["message"].as_str().is_some_and(|why| why.contains("damaged")), "{error}");
+    assert_eq!(complete(&daemon, "policy").ok()["system_fingerprint"], "policy@2");
+    daemon.post("/v1/policies/0/activate", &json!({})).ok();
+    assert_eq!(complete(&daemon, "policy").ok()["system_fingerprint"], "policy@0");
+}
+
+fn find(folder: &std::path::Path, name: &str) -> Option<std::path::PathBuf> {
+    std::fs::read_dir(folder).ok()?.flatten().find_map(|entry| match entry.path() {
+        path if path.is_dir() => find(&path, name),
+        path => path.ends_with(name).then_some(path),
+    })
+}

@@ -8,6 +8,9 @@ mod agreement;
 mod assignments;
 mod daemon;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod keys;
 mod layers;
 mod origin;

@@ -5,9 +5,6 @@ use std::io::Write;
 use super::*;
 use crate::rule::Rule;
 
-#[path = "../../tests/mutant.rs"]
-mod mutant;
-
 fn load(env: &[(&str, &str)], sets: &[&str]) -> Result<Config, ConfigError> {
     Config::load(Sources {
         file: None,
@@ -224,43 +221,6 @@ fn origins_are_scheme_and_host() {
     for bad in ["*", "chat.example", "https://", "https://a.example/path", "https://a.example,", "null"] {
         check_refused(load(&[], &[&format!("daemon.cors_origins={bad}")]), &["daemon.cors_origins", "origins like"]);
     }
-}
-
-/// Goal: no text in a file, a variable or an argument ends the process, and what is admitted keeps its ranges. Method: mutants of
-/// the defaults through each of the three layers; what is admitted is printed, read again and equal.
-#[test]
-fn fuzz_config() {
-    let short = "[policy]\nparallel = 3\n[ppo]\nkl_coef = 1e-7\nptx = \"off\"\n[ppo.log]\nqueue = 9\n[daemon]\nlisten = \"a:1\"\n";
-    let seeds = [short.into(), DEFAULTS.into(), b"ppo.gamma=1\npolicy.seed = 9223372036854775807\n".to_vec()];
-    let words = [
-        "[ppo]",
-        "nan",
-        "inf",
-        "-1",
-        "1e400",
-        "true",
-        "\"\"",
-        "[[policy]]",
-        "ppo.log.commit_ms=",
-        "9223372036854775808",
-    ];
-    mutant::fuzz("config", &seeds, &words, 500, |bytes| {
-        let text = String::from_utf8_lossy(bytes).into_owned();
-        let said = |result: Result<Config, ConfigError>| match result {
-            Ok(config) => {
-                let again = load_file(&config.print()).expect("what we print we can read");
-                assert_eq!(again.ppo.assignments(), config.ppo.assignments());
-                "admitted".to_owned()
-            }
-            Err(error) => error.to_string(),
-        };
-        let line = text.lines().next().unwrap_or_default();
-        let (name, value) = line.split_once('=').unwrap_or((line, ""));
-        let variable = (format!("HONED__{}", name.replace('.', "__")), value.to_owned());
-        let as_variable = Config::load(Sources { file: None, env: vec![variable], sets: Vec::new() });
-        let as_set = Config::load(Sources { file: None, env: Vec::new(), sets: vec![line.to_owned()] });
-        format!("{} {} {}", said(load_file(&text)), said(as_set), said(as_variable))
-    });
 }
 
 #[test]

@@ -14,3 +14,7 @@ pub mod shutdown;
 pub mod telemetry;
 mod train;
 mod watch;
+
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub use http::wire::fuzzing;

@@ -15,6 +15,7 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use policy::threads;
 use ppo::{
     import::{ImportError, Importer, Wish},
     rollout_log::{ImportSource, Who},
@@ -76,6 +77,7 @@ struct Watcher {
 
 impl Watcher {
     fn run(mut self, pause: Duration, stopped: &Receiver<()>) {
+        threads::lower_priority(threads::NICE_REQUESTS);
         loop {
             if let Err(error) = self.look() {
                 tracing::warn!(%error, folder = %self.importer.intake().root().display(), "the import folder cannot be read");

@@ -7,14 +7,14 @@ pub mod chat_template;
 pub mod checkpoint;
 pub mod engine;
 pub mod failpoint;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod grammar;
 pub mod kernels;
 pub mod log_prob;
 pub mod memory;
 pub mod model_error;
-#[cfg(test)]
-#[path = "../../tests/mutant.rs"]
-mod mutant;
 pub mod optimizer;
 pub mod packing;
 pub mod rollout;

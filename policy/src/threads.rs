@@ -40,7 +40,8 @@ pub fn pool(name: &'static str, n_threads: usize, prepare: fn()) -> Result<rayon
         .map_err(|error| ModelError::Threads(error.to_string()))
 }
 
-/// Lowers the calling thread to nice 19 in the idle class; owner threads of the learner call it first thing.
+/// Lowers the calling thread to nice 19 in the idle class; owner threads of the learner, and whoever reads weights beside the
+/// traffic, call it first thing.
 pub fn give_way() {
     lower_priority(NICE_LEARNER);
     #[cfg(target_os = "linux")]
@@ -49,7 +50,7 @@ pub fn give_way() {
         // SAFETY: thread 0 is the calling one, and the struct outlives the call.
         if unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const idle) } != 0 {
             // Nice 19 stays, which is nearly as good.
-            tracing::warn!(error = %io::Error::last_os_error(), "a thread of the learner is not in the idle class");
+            tracing::warn!(error = %io::Error::last_os_error(), "a thread beside serving is not in the idle class");
         }
     }
 }
@@ -65,6 +66,20 @@ pub fn lower_priority(nice: libc::c_int) {
         // The work is still done, it only competes; serving must not die of it.
         tracing::warn!(nice, error = %io::Error::last_os_error(), "a thread keeps its priority");
     }
+}
+
+/// Runs `work` on a thread of its own that first gives itself a priority, and waits for it: the caller keeps its own.
+///
+/// # Panics
+/// When the system has no thread to give, or when `work` panics.
+pub fn apart<T: Send>(lower: impl FnOnce() + Send, work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let weak = scope.spawn(|| {
+            lower();
+            work()
+        });
+        weak.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Settles how candle uses threads. Call it first in `main`, before any other thread starts.
@@ -181,6 +196,15 @@ mod tests {
         let pool = learner_pool(2).unwrap();
         assert_eq!(pool.broadcast(|_| class()), vec![libc::SCHED_IDLE, libc::SCHED_IDLE]);
         assert_eq!(class(), before);
+    }
+
+    #[test]
+    fn work_apart_leaves_the_callers_priority_as_it_was() {
+        let before = niceness();
+        assert_eq!(apart(|| lower_priority(7), niceness), 7);
+        assert_eq!(apart(give_way, niceness), NICE_LEARNER);
+        assert_eq!(niceness(), before);
+        assert!(std::panic::catch_unwind(|| apart(give_way, || assert_eq!(before, before + 1, "seen"))).is_err());
     }
 
     #[test]

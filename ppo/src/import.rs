@@ -85,7 +85,7 @@ pub struct ImportSetup {
 }
 
 /// Makes a version live: through the learner where there is one.
-pub type Promote<'a> = &'a dyn Fn(PolicyVersion) -> Result<(), LearnerError>;
+pub type Promote<'a> = &'a (dyn Fn(PolicyVersion) -> Result<(), LearnerError> + Sync);
 
 /// A file that somebody wants taken in.
 #[derive(Clone, Copy)]
@@ -190,8 +190,32 @@ impl Importer {
 
     /// Everything but the promotion; the version stays in memory for it where it is wanted.
     fn take(&self, wish: Wish<'_>, row: &mut ImportRow) -> Result<PolicyVersion, ImportError> {
-        let path = wish.path;
         let registry = &self.setup.registry.on_behalf_of(wish.who);
+        let version = self.setup.engine.beside_serving(|| self.register(wish.path, registry, row))?;
+        failpoint::passed("import.registered");
+        let (numbers, refusal) = match self.judge(version) {
+            Ok(verdict) => (verdict.numbers, (!verdict.refusals.is_empty()).then(|| verdict.refusals.join("; "))),
+            // A check that could not be made is no pass.
+            Err(error) => (Default::default(), Some(error.to_string())),
+        };
+        failpoint::passed("import.judged");
+        let refusal = refusal.or_else(|| registry.keep(version, numbers.clone()).err().map(|error| error.to_string()));
+        failpoint::passed("import.kept");
+        if refusal.is_some() || wish.promote.is_none() {
+            self.forget(version);
+        }
+        match refusal {
+            None => Ok(version),
+            Some(reason) => {
+                row.outcome = ImportOutcome::Rejected;
+                registry.reject(version, &reason, Vec::new(), numbers)?;
+                Err(ImportError::Rejected { version, reason })
+            }
+        }
+    }
+
+    /// From a name to a candidate in the registry, with a checked copy of the file.
+    fn register(&self, path: &Path, registry: &Registry, row: &mut ImportRow) -> Result<PolicyVersion, ImportError> {
         let (mut file, len) = self.setup.intake.open(path)?;
         let sft = header_of_file(&registry.path(PolicyVersion::SFT))?;
         // Of the file as it stands, so that what is no model at all costs neither a copy nor a number.
@@ -216,26 +240,7 @@ impl Importer {
         let candidate = Candidate { version, parent: registry.live()?.version, digest, n_rollouts: 0 };
         registry.register(&candidate).inspect_err(|_| registry.discard(version))?;
         row.version = Some(version);
-        failpoint::passed("import.registered");
-        let (numbers, refusal) = match self.judge(version) {
-            Ok(verdict) => (verdict.numbers, (!verdict.refusals.is_empty()).then(|| verdict.refusals.join("; "))),
-            // A check that could not be made is no pass.
-            Err(error) => (Default::default(), Some(error.to_string())),
-        };
-        failpoint::passed("import.judged");
-        let refusal = refusal.or_else(|| registry.keep(version, numbers.clone()).err().map(|error| error.to_string()));
-        failpoint::passed("import.kept");
-        if refusal.is_some() || wish.promote.is_none() {
-            self.forget(version);
-        }
-        match refusal {
-            None => Ok(version),
-            Some(reason) => {
-                row.outcome = ImportOutcome::Rejected;
-                registry.reject(version, &reason, Vec::new(), numbers)?;
-                Err(ImportError::Rejected { version, reason })
-            }
-        }
+        Ok(version)
     }
 
     /// The very same weights are not taken twice; what was refused once may be tried again by whoever asks for it.

@@ -35,6 +35,9 @@ mod eligibility;
 mod error;
 mod feedback;
 mod forget;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod imports;
 mod judges;
 mod lock;

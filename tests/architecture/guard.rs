@@ -117,5 +117,5 @@ fn silent_dependencies_and_strangers_are_seen() {
     assert_eq!(manifests::reason_faults(manifest), ["Cargo.toml: no comment says what this buys: rand = \"0.9\""]);
     let paths = ["ppo/src/lib.rs", "README.md", "utils/mod.rs", "notes.txt"];
     assert_eq!(manifests::top_level_faults(paths.into_iter()).len(), 2);
-    assert_eq!(manifests::readme_faults("config/ policy/ reward/ ppo/ daemon/").len(), 1);
+    assert_eq!(manifests::readme_faults("fuzz/ config/ policy/ reward/ ppo/ daemon/").len(), 1);
 }

@@ -31,6 +31,8 @@ pub(super) struct Traffic<'a> {
     pub(super) prompt_words: usize,
     /// Whether the answers are such as a learner takes: logged, and ended by the model.
     pub(super) trains: bool,
+    /// Whether answers are from half of `max_tokens` to all of it long: all of one length, clients end and begin as one.
+    pub(super) ragged: bool,
 }
 
 /// What one client saw.
@@ -95,9 +97,17 @@ impl Traffic<'_> {
         seen
     }
 
+    /// Tokens of answer `n`.
+    fn n_tokens(&self, n: u64) -> u32 {
+        let spare = if self.ragged { self.max_tokens / 2 } else { 0 };
+        // The golden ratio's multiples are spread evenly and neighbours lie far apart.
+        let spread = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        self.max_tokens - (spread % u64::from(spare + 1)) as u32
+    }
+
     fn ask(&self, agent: &ureq::Agent, n: u64, seen: &mut Seen) -> Result<(), String> {
         let prompt: Vec<_> = (0..self.prompt_words).map(|i| WORDS[(n as usize * 7 + i * i) % WORDS.len()]).collect();
-        let body = client::stream_of(&prompt.join(" "), self.max_tokens, n, self.trains);
+        let body = client::stream_of(&prompt.join(" "), self.n_tokens(n), n, self.trains);
         let asked = Instant::now();
         let url = format!("{}/v1/completions", self.url);
         let mut response = agent.post(url).content_type("application/json").send(&body).map_err(|e| e.to_string())?;

@@ -54,6 +54,7 @@ impl Args {
             max_tokens: self.max_tokens,
             prompt_words: self.prompt_words,
             trains: self.with_updates,
+            ragged: false,
         }
     }
 }

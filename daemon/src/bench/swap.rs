@@ -1,6 +1,7 @@
 //! `honed bench swap`: what a client of a stream notices of a version swap.
 
 use std::{
+    io::{BufRead, BufReader},
     path::Path,
     time::{Duration, Instant},
 };
@@ -32,7 +33,7 @@ pub(crate) struct Args {
     /// Milliseconds between two swaps.
     #[arg(long, default_value_t = 200)]
     pause_ms: u64,
-    /// Tokens of each answer.
+    /// Tokens of the longest answers; the shortest have half as many.
     #[arg(long, default_value_t = 64)]
     max_tokens: u32,
     #[command(flatten)]
@@ -53,6 +54,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         max_tokens: args.max_tokens,
         prompt_words: 10,
         trains: false,
+        ragged: true,
     };
     let pause = Duration::from_millis(args.pause_ms);
     traffic.during(|| std::thread::sleep(Duration::from_millis(500)));
@@ -91,6 +93,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         longest_token_gap_without_swaps_ms: calm.itl_ms.max,
         p99_token_gap_without_swaps_ms: calm.itl_ms.p99,
         gap_ratio: round(longest_across / calm.itl_ms.p99.max(1e-9)),
+        gap_ratio_without_swaps: round(calm.itl_ms.max / calm.itl_ms.p99.max(1e-9)),
         rss_mib,
         traffic: load,
     };
@@ -134,8 +137,12 @@ fn activate(url: &str, version: u64) -> Option<Activation> {
     let mut reply =
         reply.inspect_err(|error| tracing::warn!(%error, version, "the request after a swap failed")).ok()?;
     let of = reply.headers().get("x-honed-version").and_then(|of| of.to_str().ok()?.parse::<u64>().ok());
-    let mut first = [0];
-    std::io::Read::read_exact(&mut reply.body_mut().as_reader(), &mut first).ok()?;
+    let mut lines = BufReader::new(reply.body_mut().as_reader()).lines().map_while(Result::ok);
+    let has_token = |line: &String| {
+        let data = line.strip_prefix("data: ").filter(|data| *data != "[DONE]");
+        data.is_some_and(|data| client::n_tokens(data.as_bytes()).is_ok_and(|n| n > 0))
+    };
+    lines.find(has_token)?;
     let first_token = answered.elapsed();
     if of != Some(version) {
         tracing::warn!(?of, version, "the request after a swap got another version");

@@ -1,7 +1,7 @@
 //! `POST /v1/policies`: a model file from the import folder becomes a version.
 
 use axum::{Extension, Json, extract::State};
-use policy::checkpoint::intake::IntakeError;
+use policy::{checkpoint::intake::IntakeError, threads};
 use ppo::{
     import::{ImportError, Wish},
     rollout_log::{Act, Action, ImportSource, Who},
@@ -39,7 +39,8 @@ pub(crate) async fn post(
         let make_live = |version| activator.activate(version, expected_live, &who);
         let promote = promote.then_some(&make_live as ppo::import::Promote<'_>);
         let wish = Wish { path: &path, source: ImportSource::Api, who: &who, promote };
-        importing.importer.load(wish).map_err(refusal)
+        let lower = || threads::lower_priority(threads::NICE_REQUESTS);
+        threads::apart(lower, || importing.importer.load(wish)).map_err(refusal)
     });
     let version = loaded.await??;
     policies::one(services, version).await.map(Json)

@@ -11,6 +11,8 @@ pub(crate) mod error;
 pub(crate) mod feedback;
 pub(crate) mod fields;
 pub(crate) mod forget;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub(crate) mod grammar;
 pub(crate) mod health;
 pub(crate) mod log_probs;
@@ -28,8 +30,6 @@ pub(crate) mod sampling;
 pub(crate) mod score;
 pub(crate) mod scoring;
 pub(crate) mod shapes;
-#[cfg(test)]
-mod tests;
 pub(crate) mod text;
 pub(crate) mod tokens;
 pub(crate) mod trace;

@@ -24,6 +24,7 @@ use crate::{
         worker::{Setup, Worker},
     },
     sampling::check_token,
+    threads,
     token::TokenId,
 };
 
@@ -31,6 +32,8 @@ use crate::{
 const ALL_F32: &str = "0";
 /// Tokens of the canary forward.
 const CANARY_TOKENS: usize = 16;
+/// Of them in one pass: more would show as a pause in the streams of the version that serves meanwhile.
+const CANARY_TOKENS_AT_ONCE: usize = 2;
 /// Below this many parameters one thread serves best.
 const ONE_THREAD_PARAMETERS_MAX: u64 = 4_000_000;
 
@@ -101,7 +104,8 @@ fn model(setup: &Setup) -> Result<LlamaModel, EngineError> {
 /// Weights in f32 get a cache in f32: they are served for exactness (the trainer's log-probs are compared with these), and
 /// a cache in f16 alone would cost three digits.
 ///
-/// Computes with `adapter` where there is one.
+/// Computes with `adapter` where there is one. The cache's memory, which may be larger than the weights, is cleared at a low
+/// priority: the streams of other residents would stand still meanwhile. Whoever loads is their [guest](super::rest::Guest).
 pub(super) fn context<'m>(
     model: &'m LlamaModel,
     adapter: Option<&Adapter<'m>>,
@@ -126,7 +130,9 @@ pub(super) fn context<'m>(
         .with_flash_attention_policy(setup.flash_attention.policy(is_f32, setup.gpu_layers))
         .with_no_perf(true);
     let no_context = |reason: &str| refused(setup, &format!("llama.cpp gave no context: {reason}"));
-    let mut context = model.new_context(backend()?, params).map_err(|e| no_context(&e.to_string()))?;
+    let backend = backend()?;
+    let context = threads::apart(threads::give_way, || model.new_context(backend, params));
+    let mut context = context.map_err(|e| no_context(&e.to_string()))?;
     if let Some(adapter) = adapter {
         adapter.apply(&mut context).map_err(|reason| refused(setup, &reason))?;
     }
@@ -181,7 +187,7 @@ impl Worker<'_> {
         for &id in &tokens {
             check_token("canary", id, vocabulary.size()).map_err(|e| forward(e.to_string()))?;
         }
-        let finite = self.forward_all(&tokens).map_err(forward)?;
+        let finite = self.forward_all(&tokens, CANARY_TOKENS_AT_ONCE).map_err(forward)?;
         if !finite {
             return Err(forward("the canary's logits are not finite".into()));
         }

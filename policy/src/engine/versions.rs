@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     engine::{Engine, EngineError, UNPOISONED, gguf, loading, resident::Resident, worker::Setup},
-    failpoint,
+    failpoint, threads,
     version::PolicyVersion,
 };
 
@@ -27,6 +27,7 @@ impl Engine {
         if self.resident(version).is_some_and(|resident| !resident.is_draining()) {
             return Err(EngineError::AlreadyLoaded(version));
         }
+        let _guest = shared.counters.rest.guest();
         failpoint::reached("engine.load").map_err(|error| refused(&error.to_string()))?;
         if gguf::inspect(path)?.tokenizer != shared.vocabulary.digest() {
             return Err(refused("its tokenizer is not version 0's"));
@@ -60,6 +61,16 @@ impl Engine {
                 Ok(())
             }
         }
+    }
+
+    /// Runs what a new version needs before it is loaded (a digest of its file, a copy, a look at every number): in the idle
+    /// class, and between the passes of the residents, who rest a little after each meanwhile. Blocks the caller.
+    ///
+    /// # Panics
+    /// When the system has no thread to give, or when `work` panics.
+    pub fn beside_serving<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let _guest = self.0.counters.rest.guest();
+        threads::apart(threads::give_way, work)
     }
 
     /// Sends new requests for the live policy to this version; returns the one that was live. Running responses stay where

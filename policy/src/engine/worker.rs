@@ -16,6 +16,7 @@ use std::{
     path::{Path, PathBuf},
     rc::Rc,
     sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
 };
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
@@ -134,6 +135,8 @@ pub(super) struct Worker<'m> {
     pub(super) turn: usize,
     /// Requests admitted so far.
     n_admitted: u64,
+    /// How long the last pass took, waiting and drawing included.
+    last_pass: Duration,
     /// Freed after the context, which computes with it: fields are dropped in this order.
     pub(super) _adapter: Option<Adapter<'m>>,
 }
@@ -185,6 +188,7 @@ impl Worker<'_> {
             tickets: 0,
             turn: 0,
             n_admitted: 0,
+            last_pass: Duration::ZERO,
             setup,
             _adapter: adapter,
         };
@@ -207,8 +211,10 @@ impl Worker<'_> {
                     break;
                 }
             } else {
-                self.counters.rest.keep();
+                self.counters.rest.keep(self.last_pass);
+                let began = Instant::now();
                 self.step();
+                self.last_pass = began.elapsed();
             }
         }
     }

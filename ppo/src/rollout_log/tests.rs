@@ -6,7 +6,6 @@ mod crash;
 mod faults;
 mod feedback;
 mod forget;
-mod fuzz;
 mod judges;
 mod redaction;
 mod storage;

@@ -94,6 +94,8 @@ pub(crate) struct Swap {
     pub(crate) p99_token_gap_without_swaps_ms: f64,
     /// The longest gap across a swap by the p99 gap without swaps.
     pub(crate) gap_ratio: f64,
+    /// The longest gap without swaps by the same: what chance alone makes of the ratio above.
+    pub(crate) gap_ratio_without_swaps: f64,
     /// Resident memory after the first tenth of the swaps and after the last, MiB.
     pub(crate) rss_mib: [u64; 2],
     pub(crate) traffic: Load,

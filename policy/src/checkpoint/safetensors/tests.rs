@@ -1,7 +1,7 @@
 use std::io::Cursor;
 
 use super::*;
-use crate::{mutant, transformer::random_checkpoint};
+use crate::transformer::random_checkpoint;
 
 /// A file of two tensors, its header as given.
 fn file(header: &str) -> Vec<u8> {
@@ -56,24 +56,6 @@ fn what_does_not_add_up_is_refused() {
         let error = read(bytes).map(|_| ()).expect_err(part).to_string();
         assert!(error.contains(part), "{error:?} does not say {part:?}");
     }
-}
-
-#[test]
-fn fuzz_safetensors() {
-    mutant::fuzz(
-        "safetensors",
-        &[file(GOOD)],
-        &["[", "{", "\"x\"", "1e9", "18446744073709551616", "\"F16\""],
-        10_000,
-        |bytes| match read(bytes) {
-            Ok(header) => {
-                let ends = header.tensors.values().map(|place| place.start + place.n_bytes);
-                assert!(ends.max().is_none_or(|end| end == bytes.len() as u64));
-                format!("{} tensors", header.tensors.len().min(3))
-            }
-            Err(error) => error.to_string(),
-        },
-    );
 }
 
 /// The names that Hugging Face gives a model's tensors, and its order of rows, written out by loops.

@@ -203,6 +203,19 @@ fn owner_threads_do_not_inherit_the_loaders_priority() {
     assert!(nice < 19, "serving at nice {nice}");
 }
 
+/// Goal: what is read and checked before a version is loaded takes nothing from those that serve. Method: ask the thread that does it
+/// for its class, and the caller afterwards for its own.
+#[cfg(target_os = "linux")]
+#[test]
+fn work_beside_serving_is_in_the_idle_class() {
+    let test = TestEngine::new();
+    // SAFETY: 0 is the calling thread; a plain number comes back.
+    let class = || unsafe { libc::sched_getscheduler(0) };
+    let before = class();
+    assert_eq!(test.engine.beside_serving(class), libc::SCHED_IDLE);
+    assert_eq!(class(), before);
+}
+
 /// Nice value of this process' first thread of that name.
 fn nice_of(name: &str) -> Option<i64> {
     std::fs::read_dir("/proc/self/task").unwrap().flatten().find_map(|task| {
