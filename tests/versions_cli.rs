@@ -89,6 +89,79 @@ fn versions_are_looked_at_activated_and_pruned_without_a_daemon() {
     assert!(refused(data, &["policies", "activate", "2"]).contains("policy@2"));
 }
 
+/// Every file below a folder with its bytes.
+fn contents(folder: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+        match entry.path() {
+            path if path.is_dir() => all.extend(contents(&path)),
+            path => all.push((path.clone(), std::fs::read(&path).expect("readable"))),
+        }
+    }
+    all.sort();
+    all
+}
+
+/// Goal: a dry run changes nothing, whatever it finds. Method: a folder in which a start would repair much, its weights before and
+/// after.
+#[test]
+fn a_dry_run_repairs_nothing_and_removes_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path();
+    publish_versions(data, 3);
+    let versions = data.join("versions");
+    std::fs::write(versions.join("policy-50.gguf"), b"nobody's").expect("written");
+    std::fs::write(versions.join("policy-3.gguf"), b"damaged").expect("written");
+    let (before, states_before) = (contents(&versions), states(data));
+    assert!(told(data, &["policies", "prune", "--keep", "1", "--dry-run"]).contains("would remove policy@1"));
+    assert_eq!((contents(&versions), states(data)), (before, states_before));
+}
+
+/// Goal: a folder that is no data directory is named and left as it is: made one, it would be empty, and what is asked of it would
+/// seem done. Method: every command on an empty folder.
+#[test]
+fn a_folder_that_is_no_data_directory_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let forget = ["rollouts", "forget", "--user", "ann"];
+    let commands: [&[&str]; 6] = [
+        &forget,
+        &["policies", "activate", "1"],
+        &["policies", "prune", "--dry-run"],
+        &["policies", "list"],
+        &["audit"],
+        &["why", "1"],
+    ];
+    for command in commands {
+        let error = refused(folder.path(), command);
+        assert!(error.contains("no data directory of honed") && error.contains("--data-dir"), "{command:?}: {error}");
+        assert!(contents(folder.path()).is_empty(), "{command:?}");
+    }
+}
+
+/// Goal: what is exported is what was published. Method: a good version, then the same with a byte of its file changed.
+#[test]
+fn a_damaged_version_is_not_exported() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    publish_versions(&data, 2);
+    let export = |name: &str| {
+        let out = folder.path().join(name);
+        let args = ["policies", "export", "1", "--out", out.to_str().expect("UTF-8")].map(str::to_owned);
+        (out, args)
+    };
+    let file = data.join("versions/policy-1.gguf");
+    let good = std::fs::read(&file).expect("readable");
+    let (out, args) = export("good.gguf");
+    told(&data, &args.each_ref().map(String::as_str));
+    assert_eq!(std::fs::read(out).expect("written"), good);
+    let mut bad = good;
+    *bad.last_mut().expect("not empty") ^= 1;
+    std::fs::write(&file, bad).expect("written");
+    let (out, args) = export("bad.gguf");
+    assert!(refused(&data, &args.each_ref().map(String::as_str)).contains("policy@1 is damaged: expected digest"));
+    assert!(!out.exists());
+}
+
 /// Goal: beside a daemon the same command has the daemon do it. Method: a daemon with an admin key, with the key and without.
 #[test]
 fn a_daemon_that_has_the_folder_activates_for_the_command() {

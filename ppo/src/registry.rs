@@ -16,6 +16,7 @@
 
 mod error;
 mod files;
+mod opening;
 mod retention;
 #[cfg(test)]
 mod tests;
@@ -63,24 +64,6 @@ pub struct Candidate {
 }
 
 impl Registry {
-    /// Opens the folder `versions` of the log's data directory with `sft` as version 0, repairs what a crash left, and
-    /// makes sure that the live version can be served.
-    ///
-    /// # Errors
-    /// When `sft` cannot be read, when the folder was begun with other weights, or when the disk or the log refuses.
-    pub fn open(log: RolloutLog, sft: &Path, n_kept: usize) -> Result<Registry, RegistryError> {
-        let folder = log.data_dir().join("versions");
-        std::fs::create_dir_all(&folder).map_err(|source| RegistryError::io(&folder, source))?;
-        let retention = Retention { versions: n_kept, bytes: u64::MAX };
-        let free = Arc::new(Mutex::new(PolicyVersion::SFT));
-        let registry = Registry { log, folder, retention, who: Who::start(), free };
-        registry.adopt_sft(sft)?;
-        registry.finish_what_a_crash_began()?;
-        registry.remove_orphans()?;
-        registry.ensure_live()?;
-        Ok(registry.on_behalf_of(&Who::learner()))
-    }
-
     /// The same registry, whose changes are this one's doing; without a word they are the learner's.
     #[must_use]
     pub fn on_behalf_of(&self, who: &Who) -> Registry {

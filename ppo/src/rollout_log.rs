@@ -31,6 +31,7 @@
 mod answer;
 mod audit;
 mod blob;
+mod database;
 mod eligibility;
 mod error;
 mod feedback;
@@ -67,9 +68,9 @@ use std::{
 
 use crossbeam_channel::{SendTimeoutError, Sender, bounded};
 use policy::{Rollout, Vocabulary};
-use rusqlite::Connection;
 
 pub use audit::{Act, Action, AuditRow, Who, user_subject};
+pub use database::has_log;
 pub use eligibility::{KEPT_MASS_MIN, obstacle};
 pub use error::{Full, LogError};
 pub use feedback::{Feedback, FeedbackReceipt, label_word};
@@ -85,6 +86,7 @@ pub use update_row::{Settlement, Start, StreakRow, UpdateChange, UpdateEnd, Upda
 pub use version_row::{VersionChange, VersionRow, VersionState};
 
 use crate::stats::{LogCounters, LogCountersSnapshot};
+use database::{database, open_for_writing};
 #[cfg(test)]
 pub(crate) use tests::rollout as exchange;
 use writer::{Command, Reply, Writer};
@@ -282,21 +284,4 @@ impl Drop for Shared {
         self.commands = None;
         self.join();
     }
-}
-
-/// The database inside a data directory.
-fn database(data_dir: &Path) -> PathBuf {
-    data_dir.join("rollouts.sqlite")
-}
-
-fn open_for_writing(path: &Path) -> Result<Connection, LogError> {
-    let mut connection = Connection::open(path)?;
-    connection.busy_timeout(Duration::from_secs(5))?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "foreign_keys", true)?;
-    // After a checkpoint the write-ahead log shrinks back to this, whatever a burst made of it.
-    connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
-    schema::migrate(&mut connection)?;
-    Ok(connection)
 }

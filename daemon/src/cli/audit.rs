@@ -41,11 +41,24 @@ pub(super) fn run(args: &AuditArgs) -> Outcome {
         for row in rows {
             match args.json {
                 true => writeln!(out, "{}", json(&wire::AuditRow::from(row)))?,
-                false => writeln!(out, "{}", line(&row))?,
+                false => writeln!(out, "{}", shown(&line(&row)))?,
             }
         }
     }
     Ok(())
+}
+
+/// On one line and without a terminal's commands: file names and users' words are somebody else's choice, and one with a line
+/// break in it would be a row that nobody wrote.
+fn shown(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\'' | '"' => shown.push(c),
+            c => shown.extend(c.escape_debug()),
+        }
+    }
+    shown
 }
 
 fn line(row: &AuditRow) -> String {
@@ -67,4 +80,19 @@ fn line(row: &AuditRow) -> String {
         text.push_str(&format!(": {detail}"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn a_row_is_one_line_and_commands_no_terminal() {
+        assert_eq!(shown("policy@7.gguf: it's \"here\", \u{e9}"), "policy@7.gguf: it's \"here\", \u{e9}");
+        for hostile in ["x\n   99  learner", "\u{1b}[31m", "a\u{202e}b", "\0", "\u{2028}", "\u{9b}31m"] {
+            let text = shown(hostile);
+            assert!(text.chars().all(|c| !c.is_control() && !"\u{202e}\u{2028}".contains(c)), "{text:?}");
+            assert!(text.contains('\\'), "{text:?}");
+        }
+    }
 }

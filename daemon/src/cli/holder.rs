@@ -6,10 +6,11 @@
 use std::{path::Path, time::Duration};
 
 use config::Config;
+use policy::PolicyVersion;
 use ppo::{
     Registry, RolloutLog,
     registry::RegistryError,
-    rollout_log::{LogError, LogSettings, Who},
+    rollout_log::{LogError, LogSettings, Who, has_log},
 };
 use reward::Rules;
 
@@ -44,6 +45,10 @@ impl Holder {
         if !data_dir.is_dir() {
             return Err(format!("there is no data directory {data_dir:?}; name it with --data-dir").into());
         }
+        if !has_log(data_dir) {
+            // Made anew it would be empty, and whatever is asked of it would seem done.
+            return Err(LogError::Absent { dir: data_dir.to_path_buf() }.into());
+        }
         let settings = LogSettings {
             commit_ms: config.ppo.log.commit_ms,
             queue: config.ppo.log.queue,
@@ -61,9 +66,13 @@ impl Holder {
 ///
 /// # Errors
 /// When the folder has no version 0, or it cannot be used.
-pub(super) fn registry(log: &RolloutLog, config: &Config) -> Result<Registry, RegistryError> {
-    let sft = log.data_dir().join("versions").join("policy-0.gguf");
-    let registry = Registry::open(log.clone(), &sft, config.ppo.keep_versions)?;
+pub(super) fn registry(log: &RolloutLog, config: &Config) -> Result<Registry, Failure> {
+    let registry = Registry::reopen(log.clone(), config.ppo.keep_versions).map_err(|error| match error {
+        RegistryError::Damaged { version: PolicyVersion::SFT, .. } => {
+            format!("{error}; `honed serve` with the model that this folder was begun with restores it").into()
+        }
+        error => Failure::from(error),
+    })?;
     Ok(registry.keeping_bytes(crate::app::bytes_kept(&config.ppo)).on_behalf_of(&Who::cli()))
 }
 

@@ -36,6 +36,17 @@ pub enum RegistryError {
         /// Digest of the model that was given.
         found: String,
     },
+    /// The log knows no version, and the folder holds files of some.
+    #[error(
+        "{folder} holds {n_files} files of trained versions that rollouts.sqlite beside it knows nothing of; put the \
+         rollouts.sqlite back that belongs to them, or move the folder away to begin anew"
+    )]
+    Unclaimed {
+        /// The versions folder.
+        folder: PathBuf,
+        /// Files of versions other than 0.
+        n_files: usize,
+    },
     /// No such version.
     #[error("{0} is not in the registry")]
     Unknown(PolicyVersion),

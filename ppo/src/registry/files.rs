@@ -25,6 +25,12 @@ fn owner(name: &str) -> Option<PolicyVersion> {
     (!suffix.ends_with("partial")).then(|| number.parse().ok().map(PolicyVersion))?
 }
 
+/// Whether this code writes files of such a name, half-written ones included; others are somebody's own.
+fn is_ours(name: &str) -> bool {
+    let number = name.strip_prefix("policy-").and_then(|rest| rest.split_once('.')).map(|(number, _)| number);
+    number.is_some_and(|number| number.parse::<u64>().is_ok())
+}
+
 /// Removes a version's files. A file that stays is an orphan, which the next open removes.
 pub(super) fn remove_all_of(folder: &Path, version: PolicyVersion) {
     let removed = remove_where(folder, |name| owner(name) == Some(version));
@@ -81,6 +87,7 @@ impl Registry {
             }
             return Ok(());
         }
+        self.check_unclaimed()?;
         let path = self.path(PolicyVersion::SFT);
         copy_durably(sft, &path)?;
         let row = VersionRow {
@@ -96,6 +103,17 @@ impl Registry {
         };
         verify(&self.resolve(row.clone()))?;
         self.change(VersionChange::Register(row))
+    }
+
+    /// A log without a version was just made; trained versions beside it belong to one that somebody took away, and without
+    /// its rows they would be removed as nobody's.
+    fn check_unclaimed(&self) -> Result<(), RegistryError> {
+        let entries = fs::read_dir(&self.folder).map_err(|source| RegistryError::io(&self.folder, source))?;
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        match names.filter_map(|name| owner(&name)).filter(|version| *version != PolicyVersion::SFT).count() {
+            0 => Ok(()),
+            n_files => Err(RegistryError::Unclaimed { folder: self.folder.clone(), n_files }),
+        }
     }
 
     /// Rows that the last process left in the middle: nobody judges its candidates any more, and nothing drains.
@@ -126,8 +144,7 @@ impl Registry {
             .filter(|row| matches!(row.state, VersionState::Live | VersionState::Retained))
             .map(|row| row.version)
             .collect();
-        let orphan =
-            |name: &str| name.starts_with("policy-") && !owner(name).is_some_and(|owner| wanted.contains(&owner));
+        let orphan = |name: &str| is_ours(name) && !owner(name).is_some_and(|owner| wanted.contains(&owner));
         let n_removed = remove_where(&self.folder, orphan).map_err(|source| RegistryError::io(&self.folder, source))?;
         if n_removed > 0 {
             tracing::warn!(n_removed, "removed files of versions that were never published or are retired");

@@ -7,7 +7,7 @@
 use policy::PolicyVersion;
 
 use super::{Registry, RegistryError, files};
-use crate::rollout_log::{VersionChange, VersionRow, VersionState};
+use crate::rollout_log::{RolloutLog, VersionChange, VersionRow, VersionState};
 
 /// How much is kept beside version 0 and the live version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +49,25 @@ impl Registry {
     /// # Errors
     /// When the log cannot be read.
     pub fn surplus(&self, keep: Retention, residents: &[PolicyVersion]) -> Result<Vec<Surplus>, RegistryError> {
+        Ok(self.surplus_of(&self.rows()?, keep, residents))
+    }
+
+    /// What a retention would retire in the folder of this log if no daemon had it, without a change to anything.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn would_retire(log: &RolloutLog, keep: Retention) -> Result<Vec<Surplus>, RegistryError> {
+        let registry = Registry::at(log.clone(), keep.versions);
+        let mut rows = registry.rows()?;
+        // Nothing drains where nothing serves.
+        rows.iter_mut().filter(|row| row.state == VersionState::Draining).for_each(|row| {
+            row.state = VersionState::Retained;
+        });
+        Ok(registry.surplus_of(&rows, keep, &[]))
+    }
+
+    fn surplus_of(&self, rows: &[VersionRow], keep: Retention, residents: &[PolicyVersion]) -> Vec<Surplus> {
         let is_up = |row: &VersionRow| row.state == VersionState::Retained && row.version != PolicyVersion::SFT;
-        let rows = self.rows()?;
         let (mut n_kept, mut bytes_kept) = (0, 0_u64);
         let mut surplus = Vec::new();
         for row in rows.iter().rev().filter(|row| is_up(row)) {
@@ -68,7 +85,7 @@ impl Registry {
             }
         }
         surplus.reverse();
-        Ok(surplus)
+        surplus
     }
 
     /// Retires versions and removes their files.

@@ -230,3 +230,53 @@ fn old_versions_go_beyond_a_number_of_bytes() {
     assert_eq!(reason.as_deref(), Some("beyond ppo.keep_versions_mib"));
     assert!(!registry.path(PolicyVersion(2)).exists() && registry.path(PolicyVersion(3)).exists());
 }
+
+/// Goal: trained weights are never taken for rubbish because the database that knows them is gone. Method: publish, take the
+/// database away, open; put it back, open.
+#[test]
+fn versions_without_their_database_are_refused_and_kept() {
+    let world = World::new();
+    let registry = world.open();
+    let version = publish_next(&registry);
+    let file = registry.path(version);
+    drop(registry);
+    let data = world.dir.path().join("data");
+    let [there, aside] = ["rollouts.sqlite", "aside"].map(|name| data.join(name));
+    fs::rename(&there, &aside).unwrap();
+    for _ in 0..2 {
+        let error = world.open_with(8).map(drop).unwrap_err();
+        assert!(matches!(error, RegistryError::Unclaimed { n_files: 1, .. }), "{error}");
+    }
+    assert!(file.exists());
+    for ending in ["", "-wal", "-shm"] {
+        let _ = fs::remove_file(data.join(format!("rollouts.sqlite{ending}")));
+    }
+    fs::rename(&aside, &there).unwrap();
+    assert_eq!(world.open().live().unwrap().version, version);
+}
+
+#[test]
+fn files_of_other_names_are_nobodys_to_remove() {
+    let world = World::new();
+    let registry = world.open();
+    let (own, half) = (registry.folder.join("policy-0-mine.gguf"), registry.folder.join("policy-7.gguf.partial"));
+    for file in [&own, &half] {
+        fs::write(file, b"x").unwrap();
+    }
+    drop(registry);
+    world.open();
+    assert!(own.exists() && !half.exists());
+}
+
+#[test]
+fn who_does_not_know_the_model_cannot_repair_version_0() {
+    let world = World::new();
+    let registry = world.open();
+    let file = registry.path(PolicyVersion::SFT);
+    let log = registry.log.clone();
+    drop(registry);
+    assert_eq!(Registry::reopen(log.clone(), 8).unwrap().live().unwrap().version, PolicyVersion::SFT);
+    fs::write(&file, b"other bytes").unwrap();
+    let error = Registry::reopen(log, 8).map(drop).unwrap_err();
+    assert!(matches!(error, RegistryError::Damaged { version: PolicyVersion::SFT, .. }), "{error}");
+}

@@ -19,6 +19,12 @@ pub enum LogError {
         /// What the system answered.
         source: std::io::Error,
     },
+    /// The folder is no data directory.
+    #[error("{dir} holds no rollouts.sqlite, so it is no data directory of honed; name yours with --data-dir")]
+    Absent {
+        /// The folder.
+        dir: PathBuf,
+    },
     /// The database is no database any more.
     #[error(
         "rollout log {path} is damaged ({source}); put a good copy in its place, or move it and the versions folder away \

@@ -47,8 +47,6 @@ impl RolloutLog {
 
 /// Removes everything of one user but what is claimed, and says who asked for it.
 pub(super) fn forget(connection: &Connection, user: &str, who: &Who) -> Result<Forgotten, LogError> {
-    // Freed pages are overwritten, so that the file does not keep what the log no longer shows.
-    connection.pragma_update(None, "secure_delete", true)?;
     let count = |condition: &str| -> Result<u64, LogError> {
         let sql = format!("SELECT COUNT(*) FROM rollouts WHERE user = ?1 AND {condition}");
         Ok(connection.prepare_cached(&sql)?.query_row([user], |row| row.get::<_, i64>(0))? as u64)
@@ -89,11 +87,4 @@ fn trained(connection: &Connection, user: &str) -> Result<BTreeMap<PolicyVersion
     let rows = statement
         .query_map([user], |row| Ok((PolicyVersion(row.get::<_, i64>(0)? as u64), row.get::<_, i64>(1)? as u64)))?;
     Ok(rows.collect::<Result<_, _>>()?)
-}
-
-/// Empties the write-ahead log into the file, so that it does not keep old pages either. Outside of any transaction; a reader
-/// that is in the middle of something keeps some of it until the next commit.
-pub(super) fn leave_no_copy(connection: &Connection) -> Result<(), LogError> {
-    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
-    Ok(())
 }

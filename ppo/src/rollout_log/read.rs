@@ -64,6 +64,9 @@ impl LogReader {
     /// Opens the log of a data directory, also while a daemon writes to it.
     pub fn open(data_dir: &Path) -> Result<LogReader, LogError> {
         let path = super::database(data_dir);
+        if !super::has_log(data_dir) {
+            return Err(LogError::Absent { dir: data_dir.to_path_buf() });
+        }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&path, flags)?;
         // The write-ahead log's index must be writable, so the file is; the connection is not.

@@ -13,6 +13,8 @@ mod updates;
 
 use std::path::Path;
 
+use rusqlite::Connection;
+
 use policy::{FinishReason, LogProb, PolicyVersion, Rollout, RolloutId, SampledToken, SamplingParams, TokenId};
 
 use super::*;

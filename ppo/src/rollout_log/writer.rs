@@ -21,9 +21,10 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::{
     answer::{Listening, Pending, Tally, answer, insert, refuse},
     audit::{AuditRow, Who},
+    database,
     error::LogError,
     feedback::{Feedback, FeedbackReceipt},
-    forget::{self, Forgotten},
+    forget::Forgotten,
     imports::ImportRow,
     quarantine::Quarantine,
     record::{LoggedRollout, Seq},
@@ -162,9 +163,9 @@ impl Writer {
                 self.count(&tally, started.elapsed());
                 self.reward_model = tally.reward_model;
                 if tally.has_forgotten
-                    && let Err(error) = forget::leave_no_copy(&self.connection)
+                    && let Err(error) = database::leave_no_copy(&self.connection)
                 {
-                    tracing::warn!(%error, "what was forgotten may stay in the write-ahead log until the next checkpoint");
+                    tracing::warn!(%error, "what was forgotten may stay in the file until somebody is forgotten again");
                 }
             }
             Some(why) => self.carry(exchanges, why),

@@ -2,6 +2,7 @@
 
 use policy::PolicyVersion;
 use ppo::{
+    Registry,
     registry::Retention,
     rollout_log::{Act, Action, Who},
 };
@@ -71,16 +72,21 @@ pub(super) fn prune(args: &PruneArgs) -> Outcome {
     let Holder::Us(log) = Holder::find(&config)? else {
         return Err("a daemon has this folder; it keeps to ppo.keep_versions by itself after every publication".into());
     };
-    let registry = registry(&log, &config)?;
     let mib = args.keep_mib.unwrap_or(config.ppo.keep_versions_mib);
     let keep = Retention {
         versions: args.keep.unwrap_or(config.ppo.keep_versions),
         bytes: if mib == 0 { u64::MAX } else { mib.saturating_mul(1 << 20) },
     };
-    let surplus = registry.surplus(keep, &[])?;
-    if !args.dry_run {
-        registry.retire(&surplus)?;
-    }
+    let surplus = match args.dry_run {
+        // The registry is not opened for this: that repairs what a crash left, and so removes files.
+        true => Registry::would_retire(&log, keep)?,
+        false => {
+            let registry = registry(&log, &config)?;
+            let surplus = registry.surplus(keep, &[])?;
+            registry.retire(&surplus)?;
+            surplus
+        }
+    };
     log.close();
     let verb = if args.dry_run { "would remove" } else { "removed" };
     for gone in &surplus {

@@ -1,10 +1,13 @@
 //! `honed policies export`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use policy::{
     PolicyVersion,
-    checkpoint::{self, Checkpoint},
+    checkpoint::{self, Checkpoint, copy_durably},
     transformer::{is_adapter, merged},
 };
 use ppo::rollout_log::VersionRow;
@@ -29,7 +32,7 @@ pub(crate) struct Args {
 pub(super) fn run(args: &Args) -> Outcome {
     let data_dir = args.config.load()?.daemon.data_dir;
     let rows = rollouts::open(&args.config)?.versions()?;
-    let file = |version: u64| file_of(&rows, PolicyVersion(version), Path::new(&data_dir));
+    let file = |version: u64| good_file(&rows, PolicyVersion(version), Path::new(&data_dir));
     let source = file(args.version)?;
     if args.out.exists() {
         return Err(format!("{} exists already", args.out.display()).into());
@@ -39,7 +42,9 @@ pub(super) fn run(args: &Args) -> Outcome {
         true => merged(&Checkpoint::read(&file(0)?)?, &checkpoint)?.write(&args.out)?,
         // Byte for byte what serves, so that its digest is the version's.
         false => {
-            std::fs::copy(&source, &args.out)?;
+            let mut file = File::open(&source)?;
+            let len = file.metadata()?.len();
+            copy_durably(&mut file, len, &args.out)?;
             checkpoint::digest(&args.out)?
         }
     };
@@ -47,12 +52,23 @@ pub(super) fn run(args: &Args) -> Outcome {
     Ok(())
 }
 
-fn file_of(rows: &[VersionRow], version: PolicyVersion, data_dir: &Path) -> Result<PathBuf, String> {
+/// The file of a version, which holds what was written.
+fn good_file(rows: &[VersionRow], version: PolicyVersion, data_dir: &Path) -> Result<PathBuf, String> {
+    let (expected, file) = file_of(rows, version, data_dir)?;
+    let found = checkpoint::digest(&file).map_err(|error| error.to_string())?.to_string();
+    match found == expected {
+        true => Ok(file),
+        false => Err(format!("the file of {version} is damaged: expected digest {expected}, found {found}")),
+    }
+}
+
+/// The digest of a version and its file.
+fn file_of(rows: &[VersionRow], version: PolicyVersion, data_dir: &Path) -> Result<(String, PathBuf), String> {
     let row = rows.iter().find(|row| row.version == version);
     let row = row.ok_or_else(|| format!("there is no {version}; `honed policies list` shows what there is"))?;
     let file = data_dir.join("versions").join(&row.path);
     match file.is_file() {
-        true => Ok(file),
+        true => Ok((row.digest.clone(), file)),
         false => Err(format!("the file of {version} is gone: it is {}", row.state.as_str())),
     }
 }

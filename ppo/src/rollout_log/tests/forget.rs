@@ -85,3 +85,47 @@ fn everything_of_one_user_goes_and_versions_remember_that_it_did() {
         }
     }
 }
+
+fn n_in_file(dir: &std::path::Path, needle: &[u8]) -> usize {
+    let bytes = |name: &str| std::fs::read(dir.join(name)).unwrap_or_default();
+    let files = ["rollouts.sqlite", "rollouts.sqlite-wal"].map(bytes);
+    files.iter().map(|bytes| bytes.windows(needle.len()).filter(|window| *window == needle).count()).sum()
+}
+
+/// Goal: what a row left behind where it was before it grew is gone too. Method: many rows of two users that are scored, which
+/// makes them longer and moves them between pages.
+#[test]
+fn rows_that_moved_inside_the_file_leave_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    for n in 0..400 {
+        log.append(of(n, if n % 3 == 0 { "a-user-who-leaves" } else { "another" })).unwrap();
+        if n % 50 == 49 {
+            log.flush().unwrap();
+            score_all(&log, f64::from(n));
+        }
+    }
+    assert!(n_in_file(dir.path(), b"a-user-who-leaves") > 0, "there is something to forget");
+    assert_eq!(log.forget_user("a-user-who-leaves", &Who::cli()).unwrap().n_rollouts, 134);
+    assert_eq!(n_in_file(dir.path(), b"a-user-who-leaves"), 0);
+}
+
+/// Goal: a file from before deleted bytes were overwritten is cleaned when somebody is forgotten. Method: leave something in such a
+/// file as SQLite does by default, then forget a user.
+#[test]
+fn an_older_file_is_written_anew_once() {
+    let dir = tempfile::tempdir().unwrap();
+    open(dir.path()).close();
+    let old = rusqlite::Connection::open(database(dir.path())).unwrap();
+    old.execute_batch(
+        "PRAGMA secure_delete = 0; PRAGMA application_id = 0; CREATE TABLE t (x TEXT);
+         WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)
+         INSERT INTO t SELECT 'what-was-left-' || i FROM n; DROP TABLE t; PRAGMA wal_checkpoint(TRUNCATE);",
+    )
+    .unwrap();
+    drop(old);
+    let log = open(dir.path());
+    assert!(n_in_file(dir.path(), b"what-was-left-") > 0, "there is something left");
+    log.forget_user("nobody", &Who::cli()).unwrap();
+    assert_eq!(n_in_file(dir.path(), b"what-was-left-"), 0);
+}
