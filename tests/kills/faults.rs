@@ -6,8 +6,8 @@ use policy::{FinishReason, LogProb, PolicyVersion, Rollout, RolloutId, SampledTo
 use ppo::{
     RolloutLog,
     rollout_log::{
-        Claim, ClaimRequest, LogSettings, Outcome, RolloutState, ScoreRecord, Seq, Settlement, Start, UpdateChange,
-        UpdateEnd, UpdateStart, Verdict,
+        Act, Action, Claim, ClaimRequest, LogSettings, Outcome, RolloutState, ScoreRecord, Seq, Settlement, Start,
+        UpdateChange, UpdateEnd, UpdateStart, Verdict, Who,
     },
     stats::UpdateOutcome,
 };
@@ -35,6 +35,10 @@ pub(super) fn check_that_they_are_seen() {
         ledger.expect(vec![(Seq(1), id, RolloutState::Scored, None)], Vec::new());
         ledger.check_folder();
     });
+    let other = tempfile::tempdir().expect("a folder");
+    publish_versions(other.path(), 2);
+    activate_in_words(other.path());
+    check_seen("another version live", || Ledger::new(other.path()).check_folder());
     train_twice(folder.path());
     check_seen("trained twice", || ledger().check_folder());
     let mut damaging = ledger();
@@ -49,10 +53,20 @@ fn check_seen(what: &str, check: impl FnOnce()) {
     assert!(said.contains(what), "{said:?} does not say {what:?}");
 }
 
+/// An activation that only the audit log knows of.
+fn activate_in_words(folder: &std::path::Path) {
+    let log = RolloutLog::open(folder, &settings()).expect("a log");
+    log.note(Act::new(&Who::cli(), Action::Activate, "policy@1".to_owned()).done());
+    log.close();
+}
+
+fn settings() -> LogSettings {
+    LogSettings { commit_ms: 1, queue: 16, rescore_on_feedback: false }
+}
+
 /// Two updates that end with the same rollout, which no learner would make.
 fn train_twice(folder: &std::path::Path) {
-    let settings = LogSettings { commit_ms: 1, queue: 16, rescore_on_feedback: false };
-    let log = RolloutLog::open(folder, &settings).expect("a log");
+    let log = RolloutLog::open(folder, &settings()).expect("a log");
     let token = SampledToken { id: TokenId(1), log_prob: LogProb(-1.0), behavior: LogProb(-1.0), log_kept_mass: 0.0 };
     let rollout = Rollout {
         id: RolloutId { request: "cmpl-1".to_owned(), index: 0 },
