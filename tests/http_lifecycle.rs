@@ -113,6 +113,27 @@ fn what_must_not_be_stored_is_not() {
     assert_eq!(daemon.get("/v1/rollouts?state=odd").error(400)["param"], "state");
 }
 
+/// Goal: what a learner counts of activations is counted without one. Method: two versions; one activation is refused, one changes
+/// nothing, one loads, and one goes back to what is in memory.
+#[test]
+fn activations_without_a_learner_are_counted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    publish_versions(folder.path(), 2);
+    let daemon = TestDaemon::builder().start_in(folder.path());
+    let activate = |n: u64, body: Value| daemon.post(&format!("/v1/policies/{n}/activate"), &body);
+    activate(1, json!({"expected_live": 0})).error(409);
+    activate(2, json!({})).ok();
+    activate(1, json!({})).ok();
+    activate(0, json!({})).ok();
+    let counts = [
+        "honed_version_activations_total",
+        "honed_version_load_seconds_count",
+        "honed_version_promotion_seconds_count",
+    ];
+    // The refused one was brought into memory, where the next one found it.
+    assert_eq!(counts.map(|name| daemon.metric(name)), [2.0, 1.0, 2.0]);
+}
+
 /// Goal: rollback works, and only for whoever knows what is live. Method: three versions, compare-and-set right and wrong.
 #[test]
 fn versions_are_activated_by_compare_and_set() {

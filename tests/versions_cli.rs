@@ -7,9 +7,17 @@ use std::{
 
 use serde_json::{Value, json};
 
+use policy::PolicyVersion;
+use ppo::{
+    Registry, RolloutLog,
+    registry::Candidate,
+    rollout_log::{LogSettings, Who},
+};
+
 use crate::harness::{
     TestDaemon,
     client::{self, request},
+    model,
     process::{self, Process},
     versions::publish_versions,
 };
@@ -160,6 +168,49 @@ fn a_damaged_version_is_not_exported() {
     let (out, args) = export("bad.gguf");
     assert!(refused(&data, &args.each_ref().map(String::as_str)).contains("policy@1 is damaged: expected digest"));
     assert!(!out.exists());
+/// Goal: what is told of a version is what happened to it. Method: of one that the learner made and the watch rolled back, one
+/// that was brought from outside and never activated, and one whose file was damaged since.
+#[test]
+fn why_tells_rollbacks_imports_and_damage_apart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path();
+    publish_versions(data, 2);
+    let settings = LogSettings { commit_ms: 10, queue: 64, rescore_on_feedback: false };
+    let log = RolloutLog::open(data, &settings).expect("a log");
+    let registry = Registry::open(log.clone(), &model::file(), 100).expect("a registry");
+    let (made, brought) = (PolicyVersion(2), PolicyVersion(3));
+    model::write(&registry.path(brought), 9);
+    let digest = policy::checkpoint::digest(&registry.path(brought)).expect("a digest");
+    let importer = registry.on_behalf_of(&Who::folder());
+    importer.register(&Candidate { version: brought, parent: made, digest, n_rollouts: 0 }).expect("registered");
+    importer.keep(brought, [].into()).expect("kept");
+    let watch = registry.on_behalf_of(&Who::watch());
+    watch.roll_back(PolicyVersion(1), made, "rolled back: reward fell from 1.000 to 0.100").expect("rolled back");
+    registry.retain(&[]).expect("retained");
+    log.close();
+    drop((log, registry, importer, watch));
+
+    let why = |n: &str| told(data, &["why", n]);
+    let rolled_back = "policy@2 was live and can be activated again: rolled back: reward fell from 1.000 to 0.100";
+    assert!(why("2").contains(rolled_back), "{}", why("2"));
+    assert!(why("2").contains("policy@3 was brought from outside while it was live."), "{}", why("2"));
+    assert!(!why("2").contains("came from it"), "{}", why("2"));
+    assert!(why("1").contains("policy@2 came from it."), "{}", why("1"));
+    let import = why("3");
+    assert!(import.contains("policy@3 was never live and can be activated\n"), "{import}");
+    assert!(
+        import.contains("It was brought from outside on") && import.contains("while policy@2 was live"),
+        "{import}"
+    );
+
+    let file = data.join("versions/policy-2.gguf");
+    let mut bytes = std::fs::read(&file).expect("its file");
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&file, bytes).expect("written");
+    assert!(why("2").contains("policy@2 was live and cannot be activated again, for its file is damaged: rolled back"));
+    std::fs::remove_file(data.join("versions/policy-3.gguf")).expect("removed");
+    assert!(why("3").contains("policy@3 was never live and cannot be activated, for its file is missing"));
 }
 
 /// Goal: beside a daemon the same command has the daemon do it. Method: a daemon with an admin key, with the key and without.

@@ -147,7 +147,7 @@ section! {
         canary_rollouts: usize => whole(10, 1_000_000);
         /// Seconds after which what a canary has shown has to do.
         canary_s: u64 => whole(1, 604_800);
-        /// Judged rollouts of a new live version that are held against its last good ancestor's; when they are worse beyond doubt and by much (reward, length, thumbs down, failures), that ancestor serves again and learning pauses. 0: no watch.
+        /// Judged rollouts since a version went live that are held against its last good ancestor's, also while learning is paused; when they are worse beyond doubt and by much (reward, length, thumbs down, failures), that ancestor serves again and learning pauses. Below 32 only failures count; 0: no watch. Nor is there one with enabled = false.
         watch_rollouts: usize => whole(0, 1_000_000);
         /// Threads of the learner, all at nice 19 in the idle class; 0: one per core.
         threads: usize => whole(0, 512);

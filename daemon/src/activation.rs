@@ -1,6 +1,9 @@
 //! Making a version live, whoever asks for it: an administrator, or a watched folder.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::Instant,
+};
 
 use policy::{
     PolicyVersion,
@@ -11,7 +14,24 @@ use ppo::{
     learner::LearnerError,
     publish::PublishError,
     rollout_log::{Act, Action, Who},
+    stats::{LearnerCounters, LearnerCountersSnapshot},
 };
+
+/// What all activations of a daemon without a learner share.
+#[derive(Default)]
+pub(crate) struct Switching {
+    /// Held over an activation: two that cross would leave the log with one live version and the engine with the other.
+    turn: Mutex<()>,
+    /// What a learner would have counted of them.
+    counters: LearnerCounters,
+}
+
+impl Switching {
+    /// What was counted.
+    pub(crate) fn counters(&self) -> LearnerCountersSnapshot {
+        self.counters.snapshot()
+    }
+}
 
 /// What it takes.
 #[derive(Clone)]
@@ -22,9 +42,8 @@ pub(crate) struct Activator {
     pub(crate) log: RolloutLog,
     /// Where somebody learns.
     pub(crate) learner: Option<Learner>,
-    /// Held over an activation without a learner: two that cross would leave the log with one live version and the engine with
-    /// the other.
-    pub(crate) switching: Arc<Mutex<()>>,
+    /// Where nobody does.
+    pub(crate) switching: Arc<Switching>,
 }
 
 impl Activator {
@@ -58,7 +77,7 @@ impl Activator {
         expected_live: Option<PolicyVersion>,
         who: &Who,
     ) -> Result<(), LearnerError> {
-        let _one_at_a_time = self.switching.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.switching.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let ready = |r: &ResidentStatus| r.version == version && r.state != ResidentState::Draining;
         // What is in memory was checked when it came there: going back to it takes milliseconds.
         if !self.engine.residents().iter().any(ready) {
@@ -66,7 +85,13 @@ impl Activator {
             self.engine.beside_serving(|| self.load(version))?;
         }
         let before = self.registry.on_behalf_of(who).activate(version, expected_live)?;
+        let counters = &self.switching.counters;
+        let started = Instant::now();
         self.engine.promote(version).map_err(PublishError::from)?;
+        if before != version {
+            counters.promotions.record(started.elapsed());
+            counters.activations.fetch_add(1, Ordering::Relaxed);
+        }
         if before != version && before != PolicyVersion::SFT {
             self.engine.retire(before).map_err(PublishError::from)?;
         }
@@ -75,6 +100,9 @@ impl Activator {
 
     fn load(&self, version: PolicyVersion) -> Result<(), LearnerError> {
         let row = self.registry.verify(version)?;
-        Ok(self.engine.load(version, &row.path).map_err(PublishError::from)?)
+        let started = Instant::now();
+        self.engine.load(version, &row.path).map_err(PublishError::from)?;
+        self.switching.counters.loads.record(started.elapsed());
+        Ok(())
     }
 }

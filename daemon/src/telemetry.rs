@@ -98,8 +98,9 @@ impl Metrics {
                 raise(&self.imports.with_label_values(&[outcome.as_str()]), n);
             }
         }
-        if let Some(learning) = &services.learning {
-            self.learning.set_learner(&learning.learner);
+        match &services.learning {
+            Some(learning) => self.learning.set_learner(&learning.learner),
+            None => self.learning.set_switches(&services.switching.counters()),
         }
     }
 

@@ -14,6 +14,7 @@
 //! * *What it publishes is what it trained.* The trainer's version is the live version: nothing else changes the live
 //!   version while a learner runs, because activations go through its queue ([`Learner::activate`]). An activation
 //!   interrupts the update at hand: its weights would have been the child of a parent that the operator just left.
+//! * *A live version that does harm is rolled back*, whether or not anything is learnt meanwhile (`watching`).
 //! * *It can be looked at.* [`Learner::status`], [`Learner::history`] and [`Learner::counters`] never wait.
 //! * *It cannot ruin a model unseen.* What guard rails say is counted, logged once with what to do about it, and obeyed
 //!   (`rails`); after three rounds in a row that taught nothing it goes back to where it stood before the first of them.
@@ -130,6 +131,8 @@ enum Command {
         who: Who,
         reply: Sender<Result<(), LearnerError>>,
     },
+    /// The watch has seen something.
+    Look,
     Shutdown,
 }
 

@@ -158,6 +158,14 @@ impl Registry {
         Ok(self.log.reader().newest_seq()?)
     }
 
+    /// Where the log ended when a version went live, the last time that it did; 0 when that is not known.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn live_since(&self, version: PolicyVersion) -> Result<Seq, RegistryError> {
+        Ok(self.log.reader().live_since(version)?)
+    }
+
     /// What users got from a version: its first `limit` judged rollouts after `start`.
     ///
     /// # Errors

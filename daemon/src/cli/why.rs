@@ -1,10 +1,16 @@
 //! `honed why VERSION`: in plain words, what made a version and what became of it.
 
-use std::{collections::BTreeMap, fmt::Write, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    path::Path,
+};
 
 use clap::Args;
-use policy::PolicyVersion;
-use ppo::rollout_log::{FORGOTTEN, LogReader, LoggedRollout, Start, UpdateRow, UsedRollout, VersionRow, VersionState};
+use policy::{PolicyVersion, checkpoint};
+use ppo::rollout_log::{
+    Action, FORGOTTEN, LogError, LogReader, LoggedRollout, Start, UpdateRow, UsedRollout, VersionRow, VersionState,
+};
 use ppo::{gate::names, import::UNJUDGED};
 
 use super::{ConfigArgs, Outcome, clock::utc, rollouts};
@@ -18,10 +24,33 @@ pub(crate) struct WhyArgs {
     config: ConfigArgs,
 }
 
+/// What lies where a version's file should.
+enum Weights {
+    Whole,
+    Damaged,
+    Missing,
+}
+
+impl Weights {
+    /// Reads all of the file: nothing less tells what an activation would say of it.
+    fn of(path: &Path, digest: &str) -> Weights {
+        match checkpoint::digest(path) {
+            Ok(found) if found.to_string() == digest => Weights::Whole,
+            Err(_) if !path.is_file() => Weights::Missing,
+            _ => Weights::Damaged,
+        }
+    }
+}
+
 /// Everything that the log knows about a version.
 struct Story {
     row: VersionRow,
+    /// Versions whose update began with its weights.
     children: Vec<PolicyVersion>,
+    /// Versions that were brought from outside while it was live.
+    brought_meanwhile: Vec<PolicyVersion>,
+    is_brought: bool,
+    was_live: bool,
     update: Option<UpdateRow>,
     used: Vec<UsedRollout>,
     /// Those of `used` that the log still has.
@@ -31,7 +60,7 @@ struct Story {
 pub(super) fn run(args: &WhyArgs) -> Outcome {
     let story = Story::read(&rollouts::open(&args.config)?, PolicyVersion(args.version))?;
     let folder = Path::new(&args.config.load()?.daemon.data_dir).join("versions");
-    print!("{}", story.tell(folder.join(&story.row.path).is_file()));
+    print!("{}", story.tell(&folder.join(&story.row.path)));
     Ok(())
 }
 
@@ -40,7 +69,12 @@ impl Story {
         let rows = reader.versions()?;
         let row = rows.iter().find(|row| row.version == version).cloned();
         let row = row.ok_or_else(|| format!("there is no {version}; `honed policies list` shows what there is"))?;
-        let children = rows.iter().filter(|row| row.parent == Some(version)).map(|row| row.version).collect();
+        let (brought, activated) = (brought(reader)?, activated(reader)?);
+        let after = rows.iter().filter(|row| row.parent == Some(version)).map(|row| row.version);
+        let (brought_meanwhile, children) = after.partition(|version| brought.contains(&version.to_string()));
+        let is_brought = brought.contains(&version.to_string());
+        // What was made here is kept only once it has served.
+        let was_live = !is_brought || activated.contains(&version.to_string());
         let update = reader.update_of(version)?;
         let (used, rollouts) = match &update {
             Some(update) => {
@@ -48,11 +82,11 @@ impl Story {
             }
             None => (Vec::new(), Vec::new()),
         };
-        Ok(Story { row, children, update, used, rollouts })
+        Ok(Story { row, children, brought_meanwhile, is_brought, was_live, update, used, rollouts })
     }
 
-    fn tell(&self, has_file: bool) -> String {
-        let mut text = format!("{} {}\n", self.row.version, self.state(has_file));
+    fn tell(&self, path: &Path) -> String {
+        let mut text = format!("{} {}\n", self.row.version, self.state(path));
         let parts = [self.origin(), self.lessons(), self.judges(), self.steps(), self.verdict(), self.afterwards()];
         for part in parts.into_iter().filter(|part| !part.is_empty()) {
             text.push_str(&part);
@@ -61,16 +95,21 @@ impl Story {
         text
     }
 
-    fn state(&self, has_file: bool) -> String {
+    fn state(&self, path: &Path) -> String {
+        let lived = if self.was_live { "was live" } else { "was never live" };
+        let again = if self.was_live { " again" } else { "" };
         let why = self.row.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
         match self.row.state {
             VersionState::Live => "is live: it answers".to_owned(),
             VersionState::Candidate => "waits for the gate's verdict".to_owned(),
-            VersionState::Draining => "was live and finishes what it runs".to_owned(),
-            VersionState::Retained if has_file => "was live and can be activated again".to_owned(),
-            VersionState::Retained => "was live, and its file is missing".to_owned(),
+            VersionState::Draining => format!("was live and finishes what it runs{why}"),
+            VersionState::Retained => match Weights::of(path, &self.row.digest) {
+                Weights::Whole => format!("{lived} and can be activated{again}{why}"),
+                Weights::Damaged => format!("{lived} and cannot be activated{again}, for its file is damaged{why}"),
+                Weights::Missing => format!("{lived} and cannot be activated{again}, for its file is missing{why}"),
+            },
             VersionState::Rejected => format!("was refused{why}"),
-            VersionState::Retired => format!("was live once; its file is gone{why}"),
+            VersionState::Retired => format!("{lived}; its file is gone{why}"),
         }
     }
 
@@ -79,6 +118,9 @@ impl Story {
         let Some(parent) = row.parent else {
             return format!("It is the start that everything else came from, registered {created}.");
         };
+        if self.is_brought {
+            return format!("It was brought from outside on {created}, while {parent} was live.");
+        }
         let Some(update) = &self.update else {
             return format!("It came after {parent} on {created}, and no update of this folder made it.");
         };
@@ -188,11 +230,35 @@ impl Story {
     }
 
     fn afterwards(&self) -> String {
-        let children: Vec<String> = self.children.iter().map(ToString::to_string).collect();
-        match &children[..] {
-            [] => String::new(),
-            [one] => format!("{one} came from it."),
-            many => format!("{} came from it.", many.join(", ")),
-        }
+        let told = |versions: &[PolicyVersion], what: &str| {
+            let names: Vec<String> = versions.iter().map(ToString::to_string).collect();
+            (!names.is_empty()).then(|| format!("{} {what}", names.join(", ")))
+        };
+        let n_brought = self.brought_meanwhile.len();
+        let were = if n_brought == 1 { "was" } else { "were" };
+        let parts = [
+            told(&self.children, "came from it."),
+            told(&self.brought_meanwhile, &format!("{were} brought from outside while it was live.")),
+        ];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
+}
+
+/// Names of the versions that were brought from outside, whatever became of them.
+fn brought(reader: &LogReader) -> Result<BTreeSet<String>, LogError> {
+    let noted = reader.imports()?.into_iter().filter_map(|row| row.version).map(|version| version.to_string());
+    // An import's own row is written last, and only the newest are kept.
+    Ok(noted.chain(done(reader, &[Action::Import])?).collect())
+}
+
+/// Names of the versions that were made live, but for those of a log without an audit log.
+fn activated(reader: &LogReader) -> Result<BTreeSet<String>, LogError> {
+    done(reader, &[Action::Promote, Action::Activate, Action::Rollback])
+}
+
+/// What these acts were done to.
+fn done(reader: &LogReader, actions: &[Action]) -> Result<BTreeSet<String>, LogError> {
+    let rows = reader.audit(0, i64::MAX as usize)?;
+    let rows = rows.into_iter().filter(|row| row.is_done && actions.contains(&row.act.action));
+    Ok(rows.filter_map(|row| row.act.subject).collect())
 }

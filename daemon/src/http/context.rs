@@ -21,7 +21,7 @@ use reward::Scorer;
 
 use super::{auth::KeyRing, error::ApiError, hosts::AllowedHosts};
 use crate::{
-    activation::Activator,
+    activation::{Activator, Switching},
     reward_seat::RewardSeat,
     telemetry::{Metrics, traces::Tracer},
     watch::Watch,
@@ -46,8 +46,8 @@ pub(crate) struct Services {
     pub(crate) seat: Option<RewardSeat>,
     /// What takes files in; `None` without `daemon.import_dir`.
     pub(crate) importing: Option<Importing>,
-    /// Held while another version is made live without a learner, whose queue would put such wishes in order.
-    pub(crate) switching: Arc<Mutex<()>>,
+    /// Puts activations in order and counts them where there is no learner, who would.
+    pub(crate) switching: Arc<Switching>,
 }
 
 impl Services {

@@ -6,7 +6,11 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use ppo::{Learner, learner::LearnerState, stats::LogCountersSnapshot};
+use ppo::{
+    Learner,
+    learner::LearnerState,
+    stats::{LearnerCountersSnapshot, LogCountersSnapshot},
+};
 use prometheus::{Counter, Gauge, IntCounter, IntCounterVec, IntGauge, Registry};
 use reward::ScorerStats;
 
@@ -151,7 +155,7 @@ impl LearningMetrics {
         for (outcome, n) in &counters.outcomes {
             raise(&self.updates.with_label_values(&[outcome.as_str()]), *n);
         }
-        raise(&self.activations, counters.activations);
+        self.set_switches(&counters);
         raise(&self.rollbacks, counters.rollbacks);
         raise(&self.trained, counters.trained);
         raise(&self.trained_tokens, counters.trained_tokens);
@@ -164,8 +168,6 @@ impl LearningMetrics {
         raise(&self.restorations, counters.restorations);
         self.update_s.set(&counters.updates);
         self.swap_s.set(&counters.swaps);
-        self.load_s.set(&counters.loads);
-        self.promotion_s.set(&counters.promotions);
         let status = learner.status();
         let runs = matches!(status.state, LearnerState::Waiting | LearnerState::Updating | LearnerState::Publishing);
         self.learning.set(i64::from(runs));
@@ -174,6 +176,13 @@ impl LearningMetrics {
         if let Some(latest) = &status.latest {
             self.set_numbers(latest.numbers.iter().map(|(name, value)| (name.as_str(), *value)));
         }
+    }
+
+    /// Takes over what was counted of versions that were made live, by a learner or without one.
+    pub fn set_switches(&self, counters: &LearnerCountersSnapshot) {
+        raise(&self.activations, counters.activations);
+        self.load_s.set(&counters.loads);
+        self.promotion_s.set(&counters.promotions);
     }
 
     /// Takes over the newest update's numbers.

@@ -28,7 +28,7 @@ impl Owner {
         }
         let may_claim = self.count_backlog()?;
         // Before anything is learnt from what a bad version said.
-        if let Some(breach) = self.breach(may_claim)? {
+        if may_claim && let Some(breach) = self.watch.look()? {
             return Ok(Work::RollBack(breach));
         }
         // A claim is a write; looking is not.

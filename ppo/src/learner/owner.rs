@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, after, never, select_biased};
 use policy::threads;
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
     halt, room,
     share::ShareKeeper,
     trainer::{BuildError, Trainer},
-    watching::Watch,
+    watching::{Watch, WatchKeeper},
 };
 use crate::{
     parity,
@@ -46,7 +46,9 @@ pub(super) struct Owner {
     /// Why a guard rail made it pause.
     pub(super) halted: Option<String>,
     /// Over the live version.
-    pub(super) watch: Watch,
+    pub(super) watch: Arc<Watch>,
+    /// From the watch's thread.
+    alarms: Receiver<()>,
     /// One update is wanted although it is paused.
     is_stepping: bool,
     is_unable: bool,
@@ -80,6 +82,8 @@ impl Owner {
             board.write(|status| status.is_paused = true);
         }
         Owner {
+            watch: Arc::new(Watch::new(&setup)),
+            alarms: never(),
             setup,
             commands,
             board,
@@ -89,7 +93,6 @@ impl Owner {
             n_failures: 0,
             is_paused: halted.is_some(),
             halted,
-            watch: Watch::default(),
             is_stepping: false,
             is_unable: false,
             may_not_fit: true,
@@ -98,14 +101,17 @@ impl Owner {
     }
 
     pub(super) fn run(mut self) {
-        // Both must be started before this thread gives way: threads inherit the priority of who starts them.
-        let loader = match Loader::start(self.setup.engine.clone()) {
-            Ok(loader) => loader,
+        // All must be started before this thread gives way: threads inherit the priority of who starts them.
+        let started = Loader::start(self.setup.engine.clone());
+        let watch = WatchKeeper::start(Arc::clone(&self.watch), Arc::clone(&self.interrupt));
+        let (loader, watch) = match started.and_then(|loader| Ok((loader, watch?))) {
+            Ok(started) => started,
             Err(error) => {
-                let reason = format!("no thread for loading versions: {error}");
+                let reason = format!("no threads for loading versions and watching over them: {error}");
                 return self.board.set_state(LearnerState::Unable(reason));
             }
         };
+        self.alarms = watch.alarms.clone();
         let _keeper = self.keep_share();
         threads::give_way();
         let mut wait = Some(Duration::ZERO);
@@ -145,11 +151,7 @@ impl Owner {
 
     /// Waits for a command at most so long (for ever without a limit), and carries out all that are there.
     fn obey(&mut self, limit: Option<Duration>, loader: &Loader) -> ControlFlow<()> {
-        let first = match limit {
-            None => self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(limit) => self.commands.recv_timeout(limit),
-        };
-        let mut next = match first {
+        let mut next = match self.next_command(limit) {
             Err(RecvTimeoutError::Timeout) => None,
             // The last handle is gone: nobody can want anything any more.
             Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(()),
@@ -175,12 +177,26 @@ impl Owner {
                     // Whoever asked may have gone; the version serves all the same.
                     let _ = reply.send(result);
                 }
+                Command::Look => {
+                    self.obey_watch(loader);
+                    self.interrupt.store(false, Ordering::Release);
+                }
                 Command::Shutdown => return ControlFlow::Break(()),
             }
             self.board.write(|status| status.is_paused = self.is_paused);
             next = self.commands.try_recv().ok();
         }
         ControlFlow::Continue(())
+    }
+
+    fn next_command(&self, limit: Option<Duration>) -> Result<Command, RecvTimeoutError> {
+        let bell = limit.map_or_else(never, after);
+        // In this order: what an operator wants comes first, and a limit of nothing must not hide what is there.
+        select_biased! {
+            recv(self.commands) -> command => command.map_err(|_| RecvTimeoutError::Disconnected),
+            recv(self.alarms) -> _ => Ok(Command::Look),
+            recv(bell) -> _ => Err(RecvTimeoutError::Timeout),
+        }
     }
 
     /// One look at the log, and one update if there is enough in it.
@@ -242,6 +258,12 @@ impl Owner {
         self.is_unable = true;
         self.board.set_state(LearnerState::Unable(error.to_string()));
         Next::Poll
+    }
+
+    /// A halt outweighs what is under way: a step that was asked for before it is not made, and a learner that is unable shows
+    /// the halt's reason; once resumed, it says again what it is unable to.
+    pub(super) fn stand_still(&mut self) {
+        (self.is_stepping, self.is_unable) = (false, false);
     }
 
     pub(super) fn publisher<'a>(&'a self, loader: &'a Loader) -> Publisher<'a> {

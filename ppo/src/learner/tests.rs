@@ -8,4 +8,5 @@ mod resume;
 mod sabotage;
 mod trust;
 mod updates;
+mod watching;
 mod world;

@@ -8,7 +8,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::error::LogError;
 
 /// Steps in order; entry i brings a file from number i to i + 1.
-pub(super) const STEPS: [&str; 5] = [
+pub(super) const STEPS: [&str; 6] = [
     // 1: rollouts, feedback, versions.
     "CREATE TABLE rollouts (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -145,6 +145,13 @@ pub(super) const STEPS: [&str; 5] = [
         prompt TEXT NOT NULL,
         response TEXT NOT NULL
      ) STRICT;",
+    // 6: where in the log versions began to answer as the live one; one that is activated again has another row.
+    "CREATE TABLE services (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        version INTEGER NOT NULL REFERENCES versions (version),
+        after INTEGER NOT NULL
+     ) STRICT;
+     CREATE INDEX services_by_version ON services (version, number);",
 ];
 
 /// Number of the schema that this build writes.
@@ -158,6 +165,9 @@ pub(super) const WITH_IMPORTS: u32 = 3;
 
 /// Number of the first schema with an audit log.
 pub(super) const WITH_AUDIT: u32 = 4;
+
+/// Number of the first schema that says when versions went live.
+pub(super) const WITH_SERVICES: u32 = 6;
 
 /// Number of the schema in the file; 0 for a new file.
 pub(super) fn number(connection: &Connection) -> Result<u32, LogError> {

@@ -88,9 +88,19 @@ fn replace_live(
     connection.execute("UPDATE versions SET state = 'draining', reason = ?1 WHERE state = 'live'", [why])?;
     let found = state(connection, version)?;
     match found.filter(|found| from.contains(found)) {
-        Some(from) => step(connection, version, from, VersionState::Live, None),
-        None => Err(wrong_state(version, from[0], found)),
+        Some(from) => step(connection, version, from, VersionState::Live, None)?,
+        None => return Err(wrong_state(version, from[0], found)),
     }
+    begin_service(connection, version)
+}
+
+/// What this version answers from here on, it answers as the live one.
+fn begin_service(connection: &Connection, version: PolicyVersion) -> Result<(), LogError> {
+    connection.execute(
+        "INSERT INTO services (version, after) SELECT ?1, coalesce(MAX(seq), 0) FROM rollouts",
+        [version.0 as i64],
+    )?;
+    Ok(())
 }
 
 fn step(

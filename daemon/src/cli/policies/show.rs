@@ -51,7 +51,7 @@ pub(super) fn show(args: &ShowArgs) -> Outcome {
         writeln!(out, "{name:<12}{value}")?;
     }
     for (name, value) in &known.row.numbers {
-        writeln!(out, "  {name:<44}{value:>16.6}")?;
+        writeln!(out, "  {name:<44}{:>16}", readable(*value))?;
     }
     Ok(())
 }
@@ -73,7 +73,7 @@ pub(super) fn diff(args: &DiffArgs) -> Outcome {
     )?;
     for name in names {
         let [a, b] = [&from, &to].map(|known| known.row.numbers.get(name).copied());
-        let shown = |x: Option<f64>| x.map_or_else(|| "-".to_owned(), |x| format!("{x:.6}"));
+        let shown = |x: Option<f64>| x.map_or_else(|| "-".to_owned(), readable);
         let change = a.zip(b).map(|(a, b)| b - a);
         writeln!(out, "  {name:<44}{:>14}{:>14}{:>14}", shown(a), shown(b), shown(change))?;
     }
@@ -82,6 +82,11 @@ pub(super) fn diff(args: &DiffArgs) -> Outcome {
         writeln!(out, "{line}")?;
     }
     Ok(())
+}
+
+/// Six decimals, or what would be lost behind them (a learning rate, say) as a power of ten.
+fn readable(x: f64) -> String {
+    if x != 0.0 && x.abs() < 1e-3 { format!("{x:.4e}") } else { format!("{x:.6}") }
 }
 
 /// Knobs that were not the same when the two were trained.
@@ -131,6 +136,12 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn small_numbers_keep_their_digits() {
+        let told = [2e-7, -1.25e-5, 1e-3, 0.0, 1.5, f64::INFINITY].map(readable);
+        assert_eq!(told, ["2.0000e-7", "-1.2500e-5", "0.001000", "0.000000", "1.500000", "inf"]);
+    }
 
     #[test]
     fn only_knobs_that_differ_are_told() {

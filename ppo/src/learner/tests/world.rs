@@ -134,7 +134,14 @@ impl World {
     }
 
     fn start_with(&mut self, scorer: Option<Scorer>) -> Learner {
-        let setup = LearnerSetup {
+        let learner = Learner::start(self.setup(scorer)).unwrap();
+        self.learner = Some(learner.clone());
+        learner
+    }
+
+    /// What a learner of this world works with.
+    pub(super) fn setup(&self, scorer: Option<Scorer>) -> LearnerSetup {
+        LearnerSetup {
             config: self.config.clone(),
             log: self.log.clone(),
             registry: self.registry.clone(),
@@ -143,10 +150,7 @@ impl World {
             pretraining: [].into(),
             scorer,
             questions: [].into(),
-        };
-        let learner = Learner::start(setup).unwrap();
-        self.learner = Some(learner.clone());
-        learner
+        }
     }
 
     /// Asks for `n` responses at once and logs them, as the daemon does. The daemon's limit ends most of them.

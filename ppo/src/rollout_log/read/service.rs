@@ -1,12 +1,13 @@
 //! What users got lately: for the gate's questions, the canary and the watch.
 
-use rusqlite::params;
+use rusqlite::{OptionalExtension, params};
 
 use super::LogReader;
 use crate::{
     rollout_log::{
         LogError,
         record::{self, LoggedRollout, Seq},
+        schema,
     },
     watch::Service,
 };
@@ -27,6 +28,19 @@ impl LogReader {
     pub fn newest_seq(&self) -> Result<Seq, LogError> {
         let newest: Option<i64> = self.connection.query_row("SELECT MAX(seq) FROM rollouts", [], |row| row.get(0))?;
         Ok(Seq(newest.unwrap_or(0)))
+    }
+
+    /// Where the log ended when a version went live, the last time that it did; 0 when that is not known: version 0 at the
+    /// beginning, a version that never was, and one that did so before the log knew.
+    pub fn live_since(&self, version: PolicyVersion) -> Result<Seq, LogError> {
+        if !self.has(schema::WITH_SERVICES) {
+            return Ok(Seq(0));
+        }
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT after FROM services WHERE version = ?1 ORDER BY number DESC LIMIT 1")?;
+        let after: Option<i64> = statement.query_row([version.0 as i64], |row| row.get(0)).optional()?;
+        Ok(Seq(after.unwrap_or(0)))
     }
 
     /// What users got from a version: its first `limit` judged rollouts after `start`.

@@ -87,6 +87,7 @@ fn old_logs_are_brought_up_to_date() {
         assert_eq!(reader.page(&PageQuery { limit: 9, ..PageQuery::default() }).unwrap().len(), 1);
         assert!(reader.newest_update().unwrap().is_none() && reader.imports().unwrap().is_empty());
         assert!(reader.audit(0, 9).unwrap().is_empty());
+        assert_eq!(reader.live_since(PolicyVersion(0)).unwrap(), Seq(0));
         let log = open(dir.path());
         assert_eq!(everything(&log)[0].rollout, rollout(3, 0));
         let import = ImportRow {

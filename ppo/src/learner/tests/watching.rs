@@ -1,0 +1,161 @@
+//! The watch over the live version: what it compares, when, and that nothing keeps it from looking.
+
+use std::{collections::BTreeMap, fs};
+
+use policy::{PolicyVersion, Rollout, checkpoint};
+
+use super::{
+    super::{watching::Watch, *},
+    world::*,
+};
+use crate::{
+    registry::Candidate,
+    rollout_log::{Seq, VersionState},
+    stats::UpdateOutcome,
+};
+
+const IMPORT: PolicyVersion = PolicyVersion(1);
+
+/// Share of low token ids, around 0.
+fn well(rollout: &Rollout) -> f64 {
+    let ids = ids(rollout);
+    let share = ids.iter().filter(|id| id.0 < 135).count() as f64 / ids.len() as f64;
+    4.0 * (share - 0.5)
+}
+
+/// Far below it where the import answered.
+fn badly(rollout: &Rollout) -> f64 {
+    well(rollout) - 4.0 * f64::from(u8::from(rollout.version == IMPORT))
+}
+
+/// A world in which version 0 did well, and version 1, of the same weights, was made elsewhere and never live. So what tells
+/// them apart is the judge alone.
+fn world_with_an_import(change: impl FnOnce(&mut config::Ppo)) -> World {
+    let mut world = World::new(|config| {
+        // Nobody learns unless a test wants it.
+        (config.rollouts_per_update, config.watch_rollouts) = (10_000, 48);
+        change(config);
+    });
+    let registry = &world.registry;
+    assert_eq!(registry.next_version().unwrap(), IMPORT);
+    fs::copy(registry.path(PolicyVersion::SFT), registry.path(IMPORT)).unwrap();
+    let digest = checkpoint::digest(&registry.path(IMPORT)).unwrap();
+    registry.register(&Candidate { version: IMPORT, parent: PolicyVersion::SFT, digest, n_rollouts: 0 }).unwrap();
+    registry.keep(IMPORT, BTreeMap::new()).unwrap();
+    world.serve_ending(64);
+    world.judge(well);
+    world
+}
+
+/// Without a learner, which would look by itself.
+fn go_live(world: &World, version: PolicyVersion) {
+    if !world.engine.residents().iter().any(|resident| resident.version == version) {
+        world.engine.load(version, &world.registry.path(version)).unwrap();
+    }
+    world.registry.activate(version, None).unwrap();
+    world.engine.promote(version).unwrap();
+}
+
+fn is_bad(watch: &Watch) -> bool {
+    watch.look().unwrap().is_some()
+}
+
+/// Goal: no version passes without having been compared. Method: between two looks twice as many rollouts come as are looked at.
+#[test]
+fn a_version_is_compared_however_many_rollouts_come_between_two_looks() {
+    let mut world = world_with_an_import(|_| ());
+    let watch = Watch::new(&world.setup(None));
+    go_live(&world, IMPORT);
+    assert!(!is_bad(&watch), "nothing is known of it");
+    world.serve_ending(100);
+    world.judge(badly);
+    assert!(is_bad(&watch));
+    world.close();
+}
+
+/// Goal: each service of a version is watched for itself. Method: one version three times, judged badly, well and badly; what a
+/// watch sees that has seen everything, and one that begins now, as after a restart.
+#[test]
+fn each_service_of_a_version_is_watched_from_its_own_rollouts() {
+    let mut world = world_with_an_import(|_| ());
+    let watch = Watch::new(&world.setup(None));
+    let mut since = Vec::new();
+    let services: [(fn(&Rollout) -> f64, bool); 3] = [(badly, true), (well, false), (badly, true)];
+    for (rule, is_expected) in services {
+        go_live(&world, IMPORT);
+        since.push(world.registry.live_since(IMPORT).unwrap());
+        let fresh = Watch::new(&world.setup(None));
+        assert!(!is_bad(&watch) && !is_bad(&fresh), "of this service there is nothing yet");
+        world.serve_ending(64);
+        world.judge(rule);
+        assert_eq!((is_bad(&watch), is_bad(&fresh)), (is_expected, is_expected), "service {}", since.len());
+        go_live(&world, PolicyVersion::SFT);
+    }
+    assert_eq!(since, [Seq(64), Seq(128), Seq(192)]);
+    world.close();
+}
+
+/// Goal: a paused learner watches, learns nothing, stays paused and says why; so does one that is halted already. Method: a bad
+/// version is activated while paused, and again after its rollback.
+#[test]
+fn a_bad_version_is_rolled_back_while_learning_is_paused() {
+    let mut world = world_with_an_import(|config| config.rollouts_per_update = 64);
+    let learner = world.start_learner();
+    world.until_updates(&learner, 1);
+    learner.pause().unwrap();
+    eventually("the pause", || learner.status().state == LearnerState::Paused);
+    for n in 1..=2 {
+        learner.activate(IMPORT, None, &Who::cli()).unwrap();
+        assert_eq!(world.registry.live().unwrap().version, IMPORT);
+        world.serve_ending(90);
+        world.judge(badly);
+        eventually("a rollback", || learner.counters().rollbacks == n);
+        eventually("the reason", || matches!(learner.status().state, LearnerState::Halted(_)));
+        assert_eq!(world.serve_ending(1)[0].version, PolicyVersion::SFT, "the ancestor");
+    }
+    let has_both = |why: &str| why.contains("policy@1 was rolled back to policy@0") && why.contains("Before that");
+    eventually("both reasons", || learner.status().state.reason().is_some_and(has_both));
+    assert!(learner.status().is_paused);
+    let row = world.registry.row(IMPORT).unwrap().unwrap();
+    assert_ne!(row.state, VersionState::Live);
+    assert!(row.reason.unwrap().contains("rolled back: reward fell"));
+    assert_eq!(learner.history().len(), 1, "nothing was learnt although there is enough");
+    world.close();
+}
+
+/// Goal: the watch looks while an update runs, and breaks it off. Method: an update of more epochs than anybody has patience for,
+/// of what the version answered well.
+#[test]
+fn a_bad_version_is_rolled_back_while_an_update_runs() {
+    let mut world = world_with_an_import(|config| {
+        (config.rollouts_per_update, config.epochs) = (64, 1_000_000);
+        (config.policy_learning_rate, config.value_learning_rate) = (0.0, 0.0);
+    });
+    go_live(&world, IMPORT);
+    let learner = world.start_learner();
+    eventually("an update", || learner.status().state == LearnerState::Updating);
+    world.serve_ending(60);
+    world.judge(badly);
+    eventually("a rollback", || learner.counters().rollbacks == 1);
+    eventually("the pause", || matches!(learner.status().state, LearnerState::Halted(_)));
+    assert_eq!(world.serve_ending(1)[0].version, PolicyVersion::SFT);
+    assert_eq!(learner.history()[0].outcome, UpdateOutcome::Interrupted);
+    world.close();
+}
+
+/// Goal: who cannot learn can still watch. Method: a learner for a device that this build cannot use.
+#[test]
+fn a_bad_version_is_rolled_back_by_a_learner_that_is_unable_to_learn() {
+    let mut world = world_with_an_import(|config| config.device = "cuda:0".to_string());
+    let learner = world.start_learner();
+    eventually("the learner to give up", || matches!(learner.status().state, LearnerState::Unable(_)));
+    learner.activate(IMPORT, None, &Who::cli()).unwrap();
+    world.serve_ending(60);
+    world.judge(badly);
+    eventually("a rollback", || learner.counters().rollbacks == 1);
+    eventually("the reason", || matches!(learner.status().state, LearnerState::Halted(_)));
+    assert_eq!(world.serve_ending(1)[0].version, PolicyVersion::SFT);
+    learner.resume().unwrap();
+    eventually("what it is unable to", || matches!(learner.status().state, LearnerState::Unable(_)));
+    world.close();
+}
