@@ -69,6 +69,7 @@ impl Story {
             VersionState::Draining => "was live and finishes what it runs".to_owned(),
             VersionState::Retained if has_file => "was live and can be activated again".to_owned(),
             VersionState::Retained => "was live, and its file is missing".to_owned(),
+            VersionState::Rejected if !self.row.has_verdict() => format!("was given up without a verdict{why}"),
             VersionState::Rejected => format!("was refused{why}"),
             VersionState::Retired => format!("was live once; its file is gone{why}"),
         }
