@@ -3,6 +3,7 @@
 // Helpers here are tests too, but clippy sees only functions that carry the attribute.
 #![allow(clippy::unwrap_used)]
 
+mod activations;
 mod architecture;
 mod bad_inputs;
 mod dashboards;
@@ -23,6 +24,7 @@ mod http_prompt_scores;
 mod http_scoring;
 mod http_soak;
 mod http_tokens;
+mod imports_again;
 mod kills;
 mod learner_resume;
 mod learning_knobs;

@@ -168,6 +168,8 @@ fn a_damaged_version_is_not_exported() {
     let (out, args) = export("bad.gguf");
     assert!(refused(&data, &args.each_ref().map(String::as_str)).contains("policy@1 is damaged: expected digest"));
     assert!(!out.exists());
+}
+
 /// Goal: what is told of a version is what happened to it. Method: of one that the learner made and the watch rolled back, one
 /// that was brought from outside and never activated, and one whose file was damaged since.
 #[test]
@@ -234,6 +236,26 @@ fn a_daemon_that_has_the_folder_activates_for_the_command() {
     assert!(told(&data, &activate(&keyed)).contains("policy@1 is live; the daemon serves it"));
     assert_eq!(live(), 1);
     assert!(refused(&data, &["policies", "prune", "--listen", &listen]).contains("a daemon has this folder"));
+}
+
+/// Goal: that an old version is gone is housekeeping, and whoever wants it is told so. Method: a version that was pruned is activated,
+/// in a folder and beside a daemon whose log is looked at.
+#[test]
+fn a_version_beyond_the_retention_says_that_it_is_retired() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (data, log) = (folder.path().join("data"), folder.path().join("log"));
+    publish_versions(&data, 3);
+    told(&data, &["policies", "prune", "--keep", "1"]);
+    let why = "policy@1 is retired and its file removed: beyond ppo.keep_versions";
+    assert!(refused(&data, &activate(&[])).contains(why));
+    let daemon = Process::serve_logged(&data, &["ppo.enabled=false"], &log, "info");
+    client::until_ready(daemon.address);
+    let request = request("POST", "/v1/policies/1/activate", &[("content-type", "application/json")], b"{}");
+    let error = client::raw(daemon.address, &request).error(409);
+    assert_eq!((error["message"].as_str(), error["code"].as_str()), (Some(why), Some("conflict")));
+    drop(daemon);
+    let log = std::fs::read_to_string(log).expect("a log");
+    assert!(!log.contains("ERROR"), "{log}");
 }
 
 /// Goal: a user can be forgotten, by the route and by the command, beside a daemon and without one. Method: two users, feedback of

@@ -78,13 +78,21 @@ impl Activator {
         who: &Who,
     ) -> Result<(), LearnerError> {
         let _one_at_a_time = self.switching.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let registry = self.registry.on_behalf_of(who);
+        // Before anything is read or loaded; the transaction below asks again.
+        registry.may_activate(version, expected_live)?;
         let ready = |r: &ResidentStatus| r.version == version && r.state != ResidentState::Draining;
+        let was_ready = self.engine.residents().iter().any(ready);
         // What is in memory was checked when it came there: going back to it takes milliseconds.
-        if !self.engine.residents().iter().any(ready) {
+        if !was_ready {
             // Beside serving, because the digest of a whole file would take half a core from the streams.
             self.engine.beside_serving(|| self.load(version))?;
         }
-        let before = self.registry.on_behalf_of(who).activate(version, expected_live)?;
+        let before = registry.activate(version, expected_live).inspect_err(|_| {
+            if !was_ready {
+                self.forget(version);
+            }
+        })?;
         let counters = &self.switching.counters;
         let started = Instant::now();
         self.engine.promote(version).map_err(PublishError::from)?;
@@ -95,7 +103,16 @@ impl Activator {
         if before != version && before != PolicyVersion::SFT {
             self.engine.retire(before).map_err(PublishError::from)?;
         }
+        let residents: Vec<_> = self.engine.residents().iter().map(|resident| resident.version).collect();
+        self.registry.keep_house(&residents);
         Ok(())
+    }
+
+    /// What was loaded for an activation that came to nothing leaves memory again.
+    fn forget(&self, version: PolicyVersion) {
+        if let Err(error) = self.engine.retire(version) {
+            tracing::warn!(%version, %error, "it could not be activated, and stays in memory");
+        }
     }
 
     fn load(&self, version: PolicyVersion) -> Result<(), LearnerError> {

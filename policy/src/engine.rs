@@ -119,6 +119,8 @@ struct Shared {
     /// Requests that brought no seed; each takes the next stream.
     unseeded: AtomicU64,
     shutting_down: AtomicBool,
+    /// Who is told when a version has left memory.
+    freed: versions::Freed,
 }
 
 impl Engine {
@@ -156,6 +158,7 @@ impl Engine {
             counters,
             unseeded: AtomicU64::new(0),
             shutting_down: AtomicBool::new(false),
+            freed: versions::Freed::default(),
         })))
     }
 

@@ -10,12 +10,17 @@
 //! keep       one row, `retained`                                                      may be activated from here on
 //! promote    when asked, as every activation                                          it fails: retained, and may be tried again
 //! ```
+//! A judging that the daemon's end or a fault of ours cut short is no verdict: the candidate is given up, its row says that it was
+//! not judged, and the same file may come again, also from the watched folder.
+//!
 //! What is examined is what is loaded: the copy lies in our own folder and never changes once it has its name. Only one file is
 //! taken at a time: each costs a copy and a resident.
 
+mod ending;
 mod error;
 mod examination;
 mod judging;
+mod known;
 mod loss;
 #[cfg(test)]
 mod tests;
@@ -31,7 +36,7 @@ use std::{
 
 use policy::{
     PolicyVersion, TokenId,
-    checkpoint::{self, Digest, copy_durably, header_of_file, intake::Intake, safetensors},
+    checkpoint::{self, copy_durably, header_of_file, intake::Intake, safetensors},
     engine::{Engine, EngineError},
     failpoint,
     model_error::ModelError,
@@ -46,7 +51,7 @@ use crate::{
     clock::now_ms,
     learner::LearnerError,
     registry::{Candidate, Registry, RegistryError},
-    rollout_log::{Act, Action, ImportOutcome, ImportRow, ImportSource, RolloutLog, VersionState, Who},
+    rollout_log::{Act, Action, ImportOutcome, ImportRow, ImportSource, RolloutLog, Who},
 };
 
 /// Which forms of a version can be made live here.
@@ -134,12 +139,17 @@ impl Importer {
     pub fn load(&self, wish: Wish<'_>) -> Result<PolicyVersion, ImportError> {
         let Wish { path, source, promote, .. } = wish;
         let turn = self.turn.try_lock();
-        if matches!(turn, Err(TryLockError::WouldBlock)) {
+        let obstacle = match () {
+            () if matches!(turn, Err(TryLockError::WouldBlock)) => Some(ImportError::Busy),
+            () if self.setup.engine.is_shutting_down() => Some(ImportError::Stopping),
+            () => None,
+        };
+        if let Some(obstacle) = obstacle {
             // A watched folder asks again until it has its turn.
             if source == ImportSource::Api {
-                self.refuse(wish, &ImportError::Busy);
+                self.refuse(wish, &obstacle);
             }
-            return Err(ImportError::Busy);
+            return Err(obstacle);
         }
         let mut row = ImportRow {
             at_ms: now_ms(),
@@ -150,24 +160,17 @@ impl Importer {
             version: None,
             reason: None,
         };
-        let result = self.take(wish, &mut row).and_then(|version| {
-            row.outcome = ImportOutcome::Retained;
-            if let Some(promote) = promote {
-                promote(version)?;
-                row.outcome = ImportOutcome::Promoted;
-            }
-            Ok(version)
-        });
+        let result = self.take(wish, &mut row).and_then(|version| self.promote(version, promote, &mut row));
         row.reason = result.as_ref().err().map(ToString::to_string);
-        // What lies in a watched folder is found again at every start.
-        let is_news = source == ImportSource::Api || !matches!(result, Err(ImportError::Known(_)));
-        if is_news {
+        if is_news(&row, result.as_ref().err()) {
             if let (ImportOutcome::Refused, Err(error)) = (row.outcome, &result) {
                 self.refuse(wish, error);
             }
             self.counts[row.outcome as usize].fetch_add(1, Ordering::Relaxed);
             self.note(row);
         }
+        let residents: Vec<_> = self.setup.engine.residents().iter().map(|resident| resident.version).collect();
+        self.setup.registry.keep_house(&residents);
         result
     }
 
@@ -191,27 +194,45 @@ impl Importer {
     /// Everything but the promotion; the version stays in memory for it where it is wanted.
     fn take(&self, wish: Wish<'_>, row: &mut ImportRow) -> Result<PolicyVersion, ImportError> {
         let registry = &self.setup.registry.on_behalf_of(wish.who);
-        let version = self.setup.engine.beside_serving(|| self.register(wish.path, registry, row))?;
-        failpoint::passed("import.registered");
-        let (numbers, refusal) = match self.judge(version) {
-            Ok(verdict) => (verdict.numbers, (!verdict.refusals.is_empty()).then(|| verdict.refusals.join("; "))),
-            // A check that could not be made is no pass.
-            Err(error) => (Default::default(), Some(error.to_string())),
+        let version = match self.setup.engine.beside_serving(|| self.register(wish.path, registry, row)) {
+            Err(ImportError::Known(version)) if self.awaits_promotion(version, &wish)? => {
+                row.version = Some(version);
+                return Ok(version);
+            }
+            registered => registered?,
         };
+        failpoint::passed("import.registered");
+        let judged = self.judge(version);
         failpoint::passed("import.judged");
-        let refusal = refusal.or_else(|| registry.keep(version, numbers.clone()).err().map(|error| error.to_string()));
+        let ended = self.end(registry, version, judged, &wish);
         failpoint::passed("import.kept");
-        if refusal.is_some() || wish.promote.is_none() {
+        if ended.is_err() || wish.promote.is_none() {
             self.forget(version);
         }
-        match refusal {
-            None => Ok(version),
-            Some(reason) => {
-                row.outcome = ImportOutcome::Rejected;
-                registry.reject(version, &reason, Vec::new(), numbers)?;
-                Err(ImportError::Rejected { version, reason })
-            }
+        if matches!(ended, Err(ImportError::Rejected { .. })) {
+            row.outcome = ImportOutcome::Rejected;
         }
+        ended.map(|()| version)
+    }
+
+    /// Makes it live where that is wanted; what could not be made live leaves memory again.
+    fn promote(
+        &self,
+        version: PolicyVersion,
+        promote: Option<Promote<'_>>,
+        row: &mut ImportRow,
+    ) -> Result<PolicyVersion, ImportError> {
+        row.outcome = ImportOutcome::Retained;
+        let Some(promote) = promote else { return Ok(version) };
+        if let Err(error) = promote(version) {
+            // Unless its row says live already: then it must be there for whoever asks next.
+            if !self.setup.registry.live().is_ok_and(|live| live.version == version) {
+                self.forget(version);
+            }
+            return Err(error.into());
+        }
+        row.outcome = ImportOutcome::Promoted;
+        Ok(version)
     }
 
     /// From a name to a candidate in the registry, with a checked copy of the file.
@@ -227,34 +248,27 @@ impl Importer {
         let found = checkpoint::digest_of(&mut file).map_err(|source| io_error(path, source))?;
         row.digest = Some(found.to_string());
         self.check_new(found, row.source)?;
+        let converted = if is_gguf { None } else { Some(self.convert(&mut file, len, &sft)?) };
+        if let Some(converted) = &converted {
+            let known = self.check_new(converted.digest()?, row.source);
+            known.inspect_err(|error| row.version = error.known())?;
+        }
         let version = registry.next_version()?;
         let to = registry.path(version);
         file.rewind().map_err(|source| io_error(path, source))?;
-        let copied = match is_gguf {
-            true => copy_durably(&mut file, len, &to).map_err(ImportError::from),
-            false => self.convert(&mut file, len, &to, &sft),
+        let copied = match &converted {
+            None => copy_durably(&mut file, len, &to),
+            Some(converted) => converted.write(&to).map(drop),
         };
-        let copied = copied.and_then(|()| self.examine(&to, &sft));
-        let digest = copied.inspect_err(|_| registry.discard(version))?;
-        row.digest = Some(digest.to_string());
+        let examined = copied.map_err(ImportError::from).and_then(|()| self.examine(&to, &sft));
+        let digest = examined.inspect_err(|_| registry.discard(version))?;
+        if is_gguf {
+            row.digest = Some(digest.to_string());
+        }
         let candidate = Candidate { version, parent: registry.live()?.version, digest, n_rollouts: 0 };
         registry.register(&candidate).inspect_err(|_| registry.discard(version))?;
         row.version = Some(version);
         Ok(version)
-    }
-
-    /// The very same weights are not taken twice; what was refused once may be tried again by whoever asks for it.
-    fn check_new(&self, digest: Digest, source: ImportSource) -> Result<(), ImportError> {
-        let digest = digest.to_string();
-        let is_known = |state: VersionState| match state {
-            VersionState::Live | VersionState::Retained | VersionState::Draining | VersionState::Candidate => true,
-            VersionState::Rejected | VersionState::Retired => source == ImportSource::Folder,
-        };
-        let rows = self.setup.registry.rows()?;
-        match rows.into_iter().find(|row| row.digest == digest && is_known(row.state)) {
-            Some(row) => Err(ImportError::Known(row.version)),
-            None => Ok(()),
-        }
     }
 
     fn forget(&self, version: PolicyVersion) {
@@ -262,6 +276,20 @@ impl Importer {
             Ok(()) | Err(EngineError::NotResident(_)) => {}
             Err(error) => tracing::warn!(%version, %error, "a candidate stays in memory"),
         }
+    }
+}
+
+/// Whether anything came of it that should be written down.
+fn is_news(row: &ImportRow, error: Option<&ImportError>) -> bool {
+    match (error, row.source) {
+        // The version's own row tells.
+        (Some(ImportError::Unjudged { .. }), _) => false,
+        // What lies in a watched folder is found again at every start; how it came is told once, so that the next start knows it
+        // by its own bytes.
+        (Some(ImportError::Known(_)), ImportSource::Folder) => row.version.is_some(),
+        // The watch tells, and tries again.
+        (Some(error), ImportSource::Folder) => error.is_final(),
+        _ => true,
     }
 }
 

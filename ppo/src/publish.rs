@@ -212,13 +212,18 @@ impl Publisher<'_> {
         Ok(())
     }
 
+    /// Whether a version is in memory and admits requests.
+    pub(crate) fn is_ready(&self, version: PolicyVersion) -> bool {
+        let ready = |r: &policy::engine::ResidentStatus| r.version == version && r.state != ResidentState::Draining;
+        self.engine.residents().iter().any(ready)
+    }
+
     /// Brings a version into memory unless it is there.
     ///
     /// # Errors
     /// When the engine refuses the file.
     pub fn load(&self, version: PolicyVersion) -> Result<(), PublishError> {
-        let ready = |r: &policy::engine::ResidentStatus| r.version == version && r.state != ResidentState::Draining;
-        if !self.engine.residents().iter().any(ready) {
+        if !self.is_ready(version) {
             let started = Instant::now();
             self.loader.load(version, self.registry.path(version))?;
             self.counters.loads.record(started.elapsed());
@@ -258,13 +263,14 @@ impl Publisher<'_> {
     /// Gives a candidate up that came to nothing for no fault of its weights. The claim stays.
     pub fn abandon(&self, version: PolicyVersion, why: &str) {
         self.forget(version);
-        if let Err(error) = self.registry.reject(version, why, Settlement::default(), BTreeMap::new()) {
-            // The next open rejects it.
+        if let Err(error) = self.registry.give_up(version, why) {
+            // The next open gives it up.
             tracing::warn!(%version, %error, "a candidate could not be marked as rejected");
         }
     }
 
-    fn forget(&self, version: PolicyVersion) {
+    /// Lets a version leave memory that nobody shall be answered from.
+    pub(crate) fn forget(&self, version: PolicyVersion) {
         match self.engine.retire(version) {
             Ok(()) | Err(EngineError::NotResident(_)) => {}
             Err(error) => tracing::warn!(%version, %error, "a candidate stays in memory"),

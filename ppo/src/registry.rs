@@ -14,6 +14,7 @@
 //!
 //! Numbers are never reused, not even of a refused candidate: a number in a client's hand means one set of weights.
 
+mod activation;
 mod error;
 mod files;
 mod opening;
@@ -48,6 +49,8 @@ pub struct Registry {
     who: Who,
     /// The first number that nobody was given yet, as far as this process knows.
     free: Arc<Mutex<PolicyVersion>>,
+    /// Held while old versions are retired: two who find the same ones beyond the retention would both retire them.
+    retiring: Arc<Mutex<()>>,
 }
 
 /// A candidate to be registered; its file lies at [`Registry::path`] already.
@@ -222,6 +225,15 @@ impl Registry {
         Ok(())
     }
 
+    /// Gives a candidate up on which there is no verdict: its judging was interrupted, or could not be done. Its files go, and its
+    /// row says that there was none.
+    ///
+    /// # Errors
+    /// When the log refuses; nothing has changed then.
+    pub fn give_up(&self, version: PolicyVersion, reason: &str) -> Result<(), RegistryError> {
+        self.reject(version, reason, Settlement::default(), [(VersionRow::NO_VERDICT.to_owned(), 1.0)].into())
+    }
+
     /// Keeps a candidate that was not made here: it may be activated.
     ///
     /// # Errors
@@ -233,38 +245,6 @@ impl Registry {
     /// Removes what was written for a number that was never registered.
     pub fn discard(&self, version: PolicyVersion) {
         files::remove_all_of(&self.folder, version);
-    }
-
-    /// Makes a retained or draining version live, if `expected_live` (where given) still is. Returns who was live before.
-    ///
-    /// # Errors
-    /// When another version is live, when this one is in no state to be activated, or when its file is damaged.
-    pub fn activate(
-        &self,
-        version: PolicyVersion,
-        expected_live: Option<PolicyVersion>,
-    ) -> Result<PolicyVersion, RegistryError> {
-        let before = self.live()?.version;
-        self.change(VersionChange::Activate { version, expected_live, why: None })?;
-        Ok(before)
-    }
-
-    /// Makes the last good version live in place of `from`, whose row says why.
-    ///
-    /// # Errors
-    /// When another version is live, or this one is in no state to be activated.
-    pub fn roll_back(&self, to: PolicyVersion, from: PolicyVersion, why: &str) -> Result<(), RegistryError> {
-        self.change(VersionChange::Activate { version: to, expected_live: Some(from), why: Some(why.to_string()) })
-    }
-
-    /// Checks a version's file against its digest.
-    ///
-    /// # Errors
-    /// [`RegistryError::Unknown`], [`RegistryError::Damaged`], or that the log cannot be read.
-    pub fn verify(&self, version: PolicyVersion) -> Result<VersionRow, RegistryError> {
-        let row = self.row(version)?.ok_or(RegistryError::Unknown(version))?;
-        files::verify(&row)?;
-        Ok(row)
     }
 
     /// Rows hold file names, so that a data directory may be moved or reached by another path.

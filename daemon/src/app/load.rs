@@ -34,6 +34,8 @@ pub(super) fn services(config: &Config) -> Result<Services, AppError> {
     let registry = Registry::open(log.clone(), &sft, config.ppo.keep_versions)?;
     let registry = registry.keeping_bytes(bytes_kept(&config.ppo));
     let engine = engine(config, &registry)?;
+    let keeper = registry.clone();
+    engine.on_freed(move |residents| keeper.keep_house(residents));
     if config.ppo.log.scrub_pii == "redact" {
         // Before anybody is answered.
         log.redact_with(engine.vocabulary())?;

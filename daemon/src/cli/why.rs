@@ -108,6 +108,7 @@ impl Story {
                 Weights::Damaged => format!("{lived} and cannot be activated{again}, for its file is damaged{why}"),
                 Weights::Missing => format!("{lived} and cannot be activated{again}, for its file is missing{why}"),
             },
+            VersionState::Rejected if !self.row.has_verdict() => format!("was given up without a verdict{why}"),
             VersionState::Rejected => format!("was refused{why}"),
             VersionState::Retired => format!("{lived}; its file is gone{why}"),
         }

@@ -58,6 +58,10 @@ fn refusal(error: ImportError) -> ApiError {
         ImportError::Intake(IntakeError::NotFound(_)) => ApiError::NotFound(message),
         ImportError::Intake(IntakeError::TooLarge { .. }) => ApiError::FileTooLarge(message),
         ImportError::Malformed(_) => ApiError::coded(INVALID_MODEL, "path", message),
+        ImportError::Stopping => ApiError::Unavailable("the daemon is shutting down"),
+        ImportError::Unjudged { .. } => {
+            ApiError::Unavailable("the file could not be judged now; the cause is in the daemon's log")
+        }
         ImportError::Promote(error) => policies::refusal(error),
         ImportError::Intake(IntakeError::Io { .. })
         | ImportError::Engine(_)

@@ -95,6 +95,8 @@ pub(super) fn refusal(error: LearnerError) -> ApiError {
         LearnerError::Registry(RegistryError::Log(
             error @ (LogError::LiveChanged { .. } | LogError::VersionState { .. }),
         )) => ApiError::Conflict(error.to_string()),
+        // What retention does is no fault of anything.
+        LearnerError::Registry(error @ RegistryError::Retired { .. }) => ApiError::Conflict(error.to_string()),
         LearnerError::Registry(error @ RegistryError::Damaged { .. }) => {
             tracing::error!(%error, "a version cannot be activated");
             ApiError::Conflict("the version's file is missing or damaged".to_owned())

@@ -2,7 +2,7 @@
 
 use std::{
     path::Path,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -12,7 +12,22 @@ use crate::{
     version::PolicyVersion,
 };
 
+/// What is called with the versions that are still in memory when one has left it.
+pub(super) type Freed = Arc<OnceLock<Box<dyn Fn(&[PolicyVersion]) + Send + Sync>>>;
+
 impl Engine {
+    /// Has `tell` called whenever a version has left memory, on the thread that held it, with those that are still there. Only
+    /// the first such wish is heard.
+    pub fn on_freed(&self, tell: impl Fn(&[PolicyVersion]) + Send + Sync + 'static) {
+        drop(self.0.freed.set(Box::new(tell)));
+    }
+
+    /// Whether [`Engine::shutdown`] has begun: what fails from here on says nothing about any version.
+    #[must_use]
+    pub fn is_shutting_down(&self) -> bool {
+        self.0.shutting_down.load(Ordering::Acquire)
+    }
+
     /// Brings a version into memory beside the live one; blocks the caller until its canary has passed. The file must speak
     /// version 0's vocabulary.
     ///
@@ -34,10 +49,12 @@ impl Engine {
         }
         let setup = Setup::new(&shared.config, &shared.vocabulary, &shared.gate, shared.context_tokens, version, path);
         let weights = loading::weights(&setup, Some(&shared.base))?;
-        let residents = Arc::downgrade(&shared.residents);
+        let (residents, freed) = (Arc::downgrade(&shared.residents), Arc::downgrade(&shared.freed));
         let forget = move || {
-            if let Some(residents) = residents.upgrade() {
-                residents.remove_if(&version, |_, resident| resident.is_draining());
+            let Some(residents) = residents.upgrade() else { return };
+            residents.remove_if(&version, |_, resident| resident.is_draining());
+            if let Some(tell) = freed.upgrade().as_deref().and_then(OnceLock::get) {
+                tell(&residents.iter().map(|resident| *resident.key()).collect::<Vec<_>>());
             }
         };
         let resident = Resident::start(

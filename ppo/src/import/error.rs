@@ -15,6 +15,9 @@ pub enum ImportError {
     /// Another file is being taken.
     #[error("another file is being loaded; try again when it is done")]
     Busy,
+    /// Nothing is begun any more.
+    #[error("the daemon is shutting down")]
+    Stopping,
     /// It is not opened.
     #[error(transparent)]
     Intake(#[from] IntakeError),
@@ -32,6 +35,14 @@ pub enum ImportError {
         /// Why.
         reason: String,
     },
+    /// Nobody came to a verdict: the daemon stopped, or something failed that is no fault of the weights.
+    #[error("{version} is given up without a verdict: {reason}")]
+    Unjudged {
+        /// Its number.
+        version: PolicyVersion,
+        /// Why.
+        reason: String,
+    },
     /// It cannot be brought into memory or scored.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -44,6 +55,41 @@ pub enum ImportError {
     /// It is retained, and could not be made live.
     #[error("it is retained, and could not be made live: {0}")]
     Promote(#[from] LearnerError),
+}
+
+impl ImportError {
+    /// The version that has the same weights, if that is it.
+    pub(super) fn known(&self) -> Option<PolicyVersion> {
+        if let ImportError::Known(version) = self { Some(*version) } else { None }
+    }
+
+    /// Whether the same file would come to the same end, so that nobody need try it again.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match self {
+            ImportError::Malformed(_) | ImportError::Known(_) | ImportError::Rejected { .. } => true,
+            ImportError::Intake(error) => !matches!(error, IntakeError::Io { .. }),
+            ImportError::Registry(RegistryError::Model(error)) => !matches!(error, ModelError::Io { .. }),
+            ImportError::Busy
+            | ImportError::Stopping
+            | ImportError::Unjudged { .. }
+            | ImportError::Engine(_)
+            | ImportError::Trial(_)
+            | ImportError::Registry(_)
+            | ImportError::Promote(_) => false,
+        }
+    }
+
+    /// Whether a judging failed over the candidate's own weights, which is as good as a refusal.
+    pub(super) fn is_about(&self, candidate: PolicyVersion) -> bool {
+        match self {
+            ImportError::Engine(EngineError::Forward { version, .. })
+            | ImportError::Trial(TrialError::Engine { version, .. }) => *version == candidate,
+            // Only the candidate is loaded.
+            ImportError::Engine(EngineError::Load { .. }) => true,
+            _ => false,
+        }
+    }
 }
 
 impl From<LogError> for ImportError {

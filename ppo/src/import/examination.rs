@@ -19,13 +19,12 @@ use policy::{
 use super::{Accepts, Importer, error::ImportError, io_error};
 
 impl Importer {
-    /// Weights under Hugging Face's names, as a file like version 0's.
-    pub(super) fn convert(&self, file: &mut File, len: u64, to: &Path, sft: &Header) -> Result<(), ImportError> {
+    /// Weights under Hugging Face's names, as a file like version 0's would hold them.
+    pub(super) fn convert(&self, file: &mut File, len: u64, sft: &Header) -> Result<Checkpoint, ImportError> {
+        file.rewind().map_err(|error| Malformed(format!("it cannot be read: {error}")))?;
         let header = safetensors::Header::read(file, len)?;
         let source = Checkpoint::read(&self.setup.registry.path(PolicyVersion::SFT))?;
-        let version = safetensors::as_version(file, &header, &source, &sft.vocabulary_digest)?;
-        version.write(to)?;
-        Ok(())
+        Ok(safetensors::as_version(file, &header, &source, &sft.vocabulary_digest)?)
     }
 
     /// The copy and every number in it; nobody changes it from here on.

@@ -13,7 +13,7 @@ use reward::{Judgement, NamedJudge, Scorer, sources::model::Judge};
 use super::*;
 use crate::{
     gate::names,
-    rollout_log::{AuditRow, LogSettings},
+    rollout_log::{AuditRow, LogSettings, VersionState},
     test_world::served_model,
 };
 

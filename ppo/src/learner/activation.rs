@@ -7,11 +7,11 @@ use policy::PolicyVersion;
 use super::{LearnerError, owner::Owner};
 use crate::{
     publish::Loader,
-    rollout_log::{LogError, VersionRow, Who},
+    rollout_log::{VersionRow, VersionState, Who},
 };
 
 impl Owner {
-    /// Checked and in memory first, then the row, then the pointer; then the trainer follows.
+    /// Asked for what can be known at once, checked and in memory first, then the row, then the pointer; then the trainer follows.
     pub(super) fn activate(
         &mut self,
         version: PolicyVersion,
@@ -20,11 +20,7 @@ impl Owner {
         loader: &Loader,
     ) -> Result<(), LearnerError> {
         let registry = self.setup.registry.on_behalf_of(who);
-        let found = registry.live()?.version;
-        if let Some(expected) = expected_live.filter(|expected| *expected != found) {
-            return Err(LogError::LiveChanged { expected, found }.into());
-        }
-        if version == found {
+        if registry.may_activate(version, expected_live)?.state == VersionState::Live {
             // A client that makes sure, or tries again: nothing but the note that it did, and above all the learner keeps its
             // moments.
             registry.activate(version, expected_live)?;
@@ -32,11 +28,16 @@ impl Owner {
         }
         let row = registry.verify(version)?;
         let publisher = self.publisher(loader);
+        let was_ready = publisher.is_ready(version);
         publisher.load(version)?;
-        registry.activate(version, expected_live)?;
+        let before = registry.activate(version, expected_live).inspect_err(|_| {
+            if !was_ready {
+                publisher.forget(version);
+            }
+        })?;
         publisher.promote(version)?;
         self.counters.activations.fetch_add(1, Ordering::Relaxed);
-        tracing::info!(%version, before = %found, "activated by hand");
+        tracing::info!(%version, %before, "activated by hand");
         self.follow(&row);
         Ok(())
     }

@@ -50,6 +50,14 @@ pub enum RegistryError {
     /// No such version.
     #[error("{0} is not in the registry")]
     Unknown(PolicyVersion),
+    /// Its file is gone, as retention or a repair at the start decided.
+    #[error("{version} is retired and its file removed: {reason}")]
+    Retired {
+        /// The version.
+        version: PolicyVersion,
+        /// What decided it.
+        reason: String,
+    },
     /// A file is missing, or holds other bytes than were written.
     #[error("{version} cannot be used: {path}: {what}")]
     Damaged {

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use policy::{PolicyVersion, checkpoint};
+use policy::{PolicyVersion, checkpoint, model_error::ModelError};
 
 use super::{Registry, RegistryError};
 use crate::clock::now_ms;
@@ -61,7 +61,13 @@ fn remove_where(folder: &Path, goes: impl Fn(&str) -> bool) -> io::Result<usize>
 /// Checks a version's file against its digest.
 pub(super) fn verify(row: &VersionRow) -> Result<(), RegistryError> {
     let damaged = |what: String| RegistryError::Damaged { version: row.version, path: row.path.clone(), what };
-    let found = checkpoint::digest(&row.path).map_err(|error| damaged(error.to_string()))?;
+    let found = checkpoint::digest(&row.path).map_err(|error| {
+        damaged(match error {
+            // The path is said once already.
+            ModelError::Io { source, .. } => source.to_string(),
+            other => other.to_string(),
+        })
+    })?;
     if found.to_string() == row.digest {
         return Ok(());
     }
@@ -119,19 +125,16 @@ impl Registry {
     /// Rows that the last process left in the middle: nobody judges its candidates any more, and nothing drains.
     pub(super) fn finish_what_a_crash_began(&self) -> Result<(), RegistryError> {
         for row in self.rows()? {
-            let (to, reason) = match row.state {
-                VersionState::Candidate => {
-                    (VersionState::Rejected, Some("the process ended before the gate's verdict"))
-                }
-                VersionState::Draining => (VersionState::Retained, None),
-                _ => continue,
-            };
-            self.change(VersionChange::Move {
-                version: row.version,
-                from: row.state,
-                to,
-                reason: reason.map(str::to_string),
-            })?;
+            match row.state {
+                VersionState::Candidate => self.give_up(row.version, "the process ended before the gate's verdict")?,
+                VersionState::Draining => self.change(VersionChange::Move {
+                    version: row.version,
+                    from: VersionState::Draining,
+                    to: VersionState::Retained,
+                    reason: None,
+                })?,
+                _ => {}
+            }
         }
         Ok(())
     }
@@ -174,11 +177,16 @@ impl Registry {
                 Ok(()) => {}
                 Err(error) if usable && at.version != PolicyVersion::SFT => {
                     tracing::error!(%error, "a version is given up");
+                    let what = match error {
+                        // Without the path: clients read this.
+                        RegistryError::Damaged { what, .. } => format!("it was missing or damaged: {what}"),
+                        other => other.to_string(),
+                    };
                     self.change(VersionChange::Move {
                         version: at.version,
                         from: at.state,
                         to: VersionState::Retired,
-                        reason: Some(error.to_string()),
+                        reason: Some(what),
                     })?;
                     remove_all_of(&self.folder, at.version);
                 }

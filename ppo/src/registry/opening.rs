@@ -36,7 +36,14 @@ impl Registry {
     pub(super) fn at(log: RolloutLog, n_kept: usize) -> Registry {
         let folder = log.data_dir().join("versions");
         let retention = Retention { versions: n_kept, bytes: u64::MAX };
-        Registry { log, folder, retention, who: Who::start(), free: Arc::new(Mutex::new(PolicyVersion::SFT)) }
+        Registry {
+            log,
+            folder,
+            retention,
+            who: Who::start(),
+            free: Arc::new(Mutex::new(PolicyVersion::SFT)),
+            retiring: Arc::default(),
+        }
     }
 
     fn repaired(self) -> Result<Registry, RegistryError> {

@@ -4,10 +4,12 @@
 //! number of bytes has room for. Version 0, the live version and what is in memory are not up for this, and a bound on bytes
 //! does not remove the newest retained version either: a rollback by one step stays possible, whatever a version weighs.
 
+use std::sync::PoisonError;
+
 use policy::PolicyVersion;
 
 use super::{Registry, RegistryError, files};
-use crate::rollout_log::{RolloutLog, VersionChange, VersionRow, VersionState};
+use crate::rollout_log::{LogError, RolloutLog, VersionChange, VersionRow, VersionState};
 
 /// How much is kept beside version 0 and the live version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,12 +32,22 @@ pub struct Surplus {
 }
 
 impl Registry {
-    /// Housekeeping after a publication: what drained and left memory is `retained`; beyond the retention the oldest retained
+    /// As [`Registry::retain`], where nobody waits for the outcome; what could not be done is told, and done the next time.
+    pub fn keep_house(&self, residents: &[PolicyVersion]) {
+        match self.retain(residents) {
+            // The process ends: the next one finds whatever was left.
+            Ok(()) | Err(RegistryError::Log(LogError::Closed)) => {}
+            Err(error) => tracing::warn!(%error, "old versions could not be retired; the next change tries again"),
+        }
+    }
+
+    /// Housekeeping after a publication, an import or an activation, and when a version has left memory: what drained and left memory is `retained`; beyond the retention the oldest retained
     /// ones are `retired` and their files removed. Never version 0, never the live one, never one in memory.
     ///
     /// # Errors
     /// When the log refuses.
     pub fn retain(&self, residents: &[PolicyVersion]) -> Result<(), RegistryError> {
+        let _one_at_a_time = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
         for row in self.rows()? {
             if row.state == VersionState::Draining && !residents.contains(&row.version) {
                 self.step(row.version, VersionState::Draining, VersionState::Retained, None)?;

@@ -102,6 +102,8 @@ fn a_candidate_that_a_crash_left_is_rejected_and_its_number_never_reused() {
     drop(registry);
     let registry = world.open();
     assert_eq!(states(&registry), [Live, Rejected]);
+    let row = registry.row(staged).unwrap().unwrap();
+    assert!(!row.has_verdict() && row.reason.unwrap().contains("ended before"), "nobody has judged it");
     for gone in [registry.path(staged), never_registered, half_written] {
         assert!(!gone.exists(), "{} is an orphan", gone.display());
     }
@@ -153,6 +155,41 @@ fn activation_is_compare_and_set() {
     assert_eq!(registry.live().unwrap().version, one);
     assert_eq!(registry.activate(one, None).unwrap(), one, "to activate the live one changes nothing");
     assert_eq!(states(&registry), [Draining, Live, Draining]);
+}
+
+/// Goal: what cannot be activated says why, before anything is read for it. Method: each state that a version can be in.
+#[test]
+fn what_may_be_activated_is_known_before_anything_is_read() {
+    let world = World::new();
+    let registry = world.open_with(1).unwrap();
+    let (one, two, three) = (publish_next(&registry), publish_next(&registry), publish_next(&registry));
+    registry.retain(&[PolicyVersion::SFT]).unwrap();
+    assert_eq!(states(&registry), [Retained, Retired, Retained, Live]);
+    // A file that is not there is no matter yet.
+    fs::remove_file(registry.path(two)).unwrap();
+    for good in [PolicyVersion::SFT, two, three] {
+        assert_eq!(registry.may_activate(good, Some(three)).unwrap().version, good);
+    }
+    let refused = |version, expected| registry.may_activate(version, expected).unwrap_err().to_string();
+    assert_eq!(refused(one, None), "policy@1 is retired and its file removed: beyond ppo.keep_versions");
+    assert_eq!(refused(two, Some(one)), "live version: expected policy@1, found policy@3");
+    let candidate = stage(&registry);
+    assert_eq!(refused(candidate, None), "policy@4: expected state retained, found candidate");
+    assert_eq!(refused(PolicyVersion(9), None), "policy@9 is not in the registry");
+}
+
+#[test]
+fn a_missing_file_is_named_once() {
+    let world = World::new();
+    let registry = world.open();
+    let one = publish_next(&registry);
+    let path = registry.path(one);
+    fs::remove_file(&path).unwrap();
+    let error = registry.verify(one).unwrap_err().to_string();
+    assert_eq!(error.matches(path.to_str().unwrap()).count(), 1, "{error}");
+    drop(registry);
+    let reason = world.open().row(one).unwrap().unwrap().reason.unwrap();
+    assert!(reason.contains("missing") && !reason.contains('/'), "clients read it: {reason}");
 }
 
 #[test]

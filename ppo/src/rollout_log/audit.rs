@@ -44,8 +44,9 @@ pub(super) fn of_change(change: &VersionChange, who: &Who) -> Option<AuditRow> {
     match change {
         VersionChange::Register(_) => None,
         VersionChange::Publish { version, .. } => Some(act(Action::Promote, version).done()),
-        // Whoever brings a file wants it in; the learner's candidates are judged by the daemon itself.
-        VersionChange::Reject { version, reason, .. } => Some(match *who == Who::learner() {
+        // Whoever brings a file wants it in; the learner's candidates are judged by the daemon itself, and
+        // what a crash left is given up by it.
+        VersionChange::Reject { version, reason, .. } => Some(match *who == Who::learner() || *who == Who::start() {
             true => act(Action::Reject, version).done_with(reason),
             false => act(Action::Import, version).refused(reason),
         }),

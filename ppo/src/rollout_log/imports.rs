@@ -69,9 +69,9 @@ pub struct ImportRow {
     pub path: String,
     /// What became of it.
     pub outcome: ImportOutcome,
-    /// Of its bytes, once they were read.
+    /// Of its bytes as they were brought, once they were read; a version that was converted from them has another one.
     pub digest: Option<String>,
-    /// Its number, once it was a candidate.
+    /// Its number, once it was a candidate; of weights that are there already, the number that they have.
     pub version: Option<PolicyVersion>,
     /// Why it is not what was asked for.
     pub reason: Option<String>,
@@ -99,6 +99,15 @@ pub(super) fn insert(connection: &Connection, row: &ImportRow) -> Result<(), Log
     )?;
     connection.execute("DELETE FROM imports WHERE number <= (SELECT MAX(number) FROM imports) - ?1", [KEPT])?;
     Ok(())
+}
+
+/// Versions that a file of this digest became.
+pub(super) fn versions_of(connection: &Connection, digest: &str) -> Result<Vec<PolicyVersion>, LogError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT DISTINCT version FROM imports WHERE digest = ?1 AND version IS NOT NULL ORDER BY version",
+    )?;
+    let versions = statement.query_map([digest], |row| Ok(PolicyVersion(row.get::<_, i64>(0)? as u64)))?;
+    Ok(versions.collect::<Result<_, _>>()?)
 }
 
 /// All rows, oldest first.

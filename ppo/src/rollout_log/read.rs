@@ -234,6 +234,11 @@ impl LogReader {
         if self.has(schema::WITH_IMPORTS) { imports::all(&self.connection) } else { Ok(Vec::new()) }
     }
 
+    /// Versions that a file with these bytes became, whatever form they have.
+    pub fn versions_of_import(&self, digest: &str) -> Result<Vec<PolicyVersion>, LogError> {
+        if self.has(schema::WITH_IMPORTS) { imports::versions_of(&self.connection, digest) } else { Ok(Vec::new()) }
+    }
+
     /// Who did what: at most `limit` rows after a number, oldest first.
     pub fn audit(&self, after: u64, limit: usize) -> Result<Vec<AuditRow>, LogError> {
         if self.has(schema::WITH_AUDIT) { audit::page(&self.connection, after, limit) } else { Ok(Vec::new()) }

@@ -74,6 +74,19 @@ pub struct VersionRow {
     pub numbers: BTreeMap<String, f64>,
 }
 
+impl VersionRow {
+    /// 1 in the numbers of a candidate that was given up before there was a verdict on its weights.
+    pub const NO_VERDICT: &str = "gate/no_verdict";
+    /// 1 in the numbers of a file that passed and is to go live, until it has.
+    pub const AWAITS_PROMOTION: &str = "import/awaits_promotion";
+
+    /// Whether it was judged, as far as its state says that: a candidate that was given up was not.
+    #[must_use]
+    pub fn has_verdict(&self) -> bool {
+        !self.numbers.contains_key(VersionRow::NO_VERDICT)
+    }
+}
+
 /// One step in the life of versions; each is one transaction.
 #[derive(Clone, Debug, PartialEq)]
 pub enum VersionChange {

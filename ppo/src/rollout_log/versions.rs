@@ -88,7 +88,12 @@ fn replace_live(
     connection.execute("UPDATE versions SET state = 'draining', reason = ?1 WHERE state = 'live'", [why])?;
     let found = state(connection, version)?;
     match found.filter(|found| from.contains(found)) {
-        Some(from) => step(connection, version, from, VersionState::Live, None)?,
+        Some(from) => {
+            // Once: who has been live and was rolled back does not come back by itself.
+            let gone = params![version.0 as i64, VersionRow::AWAITS_PROMOTION];
+            connection.execute("DELETE FROM version_numbers WHERE version = ?1 AND name = ?2", gone)?;
+            step(connection, version, from, VersionState::Live, None)?;
+        }
         None => return Err(wrong_state(version, from[0], found)),
     }
     begin_service(connection, version)

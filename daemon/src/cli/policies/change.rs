@@ -50,7 +50,9 @@ pub(super) fn activate(args: &ActivateArgs) -> Outcome {
     match Holder::find(&config)? {
         Holder::Us(log) => {
             let registry = registry(&log, &config)?;
-            let activated = registry.verify(version).and_then(|_| registry.activate(version, expected));
+            let activated = registry.may_activate(version, expected);
+            let activated = activated.and_then(|_| registry.verify(version));
+            let activated = activated.and_then(|_| registry.activate(version, expected));
             let before = activated.inspect_err(|why| {
                 log.note(Act::new(&Who::cli(), Action::Activate, version.to_string()).refused(why));
             })?;
@@ -66,11 +68,13 @@ pub(super) fn activate(args: &ActivateArgs) -> Outcome {
     Ok(())
 }
 
-/// Removes the files of versions beyond the retention. A daemon does so itself after every publication.
+/// Removes the files of versions beyond the retention. A daemon does so itself after every publication,
+/// import and activation.
 pub(super) fn prune(args: &PruneArgs) -> Outcome {
     let config = args.config.load()?;
     let Holder::Us(log) = Holder::find(&config)? else {
-        return Err("a daemon has this folder; it keeps to ppo.keep_versions by itself after every publication".into());
+        let why = "a daemon has this folder; it keeps to ppo.keep_versions by itself after every publication, import and activation";
+        return Err(why.into());
     };
     let mib = args.keep_mib.unwrap_or(config.ppo.keep_versions_mib);
     let keep = Retention {

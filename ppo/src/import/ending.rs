@@ -1,0 +1,55 @@
+//! What becomes of a candidate: kept, refused, or given up without a verdict.
+
+use policy::PolicyVersion;
+
+use super::{ImportError, Importer, Wish};
+use crate::{
+    gate::Verdict,
+    registry::Registry,
+    rollout_log::{ImportSource, VersionRow},
+};
+
+/// Why a candidate is given up that the daemon's end overtook.
+const STOPPED: &str = "the daemon stopped before the gate's verdict";
+
+impl Importer {
+    /// Writes down how the judging ended.
+    ///
+    /// # Errors
+    /// [`ImportError::Rejected`], [`ImportError::Unjudged`], or that the log refuses: then the next start gives it up.
+    pub(super) fn end(
+        &self,
+        registry: &Registry,
+        version: PolicyVersion,
+        judged: Result<Verdict, ImportError>,
+        wish: &Wish<'_>,
+    ) -> Result<(), ImportError> {
+        // Every version leaves memory then, and whatever failed for that, or could not be promoted any more, is no fault of it.
+        let is_stopping = self.setup.engine.is_shutting_down();
+        let (reason, numbers) = match judged {
+            _ if is_stopping => return self.give_up(registry, version, STOPPED.to_owned()),
+            Ok(verdict) if verdict.refusals.is_empty() => {
+                let mut numbers = verdict.numbers;
+                if wish.promote.is_some() && wish.source == ImportSource::Folder {
+                    numbers.insert(VersionRow::AWAITS_PROMOTION.to_owned(), 1.0);
+                }
+                return match registry.keep(version, numbers) {
+                    Ok(()) => Ok(()),
+                    Err(error) => self.give_up(registry, version, error.to_string()),
+                };
+            }
+            Ok(verdict) => (verdict.refusals.join("; "), verdict.numbers),
+            // A check that could not be made is no pass, and where its weights made it fail, a verdict.
+            Err(error) if error.is_about(version) => (error.to_string(), Default::default()),
+            Err(error) => return self.give_up(registry, version, error.to_string()),
+        };
+        registry.reject(version, &reason, Vec::new(), numbers)?;
+        Err(ImportError::Rejected { version, reason })
+    }
+
+    fn give_up(&self, registry: &Registry, version: PolicyVersion, reason: String) -> Result<(), ImportError> {
+        tracing::warn!(%version, reason, "a model from outside was not judged; the same file may come again");
+        registry.give_up(version, &reason)?;
+        Err(ImportError::Unjudged { version, reason })
+    }
+}
