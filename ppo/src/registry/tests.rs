@@ -164,7 +164,7 @@ fn what_may_be_activated_is_known_before_anything_is_read() {
     let registry = world.open_with(1).unwrap();
     let (one, two, three) = (publish_next(&registry), publish_next(&registry), publish_next(&registry));
     registry.retain(&[PolicyVersion::SFT]).unwrap();
-    assert_eq!(states(&registry), [Retained, Retired, Retained, Live]);
+    assert_eq!(states(&registry), [Draining, Retired, Retained, Live]);
     // A file that is not there is no matter yet.
     fs::remove_file(registry.path(two)).unwrap();
     for good in [PolicyVersion::SFT, two, three] {
