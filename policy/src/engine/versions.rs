@@ -52,10 +52,14 @@ impl Engine {
         let (residents, freed) = (Arc::downgrade(&shared.residents), Arc::downgrade(&shared.freed));
         let forget = move || {
             let Some(residents) = residents.upgrade() else { return };
-            residents.remove_if(&version, |_, resident| resident.is_draining());
+            let is_gone = |resident: &Resident| resident.version == version && resident.is_draining();
+            // Before it leaves the list, so that a shutdown waits until whoever is told has done what there is to do.
             if let Some(tell) = freed.upgrade().as_deref().and_then(OnceLock::get) {
-                tell(&residents.iter().map(|resident| *resident.key()).collect::<Vec<_>>());
+                let others = residents.iter().filter(|resident| !is_gone(resident)).map(|resident| resident.version);
+                let others: Vec<PolicyVersion> = others.collect();
+                tell(&others);
             }
+            residents.remove_if(&version, |_, resident| resident.is_draining());
         };
         let resident = Resident::start(
             &shared.nursery,
