@@ -40,7 +40,7 @@ pub(crate) async fn post(
         let promote = promote.then_some(&make_live as ppo::import::Promote<'_>);
         let wish = Wish { path: &path, source: ImportSource::Api, who: &who, promote };
         let lower = || threads::lower_priority(threads::NICE_REQUESTS);
-        threads::apart(lower, || importing.importer.load(wish)).map_err(refusal)
+        threads::apart(lower, || importing.importer.load(wish).map_err(refusal))
     });
     let version = loaded.await??;
     policies::one(services, version).await.map(Json)

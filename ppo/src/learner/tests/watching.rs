@@ -80,7 +80,8 @@ fn each_service_of_a_version_is_watched_from_its_own_rollouts() {
     let mut world = world_with_an_import(|_| ());
     let watch = Watch::new(&world.setup(None));
     let mut since = Vec::new();
-    let services: [(fn(&Rollout) -> f64, bool); 3] = [(badly, true), (well, false), (badly, true)];
+    type Service = (fn(&Rollout) -> f64, bool);
+    let services: [Service; 3] = [(badly, true), (well, false), (badly, true)];
     for (rule, is_expected) in services {
         go_live(&world, IMPORT);
         since.push(world.registry.live_since(IMPORT).unwrap());
