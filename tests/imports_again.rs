@@ -134,6 +134,8 @@ fn a_converted_file_that_was_rolled_back_stays_so_over_a_restart() {
     daemon.wait_for("its row", |_| world.log().imports().expect("rows").len() >= 2);
     assert_eq!(world.log().imports().expect("rows").len(), 2, "y was left alone");
     assert_eq!(world.states().len(), 3);
+    let live = world.log().version(PolicyVersion(2)).expect("readable").expect("a row");
+    assert_eq!(live.digest, policy::checkpoint::Digest::of(&gguf(12)).to_string(), "it is z that is live");
 }
 
 #[test]
