@@ -4,23 +4,13 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::harness::{TestDaemon, daemon::Builder, model};
-
-struct World {
-    daemon: TestDaemon,
-    models: tempfile::TempDir,
-    data: tempfile::TempDir,
-}
-
-fn world(change: impl FnOnce(Builder) -> Builder) -> World {
-    let (models, data) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
-    let builder = TestDaemon::builder().set(format!("daemon.import_dir={}", models.path().display()));
-    let daemon = change(builder).start_in(data.path());
-    World { daemon, models, data }
-}
+use crate::harness::{
+    importing::{World, world},
+    model,
+};
 
 impl World {
-    fn load(&self, seed: u64, body: &Value) -> crate::harness::client::Reply {
+    fn load_new(&self, seed: u64, body: &Value) -> crate::harness::client::Reply {
         model::write(&self.models.path().join("new.gguf"), seed);
         let mut body = body.clone();
         body["path"] = json!("new.gguf");
@@ -48,7 +38,7 @@ impl World {
 #[test]
 fn a_refused_activation_loads_nothing() {
     let world = world(|builder| builder);
-    assert_eq!(world.load(11, &json!({})).ok()["state"], "retained");
+    assert_eq!(world.load_new(11, &json!({})).ok()["state"], "retained");
     world.daemon.wait_for("its memory is free", |_| !world.is_resident(1));
     let error = world.daemon.post("/v1/policies/1/activate", &json!({"expected_live": 99})).error(409);
     assert!(error["message"].as_str().expect("a message").contains("policy@99"), "{error}");
@@ -63,7 +53,7 @@ fn a_file_that_could_not_be_made_live_leaves_memory() {
     let learner = ["ppo.enabled=true", "reward.source=feedback", "reward.feedback_fallback=drop"];
     for sets in [&learner[..], &[]] {
         let world = world(|builder| sets.iter().fold(builder, |builder, set| builder.set(*set)));
-        world.load(11, &json!({"promote": true, "expected_live": 55})).error(409);
+        world.load_new(11, &json!({"promote": true, "expected_live": 55})).error(409);
         world.daemon.wait_for("its memory is free", |_| !world.is_resident(1));
         assert_eq!(world.states(), ["live", "retained"]);
         world.daemon.post("/v1/policies/1/activate", &json!({"expected_live": 0})).ok();
@@ -77,7 +67,7 @@ fn a_file_that_could_not_be_made_live_leaves_memory() {
 fn imports_and_activations_keep_to_the_retention() {
     let world = world(|builder| builder.set("ppo.keep_versions=2"));
     for n in 1..=6 {
-        world.load(10 + n, &json!({"promote": n % 2 == 0})).ok();
+        world.load_new(10 + n, &json!({"promote": n % 2 == 0})).ok();
     }
     let expected = ["retained", "retired", "retired", "retired", "retained", "retained", "live"];
     world.daemon.wait_for("what drained is retained, and the oldest retired", |_| world.states() == expected);
@@ -88,7 +78,7 @@ fn imports_and_activations_keep_to_the_retention() {
     let expected = ["retained", "retired", "retired", "retired", "live", "retained", "retained"];
     world.daemon.wait_for("the one before is retained", |_| world.states() == expected);
     assert_eq!(world.on_disk(), [0, 4, 5, 6]);
-    assert_eq!(world.load(20, &json!({})).ok()["version"], 7);
+    assert_eq!(world.load_new(20, &json!({})).ok()["version"], 7);
     let expected = ["retained", "retired", "retired", "retired", "live", "retired", "retained", "retained"];
     world.daemon.wait_for("an import alone retires the oldest", |_| world.states() == expected);
 }

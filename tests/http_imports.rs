@@ -17,27 +17,14 @@ use ppo::rollout_log::{ImportOutcome, ImportSource, LogReader};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    TestDaemon,
-    daemon::Builder,
+    Builder, TestDaemon,
     forge::{self, Forge},
+    importing::{World, world},
     model,
 };
 
 const MATRIX: &str = "blk.0.ffn_up.weight";
 const NORM: &str = "output_norm.weight";
-
-struct World {
-    daemon: TestDaemon,
-    models: tempfile::TempDir,
-    data: tempfile::TempDir,
-}
-
-fn world(change: impl FnOnce(Builder) -> Builder) -> World {
-    let (models, data) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
-    let builder = TestDaemon::builder().set(format!("daemon.import_dir={}", models.path().display()));
-    let daemon = change(builder).start_in(data.path());
-    World { daemon, models, data }
-}
 
 impl World {
     fn load(&self, body: &Value) -> crate::harness::client::Reply {

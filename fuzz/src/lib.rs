@@ -17,7 +17,9 @@ macro_rules! fuzz {
 
         libfuzzer_sys::fuzz_target!(
             init: $crate::plant(&$($module)::+::seeds()),
-            |input: &[u8]| $($module)::+::target(input)
+            |input: &[u8]| {
+                $($module)::+::target(input);
+            }
         );
     };
 }

@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Bodies that lead through every parser.
-const SEEDS: [&str; 14] = [
+const SEEDS: [&str; 16] = [
     r#"{"model":"policy","prompt":["a",[1,2]],"max_tokens":5,"temperature":0.5,"top_p":0.9,"n":2,"stop":["x"],"seed":-1,
         "logit_bias":{"5":-100},"logprobs":3,"stream":true,"stream_options":{"include_usage":true},"user":"u"}"#,
     r#"{"messages":[{"role":"system","content":"s"},{"role":"user","content":[{"type":"text","text":"a"}]}],
@@ -34,8 +34,14 @@ const SEEDS: [&str; 14] = [
     r#"{"inputs":[["a","b"],["c"]],"raw_scores":true,"truncate":true}"#,
     r#"{"tokens":[1,2,4294967295],"content":"a","add_special":true,"return_token_strs":true}"#,
     r#"{"prompt":"p","responses":["a","b"],"ranks":[1,2],"chosen":"c","rejected":"d","completion":"e","user":"u"}"#,
+    r#"{"input":["a","b"],"model":"reward"}"#,
+    r#"{"tokens":[1,2]}"#,
     "{\"text\": \"a\"}\n{\"text\": \"b\"}\n",
 ];
+
+/// Parsers that are given every input.
+#[cfg(test)]
+const N_PARSERS: usize = 18;
 
 /// Inputs to begin with.
 #[must_use]
@@ -43,37 +49,44 @@ pub fn seeds() -> Vec<Vec<u8>> {
     SEEDS.map(|seed| seed.as_bytes().to_vec()).into()
 }
 
-/// Gives the input to every parser of a body or of a line of a file.
+/// Gives the input to every parser of a body or of a line of a file; which of them read it.
 ///
 /// # Panics
 /// When a refusal says nothing, or when what was parsed cannot be shown.
-pub fn target(b: &[u8]) {
-    check("chat", ChatRequest::parse(b).map(drop));
-    check("completion", CompletionRequest::parse(b).map(drop));
-    check("feedback", feedback::parse(b, 0));
-    check("load", LoadRequest::parse(b));
-    check("activation", policy::expected_live(b));
-    check("rewards", RewardRequest::parse(b).map(drop));
-    check("get_reward", GetRewardRequest::parse(b).map(drop));
-    check("score", ScorePairsRequest::parse(b).map(drop));
-    check("classify", WholeRequest::classify(b).map(drop));
-    check("pooling", WholeRequest::pooling(b).map(drop));
-    check("rerank", RerankRequest::parse(b).map(drop));
-    check("predict", PredictRequest::parse(b).map(drop));
-    check("tokenize", TokenizeRequest::parse(b).map(drop));
-    check("detokenize", DetokenizeRequest::parse(b).map(drop));
-    check("example", Record::<Example>::example(b).map(drop));
-    check("prompt", Record::<PromptText>::prompt(b).map(drop));
-    check("comparison", Record::<Comparison>::comparison(b).map(drop));
-    let _ = documents(&String::from_utf8_lossy(b));
+pub fn target(b: &[u8]) -> Vec<&'static str> {
+    let read = [
+        check("chat", ChatRequest::parse(b).map(drop)),
+        check("completion", CompletionRequest::parse(b).map(drop)),
+        check("feedback", feedback::parse(b, 0)),
+        check("load", LoadRequest::parse(b)),
+        check("activation", policy::expected_live(b)),
+        check("rewards", RewardRequest::parse(b).map(drop)),
+        check("get_reward", GetRewardRequest::parse(b).map(drop)),
+        check("score", ScorePairsRequest::parse(b).map(drop)),
+        check("classify", WholeRequest::classify(b).map(drop)),
+        check("pooling", WholeRequest::pooling(b).map(drop)),
+        check("rerank", RerankRequest::parse(b).map(drop)),
+        check("predict", PredictRequest::parse(b).map(drop)),
+        check("tokenize", TokenizeRequest::parse(b).map(drop)),
+        check("detokenize", DetokenizeRequest::parse(b).map(drop)),
+        check("example", Record::<Example>::example(b).map(drop)),
+        check("prompt", Record::<PromptText>::prompt(b).map(drop)),
+        check("comparison", Record::<Comparison>::comparison(b).map(drop)),
+        documents(&String::from_utf8_lossy(b)).ok().map(|_| "documents"),
+    ];
+    read.into_iter().flatten().collect()
 }
 
-fn check<T: Debug>(kind: &str, parsed: Result<T, FieldError>) {
+fn check<T: Debug>(kind: &'static str, parsed: Result<T, FieldError>) -> Option<&'static str> {
     match parsed {
-        Ok(value) => assert!(!format!("{value:?}").is_empty()),
+        Ok(value) => {
+            assert!(!format!("{value:?}").is_empty());
+            Some(kind)
+        }
         Err(FieldError { param, message, code }) => {
             let says_something = !message.is_empty() && param.as_deref() != Some("") && !code.is_empty();
             assert!(says_something, "{kind}: {param:?} {message:?}");
+            None
         }
     }
 }
@@ -81,7 +94,8 @@ fn check<T: Debug>(kind: &str, parsed: Result<T, FieldError>) {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn seeds_pass() {
-        super::seeds().iter().for_each(|seed| super::target(seed));
+    fn seeds_lead_through_every_parser() {
+        let read: std::collections::BTreeSet<_> = super::seeds().iter().flat_map(|seed| super::target(seed)).collect();
+        assert_eq!(read.len(), super::N_PARSERS, "{read:?}");
     }
 }
