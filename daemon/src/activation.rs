@@ -5,10 +5,7 @@ use std::{
     time::Instant,
 };
 
-use policy::{
-    PolicyVersion,
-    engine::{Engine, ResidentState, ResidentStatus},
-};
+use policy::{PolicyVersion, engine::Engine};
 use ppo::{
     Learner, Registry, RolloutLog,
     learner::LearnerError,
@@ -81,8 +78,7 @@ impl Activator {
         let registry = self.registry.on_behalf_of(who);
         // Before anything is read or loaded; the transaction below asks again.
         registry.may_activate(version, expected_live)?;
-        let ready = |r: &ResidentStatus| r.version == version && r.state != ResidentState::Draining;
-        let was_ready = self.engine.residents().iter().any(ready);
+        let was_ready = self.engine.is_ready(version);
         // What is in memory was checked when it came there: going back to it takes milliseconds.
         if !was_ready {
             // Beside serving, because the digest of a whole file would take half a core from the streams.

@@ -212,18 +212,12 @@ impl Publisher<'_> {
         Ok(())
     }
 
-    /// Whether a version is in memory and admits requests.
-    pub(crate) fn is_ready(&self, version: PolicyVersion) -> bool {
-        let ready = |r: &policy::engine::ResidentStatus| r.version == version && r.state != ResidentState::Draining;
-        self.engine.residents().iter().any(ready)
-    }
-
     /// Brings a version into memory unless it is there.
     ///
     /// # Errors
     /// When the engine refuses the file.
     pub fn load(&self, version: PolicyVersion) -> Result<(), PublishError> {
-        if !self.is_ready(version) {
+        if !self.engine.is_ready(version) {
             let started = Instant::now();
             self.loader.load(version, self.registry.path(version))?;
             self.counters.loads.record(started.elapsed());

@@ -22,6 +22,12 @@ impl Engine {
         drop(self.0.freed.set(Box::new(tell)));
     }
 
+    /// Whether a version is in memory and admits requests.
+    #[must_use]
+    pub fn is_ready(&self, version: PolicyVersion) -> bool {
+        self.resident(version).is_some_and(|resident| !resident.is_draining())
+    }
+
     /// Whether [`Engine::shutdown`] has begun: what fails from here on says nothing about any version.
     #[must_use]
     pub fn is_shutting_down(&self) -> bool {
@@ -39,7 +45,7 @@ impl Engine {
         if shared.shutting_down.load(Ordering::Acquire) {
             return Err(refused("the engine is shutting down"));
         }
-        if self.resident(version).is_some_and(|resident| !resident.is_draining()) {
+        if self.is_ready(version) {
             return Err(EngineError::AlreadyLoaded(version));
         }
         let _guest = shared.counters.rest.guest();

@@ -28,7 +28,7 @@ impl Owner {
         }
         let row = registry.verify(version)?;
         let publisher = self.publisher(loader);
-        let was_ready = publisher.is_ready(version);
+        let was_ready = self.setup.engine.is_ready(version);
         publisher.load(version)?;
         let before = registry.activate(version, expected_live).inspect_err(|_| {
             if !was_ready {

@@ -41,8 +41,9 @@ impl Registry {
         }
     }
 
-    /// Housekeeping after a publication, an import or an activation, and when a version has left memory: what drained and left memory is `retained`; beyond the retention the oldest retained
-    /// ones are `retired` and their files removed. Never version 0, never the live one, never one in memory.
+    /// Housekeeping after a publication, an import or an activation, and when a version has left memory: what drained and left
+    /// memory is `retained`; beyond the retention the oldest retained ones are `retired` and their files removed. Never version
+    /// 0, never the live one, never one in memory.
     ///
     /// # Errors
     /// When the log refuses.
