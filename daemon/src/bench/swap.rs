@@ -78,7 +78,9 @@ pub(super) fn run(args: &Args) -> Outcome {
     let swaps: Vec<Activation> = swaps.into_iter().flatten().collect();
     let failed_swaps = args.swaps - swaps.len() as u64;
     let is_across = |gap: &&Gap| swaps.iter().any(|swap| gap.began <= swap.answered && swap.asked <= gap.ended);
-    let longest_across = gaps.iter().filter(is_across).map(|gap| gap.ms()).fold(0.0, f64::max);
+    let across = Quantiles::of(gaps.iter().filter(is_across).map(|gap| gap.ms()).collect());
+    let without = calm.itl_ms;
+    let ratio = |ms: f64| (ms / without.p99.max(1e-9) * 1000.0).round() / 1000.0;
     let report = Swap {
         bench: "swap",
         model: if model.is_empty() { "built-in".to_owned() } else { model },
@@ -88,12 +90,11 @@ pub(super) fn run(args: &Args) -> Outcome {
         swap_ms: Quantiles::of(swaps.iter().map(|swap| ms(swap.answered - swap.asked)).collect()),
         promote_to_first_token_ms: Quantiles::of(swaps.iter().map(|swap| ms(swap.first_token)).collect()),
         failed_requests: load.failed,
-        longest_token_gap_across_a_swap_ms: round(longest_across),
-        longest_token_gap_ms: load.itl_ms.max,
-        longest_token_gap_without_swaps_ms: calm.itl_ms.max,
-        p99_token_gap_without_swaps_ms: calm.itl_ms.p99,
-        gap_ratio: round(longest_across / calm.itl_ms.p99.max(1e-9)),
-        gap_ratio_without_swaps: round(calm.itl_ms.max / calm.itl_ms.p99.max(1e-9)),
+        token_gap_across_a_swap_ms: across,
+        token_gap_without_swaps_ms: without,
+        gap_ratio: ratio(across.max),
+        gap_ratio_without_swaps: ratio(without.max),
+        gap_ratio_p99: ratio(across.p99),
         rss_mib,
         traffic: load,
     };
@@ -153,10 +154,6 @@ fn activate(url: &str, version: u64) -> Option<Activation> {
 
 fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
-}
-
-fn round(x: f64) -> f64 {
-    (x * 1000.0).round() / 1000.0
 }
 
 /// Resident memory of this process, clients and daemon together, MiB.

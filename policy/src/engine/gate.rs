@@ -5,7 +5,10 @@
 //! barrier then waits for a thread that is not running: both become slower by an order of magnitude, not by half. So they
 //! take turns, in the order in which they asked; an unfair lock would let one of them starve the other's streams.
 
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{
+    Arc, Condvar, Mutex, MutexGuard,
+    atomic::{AtomicUsize, Ordering},
+};
 
 const UNPOISONED: &str = "no holder of the gate's lock panics";
 
@@ -14,6 +17,7 @@ const UNPOISONED: &str = "no holder of the gate's lock panics";
 pub(super) struct Gate {
     turns: Mutex<Turns>,
     changed: Condvar,
+    at_work: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -26,7 +30,28 @@ struct Turns {
 #[derive(Debug)]
 pub(super) struct Turn<'a>(&'a Gate);
 
+/// A resident with something to do, for as long as this lives.
+#[derive(Debug)]
+pub(super) struct AtWork(Arc<Gate>);
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.0.at_work.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Gate {
+    /// Says that a resident has something to do.
+    pub(super) fn work(self: &Arc<Gate>) -> AtWork {
+        self.at_work.fetch_add(1, Ordering::Relaxed);
+        AtWork(Arc::clone(self))
+    }
+
+    /// Whether several residents have something to do, so that each waits for the passes of others.
+    pub(super) fn is_shared(&self) -> bool {
+        self.at_work.load(Ordering::Relaxed) > 1
+    }
+
     /// Waits for this caller's turn.
     pub(super) fn enter(&self) -> Turn<'_> {
         let mut turns: MutexGuard<'_, Turns> = self.turns.lock().expect(UNPOISONED);
@@ -54,6 +79,18 @@ mod tests {
     };
 
     use super::*;
+
+    #[test]
+    fn it_is_shared_while_two_are_at_work() {
+        let gate = Arc::new(Gate::default());
+        let one = gate.work();
+        assert!(!gate.is_shared());
+        let other = gate.work();
+        assert!(gate.is_shared());
+        drop(one);
+        assert!(!gate.is_shared());
+        drop(other);
+    }
 
     #[test]
     fn one_at_a_time_and_in_order() {

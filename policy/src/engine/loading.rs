@@ -7,6 +7,7 @@ use llama_cpp_2::{
         LlamaContext,
         params::{KvCacheType, LlamaContextParams},
     },
+    llama_batch::LlamaBatch,
     model::{LlamaModel, params::LlamaModelParams},
 };
 
@@ -19,9 +20,11 @@ use crate::{
         EngineError,
         adapter::Adapter,
         backend::backend,
-        cells::UNIFIED,
+        cells::{Cells, UNIFIED, seq},
         gguf,
-        worker::{Setup, Worker},
+        plan::llama,
+        softmax::largest_logit,
+        worker::Setup,
     },
     sampling::check_token,
     threads,
@@ -32,8 +35,6 @@ use crate::{
 const ALL_F32: &str = "0";
 /// Tokens of the canary forward.
 const CANARY_TOKENS: usize = 16;
-/// Of them in one pass: more would show as a pause in the streams of the version that serves meanwhile.
-const CANARY_TOKENS_AT_ONCE: usize = 2;
 /// Below this many parameters one thread serves best.
 const ONE_THREAD_PARAMETERS_MAX: u64 = 4_000_000;
 
@@ -105,7 +106,7 @@ fn model(setup: &Setup) -> Result<LlamaModel, EngineError> {
 /// a cache in f16 alone would cost three digits.
 ///
 /// Computes with `adapter` where there is one. The cache's memory, which may be larger than the weights, is cleared at a low
-/// priority: the streams of other residents would stand still meanwhile. Whoever loads is their [guest](super::rest::Guest).
+/// priority where others serve: their streams would stand still meanwhile. Whoever loads is their [guest](super::rest::Guest).
 pub(super) fn context<'m>(
     model: &'m LlamaModel,
     adapter: Option<&Adapter<'m>>,
@@ -131,7 +132,7 @@ pub(super) fn context<'m>(
         .with_no_perf(true);
     let no_context = |reason: &str| refused(setup, &format!("llama.cpp gave no context: {reason}"));
     let backend = backend()?;
-    let context = threads::apart(threads::give_way, || model.new_context(backend, params));
+    let context = quietly(setup, || model.new_context(backend, params));
     let mut context = context.map_err(|e| no_context(&e.to_string()))?;
     if let Some(adapter) = adapter {
         adapter.apply(&mut context).map_err(|reason| refused(setup, &reason))?;
@@ -174,25 +175,44 @@ pub(super) fn cache_tokens(model: &LlamaModel, setup: &Setup) -> usize {
     if is_useless { 0 } else { setup.prefix_cache_tokens }
 }
 
-impl Worker<'_> {
-    /// A first forward pass before any client's: it must give finite logits everywhere, and it warms the allocations.
-    pub(super) fn canary(&mut self) -> Result<(), EngineError> {
-        let vocabulary = &self.setup.vocabulary;
-        let n = CANARY_TOKENS.min(self.setup.context_tokens as usize - 1).min(self.setup.batch_tokens);
-        let step = (vocabulary.size() / n).max(1);
-        let ids = (0..vocabulary.size()).step_by(step).filter_map(|id| u32::try_from(id).ok()).map(TokenId);
-        let tokens: Vec<TokenId> = ids.take(n).collect();
-        let version = self.setup.version;
-        let forward = |reason: String| EngineError::Forward { version, reason };
-        for &id in &tokens {
-            check_token("canary", id, vocabulary.size()).map_err(|e| forward(e.to_string()))?;
-        }
-        let finite = self.forward_all(&tokens, CANARY_TOKENS_AT_ONCE).map_err(forward)?;
-        if !finite {
-            return Err(forward("the canary's logits are not finite".into()));
-        }
-        Ok(())
+/// A first forward pass before any client's: it must give finite logits everywhere, and it warms the allocations.
+///
+/// Beside others who serve it takes no turn at the gate, for which their streams would wait, but computes in the idle class, in
+/// their rests.
+pub(super) fn canary(cells: &mut Cells<'_>, setup: &Setup) -> Result<(), EngineError> {
+    let vocabulary = &setup.vocabulary;
+    let n = CANARY_TOKENS.min(setup.context_tokens as usize - 1).min(setup.batch_tokens);
+    let step = (vocabulary.size() / n).max(1);
+    let ids = (0..vocabulary.size()).step_by(step).filter_map(|id| u32::try_from(id).ok()).map(TokenId);
+    let tokens: Vec<TokenId> = ids.take(n).collect();
+    let version = setup.version;
+    let forward = |reason: String| EngineError::Forward { version, reason };
+    for &id in &tokens {
+        check_token("canary", id, vocabulary.size()).map_err(|e| forward(e.to_string()))?;
     }
+    let finite = quietly(setup, || is_finite(cells, &tokens)).map_err(forward)?;
+    if !finite {
+        return Err(forward("the canary's logits are not finite".into()));
+    }
+    Ok(())
+}
+
+/// Runs `tokens` through the empty first sequence and tells whether every row of logits is finite.
+fn is_finite(cells: &mut Cells<'_>, tokens: &[TokenId]) -> Result<bool, String> {
+    let mut batch = LlamaBatch::new(tokens.len(), 1);
+    for (token, position) in tokens.iter().zip(0..) {
+        batch.add(llama(*token), position, &[seq(0)], true).expect("the batch has room for each");
+    }
+    cells.decode(&mut batch).map_err(|e| e.to_string())?;
+    let finite = (0..batch.n_tokens()).all(|at| largest_logit(cells.context.get_logits_ith(at)).is_ok());
+    cells.clear(0);
+    Ok(finite)
+}
+
+/// Runs `work` in the idle class where others serve meanwhile. Where nobody does, the daemon itself waits for it, on a machine
+/// that may be busy with other things.
+fn quietly<T: Send>(setup: &Setup, work: impl FnOnce() -> T + Send) -> T {
+    if setup.beside_serving { threads::apart(threads::give_way, work) } else { work() }
 }
 
 fn refused(setup: &Setup, reason: &str) -> EngineError {

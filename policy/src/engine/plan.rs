@@ -17,6 +17,9 @@ const PREFILL_TOKENS_MIN: usize = 32;
 /// Prompt tokens in a pass from which on a CPU computes no token cheaper for having more of them beside it (Llama 135M on two
 /// cores: 430 tokens/s for one prompt of 80, 500 for eight at once).
 const PREFILL_TOKENS_ENOUGH: usize = 48;
+/// Prompt tokens in a pass of a CPU whose streams also wait for somebody else: for another resident's pass, or for the rest after
+/// their own while a version is loaded. What those cost, prompts give up, so that the gap between two tokens stays.
+const PREFILL_TOKENS_SHARED: usize = 16;
 
 /// A row of logits that a pass gives: where it lies in the batch, and whose it is.
 pub(super) struct Row {
@@ -53,7 +56,10 @@ impl Worker<'_> {
             }
         }
         let decoding = plan.rows.len();
-        let mut budget = self.setup.batch_tokens.saturating_sub(decoding).max(PREFILL_TOKENS_MIN);
+        let mut budget = match self.shares_time(decoding > 0) {
+            true => PREFILL_TOKENS_SHARED,
+            false => self.setup.batch_tokens.saturating_sub(decoding).max(PREFILL_TOKENS_MIN),
+        };
         let mut score_rows = self.score_rows_max();
         let mut prefilling: Vec<usize> = (0..self.slots.len()).filter(|&i| self.prefill_left(i) > 0).collect();
         prefilling.sort_by_key(|&i| self.slots[i].ticket);
@@ -104,6 +110,11 @@ impl Worker<'_> {
             }
         }
         plan
+    }
+
+    /// Whether a stream waits for more than its own resident's passes. A GPU computes a chunk in hardly more time than a token.
+    fn shares_time(&self, has_streams: bool) -> bool {
+        self.setup.gpu_layers == 0 && (self.setup.gate.is_shared() || has_streams && self.counters.rest.has_guest())
     }
 
     /// Rows of logits that one pass may give to scorings.
@@ -171,6 +182,6 @@ fn enough_of(waiting: usize) -> usize {
     PREFILL_TOKENS_ENOUGH.max(waiting / 4)
 }
 
-fn llama(token: TokenId) -> LlamaToken {
+pub(super) fn llama(token: TokenId) -> LlamaToken {
     LlamaToken(i32::try_from(token.0).expect("token ids were checked against the vocabulary"))
 }

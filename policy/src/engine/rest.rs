@@ -56,11 +56,16 @@ impl Rest {
         Guest(self)
     }
 
+    /// Whether there is a guest.
+    pub(super) fn has_guest(&self) -> bool {
+        self.guests.load(Ordering::Relaxed) > 0
+    }
+
     /// Called by owner threads between two passes, with the length of the one before.
     pub(super) fn keep(&self, pass: Duration) {
         let asked = Duration::from_micros(self.until_us.load(Ordering::Relaxed));
         let asked = asked.saturating_sub(self.epoch.elapsed());
-        let guests = if self.guests.load(Ordering::Relaxed) > 0 { pass / GUEST_PART } else { Duration::ZERO };
+        let guests = if self.has_guest() { pass / GUEST_PART } else { Duration::ZERO };
         let rest = asked.max(guests).min(REST_MAX);
         if !rest.is_zero() {
             std::thread::sleep(rest);
@@ -102,9 +107,11 @@ mod tests {
         let (one, other) = (rest.guest(), rest.guest());
         assert!(kept(&rest, pass) >= pass / GUEST_PART);
         drop(one);
+        assert!(rest.has_guest());
         assert!(kept(&rest, pass) >= pass / GUEST_PART, "one is still there");
         assert!(kept(&rest, Duration::from_secs(3600)) < 10 * REST_MAX, "bounded");
         drop(other);
+        assert!(!rest.has_guest());
         assert!(kept(&rest, pass) < pass / GUEST_PART, "nobody is there");
     }
 }

@@ -2,15 +2,11 @@
 
 use std::rc::Rc;
 
-use crate::{
-    engine::{
-        Failure,
-        plan::{Plan, Row},
-        sampler::raw_log_prob,
-        softmax::largest_logit,
-        worker::{Work, Worker},
-    },
-    token::TokenId,
+use crate::engine::{
+    Failure,
+    plan::{Plan, Row},
+    sampler::raw_log_prob,
+    worker::{Work, Worker},
 };
 
 impl Worker<'_> {
@@ -109,24 +105,5 @@ impl Worker<'_> {
             }
             self.cells.clear(*i);
         }
-    }
-
-    /// Runs `tokens` through the empty first sequence and tells whether every row of logits is finite.
-    ///
-    /// `at_once` tokens a pass: the streams of another resident wait for each of them.
-    pub(super) fn forward_all(&mut self, tokens: &[TokenId], at_once: usize) -> Result<bool, String> {
-        let mut finite = true;
-        for tokens in tokens.chunks(at_once) {
-            self.batch.clear();
-            let mut plan = Plan::default();
-            self.add(&mut plan, 0, tokens.to_vec(), tokens.len());
-            let turn = self.setup.gate.enter();
-            self.cells.decode(&mut self.batch).map_err(|e| e.to_string())?;
-            drop(turn);
-            self.cells.append(0, tokens);
-            finite &= plan.rows.iter().all(|row| largest_logit(self.cells.context.get_logits_ith(row.at)).is_ok());
-        }
-        self.cells.clear(0);
-        Ok(finite)
     }
 }

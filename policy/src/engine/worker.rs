@@ -5,6 +5,7 @@
 //!
 //! In a pass the decoding sequences come first with one token each; prompts fill the rest up to `batch_tokens`, oldest
 //! first, so a long prompt is computed in chunks between decode steps and never stalls a stream for longer than one chunk.
+//! While a version is loaded or another one drains, streams wait for more than their own pass, and chunks are smaller.
 //!
 //! Choices of one request share their prompt: the first computes it, the others copy its cache and start from the same row
 //! of logits, at once or as slots become free. They draw what separate requests with the same seeds would have drawn, up to
@@ -27,7 +28,7 @@ use crate::{
         EngineError,
         adapter::Adapter,
         cells::{Audience, Cells},
-        gate::Gate,
+        gate::{AtWork, Gate},
         loading::{self, FlashAttention, Weights},
         queue::Queue,
         resident::{Command, Load, ScoreJob},
@@ -63,6 +64,8 @@ pub(super) struct Setup {
     pub(super) deterministic: bool,
     /// Shared by all residents.
     pub(super) gate: Arc<Gate>,
+    /// Whether others serve while this one is loaded.
+    pub(super) beside_serving: bool,
 }
 
 impl Setup {
@@ -87,6 +90,7 @@ impl Setup {
             prefix_cache_tokens: config.prefix_cache_tokens,
             deterministic: config.deterministic,
             gate: Arc::clone(gate),
+            beside_serving: version != PolicyVersion::SFT,
         }
     }
 }
@@ -135,6 +139,8 @@ pub(super) struct Worker<'m> {
     pub(super) turn: usize,
     /// Requests admitted so far.
     n_admitted: u64,
+    /// While there is something to do.
+    at_work: Option<AtWork>,
     /// How long the last pass took, waiting and drawing included.
     last_pass: Duration,
     /// Freed after the context, which computes with it: fields are dropped in this order.
@@ -188,11 +194,12 @@ impl Worker<'_> {
             tickets: 0,
             turn: 0,
             n_admitted: 0,
+            at_work: None,
             last_pass: Duration::ZERO,
             setup,
             _adapter: adapter,
         };
-        worker.canary()?;
+        loading::canary(&mut worker.cells, &worker.setup)?;
         Ok(worker)
     }
 
@@ -207,10 +214,12 @@ impl Worker<'_> {
             self.fill_slots();
             self.publish_load();
             if self.is_idle() {
+                self.at_work = None;
                 if !open {
                     break;
                 }
             } else {
+                self.at_work.get_or_insert_with(|| self.setup.gate.work());
                 self.counters.rest.keep(self.last_pass);
                 let began = Instant::now();
                 self.step();

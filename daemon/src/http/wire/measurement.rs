@@ -86,16 +86,16 @@ pub(crate) struct Swap {
     /// From the activation's answer to the first token of a new request, which the new version drew.
     pub(crate) promote_to_first_token_ms: Quantiles,
     pub(crate) failed_requests: u64,
-    /// Of gaps between two tokens that a swap fell into, or that fell into a swap.
-    pub(crate) longest_token_gap_across_a_swap_ms: f64,
-    pub(crate) longest_token_gap_ms: f64,
+    /// Gaps between two tokens that a swap fell into, or that fell into a swap.
+    pub(crate) token_gap_across_a_swap_ms: Quantiles,
     /// The same traffic without swaps.
-    pub(crate) longest_token_gap_without_swaps_ms: f64,
-    pub(crate) p99_token_gap_without_swaps_ms: f64,
+    pub(crate) token_gap_without_swaps_ms: Quantiles,
     /// The longest gap across a swap by the p99 gap without swaps.
     pub(crate) gap_ratio: f64,
     /// The longest gap without swaps by the same: what chance alone makes of the ratio above.
     pub(crate) gap_ratio_without_swaps: f64,
+    /// The p99 gap across a swap by the same.
+    pub(crate) gap_ratio_p99: f64,
     /// Resident memory after the first tenth of the swaps and after the last, MiB.
     pub(crate) rss_mib: [u64; 2],
     pub(crate) traffic: Load,

@@ -124,6 +124,42 @@ fn prompts_that_come_together_are_not_computed_at_once() {
     assert!(stats.steps >= 4, "{}", stats.steps);
 }
 
+/// The class of the widest pass while a prompt of 200 tokens, from `first` on, goes to a resident that has a stream already.
+fn widest_pass_of(test: &TestEngine, first: u32) -> usize {
+    let before = test.engine.stats().step_sizes;
+    let prompt: Vec<TokenId> = (0..200).map(|i| TokenId(5 + first + i)).collect();
+    test.ask(Ask::exactly(prompt, 1));
+    let after = test.engine.stats().step_sizes;
+    STEP_SIZES[(0..STEP_SIZES.len()).rfind(|&i| after[i] > before[i]).unwrap()]
+}
+
+/// Goal: a stream does not wait for a long chunk on top of a guest's rest. Method: a stream and a long prompt, with a guest and
+/// without.
+#[test]
+fn prompts_take_smaller_chunks_while_a_version_is_loaded() {
+    let test = TestEngine::new();
+    let stream = test.submit(Target::Live, long(&test)).unwrap();
+    stream.events.recv().unwrap();
+    assert_eq!(test.engine.beside_serving(|| widest_pass_of(&test, 0)), 32);
+    stream.cancel.cancel();
+    let other = test.submit(Target::Live, long(&test)).unwrap();
+    other.events.recv().unwrap();
+    // Another prompt: the first is known by now.
+    assert_eq!(widest_pass_of(&test, 30), 256);
+}
+
+/// Goal: a stream does not wait for a long chunk on top of another resident's pass. Method: streams of two versions.
+#[test]
+fn prompts_take_smaller_chunks_while_two_versions_serve() {
+    let test = TestEngine::new();
+    test.load(1);
+    let streams =
+        [Target::Live, Target::Version(PolicyVersion(1))].map(|target| test.submit(target, long(&test)).unwrap());
+    streams.iter().for_each(|stream| drop(stream.events.recv().unwrap()));
+    assert_eq!(widest_pass_of(&test, 0), 32);
+    streams.iter().for_each(|stream| stream.cancel.cancel());
+}
+
 #[test]
 fn shutdown_finishes_what_runs_and_admits_nothing() {
     let test = TestEngine::new();
