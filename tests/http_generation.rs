@@ -106,6 +106,35 @@ fn legacy_log_probs_are_four_arrays_that_fit_the_text() {
     assert_eq!(again["choices"][0]["text"], choice["text"], "ids are the prompt as the model saw it");
 }
 
+/// Goal: offsets stay right after bytes that are no character. Method: tokens of single bytes, drawn and echoed, one of them a
+/// stray one; the last offset and its token end where the text does.
+#[test]
+fn text_offsets_count_what_is_no_character() {
+    let daemon = TestDaemon::start();
+    let piece = |id: u64| daemon.post("/detokenize", &json!({"tokens": [id]})).ok()["prompt"].clone();
+    let strays: Vec<u64> = (0..200).filter(|id| piece(*id) == "\u{fffd}").collect();
+    let plain = (0..200).find(|id| piece(*id) == "0").expect("a digit");
+    let stray = *strays.first().expect("a byte that is no character");
+    for ids in strays.chunks(24).map(|ids| [ids, &[plain, stray, plain, plain]].concat()) {
+        let ask = json!({"prompt": [ids], "max_tokens": 0, "echo": true, "logprobs": 0});
+        let answer = daemon.post("/v1/completions", &ask).ok();
+        let choice = &answer["choices"][0];
+        let offsets = choice["logprobs"]["text_offset"].as_array().expect("offsets");
+        let n_chars = choice["text"].as_str().expect("a text").chars().count();
+        assert_eq!(offsets.last().and_then(Value::as_u64), Some(n_chars as u64 - 1), "{answer}");
+    }
+}
+
+/// One request waits as one, however many prompts it has: lm-evaluation-harness sends hundreds.
+#[test]
+fn a_list_of_prompts_is_answered_whatever_the_queue() {
+    let daemon = TestDaemon::builder().set("policy.max_queue=1").start();
+    let prompts: Vec<String> = (0..300).map(|i| format!("prompt {i}")).collect();
+    let answer = daemon.post("/v1/completions", &json!({"prompt": prompts, "max_tokens": 1})).ok();
+    assert_eq!(texts(&answer).len(), 300);
+    assert_eq!(daemon.metric("honed_num_requests_waiting"), 0.0);
+}
+
 #[test]
 fn chat_log_probs_sum_to_no_more_than_one() {
     let daemon = TestDaemon::start();

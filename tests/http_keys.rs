@@ -17,6 +17,23 @@ fn asks(daemon: &Process, path: &str, key: &str) -> Reply {
     client::raw(daemon.address, &request("GET", path, &[("authorization", &authorization)], b""))
 }
 
+/// Behind a proxy on this machine every client is local: its key must not open the admin routes.
+#[test]
+fn a_clients_key_is_no_admin_key_where_there_is_none() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let keys = folder.path().join("keys");
+    std::fs::write(&keys, "user-key\n").expect("a file");
+    let daemon = TestDaemon::builder().set(format!("daemon.api_keys_file={}", keys.display())).start();
+    let get = |path: &str, key: &str| {
+        let authorization = format!("Bearer {key}");
+        client::raw(daemon.address(), &request("GET", path, &[("authorization", &authorization)], b""))
+    };
+    get("/v1/models", "user-key").ok();
+    let error = get("/v1/policies", "user-key").error(403);
+    assert!(error["message"].as_str().is_some_and(|message| message.contains("HONED_ADMIN_KEYS")), "{error}");
+    get("/v1/policies", "other").error(401);
+}
+
 /// Goal: keys of both places count, those of the file change at SIGHUP, and none is ever written anywhere. Method: the process
 /// with both, the file rewritten, a bad file, and its whole log.
 #[test]

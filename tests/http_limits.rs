@@ -55,6 +55,34 @@ fn headers_are_bounded_as_configured() {
     assert_eq!(get(&many), 431);
 }
 
+/// Goal: the bound is exact, and what it refuses is told and counted like anything else, before a key is asked for.
+/// Method: headers that fill it to the byte, one byte more, and more than hyper's buffer has to hold.
+#[test]
+fn headers_may_fill_their_bound_to_the_byte() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let keys = folder.path().join("keys");
+    std::fs::write(&keys, "user-key\n").expect("written");
+    let daemon = TestDaemon::builder().set(format!("daemon.api_keys_file={}", keys.display())).start();
+    let get = |path: &str, n_bytes: usize| {
+        let others = format!("{path}host: 127.0.0.1\r\nconnection: close\r\ncontent-length: 0\r\nx-a: \r\n").len();
+        let filler = "a".repeat(n_bytes - others);
+        client::raw(daemon.address(), &request("GET", path, &[("x-a", &filler)], b""))
+    };
+    assert_eq!(get("/livez", 65_536).status, 200);
+    assert_eq!(get("/v1/models", 65_536).status, 401);
+    let refused = [("/livez", 65_537), ("/livez", 66_000), ("/v1/models", 70_000), ("/nowhere", 66_000)];
+    for (path, n_bytes) in refused {
+        let reply = get(path, n_bytes);
+        let error = reply.error(431);
+        assert_eq!((&error["code"], &error["param"]), (&json!("headers_too_large"), &Value::Null), "{path} {n_bytes}");
+        assert_eq!(reply.header("connection"), Some("close"), "{path} {n_bytes}");
+    }
+    assert_eq!(daemon.metric("honed_errors_total{code=\"headers_too_large\"}"), 4.0);
+    for n_bytes in [80_000, 100_000, 200_000] {
+        assert_eq!(get("/livez", n_bytes).status, 431, "{n_bytes}");
+    }
+}
+
 /// Goal: idle connections cost nobody an answer. Method: five hundred of them, silent, while requests go on.
 #[test]
 fn idle_connections_do_not_stop_the_others() {
@@ -67,11 +95,14 @@ fn idle_connections_do_not_stop_the_others() {
     daemon.post("/v1/completions", &json!({"prompt": "a", "max_tokens": 2})).ok();
 }
 
+/// What OpenAI's client sends from a browser, with a trace.
+const SENT_BY_PAGES: &str = "authorization,content-type,traceparent,x-request-id,x-stainless-lang,x-stainless-os";
+
 fn preflight(daemon: &TestDaemon, origin: &str) -> Reply {
     let asks = [
         ("origin", origin),
         ("access-control-request-method", "POST"),
-        ("access-control-request-headers", "authorization, content-type"),
+        ("access-control-request-headers", SENT_BY_PAGES),
     ];
     daemon.send("OPTIONS", "/v1/chat/completions", &asks, b"")
 }
@@ -87,6 +118,10 @@ fn foreign_pages_get_nothing_unless_they_are_listed() {
     for origin in ["https://a.example", "http://b.example:8000"] {
         let reply = preflight(&listing, origin);
         assert_eq!((reply.status, reply.header("access-control-allow-origin")), (200, Some(origin)));
+        let allowed = reply.header("access-control-allow-headers").expect("a list");
+        for name in SENT_BY_PAGES.split(',') {
+            assert!(allowed.split(',').any(|one| one.trim().eq_ignore_ascii_case(name)), "{name} is not in {allowed}");
+        }
         assert!(reply.header("access-control-allow-credentials").is_none());
         let read = listing.send("GET", "/v1/models", &[("origin", origin)], b"");
         assert_eq!(read.header("access-control-allow-origin"), Some(origin));
@@ -204,6 +239,30 @@ fn wrong_paths_methods_and_types_have_openais_shape() {
     for path in gets {
         check("POST", path, "GET");
     }
+}
+
+/// Goal: a path that is no text is refused and counted like any other mistake. Method: every route that has a parameter
+/// in its path, with a byte there that is not UTF-8, and the counter before and after.
+#[test]
+fn paths_that_are_no_text_have_openais_shape() {
+    let daemon = TestDaemon::start();
+    let n_refused = || daemon.metric("honed_errors_total{code=\"invalid_path\"}");
+    let routes = [
+        ("GET", "/v1/models/%ff"),
+        ("GET", "/v1/models/a/%c3"),
+        ("GET", "/v1/policies/%ff"),
+        ("POST", "/v1/policies/%ff/activate"),
+    ];
+    for (n_before, (method, path)) in (0u8..).zip(routes) {
+        assert_eq!(n_refused(), f64::from(n_before), "before {method} {path}");
+        let reply = daemon.send(method, path, &[JSON], b"");
+        assert_eq!(reply.header("content-type"), Some("application/json"), "{method} {path}");
+        let error = reply.error(400);
+        assert_eq!((&error["code"], &error["param"]), (&json!("invalid_path"), &Value::Null), "{method} {path}");
+        assert_eq!(error["type"], "invalid_request_error", "{method} {path}");
+    }
+    assert_eq!(n_refused(), 4.0);
+    assert_eq!(daemon.get("/v1/models/%66").error(404)["code"], "model_not_found", "an escape of text is text");
 }
 
 #[test]

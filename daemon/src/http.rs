@@ -8,6 +8,7 @@ mod audit;
 mod auth;
 mod best_of;
 mod body;
+mod chars;
 mod chat;
 mod completions;
 mod constraint;
@@ -18,10 +19,12 @@ mod docs;
 mod error;
 mod feedback;
 mod generation;
+mod header_limit;
 mod health;
 mod hosts;
 mod imports;
 mod models;
+mod path;
 mod policies;
 mod prompt_scores;
 mod prompts;
@@ -128,6 +131,8 @@ pub(crate) fn router(context: Context, cors_origins: &str) -> Router {
         None => routes,
     };
     let routes = routes.layer(middleware::from_fn_with_state(context.clone(), hosts::guard));
+    // Outside of CORS, whose answer to a preflight repeats what the request says.
+    let routes = routes.layer(middleware::from_fn_with_state(context.clone(), header_limit::guard));
     // Outermost, so that what the layers inside refuse is counted and named like everything else.
     routes.layer(middleware::from_fn_with_state(context.clone(), observe)).with_state(context)
 }

@@ -24,6 +24,7 @@ mod cells;
 mod constraint;
 mod ending;
 mod error;
+mod exchange;
 mod gate;
 pub(crate) mod gguf;
 mod history;
@@ -41,6 +42,7 @@ mod sequence;
 mod softmax;
 mod stats;
 mod step;
+mod submission;
 mod tenant;
 mod text;
 mod truncation;
@@ -53,7 +55,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -61,14 +63,8 @@ use dashmap::DashMap;
 use llama_cpp_2::model::LlamaModel;
 
 use self::{
-    canary::Canary,
-    constraint::Compiler,
-    gate::Gate,
-    nursery::Nursery,
-    resident::{Job, Resident},
-    stats::Counters,
-    tenant::WaitingMax,
-    worker::Setup,
+    canary::Canary, constraint::Compiler, gate::Gate, nursery::Nursery, resident::Resident, stats::Counters,
+    tenant::WaitingMax, worker::Setup,
 };
 pub use self::{
     constraint::Constraint,
@@ -90,8 +86,6 @@ use crate::{
     vocabulary::Vocabulary,
 };
 
-/// A live resident may be retired between reading the pointer and knocking; the pointer then already shows the next one.
-const LIVE_TRIES_MAX: u32 = 8;
 const UNPOISONED: &str = "no holder of this lock panics";
 
 /// The handle; clones share one engine.
@@ -197,43 +191,6 @@ impl Engine {
         self.0.compiler.compile(grammar)
     }
 
-    /// Admits a request and names the version that will answer it. Everything that would reach C++ is judged here. Never
-    /// blocks; after `Ok`, every choice ends with a `Finished`, or the request with one `Failed`.
-    ///
-    /// # Errors
-    /// [`Rejection`]; the sink was not called.
-    pub fn submit(&self, target: Target, request: GenerateRequest) -> Result<PolicyVersion, Rejection> {
-        let shared = &self.0;
-        request.check(shared.vocabulary.size(), shared.context_tokens)?;
-        let seed = request.sampling.seed.unwrap_or_else(|| self.next_seed());
-        let mut job = Box::new(Job { request, seed, submitted: Instant::now() });
-        let mut last = Rejection::ShuttingDown;
-        let mut canary = shared.canary.load_full().filter(|canary| target == Target::Live && canary.takes_next());
-        for _ in 0..LIVE_TRIES_MAX {
-            if shared.shutting_down.load(Ordering::Acquire) {
-                return Err(Rejection::ShuttingDown);
-            }
-            let resident = match target {
-                // Once: where it is full or gone, the live one answers.
-                Target::Live if let Some(canary) = canary.take() => Arc::clone(&canary.resident),
-                Target::Live => shared.live.load_full(),
-                Target::Version(version) => self.resident(version).ok_or(Rejection::UnknownVersion(version))?,
-            };
-            match resident.submit(job) {
-                Ok(()) => return Ok(resident.version),
-                Err((refused, rejection)) => {
-                    job = refused;
-                    last = rejection;
-                    let was_canary = resident.version != self.live();
-                    if !(target == Target::Live && (was_canary || matches!(last, Rejection::Draining(_)))) {
-                        break;
-                    }
-                }
-            }
-        }
-        Err(last)
-    }
-
     /// Log-probabilities of `tokens` under a version, by teacher forcing at temperature 1 over the full vocabulary: entry
     /// `i` is `log p(tokens[i + 1] | tokens[..=i])`, nats, so there is one less than tokens. Blocks the caller.
     ///
@@ -273,15 +230,6 @@ impl Engine {
 
     fn resident(&self, version: PolicyVersion) -> Option<Arc<Resident>> {
         self.0.residents.get(&version).map(|entry| Arc::clone(entry.value()))
-    }
-
-    /// Distinct for each request, the same in each run of the daemon: a bijection of a counter (splitmix64's finaliser).
-    fn next_seed(&self) -> u64 {
-        let n = self.0.unseeded.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        let mut z = self.0.config.seed.wrapping_add(n.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
     }
 }
 

@@ -15,6 +15,7 @@ use policy::{PolicyVersion, TokenId, Vocabulary, engine::Event};
 
 use super::{
     best_of::BestOf,
+    chars::CharCount,
     computing,
     context::with_version,
     deposit::Deposit,
@@ -112,12 +113,14 @@ pub(crate) struct Assembly {
     prompt_tokens: u64,
     completion_tokens: u64,
     cached_tokens: u64,
+    /// Where the text of each choice stands.
+    chars: Vec<CharCount>,
 }
 
 impl Assembly {
     /// Nothing has happened yet.
     pub(crate) fn new(settings: Settings) -> Assembly {
-        Assembly { settings, prompt_tokens: 0, completion_tokens: 0, cached_tokens: 0 }
+        Assembly { settings, prompt_tokens: 0, completion_tokens: 0, cached_tokens: 0, chars: Vec::new() }
     }
 
     /// The part of one event; complete exchanges go into the deposit.
@@ -132,7 +135,7 @@ impl Assembly {
                 self.completion_tokens += 1;
                 let report = self.settings.log_probs.then(|| TokenReport {
                     text: self.text(token.id),
-                    n_chars: n_chars(self.settings.vocabulary.text_piece(token.id)),
+                    n_chars: self.n_chars(index, token.id),
                     log_prob: token.log_prob.0,
                     behavior: self.settings.behavior.then_some(token.behavior.0),
                     top: top.iter().map(|(id, log_prob)| (self.text(*id), log_prob.0)).collect(),
@@ -172,14 +175,18 @@ impl Assembly {
         self.settings.include_usage
     }
 
+    /// Characters of its choice's text that begin in a token.
+    fn n_chars(&mut self, choice: u32, id: TokenId) -> usize {
+        let at = choice as usize;
+        if self.chars.len() <= at {
+            self.chars.resize_with(at + 1, CharCount::default);
+        }
+        self.chars[at].begun(self.settings.vocabulary.text_piece(id))
+    }
+
     fn text(&self, id: TokenId) -> TokenText {
         TokenText(self.settings.vocabulary.piece(id).to_vec())
     }
-}
-
-/// Characters that begin in a piece: the border between two tokens may cut one.
-pub(crate) fn n_chars(bytes: &[u8]) -> usize {
-    bytes.iter().filter(|byte| **byte & 0xc0 != 0x80).count()
 }
 
 /// Streams an answer.

@@ -1,7 +1,7 @@
 //! Who may call what.
 //!
-//! With keys configured every `/v1` route wants one, and the admin routes want an admin key. Without admin keys the
-//! admin routes answer on loopback only, and there only to requests that no browser sent on behalf of a foreign page:
+//! With keys configured every `/v1` route wants one, and the admin routes want an admin key. Without any key the admin
+//! routes answer on loopback only, and there only to requests that no browser sent on behalf of a foreign page:
 //! a proxy's headers, a foreign `Host` (DNS rebinding) or a foreign `Origin` are refused.
 
 use std::{net::SocketAddr, path::Path};
@@ -106,6 +106,12 @@ impl KeyRing {
         }
         if !self.knows(key) {
             return Err(ApiError::NoKey);
+        }
+        if !self.api.is_empty() {
+            // Behind a proxy on this machine everybody is local, so a client's key must not be enough.
+            return Err(ApiError::Forbidden(
+                "this route needs an admin key, and there is none (daemon.admin_keys_file, HONED_ADMIN_KEYS)",
+            ));
         }
         match is_local(request) {
             true => Ok(()),

@@ -109,6 +109,8 @@ impl Learning {
 /// Limits of one request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
+    /// `daemon.header_bytes_max`.
+    pub(crate) header_bytes_max: usize,
     /// `daemon.body_bytes_max`.
     pub(crate) body_bytes_max: usize,
     /// `daemon.body_timeout_s`.
@@ -121,6 +123,7 @@ impl Limits {
     /// As configured.
     pub(crate) fn new(daemon: &config::Daemon) -> Limits {
         Limits {
+            header_bytes_max: daemon.header_bytes_max,
             body_bytes_max: daemon.body_bytes_max,
             body_timeout_s: daemon.body_timeout_s,
             request_timeout_s: daemon.request_timeout_s,

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use axum::http::{HeaderName, HeaderValue, Method, header};
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::{context::VERSION_HEADER, request_id::REQUEST_ID_HEADER, scoring::REWARD_VERSION_HEADER};
 
@@ -21,7 +21,9 @@ pub(crate) fn layer(origins: &str) -> Option<CorsLayer> {
     if origins.is_empty() {
         return None;
     }
-    let sent = [header::AUTHORIZATION, header::CONTENT_TYPE, REQUEST_ID_HEADER];
+    // Clients send headers of their own beside ours (OpenAI's: X-Stainless-*), and a browser gives up the whole call for
+    // one that is missing here. The guard is the list of origins, and no header opens what a key or an origin does not.
+    let sent = AllowHeaders::mirror_request();
     let read = [
         VERSION_HEADER,
         REWARD_VERSION_HEADER,

@@ -39,6 +39,7 @@ pub(crate) const ERROR_CODES: &[&str] = &[
     "conflict",
     "body_too_large",
     "body_timeout",
+    "headers_too_large",
     "unsupported_media_type",
     "queue_full",
     "unavailable",
@@ -92,6 +93,9 @@ pub(crate) enum ApiError {
     /// Slower than `daemon.body_timeout_s`.
     #[error("the body did not arrive within {0} seconds")]
     SlowBody(u64),
+    /// More bytes than `daemon.header_bytes_max`.
+    #[error("the start line and the headers are larger than {0} bytes")]
+    HeadersTooLarge(usize),
     /// Not JSON by its header.
     #[error("the header Content-Type must be application/json")]
     NotJson,
@@ -144,6 +148,7 @@ impl ApiError {
             ApiError::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             ApiError::Conflict(_) | ApiError::NotLoaded(_) => StatusCode::CONFLICT,
             ApiError::BodyTooLarge(_) | ApiError::FileTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            ApiError::HeadersTooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             ApiError::NotJson | ApiError::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             ApiError::QueueFull => StatusCode::TOO_MANY_REQUESTS,
             ApiError::Unavailable(_) | ApiError::TimedOut(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -184,6 +189,7 @@ impl ApiError {
             ApiError::BodyTooLarge(_) => "body_too_large",
             ApiError::FileTooLarge(_) => "file_too_large",
             ApiError::SlowBody(_) => "body_timeout",
+            ApiError::HeadersTooLarge(_) => "headers_too_large",
             ApiError::NotJson | ApiError::Encoded => "unsupported_media_type",
             ApiError::QueueFull => "queue_full",
             ApiError::Unavailable(_) => "unavailable",
@@ -221,8 +227,9 @@ impl IntoResponse for ApiError {
             ApiError::NoKey => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
-            // The rest of it may still come, and must not be read as the next request.
-            ApiError::SlowBody(_) => {
+            // The rest of a slow body may still come, and must not be read as the next request. After headers that are
+            // far too long hyper hangs up by itself; a little too long is no other case.
+            ApiError::SlowBody(_) | ApiError::HeadersTooLarge(_) => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             // OpenAI's clients retry 409; the state that a compare-and-set saw does not come back by itself.

@@ -25,9 +25,6 @@ use super::{
     wire::error::{FIELDS_DISAGREE, UNKNOWN_TOKEN},
 };
 
-/// How often a request is submitted anew because its version began to drain between two of its prompts.
-const SUBMIT_ATTEMPTS: usize = 8;
-
 /// What a request asks of the engine, checked.
 pub(crate) struct Job {
     /// The `id` that the client gets.
@@ -80,36 +77,27 @@ impl Generation {
     /// Submits every prompt of a job to one version, or none. Choices are numbered over all prompts: `prompt · n + choice`.
     pub(crate) fn start(context: &Context, services: &Services, job: Job) -> Result<Generation, ApiError> {
         let clock = TokenClock::start(context.clone(), &job);
-        for _ in 0..SUBMIT_ATTEMPTS {
-            let mut attempt = Attempt::default();
-            match attempt.submit_all(services, &job) {
-                Ok((version, events)) => {
-                    let trace = RequestTrace::current();
-                    trace.iter().for_each(|trace| trace.submitted(&job, version));
-                    return Ok(Generation {
-                        events,
-                        cancel: attempt.cancel,
-                        version,
-                        deposit: Deposit::new(job.store.then(|| services.log.clone())),
-                        choices_open: job.prompts.len() * job.n as usize,
-                        grammar_field: job.constraint.map(|constraint| constraint.field),
-                        deadline: Box::pin(tokio::time::sleep(context.limits().request_timeout())),
-                        clock,
-                        context: context.clone(),
-                        span: tracing::Span::current(),
-                        trace,
-                    });
-                }
-                Err(rejection) => {
-                    attempt.cancel.cancel();
-                    let moved = matches!(rejection, Rejection::Draining(_) | Rejection::UnknownVersion(_));
-                    if !(moved && job.target == Target::Live) {
-                        return Err(refusal(services, rejection));
-                    }
-                }
-            }
-        }
-        Err(ApiError::Unavailable("versions change too fast for this request; try again"))
+        let cancel = CancelFlag::default();
+        // Unbounded, but filled by at most `max_tokens` events per choice: the engine must never wait for a slow reader.
+        let (sender, events) = mpsc::unbounded_channel();
+        let requests = engine_requests(services, &job, &cancel, &sender);
+        let version =
+            services.engine.submit_all(job.target, requests).map_err(|rejection| refusal(services, rejection))?;
+        let trace = RequestTrace::current();
+        trace.iter().for_each(|trace| trace.submitted(&job, version));
+        Ok(Generation {
+            events,
+            cancel,
+            version,
+            deposit: Deposit::new(job.store.then(|| services.log.clone())),
+            choices_open: job.prompts.len() * job.n as usize,
+            grammar_field: job.constraint.map(|constraint| constraint.field),
+            deadline: Box::pin(tokio::time::sleep(context.limits().request_timeout())),
+            clock,
+            context: context.clone(),
+            span: tracing::Span::current(),
+            trace,
+        })
     }
 
     /// The next event; `None` when every choice has finished. After an error nothing follows.
@@ -184,42 +172,28 @@ impl Drop for Generation {
     }
 }
 
-/// One try to bring all prompts into one version.
-#[derive(Default)]
-struct Attempt {
-    cancel: CancelFlag,
-}
-
-impl Attempt {
-    fn submit_all(
-        &mut self,
-        services: &Services,
-        job: &Job,
-    ) -> Result<(PolicyVersion, mpsc::UnboundedReceiver<Event>), Rejection> {
-        // Unbounded, but filled by at most `max_tokens` events per choice: the engine must never wait for a slow reader.
-        let (sender, events) = mpsc::unbounded_channel();
-        let mut target = job.target;
-        let mut version = PolicyVersion::SFT;
-        for (i, prompt) in (0u32..).zip(&job.prompts) {
-            let request = GenerateRequest {
-                id: job.id.clone(),
-                prompt: prompt.clone(),
-                n: job.n,
-                sampling: job.sampling.clone(),
-                constraint: job.constraint.as_ref().map(|named| named.constraint.clone()),
-                top_logprobs: job.top_log_probs,
-                prompt_logprobs: job.prompt_log_probs,
-                cache_salt: job.cache_salt.clone(),
-                tenant: job.tenant,
-                user: job.user.clone(),
-                cancel: self.cancel.clone(),
-                sink: sink(sender.clone(), i * job.n, Deposit::new(job.store.then(|| services.log.clone()))),
-            };
-            version = services.engine.submit(target, request)?;
-            target = Target::Version(version);
-        }
-        Ok((version, events))
-    }
+/// What the engine is asked for each prompt of a job.
+fn engine_requests(
+    services: &Services,
+    job: &Job,
+    cancel: &CancelFlag,
+    sender: &mpsc::UnboundedSender<Event>,
+) -> Vec<GenerateRequest> {
+    let request = |(i, prompt): (u32, &Vec<TokenId>)| GenerateRequest {
+        id: job.id.clone(),
+        prompt: prompt.clone(),
+        n: job.n,
+        sampling: job.sampling.clone(),
+        constraint: job.constraint.as_ref().map(|named| named.constraint.clone()),
+        top_logprobs: job.top_log_probs,
+        prompt_logprobs: job.prompt_log_probs,
+        cache_salt: job.cache_salt.clone(),
+        tenant: job.tenant,
+        user: job.user.clone(),
+        cancel: cancel.clone(),
+        sink: sink(sender.clone(), i * job.n, Deposit::new(job.store.then(|| services.log.clone()))),
+    };
+    (0u32..).zip(&job.prompts).map(request).collect()
 }
 
 /// Renumbers choices and hands events over; once the client is gone, logs what was left unanswered.

@@ -5,10 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use policy::PolicyVersion;
 use ppo::rollout_log::{VersionRow, VersionState};
 
@@ -16,6 +13,7 @@ use super::{
     blocking,
     context::{Context, Services},
     error::ApiError,
+    path::PathText,
     wire::model::{Model, ModelList},
 };
 
@@ -28,7 +26,7 @@ pub(crate) async fn list(State(context): State<Context>) -> Result<Json<ModelLis
 }
 
 /// One of them.
-pub(crate) async fn get(State(context): State<Context>, Path(id): Path<String>) -> Result<Json<Model>, ApiError> {
+pub(crate) async fn get(State(context): State<Context>, PathText(id): PathText) -> Result<Json<Model>, ApiError> {
     let found = all(&context).await?.into_iter().find(|model| model.id == id);
     found.map(Json).ok_or_else(|| unknown(&id))
 }

@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use axum::{
-    Extension, Json,
-    extract::{Path, State},
-};
+use axum::{Extension, Json, extract::State};
 use policy::PolicyVersion;
 use ppo::{
     learner::LearnerError,
@@ -18,6 +15,7 @@ use super::{
     body::OptionalJsonBytes,
     context::{Context, Services},
     error::ApiError,
+    path::PathText,
     wire::policy::{self as wire, PolicyList, PolicyRow},
 };
 
@@ -31,7 +29,7 @@ pub(crate) async fn list(State(context): State<Context>) -> Result<Json<PolicyLi
 /// One version.
 pub(crate) async fn get(
     State(context): State<Context>,
-    Path(version): Path<String>,
+    PathText(version): PathText,
 ) -> Result<Json<PolicyRow>, ApiError> {
     let version = parse(&version)?;
     one(context.services()?, version).await.map(Json)
@@ -41,7 +39,7 @@ pub(crate) async fn get(
 pub(crate) async fn activate(
     State(context): State<Context>,
     Extension(who): Extension<Who>,
-    Path(version): Path<String>,
+    PathText(version): PathText,
     OptionalJsonBytes(body): OptionalJsonBytes,
 ) -> Result<Json<PolicyRow>, ApiError> {
     let version = parse(&version)?;

@@ -16,6 +16,10 @@ use tower::ServiceExt;
 
 use super::unread::ReadersOnly;
 
+/// How much more than the headers of one request fits in hyper's buffer. What is a little too long reaches
+/// [`header_limit`](super::header_limit) this way, which is exact and answers in our shape.
+const HEADER_SLACK_BYTES: usize = 8 << 10;
+
 /// Limits of connections.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ConnectionLimits {
@@ -25,7 +29,7 @@ pub(crate) struct ConnectionLimits {
     pub(crate) header_timeout: Duration,
     /// For a client to read something of what is sent to it.
     pub(crate) write_timeout: Duration,
-    /// Bytes of the start line and headers of one request; beyond it hyper answers 431.
+    /// Bytes of the start line and headers of one request; far beyond it hyper answers 431 by itself.
     pub(crate) header_bytes_max: usize,
     /// Headers of one request.
     pub(crate) headers_max: usize,
@@ -93,7 +97,7 @@ async fn connection(
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
-    builder.max_buf_size(limits.header_bytes_max).max_headers(limits.headers_max);
+    builder.max_buf_size(limits.header_bytes_max + HEADER_SLACK_BYTES).max_headers(limits.headers_max);
     let socket = ReadersOnly::new(socket, limits.write_timeout);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
     let ended = tokio::select! {

@@ -3,9 +3,10 @@
 use std::{cmp::Reverse, rc::Rc};
 
 use crate::engine::{
+    exchange::Exchange,
     resident::ScoreJob,
     reuse::REUSE_TOKENS_MIN,
-    sequence::{Exchange, Sequence},
+    sequence::Sequence,
     stats::add,
     worker::{Slot, Work, Worker},
 };
@@ -23,7 +24,7 @@ impl Worker<'_> {
             };
             // It waits as long as any of its choices does.
             if exchange.n_unstarted() == 1 {
-                self.load.waiting.leave(exchange.job.request.tenant);
+                exchange.leave_queue();
             }
             self.start_choice(&exchange);
         }

@@ -5,7 +5,8 @@ use std::{rc::Rc, sync::atomic::Ordering};
 use crate::{
     engine::{
         Failure,
-        sequence::{Exchange, Sequence},
+        exchange::Exchange,
+        sequence::Sequence,
         worker::{Work, Worker},
     },
     log_prob::LogProb,
@@ -36,7 +37,7 @@ impl Worker<'_> {
     /// failed.
     pub(super) fn drop_waiting(&mut self, reason: FinishReason, over: impl Fn(&Exchange) -> bool) {
         for exchange in self.queue.take_out(over) {
-            self.load.waiting.leave(exchange.job.request.tenant);
+            exchange.leave_queue();
             while exchange.n_unstarted() > 0 {
                 let sequence = Sequence::next_of(&exchange);
                 if !exchange.failed.get() {

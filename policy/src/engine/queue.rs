@@ -8,7 +8,7 @@
 
 use std::rc::Rc;
 
-use crate::engine::{sequence::Exchange, tenant::Tenant};
+use crate::engine::{exchange::Exchange, tenant::Tenant};
 
 /// A request with choices that have no slot yet.
 struct Entry {

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use crate::{
     engine::{
@@ -21,7 +21,7 @@ use crate::{
         loading::Weights,
         nursery::Nursery,
         stats::{Counters, add},
-        tenant::{Waiting, WaitingMax},
+        tenant::{Tenant, Waiting, WaitingMax},
         worker::{Setup, Worker},
     },
     log_prob::LogProb,
@@ -46,6 +46,20 @@ pub(super) struct Job {
     /// The request's own seed, or the engine's next.
     pub(super) seed: u64,
     pub(super) submitted: Instant,
+    /// Its share of a place among those who wait, from admission until it has a slot.
+    pub(super) place: Option<Arc<Place>>,
+}
+
+/// A place among those who wait, given back when the last that share it lets go.
+pub(super) struct Place {
+    load: Arc<Load>,
+    tenant: Tenant,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.load.waiting.leave(self.tenant);
+    }
 }
 
 /// Tokens to be scored by teacher forcing.
@@ -96,8 +110,8 @@ impl Resident {
     ) -> Result<Resident, EngineError> {
         let (version, path, parallel) = (setup.version, setup.path.clone(), setup.parallel);
         let cache_tokens_max = parallel * setup.context_tokens as usize;
-        // Admission counts requests before they are sent, so the channel itself is never the limit.
-        let (door, commands) = bounded(waiting_max.all + parallel + SCORES_MAX);
+        // Admission bounds what is sent.
+        let (door, commands) = unbounded();
         let (ready, started) = bounded(1);
         let (freeing, freed) = bounded::<()>(0);
         let load = Arc::new(Load::default());
@@ -114,23 +128,25 @@ impl Resident {
         Ok(Resident { version, path, load, door, freed, waiting_max, parallel, cache_tokens_max, counters })
     }
 
-    /// Admits a request, or gives it back with the reason.
-    pub(super) fn submit(&self, job: Box<Job>) -> Result<(), (Box<Job>, Rejection)> {
+    /// Admits the prompts of one request, which take one place together, or gives them back with the reason.
+    pub(super) fn submit(&self, jobs: Vec<Job>) -> Result<(), (Vec<Job>, Rejection)> {
         let door = self.door.read().expect("no holder of the door panics");
         let Some(sender) = door.as_ref() else {
-            return Err((job, Rejection::Draining(self.version)));
+            return Err((jobs, Rejection::Draining(self.version)));
         };
         let free = self.parallel.saturating_sub(self.load.running.load(Ordering::Relaxed));
-        let tenant = job.request.tenant;
+        let tenant = jobs.first().map_or(Tenant::ANYBODY, |job| job.request.tenant);
         if let Err(waiting) = self.load.waiting.enter(tenant, self.waiting_max.and(free)) {
             add(&self.counters.rejected_full, 1);
-            return Err((job, Rejection::Full { waiting }));
+            return Err((jobs, Rejection::Full { waiting }));
         }
-        sender.try_send(Command::Generate(job)).map_err(|refused| {
-            self.load.waiting.leave(tenant);
-            let Command::Generate(job) = refused.into_inner() else { unreachable!("it was a Generate") };
-            (job, Rejection::Draining(self.version))
-        })
+        let place = Arc::new(Place { load: Arc::clone(&self.load), tenant });
+        for mut job in jobs {
+            job.place = Some(Arc::clone(&place));
+            // The door is open, so its thread lives; were it gone, whoever waits would see its sink dropped.
+            drop(sender.send(Command::Generate(Box::new(job))));
+        }
+        Ok(())
     }
 
     /// Scores tokens; blocks until the owner thread has done it between other work.
@@ -146,7 +162,7 @@ impl Resident {
                 .fetch_update(Ordering::AcqRel, Ordering::Acquire, admit)
                 .map_err(|n| failed(format!("{n} scorings are waiting already")))?;
             sender
-                .try_send(Command::Score(ScoreJob { tokens, reply }))
+                .send(Command::Score(ScoreJob { tokens, reply }))
                 .map_err(|_| EngineError::NotResident(self.version))?;
         }
         answer.recv().map_err(|_| failed("its thread ended".into()))?.map_err(failed)

@@ -6,7 +6,7 @@
 
 use crate::engine::{
     cells::common_prefix,
-    sequence::Exchange,
+    exchange::Exchange,
     stats::add,
     worker::{Work, Worker},
 };

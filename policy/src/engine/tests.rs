@@ -47,24 +47,26 @@ impl TestEngine {
     }
 
     fn submit(&self, target: Target, ask: Ask) -> Result<Answer, Rejection> {
-        let (sender, events) = channel();
-        let cancel = CancelFlag::default();
-        let request = GenerateRequest {
-            id: "cmpl-test".into(),
-            prompt: ask.prompt,
-            n: ask.n,
-            sampling: ask.sampling,
-            constraint: ask.constraint,
-            top_logprobs: ask.top,
-            prompt_logprobs: ask.score_prompt,
-            cache_salt: ask.salt.map(Into::into),
-            tenant: ask.tenant,
-            user: Some("somebody".into()),
-            cancel: cancel.clone(),
-            sink: Box::new(move |event| drop(sender.send(event))),
-        };
+        let n = ask.n as usize;
+        let (request, events) = request(ask);
+        let cancel = request.cancel.clone();
         let version = self.engine.submit(target, request)?;
-        Ok(Answer { version, cancel, events, n: ask.n as usize })
+        Ok(Answer { version, cancel, events, n })
+    }
+
+    /// Several prompts as one request.
+    fn submit_all(&self, asks: Vec<Ask>) -> Result<Vec<Answer>, Rejection> {
+        let (requests, open): (Vec<_>, Vec<_>) = asks
+            .into_iter()
+            .map(|ask| {
+                let n = ask.n as usize;
+                let (request, events) = request(ask);
+                let cancel = request.cancel.clone();
+                (request, (cancel, events, n))
+            })
+            .unzip();
+        let version = self.engine.submit_all(Target::Live, requests)?;
+        Ok(open.into_iter().map(|(cancel, events, n)| Answer { version, cancel, events, n }).collect())
     }
 
     fn ask(&self, ask: Ask) -> Vec<Choice> {
@@ -74,6 +76,26 @@ impl TestEngine {
     fn tokens(&self, text: &str) -> Vec<TokenId> {
         self.engine.vocabulary().tokenize(text)
     }
+}
+
+/// What the engine is given, and where its events go.
+fn request(ask: Ask) -> (GenerateRequest, Receiver<Event>) {
+    let (sender, events) = channel();
+    let request = GenerateRequest {
+        id: "cmpl-test".into(),
+        prompt: ask.prompt,
+        n: ask.n,
+        sampling: ask.sampling,
+        constraint: ask.constraint,
+        top_logprobs: ask.top,
+        prompt_logprobs: ask.score_prompt,
+        cache_salt: ask.salt.map(Into::into),
+        tenant: ask.tenant,
+        user: Some("somebody".into()),
+        cancel: CancelFlag::default(),
+        sink: Box::new(move |event| drop(sender.send(event))),
+    };
+    (request, events)
 }
 
 /// A request in the making.

@@ -1,9 +1,13 @@
 //! What people say about a rollout, by its id.
 //!
-//! One row per rollout and user: saying the same thing twice changes nothing, saying something else replaces what that user
-//! said before, part by part: a comment after a thumb leaves the thumb. Where the reward source listens to feedback, a
-//! judgement that comes before the rollout is claimed counts: a row that was already scored goes back to `generated`, so that
-//! the scorer hears it. Everything else is kept (it is worth exporting) and the answer says so: `applied: false`.
+//! One row per rollout and user: saying the same thing twice changes nothing, saying something else replaces what that
+//! user said before, part by part: a comment after a thumb leaves the thumb. Score and label are one part, the
+//! judgement: a thumb after a score takes the score away. Otherwise the score, which outranks a thumb, would hide that
+//! the user has another mind now.
+//!
+//! Where the reward source listens to feedback, a judgement that comes before the rollout is claimed counts: a row that
+//! was already scored goes back to `generated`, so that the scorer hears it. Everything else is kept (it is worth
+//! exporting) and the answer says so: `applied: false`.
 
 use policy::RolloutId;
 use reward::sources::{Label, Opinion};
@@ -30,7 +34,7 @@ pub struct Feedback {
     pub id: RolloutId,
     /// Who says so; `None` is one nameless user.
     pub user: Option<String>,
-    /// A score on the scale of the reward model.
+    /// A score on the scale of the reward model. Beside a label, it is the score that counts.
     pub score: Option<f64>,
     /// Thumbs.
     pub label: Option<Label>,
@@ -48,6 +52,10 @@ impl Feedback {
     pub fn opinion(&self) -> Opinion {
         Opinion { score: self.score, label: self.label }
     }
+
+    fn judges(&self) -> bool {
+        self.score.is_some() || self.label.is_some()
+    }
 }
 
 /// What became of it.
@@ -63,7 +71,7 @@ pub struct FeedbackReceipt {
 pub(super) fn insert(connection: &Connection, feedback: &Feedback, listens: bool) -> Result<FeedbackReceipt, LogError> {
     let (seq, state) = find(connection, &feedback.id)?;
     let user = feedback.user.clone().unwrap_or_default();
-    let judges = feedback.score.is_some() || feedback.label.is_some();
+    let judges = feedback.judges();
     if let Some(applied) = already_said(connection, seq, &user, feedback)? {
         return Ok(FeedbackReceipt { applied: applied && judges, state });
     }
@@ -72,11 +80,10 @@ pub(super) fn insert(connection: &Connection, feedback: &Feedback, listens: bool
         .prepare_cached(
             "INSERT INTO feedback (seq, user, score, label, edit, comment, created_ms, applied)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-             ON CONFLICT (seq, user) DO UPDATE SET score = coalesce(excluded.score, score),
-                label = coalesce(excluded.label, label), edit = coalesce(excluded.edit, edit),
+             ON CONFLICT (seq, user) DO UPDATE SET score = CASE WHEN ?9 THEN excluded.score ELSE score END,
+                label = CASE WHEN ?9 THEN excluded.label ELSE label END, edit = coalesce(excluded.edit, edit),
                 comment = coalesce(excluded.comment, comment), created_ms = excluded.created_ms,
-                applied = CASE WHEN excluded.score IS NULL AND excluded.label IS NULL THEN applied
-                    ELSE excluded.applied END",
+                applied = CASE WHEN ?9 THEN excluded.applied ELSE applied END",
         )?
         .execute(params![
             seq.0,
@@ -87,6 +94,7 @@ pub(super) fn insert(connection: &Connection, feedback: &Feedback, listens: bool
             feedback.comment,
             feedback.created_ms as i64,
             applied,
+            judges,
         ])?;
     if applied {
         connection
@@ -114,11 +122,19 @@ fn find(connection: &Connection, id: &RolloutId) -> Result<(Seq, RolloutState), 
 fn already_said(connection: &Connection, seq: Seq, user: &str, feedback: &Feedback) -> Result<Option<bool>, LogError> {
     Ok(connection
         .prepare_cached(
-            "SELECT applied FROM feedback WHERE seq = ?1 AND user = ?2 AND score IS coalesce(?3, score)
-                AND label IS coalesce(?4, label) AND edit IS coalesce(?5, edit) AND comment IS coalesce(?6, comment)",
+            "SELECT applied FROM feedback WHERE seq = ?1 AND user = ?2 AND (NOT ?7 OR (score IS ?3 AND label IS ?4))
+                AND edit IS coalesce(?5, edit) AND comment IS coalesce(?6, comment)",
         )?
         .query_row(
-            params![seq.0, user, feedback.score, feedback.label.map(label_word), feedback.edit, feedback.comment],
+            params![
+                seq.0,
+                user,
+                feedback.score,
+                feedback.label.map(label_word),
+                feedback.edit,
+                feedback.comment,
+                feedback.judges(),
+            ],
             |row| row.get(0),
         )
         .optional()?)

@@ -152,4 +152,6 @@ fn feedback_is_waited_for_and_then_falls_back() {
     assert_eq!(world.rows()[2].state, RolloutState::Generated, "it may still be judged by people");
     world.log.append_feedback(Feedback { score: Some(-2.0), ..up(1) }).unwrap();
     world.until("the new judgement", |rows| rows[1].score.as_ref().is_some_and(|score| score.score == -2.0));
+    world.log.append_feedback(up(1)).unwrap();
+    world.until("the thumb after the score", |rows| rows[1].score.as_ref().is_some_and(|score| score.score == 1.0));
 }

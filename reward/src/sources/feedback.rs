@@ -14,7 +14,8 @@ pub enum Label {
     Down,
 }
 
-/// What one user said about one response. An edit or a comment alone is no judgement.
+/// What one user said about one response. An edit or a comment alone is no judgement. Number and thumb are both there
+/// only where they were said together: of two judgements the log keeps the later.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Opinion {
     /// A number on the scale of the reward model.

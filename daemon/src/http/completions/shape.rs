@@ -3,7 +3,8 @@
 use policy::{PolicyVersion, Vocabulary};
 
 use crate::http::{
-    answer::{Piece, Shape, n_chars},
+    answer::{Piece, Shape},
+    chars::CharCount,
     prompt_scores::PromptScores,
     prompts::Stamp,
     wire::{
@@ -32,9 +33,9 @@ impl Echo {
         }
     }
 
-    /// Characters of this text that begin in a token of the prompt.
-    fn n_chars(&self, token: &PromptReport) -> usize {
-        if token.is_control && !self.spells_controls { 0 } else { n_chars(&token.text.0) }
+    /// Characters of this text that begin in the next token of the prompt.
+    fn n_chars(&self, chars: &mut CharCount, token: &PromptReport) -> usize {
+        if token.is_control && !self.spells_controls { 0 } else { chars.begun(&token.text.0) }
     }
 }
 
@@ -106,10 +107,10 @@ impl Completions {
     fn echo_log_probs(&self, prompt: usize) -> Option<LegacyLogProbs> {
         let (n_top, echo) = (self.log_probs?, self.echo.get(prompt)?);
         let mut log_probs = LegacyLogProbs::default();
-        let mut offset = 0;
+        let (mut offset, mut chars) = (0, CharCount::default());
         for token in self.scores.get(prompt)? {
             log_probs.push_prompt(token, n_top as usize, self.behavior, offset);
-            offset += echo.n_chars(token);
+            offset += echo.n_chars(&mut chars, token);
         }
         Some(log_probs)
     }

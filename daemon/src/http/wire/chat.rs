@@ -46,7 +46,8 @@ impl ChatRequest {
 }
 
 fn refuse(f: &mut Fields) -> Result<(), FieldError> {
-    f.refuse(&["tools", "functions", "audio", "chat_template_kwargs", "web_search_options", "prediction"])?;
+    f.refuse(&["tools", "functions", "audio", "chat_template_kwargs", "web_search_options", "prediction", "echo"])?;
+    f.refuse_but(&["function_call"], |choice| choice == "none" || choice == "auto", "must be \"none\" or \"auto\"")?;
     let choice = f.take("tool_choice");
     if choice.is_some_and(|choice| choice != "none" && choice != "auto") {
         return Err(f.error("tool_choice", "is not supported by this version of honed"));

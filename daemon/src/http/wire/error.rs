@@ -15,7 +15,7 @@ pub(crate) const INVALID_GRAMMAR: &str = "invalid_grammar";
 pub(crate) const INVALID_MESSAGES: &str = "invalid_messages";
 /// More tokens than the context window, or what the reward model reads, can hold.
 pub(crate) const CONTEXT_LENGTH_EXCEEDED: &str = "context_length_exceeded";
-/// A text that names no regular file.
+/// A text that names no regular file, or a URL's path that is not UTF-8.
 pub(crate) const INVALID_PATH: &str = "invalid_path";
 /// A file that is no model, or none that fits.
 pub(crate) const INVALID_MODEL: &str = "invalid_model";

@@ -238,6 +238,19 @@ impl Fields {
         }
         Ok(())
     }
+
+    /// The same for fields of which one value asks for what happens anyway.
+    pub(crate) fn refuse_but(
+        &mut self,
+        names: &[&str],
+        is_neutral: impl Fn(&Value) -> bool,
+        rule: &str,
+    ) -> Result<(), FieldError> {
+        match names.iter().find(|name| self.remove(name).is_some_and(|value| !is_neutral(&value))) {
+            Some(name) => Err(self.error(name, &format!("{rule} in this version of honed"))),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Whether a text has at most so many characters.

@@ -33,7 +33,15 @@ const NOT_BUILT: &[&str] = &[
     "truncate_prompt_tokens",
     "use_beam_search",
     "lora",
+    "return_tokens_as_token_ids",
+    "n_predict",
+    "mirostat",
+    "dry_multiplier",
+    "xtc_probability",
 ];
+/// Fields of vLLM and llama-server of which only the value that changes nothing is built.
+const ONLY_TRUE: [&str; 3] = ["skip_special_tokens", "add_special_tokens", "detokenize"];
+const ONLY_ONE: [&str; 3] = ["repeat_penalty", "typical_p", "length_penalty"];
 
 /// What both generation routes understand.
 pub(crate) struct Generation {
@@ -78,6 +86,8 @@ impl Generation {
         max_tokens_min: u32,
     ) -> Result<Generation, FieldError> {
         f.refuse(NOT_BUILT)?;
+        f.refuse_but(&ONLY_TRUE, |value| *value == true, "must be true")?;
+        f.refuse_but(&ONLY_ONE, |value| value.as_f64() == Some(1.0), "must be 1")?;
         let grammar = grammar::take(f)?;
         if f.boolean("add_generation_prompt")? == Some(false) {
             return Err(f.error("add_generation_prompt", "must be true in this version of honed"));
@@ -234,7 +244,9 @@ fn include_usage(f: &mut Fields, stream: bool) -> Result<bool, FieldError> {
     if !stream {
         return Err(f.error("stream_options", "is only allowed when `stream` is true"));
     }
-    Ok(Fields::of(value, "stream_options")?.boolean("include_usage")?.unwrap_or(false))
+    let mut options = Fields::of(value, "stream_options")?;
+    options.refuse(&["continuous_usage_stats"])?;
+    Ok(options.boolean("include_usage")?.unwrap_or(false))
 }
 
 #[cfg(test)]
@@ -268,6 +280,14 @@ mod tests {
             ("logit_bias", r#"{"logit_bias":{"1":1000000000}}"#),
             ("stream", r#"{"stream":"yes"}"#),
             ("stream_options", r#"{"stream_options":{"include_usage":true}}"#),
+            (
+                "stream_options.continuous_usage_stats",
+                r#"{"stream":true,"stream_options":{"continuous_usage_stats":true}}"#,
+            ),
+            ("skip_special_tokens", r#"{"skip_special_tokens":false}"#),
+            ("repeat_penalty", r#"{"repeat_penalty":1.1}"#),
+            ("n_predict", r#"{"n_predict":5}"#),
+            ("mirostat", r#"{"mirostat":2}"#),
             ("response_format.type", r#"{"response_format":{"type":"yaml"}}"#),
             ("stop_token_ids", r#"{"stop_token_ids":[-1]}"#),
             ("ignore_eos", r#"{"guided_regex":"a","ignore_eos":true}"#),
@@ -288,7 +308,8 @@ mod tests {
     #[test]
     fn what_clients_send_by_habit_passes() {
         let g = take(
-            r#"{"top_k":-1,"top_p":0,"seed":-1.0,"stop":null,"best_of":1,"n":1.0,"unknown":{},"logit_bias":{"5":-100}}"#,
+            r#"{"top_k":-1,"top_p":0,"seed":-1.0,"stop":null,"best_of":1,"n":1.0,"unknown":{},"logit_bias":{"5":-100},
+                "skip_special_tokens":true,"repeat_penalty":1.0,"mirostat":0,"stream_options":null}"#,
         )
         .unwrap_or_else(|e| panic!("{e:?}"));
         assert_eq!((g.sampling.top_k, g.sampling.seed), (0, Some(u64::MAX)));

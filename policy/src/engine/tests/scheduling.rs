@@ -52,6 +52,28 @@ fn a_full_queue_rejects_and_recovers() {
     assert_eq!(test.ask(Ask::exactly(test.tokens("x"), 2)).len(), 1);
 }
 
+/// Goal: a request of many prompts is one of those who wait, however short the queue, until its last prompt has a slot. Method: a
+/// queue of one place behind one slot that is taken for long; where the first such request waits, a second is refused.
+#[test]
+fn the_prompts_of_a_request_share_a_place() {
+    let test = TestEngine::with(Model::default(), |config| {
+        config.parallel = 1;
+        config.max_queue = 1;
+    });
+    let many = |n: u32| (0..n).map(|i| Ask::exactly(test.tokens(&format!("prompt {i}")), 3)).collect();
+    let long = test.submit(Target::Live, long(&test)).unwrap();
+    long.events.recv().unwrap();
+    let first = test.submit_all(many(20)).unwrap();
+    assert_eq!(test.engine.stats().waiting, 1);
+    assert!(matches!(test.submit_all(many(2)), Err(Rejection::Full { waiting: 1 })));
+    long.cancel.cancel();
+    for answer in first {
+        assert_eq!(answer.wait()[0].streamed.len(), 3);
+    }
+    assert_eq!(test.engine.stats().waiting, 0);
+    test.submit_all(many(2)).unwrap().into_iter().for_each(|answer| drop(answer.wait()));
+}
+
 #[test]
 fn cancelling_frees_the_slot_wherever_the_request_is() {
     let test = TestEngine::with(Model::default(), |config| config.parallel = 1);

@@ -16,6 +16,10 @@ fn thumbs(n: u32, label: Label) -> Feedback {
     }
 }
 
+fn number(n: u32, score: f64) -> Feedback {
+    Feedback { score: Some(score), label: None, ..thumbs(n, Label::Up) }
+}
+
 #[test]
 fn feedback_finds_a_rollout_that_is_not_committed_yet() {
     let dir = tempfile::tempdir().unwrap();
@@ -39,6 +43,60 @@ fn the_same_words_twice_are_one_row_and_other_words_replace_them() {
     assert_eq!(words.len(), 2);
     assert_eq!((words[0].user.as_deref(), words[0].score), (None, Some(0.5)));
     assert_eq!((words[1].user.as_deref(), words[1].label), (Some("ann"), Some(Label::Down)));
+}
+
+/// Goal: a changed mind is heard, whichever way each judgement is put. Method: a number outranks a thumb beside it, so
+/// after every judgement the row must hold nothing of the one before.
+#[test]
+fn a_later_judgement_replaces_the_earlier_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    log.append(rollout(0, 0)).unwrap();
+    let said = |words: Feedback| {
+        assert!(log.append_feedback(words).unwrap().applied);
+        let opinion = everything(&log)[0].feedback[0].opinion();
+        (opinion.score, opinion.label, opinion.judgement().map(|score| score.0))
+    };
+    assert_eq!(said(number(0, -5.0)), (Some(-5.0), None, Some(-5.0)));
+    assert_eq!(said(thumbs(0, Label::Up)), (None, Some(Label::Up), Some(1.0)), "score, then label");
+    assert_eq!(said(number(0, 3.0)), (Some(3.0), None, Some(3.0)), "label, then score");
+    assert_eq!(said(thumbs(0, Label::Down)), (None, Some(Label::Down), Some(-1.0)));
+    let both = Feedback { score: Some(0.5), ..thumbs(0, Label::Down) };
+    assert_eq!(said(both), (Some(0.5), Some(Label::Down), Some(0.5)), "said together, both stay");
+    assert_eq!(said(number(0, 0.5)), (Some(0.5), None, Some(0.5)), "the thumb was not said again");
+    assert_eq!(everything(&log)[0].feedback.len(), 1);
+}
+
+/// Goal: words that judge nothing take no judgement away. Method: an edit and a comment after a score and a label.
+#[test]
+fn words_that_judge_nothing_leave_score_and_label() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    log.append(rollout(0, 0)).unwrap();
+    log.append_feedback(Feedback { score: Some(2.0), ..thumbs(0, Label::Up) }).unwrap();
+    let nothing = Feedback { label: None, ..thumbs(0, Label::Up) };
+    let edit = Feedback { edit: Some("better".to_string()), ..nothing.clone() };
+    let comment = Feedback { comment: Some("why".to_string()), ..nothing };
+    for words in [edit, comment] {
+        log.append_feedback(words).unwrap();
+    }
+    let kept = &everything(&log)[0].feedback[0];
+    assert_eq!((kept.score, kept.label), (Some(2.0), Some(Label::Up)));
+    assert_eq!((kept.edit.as_deref(), kept.comment.as_deref()), (Some("better"), Some("why")));
+}
+
+/// Goal: what was judged by the earlier words is judged again. Method: the row is scored when the mind changes.
+#[test]
+fn a_thumb_after_a_score_has_a_scored_rollout_scored_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    log.append(rollout(0, 0)).unwrap();
+    log.append_feedback(number(0, -5.0)).unwrap();
+    score_all(&log, -5.0);
+    let receipt = log.append_feedback(thumbs(0, Label::Up)).unwrap();
+    assert_eq!(receipt, FeedbackReceipt { applied: true, state: RolloutState::Scored });
+    let waiting = log.reader().unscored(None, 10, 0).unwrap();
+    assert_eq!(waiting[0].feedback[0].opinion().judgement().map(|score| score.0), Some(1.0));
 }
 
 #[test]

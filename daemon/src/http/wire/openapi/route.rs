@@ -62,9 +62,9 @@ impl Route {
             },
         };
         let errors = match access {
-            Access::Open => vec![403, 500, 503],
-            Access::Api => vec![401, 403, 500, 503],
-            Access::Admin => vec![401, 403, 500, 503],
+            Access::Open => vec![403, 431, 500, 503],
+            Access::Api => vec![401, 403, 431, 500, 503],
+            Access::Admin => vec![401, 403, 431, 500, 503],
         };
         Route {
             path,
@@ -102,7 +102,7 @@ impl Route {
     /// A parameter in the path.
     pub(super) fn in_path(self, name: &str, description: &str) -> Route {
         let text = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1));
-        self.parameter(ParameterIn::Path, name, text, description).fails(&[404])
+        self.parameter(ParameterIn::Path, name, text, description).fails(&[400, 404])
     }
 
     fn parameter(
@@ -241,6 +241,7 @@ fn reason(status: u16) -> &'static str {
         413 => "The body is larger than `daemon.body_bytes_max`, or the file than `daemon.import_bytes_max`.",
         415 => "The body is not `application/json`, or it is compressed.",
         429 => "Too many requests are waiting; `Retry-After` says when to come back.",
+        431 => "The start line and the headers are larger than `daemon.header_bytes_max`.",
         503 => "Loading or draining; `Retry-After` says when to come back.",
         _ => "Our fault; the log names the cause beside the request's id.",
     }

@@ -54,7 +54,8 @@ pub(crate) struct SharedBody {
     repetition_penalty: Option<f64>,
     /// Token ids and what is added to their logits.
     logit_bias: Option<BiasBody>,
-    /// The same seed gives the same answer.
+    /// The same seed gives the same answer, but for the last bits of logits, which depend on what is computed beside it; with
+    /// `policy.deterministic` to the byte.
     seed: Option<SeedBody>,
     /// Tokens before which the end token is not drawn.
     #[schema(minimum = 0, maximum = 2147483647, default = 0)]

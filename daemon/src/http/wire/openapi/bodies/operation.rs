@@ -58,7 +58,8 @@ pub(crate) struct DetokenizeBody {
     tokens: TokensBody,
 }
 
-/// What a person says about a response; at least one of `score`, `label`, `edit`, `comment`.
+/// What a person says about a response; at least one of `score`, `label`, `edit`, `comment`. A `score`, a `label` or
+/// both replace what the same user said with either before; an `edit` or a `comment` alone leaves both.
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!({"id": "cmpl-0123456789abcdef", "label": "up"}))]
 struct FeedbackFields {
@@ -71,10 +72,11 @@ struct FeedbackFields {
     /// Who says it; one word each.
     #[schema(max_length = 512)]
     user: Option<String>,
-    /// On the reward model's scale: mean 0, deviation 1.
+    /// On the reward model's scale: mean 0, deviation 1. Beside a `label`, the score counts. Without one, it takes an
+    /// earlier `label` away.
     #[schema(minimum = -1000000, maximum = 1000000)]
     score: Option<f64>,
-    /// A thumb.
+    /// A thumb: worth +1 or -1 where no `score` is beside it. Without one, it takes an earlier `score` away.
     label: Option<Thumb>,
     /// A better text.
     #[schema(max_length = 65536)]
