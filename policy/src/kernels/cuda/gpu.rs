@@ -44,7 +44,7 @@ pub(crate) struct Gpu {
 ///
 /// # Errors
 /// When there is no such GPU, or the driver is older than the toolkit that the kernels were built with.
-pub fn open(ordinal: usize) -> Result<Device> {
+pub(crate) fn open(ordinal: usize) -> Result<Device> {
     let device = CudaDevice::new_with_stream(ordinal)?;
     // SAFETY: the device has one stream, which is what order there has to be follows from.
     unsafe { device.disable_event_tracking() };
