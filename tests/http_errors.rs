@@ -227,13 +227,9 @@ fn slow_headers_are_cut_off() {
 
 #[test]
 fn keys_open_what_they_are_for() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (api, admin) = (folder.path().join("api"), folder.path().join("admin"));
-    std::fs::write(&api, "# people\nuser-key\n").expect("written");
-    std::fs::write(&admin, "root-key\n").expect("written");
     let daemon = TestDaemon::builder()
-        .set(format!("daemon.api_keys_file={}", api.display()))
-        .set(format!("daemon.admin_keys_file={}", admin.display()))
+        .keys("daemon.api_keys_file", "# people\nuser-key\n")
+        .keys("daemon.admin_keys_file", "root-key\n")
         .start();
     let get = |path: &str, key: &str| daemon.send("GET", path, &[("authorization", &format!("Bearer {key}"))], b"");
     assert_eq!(daemon.get("/v1/models").error(401)["code"], "invalid_api_key");

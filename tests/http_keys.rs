@@ -1,6 +1,6 @@
 //! Keys from files and from the environment, read again while the daemon runs; and host names that are not ours.
 
-use std::process::Command;
+use std::{net::SocketAddr, process::Command};
 
 use serde_json::json;
 
@@ -12,26 +12,19 @@ use crate::harness::{
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
-fn asks(daemon: &Process, path: &str, key: &str) -> Reply {
+fn asks(address: SocketAddr, path: &str, key: &str) -> Reply {
     let authorization = format!("Bearer {key}");
-    client::raw(daemon.address, &request("GET", path, &[("authorization", &authorization)], b""))
+    client::raw(address, &request("GET", path, &[("authorization", &authorization)], b""))
 }
 
 /// Behind a proxy on this machine every client is local: its key must not open the admin routes.
 #[test]
 fn a_clients_key_is_no_admin_key_where_there_is_none() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let keys = folder.path().join("keys");
-    std::fs::write(&keys, "user-key\n").expect("a file");
-    let daemon = TestDaemon::builder().set(format!("daemon.api_keys_file={}", keys.display())).start();
-    let get = |path: &str, key: &str| {
-        let authorization = format!("Bearer {key}");
-        client::raw(daemon.address(), &request("GET", path, &[("authorization", &authorization)], b""))
-    };
-    get("/v1/models", "user-key").ok();
-    let error = get("/v1/policies", "user-key").error(403);
+    let daemon = TestDaemon::builder().keys("daemon.api_keys_file", "user-key\n").start();
+    asks(daemon.address(), "/v1/models", "user-key").ok();
+    let error = asks(daemon.address(), "/v1/policies", "user-key").error(403);
     assert!(error["message"].as_str().is_some_and(|message| message.contains("HONED_ADMIN_KEYS")), "{error}");
-    get("/v1/policies", "other").error(401);
+    asks(daemon.address(), "/v1/policies", "other").error(401);
 }
 
 /// Goal: keys of both places count, those of the file change at SIGHUP, and none is ever written anywhere. Method: the process
@@ -49,32 +42,32 @@ fn keys_come_from_files_and_from_the_environment_and_are_read_again() {
     command.stderr(std::fs::File::create(&log).expect("a file"));
     let daemon = Process::spawn(command, &data, &["ppo.enabled=false", &file]);
     for good in ["file-key-1", "env-key-1", "env-key-2", "env-root"] {
-        assert_eq!(asks(&daemon, "/v1/models", good).status, 200, "{good}");
+        assert_eq!(asks(daemon.address, "/v1/models", good).status, 200, "{good}");
     }
     for bad in ["env-key-1,", "env-key", "", "file-key-2", "# ours"] {
-        asks(&daemon, "/v1/models", bad).error(401);
+        asks(daemon.address, "/v1/models", bad).error(401);
     }
-    asks(&daemon, "/v1/policies", "env-root").ok();
-    asks(&daemon, "/v1/policies", "file-key-1").error(403);
+    asks(daemon.address, "/v1/policies", "env-root").ok();
+    asks(daemon.address, "/v1/policies", "file-key-1").error(403);
 
     let waits_for = |key: &str, status: u16| {
         let began = std::time::Instant::now();
-        while asks(&daemon, "/v1/models", key).status != status {
+        while asks(daemon.address, "/v1/models", key).status != status {
             assert!(began.elapsed() < std::time::Duration::from_secs(30), "waited in vain for {status} with {key}");
         }
     };
     std::fs::write(&keys, "file-key-2\n").expect("a file");
     daemon.signal(libc::SIGHUP);
     waits_for("file-key-2", 200);
-    asks(&daemon, "/v1/models", "file-key-1").error(401);
-    asks(&daemon, "/v1/models", "env-key-1").ok();
+    asks(daemon.address, "/v1/models", "file-key-1").error(401);
+    asks(daemon.address, "/v1/models", "env-key-1").ok();
     std::fs::write(&keys, "# none\n").expect("a file");
     daemon.signal(libc::SIGHUP);
     let told = || std::fs::read_to_string(&log).expect("the log").contains("the keys stay as they are");
     while !told() {
         std::thread::yield_now();
     }
-    asks(&daemon, "/v1/models", "file-key-2").ok();
+    asks(daemon.address, "/v1/models", "file-key-2").ok();
     drop(daemon);
 
     let log = std::fs::read_to_string(&log).expect("the log");

@@ -59,10 +59,7 @@ fn headers_are_bounded_as_configured() {
 /// Method: headers that fill it to the byte, one byte more, and more than hyper's buffer has to hold.
 #[test]
 fn headers_may_fill_their_bound_to_the_byte() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let keys = folder.path().join("keys");
-    std::fs::write(&keys, "user-key\n").expect("written");
-    let daemon = TestDaemon::builder().set(format!("daemon.api_keys_file={}", keys.display())).start();
+    let daemon = TestDaemon::builder().keys("daemon.api_keys_file", "user-key\n").start();
     let get = |path: &str, n_bytes: usize| {
         let others = format!("{path}host: 127.0.0.1\r\nconnection: close\r\ncontent-length: 0\r\nx-a: \r\n").len();
         let filler = "a".repeat(n_bytes - others);

@@ -54,10 +54,7 @@ fn examples_of_the_document_are_accepted() {
 
 #[test]
 fn the_page_needs_nobody_else() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let keys = folder.path().join("keys");
-    std::fs::write(&keys, "secret\n").expect("written");
-    let daemon = TestDaemon::builder().set(format!("daemon.api_keys_file={}", keys.display())).start();
+    let daemon = TestDaemon::builder().keys("daemon.api_keys_file", "secret\n").start();
     let page = daemon.get("/docs");
     assert_eq!(page.status, 200);
     let text = page.text();

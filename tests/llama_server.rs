@@ -417,10 +417,7 @@ fn rerankers_count_what_they_read_and_tell_as_many_as_asked_for() {
 /// Goal: with keys, pages and probes stay open and everything else does not. Method: every family of routes without a key.
 #[test]
 fn pages_and_probes_need_no_key_and_everything_else_does() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let keys = folder.path().join("keys");
-    std::fs::write(&keys, "secret\n").expect("written");
-    let daemon = TestDaemon::builder().set(format!("daemon.api_keys_file={}", keys.display())).start();
+    let daemon = TestDaemon::builder().keys("daemon.api_keys_file", "secret\n").start();
     for path in ["/", "/docs", "/openapi.json", "/livez", "/readyz", "/health", "/v1/health", "/version", "/metrics"] {
         assert_eq!(daemon.get(path).status, 200, "{path}");
     }

@@ -1,6 +1,6 @@
 //! A daemon in this process, on a free port, with a data directory of its own.
 
-use std::{net::SocketAddr, path::Path};
+use std::{io::Write, net::SocketAddr, path::Path};
 
 use config::{Config, Sources};
 use daemon::app::{AppError, Running};
@@ -15,6 +15,7 @@ use super::{
 pub(crate) struct Builder {
     sets: Vec<String>,
     model: String,
+    key_files: Vec<tempfile::NamedTempFile>,
 }
 
 /// A running daemon; dropped, it drains.
@@ -23,12 +24,17 @@ pub(crate) struct TestDaemon {
     address: SocketAddr,
     /// Absent when the test brought its own.
     _folder: Option<tempfile::TempDir>,
+    _key_files: Vec<tempfile::NamedTempFile>,
 }
 
 impl TestDaemon {
     /// Serving without learning, unless [`Builder::set`] says otherwise.
     pub(crate) fn builder() -> Builder {
-        Builder { sets: vec!["ppo.enabled=false".into()], model: model::file().display().to_string() }
+        Builder {
+            sets: vec!["ppo.enabled=false".into()],
+            model: model::file().display().to_string(),
+            key_files: Vec::new(),
+        }
     }
 
     pub(crate) fn start() -> TestDaemon {
@@ -88,6 +94,15 @@ impl Builder {
         self
     }
 
+    /// With a file of these lines for `daemon.api_keys_file` or `daemon.admin_keys_file`.
+    pub(crate) fn keys(mut self, knob: &str, lines: &str) -> Builder {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.write_all(lines.as_bytes()).expect("written");
+        self.sets.push(format!("{knob}={}", file.path().display()));
+        self.key_files.push(file);
+        self
+    }
+
     pub(crate) fn start(self) -> TestDaemon {
         let folder = tempfile::tempdir().expect("a folder");
         let mut daemon = self.try_start(folder.path()).expect("the daemon starts");
@@ -110,6 +125,7 @@ impl Builder {
         sets.extend(self.sets);
         let config = Config::load(Sources { file: None, env: Vec::new(), sets }).expect("valid settings");
         let running = Running::start(config)?;
-        Ok(TestDaemon { address: running.address(), running: Some(running), _folder: None })
+        let address = running.address();
+        Ok(TestDaemon { address, running: Some(running), _folder: None, _key_files: self.key_files })
     }
 }

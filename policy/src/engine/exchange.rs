@@ -2,15 +2,16 @@
 
 use std::{
     cell::{Cell, RefCell},
-    sync::Arc,
+    rc::Rc,
 };
 
 use crate::{
     engine::{
         Event, Failure, Sink,
         cells::Audience,
-        resident::{Job, Place},
+        resident::Job,
         stats::{Counters, add},
+        tenant::Place,
     },
     token::TokenId,
     vocabulary::Vocabulary,
@@ -18,8 +19,9 @@ use crate::{
 
 /// A request on its owner thread, shared by its choices.
 pub(super) struct Exchange {
-    pub(super) job: Box<Job>,
-    place: Cell<Option<Arc<Place>>>,
+    pub(super) job: Job,
+    /// Shared with the other prompts of its request, until it has a slot.
+    place: Cell<Option<Rc<Place>>>,
     /// Choices that have a slot or had one.
     pub(super) n_started: Cell<u32>,
     /// The logits after the prompt, kept while choices wait for a slot: they start from here without a forward pass.
@@ -35,7 +37,7 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn new(mut job: Box<Job>, audience: Audience, vocabulary: &Vocabulary) -> Exchange {
+    pub(super) fn new(mut job: Job, place: Rc<Place>, audience: Audience, vocabulary: &Vocabulary) -> Exchange {
         let sink = std::mem::replace(&mut job.request.sink, Box::new(|_| ()));
         let params = &mut job.request.sampling;
         params.seed = Some(job.seed);
@@ -48,8 +50,8 @@ impl Exchange {
         }
         let banned_until = if params.ignore_eos { usize::MAX } else { params.min_tokens as usize };
         Exchange {
-            place: Cell::new(job.place.take()),
             job,
+            place: Cell::new(Some(place)),
             audience,
             n_started: Cell::new(0),
             prompt_row: RefCell::new(None),

@@ -49,7 +49,7 @@ impl Lane {
     }
 }
 
-/// Requests none of whose choices has a slot (their number is bounded by admission), and those whose prompt is computed or
+/// Prompts none of whose choices has a slot (of as many requests as admission lets wait, each of bounded size), and those whose prompt is computed or
 /// being computed and which have choices left (at most one for each slot ever given).
 #[derive(Default)]
 pub(super) struct Queue {

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::{
     engine::{
@@ -21,7 +21,7 @@ use crate::{
         loading::Weights,
         nursery::Nursery,
         stats::{Counters, add},
-        tenant::{Tenant, Waiting, WaitingMax},
+        tenant::{Place, Tenant, Waiting, WaitingMax},
         worker::{Setup, Worker},
     },
     log_prob::LogProb,
@@ -34,8 +34,8 @@ pub(super) const SCORES_MAX: usize = 64;
 
 /// What the owner thread can be asked.
 pub(super) enum Command {
-    /// Answer a prompt.
-    Generate(Box<Job>),
+    /// Answer the prompts of one request, which hold one place until the last of them has a slot.
+    Generate(Vec<Job>, Place),
     /// Log-probs of given tokens.
     Score(ScoreJob),
 }
@@ -46,20 +46,6 @@ pub(super) struct Job {
     /// The request's own seed, or the engine's next.
     pub(super) seed: u64,
     pub(super) submitted: Instant,
-    /// Its share of a place among those who wait, from admission until it has a slot.
-    pub(super) place: Option<Arc<Place>>,
-}
-
-/// A place among those who wait, given back when the last that share it lets go.
-pub(super) struct Place {
-    load: Arc<Load>,
-    tenant: Tenant,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.load.waiting.leave(self.tenant);
-    }
 }
 
 /// Tokens to be scored by teacher forcing.
@@ -72,7 +58,7 @@ pub(super) struct ScoreJob {
 #[derive(Debug, Default)]
 pub(super) struct Load {
     /// Requests admitted and not yet in a slot.
-    pub(super) waiting: Waiting,
+    pub(super) waiting: Arc<Waiting>,
     /// Slots in use.
     pub(super) running: AtomicUsize,
     /// Tokens that the sequences in those slots hold.
@@ -110,8 +96,8 @@ impl Resident {
     ) -> Result<Resident, EngineError> {
         let (version, path, parallel) = (setup.version, setup.path.clone(), setup.parallel);
         let cache_tokens_max = parallel * setup.context_tokens as usize;
-        // Admission bounds what is sent.
-        let (door, commands) = unbounded();
+        // Admission counts requests before they are sent, so the channel itself is never the limit.
+        let (door, commands) = bounded(waiting_max.all + parallel + SCORES_MAX);
         let (ready, started) = bounded(1);
         let (freeing, freed) = bounded::<()>(0);
         let load = Arc::new(Load::default());
@@ -136,17 +122,17 @@ impl Resident {
         };
         let free = self.parallel.saturating_sub(self.load.running.load(Ordering::Relaxed));
         let tenant = jobs.first().map_or(Tenant::ANYBODY, |job| job.request.tenant);
-        if let Err(waiting) = self.load.waiting.enter(tenant, self.waiting_max.and(free)) {
-            add(&self.counters.rejected_full, 1);
-            return Err((jobs, Rejection::Full { waiting }));
-        }
-        let place = Arc::new(Place { load: Arc::clone(&self.load), tenant });
-        for mut job in jobs {
-            job.place = Some(Arc::clone(&place));
-            // The door is open, so its thread lives; were it gone, whoever waits would see its sink dropped.
-            drop(sender.send(Command::Generate(Box::new(job))));
-        }
-        Ok(())
+        let place = match self.load.waiting.enter(tenant, self.waiting_max.and(free)) {
+            Ok(place) => place,
+            Err(waiting) => {
+                add(&self.counters.rejected_full, 1);
+                return Err((jobs, Rejection::Full { waiting }));
+            }
+        };
+        sender.try_send(Command::Generate(jobs, place)).map_err(|refused| {
+            let Command::Generate(jobs, _) = refused.into_inner() else { unreachable!("it was a Generate") };
+            (jobs, Rejection::Draining(self.version))
+        })
     }
 
     /// Scores tokens; blocks until the owner thread has done it between other work.
@@ -162,7 +148,7 @@ impl Resident {
                 .fetch_update(Ordering::AcqRel, Ordering::Acquire, admit)
                 .map_err(|n| failed(format!("{n} scorings are waiting already")))?;
             sender
-                .send(Command::Score(ScoreJob { tokens, reply }))
+                .try_send(Command::Score(ScoreJob { tokens, reply }))
                 .map_err(|_| EngineError::NotResident(self.version))?;
         }
         answer.recv().map_err(|_| failed("its thread ended".into()))?.map_err(failed)

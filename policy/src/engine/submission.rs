@@ -63,7 +63,7 @@ impl Engine {
 
     fn job(&self, request: GenerateRequest) -> Job {
         let seed = request.sampling.seed.unwrap_or_else(|| self.next_seed());
-        Job { request, seed, submitted: Instant::now(), place: None }
+        Job { request, seed, submitted: Instant::now() }
     }
 
     /// Distinct for each request, the same in each run of the daemon: a bijection of a counter (splitmix64's finaliser).

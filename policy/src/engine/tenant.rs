@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -24,6 +24,19 @@ impl Tenant {
 pub(super) struct Waiting {
     all: AtomicUsize,
     of: Mutex<HashMap<Tenant, usize>>,
+}
+
+/// A place among those who wait, given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    waiting: Arc<Waiting>,
+    tenant: Tenant,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.waiting.leave(self.tenant);
+    }
 }
 
 /// How many may wait: of all tenants together, and of one.
@@ -54,7 +67,7 @@ impl Waiting {
     ///
     /// # Errors
     /// How many wait, of all or of this tenant, if that is as many as may.
-    pub(super) fn enter(&self, tenant: Tenant, max: WaitingMax) -> Result<(), usize> {
+    pub(super) fn enter(self: &Arc<Waiting>, tenant: Tenant, max: WaitingMax) -> Result<Place, usize> {
         let mut of = self.of.lock().expect(UNPOISONED);
         let all = self.all.load(Ordering::Relaxed);
         if all >= max.all {
@@ -68,11 +81,10 @@ impl Waiting {
             *own += 1;
         }
         self.all.store(all + 1, Ordering::Release);
-        Ok(())
+        Ok(Place { waiting: Arc::clone(self), tenant })
     }
 
-    /// Gives a place back.
-    pub(super) fn leave(&self, tenant: Tenant) {
+    fn leave(&self, tenant: Tenant) {
         let mut of = self.of.lock().expect(UNPOISONED);
         if let Some(own) = of.get_mut(&tenant) {
             *own = own.saturating_sub(1);
@@ -85,21 +97,29 @@ impl Waiting {
 mod tests {
     use super::*;
 
+    /// The places that a tenant gets who asks ten times.
+    fn places(waiting: &Arc<Waiting>, tenant: Tenant, max: WaitingMax) -> Vec<Place> {
+        (0..10).filter_map(|_| waiting.enter(tenant, max).ok()).collect()
+    }
+
     #[test]
     fn one_tenant_never_fills_the_queue() {
-        let (waiting, max) = (Waiting::default(), WaitingMax::new(8, 0.75));
+        let (waiting, max) = (Arc::default(), WaitingMax::new(8, 0.75));
         let (heavy, light) = (Tenant(1), Tenant(2));
-        assert_eq!((0..10).filter(|_| waiting.enter(heavy, max).is_ok()).count(), 6);
-        assert_eq!(waiting.enter(heavy, max), Err(6));
-        assert_eq!((0..10).filter(|_| waiting.enter(light, max).is_ok()).count(), 2, "the queue itself has a bound");
-        waiting.leave(heavy);
-        assert_eq!((waiting.count(), waiting.enter(heavy, max)), (7, Ok(())));
+        let mut of_heavy = places(&waiting, heavy, max);
+        assert_eq!(of_heavy.len(), 6);
+        assert_eq!(waiting.enter(heavy, max).err(), Some(6));
+        let of_light = places(&waiting, light, max);
+        assert_eq!(of_light.len(), 2, "the queue itself has a bound");
+        drop(of_heavy.pop());
+        assert_eq!(waiting.count(), 7);
+        assert!(waiting.enter(heavy, max).is_ok());
     }
 
     #[test]
     fn who_is_not_told_apart_may_fill_it() {
-        let (waiting, max) = (Waiting::default(), WaitingMax::new(8, 0.1));
-        assert_eq!((0..10).filter(|_| waiting.enter(Tenant::ANYBODY, max).is_ok()).count(), 8);
+        let (waiting, max) = (Arc::default(), WaitingMax::new(8, 0.1));
+        assert_eq!(places(&waiting, Tenant::ANYBODY, max).len(), 8);
     }
 
     #[test]

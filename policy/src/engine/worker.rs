@@ -32,11 +32,12 @@ use crate::{
         gate::{AtWork, Gate},
         loading::{self, FlashAttention, Weights},
         queue::Queue,
-        resident::{Command, Load, ScoreJob},
+        resident::{Command, Job, Load, ScoreJob},
         reuse::Awaited,
         sampler::Sampler,
         sequence::{Sequence, Surroundings},
         stats::Counters,
+        tenant::Place,
     },
     log_prob::LogProb,
     version::PolicyVersion,
@@ -138,7 +139,7 @@ pub(super) struct Worker<'m> {
     pub(super) tickets: u64,
     /// The slot whose turn it was last, where each has passes of its own.
     pub(super) turn: usize,
-    /// Requests admitted so far.
+    /// Prompts admitted so far.
     n_admitted: u64,
     /// While there is something to do.
     at_work: Option<AtWork>,
@@ -248,16 +249,21 @@ impl Worker<'_> {
 
     fn admit(&mut self, command: Command) {
         match command {
-            Command::Generate(job) => {
-                self.n_admitted += 1;
-                let audience = match self.setup.deterministic {
-                    true => Audience::Choices(self.n_admitted),
-                    false => Audience::of(job.request.cache_salt.as_ref()),
-                };
-                self.queue.push(Rc::new(Exchange::new(job, audience, &self.setup.vocabulary)));
+            Command::Generate(jobs, place) => {
+                let place = Rc::new(place);
+                jobs.into_iter().for_each(|job| self.enqueue(job, Rc::clone(&place)));
             }
             Command::Score(job) => self.scores.push_back(job),
         }
+    }
+
+    fn enqueue(&mut self, job: Job, place: Rc<Place>) {
+        self.n_admitted += 1;
+        let audience = match self.setup.deterministic {
+            true => Audience::Choices(self.n_admitted),
+            false => Audience::of(job.request.cache_salt.as_ref()),
+        };
+        self.queue.push(Rc::new(Exchange::new(job, place, audience, &self.setup.vocabulary)));
     }
 
     fn is_idle(&self) -> bool {

@@ -24,7 +24,7 @@ pub(super) enum Access {
     Open,
     /// Holders of a key, where keys are configured.
     Api,
-    /// Holders of an admin key; without any configured, programs on the same machine.
+    /// Holders of an admin key; without any key configured, programs on the same machine.
     Admin,
 }
 
@@ -198,7 +198,7 @@ impl Route {
         let operation = match self.access {
             Access::Open => operation,
             Access::Api => secured(operation, needs.api_key),
-            // Without admin keys a program on the same machine still needs one of the others, if there are any.
+            // Where there are keys at all, none but an admin key opens it.
             Access::Admin => secured(operation, needs.api_key || needs.admin_key),
         };
         (operation.build(), self.schemas)
