@@ -17,6 +17,9 @@ pub const NICE_LEARNER: libc::c_int = 19;
 /// Of judging that a client waits for: at nice 19 it would get 1.5 % of a busy core and starve.
 pub const NICE_REQUESTS: libc::c_int = 10;
 
+/// Name of the threads that work beside serving for a moment, as `ps -T` shows it.
+pub const BESIDE: &str = "beside-serving";
+
 /// Builds the pool inside which all of the learner's tensor work runs; 0 threads means one per core.
 ///
 /// candle's matrix products split over the rayon pool that they are called from, so `pool.install` is enough.
@@ -69,15 +72,18 @@ pub fn lower_priority(nice: libc::c_int) {
 }
 
 /// Runs `work` on a thread of its own that first gives itself a priority, and waits for it: the caller keeps its own.
+/// It is named [`BESIDE`], as those are that it starts: without a name it would have the caller's, and whoever lists the
+/// daemon's threads would take it for an engine that serves at the lowest priority.
 ///
 /// # Panics
 /// When the system has no thread to give, or when `work` panics.
 pub fn apart<T: Send>(lower: impl FnOnce() + Send, work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
-        let weak = scope.spawn(|| {
+        let weak = std::thread::Builder::new().name(BESIDE.into()).spawn_scoped(scope, || {
             lower();
             work()
         });
+        let weak = weak.expect("the system has a thread to give");
         weak.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
@@ -205,6 +211,17 @@ mod tests {
         assert_eq!(apart(give_way, niceness), NICE_LEARNER);
         assert_eq!(niceness(), before);
         assert!(std::panic::catch_unwind(|| apart(give_way, || assert_eq!(before, before + 1, "seen"))).is_err());
+    }
+
+    /// Found by a test that met an engine's thread at nice 19: it was the canary of another one, under its caller's name.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn work_apart_has_a_name_of_its_own_before_it_lowers_itself() {
+        let name = || std::fs::read_to_string("/proc/thread-self/comm").unwrap();
+        let (caller, seen) = (name(), std::sync::Mutex::new(String::new()));
+        let child = apart(|| *seen.lock().unwrap() = name(), || std::thread::spawn(name).join().unwrap());
+        assert_eq!((seen.lock().unwrap().trim_end(), child.trim_end()), (BESIDE, BESIDE));
+        assert_ne!(caller.trim_end(), BESIDE);
     }
 
     #[test]
