@@ -36,6 +36,7 @@ fn wrong_fields_are_named_and_the_next_request_works() {
         ("max_tokens", r#"{"prompt":"a","max_tokens":1.5}"#),
         ("max_tokens", r#"{"prompt":"a","max_tokens":"5"}"#),
         ("max_tokens", r#"{"prompt":"a","max_tokens":100000}"#),
+        ("max_tokens", r#"{"prompt":["a","b","c","d","e","f"],"n":128,"max_tokens":300,"logprobs":20}"#),
         ("n", r#"{"prompt":"a","n":0}"#),
         ("n", r#"{"prompt":"a","n":129}"#),
         ("n", r#"{"prompt":"a","n":1000000000}"#),

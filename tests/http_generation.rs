@@ -256,6 +256,7 @@ fn bad_grammars_are_refused_by_field_and_the_next_good_one_works() {
         ("guided_json", json!({"guided_json": {"$ref": "http://169.254.169.254/x"}})),
         ("response_format.json_schema.schema", json!({"response_format": {"type": "json_schema", "json_schema": {}}})),
         ("guided_choice", json!({"guided_choice": []})),
+        ("grammar", json!({"grammar": "start: /[^\\x00-\\U0010FFFF]/"})),
         ("ignore_eos", json!({"guided_choice": ["a"], "ignore_eos": true})),
     ];
     for (param, fields) in bad {

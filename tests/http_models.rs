@@ -35,6 +35,9 @@ fn every_listed_name_is_found_and_answers() {
     for unknown in ["gpt-4", "reward", "policy@1", "policy/0"] {
         assert_eq!(daemon.get(&format!("/v1/models/{unknown}")).error(404)["code"], "model_not_found", "{unknown}");
     }
+    let judge = complete(&daemon, "reward").error(404);
+    assert_eq!((&judge["code"], &judge["param"]), (&json!("model_not_found"), &json!("model")));
+    assert!(judge["message"].as_str().expect("words").contains("judges and does not generate"), "{judge}");
 }
 
 /// Goal: a version that is kept but not in memory is told from one that does not exist, and can be brought back. Method:

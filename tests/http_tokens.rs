@@ -82,6 +82,13 @@ fn what_cannot_be_cut_is_refused_by_name() {
     }
     let unknown = daemon.post("/tokenize", &json!({"prompt": "a", "model": "gpt-4"})).error(404);
     assert_eq!(unknown["code"], "model_not_found");
+    for (path, body) in [("/tokenize", json!({"prompt": "a"})), ("/detokenize", json!({"tokens": [1]}))] {
+        let mut body = body;
+        for (model, expected) in [("policy@0", 200), ("sft", 200), ("policy@9", 404)] {
+            body["model"] = json!(model);
+            assert_eq!(daemon.post(path, &body).status, expected, "{path} {model}");
+        }
+    }
 }
 
 /// Goal: as much text as a body may hold is cut, in time that is no attack. Method: two million bytes of one letter and

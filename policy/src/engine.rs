@@ -27,6 +27,7 @@ mod error;
 mod exchange;
 mod gate;
 pub(crate) mod gguf;
+mod hardware;
 mod history;
 mod loading;
 mod nursery;
@@ -69,6 +70,7 @@ use self::{
 pub use self::{
     constraint::Constraint,
     error::EngineError,
+    hardware::{Hardware, hardware},
     request::{
         CHOICES_MAX, CancelFlag, Event, Failure, Finished, GenerateRequest, Rejection, ScoredToken, Sink,
         TOP_LOG_PROBS_MAX, Target, Timings,

@@ -21,7 +21,7 @@ mod rope;
 mod rows;
 pub(crate) mod swiglu;
 
-pub use device::device;
+pub use device::{device, gflops_on};
 pub use matrix::Precision;
 pub(crate) use operations::{Operations, PassOperations};
 pub use product::{backend, bf16_level, gflops};

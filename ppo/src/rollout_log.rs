@@ -81,6 +81,7 @@ pub use read::{Export, LogReader, LogStats, PageQuery};
 pub use record::{LoggedRollout, ScoreRecord, Seq, finish_word};
 pub use settings::LogSettings;
 pub use state::{DropReason, RolloutState};
+use transition::Heard;
 pub use transition::{Claim, ClaimRequest, Outcome, Verdict};
 pub use update_row::{Settlement, Start, StreakRow, UpdateChange, UpdateEnd, UpdateRow, UpdateStart, UsedRollout};
 pub use version_row::{VersionChange, VersionRow, VersionState};
@@ -186,7 +187,14 @@ impl RolloutLog {
 
     /// Stores verdicts on `generated` rollouts; rows in another state keep what they have. Returns how many moved.
     pub fn score(&self, verdicts: Vec<(Seq, Verdict)>) -> Result<usize, LogError> {
-        self.call(|reply| Command::Score(verdicts, reply))
+        self.call(|reply| Command::Score(verdicts, Heard::new(), reply))
+    }
+
+    /// [`RolloutLog::score`] of verdicts that heard what people said about these `rows`: where somebody has spoken since
+    /// they were read, the row stays `generated`, so that it is judged again.
+    pub fn score_as_heard(&self, verdicts: Vec<(Seq, Verdict)>, rows: &[LoggedRollout]) -> Result<usize, LogError> {
+        let heard = rows.iter().map(|row| (row.seq, row.feedback.iter().map(Feedback::said).collect())).collect();
+        self.call(|reply| Command::Score(verdicts, heard, reply))
     }
 
     /// From now on only this reward model's scores are stored, `model@<digest>`; what another one judged and no update has

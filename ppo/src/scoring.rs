@@ -173,7 +173,10 @@ impl Pump {
             let n_deferred = n_asked - judged.len();
             verdicts.extend(judged);
             if !verdicts.is_empty() {
-                let n_moved = self.log.score(verdicts)?;
+                let n_moved = match self.scorer.rules().listens() {
+                    true => self.log.score_as_heard(verdicts, &rows)?,
+                    false => self.log.score(verdicts)?,
+                };
                 self.counters.stored.fetch_add(n_moved as u64, Ordering::Relaxed);
                 sweep = Sweep::Moved;
             }

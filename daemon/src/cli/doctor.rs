@@ -11,7 +11,7 @@ use std::{
 use config::Config;
 use policy::{
     SamplingParams,
-    engine::{Engine, Event, GenerateRequest, Target},
+    engine::{Engine, Event, GenerateRequest, Target, hardware},
     kernels::{self, Precision},
     memory,
 };
@@ -38,6 +38,7 @@ pub(super) fn run(args: &ConfigArgs) -> Outcome {
     say("program", Ok(format!("honed {}, {}", env!("CARGO_PKG_VERSION"), engines())));
     say("processor", Ok(processor()));
     say("memory", memory_line().ok_or_else(|| "/proc/meminfo cannot be read".to_owned()));
+    say("llama.cpp on", engine_devices());
     say("training", Ok(training()));
     let config = args.load();
     let shown =
@@ -48,6 +49,9 @@ pub(super) fn run(args: &ConfigArgs) -> Outcome {
             "address",
             std::net::TcpListener::bind(&config.daemon.listen).map(|_| "free".to_owned()).map_err(|e| e.to_string()),
         );
+        if config.ppo.device != "cpu" {
+            say("ppo.device", learner_device(&config.ppo.device));
+        }
         say("data directory", data_dir(Path::new(&config.daemon.data_dir)));
         say("model", model(&config));
         say("weight types", weight_types::measure(&config.policy).map(|rates| rates.to_string()));
@@ -66,6 +70,18 @@ fn engines() -> String {
         }
         false => format!("{build}, llama.cpp and candle on the processor (no `cuda` feature)"),
     }
+}
+
+/// Where llama.cpp can compute.
+fn engine_devices() -> Result<String, String> {
+    let all = hardware().map_err(|error| error.to_string())?;
+    Ok(all.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+}
+
+/// Whether the learner's GPU answers, and how fast.
+fn learner_device(name: &str) -> Result<String, String> {
+    let rate = kernels::gflops_on(name).map_err(|error| format!("{name}: {error}"))?;
+    Ok(format!("{name} multiplies f32 at {rate:.0} GFLOP/s"))
 }
 
 /// What multiplies matrices when the model learns, and how fast, measured.

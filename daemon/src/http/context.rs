@@ -19,7 +19,7 @@ use policy::{
 use ppo::{Learner, Registry, RolloutLog, ScoringPump, import::Importer};
 use reward::Scorer;
 
-use super::{auth::KeyRing, error::ApiError, hosts::AllowedHosts};
+use super::{auth::KeyRing, error::ApiError, hosts::AllowedHosts, models};
 use crate::{
     activation::{Activator, Switching},
     reward_seat::RewardSeat,
@@ -261,7 +261,13 @@ impl Context {
         }
         let number = name.strip_prefix("policy@").filter(|number| number.bytes().all(|b| b.is_ascii_digit()));
         let version = number.and_then(|number| number.parse().ok()).map(PolicyVersion);
-        version.map(Target::Version).ok_or_else(|| ApiError::UnknownModel(name.chars().take(128).collect()))
+        version.map(Target::Version).ok_or_else(|| {
+            let named: String = name.chars().take(128).collect();
+            match models::is_reward(name) {
+                true => ApiError::JudgesOnly(named),
+                false => ApiError::UnknownModel(named),
+            }
+        })
     }
 }
 

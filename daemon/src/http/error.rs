@@ -75,6 +75,9 @@ pub(crate) enum ApiError {
     /// The `model` field names none that is addressable.
     #[error("the model {0:?} does not exist; GET /v1/models lists those that do")]
     UnknownModel(String),
+    /// The `model` field of a request for text names what judges.
+    #[error("the model {0:?} judges and does not generate; POST /v1/rewards asks it")]
+    JudgesOnly(String),
     /// The weights exist, but not in memory.
     #[error("{0} is kept on disk and not in memory; POST /v1/policies/{n}/activate makes it answer", n = .0.0)]
     NotLoaded(PolicyVersion),
@@ -144,7 +147,7 @@ impl ApiError {
             ApiError::Invalid { .. } | ApiError::SlowBody(_) => StatusCode::BAD_REQUEST,
             ApiError::NoKey => StatusCode::UNAUTHORIZED,
             ApiError::Forbidden(_) | ApiError::ForbiddenPath(_) => StatusCode::FORBIDDEN,
-            ApiError::UnknownModel(_) | ApiError::NotFound(_) => StatusCode::NOT_FOUND,
+            ApiError::UnknownModel(_) | ApiError::JudgesOnly(_) | ApiError::NotFound(_) => StatusCode::NOT_FOUND,
             ApiError::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             ApiError::Conflict(_) | ApiError::NotLoaded(_) => StatusCode::CONFLICT,
             ApiError::BodyTooLarge(_) | ApiError::FileTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -169,7 +172,7 @@ impl ApiError {
     fn param(&self) -> Option<&str> {
         match self {
             ApiError::Invalid { param, .. } => param.as_deref(),
-            ApiError::UnknownModel(_) | ApiError::NotLoaded(_) => Some("model"),
+            ApiError::UnknownModel(_) | ApiError::JudgesOnly(_) | ApiError::NotLoaded(_) => Some("model"),
             ApiError::ForbiddenPath(_) | ApiError::FileTooLarge(_) => Some("path"),
             _ => None,
         }
@@ -181,7 +184,7 @@ impl ApiError {
             ApiError::Invalid { code, .. } => code,
             ApiError::NoKey => "invalid_api_key",
             ApiError::Forbidden(_) | ApiError::ForbiddenPath(_) => "forbidden",
-            ApiError::UnknownModel(_) => "model_not_found",
+            ApiError::UnknownModel(_) | ApiError::JudgesOnly(_) => "model_not_found",
             ApiError::NotLoaded(_) => "model_not_loaded",
             ApiError::NotFound(_) => "not_found",
             ApiError::MethodNotAllowed => "method_not_allowed",

@@ -25,6 +25,10 @@ use super::{
     wire::error::{FIELDS_DISAGREE, UNKNOWN_TOKEN},
 };
 
+/// Tokens of one answer, each with its alternatives, at most: a whole answer is in memory until it is sent, and so is what a slow
+/// reader of a stream has yet to take. A number takes some hundred bytes.
+const NUMBERS_MAX: u64 = 4 << 20;
+
 /// What a request asks of the engine, checked.
 pub(crate) struct Job {
     /// The `id` that the client gets.
@@ -76,6 +80,7 @@ pub(crate) struct Generation {
 impl Generation {
     /// Submits every prompt of a job to one version, or none. Choices are numbered over all prompts: `prompt · n + choice`.
     pub(crate) fn start(context: &Context, services: &Services, job: Job) -> Result<Generation, ApiError> {
+        check_size(services.engine.context_tokens(), &job)?;
         let clock = TokenClock::start(context.clone(), &job);
         let cancel = CancelFlag::default();
         // Unbounded, but filled by at most `max_tokens` events per choice: the engine must never wait for a slow reader.
@@ -170,6 +175,24 @@ impl Drop for Generation {
             self.deposit.add_unanswered(event);
         }
     }
+}
+
+/// Refuses an answer that may become larger than [`NUMBERS_MAX`].
+fn check_size(window: u32, job: &Job) -> Result<(), ApiError> {
+    let longest = |prompt: &Vec<TokenId>| {
+        let room = u64::from(window).saturating_sub(prompt.len() as u64);
+        room.min(job.sampling.max_tokens.into())
+    };
+    let n_tokens = job.prompts.iter().map(longest).sum::<u64>() * u64::from(job.n);
+    let n_numbers = n_tokens * (1 + u64::from(job.top_log_probs));
+    if n_numbers <= NUMBERS_MAX {
+        return Ok(());
+    }
+    let message = format!(
+        "`max_tokens` times all choices, each token with its alternatives, must be at most {NUMBERS_MAX} in one request, not \
+         {n_numbers}"
+    );
+    Err(ApiError::coded(FIELDS_DISAGREE, "max_tokens", message))
 }
 
 /// What the engine is asked for each prompt of a job.

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{Json, extract::State};
-use policy::PolicyVersion;
+use policy::{PolicyVersion, engine::Target};
 use ppo::rollout_log::{VersionRow, VersionState};
 
 use super::{
@@ -31,6 +31,11 @@ pub(crate) async fn get(State(context): State<Context>, PathText(id): PathText) 
     found.map(Json).ok_or_else(|| unknown(&id))
 }
 
+/// Whether a name is one of those that judge.
+pub(crate) fn is_reward(name: &str) -> bool {
+    name.strip_prefix(REWARD).is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))
+}
+
 /// Refuses a `model` that is not whatever judges now: nothing, `reward`, or `reward@…` with the version that it has.
 pub(crate) fn check_reward(model: Option<&str>, reward_version: &str) -> Result<(), ApiError> {
     match model.filter(|name| !name.is_empty() && *name != REWARD) {
@@ -46,6 +51,20 @@ pub(crate) fn absent(services: &Services, version: PolicyVersion) -> ApiError {
         Ok(Some(row)) if has_weights(&row) => ApiError::NotLoaded(version),
         Ok(_) => unknown(&version.to_string()),
         Err(error) => ApiError::internal("reading the versions", error),
+    }
+}
+
+/// Refuses a version that is neither in memory nor on disk, to those who need only what all versions share: the tokenizer.
+/// Reads the disk for one that is not in memory.
+pub(crate) fn check_exists(services: &Services, target: Target) -> Result<(), ApiError> {
+    match target {
+        Target::Version(version) if services.engine.residents().iter().all(|resident| resident.version != version) => {
+            match absent(services, version) {
+                ApiError::NotLoaded(_) => Ok(()),
+                refusal => Err(refusal),
+            }
+        }
+        Target::Live | Target::Version(_) => Ok(()),
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
     computing,
     context::Context,
     error::ApiError,
-    prompts,
+    models, prompts,
     wire::{
         error::UNKNOWN_TOKEN,
         tokens::{
@@ -24,7 +24,7 @@ pub(crate) async fn tokenize(
 ) -> Result<Json<TokenizeResponse>, ApiError> {
     let request = TokenizeRequest::parse(&body)?;
     let services = context.services()?;
-    context.target(request.model.as_deref())?;
+    models::check_exists(&services, context.target(request.model.as_deref())?)?;
     let vocabulary = services.engine.vocabulary();
     let tokens = computing(body.len(), || tokens_of(&vocabulary, request.input))?;
     Ok(Json(TokenizeResponse {
@@ -62,7 +62,7 @@ pub(crate) async fn detokenize(
 ) -> Result<Json<DetokenizeResponse>, ApiError> {
     let request = DetokenizeRequest::parse(&body)?;
     let services = context.services()?;
-    context.target(request.model.as_deref())?;
+    models::check_exists(&services, context.target(request.model.as_deref())?)?;
     let vocabulary = services.engine.vocabulary();
     if let Some(id) = request.tokens.iter().find(|id| id.0 as usize >= vocabulary.size()) {
         let message = format!("`tokens` holds {}, but the vocabulary has {} tokens", id.0, vocabulary.size());

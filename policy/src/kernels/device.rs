@@ -1,6 +1,13 @@
 //! The device that a configuration names.
 
-use candle_core::{Device, Result, bail};
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+
+/// Side of the square product of [`gflops_on`] on a GPU, and on the processor, which would take long for the first.
+const SIDES: (usize, usize) = (4096, 512);
+/// How long it measures.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// `cpu` or `cuda:N`.
 ///
@@ -28,9 +35,36 @@ fn gpu(ordinal: usize) -> Result<Device> {
     Device::new_cuda(ordinal)
 }
 
+/// GFLOP/s of a square f32 product by candle on the device of this name: the best of as many as fit into half a second. For
+/// `honed doctor`, never for a decision.
+///
+/// # Errors
+/// What [`device`] says, or the device's own words.
+pub fn gflops_on(name: &str) -> Result<f64> {
+    let device = device(name)?;
+    let side = if device.is_cpu() { SIDES.1 } else { SIDES.0 };
+    let x = Tensor::ones((side, side), DType::F32, &device)?;
+    let (started, mut best) = (Instant::now(), f64::INFINITY);
+    while started.elapsed() < PATIENCE || best.is_infinite() {
+        let before = Instant::now();
+        let y = x.matmul(&x)?;
+        device.synchronize()?;
+        best = best.min(before.elapsed().as_secs_f64());
+        drop(y);
+    }
+    Ok(2.0 * (side as f64).powi(3) / best / 1e9)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::device;
+    use super::{device, gflops_on};
+
+    #[test]
+    fn a_rate_is_measured_where_there_is_a_device() {
+        let rate = gflops_on("cpu").unwrap();
+        assert!(rate.is_finite() && rate > 0.1, "{rate}");
+        assert!(gflops_on("cuda:255").is_err());
+    }
 
     #[test]
     fn a_device_that_does_not_exist_is_refused() {

@@ -15,7 +15,7 @@ use super::{
     record::Seq,
     redaction,
     state::DropReason,
-    transition::{self, Claim, Outcome, Verdict},
+    transition::{self, Claim, Moved, Outcome},
     update_row::Settlement,
     updates,
     version_row::VersionChange,
@@ -121,16 +121,17 @@ pub(super) fn answer(
             let words = if listening.vocabulary.is_some() { redaction::of_feedback(*words) } else { *words };
             reply_with(reply, atomically(transaction, |connection| feedback::insert(connection, &words, rescore)))
         }
-        Command::Score(verdicts, reply) => {
+        Command::Score(verdicts, heard, reply) => {
             let sits = tally.reward_model.as_deref();
-            let moved = atomically(transaction, |connection| transition::score(connection, &verdicts, sits));
-            if moved.is_ok() {
-                tally.dropped.extend(verdicts.iter().filter_map(|(_, verdict)| match verdict {
-                    Verdict::Dropped(reason) => Some((*reason, 1)),
-                    Verdict::Scored(_) => None,
+            let moved = atomically(transaction, |connection| transition::score(connection, &verdicts, &heard, sits));
+            let n_moved = moved.map(|moved| {
+                tally.dropped.extend(moved.iter().filter_map(|moved| match moved {
+                    Moved::Dropped(reason) => Some((*reason, 1)),
+                    Moved::Not | Moved::Scored => None,
                 }));
-            }
-            reply_with(reply, moved)
+                moved.iter().filter(|moved| **moved != Moved::Not).count()
+            });
+            reply_with(reply, n_moved)
         }
         Command::Seat(version, reply) => {
             let given_back = atomically(transaction, |connection| judges::rejudge(connection, Some(&version)));
@@ -254,7 +255,7 @@ pub(super) fn refuse(command: Command) -> Pending {
         | Command::Import(_, reply)
         | Command::Audit(_, reply) => reply_with(reply, Err(never())),
         Command::Feedback(_, reply) => reply_with(reply, Err(never())),
-        Command::Score(_, reply) | Command::Seat(_, reply) | Command::Settle(_, reply) => {
+        Command::Score(_, _, reply) | Command::Seat(_, reply) | Command::Settle(_, reply) => {
             reply_with(reply, Err(never()))
         }
         Command::Claim(_, reply) | Command::Begin(_, _, reply) => reply_with(reply, Err(never())),

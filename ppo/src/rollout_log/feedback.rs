@@ -53,6 +53,11 @@ impl Feedback {
         Opinion { score: self.score, label: self.label }
     }
 
+    /// That part, with who said it; the nameless user has no name.
+    pub(super) fn said(&self) -> (String, Opinion) {
+        (self.user.clone().unwrap_or_default(), self.opinion())
+    }
+
     fn judges(&self) -> bool {
         self.score.is_some() || self.label.is_some()
     }
@@ -138,6 +143,12 @@ fn already_said(connection: &Connection, seq: Seq, user: &str, feedback: &Feedba
             |row| row.get(0),
         )
         .optional()?)
+}
+
+/// The judgements about one rollout, each with its user's name, in the order of [`of`].
+pub(super) fn opinions(connection: &Connection, seq: Seq) -> Result<Vec<(String, Opinion)>, LogError> {
+    let nobody = RolloutId { request: String::new(), index: 0 };
+    Ok(of(connection, seq, &nobody)?.iter().map(Feedback::said).collect())
 }
 
 /// All words about one rollout, by user.

@@ -1,12 +1,15 @@
 //! Every step of a rollout's life after it is logged: score, claim, settle. One statement a transition, with the old state
 //! in its condition.
 
+use std::collections::BTreeMap;
+
 use policy::PolicyVersion;
+use reward::Opinion;
 use rusqlite::{Connection, params};
 
 use super::{
     error::LogError,
-    judges,
+    feedback, judges,
     record::{self, LoggedRollout, ScoreRecord, Seq},
     state::DropReason,
     update_row::{Settlement, UpdateStart},
@@ -58,34 +61,58 @@ pub enum Outcome {
     Released,
 }
 
-/// Stores verdicts, but for those of another reward model than the one that `sits`, whose rows stay `generated`; rows that are
-/// no longer `generated` keep what they have. Returns how many moved.
+/// The judgements that a verdict was made on, by row, each with its user's name; rows that are not in here were not asked
+/// about.
+pub(super) type Heard = BTreeMap<Seq, Vec<(String, Opinion)>>;
+
+/// What a verdict did to its row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moved {
+    /// Nothing: the row is no longer `generated`, or the verdict no longer holds.
+    Not,
+    /// It is `scored`.
+    Scored,
+    /// It is `dropped`.
+    Dropped(DropReason),
+}
+
+/// Stores verdicts and returns what each did. Rows that are no longer `generated` keep what they have. And they stay
+/// `generated`, to be judged again, where the verdict no longer holds: it comes from another reward model than the one that
+/// `sits`, or somebody spoke while it was made.
 pub(super) fn score(
     connection: &Connection,
     verdicts: &[(Seq, Verdict)],
+    heard: &Heard,
     sits: Option<&str>,
-) -> Result<usize, LogError> {
+) -> Result<Vec<Moved>, LogError> {
     let mut scored = connection.prepare_cached(
         "UPDATE rollouts SET state = 'scored', score = ?2, score_std = ?3, reward_version = ?4
          WHERE seq = ?1 AND state = 'generated'",
     )?;
     let mut dropped = connection
         .prepare_cached("UPDATE rollouts SET state = 'dropped', reason = ?2 WHERE seq = ?1 AND state = 'generated'")?;
-    let mut n_moved = 0;
+    let mut moved = Vec::with_capacity(verdicts.len());
     for (seq, verdict) in verdicts {
-        n_moved += match verdict {
+        let holds = match (heard.get(seq), verdict) {
+            (Some(heard), _) if *heard != feedback::opinions(connection, *seq)? => false,
+            (_, Verdict::Scored(record)) => !sits.is_some_and(|sits| judges::is_foreign(&record.reward_version, sits)),
+            (_, Verdict::Dropped(_)) => true,
+        };
+        let (n_rows, becomes) = match verdict {
+            _ if !holds => (0, Moved::Not),
             // SQLite stores NaN as NULL, which would read as "not scored": it is a reason to drop, not a value.
             Verdict::Scored(record) if !record.score.is_finite() => {
-                dropped.execute(params![seq.0, DropReason::NonFinite.as_str()])?
+                let reason = DropReason::NonFinite;
+                (dropped.execute(params![seq.0, reason.as_str()])?, Moved::Dropped(reason))
             }
-            Verdict::Scored(record) if sits.is_some_and(|sits| judges::is_foreign(&record.reward_version, sits)) => 0,
             Verdict::Scored(record) => {
-                scored.execute(params![seq.0, record.score, record.std, record.reward_version])?
+                (scored.execute(params![seq.0, record.score, record.std, record.reward_version])?, Moved::Scored)
             }
-            Verdict::Dropped(reason) => dropped.execute(params![seq.0, reason.as_str()])?,
+            Verdict::Dropped(reason) => (dropped.execute(params![seq.0, reason.as_str()])?, Moved::Dropped(*reason)),
         };
+        moved.push(if n_rows == 0 { Moved::Not } else { becomes });
     }
-    Ok(n_moved)
+    Ok(moved)
 }
 
 /// Claims the oldest fresh rollouts, at most its share per named user; what is too old becomes `expired` on the way.

@@ -29,7 +29,7 @@ use super::{
     quarantine::Quarantine,
     record::{LoggedRollout, Seq},
     state::DropReason,
-    transition::{Claim, ClaimRequest, Verdict},
+    transition::{Claim, ClaimRequest, Heard, Verdict},
     update_row::{Settlement, UpdateStart},
     version_row::VersionChange,
 };
@@ -47,7 +47,7 @@ pub(super) type Reply<T> = Sender<Result<T, LogError>>;
 pub(super) enum Command {
     Append(Box<Rollout>),
     Feedback(Box<Feedback>, Reply<FeedbackReceipt>),
-    Score(Vec<(Seq, Verdict)>, Reply<usize>),
+    Score(Vec<(Seq, Verdict)>, Heard, Reply<usize>),
     Seat(String, Reply<usize>),
     Forget(String, Who, Reply<Forgotten>),
     Claim(ClaimRequest, Reply<Claim>),

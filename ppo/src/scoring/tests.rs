@@ -155,3 +155,35 @@ fn feedback_is_waited_for_and_then_falls_back() {
     world.log.append_feedback(up(1)).unwrap();
     world.until("the thumb after the score", |rows| rows[1].score.as_ref().is_some_and(|score| score.score == 1.0));
 }
+
+/// Goal: a word that comes while the judge thinks is heard, although the verdict was made without it. Method: the judge
+/// speaks up for the user before it answers, once.
+#[test]
+fn feedback_during_the_judging_is_heard() {
+    let world = World::new(|config| {
+        config.source = "feedback".to_string();
+        config.feedback_wait_s = 0;
+        config.feedback_fallback = "model".to_string();
+    });
+    world.log.append(exchange(0, 0)).unwrap();
+    let (log, n_asked) = (world.log.clone(), Arc::new(AtomicUsize::new(0)));
+    let asked = Arc::clone(&n_asked);
+    let _pump = world.pump(move |sequences| {
+        if asked.fetch_add(1, Ordering::Relaxed) == 0 {
+            let words = Feedback {
+                id: exchange(0, 0).id,
+                user: None,
+                score: Some(-2.0),
+                label: None,
+                edit: None,
+                comment: None,
+                created_ms: now_ms(),
+            };
+            assert!(log.append_feedback(words).unwrap().applied, "it was said to count");
+        }
+        Ok(vec![7.0; sequences.len()])
+    });
+    world.until("a verdict", |rows| rows.first().is_some_and(|row| row.state == RolloutState::Scored));
+    assert_eq!(world.rows()[0].score.as_ref().unwrap().score, -2.0);
+    assert_eq!(n_asked.load(Ordering::Relaxed), 1);
+}

@@ -14,7 +14,7 @@ use llguidance::{
     toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie},
 };
 
-use super::Constraint;
+use super::{Constraint, Lost};
 use crate::{
     engine::EngineError,
     grammar::{Grammar, GrammarError},
@@ -102,7 +102,10 @@ impl Bench {
         let lark = grammar.to_lark()?;
         let mut parser = Matcher::new(self.factory()?.create_parser(TopLevelGrammar::from_lark(lark)));
         // A mask at the start tells grammars apart that compile but cannot begin.
-        parser.compute_mask_or_eos().map_err(|error| invalid(&error.to_string()))?;
+        parser.compute_mask_or_eos().map_err(|error| match super::lost(&error) {
+            Lost::DeadEnd => invalid("none of the model's tokens can begin it"),
+            Lost::Budget | Lost::Library => invalid(&error.to_string()),
+        })?;
         let constraint = Constraint(parser);
         self.kept.truncate(KEPT_MAX - 1);
         self.kept.push_front((grammar, constraint.clone()));
