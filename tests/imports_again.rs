@@ -138,6 +138,29 @@ fn a_converted_file_that_was_rolled_back_stays_so_over_a_restart() {
     assert_eq!(live.digest, policy::checkpoint::Digest::of(&gguf(12)).to_string(), "it is z that is live");
 }
 
+/// Goal: a copy of known weights does not go live by itself, and whoever made it is told. Method: a rollback, the same bytes under
+/// another name, and a restart, at which a file that sorts behind shows that the folder was looked through.
+#[test]
+fn a_copy_of_known_weights_is_told_of_once() {
+    let world = World::new();
+    let daemon = world.watch();
+    let rows = || world.log().imports().expect("rows");
+    world.put("a.gguf", &gguf(11));
+    daemon.wait_for("a is live", |_| rows().len() == 1);
+    daemon.post("/v1/policies/0/activate", &json!({})).ok();
+    world.put("again.gguf", &gguf(11));
+    daemon.wait_for("word of the copy", |_| rows().len() == 2);
+    let row = rows().pop().expect("one");
+    let reason = "policy@1 has these very weights; activate it with `honed policies activate 1`";
+    assert_eq!((row.path.as_str(), row.reason.as_deref()), ("again.gguf", Some(reason)));
+    assert_eq!(daemon.get("/v1/policies").ok()["live"], 0);
+    daemon.stop();
+    let daemon = world.watch();
+    world.put("z.gguf", &gguf(12));
+    daemon.wait_for("z is live", |_| rows().len() == 3);
+    assert_eq!(rows().pop().expect("one").path, "z.gguf", "no second word of the others");
+}
+
 #[test]
 fn the_same_weights_are_not_converted_into_two_versions() {
     let world = World::new();
@@ -148,7 +171,8 @@ fn the_same_weights_are_not_converted_into_two_versions() {
     assert_eq!(load("a.safetensors").ok()["version"], 1);
     for known in ["a.safetensors", "b.safetensors", "b.safetensors"] {
         let error = load(known).error(409);
-        assert_eq!(error["message"], "policy@1 has these very weights", "{known}");
+        let way = "policy@1 has these very weights; POST /v1/policies/1/activate makes it live";
+        assert_eq!(error["message"], way, "{known}");
     }
     assert_eq!(world.states().len(), 2);
     world.put("c.safetensors", &safetensors(12, ""));

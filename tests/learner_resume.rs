@@ -1,6 +1,7 @@
 //! kill -9 of the real daemon while it learns: what it has published in the end are the bits of a daemon that nobody killed.
 
 use std::{
+    fs,
     path::Path,
     process::{Command, Output},
     time::{Duration, Instant},
@@ -139,4 +140,38 @@ fn a_killed_learner_publishes_what_an_undisturbed_one_does() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1));
     assert!(said.contains("update 77 has no record"), "{said}");
+}
+
+/// Goal: an operator whose learner goes nowhere is told. Method: a step size of 0, which makes the parent's bits again.
+#[test]
+fn an_update_that_changes_no_weight_says_so() {
+    let folder = tempfile::tempdir().expect("a folder");
+    stock(folder.path());
+    let log = folder.path().join("stderr");
+    let sets = [&SETS[..], &["ppo.policy_learning_rate=0"]].concat();
+    let daemon = Process::serve_logged(folder.path(), &sets, &log, "warn");
+    let reader = LogReader::open(folder.path()).expect("a log");
+    wait_for("two updates", || n_ended(&reader) >= 2);
+    drop(daemon);
+    let digest = |number| reader.update(number).expect("readable").and_then(|row| row.end).expect("ended").digest;
+    assert!(digest(0).is_some() && digest(0) == digest(1), "{:?} {:?}", digest(0), digest(1));
+    let log = fs::read_to_string(log).expect("a log");
+    assert!(log.contains("the update changed no weight"), "{log}");
+}
+
+/// Goal: a learner that breaks off late ends by itself as long as the drain lasts. Method: it stands still for longer than the grace
+/// that is the least, with a claim in its hands.
+#[test]
+fn a_learner_in_an_update_gets_what_is_left_of_the_drain() {
+    let folder = tempfile::tempdir().expect("a folder");
+    stock(folder.path());
+    let log = folder.path().join("stderr");
+    let sets = [&SETS[..], &["daemon.failpoints=claimed=delay:7000", "daemon.drain_s=60"]].concat();
+    let mut daemon = Process::serve_logged(folder.path(), &sets, &log, "warn");
+    let reader = LogReader::open(folder.path()).expect("a log");
+    wait_for("a claim", || reader.open_update().expect("readable").is_some());
+    daemon.signal(libc::SIGTERM);
+    assert!(daemon.wait().success());
+    let log = fs::read_to_string(log).expect("a log");
+    assert!(log.contains("claimed") && !log.contains("did not end"), "{log}");
 }

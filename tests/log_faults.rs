@@ -59,6 +59,12 @@ fn a_full_disk_is_waited_out_and_serving_goes_on() {
     let last = ids.last().expect("one").clone();
     let words = json!({"id": last, "label": "up"});
     assert_eq!(post(&daemon, "/v1/feedback", &words).error(503)["code"], "unavailable");
+    for (path, body) in
+        [("/v1/policies/0/activate", json!({})), ("/v1/rollouts/forget", json!({"user": "somebody else"}))]
+    {
+        let error = post(&daemon, path, &body).error(503);
+        assert!(error["message"].as_str().expect("a message").contains("cannot be written now"), "{path}: {error}");
+    }
     assert_eq!(client::raw(daemon.address, &client::request("GET", "/readyz", &[], b"")).status, 200);
     limit_files(daemon.pid(), libc::RLIM_INFINITY).expect("the limit is lifted");
     let until = std::time::Instant::now() + std::time::Duration::from_secs(30);

@@ -7,6 +7,7 @@ mod activations;
 mod architecture;
 mod bad_inputs;
 mod dashboards;
+mod data_dirs;
 mod doctor_cli;
 mod enumerable_world;
 mod eval_shapes;

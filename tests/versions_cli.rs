@@ -1,5 +1,8 @@
 //! What an operator does about versions and users from the command line: in a folder that nobody has, and beside a daemon.
 
+mod daemons;
+mod shown;
+
 use std::{
     path::Path,
     process::{Command, Output},
@@ -11,7 +14,7 @@ use policy::PolicyVersion;
 use ppo::{
     Registry, RolloutLog,
     registry::Candidate,
-    rollout_log::{LogSettings, Who},
+    rollout_log::{LogSettings, VersionReport, Who},
 };
 
 use crate::harness::{
@@ -185,7 +188,7 @@ fn why_tells_rollbacks_imports_and_damage_apart() {
     let digest = policy::checkpoint::digest(&registry.path(brought)).expect("a digest");
     let importer = registry.on_behalf_of(&Who::folder());
     importer.register(&Candidate { version: brought, parent: made, digest, n_rollouts: 0 }).expect("registered");
-    importer.keep(brought, [].into()).expect("kept");
+    importer.keep(brought, VersionReport::default()).expect("kept");
     let watch = registry.on_behalf_of(&Who::watch());
     watch.roll_back(PolicyVersion(1), made, "rolled back: reward fell from 1.000 to 0.100").expect("rolled back");
     registry.retain(&[]).expect("retained");
@@ -213,29 +216,6 @@ fn why_tells_rollbacks_imports_and_damage_apart() {
     assert!(why("2").contains("policy@2 was live and cannot be activated again, for its file is damaged: rolled back"));
     std::fs::remove_file(data.join("versions/policy-3.gguf")).expect("removed");
     assert!(why("3").contains("policy@3 was never live and cannot be activated, for its file is missing"));
-}
-
-/// Goal: beside a daemon the same command has the daemon do it. Method: a daemon with an admin key, with the key and without.
-#[test]
-fn a_daemon_that_has_the_folder_activates_for_the_command() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let data = folder.path().join("data");
-    publish_versions(&data, 2);
-    let keys = folder.path().join("keys");
-    std::fs::write(&keys, "root\n").expect("written");
-    let admin = format!("daemon.admin_keys_file={}", keys.display());
-    let daemon = Process::serve(&data, &["ppo.enabled=false", &admin]);
-    let listen = daemon.address.to_string();
-    let at = ["--listen", listen.as_str()];
-    let live = || client::raw(daemon.address, &request("GET", "/v1/models/policy", &[], b"")).ok()["version"].clone();
-    assert_eq!(live(), 2);
-    assert!(refused(&data, &activate(&at)).contains("a valid API key is required"));
-    assert!(refused(&data, &activate(&["--listen", "127.0.0.1:0"])).contains("--listen"));
-    let keyed = [at[0], at[1], "--set", admin.as_str()];
-    assert!(refused(&data, &activate(&[&keyed[..], &["--expected-live", "0"]].concat())).contains("policy@2"));
-    assert!(told(&data, &activate(&keyed)).contains("policy@1 is live; the daemon serves it"));
-    assert_eq!(live(), 1);
-    assert!(refused(&data, &["policies", "prune", "--listen", &listen]).contains("a daemon has this folder"));
 }
 
 /// Goal: that an old version is gone is housekeeping, and whoever wants it is told so. Method: a version that was pruned is activated,
@@ -288,8 +268,7 @@ fn a_user_can_be_forgotten() {
     daemon.stop();
 
     let process = Process::serve(&data, &["ppo.enabled=false"]);
-    let listen = process.address.to_string();
-    let said = told(&data, &["rollouts", "forget", "--user", "eve", "--listen", &listen]);
+    let said = told(&data, &["rollouts", "forget", "--user", "eve"]);
     assert_eq!(said, "removed 2 rollouts and 0 words of feedback\n");
     drop(process);
     assert_eq!(told(&data, &["rollouts", "forget", "--user", "eve"]), "removed 0 rollouts and 0 words of feedback\n");

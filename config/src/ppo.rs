@@ -17,7 +17,7 @@ section! {
         dtype: String => one_of(&["auto", "f32", "bf16"]);
         /// Keep one activation a block and compute the rest again in backward: a third more arithmetic for a tenth of the memory (arXiv 1604.06174).
         activation_checkpointing: bool => SWITCH;
-        /// Rank of low-rank adapters that learn in place of the weights (LoRA, arXiv 2106.09685): policy, reference and value model then share the frozen weights of version 0, and a published version is a small file that is served beside them. The value model starts as the reward model where that is an adapter too (honed train reward --lora-rank), else at 0. 0: full fine-tuning.
+        /// Rank of low-rank adapters that learn in place of the weights (LoRA, arXiv 2106.09685): policy, reference and value model then share the frozen weights of version 0, and a published version is a small file that is served beside them. The value model starts as the reward model where that is an adapter too (honed train reward --lora-rank), else at 0. A folder keeps the rank and alpha of its live version until version 0 is activated. 0: full fine-tuning.
         lora_rank: usize => whole(0, 1024);
         /// Updates of the adapters are multiplied by lora_alpha / lora_rank.
         lora_alpha: f64 => real(0.001, 4096.0);
@@ -93,7 +93,7 @@ section! {
         user_share_max: f64 => real(0.001, 1.0);
         /// Share of users, and of prompts without one, whose rollouts never train and only measure; 0: none.
         held_out_share: f64 => real(0.0, 0.5);
-        /// Global gradient norm, policy and value model separately.
+        /// Global gradient norm, policy and value model separately, above which gradients are scaled down to it; 0: never.
         max_grad_norm: f64 => real(0.0, 1_000_000.0);
         /// Adam's decay of the first and the second moment (InstructGPT C: 0.9, 0.95).
         adam_beta1: f64 => real(0.0, 0.999999);
@@ -103,9 +103,9 @@ section! {
         adam_eps: f64 => real(1e-12, 1.0);
         /// Decay per round of a moving average of the policy's weights that is kept beside them; 0: none (InstructGPT C.4: 0.992).
         ema_decay: f64 => real(0.0, 0.999999);
-        /// The policy makes no more steps in a round when k3(old, new) is above stop_kl (Spinning Up: 0.015); above skip_kl the round is taken back.
+        /// The policy makes no more steps in a round when k3(old, new) is above stop_kl (Spinning Up: 0.015); above skip_kl the round is taken back. 0: never.
         stop_kl: f64 => real(0.0, 1000.0);
-        /// The policy makes no more steps in a round when k3(old, new) is above stop_kl (Spinning Up: 0.015); above skip_kl the round is taken back.
+        /// The policy makes no more steps in a round when k3(old, new) is above stop_kl (Spinning Up: 0.015); above skip_kl the round is taken back. 0: never.
         skip_kl: f64 => real(0.0, 1000.0);
         /// KL to version 0, nats per episode, beyond which learning pauses; 0: no bound, because it grows with the length of answers.
         kl_budget: f64 => real(0.0, 1_000_000.0);
@@ -151,7 +151,7 @@ section! {
         watch_rollouts: usize => whole(0, 1_000_000);
         /// Threads of the learner, all at nice 19 in the idle class; 0: one per core.
         threads: usize => whole(0, 512);
-        /// Share of a core that the learner keeps when traffic never pauses.
+        /// Share of a core that the learner keeps when traffic never pauses; only serving rests for it, no other program.
         cpu_share: f64 => real(0.0, 1.0);
         /// Type of published weights; "source": as the served model's file.
         weight_type: String => one_of(&["source", "f32", "f16"]);

@@ -5,7 +5,10 @@ use std::{
     time::Instant,
 };
 
-use policy::{PolicyVersion, engine::Engine};
+use policy::{
+    PolicyVersion,
+    engine::{Engine, ResidentState},
+};
 use ppo::{
     Learner, Registry, RolloutLog,
     learner::LearnerError,
@@ -78,16 +81,16 @@ impl Activator {
         let registry = self.registry.on_behalf_of(who);
         // Before anything is read or loaded; the transaction below asks again.
         registry.may_activate(version, expected_live)?;
-        let was_ready = self.engine.is_ready(version);
+        // A version in memory stays there from now on.
+        let was_ready = self.engine.recall(version);
         // What is in memory was checked when it came there: going back to it takes milliseconds.
         if !was_ready {
             // Beside serving, because the digest of a whole file would take half a core from the streams.
             self.engine.beside_serving(|| self.load(version))?;
         }
-        let before = registry.activate(version, expected_live).inspect_err(|_| {
-            if !was_ready {
-                self.forget(version);
-            }
+        let before = registry.activate(version, expected_live).inspect_err(|_| match was_ready {
+            true => self.step_down(version),
+            false => self.forget(version),
         })?;
         let counters = &self.switching.counters;
         let started = Instant::now();
@@ -96,12 +99,25 @@ impl Activator {
             counters.promotions.record(started.elapsed());
             counters.activations.fetch_add(1, Ordering::Relaxed);
         }
-        if before != version && before != PolicyVersion::SFT {
-            self.engine.retire(before).map_err(PublishError::from)?;
+        if before != version {
+            self.step_down(before);
         }
-        let residents: Vec<_> = self.engine.residents().iter().map(|resident| resident.version).collect();
-        self.registry.keep_house(&residents);
+        let residents = self.engine.residents();
+        let leaving = residents.iter().filter(|resident| resident.state == ResidentState::Draining);
+        let leaving: Vec<_> = leaving.map(|resident| resident.version).collect();
+        let residents: Vec<_> = residents.iter().map(|resident| resident.version).collect();
+        self.registry.keep_house_of(&residents, &leaving);
         Ok(())
+    }
+
+    /// It stays in memory until another is loaded, so that the way back is short.
+    fn step_down(&self, version: PolicyVersion) {
+        // The live version was asked for again, and stays what it is.
+        if version != self.engine.live()
+            && let Err(error) = self.engine.step_down(version)
+        {
+            tracing::warn!(%version, %error, "a version does not wait for its return");
+        }
     }
 
     /// What was loaded for an activation that came to nothing leaves memory again.

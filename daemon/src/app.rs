@@ -14,8 +14,14 @@ mod questions;
 mod reloader;
 mod running;
 mod source;
+mod version_0;
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use config::Config;
 use policy::{Vocabulary, sequence_batch::Sequence};
@@ -92,7 +98,7 @@ impl App {
         let closing = watch::Sender::new(false);
         let server = tokio::spawn(http::serve(listener, router, limits, closing.subscribe()));
         let mut stop = std::pin::pin!(stop);
-        let loading = tokio::task::spawn_blocking(move || load::services(&config));
+        let loading = tokio::task::spawn_blocking(move || load_and_announce(&config, address));
         let services = tokio::select! {
             loaded = loading => loaded.map_err(|_| AppError::Panicked)??,
             // What loads cannot be interrupted; nothing was promised to anybody yet.
@@ -105,6 +111,14 @@ impl App {
         drain(&context, Duration::from_secs(daemon.drain_s), &closing, server).await;
         Ok(())
     }
+}
+
+/// Loads every part, and then leaves word in the data directory where its daemon is. Blocks.
+fn load_and_announce(config: &Config, address: SocketAddr) -> Result<Services, AppError> {
+    let services = load::services(config)?;
+    // Not before: it would be answered 503, and a missing address tells a command more.
+    services.log.announce(address)?;
+    Ok(services)
 }
 
 /// Arms the failpoints, if there are any. They are for tests: who runs a release should not find out what they do.
@@ -164,6 +178,7 @@ pub(crate) fn services(config: &Config) -> Result<Services, AppError> {
 /// Admits nothing new, lets what runs finish, ends the rest, and closes every part in the order of [`shutdown`].
 async fn drain(context: &Context, patience: Duration, closing: &watch::Sender<bool>, server: JoinHandle<()>) {
     tracing::info!(drain_s = patience.as_secs(), "draining");
+    let until = Instant::now() + patience;
     context.drain();
     let Ok(services) = context.services() else {
         return;
@@ -177,7 +192,7 @@ async fn drain(context: &Context, patience: Duration, closing: &watch::Sender<bo
     if tokio::time::timeout(shutdown::GRACE, server).await.is_err() {
         tracing::warn!("some connections did not end in time");
     }
-    let closed = tokio::task::spawn_blocking(move || close(&services)).await;
+    let closed = tokio::task::spawn_blocking(move || close(&services, until)).await;
     if closed.is_err() {
         tracing::error!("a part panicked while it closed");
     }
@@ -190,15 +205,20 @@ async fn drain(context: &Context, patience: Duration, closing: &watch::Sender<bo
     tracing::info!("stopped");
 }
 
-/// Owner threads end; the log last, because all others write to it.
-pub(crate) fn close(services: &Services) {
+/// Owner threads end; the log last, because all others write to it. `until`: when the drain is to be over.
+pub(crate) fn close(services: &Services, until: Instant) {
     if let Some(importing) = &services.importing {
         importing.stop();
     }
+    let patience = shutdown::patience_until(until);
     if let Some(learning) = &services.learning
-        && !learning.learner.shutdown(shutdown::GRACE)
+        && !learning.learner.shutdown(patience)
     {
-        tracing::warn!("the learner did not end in time; its claims go back at the next start");
+        let waited_s = patience.as_secs();
+        tracing::warn!(
+            waited_s,
+            "the learner did not end in what was left of daemon.drain_s; its claims go back at the next start"
+        );
     }
     if let Some(scorer) = &services.scorer {
         scorer.shutdown(shutdown::GRACE);

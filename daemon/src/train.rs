@@ -17,6 +17,7 @@ mod prompts;
 mod reward;
 mod sft;
 mod split;
+mod weights;
 
 use clap::Subcommand;
 

@@ -3,8 +3,9 @@
 //! It is looked at from time to time; nothing is asked of the file system but its listing, so it may be a network share. A file
 //! counts when two looks in a row find it with the same size and time of change: one that is still being copied is left alone,
 //! and one that was renamed into its place is taken at the second look. Each state of a file is taken until there is a verdict
-//! on it; what a restart finds again is known by its digest. What failed for no fault of the file (a full disk, a judge that is
-//! away) is tried again after a pause that doubles, and told when it first fails and when it fails otherwise.
+//! on it; what a restart finds again is known by its digest, and known weights under another name are told of once. What failed
+//! for no fault of the file (a full disk, a judge that is away) is tried again after a pause that doubles, and told when it first
+//! fails and when it fails otherwise.
 
 use std::{
     collections::HashMap,
@@ -150,7 +151,7 @@ impl Watcher {
             // Told in the log by the importer itself.
             Ok(_) => Next::Nothing,
             Err(ImportError::Busy | ImportError::Stopping) => last.cloned().map_or(Next::Take, Next::TryAgain),
-            Err(ImportError::Known(version)) => {
+            Err(ImportError::Known { version, .. }) => {
                 tracing::debug!(file = %name.display(), %version, "known already");
                 Next::Nothing
             }

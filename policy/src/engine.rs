@@ -107,8 +107,9 @@ struct Shared {
     live: ArcSwap<Resident>,
     /// Takes a share of what is for the live one.
     canary: ArcSwapOption<Canary>,
-    /// Held while the live pointer or a door changes, so that what is promoted is never retired at the same moment.
-    swap: Mutex<()>,
+    /// Held while the live pointer or a door changes, so that what is promoted is never retired at the same moment. In it, the
+    /// version that has stepped down.
+    swap: Mutex<Option<PolicyVersion>>,
     /// Draining residents whose version was loaded again; the shutdown waits for them too.
     replaced: Mutex<Vec<Arc<Resident>>>,
     counters: Arc<Counters>,
@@ -149,7 +150,7 @@ impl Engine {
             residents,
             live: ArcSwap::new(first),
             canary: ArcSwapOption::empty(),
-            swap: Mutex::new(()),
+            swap: Mutex::default(),
             replaced: Mutex::new(Vec::new()),
             counters,
             unseeded: AtomicU64::new(0),

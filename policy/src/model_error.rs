@@ -63,6 +63,23 @@ pub enum ModelError {
     /// A batch that no model can compute.
     #[error("batch: {0}")]
     Batch(String),
+    /// A run whose numbers have left the finite ones.
+    #[error("step {step} of {n_steps}: the {what} is {value}, which is not finite; {advice}")]
+    Diverged {
+        /// From 1.
+        step: usize,
+        /// Steps that there would have been.
+        n_steps: usize,
+        /// Which number.
+        what: &'static str,
+        /// Infinite or no number.
+        value: f64,
+        /// What may help.
+        advice: &'static str,
+    },
+    /// A reward or value model where a policy is expected.
+    #[error("this is a reward model: it judges answers and cannot give any")]
+    Judge,
     /// A precision that this machine does not compute in.
     #[error("{0}")]
     Precision(String),

@@ -4,12 +4,14 @@
 //! every micro-batch divides by the whole batch's token count, so how a batch is cut changes nothing. Averaging
 //! micro-batch means instead would weigh tokens of short answers more. Batches are packed, so lengths need no bucketing.
 
+mod finite;
 mod micro_batches;
 mod schedule;
 mod shuffled;
 
 use std::{ops::ControlFlow, time::Instant};
 
+pub use finite::{check_after, check_step};
 pub use micro_batches::{balance, micro_batches};
 pub use schedule::Schedule;
 pub use shuffled::Shuffled;
@@ -22,12 +24,15 @@ use crate::{
     threads::{is_small, lanes, pieces_min},
 };
 
+/// Whether somebody wants a run to end; asked from any thread of the pool.
+pub type IsStopped<'a> = &'a (dyn Fn() -> bool + Sync);
+
 /// How to train. Defaults are InstructGPT's C.1 where it names them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SftOptions {
     /// Passes over the examples.
     pub epochs: usize,
-    /// Sequences in one optimiser step, mixed ones included.
+    /// Sequences in one optimiser step, mixed ones included; the last step of an epoch takes what is left of it.
     pub batch: usize,
     /// Tokens in one forward and backward pass; bounds memory, changes no gradient.
     pub micro_batch_tokens: usize,
@@ -87,12 +92,29 @@ pub struct SftProgress {
 /// progress. Call it inside the learner's pool.
 ///
 /// # Errors
-/// When there are no examples, an example has no response, or the device fails.
+/// When there are no examples, an example has no response, a loss or gradient is not finite ([`ModelError::Diverged`]; the
+/// weights are then those before that step), or the device fails.
 pub fn train(
     model: &CausalLm,
     examples: &[Sequence],
     mix: &[Sequence],
     options: &SftOptions,
+    progress: impl FnMut(&SftProgress) -> ControlFlow<()>,
+) -> Result<SftProgress> {
+    train_until(model, examples, mix, options, &|| false, progress)
+}
+
+/// As [`train`]; `is_stopped` is asked before every micro-batch, since a step may take minutes. A step that it ends is given
+/// up: the weights are those after the step that is returned.
+///
+/// # Errors
+/// As [`train`].
+pub fn train_until(
+    model: &CausalLm,
+    examples: &[Sequence],
+    mix: &[Sequence],
+    options: &SftOptions,
+    is_stopped: IsStopped<'_>,
     mut progress: impl FnMut(&SftProgress) -> ControlFlow<()>,
 ) -> Result<SftProgress> {
     let mut batches = Batches::new(examples, mix, options)?;
@@ -112,8 +134,10 @@ pub fn train(
     for step in 0..n_steps {
         let started = Instant::now();
         let batch = batches.next_batch();
-        let (loss, mut gradients) = loss_and_gradients(model, &batch, options.micro_batch_tokens)?;
+        let computed = loss_and_gradients_until(model, &batch, options.micro_batch_tokens, is_stopped)?;
+        let Some((loss, mut gradients)) = computed else { break };
         now.grad_norm = gradients.clip(options.max_grad_norm)?;
+        check_step(step + 1, n_steps, loss, now.grad_norm)?;
         now.learning_rate = schedule.at(step);
         adam.step(&gradients, now.learning_rate)?;
         let n_tokens: usize = batch.iter().map(|s| s.tokens.len()).sum();
@@ -133,6 +157,17 @@ pub fn train(
 /// # Errors
 /// When no sequence has a response or the device fails.
 pub fn loss_and_gradients(model: &CausalLm, batch: &[Sequence], micro_batch_tokens: usize) -> Result<(f64, Gradients)> {
+    let computed = loss_and_gradients_until(model, batch, micro_batch_tokens, &|| false)?;
+    Ok(computed.expect("nobody stops it"))
+}
+
+/// `None` when it was stopped between two micro-batches.
+fn loss_and_gradients_until(
+    model: &CausalLm,
+    batch: &[Sequence],
+    micro_batch_tokens: usize,
+    is_stopped: IsStopped<'_>,
+) -> Result<Option<(f64, Gradients)>> {
     let n: usize = batch.iter().map(|s| s.response().len()).sum();
     if n == 0 {
         return Err(ModelError::Batch("no response tokens to learn from".to_owned()));
@@ -142,15 +177,19 @@ pub fn loss_and_gradients(model: &CausalLm, batch: &[Sequence], micro_batch_toke
     let micro = micro_batches(batch, micro_batch_tokens, pieces_min(model.parameters()));
     let sums = model.open(|lm| {
         accumulate(&mut gradients, &micro, lanes, |micro, gradients| {
+            if is_stopped() {
+                return Ok(None);
+            }
             let mut sum = 0.0;
             lm.backward(micro, &vec![1.0; micro.sequences.len()], gradients, |rows| {
                 sum += rows.log_probs.iter().map(|&l| f64::from(l)).sum::<f64>();
                 Ok(HeadSlopes { log_probs: vec![-1.0 / n as f32; rows.log_probs.len()], entropies: Vec::new() })
             })?;
-            Ok(sum)
+            Ok(Some(sum))
         })
     })?;
-    Ok((-sums.iter().sum::<f64>() / n as f64, gradients))
+    let sums: Option<Vec<f64>> = sums.into_iter().collect();
+    Ok(sums.map(|sums| (-sums.iter().sum::<f64>() / n as f64, gradients)))
 }
 
 /// Mean negative log-likelihood over all response tokens, without gradients: the pretraining loss that the gate watches.
@@ -179,6 +218,9 @@ pub fn mean_nll(model: &CausalLm, sequences: &[Sequence], micro_batch_tokens: us
 }
 
 /// Shuffled examples, epoch after epoch, with mixed-in texts from a second shuffle.
+///
+/// No example comes twice in a batch, however large it may be. Mixed-in texts keep their share of it instead: where there are
+/// few of them they come more often.
 struct Batches<'a> {
     examples: Shuffled<'a, Sequence>,
     mix: Shuffled<'a, Sequence>,
@@ -191,8 +233,12 @@ impl<'a> Batches<'a> {
         let share = if mix.is_empty() { 0.0 } else { options.mix_share };
         let n_mixed = (options.batch as f64 * share).round() as usize;
         let n_examples = options.batch.saturating_sub(n_mixed);
-        if examples.is_empty() || n_examples == 0 {
+        if examples.is_empty() {
             return Err(ModelError::Batch("no examples to learn from".to_owned()));
+        }
+        if n_examples == 0 {
+            let rule = format!("a share of {share} leaves no room for an example among {}", options.batch);
+            return Err(ModelError::Batch(rule));
         }
         let examples = Shuffled::new(examples, options.seed);
         // Another stream for the mix, so that changing its share leaves the examples' order alone.
@@ -200,12 +246,14 @@ impl<'a> Batches<'a> {
     }
 
     fn n_steps(&self, epochs: usize) -> usize {
-        (self.examples.n_items() * epochs).div_ceil(self.n_examples)
+        self.examples.n_batches(self.n_examples).saturating_mul(epochs)
     }
 
     fn next_batch(&mut self) -> Vec<Sequence> {
-        let mut batch: Vec<Sequence> = (0..self.n_examples).map(|_| self.examples.draw().clone()).collect();
-        batch.extend((0..self.n_mixed).map(|_| self.mix.draw().clone()));
+        let mut batch: Vec<Sequence> = self.examples.draw_batch(self.n_examples).into_iter().cloned().collect();
+        let share = batch.len() as f64 / self.n_examples as f64;
+        let n_mixed = (self.n_mixed as f64 * share).round() as usize;
+        batch.extend((0..n_mixed).map(|_| self.mix.draw().clone()));
         batch
     }
 }

@@ -5,8 +5,15 @@
 //! nice 19, and Linux's idle class. Nice alone decides who gets how much; but a thread that wakes up at a barrier also has
 //! to wait out the slice that a nice 19 thread has begun, and only the idle class is interrupted at once.
 //! Both are set on the thread, not the process: on Linux these calls take a thread id.
+//!
+//! The idle class gets what nothing else on the machine wants, which beside any busy program is nothing at all. That is right
+//! for a daemon's learner, and wrong for a command that only learns: it says so first ([`serve_nobody`]).
 
-use std::{collections::BTreeMap, io};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use candle_core::Var;
 
@@ -19,6 +26,15 @@ pub const NICE_REQUESTS: libc::c_int = 10;
 
 /// Name of the threads that work beside serving for a moment, as `ps -T` shows it.
 pub const BESIDE: &str = "beside-serving";
+
+/// There is no traffic in this process that anybody would have to give way to.
+static SERVES_NOBODY: AtomicBool = AtomicBool::new(false);
+
+/// From now on no thread of this process lowers its priority: for commands that learn without traffic. Call it before the
+/// learner's threads start; there is no way back.
+pub fn serve_nobody() {
+    SERVES_NOBODY.store(true, Ordering::Release);
+}
 
 /// Builds the pool inside which all of the learner's tensor work runs; 0 threads means one per core.
 ///
@@ -43,9 +59,12 @@ pub fn pool(name: &'static str, n_threads: usize, prepare: fn()) -> Result<rayon
         .map_err(|error| ModelError::Threads(error.to_string()))
 }
 
-/// Lowers the calling thread to nice 19 in the idle class; owner threads of the learner, and whoever reads weights beside the
-/// traffic, call it first thing.
+/// Lowers the calling thread to nice 19 in the idle class, unless the process serves nobody ([`serve_nobody`]); owner threads
+/// of the learner, and whoever reads weights beside the traffic, call it first thing.
 pub fn give_way() {
+    if SERVES_NOBODY.load(Ordering::Acquire) {
+        return;
+    }
     lower_priority(NICE_LEARNER);
     #[cfg(target_os = "linux")]
     {
@@ -58,8 +77,12 @@ pub fn give_way() {
     }
 }
 
-/// Lowers the calling thread to `nice`, at most 19; without privilege there is no way back up.
+/// Lowers the calling thread to `nice`, at most 19, unless the process serves nobody ([`serve_nobody`]); without privilege
+/// there is no way back up.
 pub fn lower_priority(nice: libc::c_int) {
+    if SERVES_NOBODY.load(Ordering::Acquire) {
+        return;
+    }
     // SAFETY: both calls take plain numbers and touch no memory of ours.
     let result = unsafe {
         let thread = libc::syscall(libc::SYS_gettid) as libc::id_t;

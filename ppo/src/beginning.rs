@@ -11,6 +11,7 @@ use reward::normalization::Normalization;
 use crate::{
     error::PpoError,
     fingerprint::Fingerprinter,
+    form::{self, Form},
     models::{self, Models},
     value_model,
 };
@@ -102,29 +103,56 @@ impl Beginning {
     /// The same with adapters. The reward model's weights are shared where they are version 0's and lie on the same device; its
     /// adapter is where the value model starts.
     fn beside(&self, weights: &Checkpoint, config: &config::Ppo) -> Result<Models, PpoError> {
-        let (start, shared) = match &self.value_start {
-            ValueStart::RewardModel { checkpoint, normalization, base: Some(base) } => {
-                (Some((checkpoint, *normalization)), Some(base).filter(|_| self.device.is_cpu()))
+        let reference = self.reference(config)?;
+        let value = match &self.value_start {
+            ValueStart::RewardModel { checkpoint, normalization, base: Some(_) } => {
+                Some(value_model::beside(&reference, checkpoint, *normalization)?)
             }
-            _ => (None, None),
+            _ => None,
         };
-        let reference = match shared {
-            Some(base) => CausalLm::clone(base),
-            None => models::frozen(&self.source, config, &self.device)?,
-        };
-        let value = start.map(|(checkpoint, map)| value_model::beside(&reference, checkpoint, map)).transpose()?;
         Models::beside(reference, weights, value, config)
     }
 
-    /// Models with these weights and fresh moments; the value model keeps what it learnt.
+    fn reference(&self, config: &config::Ppo) -> Result<CausalLm, PpoError> {
+        match &self.value_start {
+            ValueStart::RewardModel { base: Some(base), .. } if self.device.is_cpu() => Ok(CausalLm::clone(base)),
+            _ => models::frozen(&self.source, config, &self.device),
+        }
+    }
+
+    /// Models for a state to be put into whose policy and value model have these forms. Their own numbers mean nothing.
+    ///
+    /// # Errors
+    /// As [`Beginning::models`].
+    pub(crate) fn blank(&self, forms: [Form; 2], config: &config::Ppo) -> Result<Models, PpoError> {
+        match forms {
+            [Some(policy), Some(value)] => Models::blank(self.reference(config)?, [policy, value], config),
+            [policy, _] => self.models(&self.source, &form::configured(config, policy)),
+        }
+    }
+
+    /// Where the value model starts, in words.
+    pub(crate) fn value_start(&self) -> &'static str {
+        match &self.value_start {
+            ValueStart::RewardModel { .. } => "as the configured reward model",
+            ValueStart::Policy => "as the policy with a head of zeros",
+        }
+    }
+
+    /// Models with these weights and fresh moments. The value model keeps what it learnt, unless it learnt in whole weights and
+    /// adapters are wanted, or the other way round: then it is at its beginning too.
     ///
     /// # Errors
     /// When memory fails.
     pub fn rebased(&self, models: Models, weights: &Checkpoint, config: &config::Ppo) -> Result<Models, PpoError> {
         let Models { value, reference, control, .. } = models;
-        let models = match config.lora_rank {
-            0 => Models::new(weights, &self.source, value, config, &self.device)?,
-            _ => Models::beside(reference, weights, Some(value), config)?,
+        let models = match (value.trunk().adapter().is_some(), config.lora_rank > 0) {
+            (false, false) => Models::new(weights, &self.source, value, config, &self.device)?,
+            (true, true) => Models::beside(reference, weights, Some(value), config)?,
+            _ => {
+                drop((value, reference));
+                self.models(weights, config)?
+            }
         };
         // The value model is as warm as it was, and the text goes on where it stopped.
         Ok(Models { control, ..models })

@@ -9,7 +9,7 @@
 //! The second kind asks whether they are better. `ppo.gate = "strict"` refuses at the first failed one, `"observe"` only
 //! writes down what it would have refused, `"off"` does not look:
 //!
-//! * the policy is not further from the live one than one round may take it: k3 ≤ `ppo.skip_kl`;
+//! * the policy is not further from the live one than one round may take it: k3 ≤ `ppo.skip_kl`, where that is not 0;
 //! * with `ppo.kl_adaptive`, the KL to version 0 is below ten times `ppo.kl_target`: the controller lost its grip. With a
 //!   fixed β there is no such number: how far the policy goes is then what the operator chose β for;
 //! * the round's own objective is finite;

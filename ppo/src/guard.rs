@@ -143,6 +143,12 @@ impl Guard {
     }
 }
 
+/// A limit as it is configured: 0 is none.
+#[must_use]
+pub fn limit(knob: f64) -> f64 {
+    if knob > 0.0 { knob } else { f64::INFINITY }
+}
+
 /// A value that is beyond the limit that a spike would have: `factor` times the median of what is usual.
 ///
 /// Returns the limit. `None` when the value is fine, the factor is 0, or too little is remembered to know what is usual.
@@ -183,7 +189,7 @@ fn shift(recent: &Recent) -> (f64, f64) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Guard, Recent, parts_ways, spike};
+    use super::{Guard, Recent, limit, parts_ways, spike};
     use crate::control::{ROUNDS_REMEMBERED, STEPS_REMEMBERED};
 
     #[test]
@@ -204,6 +210,11 @@ mod tests {
             })
             .count();
         assert_eq!(n_skipped, STEPS_REMEMBERED / 2 + 1, "half a memory");
+    }
+
+    #[test]
+    fn a_limit_of_0_is_none() {
+        assert_eq!((limit(0.2), limit(1e-9), limit(0.0)), (0.2, 1e-9, f64::INFINITY));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! ```text
 //! open       below the one folder, no link followed; a regular file of bounded size   nothing has happened yet
 //! look       our own parser, version 0's tokenizer, names and shapes                  refused: nothing has happened yet
-//! copy       aside, sync, rename; of safetensors, a GGUF with the same weights        a crash leaves an orphan
+//! copy       aside, sync, rename; of safetensors, a GGUF with the same weights        a crash leaves an orphan with its mark
 //! examine    the same again and every number, of the copy, and its digest             refused: the copy goes
 //! register   one row, `candidate`                                                     a crash leaves a candidate nobody judges
 //! judge      load, canary, what the live version said, a trial beside it              refused: row `rejected`, copy gone
@@ -162,7 +162,7 @@ impl Importer {
         };
         let result = self.take(wish, &mut row).and_then(|version| self.promote(version, promote, &mut row));
         row.reason = result.as_ref().err().map(ToString::to_string);
-        if is_news(&row, result.as_ref().err()) {
+        if self.is_news(&row, result.as_ref().err()) {
             if let (ImportOutcome::Refused, Err(error)) = (row.outcome, &result) {
                 self.refuse(wish, error);
             }
@@ -195,7 +195,7 @@ impl Importer {
     fn take(&self, wish: Wish<'_>, row: &mut ImportRow) -> Result<PolicyVersion, ImportError> {
         let registry = &self.setup.registry.on_behalf_of(wish.who);
         let version = match self.setup.engine.beside_serving(|| self.register(wish.path, registry, row)) {
-            Err(ImportError::Known(version)) if self.awaits_promotion(version, &wish)? => {
+            Err(ImportError::Known { version, .. }) if self.awaits_promotion(version, &wish)? => {
                 row.version = Some(version);
                 return Ok(version);
             }
@@ -240,7 +240,7 @@ impl Importer {
         let (mut file, len) = self.setup.intake.open(path)?;
         let sft = header_of_file(&registry.path(PolicyVersion::SFT))?;
         // Of the file as it stands, so that what is no model at all costs neither a copy nor a number.
-        let is_gguf = is_gguf(&mut file).map_err(|source| io_error(path, source))?;
+        let is_gguf = is_gguf(&mut file, path)?;
         match is_gguf {
             true => drop(self.look(&mut file, len, &sft)?),
             false => drop(safetensors::Header::read(&mut file, len)?),
@@ -276,20 +276,6 @@ impl Importer {
             Ok(()) | Err(EngineError::NotResident(_)) => {}
             Err(error) => tracing::warn!(%version, %error, "a candidate stays in memory"),
         }
-    }
-}
-
-/// Whether anything came of it that should be written down.
-fn is_news(row: &ImportRow, error: Option<&ImportError>) -> bool {
-    match (error, row.source) {
-        // The version's own row tells.
-        (Some(ImportError::Unjudged { .. }), _) => false,
-        // What lies in a watched folder is found again at every start; how it came is told once, so that the next start knows it
-        // by its own bytes.
-        (Some(ImportError::Known(_)), ImportSource::Folder) => row.version.is_some(),
-        // The watch tells, and tries again.
-        (Some(error), ImportSource::Folder) => error.is_final(),
-        _ => true,
     }
 }
 

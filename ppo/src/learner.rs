@@ -11,9 +11,9 @@
 //! * *Serving never waits for it.* It talks to the engine as any client does, at nice 19 (`share` keeps its floor), and
 //!   its failures end here: an error or a panic in an update gives the claim back, counts, and is tried again from the last
 //!   good weights after a pause; rollouts that were part of [`ATTEMPTS_MAX`] failures in a row are dropped.
-//! * *What it publishes is what it trained.* The trainer's version is the live version: nothing else changes the live
-//!   version while a learner runs, because activations go through its queue ([`Learner::activate`]). An activation
-//!   interrupts the update at hand: its weights would have been the child of a parent that the operator just left.
+//! * *What it publishes is what it trained.* A publication comes to nothing unless the version that its round began from is
+//!   still live. An activation ([`Learner::activate`]) or a rollback does not wait for the update at hand, it interrupts it:
+//!   its weights would have been the child of a parent that was just left.
 //! * *A live version that does harm is rolled back*, whether or not anything is learnt meanwhile (`watching`).
 //! * *It can be looked at.* [`Learner::status`], [`Learner::history`] and [`Learner::counters`] never wait.
 //! * *It cannot ruin a model unseen.* What guard rails say is counted, logged once with what to do about it, and obeyed
@@ -23,11 +23,16 @@
 mod activation;
 mod attempt;
 mod batch;
+mod bell;
 mod claiming;
+mod error;
 mod failure;
 mod halt;
+mod no_step;
 mod owner;
+mod past;
 mod rails;
+mod rollback;
 mod room;
 mod saving;
 mod share;
@@ -52,52 +57,23 @@ use policy::{PolicyVersion, TokenId, engine::Engine, sequence_batch::Sequence};
 use reward::Scorer;
 
 pub use crate::beginning::ValueStart;
+pub use error::LearnerError;
 pub use status::{HISTORY_MAX, LearnerState, LearnerStatus};
 
 use crate::{
-    publish::PublishError,
-    registry::{Registry, RegistryError},
-    rollout_log::{LogError, RolloutLog, Who},
+    publish::{Switch, Switched},
+    registry::Registry,
+    rollout_log::{RolloutLog, Who},
     stats::{LearnerCounters, LearnerCountersSnapshot, UpdateRecord},
 };
+use bell::Bell;
+use past::Past;
 use status::Board;
 
 /// Commands that wait at most.
 const QUEUE: usize = 16;
 /// Failures in a row after which the rollouts at hand are dropped instead of given back.
 pub const ATTEMPTS_MAX: u32 = 3;
-
-/// Why a command was not carried out.
-#[derive(Debug, thiserror::Error)]
-pub enum LearnerError {
-    /// Too many commands wait.
-    #[error("the learner has {QUEUE} commands waiting")]
-    Busy,
-    /// The learner has ended.
-    #[error("the learner has ended")]
-    Closed,
-    /// The registry or the log refused.
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
-    /// The version could not be brought into service.
-    #[error(transparent)]
-    Publish(Box<PublishError>),
-    /// No thread.
-    #[error("the learner's thread: {0}")]
-    Thread(#[from] std::io::Error),
-}
-
-impl From<PublishError> for LearnerError {
-    fn from(error: PublishError) -> LearnerError {
-        LearnerError::Publish(Box::new(error))
-    }
-}
-
-impl From<LogError> for LearnerError {
-    fn from(error: LogError) -> LearnerError {
-        LearnerError::Registry(error.into())
-    }
-}
 
 /// What a learner works with.
 #[derive(Clone)]
@@ -131,7 +107,7 @@ enum Command {
         who: Who,
         reply: Sender<Result<(), LearnerError>>,
     },
-    /// The watch has seen something.
+    /// The bell was rung: another version serves, or should.
     Look,
     Shutdown,
 }
@@ -148,6 +124,10 @@ struct Shared {
     counters: Arc<LearnerCounters>,
     /// Asks the update at hand to break off.
     interrupt: Arc<AtomicBool>,
+    /// Changes who serves, until the shutdown: whoever keeps a handle does not keep the folder.
+    switch: Mutex<Option<Arc<Switch>>>,
+    /// Tells the owner that it was changed.
+    bell: Bell,
     /// Ends when the thread has ended; nothing is ever received from it.
     ended: Receiver<()>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -160,20 +140,34 @@ impl Learner {
     /// # Errors
     /// When the registry cannot be read or no thread can be started.
     pub fn start(setup: LearnerSetup) -> Result<Learner, LearnerError> {
-        let live = setup.registry.live()?.version;
+        let live = setup.registry.live()?;
         let (commands, received) = bounded(QUEUE);
         let (alive, ended) = bounded(0);
-        let board = Arc::new(Board::new(live, setup.config.rollouts_per_update));
+        let past = Past::of(&setup, &live);
+        let board = Arc::new(Board::new(live.version, setup.config.rollouts_per_update, past));
         let counters = Arc::new(LearnerCounters::default());
         let interrupt = Arc::new(AtomicBool::new(false));
-        let owner =
-            owner::Owner::new(setup, received, Arc::clone(&board), Arc::clone(&counters), Arc::clone(&interrupt));
+        let switch = Switch::new(setup.engine.clone(), setup.registry.clone(), Arc::clone(&counters));
+        let switch = Arc::new(switch);
+        let (bell, heard) = Bell::new(Arc::clone(&interrupt));
+        let hears = owner::Hears { commands: received, calls: heard, interrupt: Arc::clone(&interrupt) };
+        let tells = owner::Tells { board: Arc::clone(&board), counters: Arc::clone(&counters) };
+        let owner = owner::Owner::new(setup, hears, tells, Arc::clone(&switch), bell.clone());
         let thread = std::thread::Builder::new().name("learner".to_string()).spawn(move || {
             owner.run();
             drop(alive);
         })?;
         Ok(Learner {
-            shared: Arc::new(Shared { commands, board, counters, interrupt, ended, thread: Mutex::new(Some(thread)) }),
+            shared: Arc::new(Shared {
+                commands,
+                board,
+                counters,
+                interrupt,
+                switch: Mutex::new(Some(switch)),
+                bell,
+                ended,
+                thread: Mutex::new(Some(thread)),
+            }),
         })
     }
 
@@ -207,8 +201,8 @@ impl Learner {
     }
 
     /// Makes a retained version live (this is rollback), if `expected_live`, where given, still is. Interrupts the update
-    /// at hand. Blocks until the version serves. That it was done is in the audit log; that it was refused is for whoever asked
-    /// to note.
+    /// at hand. Blocks until the version serves: not at all where it is in memory, and until its file is checked and loaded
+    /// otherwise. That it was done is in the audit log; that it was refused is for whoever asked to note.
     ///
     /// # Errors
     /// When the compare-and-set lost, or the version is not in a state to serve; the live version is then what it was.
@@ -218,6 +212,9 @@ impl Learner {
         expected_live: Option<PolicyVersion>,
         who: &Who,
     ) -> Result<(), LearnerError> {
+        if self.switch(version, expected_live, who)? != Switched::NotInMemory {
+            return Ok(());
+        }
         let (reply, answer) = bounded(1);
         // Before the command, so that an update cannot begin between the two; whoever obeys it takes the flag down.
         self.shared.interrupt.store(true, Ordering::Release);
@@ -235,7 +232,7 @@ impl Learner {
         self.shared.board.read()
     }
 
-    /// The last [`HISTORY_MAX`] updates, oldest first.
+    /// The last [`HISTORY_MAX`] updates, oldest first; those of earlier processes as far as the log has them.
     #[must_use]
     pub fn history(&self) -> Vec<UpdateRecord> {
         self.shared.board.history()
@@ -251,6 +248,7 @@ impl Learner {
     /// the deadline.
     pub fn shutdown(&self, deadline: Duration) -> bool {
         let until = Instant::now() + deadline;
+        self.shared.switch.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.shared.interrupt.store(true, Ordering::Release);
         // A disconnected queue means that it has ended already.
         let _ = self.shared.commands.send_timeout(Command::Shutdown, deadline);

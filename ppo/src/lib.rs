@@ -12,6 +12,7 @@ pub mod control;
 pub mod error;
 pub mod experience;
 pub mod fingerprint;
+mod form;
 pub mod gae;
 pub mod gate;
 pub mod group;

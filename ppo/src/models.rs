@@ -13,7 +13,9 @@ use policy::{
     transformer::{Adapter, Keep, LoraShape, Transformer, is_adapter, merged},
 };
 
-use crate::{averaging::WeightAverage, control::ControlState, error::PpoError, snapshot::Snapshot, state::Half};
+use crate::{
+    averaging::WeightAverage, control::ControlState, error::PpoError, form::Form, snapshot::Snapshot, state::Half,
+};
 
 /// β's name among the numbers.
 const KL_COEF: &str = "kl_coef";
@@ -79,23 +81,38 @@ impl Models {
         let lora = LoraShape { rank: config.lora_rank, alpha: config.lora_alpha as f32 };
         let new = |seed| Adapter::new(shape, lora, seed, device);
         let adapter = match is_adapter(&policy.metadata) {
+            // With its own rank and alpha.
             true => Adapter::from_checkpoint(policy, shape, device)?,
             false if reference.trunk().is(policy)? => new(config.seed)?,
             false => return Err(PpoError::WholeModel),
         };
-        if adapter.shape() != lora {
-            let (file, knobs) = (adapter.shape(), lora);
-            tracing::warn!(
-                ?file,
-                ?knobs,
-                "the live adapter keeps its own rank and alpha; activate version 0 to begin anew"
-            );
-        }
         let value = match value {
             Some(value) => value,
             None => ScalarModel::beside(&reference, new(!config.seed)?)?,
         };
         Models::of(reference.clone().with_adapter(adapter), reference, value, config)
+    }
+
+    /// Models that share the weights of `reference`, for a state to be put into: adapters of these forms that change nothing,
+    /// and a value model that says 0.
+    ///
+    /// # Errors
+    /// When a rank is 0 or memory fails.
+    pub(crate) fn blank(
+        reference: CausalLm,
+        [policy, value]: [LoraShape; 2],
+        config: &config::Ppo,
+    ) -> Result<Models, PpoError> {
+        let (shape, device) = (reference.trunk().shape(), reference.trunk().device());
+        let [adapter, of_value] = [policy, value].map(|lora| Adapter::new(shape, lora, config.seed, device));
+        let (adapter, value) = (adapter?, ScalarModel::beside(&reference, of_value?)?);
+        Models::of(reference.clone().with_adapter(adapter), reference, value, config)
+    }
+
+    /// Rank and alpha of the policy; the value model's may be others, where it began as an adapter of the reward model or learnt
+    /// on beside another adapter.
+    pub(crate) fn form(&self) -> Form {
+        Half::Policy.form(self)
     }
 
     fn of(policy: CausalLm, reference: CausalLm, value: ScalarModel, config: &config::Ppo) -> Result<Models, PpoError> {

@@ -1,13 +1,13 @@
 //! From weights in the trainer's memory to weights that answer requests.
 //!
 //! ```text
-//! write     aside, sync, rename, sync the folder                     a crash leaves nothing, or an orphan
+//! write     aside, sync, rename, sync the folder                     a crash leaves nothing, or an orphan with its mark
 //! register  one row, `candidate`                                     a crash leaves a candidate that nobody judges
 //! load      on its own thread; canary: finite logits                 serving goes on with the live version throughout
 //! judge     parity with the trainer, then the gate                   refused: row `rejected`, file gone, live one untouched
 //! commit    one transaction: rollouts trained, version live          the one moment of truth
 //! promote   one pointer                                              requests from here on get the new version
-//! retire    the old one finishes what it runs                        nobody waits for it
+//! step down the old one stays for a rollback, until another is loaded  then it finishes what it runs, and nobody waits
 //! ```
 //!
 //! The row comes before the pointer: were it the other way round, a crash between the two would forget weights that clients
@@ -19,6 +19,7 @@ mod alignment;
 mod canary;
 mod examination;
 mod loader;
+mod switch;
 mod text;
 
 use std::{
@@ -37,13 +38,14 @@ use policy::{
 
 pub use loader::Loader;
 use reward::Scorer;
+pub use switch::{Switch, Switched};
 
 use crate::{
     gate::{Lesson, Question, TrialError, Verdict},
     models::Models,
     parity::{ParityError, ParityLimits},
     registry::{Candidate, Registry, RegistryError},
-    rollout_log::Settlement,
+    rollout_log::{Settlement, VersionReport},
     stats::LearnerCounters,
     sync_point,
     update::RoundStats,
@@ -92,6 +94,8 @@ pub struct Publisher<'a> {
     pub engine: &'a Engine,
     /// Who loads them.
     pub loader: &'a Loader,
+    /// Who puts them into service.
+    pub switch: &'a Switch,
     /// Where versions are kept.
     pub registry: &'a Registry,
     /// Limits of the gate, type of weights.
@@ -133,6 +137,8 @@ pub struct Judged {
     pub digest: Digest,
     /// The gate's word.
     pub verdict: Verdict,
+    /// The version that was live when its round began.
+    parent: PolicyVersion,
     started: Instant,
 }
 
@@ -155,10 +161,11 @@ impl Publisher<'_> {
         self.wait_for_room(go_on)?;
         let version = self.registry.next_version()?;
         let (digest, limits) = self.write(version, proposal)?;
+        self.tell_if_unchanged(version, digest, proposal.parent);
         sync_point::reached(self.registry.data_dir(), "registered");
         let started = Instant::now();
         match self.examine(version, proposal, limits, go_on) {
-            Ok(verdict) => Ok(Judged { version, digest, verdict, started }),
+            Ok(verdict) => Ok(Judged { version, digest, verdict, parent: proposal.parent, started }),
             Err(error) => {
                 self.abandon(version, &error.to_string());
                 Err(error)
@@ -176,7 +183,7 @@ impl Publisher<'_> {
         settlement: Settlement,
         mut numbers: BTreeMap<String, f64>,
     ) -> Result<Published, PublishError> {
-        let Judged { version, verdict, started, .. } = judged;
+        let Judged { version, verdict, parent, started, .. } = judged;
         numbers.extend(verdict.numbers.clone());
         sync_point::reached(self.registry.data_dir(), "judged");
         if !verdict.is_pass() {
@@ -184,32 +191,30 @@ impl Publisher<'_> {
             self.registry.reject(version, &verdict.refusals.join("; "), settlement, numbers)?;
             return Ok(Published { version, verdict });
         }
-        if let Err(error) = self.registry.publish(version, settlement, numbers) {
+        let turn = self.switch.turn();
+        let report = VersionReport { numbers, remark: verdict.reason() };
+        if let Err(error) =
+            self.may_replace(parent).and_then(|()| Ok(self.registry.publish(version, settlement, report)?))
+        {
+            drop(turn);
             self.abandon(version, &error.to_string());
-            return Err(error.into());
+            return Err(error);
         }
         sync_point::reached(self.registry.data_dir(), "committed");
         // The row says live, and a restart would serve it: from here on there is no way back, only loud words.
-        if let Err(error) = self.promote(version) {
+        if let Err(error) = self.switch.promote(version) {
             tracing::error!(%version, %error, "published, but not in service yet");
         }
         self.counters.swaps.record(started.elapsed());
         Ok(Published { version, verdict })
     }
 
-    /// Serves a version that is live in the registry, and lets the old one finish.
-    ///
-    /// # Errors
-    /// When the engine does not have it.
-    pub fn promote(&self, version: PolicyVersion) -> Result<(), PublishError> {
-        let started = Instant::now();
-        let before = self.engine.promote(version)?;
-        self.counters.promotions.record(started.elapsed());
-        if before != version && before != PolicyVersion::SFT {
-            self.engine.retire(before)?;
+    /// An operator or the watch may have made another version live than the one that this round improves on.
+    fn may_replace(&self, parent: PolicyVersion) -> Result<(), PublishError> {
+        match self.registry.live()?.version == parent {
+            true => Ok(()),
+            false => Err(PublishError::Interrupted),
         }
-        self.registry.retain(&self.in_memory())?;
-        Ok(())
     }
 
     /// Brings a version into memory unless it is there.
@@ -240,9 +245,9 @@ impl Publisher<'_> {
         let weight_type =
             WeightType::parse(&self.config.weight_type).expect("config has checked the words of ppo.weight_type");
         let policy = &proposal.models.policy;
-        let checkpoint = policy.to_checkpoint(proposal.source, weight_type)?;
-        let written = checkpoint.write(&self.registry.path(version));
-        let digest = written.inspect_err(|_| self.registry.discard(version))?;
+        let discard = |_: &ModelError| self.registry.discard(version);
+        let checkpoint = policy.to_checkpoint(proposal.source, weight_type).inspect_err(discard)?;
+        let digest = checkpoint.write(&self.registry.path(version)).inspect_err(discard)?;
         sync_point::reached(self.registry.data_dir(), "written");
         let candidate = Candidate { version, parent: proposal.parent, digest, n_rollouts: proposal.n_rollouts as u64 };
         if let Err(error) = self.registry.register(&candidate) {
@@ -252,6 +257,19 @@ impl Publisher<'_> {
         // An adapter is served beside version 0's weights.
         let served = if is_adapter(&checkpoint.metadata) { proposal.source } else { &checkpoint };
         Ok((digest, ParityLimits::of(served, policy.exact().precision())))
+    }
+
+    /// An update whose steps are too small for the type of the file, or have a rate of 0, makes its parent's bits again. It is
+    /// published all the same: its digest is what a replay of it must come to.
+    fn tell_if_unchanged(&self, version: PolicyVersion, digest: Digest, parent: PolicyVersion) {
+        let parent_row = self.registry.row(parent).ok().flatten();
+        if parent_row.is_some_and(|row| row.digest == digest.to_string()) {
+            tracing::warn!(
+                %version,
+                %parent,
+                "the update changed no weight; look at ppo.policy_learning_rate and ppo.weight_type"
+            );
+        }
     }
 
     /// Gives a candidate up that came to nothing for no fault of its weights. The claim stays.
@@ -269,9 +287,5 @@ impl Publisher<'_> {
             Ok(()) | Err(EngineError::NotResident(_)) => {}
             Err(error) => tracing::warn!(%version, %error, "a candidate stays in memory"),
         }
-    }
-
-    fn in_memory(&self) -> Vec<PolicyVersion> {
-        self.engine.residents().iter().map(|r| r.version).collect()
     }
 }

@@ -2,11 +2,11 @@
 //!
 //! # What it promises
 //!
-//! * *Version 0 is forever.* The SFT snapshot is copied into the folder once and never changed or removed; a data directory
-//!   that was begun with other weights is refused, because everything in it refers to them.
+//! * *Version 0 is forever.* The SFT snapshot is copied into the folder once and, registered ([`Adoption`]), never changed or
+//!   removed; a data directory that was begun with other weights is refused, because everything in it refers to them.
 //! * *A file is visible when its row says so.* A candidate is written aside, synced, renamed (that is
-//!   [`policy::checkpoint`]'s part), then registered, then judged, then made live, in that order; whatever a crash leaves
-//!   without a row that wants it is removed at the next open.
+//!   [`policy::checkpoint`]'s part), then registered, then judged, then made live, in that order; what a crash leaves without
+//!   a row that wants it is removed at the next open. A file that is not of our leaving is kept aside (`orphans`).
 //! * *There is always something good to serve.* At open the live version's file is checked against its digest. A damaged or
 //!   missing one is retired, loudly, and its nearest good ancestor serves instead; version 0 is the last of them.
 //! * *Bounded.* Beside version 0, the live version and what is still in memory, `ppo.keep_versions` versions stay, and of
@@ -15,27 +15,31 @@
 //! Numbers are never reused, not even of a refused candidate: a number in a client's hand means one set of weights.
 
 mod activation;
+mod adoption;
 mod error;
 mod files;
 mod opening;
+mod orphans;
 mod retention;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use policy::{PolicyVersion, checkpoint};
 
+pub use adoption::Adoption;
 pub use error::RegistryError;
 pub use retention::{Retention, Surplus};
 
 use crate::{
     clock::now_ms,
-    rollout_log::{LogError, RolloutLog, Seq, Settlement, VersionChange, VersionRow, VersionState, Who},
+    rollout_log::{LogError, RolloutLog, Seq, Settlement, VersionChange, VersionReport, VersionRow, VersionState, Who},
     watch::Service,
 };
 
@@ -125,13 +129,16 @@ impl Registry {
     }
 
     /// A number that no version has had, and that nobody else gets: what is made and what is taken in may be under way at once.
+    /// A mark in the folder says so until it is registered or discarded.
     ///
     /// # Errors
-    /// When the log cannot be read.
+    /// When the log cannot be read, or the folder cannot be written.
     pub fn next_version(&self) -> Result<PolicyVersion, RegistryError> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let newest = self.log.reader().newest_version()?;
         let next = newest.map_or(PolicyVersion::SFT, PolicyVersion::next).max(*free);
+        let mark = self.companion(next, files::UNREGISTERED);
+        File::create(&mark).map_err(|source| RegistryError::io(&mark, source))?;
         *free = next.next();
         Ok(next)
     }
@@ -192,7 +199,10 @@ impl Registry {
             n_rollouts: candidate.n_rollouts,
             reason: None,
             numbers: BTreeMap::new(),
-        }))
+        }))?;
+        // One that stays is removed at the next open; whoever took no number here has none.
+        let _ = std::fs::remove_file(self.companion(candidate.version, files::UNREGISTERED));
+        Ok(())
     }
 
     /// One transaction: the candidate is live, the old one drains, the update's rollouts are trained.
@@ -203,9 +213,9 @@ impl Registry {
         &self,
         version: PolicyVersion,
         settlement: impl Into<Settlement>,
-        numbers: BTreeMap<String, f64>,
+        report: impl Into<VersionReport>,
     ) -> Result<(), RegistryError> {
-        self.change(VersionChange::Publish { version, settlement: settlement.into(), numbers })
+        self.change(VersionChange::Publish { version, settlement: settlement.into(), report: report.into() })
     }
 
     /// One transaction: the candidate is refused, its rollouts are settled. Its files go.
@@ -238,8 +248,8 @@ impl Registry {
     ///
     /// # Errors
     /// When the log refuses; nothing has changed then.
-    pub fn keep(&self, version: PolicyVersion, numbers: BTreeMap<String, f64>) -> Result<(), RegistryError> {
-        self.change(VersionChange::Keep { version, numbers })
+    pub fn keep(&self, version: PolicyVersion, report: impl Into<VersionReport>) -> Result<(), RegistryError> {
+        self.change(VersionChange::Keep { version, report: report.into() })
     }
 
     /// Removes what was written for a number that was never registered.

@@ -59,7 +59,6 @@ mod versions;
 mod writer;
 
 use std::{
-    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     thread::JoinHandle,
@@ -76,6 +75,7 @@ pub use error::{Full, LogError};
 pub use feedback::{Feedback, FeedbackReceipt, label_word};
 pub use forget::{FORGOTTEN, Forgotten};
 pub use imports::{ImportOutcome, ImportRow, ImportSource};
+pub use lock::LockHolder;
 pub use quarantine::Quarantine;
 pub use read::{Export, LogReader, LogStats, PageQuery};
 pub use record::{LoggedRollout, ScoreRecord, Seq, finish_word};
@@ -84,7 +84,7 @@ pub use state::{DropReason, RolloutState};
 use transition::Heard;
 pub use transition::{Claim, ClaimRequest, Outcome, Verdict};
 pub use update_row::{Settlement, Start, StreakRow, UpdateChange, UpdateEnd, UpdateRow, UpdateStart, UsedRollout};
-pub use version_row::{VersionChange, VersionRow, VersionState};
+pub use version_row::{VersionChange, VersionReport, VersionRow, VersionState};
 
 use crate::stats::{LogCounters, LogCountersSnapshot};
 use database::{database, open_for_writing};
@@ -110,7 +110,7 @@ struct Shared {
     reader: Mutex<LogReader>,
     writer: Mutex<Option<JoinHandle<()>>>,
     /// Released last, after the writer has ended.
-    _lock: lock::DirLock,
+    lock: lock::DirLock,
 }
 
 impl RolloutLog {
@@ -123,7 +123,7 @@ impl RolloutLog {
     /// As [`RolloutLog::open`], with users whose exchanges never train.
     pub fn open_with(data_dir: &Path, settings: &LogSettings, quarantine: Quarantine) -> Result<RolloutLog, LogError> {
         let io = |source| LogError::Io { path: data_dir.to_path_buf(), source };
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(io)?;
+        database::make_folder(data_dir)?;
         let lock = lock::DirLock::take(data_dir)?;
         let path = database(data_dir);
         let damaged = |error: LogError| error.at(&path);
@@ -160,7 +160,7 @@ impl RolloutLog {
                 quarantine,
                 reader: Mutex::new(reader),
                 writer: Mutex::new(Some(thread)),
-                _lock: lock,
+                lock,
             }),
         })
     }

@@ -12,7 +12,7 @@ use policy::{
     optimizer::{AdamConfig, AdamW, Gradients, accumulate},
     scalar_model::ScalarModel,
     sequence_batch::{Sequence, SequenceBatch},
-    sft::{Schedule, Shuffled, balance},
+    sft::{IsStopped, Schedule, Shuffled, balance, check_step},
     threads::{lanes_of, pieces_min_of},
 };
 
@@ -54,7 +54,7 @@ impl Ranking {
 pub struct RankingTrainOptions {
     /// Passes over the rankings; more than one overfits (InstructGPT C.2).
     pub epochs: usize,
-    /// Prompts in one optimiser step.
+    /// Prompts in one optimiser step; the last step of an epoch takes what is left of it.
     pub batch: usize,
     /// Tokens in one forward and backward pass; bounds memory, changes no gradient.
     pub micro_batch_tokens: usize,
@@ -88,6 +88,14 @@ impl Default for RankingTrainOptions {
             loss: RankingOptions::default(),
             seed: 0,
         }
+    }
+}
+
+impl RankingTrainOptions {
+    /// Steps of a run over so many rankings.
+    #[must_use]
+    pub fn n_steps(&self, n_rankings: usize) -> usize {
+        n_rankings.div_ceil(self.batch.max(1)).saturating_mul(self.epochs)
     }
 }
 
@@ -142,25 +150,44 @@ pub struct RankingProgress {
 /// Trains `model` on `rankings`; `progress` may end the run early. Call it inside the learner's pool.
 ///
 /// # Errors
-/// When there are no rankings or the device fails.
+/// When there are no rankings, a loss or gradient is not finite ([`ModelError::Diverged`]; the weights are then those before
+/// that step), or the device fails.
 pub fn train(
     model: &ScalarModel,
     rankings: &[Ranking],
     options: &RankingTrainOptions,
+    progress: impl FnMut(&RankingProgress) -> ControlFlow<()>,
+) -> Result<()> {
+    train_until(model, rankings, options, &|| false, progress)
+}
+
+/// As [`train`]; `is_stopped` is asked before every micro-batch. A step that it ends is given up: the weights are those after
+/// the last step of which `progress` was told.
+///
+/// # Errors
+/// As [`train`].
+pub fn train_until(
+    model: &ScalarModel,
+    rankings: &[Ranking],
+    options: &RankingTrainOptions,
+    is_stopped: IsStopped<'_>,
     mut progress: impl FnMut(&RankingProgress) -> ControlFlow<()>,
 ) -> Result<()> {
     if rankings.is_empty() || options.batch == 0 {
         return Err(ModelError::Batch("no rankings to learn from".to_owned()));
     }
-    let n_steps = (rankings.len() * options.epochs).div_ceil(options.batch);
+    let n_steps = options.n_steps(rankings.len());
     let RankingTrainOptions { learning_rate: peak, final_share, warmup_steps, .. } = *options;
     let schedule = Schedule { peak, final_share, warmup_steps, n_steps };
     let mut shuffled = Shuffled::new(rankings, options.seed);
     let mut adam = AdamW::new(model.parameters(), options.adam)?.keeping(model.rounded());
     for step in 0..n_steps {
-        let batch: Vec<&Ranking> = (0..options.batch).map(|_| shuffled.draw()).collect();
-        let (report, mut gradients) = loss_and_gradients(model, &batch, options)?;
+        let batch = shuffled.draw_batch(options.batch);
+        let Some((report, mut gradients)) = loss_and_gradients_until(model, &batch, options, is_stopped)? else {
+            break;
+        };
         let grad_norm = gradients.clip(options.max_grad_norm)?;
+        check_step(step + 1, n_steps, report.loss, grad_norm)?;
         let learning_rate = schedule.at(step);
         adam.step(&gradients, learning_rate)?;
         if progress(&RankingProgress { step: step + 1, n_steps, report, learning_rate, grad_norm }).is_break() {
@@ -179,6 +206,16 @@ pub fn loss_and_gradients(
     batch: &[&Ranking],
     options: &RankingTrainOptions,
 ) -> Result<(RankingReport, Gradients)> {
+    Ok(loss_and_gradients_until(model, batch, options, &|| false)?.expect("nobody stops it"))
+}
+
+/// `None` when it was stopped between two micro-batches.
+fn loss_and_gradients_until(
+    model: &ScalarModel,
+    batch: &[&Ranking],
+    options: &RankingTrainOptions,
+    is_stopped: IsStopped<'_>,
+) -> Result<Option<(RankingReport, Gradients)>> {
     let n_prompts = batch.iter().filter(|r| r.has_pair()).count().max(1) as f64;
     let n_parameters = model.trunk().shape().n_parameters();
     let lanes = lanes_of(n_parameters, rayon::current_num_threads());
@@ -187,18 +224,23 @@ pub fn loss_and_gradients(
     let n_heads = model.n_heads();
     let losses = model.open(|model| {
         accumulate(&mut gradients, &micro, lanes, |rankings, gradients| {
+            if is_stopped() {
+                return Ok(None);
+            }
             let rows = rankings.iter().flat_map(|r| &r.sequences);
             let rows = rows.map(|tokens| Sequence { tokens: tokens.clone(), prompt_len: 0 }).collect();
-            model.backward_at_last(&SequenceBatch::new(rows), gradients, |scores| {
+            let losses = model.backward_at_last(&SequenceBatch::new(rows), gradients, |scores| {
                 let losses = losses_of(scores, n_heads, rankings, options);
                 let slopes = losses.iter().flat_map(|l| &l.grad_scores).map(|g| (g / n_prompts) as f32);
                 Ok((slopes.collect(), losses))
-            })
+            })?;
+            Ok(Some(losses))
         })
     })?;
+    let Some(losses) = losses.into_iter().collect::<Option<Vec<_>>>() else { return Ok(None) };
     let mut report = RankingReport::default();
     losses.iter().flatten().for_each(|loss| report.add(loss));
-    Ok((report.mean(), gradients))
+    Ok(Some((report.mean(), gradients)))
 }
 
 /// The loss of each ranking, with its gradients per score.

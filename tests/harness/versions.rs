@@ -3,7 +3,11 @@
 use std::path::Path;
 
 use policy::PolicyVersion;
-use ppo::{Registry, RolloutLog, registry::Candidate, rollout_log::LogSettings};
+use ppo::{
+    Registry, RolloutLog,
+    registry::Candidate,
+    rollout_log::{LogSettings, VersionReport},
+};
 
 use super::model;
 
@@ -18,7 +22,7 @@ pub(crate) fn publish_versions(data_dir: &Path, n: u64) {
         let digest = policy::checkpoint::digest(&registry.path(version)).expect("a digest");
         let candidate = Candidate { version, parent: PolicyVersion(i - 1), digest, n_rollouts: 0 };
         registry.register(&candidate).expect("registered");
-        registry.publish(version, Vec::new(), [].into()).expect("published");
+        registry.publish(version, Vec::new(), VersionReport::default()).expect("published");
     }
     log.close();
 }

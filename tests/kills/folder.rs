@@ -115,6 +115,8 @@ impl Ledger {
         let rows = reader.versions().expect("readable");
         let live: Vec<&VersionRow> = rows.iter().filter(|row| row.state == VersionState::Live).collect();
         assert_eq!(live.len(), 1, "one version is live");
+        let strangers = self.data.join("versions/unknown");
+        assert!(!strangers.exists(), "what a death left was taken for somebody else's: {}", strangers.display());
         let is_old = |row: &&VersionRow| before.is_some_and(|before| row.version <= before);
         for row in rows.iter().filter(is_old) {
             assert_ne!(row.state, VersionState::Candidate, "{} is nobody's candidate", row.version);

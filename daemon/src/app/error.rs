@@ -49,6 +49,14 @@ pub enum AppError {
     )]
     NoJudge,
     /// The model cannot be served.
+    #[error("cannot serve {}: {reason} (policy.model)", path.display())]
+    Model {
+        /// As configured, or where the built-in one lies.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The engine does not start, or the live version does not.
     #[error(transparent)]
     Engine(#[from] policy::engine::EngineError),
     /// The rollout log cannot be used.

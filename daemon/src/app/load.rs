@@ -15,6 +15,7 @@ use reward::{Rules, Scorer};
 use super::{
     AppError, pretraining, questions,
     source::{self, Judges},
+    version_0,
 };
 use crate::{
     http::{Importing, Learning, Services},
@@ -23,28 +24,55 @@ use crate::{
 };
 
 /// Loads everything. Blocks; runs beside the HTTP runtime.
+///
+/// The data directory is tied to its model once that has proved itself, and let go again when what else the first start needs
+/// cannot be had: a corrected command starts.
 pub(super) fn services(config: &Config) -> Result<Services, AppError> {
+    let data_dir = Path::new(&config.daemon.data_dir);
+    Registry::check_unclaimed(data_dir)?;
     let settings = LogSettings {
         commit_ms: config.ppo.log.commit_ms,
         queue: config.ppo.log.queue,
         rescore_on_feedback: Rules::new(&config.reward).listens(),
     };
-    let log = RolloutLog::open_with(Path::new(&config.daemon.data_dir), &settings, quarantine(&config.ppo.log)?)?;
+    let log = RolloutLog::open_with(data_dir, &settings, quarantine(&config.ppo.log)?)?;
     let sft = source::sft(config)?;
-    let registry = Registry::open(log.clone(), &sft, config.ppo.keep_versions)?;
-    let registry = registry.keeping_bytes(bytes_kept(&config.ppo));
-    let engine = engine(config, &registry)?;
+    let (adoption, engine) = version_0::load(config, &log, &sft)?;
+    let judges = source::judges(config, engine.vocabulary().digest(), &sft)?;
+    let scorer = scorer(config, &judges)?;
+    let is_first = adoption.is_first();
+    let registry = adoption.open()?.keeping_bytes(bytes_kept(&config.ppo));
+    let loaded = learning_services(config, &sft, &judges, Base { engine, log, registry: registry.clone(), scorer });
+    if loaded.is_err()
+        && is_first
+        && let Err(error) = registry.withdraw()
+    {
+        tracing::warn!(%error, "the data directory stays with a model that did not start");
+    }
+    loaded
+}
+
+/// What stands before anything is learnt.
+struct Base {
+    /// With version 0 in memory.
+    engine: Engine,
+    log: RolloutLog,
+    registry: Registry,
+    scorer: Option<Scorer>,
+}
+
+fn learning_services(config: &Config, sft: &Path, judges: &Judges, base: Base) -> Result<Services, AppError> {
+    let Base { engine, log, registry, scorer } = base;
+    serve_live(&engine, &registry)?;
     let keeper = registry.clone();
     engine.on_freed(move |residents| keeper.keep_house(residents));
     if config.ppo.log.scrub_pii == "redact" {
         // Before anybody is answered.
         log.redact_with(engine.vocabulary())?;
     }
-    let judges = source::judges(config, engine.vocabulary().digest(), &sft)?;
-    let scorer = scorer(config, &judges)?;
-    let seat = seat(config, &judges, &engine, &sft, &log)?;
+    let seat = seat(config, judges, &engine, sft, &log)?;
     let learning = match &scorer {
-        Some(scorer) if config.ppo.enabled => Some(learning(config, &judges, scorer, &log, &registry, &engine)?),
+        Some(scorer) if config.ppo.enabled => Some(learning(config, judges, scorer, &log, &registry, &engine)?),
         _ => None,
     };
     let mut services =
@@ -113,16 +141,15 @@ pub(super) fn bytes_kept(config: &config::Ppo) -> u64 {
     }
 }
 
-/// Version 0 in memory, and the version that was live when the daemon last ran on top of it.
-fn engine(config: &Config, registry: &Registry) -> Result<Engine, AppError> {
-    let engine = Engine::start(&config.policy, &registry.path(PolicyVersion::SFT))?;
+/// Beside version 0, the version that was live when the daemon last ran.
+fn serve_live(engine: &Engine, registry: &Registry) -> Result<(), AppError> {
     let live = registry.live()?;
     if live.version != PolicyVersion::SFT {
         engine.load(live.version, &live.path)?;
         engine.promote(live.version)?;
         tracing::info!(version = %live.version, "serving the last promoted version");
     }
-    Ok(engine)
+    Ok(())
 }
 
 fn scorer(config: &Config, judges: &Judges) -> Result<Option<Scorer>, AppError> {

@@ -6,7 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::ppo::{Registry, RolloutLog, registry::Candidate, rollout_log::LogSettings};
+use ::ppo::{
+    Registry, RolloutLog,
+    registry::Candidate,
+    rollout_log::{LogSettings, VersionReport},
+};
 use policy::{PolicyVersion, checkpoint};
 
 use super::load::{Gap, Traffic};
@@ -45,7 +49,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     let config = args.config.for_bench(scratch.path())?;
     telemetry::init_logging(&config.daemon.log_format, "error");
     let model = config.policy.model.clone();
-    two_versions(scratch.path(), &sft_file(&config)?)?;
+    publish_versions(scratch.path(), &sft_file(&config)?)?;
     let running = Running::start(config)?;
     let url = running.url();
     let traffic = Traffic {
@@ -65,7 +69,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         let swap = |i: u64| {
             std::thread::sleep(pause);
             bar.inc(1);
-            let swap = activate(&url, i % 2);
+            let swap = activate(&url, VERSIONS[i as usize % VERSIONS.len()]);
             if i == args.swaps / 10 {
                 rss_mib[0] = rss();
             }
@@ -75,6 +79,8 @@ pub(super) fn run(args: &Args) -> Outcome {
     });
     rss_mib[1] = rss();
     bar.finish_and_clear();
+    let rollbacks = between_the_last_two(args, &url, &traffic);
+    let failed_rollbacks = rollbacks.iter().filter(|rollback| rollback.is_none()).count() as u64;
     let swaps: Vec<Activation> = swaps.into_iter().flatten().collect();
     let failed_swaps = args.swaps - swaps.len() as u64;
     let is_across = |gap: &&Gap| swaps.iter().any(|swap| gap.began <= swap.answered && swap.asked <= gap.ended);
@@ -87,6 +93,8 @@ pub(super) fn run(args: &Args) -> Outcome {
         concurrency: args.concurrency,
         swaps: args.swaps,
         failed_swaps,
+        rollback_ms: Quantiles::of(rollbacks.iter().flatten().map(|swap| ms(swap.answered - swap.asked)).collect()),
+        failed_rollbacks,
         swap_ms: Quantiles::of(swaps.iter().map(|swap| ms(swap.answered - swap.asked)).collect()),
         promote_to_first_token_ms: Quantiles::of(swaps.iter().map(|swap| ms(swap.first_token)).collect()),
         failed_requests: load.failed,
@@ -103,15 +111,30 @@ pub(super) fn run(args: &Args) -> Outcome {
     Ok(())
 }
 
-/// Version 1 with the weights of version 0: what a swap costs does not depend on their values.
-fn two_versions(data_dir: &Path, sft: &Path) -> Outcome {
+/// After the swaps the last two versions are in memory, and the way between them is that of a rollback.
+fn between_the_last_two(args: &Args, url: &str, traffic: &Traffic<'_>) -> Vec<Option<Activation>> {
+    let last_two = [args.swaps, args.swaps + 1].map(|i| VERSIONS[(i + 1) as usize % VERSIONS.len()]);
+    let roll_back = |i: u64| {
+        std::thread::sleep(Duration::from_millis(args.pause_ms));
+        activate(url, last_two[i as usize % 2])
+    };
+    let (_, rollbacks) = traffic.during(|| (0..args.swaps).map(roll_back).collect());
+    rollbacks
+}
+
+/// One more than stay in memory beside version 0, so that each swap from one to the next loads a file.
+const VERSIONS: [u64; 3] = [1, 2, 3];
+
+/// Versions with the weights of version 0: what a swap costs does not depend on their values.
+fn publish_versions(data_dir: &Path, sft: &Path) -> Outcome {
     let log = RolloutLog::open(data_dir, &LogSettings { commit_ms: 50, queue: 16, rescore_on_feedback: false })?;
     let registry = Registry::open(log.clone(), sft, 8)?;
-    let version = PolicyVersion(1);
-    std::fs::copy(sft, registry.path(version))?;
-    let digest = checkpoint::digest(&registry.path(version))?;
-    registry.register(&Candidate { version, parent: PolicyVersion::SFT, digest, n_rollouts: 0 })?;
-    registry.publish(version, Vec::new(), [].into())?;
+    for version in VERSIONS.map(PolicyVersion) {
+        std::fs::copy(sft, registry.path(version))?;
+        let digest = checkpoint::digest(&registry.path(version))?;
+        registry.register(&Candidate { version, parent: PolicyVersion::SFT, digest, n_rollouts: 0 })?;
+        registry.publish(version, Vec::new(), VersionReport::default())?;
+    }
     log.close();
     Ok(())
 }

@@ -11,7 +11,7 @@ pub struct ConfigArgs {
     /// Configuration file (TOML); `honed config print` shows one.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Address and port; port 0 picks a free one [daemon.listen].
+    /// Address and port to serve on; port 0 picks a free one. A daemon that runs is found by its folder [daemon.listen].
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
     /// Folder of the rollout log and the versions [daemon.data_dir].

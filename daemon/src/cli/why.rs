@@ -1,5 +1,7 @@
 //! `honed why VERSION`: in plain words, what made a version and what became of it.
 
+mod gate;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write,
@@ -11,7 +13,6 @@ use policy::{PolicyVersion, checkpoint};
 use ppo::rollout_log::{
     Action, FORGOTTEN, LogError, LogReader, LoggedRollout, Start, UpdateRow, UsedRollout, VersionRow, VersionState,
 };
-use ppo::{gate::names, import::UNJUDGED};
 
 use super::{ConfigArgs, Outcome, clock::utc, rollouts};
 
@@ -98,7 +99,7 @@ impl Story {
     fn state(&self, path: &Path) -> String {
         let lived = if self.was_live { "was live" } else { "was never live" };
         let again = if self.was_live { " again" } else { "" };
-        let why = self.row.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+        let why = self.row.end_reason().map_or_else(String::new, |reason| format!(": {reason}"));
         match self.row.state {
             VersionState::Live => "is live: it answers".to_owned(),
             VersionState::Candidate => "waits for the gate's verdict".to_owned(),
@@ -206,28 +207,6 @@ impl Story {
         let told = facts.into_iter().filter_map(|(what, x, digits)| Some(format!("{:.digits$} {what}", x?)));
         let told: Vec<String> = told.collect();
         if told.is_empty() { String::new() } else { format!("The update: {}.", told.join(", ")) }
-    }
-
-    /// What the gate said.
-    fn verdict(&self) -> String {
-        let number = |name: &str| self.row.numbers.get(name).copied();
-        let Some(pass) = number("gate/pass") else {
-            return String::new();
-        };
-        if number(UNJUDGED).is_some() {
-            let verdict = if pass > 0.0 { "took it" } else { "refused it" };
-            return format!("The gate {verdict} unjudged: there were no questions, or nobody to judge the answers.");
-        }
-        let trial = number(names::REWARD_DIFFERENCE).zip(number(names::REWARD_DIFFERENCE_ERROR));
-        let trial = trial.map_or_else(String::new, |(mean, error)| {
-            format!("; on held-out questions its reward differed by {mean:+.4} (standard error {error:.4}) from the live version's")
-        });
-        let parity = number("parity/max").zip(number("parity/limit"));
-        let parity = parity.map_or_else(String::new, |(max, limit)| {
-            format!("; engine and trainer were at most {max:.5} nats apart, of {limit:.5} allowed")
-        });
-        let verdict = if pass > 0.0 { "let it serve" } else { "refused it" };
-        format!("The gate {verdict}{parity}{trial}.")
     }
 
     fn afterwards(&self) -> String {

@@ -9,6 +9,7 @@ use axum::{
 };
 
 use policy::PolicyVersion;
+use ppo::rollout_log::LogError;
 
 use super::wire::{
     error::{
@@ -142,6 +143,18 @@ impl ApiError {
         ApiError::Internal
     }
 
+    /// A change of the rollout log that was not made: a full disk is nobody's fault, and may have room again soon.
+    pub(crate) fn not_recorded(what: &str, error: &LogError) -> ApiError {
+        match error {
+            LogError::Busy => ApiError::QueueFull,
+            LogError::Closed => ApiError::Unavailable("the daemon is shutting down"),
+            _ => {
+                tracing::error!(%error, "{what} could not be recorded");
+                ApiError::Unavailable("the rollout log cannot be written now; the daemon's log says why")
+            }
+        }
+    }
+
     fn status(&self) -> StatusCode {
         match self {
             ApiError::Invalid { .. } | ApiError::SlowBody(_) => StatusCode::BAD_REQUEST,
@@ -242,5 +255,18 @@ impl IntoResponse for ApiError {
             _ => {}
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ApiError, LogError, StatusCode};
+
+    #[test]
+    fn what_the_log_cannot_take_now_may_be_sent_again() {
+        let of = |error| ApiError::not_recorded("a thing", &error).status();
+        assert_eq!(of(LogError::Commit("database or disk is full".to_owned())), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(of(LogError::Closed), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(of(LogError::Busy), StatusCode::TOO_MANY_REQUESTS);
     }
 }

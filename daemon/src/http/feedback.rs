@@ -26,12 +26,7 @@ pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBy
         LogError::NotFound(id) => {
             ApiError::NotFound(format!("no exchange {:?} with choice {} is in the rollout log", id.request, id.index))
         }
-        LogError::Busy => ApiError::QueueFull,
-        LogError::Closed => ApiError::Unavailable("the daemon is shutting down"),
-        other => {
-            tracing::error!(error = %other, "feedback could not be recorded");
-            ApiError::Unavailable("the rollout log cannot be written now; the daemon's log says why")
-        }
+        other => ApiError::not_recorded("feedback", &other),
     })?;
     let response = FeedbackResponse {
         object: "feedback",

@@ -4,7 +4,8 @@ use axum::{Extension, Json, extract::State};
 use policy::{checkpoint::intake::IntakeError, threads};
 use ppo::{
     import::{ImportError, Wish},
-    rollout_log::{Act, Action, ImportSource, Who},
+    registry::RegistryError,
+    rollout_log::{Act, Action, ImportSource, VersionState, Who},
 };
 
 use super::{
@@ -50,7 +51,11 @@ pub(crate) async fn post(
 fn refusal(error: ImportError) -> ApiError {
     let message = error.to_string();
     match error {
-        ImportError::Busy | ImportError::Known(_) | ImportError::Rejected { .. } => ApiError::Conflict(message),
+        ImportError::Known { version, state: VersionState::Retained | VersionState::Draining } => {
+            let way = format!("POST /v1/policies/{}/activate makes it live", version.0);
+            ApiError::Conflict(format!("{version} has these very weights; {way}"))
+        }
+        ImportError::Busy | ImportError::Known { .. } | ImportError::Rejected { .. } => ApiError::Conflict(message),
         ImportError::Intake(IntakeError::NotAPath(_) | IntakeError::NotAFile { .. }) => {
             ApiError::coded(INVALID_PATH, "path", message)
         }
@@ -63,6 +68,7 @@ fn refusal(error: ImportError) -> ApiError {
             ApiError::Unavailable("the file could not be judged now; the cause is in the daemon's log")
         }
         ImportError::Promote(error) => policies::refusal(error),
+        ImportError::Registry(RegistryError::Log(error)) => ApiError::not_recorded("a model from outside", &error),
         ImportError::Intake(IntakeError::Io { .. })
         | ImportError::Engine(_)
         | ImportError::Trial(_)

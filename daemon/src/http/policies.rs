@@ -93,6 +93,7 @@ pub(super) fn refusal(error: LearnerError) -> ApiError {
         LearnerError::Registry(RegistryError::Log(
             error @ (LogError::LiveChanged { .. } | LogError::VersionState { .. }),
         )) => ApiError::Conflict(error.to_string()),
+        LearnerError::Registry(RegistryError::Log(error)) => ApiError::not_recorded("an activation", &error),
         // What retention does is no fault of anything.
         LearnerError::Registry(error @ RegistryError::Retired { .. }) => ApiError::Conflict(error.to_string()),
         LearnerError::Registry(error @ RegistryError::Damaged { .. }) => {
@@ -102,5 +103,26 @@ pub(super) fn refusal(error: LearnerError) -> ApiError {
         LearnerError::Busy => ApiError::QueueFull,
         LearnerError::Closed => ApiError::Unavailable("the daemon is shutting down"),
         other => ApiError::internal("activation", other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ppo::publish::PublishError;
+
+    use super::{ApiError, LearnerError, LogError, PolicyVersion, RegistryError, refusal};
+
+    /// Goal: who is told what does not depend on whether somebody learns. Method: each refusal of the log as it comes from the
+    /// registry, and as it comes from the learner's switch.
+    #[test]
+    fn a_refusal_of_the_log_is_told_alike_whichever_way_it_came() {
+        let both = |error: fn() -> LogError| {
+            let switched = PublishError::from(RegistryError::from(error()));
+            [LearnerError::from(error()), LearnerError::from(switched)].map(refusal)
+        };
+        let lost = || LogError::LiveChanged { expected: PolicyVersion(1), found: PolicyVersion(2) };
+        assert!(both(lost).iter().all(|told| matches!(told, ApiError::Conflict(_))));
+        let full = || LogError::Commit("database or disk is full".to_owned());
+        assert!(both(full).iter().all(|told| matches!(told, ApiError::Unavailable(_))));
     }
 }

@@ -64,6 +64,6 @@ fn refusal(error: SeatError, names_a_file: bool) -> ApiError {
         SeatError::Outside => ApiError::coded(INVALID_PATH, "path", message),
         SeatError::Refused(_) if names_a_file => ApiError::coded(INVALID_MODEL, "path", message),
         SeatError::Refused(_) => ApiError::Conflict(format!("{message} (reward.model)")),
-        SeatError::Log(error) => ApiError::internal("noting the reward model", error),
+        SeatError::Log(error) => ApiError::not_recorded("the reward model", &error),
     }
 }

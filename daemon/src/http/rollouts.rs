@@ -51,10 +51,7 @@ pub(crate) async fn forget(
         services.log.forget_user(&user, &who).inspect_err(refused)
     });
     let forgotten = forgotten.await?;
-    let forgotten = forgotten.map_err(|error| match error {
-        LogError::Busy => ApiError::QueueFull,
-        error => ApiError::internal("forgetting a user", error),
-    })?;
+    let forgotten = forgotten.map_err(|error| ApiError::not_recorded("that a user is forgotten", &error))?;
     let (n_rollouts, n_feedback) = (forgotten.n_rollouts, forgotten.n_feedback);
     tracing::info!(n_rollouts, n_feedback, "a user was forgotten, by an administrator");
     Ok(Json(ForgottenReport::from(&forgotten)))

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use policy::{
     Vocabulary,
     architecture::Shape,
-    checkpoint::{Checkpoint, shape_of_file},
+    checkpoint::{Checkpoint, check_answers, header_of_file, shape_of_file},
 };
 
 use super::error::{Result, TrainError};
@@ -22,7 +22,8 @@ pub(super) struct Base {
 }
 
 impl Base {
-    /// Looks at the head of the file; without one, at the built-in supervised model.
+    /// Looks at the head of the file; without one, at the built-in supervised model. A reward model is refused: what is trained
+    /// from here answers.
     pub(super) fn open(model: Option<&Path>) -> Result<Base> {
         let (path, scratch) = match model {
             Some(path) => (path.to_owned(), None),
@@ -34,6 +35,9 @@ impl Base {
                 (path, Some(scratch))
             }
         };
+        let header = header_of_file(&path).map_err(TrainError::base(&path))?;
+        // Before the shape: of an adapter only a tensor would be missed.
+        check_answers(&header).map_err(TrainError::base(&path))?;
         let shape = shape_of_file(&path).map_err(TrainError::base(&path))?;
         Ok(Base { path, shape, _scratch: scratch })
     }

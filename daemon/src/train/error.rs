@@ -36,6 +36,22 @@ pub(crate) enum TrainError {
         /// Why not.
         reason: String,
     },
+    /// The weights cannot be written.
+    #[error("cannot write {}: {reason}", path.display())]
+    Weights {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The numbers of a run are none any more.
+    #[error("{source}; {} is not written", path.display())]
+    Diverged {
+        /// Where its weights would be.
+        path: PathBuf,
+        /// Which number, and what may help.
+        source: Box<ModelError>,
+    },
     /// The model to start from cannot be used.
     #[error("cannot use {}: {source}", path.display())]
     Base {
@@ -78,6 +94,12 @@ pub(crate) enum TrainError {
         "the built-in reward model judges the built-in model only; name a judge with --reward-model FILE or --reward-url URL"
     )]
     NoJudge,
+    /// Settings that cannot be had together, or not here.
+    #[error("{0}")]
+    Settings(String),
+    /// A guard rail has halted learning.
+    #[error("learning was halted: {0}; once that is seen to, give the same command with --resume to go on")]
+    Halted(String),
     /// The learner cannot go on.
     #[error("the learner cannot go on: {0}")]
     Learner(String),
@@ -101,6 +123,15 @@ impl TrainError {
     pub(super) fn base(path: impl Into<PathBuf>) -> impl FnOnce(ModelError) -> TrainError {
         let path = path.into();
         move |source| TrainError::Base { path, source: Box::new(source) }
+    }
+
+    /// An error of a run that would have written this file.
+    pub(super) fn run(path: impl Into<PathBuf>) -> impl FnOnce(ModelError) -> TrainError {
+        let path = path.into();
+        move |error| match error {
+            ModelError::Diverged { .. } => TrainError::Diverged { path, source: Box::new(error) },
+            other => other.into(),
+        }
     }
 
     /// An I/O error at a path.

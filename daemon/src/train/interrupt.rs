@@ -1,4 +1,4 @@
-//! Ctrl-C while something trains: it stops at the next step boundary, where weights are whole.
+//! Ctrl-C while something trains: it stops where weights are whole, and a step that has begun may be given up.
 
 use std::sync::{
     Arc,
@@ -21,7 +21,7 @@ impl Interrupt {
             runtime.block_on(async {
                 shutdown::requested().await;
                 raised.store(true, Ordering::Release);
-                eprintln!("stopping at the end of this step");
+                eprintln!("stopping at the last whole step");
                 // Whoever signals again is heard as long as this runtime lives.
                 std::future::pending::<()>().await;
             });

@@ -2,14 +2,21 @@
 //!
 //! Only the traffic is different: instead of clients, a driver draws answers to the file's prompts, one round at a time, and
 //! waits for the learner to publish before it draws the next. So nothing is ever stale, and what is left behind is a
-//! data folder like any other.
+//! data folder like any other. Which prompt comes next, and with which seed, follows from what is in that folder, so that a run
+//! in pieces is the run in one (`position`).
 
 mod driver;
+mod halt;
+mod position;
+mod settings;
 mod table;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
-use config::{Config, Sources};
+use config::Config;
 use policy::{
     TokenId,
     architecture::Shape,
@@ -17,6 +24,7 @@ use policy::{
     memory::{MemoryPlan, weight_bytes},
     transformer::is_adapter,
 };
+use ppo::replay::Archive;
 
 use self::driver::Driver;
 use super::{
@@ -26,9 +34,6 @@ use super::{
     options::{count, positive},
 };
 use crate::{app, telemetry};
-
-/// Answers that may wait in the engine; a round is handed over at once.
-const QUEUE: usize = 100_000;
 
 /// `honed train ppo`.
 #[derive(clap::Args)]
@@ -49,10 +54,14 @@ pub(crate) struct Args {
     /// Data folder of the log and the versions.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Go on where a guard rail has halted learning in an earlier run.
+    #[arg(long)]
+    resume: bool,
     /// Updates after which the run ends, beside those that the folder has seen already.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = count)]
     updates: usize,
-    /// Answers to each prompt of a round; ppo.rollouts_per_update says how many answers a round has in all.
+    /// Answers to each prompt of a round; ppo.rollouts_per_update, a multiple of it, says how many answers a round has in
+    /// all.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=128))]
     samples: u32,
     /// Tokens of an answer at most; what is cut off there gets ppo.missing_eos_score.
@@ -70,7 +79,8 @@ pub(crate) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let config = config(args)?;
+    policy::threads::serve_nobody();
+    let config = settings::of(args)?;
     telemetry::init_logging(&config.daemon.log_format, "warn");
     check_folder(&args.out)?;
     let base = Base::open(args.model.as_deref())?;
@@ -81,33 +91,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let interrupt = Interrupt::listen().map_err(TrainError::io(&args.out))?;
     let services = app::services(&config).map_err(Box::new)?;
     let ended = Driver::new(args, &config, &services, &prompts, &interrupt)?.run();
-    services.engine.shutdown(std::time::Duration::from_secs(config.daemon.drain_s));
-    app::close(&services);
+    let patience = Duration::from_secs(config.daemon.drain_s);
+    let until = Instant::now() + patience;
+    services.engine.shutdown(patience);
+    app::close(&services, until);
     ended
-}
-
-/// The knobs of a daemon that learns from this run alone; `--set` comes last and wins.
-fn config(args: &Args) -> Result<Config> {
-    let mut sets = vec![
-        format!("daemon.data_dir={}", args.out.display()),
-        format!("policy.max_queue={QUEUE}"),
-        "ppo.enabled=true".to_owned(),
-        "ppo.user_share_max=1.0".to_owned(),
-    ];
-    let named = [("policy.model", &args.model), ("reward.model", &args.reward_model)];
-    sets.extend(named.iter().filter_map(|(key, path)| Some(format!("{key}={}", path.as_ref()?.display()))));
-    match &args.reward_url {
-        Some(url) => sets.extend([format!("reward.remote_url={url}"), "reward.source=remote".to_owned()]),
-        // Whoever asked for a source of scores is told when there is none.
-        None => sets.push("reward.source=model".to_owned()),
-    }
-    sets.extend(args.set.iter().cloned());
-    let config = Config::load(Sources::of_process(args.config.clone(), sets))?;
-    let is_built_in_judge = config.reward.source == "model" && config.reward.model.is_empty();
-    match is_built_in_judge && !config.policy.model.is_empty() {
-        true => Err(TrainError::NoJudge),
-        false => Ok(config),
-    }
 }
 
 fn check_folder(folder: &Path) -> Result<()> {
@@ -156,7 +144,10 @@ fn plan(args: &Args, base: &Base, config: &Config, prompts: &[Vec<TokenId>]) -> 
         ("engine: three versions with their caches", served),
     ];
     let reward = args.reward_url.is_none().then_some(&value);
-    Ok(::ppo::plan::plan(shape, &value, reward, &config.ppo, longest, &others)?)
+    // A folder that is there already may go on with another rank than is configured; what is wrong with it is told when it opens.
+    let archive = Archive::open(&args.out).ok();
+    let knobs = archive.and_then(|archive| archive.knobs(&config.ppo).ok()).unwrap_or_else(|| config.ppo.clone());
+    Ok(::ppo::plan::plan(shape, &value, reward, &knobs, longest, &others)?)
 }
 
 fn cache_bytes(shape: &Shape, config: &Config) -> u64 {

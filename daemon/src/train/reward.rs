@@ -4,7 +4,10 @@ mod comparisons;
 mod quality;
 mod scale;
 
-use std::{ops::ControlFlow, path::PathBuf};
+use std::{
+    ops::{ControlFlow, RangeInclusive},
+    path::PathBuf,
+};
 
 use candle_core::Device;
 use policy::{
@@ -28,11 +31,15 @@ use super::{
     interrupt::Interrupt,
     options::{FitOptions, count, not_negative, share},
     output::Output,
+    weights,
 };
 use crate::{cli::progress, telemetry};
 
 /// Heads of one ensemble at most; Coste et al. gain nothing beyond five.
 const HEADS_MAX: usize = 64;
+
+/// Values of `--lora-alpha`.
+const ALPHA: RangeInclusive<f64> = 0.001..=4096.0;
 
 /// `honed train reward`.
 #[derive(clap::Args)]
@@ -54,12 +61,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "R", default_value_t = 0)]
     lora_rank: usize,
     /// The adapter's updates are multiplied by this / rank.
-    #[arg(long, value_name = "ALPHA", default_value_t = 32.0, value_parser = not_negative)]
+    #[arg(long, value_name = "ALPHA", default_value_t = 32.0, value_parser = alpha)]
     lora_alpha: f64,
     /// Passes over the rankings (InstructGPT C.2: 1, more overfits).
     #[arg(long, value_name = "N", default_value_t = RankingTrainOptions::default().epochs, value_parser = count)]
     epochs: usize,
-    /// Prompts in one optimiser step; all pairs of a prompt stay together.
+    /// Prompts in one optimiser step; all pairs of a prompt stay together. The last step of an epoch takes what is left of it.
     #[arg(long, value_name = "N", default_value_t = RankingTrainOptions::default().batch, value_parser = count)]
     batch: usize,
     /// Highest learning rate (InstructGPT C.2: 9e-6).
@@ -97,13 +104,25 @@ fn heads(text: &str) -> std::result::Result<usize, String> {
     count(text).ok().filter(|n| *n <= HEADS_MAX).ok_or_else(|| format!("expected a whole number in 1..={HEADS_MAX}"))
 }
 
+/// As `ppo.lora_alpha`: an adapter of less cannot act.
+fn alpha(text: &str) -> std::result::Result<f64, String> {
+    let in_range = not_negative(text).ok().filter(|alpha| ALPHA.contains(alpha));
+    in_range.ok_or_else(|| format!("expected a number from {} to {}", ALPHA.start(), ALPHA.end()))
+}
+
 fn smoothing(text: &str) -> std::result::Result<f64, String> {
     share(text).ok().filter(|p| *p < 0.5).ok_or_else(|| "expected a number from 0 to below 0.5".to_owned())
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
     telemetry::init_logging("text", "warn");
-    let output = Output::check(&args.out, args.fit.replace)?;
+    let inputs = [
+        ("--data", Some(args.data.as_path())),
+        ("--model", args.model.as_deref()),
+        ("--demonstrations", args.demonstrations.as_deref()),
+        ("--validation", args.fit.validation.as_deref()),
+    ];
+    let output = Output::check(&args.out, args.fit.replace, &inputs)?;
     let base = Base::open(args.model.as_deref())?;
     let data = Comparisons::load(args, &base)?;
     let demonstrations = scale::demonstrations(args, &base)?;
@@ -182,25 +201,28 @@ fn options(args: &Args) -> RankingTrainOptions {
 }
 
 fn fit(args: &Args, model: &ScalarModel, data: &Comparisons, interrupt: &Interrupt) -> Result<()> {
+    let options = options(args);
     let rankings: Vec<Ranking> = data.train.iter().map(Ranking::from).collect();
     let bar = progress::bar(0, "reward model");
     let (mut first, mut last) = (None, None);
-    ranking_trainer::train(model, &rankings, &options(args), |now: &RankingProgress| {
+    let is_stopped = || interrupt.is_raised();
+    ranking_trainer::train_until(model, &rankings, &options, &is_stopped, |now: &RankingProgress| {
         bar.set_length(now.n_steps as u64);
         bar.set_position(now.step as u64);
         bar.set_message(format!("loss {:.3}, accuracy {:.3}", now.report.loss, now.report.accuracy()));
         first.get_or_insert(*now);
         last = Some(*now);
-        if interrupt.is_raised() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
+        if is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })
+    .map_err(TrainError::run(&args.out))?;
     bar.finish_and_clear();
-    let (Some(first), Some(last)) = (first, last) else { return Ok(()) };
-    if last.step < last.n_steps {
+    let n_steps = options.n_steps(rankings.len());
+    let (Some(first), Some(last)) = (first, last.filter(|last| last.step == n_steps)) else {
         // A reward model without its scale is refused everywhere, so there is nothing whole to keep.
         let kept = "nothing was written: a reward model is whole once it is normalised".to_owned();
-        return Err(TrainError::Interrupted { step: last.step, n_steps: last.n_steps, kept });
-    }
-    println!("{} steps, loss {:.4} -> {:.4}", last.n_steps, first.report.loss, last.report.loss);
+        return Err(TrainError::Interrupted { step: last.map_or(0, |last| last.step), n_steps, kept });
+    };
+    println!("{n_steps} steps, loss {:.4} -> {:.4}", first.report.loss, last.report.loss);
     Ok(())
 }
 
@@ -226,7 +248,7 @@ fn finish(
             samples.spread(&reward_model)?
         );
     }
-    let digest = reward_model.save(output.path())?;
+    let digest = weights::write(reward_model.checkpoint(), output.path())?;
     let path = output.path().display();
     println!("wrote {path} (sha256 {digest}); judge with it: honed serve --model SFT --set reward.model={path}");
     Ok(())

@@ -3,9 +3,17 @@
 //! One NaN in a matrix is a NaN in every logit, and an infinite scale of a quantised block is as bad as an infinite weight.
 //! The file is read once from front to back, in pieces, without dequantising anything.
 
-use std::io::{Read, Seek, SeekFrom};
+use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::Path,
+};
 
-use super::gguf::{Header, Malformed, Place, Scales};
+use super::{
+    gguf::{Header, Malformed, Place, Scales},
+    header_of_file,
+};
+use crate::model_error::ModelError;
 
 /// Bytes of one piece, about.
 const PIECE: u64 = 1 << 20;
@@ -39,6 +47,18 @@ pub fn check_finite(file: &mut (impl Read + Seek), header: &Header) -> Result<()
         }
     }
     Ok(())
+}
+
+/// The header of a file and every number in it that is looked into: of a type that is not, nothing is said, because llama.cpp may
+/// serve it all the same.
+///
+/// # Errors
+/// As [`header_of_file`], or with the first tensor that holds an infinity or no number.
+pub fn check_whole(path: &Path) -> Result<(), ModelError> {
+    let mut header = header_of_file(path)?;
+    header.tensors.retain(|_, place| place.kind.scales != Scales::Unknown);
+    let mut file = File::open(path).map_err(|source| ModelError::Io { path: path.to_owned(), source })?;
+    check_finite(&mut file, &header).map_err(|source| ModelError::Malformed { path: path.to_owned(), source })
 }
 
 /// The first block with an infinity or a NaN.

@@ -6,6 +6,7 @@ use super::{Metadata, gguf::Header};
 use crate::{
     architecture::{Shape, llama},
     model_error::{ModelError, Result},
+    scalar_model::HEAD_WEIGHT,
 };
 
 /// A file's header, checked.
@@ -30,6 +31,15 @@ pub fn header_of_file(path: &Path) -> Result<Header> {
 /// When the file cannot be read or is not GGUF.
 pub fn metadata_of_file(path: &Path) -> Result<Metadata> {
     Ok(header_of_file(path)?.metadata)
+}
+
+/// Refuses a model that has a scalar head, whole or an adapter: trained or served as a policy it would be useless, and it
+/// differs from one in its tensors only.
+///
+/// # Errors
+/// [`ModelError::Judge`].
+pub fn check_answers(header: &Header) -> Result<()> {
+    if header.tensors.contains_key(HEAD_WEIGHT) { Err(ModelError::Judge) } else { Ok(()) }
 }
 
 /// The shape of the model in a file, for plans that are made before anything is loaded.

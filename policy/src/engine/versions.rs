@@ -12,6 +12,9 @@ use crate::{
     version::PolicyVersion,
 };
 
+/// How long a load waits for the one that stepped down to finish what it runs and free its memory.
+const STEPPED_DOWN_PATIENCE: Duration = Duration::from_secs(10);
+
 /// What is called with the versions that are still in memory when one has left it.
 pub(super) type Freed = Arc<OnceLock<Box<dyn Fn(&[PolicyVersion]) + Send + Sync>>>;
 
@@ -35,7 +38,7 @@ impl Engine {
     }
 
     /// Brings a version into memory beside the live one; blocks the caller until its canary has passed. The file must speak
-    /// version 0's vocabulary.
+    /// version 0's vocabulary. A version that has stepped down makes room for it.
     ///
     /// # Errors
     /// [`EngineError`] with the reason; nothing has changed then.
@@ -48,6 +51,7 @@ impl Engine {
         if self.is_ready(version) {
             return Err(EngineError::AlreadyLoaded(version));
         }
+        self.make_room_for(version);
         let _guest = shared.counters.rest.guest();
         failpoint::reached("engine.load").map_err(|error| refused(&error.to_string()))?;
         if gguf::inspect(path)?.tokenizer != shared.vocabulary.digest() {
@@ -101,20 +105,65 @@ impl Engine {
     }
 
     /// Sends new requests for the live policy to this version; returns the one that was live. Running responses stay where
-    /// they are, and the previous version stays resident until [`Engine::retire`].
+    /// they are, and the previous version stays resident until [`Engine::retire`], or [`Engine::step_down`] and what follows it.
     ///
     /// # Errors
     /// [`EngineError::NotResident`] when it is not in memory or drains.
     pub fn promote(&self, version: PolicyVersion) -> Result<PolicyVersion, EngineError> {
         failpoint::reached("engine.promote").map_err(|error| EngineError::Thread(version, error))?;
-        let swap = self.0.swap.lock().expect(UNPOISONED);
+        let mut swap = self.0.swap.lock().expect(UNPOISONED);
         let resident = self.resident(version).filter(|resident| !resident.is_draining());
         let resident = resident.ok_or(EngineError::NotResident(version))?;
+        swap.take_if(|stepped_down| *stepped_down == version);
         self.end_canary();
         let before = self.0.live.swap(resident).version;
         drop(swap);
         failpoint::passed("engine.promoted");
         Ok(before)
+    }
+
+    /// Keeps a version that was live in memory, to be promoted again at once, until the next load or the next one that steps
+    /// down wants its place. Requests that name it are answered meanwhile. Version 0 stays anyway.
+    ///
+    /// # Errors
+    /// [`EngineError::StillNeeded`] for the live version, [`EngineError::NotResident`] for one that is not in memory.
+    pub fn step_down(&self, version: PolicyVersion) -> Result<(), EngineError> {
+        let mut stepped_down = self.0.swap.lock().expect(UNPOISONED);
+        if version == PolicyVersion::SFT {
+            return Ok(());
+        }
+        if version == self.live() {
+            return Err(EngineError::StillNeeded(version, "live"));
+        }
+        self.resident(version).ok_or(EngineError::NotResident(version))?;
+        if let Some(before) = stepped_down.replace(version).filter(|before| *before != version)
+            && let Some(resident) = self.resident(before)
+        {
+            resident.drain();
+        }
+        Ok(())
+    }
+
+    /// Whether a version is in memory and admits requests; if so, one that had stepped down stays until it is promoted or
+    /// steps down again.
+    #[must_use]
+    pub fn recall(&self, version: PolicyVersion) -> bool {
+        let mut stepped_down = self.0.swap.lock().expect(UNPOISONED);
+        let is_ready = self.is_ready(version);
+        if is_ready && *stepped_down == Some(version) {
+            *stepped_down = None;
+        }
+        is_ready
+    }
+
+    /// Whoever has stepped down leaves memory before another version comes into it.
+    fn make_room_for(&self, version: PolicyVersion) {
+        let stepped_down = self.0.swap.lock().expect(UNPOISONED).take_if(|other| *other != version);
+        let Some(resident) = stepped_down.and_then(|other| self.resident(other)) else { return };
+        resident.drain();
+        if !resident.wait_freed(STEPPED_DOWN_PATIENCE) {
+            tracing::debug!(version = %resident.version, "still answers while another version is loaded");
+        }
     }
 
     /// Lets a version finish what it runs and free its memory on its own thread. Returns at once; to retire a version that
@@ -123,13 +172,14 @@ impl Engine {
     /// # Errors
     /// [`EngineError::StillNeeded`] for the live version and version 0, [`EngineError::NotResident`] for an unknown one.
     pub fn retire(&self, version: PolicyVersion) -> Result<(), EngineError> {
-        let _swap = self.0.swap.lock().expect(UNPOISONED);
+        let mut swap = self.0.swap.lock().expect(UNPOISONED);
         if version == PolicyVersion::SFT {
             return Err(EngineError::StillNeeded(version, "the reference"));
         }
         if version == self.live() {
             return Err(EngineError::StillNeeded(version, "live"));
         }
+        swap.take_if(|stepped_down| *stepped_down == version);
         self.resident(version).ok_or(EngineError::NotResident(version))?.drain();
         Ok(())
     }

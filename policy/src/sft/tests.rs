@@ -78,6 +78,61 @@ fn every_example_comes_once_an_epoch_and_the_mix_has_its_share() {
     }
 }
 
+/// Goal: an epoch is every example once, whatever the batch. Method: three examples in batches that do not divide them, that
+/// are larger, and that are absurd; the mix keeps its share of a smaller batch.
+#[test]
+fn a_batch_takes_no_example_twice_and_ends_with_its_epoch() {
+    let (all, mix) = (batch().sequences, vec![Sequence::text(tokens(&[7, 7]))]);
+    for (size, share, sizes) in
+        [(2, 0.0, vec![2, 1]), (3, 0.0, vec![3]), (1000, 0.0, vec![3]), (usize::MAX, 0.0, vec![3]), (8, 0.5, vec![6])]
+    {
+        let options = SftOptions { batch: size, mix_share: share, ..SftOptions::default() };
+        let mut batches = Batches::new(&all, &mix, &options).unwrap();
+        assert_eq!(batches.n_steps(2), 2 * sizes.len());
+        for _ in 0..2 {
+            let epoch: Vec<Vec<Sequence>> = sizes.iter().map(|_| batches.next_batch()).collect();
+            assert_eq!(epoch.iter().map(Vec::len).collect::<Vec<_>>(), sizes);
+            for example in &all {
+                assert_eq!(epoch.iter().flatten().filter(|one| *one == example).count(), 1, "batch {size}");
+            }
+        }
+    }
+}
+
+/// Goal: a run ends where its numbers do, and says why. Method: a rate that breaks every weight with the first step; the model
+/// that is broken from then on is not told to learn more slowly.
+#[test]
+fn a_run_ends_at_its_first_loss_that_is_not_finite() {
+    let diverged = |model: &CausalLm| {
+        let options = SftOptions { epochs: 50, batch: 3, learning_rate: f64::NAN, ..SftOptions::default() };
+        let ended = train(model, &batch().sequences, &[], &options, |now| {
+            assert!(now.loss.is_finite() && now.grad_norm.is_finite());
+            ControlFlow::Continue(())
+        });
+        match ended.unwrap_err() {
+            ModelError::Diverged { step, n_steps: 50, advice, .. } => (step, advice),
+            other => panic!("{other}"),
+        }
+    };
+    let model = model();
+    let (step, advice) = diverged(&model);
+    assert!(step == 2 && advice.contains("learning rate"), "{step} {advice}");
+    let (step, advice) = diverged(&model);
+    assert!(step == 1 && !advice.contains("learning rate"), "{step} {advice}");
+}
+
+#[test]
+fn a_run_that_is_stopped_gives_up_the_step_it_is_in() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let asked = AtomicUsize::new(0);
+    // Three micro-batches a step: the fifth question comes within the second step.
+    let is_stopped = || asked.fetch_add(1, Ordering::Relaxed) >= 4;
+    let options = SftOptions { epochs: 9, batch: 3, micro_batch_tokens: 1, ..SftOptions::default() };
+    let progress = |_: &SftProgress| ControlFlow::Continue(());
+    let last = train_until(&model(), &batch().sequences, &[], &options, &is_stopped, progress).unwrap();
+    assert_eq!((last.step, last.n_steps), (1, 9));
+}
+
 #[test]
 fn progress_can_end_a_run() {
     let stop = |p: &SftProgress| {

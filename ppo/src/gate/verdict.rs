@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     parity::{Parity, ParityLimits},
+    rollout_log::VersionRow,
     update::RoundStats,
 };
 
@@ -79,6 +80,16 @@ impl Verdict {
     #[must_use]
     pub fn is_pass(&self) -> bool {
         self.refusals.is_empty()
+    }
+
+    /// Why it is refused; or, where it may serve, what would have refused it, as its row says that ([`VersionRow::OBSERVED`]).
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        match (self.is_pass(), self.observed.is_empty()) {
+            (false, _) => Some(self.refusals.join("; ")),
+            (true, false) => Some(format!("{}{}", VersionRow::OBSERVED, self.observed.join("; "))),
+            (true, true) => None,
+        }
     }
 
     /// Of weights that no engine need look at: this many of their tensors are not finite.
@@ -171,7 +182,8 @@ fn is_what_it_claims(evidence: &Evidence<'_>, verdict: &mut Verdict) {
 
 fn round_is_sound(evidence: &Evidence<'_>, config: &config::Ppo, doubts: &mut Vec<String>) {
     let stats = evidence.stats;
-    Verdict::within(doubts, "KL to the live policy, nats per token", stats.policy_approx_kl_k3, config.skip_kl);
+    let skip_kl = crate::guard::limit(config.skip_kl).min(f64::MAX);
+    Verdict::within(doubts, "KL to the live policy, nats per token", stats.policy_approx_kl_k3, skip_kl);
     let kl_limit = if config.kl_adaptive { KL_TARGET_MULTIPLE * config.kl_target } else { f64::MAX };
     Verdict::within(doubts, "KL to version 0, nats per episode", stats.objective_kl, kl_limit);
     Verdict::within(doubts, "objective", stats.objective_rlhf_reward, f64::MAX);
@@ -284,6 +296,17 @@ mod tests {
         assert_eq!(verdict.numbers[names::REWARD_DIFFERENCE], -0.1, "a little worse may be chance");
     }
 
+    #[test]
+    fn a_limit_of_0_is_none_but_what_is_no_number_is_refused() {
+        let with = |kl| {
+            verdict(|case| {
+                (case.config.skip_kl, case.stats.policy_approx_kl_k3) = (0.0, kl);
+            })
+        };
+        assert!(with(0.5).is_pass());
+        assert!(!with(f64::INFINITY).is_pass() && !with(f64::NAN).is_pass());
+    }
+
     /// What breaks one check.
     type Fault = fn(&mut Case);
 
@@ -308,6 +331,7 @@ mod tests {
             let verdict = verdict(breaks);
             assert_eq!((verdict.refusals.len(), verdict.is_pass()), (1, false), "{word}: {:?}", verdict.refusals);
             assert!(verdict.refusals[0].contains(word), "{word}: {:?}", verdict.refusals);
+            assert_eq!(verdict.reason().as_ref(), Some(&verdict.refusals[0]));
         }
         let nan =
             verdict(|case| case.trial.reward = Some(PairedDifference { n: 9, mean: f64::NAN, standard_error: 1.0 }));
@@ -322,11 +346,12 @@ mod tests {
                 case.config.gate = "observe".to_string();
             });
             assert!(observed.is_pass() && observed.observed.len() == 1 && observed.observed[0].contains(word));
+            assert_eq!(observed.reason(), Some(format!("the gate only observed: {}", observed.observed[0])));
             let off = verdict(|case| {
                 breaks(case);
                 case.config.gate = "off".to_string();
             });
-            assert!(off.is_pass() && off.observed.is_empty());
+            assert_eq!((off.is_pass(), off.reason()), (true, None));
         }
     }
 

@@ -6,7 +6,7 @@ use super::{ImportError, Importer, Wish};
 use crate::{
     gate::Verdict,
     registry::Registry,
-    rollout_log::{ImportSource, VersionRow},
+    rollout_log::{ImportSource, VersionReport, VersionRow},
 };
 
 /// Why a candidate is given up that the daemon's end overtook.
@@ -29,11 +29,12 @@ impl Importer {
         let (reason, numbers) = match judged {
             _ if is_stopping => return self.give_up(registry, version, STOPPED.to_owned()),
             Ok(verdict) if verdict.refusals.is_empty() => {
+                let remark = verdict.reason();
                 let mut numbers = verdict.numbers;
                 if wish.promote.is_some() && wish.source == ImportSource::Folder {
                     numbers.insert(VersionRow::AWAITS_PROMOTION.to_owned(), 1.0);
                 }
-                return match registry.keep(version, numbers) {
+                return match registry.keep(version, VersionReport { numbers, remark }) {
                     Ok(()) => Ok(()),
                     Err(error) => self.give_up(registry, version, error.to_string()),
                 };

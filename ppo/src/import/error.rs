@@ -7,7 +7,12 @@ use policy::{
     model_error::ModelError,
 };
 
-use crate::{gate::TrialError, learner::LearnerError, registry::RegistryError, rollout_log::LogError};
+use crate::{
+    gate::TrialError,
+    learner::LearnerError,
+    registry::RegistryError,
+    rollout_log::{LogError, VersionState},
+};
 
 /// Why a file does not become a version, or not a live one.
 #[derive(Debug, thiserror::Error)]
@@ -25,8 +30,13 @@ pub enum ImportError {
     #[error(transparent)]
     Malformed(#[from] Malformed),
     /// The same weights are there.
-    #[error("{0} has these very weights")]
-    Known(PolicyVersion),
+    #[error("{version} has these very weights{}", what_now(*version, *state))]
+    Known {
+        /// Their number.
+        version: PolicyVersion,
+        /// Where that stands.
+        state: VersionState,
+    },
     /// The gate refused it.
     #[error("{version} is rejected: {reason}")]
     Rejected {
@@ -60,14 +70,14 @@ pub enum ImportError {
 impl ImportError {
     /// The version that has the same weights, if that is it.
     pub(super) fn known(&self) -> Option<PolicyVersion> {
-        if let ImportError::Known(version) = self { Some(*version) } else { None }
+        if let ImportError::Known { version, .. } = self { Some(*version) } else { None }
     }
 
     /// Whether the same file would come to the same end, so that nobody need try it again.
     #[must_use]
     pub fn is_final(&self) -> bool {
         match self {
-            ImportError::Malformed(_) | ImportError::Known(_) | ImportError::Rejected { .. } => true,
+            ImportError::Malformed(_) | ImportError::Known { .. } | ImportError::Rejected { .. } => true,
             ImportError::Intake(error) => !matches!(error, IntakeError::Io { .. }),
             ImportError::Registry(RegistryError::Model(error)) => !matches!(error, ModelError::Io { .. }),
             ImportError::Busy
@@ -88,6 +98,20 @@ impl ImportError {
             // Only the candidate is loaded.
             ImportError::Engine(EngineError::Load { .. }) => true,
             _ => false,
+        }
+    }
+}
+
+/// What whoever brings known weights may do, in the words of the operator's log.
+fn what_now(version: PolicyVersion, state: VersionState) -> String {
+    match state {
+        VersionState::Live => " and is live".to_owned(),
+        VersionState::Retained | VersionState::Draining => {
+            format!("; activate it with `honed policies activate {}`", version.0)
+        }
+        VersionState::Candidate => " and is being judged".to_owned(),
+        VersionState::Rejected | VersionState::Retired => {
+            format!(" and is {}; POST /v1/policies has the file judged anew", state.as_str())
         }
     }
 }

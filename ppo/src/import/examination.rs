@@ -60,10 +60,18 @@ impl Importer {
     }
 }
 
-/// Whether it begins as a GGUF; everything else must be a safetensors file. Leaves the file at its first byte.
-pub(super) fn is_gguf(file: &mut File) -> std::io::Result<bool> {
-    let mut magic = Vec::new();
-    file.by_ref().take(4).read_to_end(&mut magic)?;
-    file.rewind()?;
-    Ok(magic == b"GGUF")
+/// Whether it begins as a GGUF, and not as a safetensors file, which begins with the length of a JSON object in eight bytes.
+/// Leaves the file at its first byte.
+///
+/// # Errors
+/// When it begins as neither, or cannot be read.
+pub(super) fn is_gguf(file: &mut File, path: &Path) -> Result<bool, ImportError> {
+    let mut start = Vec::new();
+    let read = file.by_ref().take(9).read_to_end(&mut start).and_then(|_| file.rewind());
+    read.map_err(|source| io_error(path, source))?;
+    match (start.starts_with(b"GGUF"), start.get(8)) {
+        (true, _) => Ok(true),
+        (false, Some(b'{')) => Ok(false),
+        (false, _) => Err(Malformed("it is neither a GGUF nor a safetensors file".to_owned()).into()),
+    }
 }

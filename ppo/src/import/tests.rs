@@ -122,6 +122,19 @@ impl World {
         self.importer.load(Wish { path, source: ImportSource::Api, who, promote: None })
     }
 
+    /// As the watch of the folder finds a file; what is known of that version, or why it is none.
+    fn find(&self, name: &str, bytes: &[u8]) -> Result<PolicyVersion, String> {
+        std::fs::write(self.dir.path().join("models").join(name), bytes).unwrap();
+        let wish = Wish { path: Path::new(name), source: ImportSource::Folder, who: &Who::folder(), promote: None };
+        self.importer.load(wish).map_err(|error| error.to_string())
+    }
+
+    /// What is noted about files, as name and reason.
+    fn told(&self) -> Vec<(String, Option<String>)> {
+        let rows = self.log.reader().imports().unwrap();
+        rows.into_iter().map(|row| (row.path, row.reason)).collect()
+    }
+
     fn number(&self, version: u64, name: &str) -> Option<f64> {
         self.registry.row(PolicyVersion(version)).unwrap().unwrap().numbers.get(name).copied()
     }
@@ -172,6 +185,10 @@ fn an_observing_gate_takes_a_worse_file_and_one_that_is_off_does_not_look() {
         assert_eq!(world.load(&saying(|id| id >= PAID)).unwrap(), PolicyVersion(1), "{mode}");
         let n_observed = world.number(1, "gate/observed");
         assert_eq!(n_observed.is_some_and(|n| n >= 1.0), is_looked_at, "{mode}: {n_observed:?}");
+        let row = world.registry.row(PolicyVersion(1)).unwrap().unwrap();
+        let is_told = row.objections().is_some_and(|told| told.contains("held-out questions is lower"));
+        assert_eq!((row.state, is_told), (VersionState::Retained, is_looked_at), "{mode}: {:?}", row.reason);
+        assert_eq!((world.last_act().outcome(), world.last_act().detail), ("done", row.reason), "{mode}");
         assert_eq!(world.number(1, names::REWARD_DIFFERENCE).is_some(), is_looked_at, "{mode}");
         world.close();
     }
@@ -200,4 +217,72 @@ fn a_file_that_nobody_could_judge_says_so() {
             world.close();
         }
     }
+}
+
+/// Goal: whoever copies known weights into the watched folder is told once, and nobody is told at every start. Method: the same bytes
+/// under their own name, under another, twice, and under a name that was another file's meanwhile.
+#[test]
+fn known_weights_under_another_name_are_told_of_once() {
+    let world = World::new(|setup| setup.gate.gate = "off".to_owned());
+    let (a, b) = (saying(|id| id >= PAID), saying(|id| id < PAID));
+    assert_eq!(world.find("a.gguf", &a).unwrap(), PolicyVersion(1));
+    let known = "policy@1 has these very weights; activate it with `honed policies activate 1`";
+    assert_eq!(world.find("a.gguf", &a).unwrap_err(), known);
+    assert_eq!(world.told().len(), 1, "it was found again");
+    for _ in 0..2 {
+        assert_eq!(world.find("again.gguf", &a).unwrap_err(), known);
+    }
+    assert_eq!(world.told()[1..], [("again.gguf".to_owned(), Some(known.to_owned()))]);
+    let act = world.last_act();
+    assert_eq!((act.outcome(), act.detail.as_deref()), ("refused", Some(known)));
+    assert_eq!(world.find("a.gguf", &b).unwrap(), PolicyVersion(2));
+    world.find("a.gguf", &a).unwrap_err();
+    assert_eq!(world.told().len(), 4, "the name had gone over to other weights");
+    world.registry.activate(PolicyVersion(1), None).unwrap();
+    assert_eq!(world.find("live.gguf", &a).unwrap_err(), "policy@1 has these very weights and is live");
+    world.close();
+}
+
+/// Goal: of several versions with the same weights, the one is named with which the least is to be done. Method: refused first, then
+/// taken by a gate that does not look, as whoever asks for it may have it.
+#[test]
+fn of_versions_with_the_same_weights_the_one_that_can_serve_is_named() {
+    let world = World::new(|_| ());
+    world.ask();
+    let worse = saying(|id| id >= PAID);
+    let why = world.find("a.gguf", &worse).unwrap_err();
+    assert!(why.contains("policy@1 is rejected"), "{why}");
+    let why = world.find("again.gguf", &worse).unwrap_err();
+    let known = "policy@1 has these very weights and is rejected; POST /v1/policies has the file judged anew";
+    assert_eq!(why, known);
+    let digest = checkpoint::Digest::of(&worse);
+    let (version, parent) = (world.registry.next_version().unwrap(), PolicyVersion::SFT);
+    std::fs::write(world.registry.path(version), &worse).unwrap();
+    world.registry.register(&Candidate { version, parent, digest, n_rollouts: 0 }).unwrap();
+    world.registry.keep(version, std::collections::BTreeMap::<String, f64>::new()).unwrap();
+    let why = world.find("third.gguf", &worse).unwrap_err();
+    assert!(why.starts_with("policy@2 has these very weights; activate it"), "{why}");
+    world.close();
+}
+
+#[test]
+fn what_begins_as_no_model_is_called_none() {
+    let world = World::new(|_| ());
+    let header = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+    let safetensors = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0; 4]].concat();
+    let none = "it is neither a GGUF nor a safetensors file";
+    let cases: [(&[u8], &str); 7] = [
+        (b"", none),
+        (b"GG", none),
+        (b"<!DOCTYPE html><html>404</html>", none),
+        (&[0xa5; 64], none),
+        (&[0; 64], none),
+        (b"GGUF", "ends inside"),
+        (&safetensors, "honed.tokenizer"),
+    ];
+    for (bytes, word) in cases {
+        let why = world.load(bytes).unwrap_err().to_string();
+        assert!(why.contains(word), "{bytes:?}: {why}");
+    }
+    world.close();
 }

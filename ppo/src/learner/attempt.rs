@@ -13,6 +13,7 @@ use super::{
     ATTEMPTS_MAX, LearnerState,
     batch::Batch,
     failure::AttemptError,
+    no_step::{Idle, tell},
     owner::{Next, Owner},
     trainer::Trainer,
 };
@@ -71,7 +72,7 @@ impl Owner {
             outcome: UpdateOutcome::Failed,
             reason: None,
             numbers: Default::default(),
-            seconds: started.elapsed().as_secs_f64(),
+            seconds: Some(started.elapsed().as_secs_f64()),
         };
         let next = match result {
             Ok(ended) => {
@@ -84,6 +85,7 @@ impl Owner {
             Err(error) if error.is_interrupted() => {
                 record.outcome = UpdateOutcome::Interrupted;
                 self.abandon(update, &batch, Outcome::Released);
+                self.follow();
                 Next::AtOnce
             }
             Err(error) => {
@@ -116,16 +118,7 @@ impl Owner {
                 status.n_updates = update;
             });
         }
-        tracing::info!(
-            update = record.update,
-            outcome = record.outcome.as_str(),
-            version = record.version.map(|version| version.0),
-            reason = record.reason,
-            score = ended.round.stats.objective_scores,
-            kl = ended.round.stats.objective_kl,
-            seconds = record.seconds,
-            "update"
-        );
+        tell(record);
     }
 
     fn learn_and_publish(&self, trainer: &mut Trainer, batch: &Batch, loader: &Loader) -> Result<Ended, AttemptError> {
@@ -154,8 +147,10 @@ impl Owner {
         }
         let (outcome, published) = ended?;
         let (version, verdict) = published.map(|published| (published.version, published.verdict)).unzip();
-        let refusals = verdict.as_ref().filter(|_| outcome == UpdateOutcome::Rejected);
-        let reason = refusals.map(|verdict| verdict.refusals.join("; "));
+        let reason = match &verdict {
+            Some(verdict) => verdict.reason(),
+            None => Some(without_step(&round)),
+        };
         Ok(Ended { outcome, version, reason, round, verdict })
     }
 
@@ -288,6 +283,12 @@ fn update_end(
     let (version, digest) = published.unzip();
     let (state_after, numbers) = (after.fingerprint.clone(), named(&round.stats));
     UpdateEnd { number, outcome, version, digest, state_after, numbers, streak }
+}
+
+/// Why there is nothing to publish.
+fn without_step(round: &RoundOutcome) -> String {
+    let (numbers, dropped) = (named(&round.stats), round.n_dropped());
+    Idle { numbers: &numbers, dropped: &dropped, n_rollouts: round.fates.len() }.reason()
 }
 
 fn n_trained(round: &RoundOutcome) -> usize {

@@ -1,9 +1,9 @@
 //! What the learner does next: repeats what a process died over, rolls a bad version back, or claims rollouts.
 
-use super::{owner::Owner, watching::Breach};
+use super::{LearnerSetup, owner::Owner, watching::Breach};
 use crate::{
     registry::RegistryError,
-    rollout_log::{Claim, ClaimRequest, LoggedRollout},
+    rollout_log::{Claim, ClaimRequest, LogError, LoggedRollout},
 };
 
 /// Rollouts that the backlog counts at most, in updates.
@@ -37,14 +37,13 @@ impl Owner {
     }
 
     /// Whether there are enough rollouts for an update.
-    fn count_backlog(&self) -> Result<bool, RegistryError> {
-        let n_rollouts = self.setup.config.rollouts_per_update;
-        let (n_scored, n_generated) = self.setup.log.reader().backlog(n_rollouts.saturating_mul(BACKLOG_UPDATES))?;
+    pub(super) fn count_backlog(&self) -> Result<bool, RegistryError> {
+        let (n_scored, n_generated) = backlog(&self.setup)?;
         self.board.write(|status| {
             status.n_scored = n_scored;
             status.n_generated = n_generated;
         });
-        Ok(n_scored >= n_rollouts as u64)
+        Ok(n_scored >= self.setup.config.rollouts_per_update as u64)
     }
 
     fn claim(&self) -> Result<Option<Vec<LoggedRollout>>, RegistryError> {
@@ -61,4 +60,9 @@ impl Owner {
             Claim::Short { .. } => None,
         })
     }
+}
+
+/// Rollouts that are judged, and those that wait for it: at most a few updates' worth of each.
+pub(super) fn backlog(setup: &LearnerSetup) -> Result<(u64, u64), LogError> {
+    setup.log.reader().backlog(setup.config.rollouts_per_update.saturating_mul(BACKLOG_UPDATES))
 }

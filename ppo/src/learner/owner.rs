@@ -14,15 +14,17 @@ use policy::threads;
 
 use super::{
     Board, Command, LearnerSetup, LearnerState,
+    bell::Bell,
     claiming::Work,
-    halt, room,
-    share::ShareKeeper,
+    halt,
+    rollback::Rollback,
+    room, share,
     trainer::{BuildError, Trainer},
     watching::{Watch, WatchKeeper},
 };
 use crate::{
     parity,
-    publish::{Loader, Publisher},
+    publish::{Loader, Switch},
     stats::LearnerCounters,
 };
 
@@ -33,9 +35,25 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// Longest pause after failures.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
+/// What it listens to.
+pub(super) struct Hears {
+    pub(super) commands: Receiver<Command>,
+    /// From the bell.
+    pub(super) calls: Receiver<()>,
+    /// Asks the update at hand to break off.
+    pub(super) interrupt: Arc<AtomicBool>,
+}
+
+/// Where it says what it does.
+pub(super) struct Tells {
+    pub(super) board: Arc<Board>,
+    pub(super) counters: Arc<LearnerCounters>,
+}
+
 pub(super) struct Owner {
     pub(super) setup: LearnerSetup,
     commands: Receiver<Command>,
+    calls: Receiver<()>,
     pub(super) board: Arc<Board>,
     pub(super) counters: Arc<LearnerCounters>,
     pub(super) interrupt: Arc<AtomicBool>,
@@ -47,8 +65,8 @@ pub(super) struct Owner {
     pub(super) halted: Option<String>,
     /// Over the live version.
     pub(super) watch: Arc<Watch>,
-    /// From the watch's thread.
-    alarms: Receiver<()>,
+    pub(super) switch: Arc<Switch>,
+    pub(super) rollback: Arc<Rollback>,
     /// One update is wanted although it is paused.
     is_stepping: bool,
     is_unable: bool,
@@ -69,23 +87,20 @@ pub(super) enum Next {
 }
 
 impl Owner {
-    pub(super) fn new(
-        setup: LearnerSetup,
-        commands: Receiver<Command>,
-        board: Arc<Board>,
-        counters: Arc<LearnerCounters>,
-        interrupt: Arc<AtomicBool>,
-    ) -> Owner {
+    pub(super) fn new(setup: LearnerSetup, hears: Hears, tells: Tells, switch: Arc<Switch>, bell: Bell) -> Owner {
+        let (Hears { commands, calls, interrupt }, Tells { board, counters }) = (hears, tells);
         let halted = halt::read(setup.log.data_dir());
         if let Some(why) = &halted {
-            tracing::warn!(why, "learning stands still since the last process; POST /v1/training/resume goes on");
+            tracing::warn!(why, "learning stands still; POST /v1/training/resume goes on, or honed train ppo --resume");
             board.write(|status| status.is_paused = true);
         }
         Owner {
             watch: Arc::new(Watch::new(&setup)),
-            alarms: never(),
+            rollback: Arc::new(Rollback::new(Arc::clone(&switch), bell, setup.log.clone(), Arc::clone(&board))),
+            switch,
             setup,
             commands,
+            calls,
             board,
             counters,
             interrupt,
@@ -103,16 +118,15 @@ impl Owner {
     pub(super) fn run(mut self) {
         // All must be started before this thread gives way: threads inherit the priority of who starts them.
         let started = Loader::start(self.setup.engine.clone());
-        let watch = WatchKeeper::start(Arc::clone(&self.watch), Arc::clone(&self.interrupt));
-        let (loader, watch) = match started.and_then(|loader| Ok((loader, watch?))) {
+        let watch = WatchKeeper::start(Arc::clone(&self.watch), Arc::clone(&self.rollback));
+        let (loader, _watch) = match started.and_then(|loader| Ok((loader, watch?))) {
             Ok(started) => started,
             Err(error) => {
                 let reason = format!("no threads for loading versions and watching over them: {error}");
                 return self.board.set_state(LearnerState::Unable(reason));
             }
         };
-        self.alarms = watch.alarms.clone();
-        let _keeper = self.keep_share();
+        let _keeper = share::keep_of(&self.setup, &self.counters);
         threads::give_way();
         let mut wait = Some(Duration::ZERO);
         while self.obey(wait, &loader).is_continue() {
@@ -132,21 +146,6 @@ impl Owner {
         }
         self.save();
         self.board.set_state(LearnerState::Stopped);
-    }
-
-    fn keep_share(&self) -> Option<ShareKeeper> {
-        let config = &self.setup.config;
-        if config.cpu_share == 0.0 {
-            return None;
-        }
-        let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let n_threads = if config.threads == 0 { n_cores } else { config.threads.min(n_cores) };
-        let (engine, counters) = (self.setup.engine.clone(), Arc::clone(&self.counters));
-        let keeper = ShareKeeper::start(config.cpu_share, n_threads, move |duration| {
-            counters.rests.fetch_add(1, Ordering::Relaxed);
-            engine.rest(duration);
-        });
-        keeper.inspect_err(|error| tracing::warn!(%error, "ppo.cpu_share is not kept")).ok()
     }
 
     /// Waits for a command at most so long (for ever without a limit), and carries out all that are there.
@@ -172,13 +171,17 @@ impl Owner {
                 }
                 Command::Step => self.is_stepping = self.is_paused,
                 Command::Activate { version, expected_live, who, reply } => {
-                    let result = self.activate(version, expected_live, &who, loader);
+                    let activated = self.activate(version, expected_live, &who, loader);
+                    let must_follow = *activated.as_ref().unwrap_or(&false);
+                    // Before the trainer follows, which takes its time. Whoever asked may have gone; the version serves all the same.
+                    let _ = reply.send(activated.map(drop));
+                    if must_follow {
+                        self.follow();
+                    }
                     self.interrupt.store(false, Ordering::Release);
-                    // Whoever asked may have gone; the version serves all the same.
-                    let _ = reply.send(result);
                 }
                 Command::Look => {
-                    self.obey_watch(loader);
+                    self.obey_bell(loader);
                     self.interrupt.store(false, Ordering::Release);
                 }
                 Command::Shutdown => return ControlFlow::Break(()),
@@ -194,7 +197,7 @@ impl Owner {
         // In this order: what an operator wants comes first, and a limit of nothing must not hide what is there.
         select_biased! {
             recv(self.commands) -> command => command.map_err(|_| RecvTimeoutError::Disconnected),
-            recv(self.alarms) -> _ => Ok(Command::Look),
+            recv(self.calls) -> _ => Ok(Command::Look),
             recv(bell) -> _ => Err(RecvTimeoutError::Timeout),
         }
     }
@@ -207,6 +210,10 @@ impl Owner {
         }
         if self.trainer.is_none() {
             self.board.set_state(LearnerState::Loading);
+            // It can take minutes, in which somebody looks.
+            if let Err(error) = self.count_backlog() {
+                return Next::BackOff(error.to_string());
+            }
             if self.may_not_fit {
                 if let Err(error) = room::check(&self.setup) {
                     return self.cannot_build(&error);
@@ -264,17 +271,6 @@ impl Owner {
     /// the halt's reason; once resumed, it says again what it is unable to.
     pub(super) fn stand_still(&mut self) {
         (self.is_stepping, self.is_unable) = (false, false);
-    }
-
-    pub(super) fn publisher<'a>(&'a self, loader: &'a Loader) -> Publisher<'a> {
-        Publisher {
-            engine: &self.setup.engine,
-            loader,
-            registry: &self.setup.registry,
-            config: &self.setup.config,
-            counters: &self.counters,
-            scorer: self.setup.scorer.as_ref(),
-        }
     }
 
     fn back_off(&mut self, reason: String) -> Duration {

@@ -165,6 +165,11 @@ impl Owner {
     pub(super) fn halt_because(&mut self, who: &Who, why: String) {
         halt::write(self.setup.log.data_dir(), &why);
         self.setup.log.note(Act::new(who, Action::Pause, None).done_with(&why));
+        self.stand_still_for(why);
+    }
+
+    /// As [`Owner::halt_because`], where it is written down already.
+    pub(super) fn stand_still_for(&mut self, why: String) {
         self.halted = Some(why);
         self.is_paused = true;
         self.board.write(|status| status.is_paused = true);

@@ -6,8 +6,11 @@ use policy::{
     checkpoint::{Checkpoint, shape_of_file},
 };
 
-use super::{LearnerSetup, ValueStart, trainer::BuildError};
-use crate::plan::plan;
+use super::{
+    LearnerSetup, ValueStart,
+    trainer::{BuildError, form_of},
+};
+use crate::{form, plan::plan};
 
 /// Says what learning will take, and refuses what does not fit: a process that is killed for its memory takes serving along.
 pub(super) fn check(setup: &LearnerSetup) -> Result<(), BuildError> {
@@ -18,7 +21,9 @@ pub(super) fn check(setup: &LearnerSetup) -> Result<(), BuildError> {
     };
     let longest = setup.engine.context_tokens() as usize;
     let file = policy::memory::weight_bytes(&shape);
-    let plan = plan(&shape, &value, None, &setup.config, longest, &[("version 0 as a file", file)])?;
+    // What will be trained, which is not always what is configured.
+    let config = form::configured(&setup.config, form_of(setup, &setup.registry.live()?)?);
+    let plan = plan(&shape, &value, None, &config, longest, &[("version 0 as a file", file)])?;
     tracing::info!("{plan}");
     Ok(plan.check()?)
 }

@@ -27,12 +27,16 @@
 use std::{
     collections::HashMap,
     fs,
+    sync::{Arc, atomic::Ordering},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use policy::threads::NICE_LEARNER;
+
+use super::LearnerSetup;
+use crate::stats::LearnerCounters;
 
 /// Length of one look.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -65,6 +69,22 @@ impl Drop for ShareKeeper {
             tracing::error!("the keeper of ppo.cpu_share panicked");
         }
     }
+}
+
+/// Keeps `ppo.cpu_share` of this learner for as long as the handle lives; nothing where it is 0.
+pub(super) fn keep_of(setup: &LearnerSetup, counters: &Arc<LearnerCounters>) -> Option<ShareKeeper> {
+    let config = &setup.config;
+    if config.cpu_share == 0.0 {
+        return None;
+    }
+    let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let n_threads = if config.threads == 0 { n_cores } else { config.threads.min(n_cores) };
+    let (engine, counters) = (setup.engine.clone(), Arc::clone(counters));
+    let keeper = ShareKeeper::start(config.cpu_share, n_threads, move |duration| {
+        counters.rests.fetch_add(1, Ordering::Relaxed);
+        engine.rest(duration);
+    });
+    keeper.inspect_err(|error| tracing::warn!(%error, "ppo.cpu_share is not kept")).ok()
 }
 
 /// Whether the learner's threads can be told from the serving ones: a thread's priority can only fall.

@@ -7,6 +7,7 @@ use std::{
 
 use policy::PolicyVersion;
 
+use super::past::Past;
 use crate::stats::UpdateRecord;
 
 /// Updates that are remembered.
@@ -94,18 +95,19 @@ struct Inner {
 }
 
 impl Board {
-    pub(super) fn new(version: PolicyVersion, rollouts_per_update: usize) -> Board {
+    pub(super) fn new(version: PolicyVersion, rollouts_per_update: usize, past: Past) -> Board {
+        let (n_scored, n_generated) = past.backlog;
         let status = LearnerStatus {
             state: LearnerState::Loading,
             is_paused: false,
             version,
-            n_updates: 0,
+            n_updates: past.n_updates,
             rollouts_per_update,
-            n_scored: 0,
-            n_generated: 0,
-            latest: None,
+            n_scored,
+            n_generated,
+            latest: past.history.last().cloned(),
         };
-        Board(Mutex::new(Inner { status, history: VecDeque::new() }))
+        Board(Mutex::new(Inner { status, history: past.history.into() }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -2,10 +2,13 @@
 
 mod busy;
 mod crash;
+mod forms;
+mod past;
 mod refusals;
 mod replays;
 mod resume;
 mod sabotage;
+mod switching;
 mod trust;
 mod updates;
 mod watching;

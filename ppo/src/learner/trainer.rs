@@ -17,10 +17,11 @@ use crate::{
     arithmetic::arithmetic,
     beginning::Beginning,
     error::PpoError,
+    form::{self, Form},
     models::Models,
     registry::RegistryError,
     replay::{Archive, Reached, Replay, ReplayError},
-    rollout_log::{Start, UpdateStart, VersionRow},
+    rollout_log::{Start, UpdateRow, UpdateStart, VersionRow},
     state::StateHead,
     stats::LearnerCounters,
 };
@@ -87,13 +88,17 @@ pub(super) struct Trainer {
 
 impl Trainer {
     /// Builds the models of the live version as the last process left them: from the newest state on disk, and by computing
-    /// the updates since again. When that cannot be, an error line says why, and moments begin anew.
+    /// the updates since again. When that cannot be, an error line says why, and moments begin anew. Rank and alpha are the live
+    /// version's, whatever is configured by now.
     pub(super) fn build(
         setup: &LearnerSetup,
         counters: &LearnerCounters,
         interrupt: &AtomicBool,
     ) -> Result<Trainer, BuildError> {
-        let config = &setup.config;
+        let live = setup.registry.live()?;
+        let form = form_of(setup, &live)?;
+        form::tell(live.version, form, &setup.config);
+        let config = &form::configured(&setup.config, form);
         let pool = learner_pool(config.threads)?;
         let archive = Archive::open(setup.log.data_dir())?;
         let states = archive.states();
@@ -101,17 +106,20 @@ impl Trainer {
         let sft = setup.registry.path(PolicyVersion::SFT);
         let beginning = pool.install(|| Beginning::new(&sft, setup.value_start.clone(), config))?;
         let beginning = beginning.with_pretraining(Arc::clone(&setup.pretraining));
-        let live = setup.registry.live()?;
-        let update = next_update(&archive, &live)?;
+        let update = next_update(archive.newest_update()?.as_ref(), &live);
         let replay = Replay { archive: &archive, beginning: &beginning, config, pool: &pool, interrupt };
-        let reached = match resume(&replay, update, &live) {
+        let reached = match resume(&replay, update, &live, form) {
             Ok((reached, streak)) => {
                 counters.replayed.fetch_add(reached.n_replayed, Ordering::Relaxed);
                 Some((reached, streak))
             }
             Err(error @ ReplayError::Log(_)) => return Err(error.into()),
             Err(error) if error.is_interrupted() => return Err(error.into()),
-            Err(ReplayError::Nothing) if live.version == PolicyVersion::SFT => None,
+            // Nobody has learnt anything here: the live version is the first one, or came from outside.
+            Err(ReplayError::Nothing) if update == 0 || live.version == PolicyVersion::SFT => {
+                tracing::info!(version = %live.version, "the learner begins, with fresh moments and value model");
+                None
+            }
             Err(error) => {
                 counters.resets.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(version = %live.version, %error, "the learner begins with fresh moments and value model");
@@ -135,7 +143,10 @@ impl Trainer {
     pub(super) fn rebase(self, setup: &LearnerSetup, row: &VersionRow) -> Result<Trainer, BuildError> {
         let Trainer { models, pool, beginning, head, saving, .. } = self;
         let weights = Checkpoint::read(&row.path)?;
-        let models = pool.install(|| beginning.rebased(models, &weights, &setup.config))?;
+        let form = form_of(setup, row)?;
+        form::tell(row.version, form, &setup.config);
+        let config = form::configured(&setup.config, form);
+        let models = pool.install(|| beginning.rebased(models, &weights, &config))?;
         let fingerprint = pool.install(|| crate::state::fingerprint(&models, head.update))?.to_string();
         let (version, digest) = (row.version, row.digest.clone());
         let head = StateHead { update: head.update, start: Start::Rebased, version, digest, fingerprint };
@@ -159,7 +170,8 @@ impl Trainer {
         }
     }
 
-    /// The record of the update that would begin now.
+    /// The record of the update that would begin now: its configuration is the one that is in force, with the rank and alpha that
+    /// these models have.
     pub(super) fn next_start(&self, config: &config::Ppo) -> UpdateStart {
         UpdateStart {
             number: self.head.update,
@@ -167,7 +179,7 @@ impl Trainer {
             parent: self.head.version,
             parent_digest: self.head.digest.clone(),
             state_before: self.head.fingerprint.clone(),
-            config: config.assignments(),
+            config: form::configured(config, self.models.form()).assignments(),
             arithmetic: arithmetic(config),
             n_threads: self.pool.current_num_threads(),
             pretraining: self.beginning.pretraining_digest(config),
@@ -175,8 +187,13 @@ impl Trainer {
     }
 }
 
+/// The form that the learner keeps at a version.
+pub(super) fn form_of(setup: &LearnerSetup, row: &VersionRow) -> Result<Form, ModelError> {
+    form::of_version(row.version, &row.path, &setup.registry.path(PolicyVersion::SFT), &setup.config)
+}
+
 /// The state that the last update left, and what was remembered of rounds that taught nothing.
-fn resume(replay: &Replay<'_>, update: u64, live: &VersionRow) -> Result<(Reached, Streak), ReplayError> {
+fn resume(replay: &Replay<'_>, update: u64, live: &VersionRow, form: Form) -> Result<(Reached, Streak), ReplayError> {
     let last = update.checked_sub(1).map(|last| replay.archive.update(last)).transpose()?.flatten();
     let streak = last.and_then(|row| row.end).and_then(|end| end.streak).filter(|streak| !streak.went_back);
     let (reached, streak) = match streak {
@@ -190,7 +207,14 @@ fn resume(replay: &Replay<'_>, update: u64, live: &VersionRow) -> Result<(Reache
         return Ok((reached.rebased(replay, live)?, Streak::default()));
     }
     if (reached.head.version, &reached.head.digest) == (live.version, &live.digest) {
-        return Ok((reached, streak));
+        let had = reached.models.form();
+        if had == form {
+            return Ok((reached, streak));
+        }
+        // At version 0, which stands for every form.
+        let [from, to] = [had, form].map(form::shown);
+        tracing::info!(from, to, "the learner begins at version 0 as configured by now, with fresh moments");
+        return Ok((reached.rebased(replay, live)?, Streak::default()));
     }
     // Another version: whatever went wrong before went wrong on the way that was left.
     Ok((follow(replay, reached, live)?, Streak::default()))
@@ -203,8 +227,8 @@ fn follow(replay: &Replay<'_>, reached: Reached, live: &VersionRow) -> Result<Re
 }
 
 /// One after the newest record; a log from before there were records says it in the live version's numbers.
-fn next_update(archive: &Archive, live: &VersionRow) -> Result<u64, ReplayError> {
-    let recorded = archive.newest_update()?.map_or(0, |row| row.start.number + 1);
+pub(super) fn next_update(newest: Option<&UpdateRow>, live: &VersionRow) -> u64 {
+    let recorded = newest.map_or(0, |row| row.start.number + 1);
     let published = live.numbers.get("update").map_or(0, |update| *update as u64 + 1);
-    Ok(recorded.max(published))
+    recorded.max(published)
 }

@@ -1,30 +1,25 @@
-//! The watch over the live version, and the rollback that it may end in.
+//! The watch over the live version; what it may end in is a [`rollback`](super::rollback).
 //!
 //! It has a thread of its own, at the priority of serving: whether the learner learns, loads, pauses or cannot learn at all,
-//! what users get is looked at once a second. The thread decides nothing. What it sees breaks off the update at hand and rings
-//! for the owner, who looks again and rolls back between two commands, as with an operator's activation.
+//! what users get is looked at once a second.
 //!
 //! *A service* is one stretch of time in which a version is live. Each is watched for itself, from the first rollout that was
 //! answered in it: a version that was rolled back and is activated again gets its chance, and one that passed once may be
 //! worse in other traffic.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
     time::Duration,
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use policy::{PolicyVersion, engine::Engine};
 
-use super::{LearnerError, LearnerSetup, owner::Owner};
+use super::{LearnerSetup, rollback::Rollback};
 use crate::{
-    publish::Loader,
     registry::{Registry, RegistryError},
-    rollout_log::{Seq, VersionState, Who},
+    rollout_log::{Seq, VersionState},
     watch::{self, Errors},
 };
 
@@ -32,9 +27,6 @@ use crate::{
 const PAUSE: Duration = Duration::from_secs(1);
 /// Ancestors that are looked at for one with enough rollouts.
 const ANCESTORS_MAX: u64 = 16;
-
-/// Between two reasons to stand still.
-const BEFORE: &str = ". Before that: ";
 
 /// A version, and where the log ended when it went live.
 type ServiceId = (PolicyVersion, Seq);
@@ -60,10 +52,10 @@ struct Memory {
 /// A live version that must go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Breach {
-    live: PolicyVersion,
+    pub(super) live: PolicyVersion,
     /// The last good one.
-    good: PolicyVersion,
-    why: String,
+    pub(super) good: PolicyVersion,
+    pub(super) why: String,
 }
 
 impl Watch {
@@ -132,27 +124,20 @@ impl Memory {
 
 /// Handle of the watch's thread; dropping it ends the thread.
 pub(super) struct WatchKeeper {
-    /// Something to be read when the live version must go.
-    pub(super) alarms: Receiver<()>,
-    /// A thread that died must not look like an alarm.
-    _alarm: Option<Sender<()>>,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl WatchKeeper {
-    /// Starts it, unless nothing is to be looked at. `interrupt` breaks off the update at hand.
-    pub(super) fn start(watch: Arc<Watch>, interrupt: Arc<AtomicBool>) -> std::io::Result<WatchKeeper> {
+    /// Starts it, unless nothing is to be looked at.
+    pub(super) fn start(watch: Arc<Watch>, rollback: Arc<Rollback>) -> std::io::Result<WatchKeeper> {
         if watch.n_rollouts == 0 {
-            return Ok(WatchKeeper { alarms: never(), _alarm: None, stop: None, thread: None });
+            return Ok(WatchKeeper { stop: None, thread: None });
         }
         let (stop, stopped) = bounded(0);
-        let (alarm, alarms) = bounded(1);
-        let bell = alarm.clone();
-        let thread = std::thread::Builder::new()
-            .name("watch".to_string())
-            .spawn(move || keep(&watch, &interrupt, &bell, &stopped))?;
-        Ok(WatchKeeper { alarms, _alarm: Some(alarm), stop: Some(stop), thread: Some(thread) })
+        let thread =
+            std::thread::Builder::new().name("watch".to_string()).spawn(move || keep(&watch, &rollback, &stopped))?;
+        Ok(WatchKeeper { stop: Some(stop), thread: Some(thread) })
     }
 }
 
@@ -165,57 +150,16 @@ impl Drop for WatchKeeper {
     }
 }
 
-fn keep(watch: &Watch, interrupt: &AtomicBool, alarm: &Sender<()>, stopped: &Receiver<()>) {
+fn keep(watch: &Watch, rollback: &Rollback, stopped: &Receiver<()>) {
     while stopped.recv_timeout(PAUSE) == Err(RecvTimeoutError::Timeout) {
         match watch.look() {
             Ok(None) => {}
-            Ok(Some(_)) => {
-                // Before the alarm: whoever obeys it takes the flag down. A full channel is an alarm that is still to be obeyed.
-                interrupt.store(true, Ordering::Release);
-                let _ = alarm.try_send(());
+            Ok(Some(breach)) => {
+                if let Err(error) = rollback.at_once(&breach) {
+                    tracing::error!(%error, "the rollback failed and will be tried again");
+                }
             }
             Err(error) => tracing::warn!(%error, "the watch could not look at the live version and will try again"),
-        }
-    }
-}
-
-impl Owner {
-    /// The watch has seen something: looks, and rolls back if it is still so.
-    pub(super) fn obey_watch(&mut self, loader: &Loader) {
-        let looked = self.watch.look().map_err(LearnerError::from);
-        let obeyed = looked.and_then(|breach| breach.map_or(Ok(()), |breach| self.roll_back(&breach, loader)));
-        if let Err(error) = obeyed {
-            tracing::error!(%error, "the rollback failed and will be tried again");
-        }
-    }
-
-    /// The last good version serves again; learning stands still until somebody has looked.
-    pub(super) fn roll_back(&mut self, breach: &Breach, loader: &Loader) -> Result<(), LearnerError> {
-        let Breach { live, good, why } = breach;
-        tracing::error!(%live, %good, why, "what users get became worse: the last good version serves again, and learning pauses");
-        let row = self.setup.registry.verify(*good)?;
-        let publisher = self.publisher(loader);
-        publisher.load(*good)?;
-        let registry = self.setup.registry.on_behalf_of(&Who::watch());
-        registry.roll_back(*good, *live, &format!("rolled back: {why}"))?;
-        publisher.promote(*good)?;
-        self.counters.rollbacks.fetch_add(1, Ordering::Relaxed);
-        self.follow(&row);
-        let why = format!(
-            "{live} was rolled back to {good}: {why}; look at `honed policies show {}`, then resume (POST \
-             /v1/training/resume)",
-            live.0
-        );
-        self.halt_because(&Who::watch(), self.with_what_was_before(why));
-        self.stand_still();
-        Ok(())
-    }
-
-    /// What stood still for another reason still has that one; of several the first, so that the text stays short.
-    fn with_what_was_before(&self, why: String) -> String {
-        match self.halted.as_deref().and_then(|halted| halted.rsplit(BEFORE).next()) {
-            Some(before) => why + BEFORE + before,
-            None => why,
         }
     }
 }

@@ -67,8 +67,7 @@ impl Publisher<'_> {
             Mode::Strict => verdict.refusals.extend(finding.refusal),
             Mode::Observe | Mode::Off => verdict.observed.extend(finding.refusal),
         }
-        let passed = f64::from(u8::from(verdict.is_pass()));
-        verdict.numbers.insert("gate/pass".to_string(), passed);
+        verdict.summarise();
         Ok(())
     }
 

@@ -9,31 +9,50 @@ use std::{
 use policy::{PolicyVersion, checkpoint, model_error::ModelError};
 
 use super::{Registry, RegistryError};
-use crate::clock::now_ms;
 use crate::rollout_log::{VersionChange, VersionRow, VersionState};
 
 /// Suffix of the weights.
 pub(super) const WEIGHTS: &str = "gguf";
+/// Suffix of the mark of a number that was given and is not registered: whatever else has the number is half published.
+///
+/// It is written before them and removed after them, so that they are never there without it. Nobody syncs it: the folder's sync
+/// behind the name of the weights takes with it what was named before.
+pub(super) const UNREGISTERED: &str = "unregistered";
 
 pub(super) fn name(version: PolicyVersion, suffix: &str) -> String {
     format!("policy-{}.{suffix}", version.0)
 }
 
 /// The version that a file of this name belongs to; what was left half written belongs to none.
-fn owner(name: &str) -> Option<PolicyVersion> {
+pub(super) fn owner(name: &str) -> Option<PolicyVersion> {
     let (number, suffix) = name.strip_prefix("policy-")?.split_once('.')?;
     (!suffix.ends_with("partial")).then(|| number.parse().ok().map(PolicyVersion))?
 }
 
 /// Whether this code writes files of such a name, half-written ones included; others are somebody's own.
-fn is_ours(name: &str) -> bool {
+pub(super) fn is_ours(name: &str) -> bool {
     let number = name.strip_prefix("policy-").and_then(|rest| rest.split_once('.')).map(|(number, _)| number);
     number.is_some_and(|number| number.parse::<u64>().is_ok())
 }
 
+pub(super) fn is_mark(name: &str) -> bool {
+    name.strip_suffix(UNREGISTERED).is_some_and(|start| start.ends_with('.'))
+}
+
+/// Names in a folder, in order, marks last.
+pub(super) fn names(folder: &Path) -> io::Result<Vec<String>> {
+    let names = fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
+    let mut names: Vec<String> = names.filter_map(io::Result::transpose).collect::<io::Result<_>>()?;
+    names.sort_by(|a, b| is_mark(a).cmp(&is_mark(b)).then_with(|| a.cmp(b)));
+    Ok(names)
+}
+
 /// Removes a version's files. A file that stays is an orphan, which the next open removes.
 pub(super) fn remove_all_of(folder: &Path, version: PolicyVersion) {
-    let removed = remove_where(folder, |name| owner(name) == Some(version));
+    let removed = names(folder).and_then(|names| {
+        let mut own = names.iter().filter(|name| owner(name) == Some(version));
+        own.try_for_each(|name| fs::remove_file(folder.join(name)))
+    });
     if let Err(error) = removed {
         tracing::warn!(%version, %error, "files of a version that is gone could not be removed");
     }
@@ -44,18 +63,6 @@ pub(super) fn bytes_of(folder: &Path, version: PolicyVersion) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let own = entries.filter(|entry| entry.file_name().to_str().and_then(owner) == Some(version));
     own.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
-}
-
-fn remove_where(folder: &Path, goes: impl Fn(&str) -> bool) -> io::Result<usize> {
-    let mut n_removed = 0;
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_name().to_str().is_some_and(&goes) {
-            fs::remove_file(entry.path())?;
-            n_removed += 1;
-        }
-    }
-    Ok(n_removed)
 }
 
 /// Checks a version's file against its digest.
@@ -75,53 +82,6 @@ pub(super) fn verify(row: &VersionRow) -> Result<(), RegistryError> {
 }
 
 impl Registry {
-    /// Version 0: copied and registered the first time; afterwards compared, and restored from `sft` when it was damaged.
-    pub(super) fn adopt_sft(&self, sft: &Path) -> Result<(), RegistryError> {
-        let digest = checkpoint::digest(sft)?.to_string();
-        let row = self.row(PolicyVersion::SFT)?;
-        if let Some(row) = row {
-            if row.digest != digest {
-                return Err(RegistryError::OtherModel {
-                    folder: self.folder.clone(),
-                    expected: row.digest,
-                    found: digest,
-                });
-            }
-            if let Err(error) = verify(&row) {
-                tracing::error!(%error, "version 0 is restored from the given model");
-                copy_durably(sft, &row.path)?;
-            }
-            return Ok(());
-        }
-        self.check_unclaimed()?;
-        let path = self.path(PolicyVersion::SFT);
-        copy_durably(sft, &path)?;
-        let row = VersionRow {
-            version: PolicyVersion::SFT,
-            parent: None,
-            state: VersionState::Live,
-            digest,
-            path: name(PolicyVersion::SFT, WEIGHTS).into(),
-            created_ms: now_ms(),
-            n_rollouts: 0,
-            reason: None,
-            numbers: Default::default(),
-        };
-        verify(&self.resolve(row.clone()))?;
-        self.change(VersionChange::Register(row))
-    }
-
-    /// A log without a version was just made; trained versions beside it belong to one that somebody took away, and without
-    /// its rows they would be removed as nobody's.
-    fn check_unclaimed(&self) -> Result<(), RegistryError> {
-        let entries = fs::read_dir(&self.folder).map_err(|source| RegistryError::io(&self.folder, source))?;
-        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        match names.filter_map(|name| owner(&name)).filter(|version| *version != PolicyVersion::SFT).count() {
-            0 => Ok(()),
-            n_files => Err(RegistryError::Unclaimed { folder: self.folder.clone(), n_files }),
-        }
-    }
-
     /// Rows that the last process left in the middle: nobody judges its candidates any more, and nothing drains.
     pub(super) fn finish_what_a_crash_began(&self) -> Result<(), RegistryError> {
         for row in self.rows()? {
@@ -135,22 +95,6 @@ impl Registry {
                 })?,
                 _ => {}
             }
-        }
-        Ok(())
-    }
-
-    /// Removes files that no row wants: half-written ones, unregistered candidates, what was retired in a crash.
-    pub(super) fn remove_orphans(&self) -> Result<(), RegistryError> {
-        let wanted: Vec<PolicyVersion> = self
-            .rows()?
-            .into_iter()
-            .filter(|row| matches!(row.state, VersionState::Live | VersionState::Retained))
-            .map(|row| row.version)
-            .collect();
-        let orphan = |name: &str| is_ours(name) && !owner(name).is_some_and(|owner| wanted.contains(&owner));
-        let n_removed = remove_where(&self.folder, orphan).map_err(|source| RegistryError::io(&self.folder, source))?;
-        if n_removed > 0 {
-            tracing::warn!(n_removed, "removed files of versions that were never published or are retired");
         }
         Ok(())
     }
@@ -200,7 +144,7 @@ impl Registry {
 }
 
 /// A copy that appears whole or not at all.
-fn copy_durably(from: &Path, to: &Path) -> Result<(), RegistryError> {
+pub(super) fn copy_durably(from: &Path, to: &Path) -> Result<(), RegistryError> {
     let opened = File::open(from).and_then(|file| Ok((file.metadata()?.len(), file)));
     let (len, mut file) = opened.map_err(|source| RegistryError::io(from, source))?;
     Ok(checkpoint::copy_durably(&mut file, len, to)?)

@@ -17,10 +17,7 @@ impl Registry {
     /// # Errors
     /// When `sft` cannot be read, when the folder was begun with other weights, or when the disk or the log refuses.
     pub fn open(log: RolloutLog, sft: &Path, n_kept: usize) -> Result<Registry, RegistryError> {
-        let registry = Registry::at(log, n_kept);
-        std::fs::create_dir_all(&registry.folder).map_err(|source| RegistryError::io(&registry.folder, source))?;
-        registry.adopt_sft(sft)?;
-        registry.repaired()
+        Registry::adopt(log, sft, n_kept)?.open()
     }
 
     /// As [`Registry::open`], of a folder that has a version 0 already, by whoever does not know the model that it was begun with.
@@ -30,7 +27,8 @@ impl Registry {
     pub fn reopen(log: RolloutLog, n_kept: usize) -> Result<Registry, RegistryError> {
         let registry = Registry::at(log, n_kept);
         registry.verify(PolicyVersion::SFT)?;
-        registry.repaired()
+        registry.repair()?;
+        Ok(registry.on_behalf_of(&Who::learner()))
     }
 
     pub(super) fn at(log: RolloutLog, n_kept: usize) -> Registry {
@@ -46,10 +44,9 @@ impl Registry {
         }
     }
 
-    fn repaired(self) -> Result<Registry, RegistryError> {
+    pub(super) fn repair(&self) -> Result<(), RegistryError> {
         self.finish_what_a_crash_began()?;
-        self.remove_orphans()?;
-        self.ensure_live()?;
-        Ok(self.on_behalf_of(&Who::learner()))
+        self.clear_up()?;
+        self.ensure_live()
     }
 }

@@ -34,7 +34,13 @@ pub struct Surplus {
 impl Registry {
     /// As [`Registry::retain`], where nobody waits for the outcome; what could not be done is told, and done the next time.
     pub fn keep_house(&self, residents: &[PolicyVersion]) {
-        match self.retain(residents) {
+        self.keep_house_of(residents, residents);
+    }
+
+    /// [`Registry::keep_house`], where it is known which of those in memory are `leaving` it: the others wait for their return,
+    /// and are `retained`.
+    pub fn keep_house_of(&self, residents: &[PolicyVersion], leaving: &[PolicyVersion]) {
+        match self.retain_of(residents, leaving) {
             // The process ends: the next one finds whatever was left.
             Ok(()) | Err(RegistryError::Log(LogError::Closed)) => {}
             Err(error) => tracing::warn!(%error, "old versions could not be retired; the next change tries again"),
@@ -48,9 +54,15 @@ impl Registry {
     /// # Errors
     /// When the log refuses.
     pub fn retain(&self, residents: &[PolicyVersion]) -> Result<(), RegistryError> {
+        self.retain_of(residents, residents)
+    }
+
+    fn retain_of(&self, residents: &[PolicyVersion], leaving: &[PolicyVersion]) -> Result<(), RegistryError> {
         let _one_at_a_time = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
+        // Version 0 never leaves memory.
+        let drains = |version| version != PolicyVersion::SFT && leaving.contains(&version);
         for row in self.rows()? {
-            if row.state == VersionState::Draining && !residents.contains(&row.version) {
+            if row.state == VersionState::Draining && !drains(row.version) {
                 self.step(row.version, VersionState::Draining, VersionState::Retained, None)?;
             }
         }

@@ -1,5 +1,7 @@
 //! The registry over real files. Their bytes need not be a model: the registry knows digests, not weights.
 
+mod orphans;
+
 use std::fs;
 
 use policy::checkpoint::Digest;
@@ -20,10 +22,13 @@ impl World {
         World { dir, sft }
     }
 
-    fn open_with(&self, n_kept: usize) -> Result<Registry, RegistryError> {
+    fn log(&self) -> Result<RolloutLog, LogError> {
         let settings = LogSettings { commit_ms: 1, queue: 16, rescore_on_feedback: false };
-        let log = RolloutLog::open(&self.dir.path().join("data"), &settings)?;
-        Registry::open(log, &self.sft, n_kept)
+        RolloutLog::open(&self.dir.path().join("data"), &settings)
+    }
+
+    fn open_with(&self, n_kept: usize) -> Result<Registry, RegistryError> {
+        Registry::open(self.log()?, &self.sft, n_kept)
     }
 
     fn open(&self) -> Registry {
@@ -48,6 +53,10 @@ fn publish_next(registry: &Registry) -> PolicyVersion {
     version
 }
 
+fn file_names(folder: &Path) -> Vec<String> {
+    files::names(folder).unwrap_or_default()
+}
+
 fn states(registry: &Registry) -> Vec<VersionState> {
     registry.rows().unwrap().iter().map(|row| row.state).collect()
 }
@@ -64,6 +73,44 @@ fn version_0_is_copied_once_and_other_weights_are_refused() {
     drop(registry);
     fs::write(&world.sft, b"somebody else's weights").unwrap();
     assert!(matches!(world.open_with(8), Err(RegistryError::OtherModel { .. })));
+}
+
+/// Goal: a model that does not start claims no folder, and one that something came of keeps it. Method: a folder is adopted and left,
+/// opened and withdrawn, and withdrawn once more with a version in it; each time with other weights.
+#[test]
+fn a_folder_is_nobodys_until_its_model_has_started() {
+    let world = World::new();
+    let log = world.log().unwrap();
+    let versions = log.data_dir().join("versions");
+    let adoption = Registry::adopt(log.clone(), &world.sft, 8).unwrap();
+    assert!(adoption.is_first() && adoption.file().exists());
+    assert!(log.reader().versions().unwrap().is_empty(), "the row comes last");
+    drop(adoption);
+    assert!(file_names(&versions).is_empty());
+
+    fs::write(&world.sft, b"other weights").unwrap();
+    let registry = Registry::open(log.clone(), &world.sft, 8).unwrap();
+    registry.withdraw().unwrap();
+    assert!(registry.rows().unwrap().is_empty() && file_names(&versions).is_empty());
+
+    fs::write(&world.sft, b"weights that serve").unwrap();
+    let registry = Registry::open(log.clone(), &world.sft, 8).unwrap();
+    publish_next(&registry);
+    registry.withdraw().unwrap();
+    assert_eq!(states(&registry), [Draining, Live]);
+    assert!(!Registry::adopt(log, &world.sft, 8).unwrap().is_first());
+    assert!(registry.path(PolicyVersion::SFT).exists());
+}
+
+/// What a start that was killed before the row leaves is no obstacle to the next.
+#[test]
+fn a_copy_without_a_row_is_written_over() {
+    let world = World::new();
+    let log = world.log().unwrap();
+    fs::create_dir_all(log.data_dir().join("versions")).unwrap();
+    fs::write(log.data_dir().join("versions/policy-0.gguf"), b"another model").unwrap();
+    let registry = Registry::open(log, &world.sft, 8).unwrap();
+    assert_eq!(fs::read(registry.live().unwrap().path).unwrap(), fs::read(&world.sft).unwrap());
 }
 
 #[test]
@@ -95,7 +142,8 @@ fn a_candidate_that_a_crash_left_is_rejected_and_its_number_never_reused() {
     let world = World::new();
     let registry = world.open();
     let staged = stage(&registry);
-    let never_registered = registry.path(PolicyVersion(2));
+    let number = registry.next_version().unwrap();
+    let never_registered = registry.path(number);
     let half_written = registry.path(PolicyVersion(3)).with_extension("gguf.partial");
     fs::write(&never_registered, b"x").unwrap();
     fs::write(&half_written, b"x").unwrap();
@@ -104,10 +152,11 @@ fn a_candidate_that_a_crash_left_is_rejected_and_its_number_never_reused() {
     assert_eq!(states(&registry), [Live, Rejected]);
     let row = registry.row(staged).unwrap().unwrap();
     assert!(!row.has_verdict() && row.reason.unwrap().contains("ended before"), "nobody has judged it");
-    for gone in [registry.path(staged), never_registered, half_written] {
+    let mark = registry.companion(number, files::UNREGISTERED);
+    for gone in [registry.path(staged), never_registered, half_written, mark] {
         assert!(!gone.exists(), "{} is an orphan", gone.display());
     }
-    assert_eq!(registry.next_version().unwrap(), PolicyVersion(2));
+    assert_eq!(registry.next_version().unwrap(), number);
 }
 
 #[test]
@@ -164,7 +213,7 @@ fn what_may_be_activated_is_known_before_anything_is_read() {
     let registry = world.open_with(1).unwrap();
     let (one, two, three) = (publish_next(&registry), publish_next(&registry), publish_next(&registry));
     registry.retain(&[PolicyVersion::SFT]).unwrap();
-    assert_eq!(states(&registry), [Draining, Retired, Retained, Live]);
+    assert_eq!(states(&registry), [Retained, Retired, Retained, Live]);
     // A file that is not there is no matter yet.
     fs::remove_file(registry.path(two)).unwrap();
     for good in [PolicyVersion::SFT, two, three] {
@@ -213,7 +262,7 @@ fn retention_spares_version_0_the_live_one_and_what_is_in_memory() {
         publish_next(&registry);
     }
     registry.retain(&[PolicyVersion(0), PolicyVersion(1), PolicyVersion(6)]).unwrap();
-    assert_eq!(states(&registry), [Draining, Draining, Retired, Retired, Retained, Retained, Live]);
+    assert_eq!(states(&registry), [Retained, Draining, Retired, Retired, Retained, Retained, Live]);
     let on_disk = |n: u64| registry.path(PolicyVersion(n)).exists();
     assert_eq!((0..7).map(on_disk).collect::<Vec<_>>(), [true, true, false, false, true, true, true]);
     drop(registry);
@@ -262,7 +311,7 @@ fn old_versions_go_beyond_a_number_of_bytes() {
     assert_eq!(surplus(1, 100), [(1, 200), (2, 200), (3, 200)], "one step back stays possible");
     assert_eq!(surplus(u64::MAX, 3), [(1, 200)]);
     registry.clone().keeping_bytes(400).retain(&[PolicyVersion::SFT, live]).unwrap();
-    assert_eq!(states(&registry), [Draining, Retired, Retired, Retained, Retained, Live]);
+    assert_eq!(states(&registry), [Retained, Retired, Retired, Retained, Retained, Live]);
     let reason = registry.row(PolicyVersion(1)).unwrap().unwrap().reason;
     assert_eq!(reason.as_deref(), Some("beyond ppo.keep_versions_mib"));
     assert!(!registry.path(PolicyVersion(2)).exists() && registry.path(PolicyVersion(3)).exists());
@@ -279,7 +328,10 @@ fn versions_without_their_database_are_refused_and_kept() {
     drop(registry);
     let data = world.dir.path().join("data");
     let [there, aside] = ["rollouts.sqlite", "aside"].map(|name| data.join(name));
+    Registry::check_unclaimed(&data).unwrap();
     fs::rename(&there, &aside).unwrap();
+    let error = Registry::check_unclaimed(&data).unwrap_err();
+    assert!(matches!(error, RegistryError::Unclaimed { n_files: 1, .. }), "{error}");
     for _ in 0..2 {
         let error = world.open_with(8).map(drop).unwrap_err();
         assert!(matches!(error, RegistryError::Unclaimed { n_files: 1, .. }), "{error}");

@@ -1,7 +1,7 @@
 //! A data directory as replays read it: records, rollouts, weights, states. It changes nothing and takes no lock.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     path::{Path, PathBuf},
 };
 
@@ -13,6 +13,7 @@ use reward::{Score, Scored, ScoredRollout};
 
 use super::ReplayError;
 use crate::{
+    form::{self, Form},
     rollout_log::{LogReader, LoggedRollout, UpdateRow},
     state::StateFolder,
 };
@@ -45,6 +46,31 @@ impl Archive {
     pub fn sft(&self) -> Result<PathBuf, ReplayError> {
         let row = self.reader.version(PolicyVersion::SFT)?.ok_or(ReplayError::Nothing)?;
         Ok(self.versions().join(row.path))
+    }
+
+    /// The configuration with which the learner goes on here: rank and alpha are those of the live version.
+    ///
+    /// # Errors
+    /// When the log or the version's file cannot be read.
+    pub fn knobs(&self, config: &config::Ppo) -> Result<config::Ppo, ReplayError> {
+        let live = self.reader.live_version()?.ok_or(ReplayError::Nothing)?;
+        Ok(form::configured(config, self.form(live.version, config)?))
+    }
+
+    /// The form of a version; what the knobs ask for at version 0, and where the version is gone.
+    pub(super) fn form(&self, version: PolicyVersion, config: &config::Ppo) -> Result<Form, ReplayError> {
+        let file = self.reader.version(version)?.map(|row| self.versions().join(row.path));
+        match file.filter(|file| file.exists()) {
+            Some(file) => Ok(form::of_version(version, &file, &self.sft()?, config)?),
+            None => Ok(form::asked(config)),
+        }
+    }
+
+    /// Who judged what an update learnt from, by the versions of the scores.
+    pub(super) fn judges(&self, update: u64) -> Result<String, ReplayError> {
+        let used = self.reader.used_rollouts(update)?;
+        let judges: BTreeSet<String> = used.into_iter().map(|used| used.score.reward_version).collect();
+        Ok(judges.into_iter().collect::<Vec<_>>().join(", "))
     }
 
     /// One update.

@@ -67,7 +67,7 @@ pub enum ReplayError {
     /// It came out differently.
     #[error(
         "update {update} came out differently: {what} was {recorded}, and is {rebuilt}; computed by \"{then}\" then, \
-         \"{now}\" now"
+         \"{now}\" now{hint}"
     )]
     Different {
         /// Which update.
@@ -75,13 +75,15 @@ pub enum ReplayError {
         /// What differs.
         what: &'static str,
         /// In its record.
-        recorded: String,
+        recorded: Box<str>,
         /// Now.
-        rebuilt: String,
+        rebuilt: Box<str>,
         /// Arithmetic of its record.
-        then: String,
+        then: Box<str>,
         /// Arithmetic of today.
-        now: String,
+        now: Box<str>,
+        /// What else to look at, after a semicolon; empty where nothing suggests itself.
+        hint: Box<str>,
     },
 }
 

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     error::PpoError,
+    form::configured,
     rollout_log::{Start, UpdateRow},
     state::{self, StateHead},
     stats::{UpdateOutcome, named},
@@ -75,11 +76,27 @@ impl Replay<'_> {
         }
         let mut reached = self.start(before, row, config)?;
         if reached.head.fingerprint != row.start.state_before {
-            let (recorded, rebuilt) = (&row.start.state_before, &reached.head.fingerprint);
-            return Err(self.different(row, "the state before it", recorded, rebuilt));
+            return Err(self.other_beginning(row, &reached.head.fingerprint)?);
         }
         reached.models.prepare(&reached.config);
         Ok(reached)
+    }
+
+    /// Why the state before an update may have come out differently. Whatever a fresh start is made from beside the weights and
+    /// the recorded configuration is the word of whoever asks, and scores tell whether it is the word of the run.
+    fn other_beginning(&self, row: &UpdateRow, rebuilt: &str) -> Result<ReplayError, ReplayError> {
+        let mut error = self.different(row, "the state before it", &row.start.state_before, rebuilt);
+        if let (ReplayError::Different { hint, .. }, Start::Fresh) = (&mut error, row.start.start) {
+            *hint = format!(
+                "; the record does not say where the value model started: here it starts {}, and what the update learnt \
+                 from was judged by {}; give the flags of the run: --model, --reward-model, and every reward.* and \
+                 ppo.device that it was given",
+                self.beginning.value_start(),
+                self.archive.judges(row.start.number)?
+            )
+            .into();
+        }
+        Ok(error)
     }
 
     /// The state that an update began with.
@@ -90,7 +107,9 @@ impl Replay<'_> {
             (Start::Continued | Start::Rebased, None) => return Err(ReplayError::Nothing),
             // A state that was saved after another version was activated has that behind it already.
             (Start::Rebased, Some(before))
-                if (before.head.start, before.head.version) == (Start::Rebased, row.start.parent) =>
+                if (before.head.start, before.head.version) == (Start::Rebased, row.start.parent)
+                    // Before another rank or alpha was configured, at version 0.
+                    && configured(&config, before.models.form()) == config =>
             {
                 return with_constants(before, config);
             }

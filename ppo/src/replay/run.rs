@@ -9,10 +9,11 @@ use crate::{
     arithmetic::arithmetic,
     beginning::Beginning,
     error::PpoError,
+    form::configured,
     models::Models,
     rollout_log::{Start, UpdateRow, VersionRow},
     snapshot::Snapshot,
-    state::{self, StateHead},
+    state::{self, StateFile, StateHead},
 };
 
 /// What replays work with.
@@ -137,13 +138,17 @@ impl Replay<'_> {
         if !file.path().exists() {
             return Ok(None);
         }
-        let mut models = self.beginning.models(self.beginning.source(), self.config)?;
-        let head = match self.pool.install(|| file.restore(&mut models)) {
-            Ok(head) => head,
-            Err(error) => {
+        let restored = self.blank(&file).and_then(|mut models| {
+            let head = self.pool.install(|| file.restore(&mut models))?;
+            Ok((models, head))
+        });
+        let (models, head) = match restored {
+            Ok(restored) => restored,
+            Err(ReplayError::Model(error)) => {
                 tracing::error!(update, %error, "a state of the learner cannot be used");
                 return Ok(None);
             }
+            Err(error) => return Err(error),
         };
         let before = update.checked_sub(1).map(|before| self.archive.update(before)).transpose()?.flatten();
         let recorded = before.and_then(|row| row.end).map(|end| end.state_after);
@@ -155,6 +160,16 @@ impl Replay<'_> {
         }
         let config = self.config.clone();
         Ok(Some(Reached { models, head, saved: Some(update), n_replayed: 0, config }))
+    }
+
+    /// Models of the form that a state has, whatever is configured by now.
+    fn blank(&self, file: &StateFile) -> Result<Models, ReplayError> {
+        if let Some(forms) = file.forms()? {
+            return Ok(self.beginning.blank(forms, self.config)?);
+        }
+        // The version that it stands at says what its policy is; of its value model there is no more than the configuration.
+        let form = self.archive.form(file.head()?.version, self.config)?;
+        Ok(self.beginning.models(self.beginning.source(), &configured(self.config, form))?)
     }
 
     /// What models that no update led to are the state of.
@@ -174,10 +189,11 @@ impl Replay<'_> {
         ReplayError::Different {
             update: row.start.number,
             what,
-            recorded: recorded.to_string(),
-            rebuilt: rebuilt.to_string(),
-            then: row.start.arithmetic.clone(),
-            now: arithmetic(self.config),
+            recorded: recorded.into(),
+            rebuilt: rebuilt.into(),
+            then: row.start.arithmetic.as_str().into(),
+            now: arithmetic(self.config).into(),
+            hint: "".into(),
         }
     }
 }

@@ -42,15 +42,15 @@ pub(super) fn of_change(change: &VersionChange, who: &Who) -> Option<AuditRow> {
         None => act.done(),
     };
     match change {
-        VersionChange::Register(_) => None,
-        VersionChange::Publish { version, .. } => Some(act(Action::Promote, version).done()),
+        VersionChange::Register(_) | VersionChange::Withdraw => None,
+        VersionChange::Publish { version, report, .. } => Some(told(act(Action::Promote, version), &report.remark)),
         // Whoever brings a file wants it in; the learner's candidates are judged by the daemon itself, and
         // what a crash left is given up by it.
         VersionChange::Reject { version, reason, .. } => Some(match *who == Who::learner() || *who == Who::start() {
             true => act(Action::Reject, version).done_with(reason),
             false => act(Action::Import, version).refused(reason),
         }),
-        VersionChange::Keep { version, .. } => Some(act(Action::Import, version).done()),
+        VersionChange::Keep { version, report } => Some(told(act(Action::Import, version), &report.remark)),
         VersionChange::Activate { version, why, .. } => {
             let action = if *who == Who::watch() { Action::Rollback } else { Action::Activate };
             Some(told(act(action, version), why))

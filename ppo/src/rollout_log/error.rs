@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use policy::{PolicyVersion, RolloutId};
 use rusqlite::ErrorCode;
 
+use super::lock::LockHolder;
+
 /// Why the rollout log refused or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -18,6 +20,23 @@ pub enum LogError {
         path: PathBuf,
         /// What the system answered.
         source: std::io::Error,
+    },
+    /// There is something else where the data directory should be, or it cannot be made.
+    #[error("cannot use {path} as the data directory: {reason} (daemon.data_dir)")]
+    NoFolder {
+        /// As configured.
+        path: PathBuf,
+        /// What is in the way.
+        reason: String,
+    },
+    /// It can be read once somebody who can write in the folder has opened it, or when it is copied.
+    #[error(
+        "data directory {dir} cannot be written, and rollouts.sqlite-wal in it holds what the database has not taken in yet, \
+         which takes writing: read it as a user who can write there, or copy the folder to where you can"
+    )]
+    NeedsWriting {
+        /// The folder.
+        dir: PathBuf,
     },
     /// The folder is no data directory.
     #[error("{dir} holds no rollouts.sqlite, so it is no data directory of honed; name yours with --data-dir")]
@@ -43,8 +62,8 @@ pub enum LogError {
     Locked {
         /// The folder.
         dir: PathBuf,
-        /// ` (pid 123)`, when the holder left its number.
-        holder: String,
+        /// What the holder left in the lock file.
+        holder: LockHolder,
     },
     /// The file was written by a newer honed.
     #[error("rollout log: schema {found} is newer than the {supported} that this honed knows; use the newer honed")]

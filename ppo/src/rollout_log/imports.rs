@@ -1,7 +1,7 @@
 //! Rows about files from outside: who brought what, and what became of it. The newest [`KEPT`] stay.
 
 use policy::PolicyVersion;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{RolloutLog, error::LogError, writer::Command};
 
@@ -108,6 +108,14 @@ pub(super) fn versions_of(connection: &Connection, digest: &str) -> Result<Vec<P
     )?;
     let versions = statement.query_map([digest], |row| Ok(PolicyVersion(row.get::<_, i64>(0)? as u64)))?;
     Ok(versions.collect::<Result<_, _>>()?)
+}
+
+/// Digest of the file that was last brought under this name.
+pub(super) fn last_digest_of(connection: &Connection, path: &str) -> Result<Option<String>, LogError> {
+    let mut statement =
+        connection.prepare_cached("SELECT digest FROM imports WHERE path = ?1 ORDER BY number DESC LIMIT 1")?;
+    let last: Option<Option<String>> = statement.query_row([path], |row| row.get(0)).optional()?;
+    Ok(last.flatten())
 }
 
 /// All rows, oldest first.

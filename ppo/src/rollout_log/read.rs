@@ -4,14 +4,15 @@
 mod export;
 mod service;
 
-use std::{collections::BTreeMap, ops::RangeInclusive, path::Path, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, path::Path};
 
 pub use export::Export;
 use policy::{PolicyVersion, RolloutId};
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     audit::{self, AuditRow},
+    database::open_for_reading,
     error::LogError,
     feedback,
     imports::{self, ImportRow},
@@ -61,17 +62,12 @@ pub struct LogReader {
 }
 
 impl LogReader {
-    /// Opens the log of a data directory, also while a daemon writes to it.
+    /// Opens the log of a data directory, also while a daemon writes to it, and also where nobody can write.
     pub fn open(data_dir: &Path) -> Result<LogReader, LogError> {
-        let path = super::database(data_dir);
         if !super::has_log(data_dir) {
             return Err(LogError::Absent { dir: data_dir.to_path_buf() });
         }
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&path, flags)?;
-        // The write-ahead log's index must be writable, so the file is; the connection is not.
-        connection.pragma_update(None, "query_only", true)?;
-        connection.busy_timeout(Duration::from_secs(5))?;
+        let connection = open_for_reading(data_dir)?;
         let found = schema::number(&connection)?;
         if found > schema::CURRENT {
             return Err(LogError::SchemaTooNew { found, supported: schema::CURRENT });
@@ -211,7 +207,12 @@ impl LogReader {
 
     /// The newest update that ended.
     pub fn newest_update(&self) -> Result<Option<UpdateRow>, LogError> {
-        if self.has(schema::WITH_UPDATES) { updates::newest_ended(&self.connection) } else { Ok(None) }
+        Ok(self.newest_updates(1)?.pop())
+    }
+
+    /// The newest updates that ended, newest first.
+    pub fn newest_updates(&self, limit: usize) -> Result<Vec<UpdateRow>, LogError> {
+        if self.has(schema::WITH_UPDATES) { updates::newest_ended(&self.connection, limit) } else { Ok(Vec::new()) }
     }
 
     /// The update that runs, or that a process died in.
@@ -229,6 +230,11 @@ impl LogReader {
         updates::rollouts(&self.connection, number, "")
     }
 
+    /// Why rollouts of an update do not train, and how many for each reason, as far as the log still has them.
+    pub fn drops_of_update(&self, number: u64) -> Result<BTreeMap<DropReason, usize>, LogError> {
+        updates::drops(&self.connection, number)
+    }
+
     /// What became of files from outside, oldest first.
     pub fn imports(&self) -> Result<Vec<ImportRow>, LogError> {
         if self.has(schema::WITH_IMPORTS) { imports::all(&self.connection) } else { Ok(Vec::new()) }
@@ -237,6 +243,11 @@ impl LogReader {
     /// Versions that a file with these bytes became, whatever form they have.
     pub fn versions_of_import(&self, digest: &str) -> Result<Vec<PolicyVersion>, LogError> {
         if self.has(schema::WITH_IMPORTS) { imports::versions_of(&self.connection, digest) } else { Ok(Vec::new()) }
+    }
+
+    /// Digest of the file that was last brought under this name; `None` also where it could not be read.
+    pub fn digest_last_imported(&self, path: &str) -> Result<Option<String>, LogError> {
+        if self.has(schema::WITH_IMPORTS) { imports::last_digest_of(&self.connection, path) } else { Ok(None) }
     }
 
     /// Who did what: at most `limit` rows after a number, oldest first.

@@ -108,6 +108,8 @@ pub struct UpdateRow {
     pub n_attempts: u32,
     /// When it was claimed, milliseconds since the Unix epoch.
     pub claimed_ms: u64,
+    /// When it ended, likewise.
+    pub ended_ms: Option<u64>,
     /// What was written when it ended.
     pub end: Option<UpdateEnd>,
 }

@@ -9,6 +9,7 @@ use super::{
     blob,
     error::LogError,
     record::{self, LoggedRollout, ScoreRecord, Seq},
+    state::DropReason,
     update_row::{Start, StreakRow, UpdateChange, UpdateEnd, UpdateRow, UpdateStart, UsedRollout},
 };
 use crate::{clock::now_ms, stats::UpdateOutcome};
@@ -152,33 +153,53 @@ pub(super) fn used(connection: &Connection, number: u64) -> Result<Vec<UsedRollo
 
 /// One row.
 pub(super) fn one(connection: &Connection, number: u64) -> Result<Option<UpdateRow>, LogError> {
-    select(connection, "number = ?1", params![number as i64])
+    Ok(select(connection, "number = ?1", params![number as i64])?.pop())
 }
 
 /// The update that made this version, also when the gate refused it.
 pub(super) fn of_version(connection: &Connection, version: PolicyVersion) -> Result<Option<UpdateRow>, LogError> {
-    select(connection, "version = ?1 ORDER BY number DESC LIMIT 1", params![version.0 as i64])
+    Ok(select(connection, "version = ?1 ORDER BY number DESC LIMIT 1", params![version.0 as i64])?.pop())
 }
 
 /// The update that a process died in, or that runs.
 pub(super) fn open(connection: &Connection) -> Result<Option<UpdateRow>, LogError> {
-    select(connection, "outcome = 'open' ORDER BY number DESC LIMIT 1", [])
+    Ok(select(connection, "outcome = 'open' ORDER BY number DESC LIMIT 1", [])?.pop())
 }
 
-/// The newest update that ended.
-pub(super) fn newest_ended(connection: &Connection) -> Result<Option<UpdateRow>, LogError> {
-    select(connection, "outcome <> 'open' ORDER BY number DESC LIMIT 1", [])
+/// The newest updates that ended, newest first.
+pub(super) fn newest_ended(connection: &Connection, limit: usize) -> Result<Vec<UpdateRow>, LogError> {
+    select(connection, "outcome <> 'open' ORDER BY number DESC LIMIT ?1", params![limit as i64])
 }
 
-fn select(connection: &Connection, which: &str, params: impl rusqlite::Params) -> Result<Option<UpdateRow>, LogError> {
+/// Why rollouts of an update do not train, and how many for each reason, as far as the log still has them.
+pub(super) fn drops(connection: &Connection, number: u64) -> Result<BTreeMap<DropReason, usize>, LogError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT reason, COUNT(*) FROM update_rollouts JOIN rollouts USING (seq)
+         WHERE number = ?1 AND reason IS NOT NULL GROUP BY reason",
+    )?;
+    let rows = statement.query_map([number as i64], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))?;
+    let mut drops = BTreeMap::new();
+    for row in rows {
+        let (word, n) = row?;
+        drops.extend(DropReason::parse(&word).map(|reason| (reason, n as usize)));
+    }
+    Ok(drops)
+}
+
+fn select(connection: &Connection, which: &str, params: impl rusqlite::Params) -> Result<Vec<UpdateRow>, LogError> {
     let sql = format!(
         "SELECT number, outcome, start, parent, parent_digest, lineage, state_before, assignments, arithmetic, n_threads,
-            n_attempts, claimed_ms, version, updates.digest, state_after, pretraining, streak_first, streak_n, went_back
+            n_attempts, claimed_ms, version, updates.digest, state_after, pretraining, streak_first, streak_n, went_back,
+            ended_ms
          FROM updates JOIN update_configs ON update_configs.digest = updates.config WHERE {which}"
     );
     let mut statement = connection.prepare_cached(&sql)?;
-    let mut rows = statement.query(params)?;
-    rows.next()?.map(|row| read_row(connection, row)).transpose()
+    let mut found = statement.query(params)?;
+    let mut rows = Vec::new();
+    while let Some(row) = found.next()? {
+        rows.push(read_row(connection, row)?);
+    }
+    Ok(rows)
 }
 
 fn read_row(connection: &Connection, row: &Row<'_>) -> Result<UpdateRow, LogError> {
@@ -217,6 +238,7 @@ fn read_row(connection: &Connection, row: &Row<'_>) -> Result<UpdateRow, LogErro
         lineage: blob::parse_versions(lineage).map_err(corrupt)?,
         n_attempts: row.get(10)?,
         claimed_ms: row.get::<_, i64>(11)? as u64,
+        ended_ms: row.get::<_, Option<i64>>(19)?.map(|ms| ms as u64),
         end,
     })
 }

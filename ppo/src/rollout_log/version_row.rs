@@ -68,7 +68,8 @@ pub struct VersionRow {
     pub created_ms: u64,
     /// Rollouts that trained it.
     pub n_rollouts: u64,
-    /// Why it was rejected, retired or rolled back.
+    /// Why it was rejected, retired or rolled back, and then, after [`VersionRow::OBSERVED`], what the gate objected to: no reason
+    /// against serving, for it only observed.
     pub reason: Option<String>,
     /// The gate's report and the update's numbers, by metric name.
     pub numbers: BTreeMap<String, f64>,
@@ -79,11 +80,59 @@ impl VersionRow {
     pub const NO_VERDICT: &str = "gate/no_verdict";
     /// 1 in the numbers of a file that passed and is to go live, until it has.
     pub const AWAITS_PROMOTION: &str = "import/awaits_promotion";
+    /// Begins what stands last in a reason, and stays whatever becomes of the version.
+    pub const OBSERVED: &str = "the gate only observed: ";
+    /// Between this and what stands before it.
+    const BETWEEN: &str = "; ";
 
     /// Whether it was judged, as far as its state says that: a candidate that was given up was not.
     #[must_use]
     pub fn has_verdict(&self) -> bool {
         !self.numbers.contains_key(VersionRow::NO_VERDICT)
+    }
+
+    /// Why it was rejected, retired or rolled back, and nothing else.
+    #[must_use]
+    pub fn end_reason(&self) -> Option<&str> {
+        VersionRow::parts_of(self.reason.as_deref()?).0
+    }
+
+    /// What the gate objected to, and let pass because it only observed.
+    #[must_use]
+    pub fn objections(&self) -> Option<&str> {
+        VersionRow::parts_of(self.reason.as_deref()?).1
+    }
+
+    fn parts_of(reason: &str) -> (Option<&str>, Option<&str>) {
+        let Some((end, objections)) = reason.split_once(VersionRow::OBSERVED) else {
+            return (Some(reason), None);
+        };
+        (Some(end.trim_end_matches(VersionRow::BETWEEN)).filter(|end| !end.is_empty()), Some(objections))
+    }
+
+    /// The reason of a row after a step, which was taken because of `why`. What goes live has nothing to explain, but for what the
+    /// gate objected to.
+    pub(super) fn reason_after(before: Option<&str>, why: Option<&str>, to: VersionState) -> Option<String> {
+        let (end, objections) = before.map_or((None, None), VersionRow::parts_of);
+        let end = why.or(end.filter(|_| to != VersionState::Live)).map(str::to_string);
+        let objections = objections.map(|objections| format!("{}{objections}", VersionRow::OBSERVED));
+        let parts: Vec<String> = end.into_iter().chain(objections).collect();
+        (!parts.is_empty()).then(|| parts.join(VersionRow::BETWEEN))
+    }
+}
+
+/// What is written down of a candidate that passed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct VersionReport {
+    /// What the update and the gate measured.
+    pub numbers: BTreeMap<String, f64>,
+    /// What the gate objected to, in words that begin with [`VersionRow::OBSERVED`].
+    pub remark: Option<String>,
+}
+
+impl From<BTreeMap<String, f64>> for VersionReport {
+    fn from(numbers: BTreeMap<String, f64>) -> VersionReport {
+        VersionReport { numbers, remark: None }
     }
 }
 
@@ -92,14 +141,16 @@ impl VersionRow {
 pub enum VersionChange {
     /// A new row.
     Register(VersionRow),
+    /// Version 0 is nobody's again, unless anything refers to it already.
+    Withdraw,
     /// The candidate goes live, the live one drains, and the update's rollouts are settled.
     Publish {
         /// The candidate.
         version: PolicyVersion,
         /// The end of the update's claim.
         settlement: Settlement,
-        /// What the update and the gate measured.
-        numbers: BTreeMap<String, f64>,
+        /// What the update and the gate found.
+        report: VersionReport,
     },
     /// The candidate is refused, and the update's rollouts are settled.
     Reject {
@@ -116,8 +167,8 @@ pub enum VersionChange {
     Keep {
         /// The candidate.
         version: PolicyVersion,
-        /// What the gate measured.
-        numbers: BTreeMap<String, f64>,
+        /// What the gate found.
+        report: VersionReport,
     },
     /// A retained (or still draining) version goes live, the live one drains.
     Activate {
@@ -139,4 +190,33 @@ pub enum VersionChange {
         /// Why, when it is refused or given up.
         reason: Option<String>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{VersionRow, VersionState};
+
+    /// Goal: what the gate objected to outlives whatever becomes of a version, and is told apart from that. Method: the life of one
+    /// that was taken back, brought back, and retired in the end.
+    #[test]
+    fn objections_stay_with_a_version_whatever_becomes_of_it() {
+        let remark = format!("{}distinct pairs: 0.0054; length: 9", VersionRow::OBSERVED);
+        let after = |before: &Option<String>, why, to| VersionRow::reason_after(before.as_deref(), why, to);
+        let live = after(&None, Some(&remark), VersionState::Live);
+        assert_eq!(live, Some(remark.clone()));
+        let draining = after(&live, Some("rolled back: reward fell"), VersionState::Draining);
+        assert_eq!(draining, Some(format!("rolled back: reward fell; {remark}")));
+        let retained = after(&draining, None, VersionState::Retained);
+        assert_eq!(retained, draining);
+        let live = after(&retained, None, VersionState::Live);
+        assert_eq!(live, Some(remark.clone()), "what is live again has nothing else to explain");
+        let retained = after(&live, None, VersionState::Draining);
+        let retired = after(&retained, Some("beyond ppo.keep_versions"), VersionState::Retired);
+        assert_eq!(retired, Some(format!("beyond ppo.keep_versions; {remark}")));
+        let parts = VersionRow::parts_of(retired.as_deref().unwrap());
+        assert_eq!(parts, (Some("beyond ppo.keep_versions"), Some("distinct pairs: 0.0054; length: 9")));
+        assert_eq!(VersionRow::parts_of(&remark), (None, parts.1));
+        assert_eq!(VersionRow::parts_of("worse"), (Some("worse"), None));
+        assert_eq!(after(&Some("worse".to_string()), None, VersionState::Live), None);
+    }
 }

@@ -16,9 +16,11 @@ use super::{
 pub(super) fn apply(connection: &Connection, change: &VersionChange) -> Result<(), LogError> {
     match change {
         VersionChange::Register(row) => insert(connection, row),
-        VersionChange::Publish { version, settlement, numbers } => {
-            put_numbers(connection, *version, numbers)?;
-            replace_live(connection, *version, &[VersionState::Candidate], None)?;
+        VersionChange::Withdraw => withdraw(connection),
+        VersionChange::Publish { version, settlement, report } => {
+            put_numbers(connection, *version, &report.numbers)?;
+            drain_live(connection, None)?;
+            go_live(connection, *version, &[VersionState::Candidate], report.remark.as_deref())?;
             transition::settle(connection, settlement).map(drop)
         }
         VersionChange::Reject { version, reason, settlement, numbers } => {
@@ -26,9 +28,9 @@ pub(super) fn apply(connection: &Connection, change: &VersionChange) -> Result<(
             step(connection, *version, VersionState::Candidate, VersionState::Rejected, Some(reason))?;
             transition::settle(connection, settlement).map(drop)
         }
-        VersionChange::Keep { version, numbers } => {
-            put_numbers(connection, *version, numbers)?;
-            step(connection, *version, VersionState::Candidate, VersionState::Retained, None)
+        VersionChange::Keep { version, report } => {
+            put_numbers(connection, *version, &report.numbers)?;
+            step(connection, *version, VersionState::Candidate, VersionState::Retained, report.remark.as_deref())
         }
         VersionChange::Activate { version, expected_live, why } => {
             let found = live(connection)?;
@@ -40,7 +42,8 @@ pub(super) fn apply(connection: &Connection, change: &VersionChange) -> Result<(
             if found == Some(*version) {
                 return Ok(());
             }
-            replace_live(connection, *version, &[VersionState::Retained, VersionState::Draining], why.as_deref())
+            drain_live(connection, why.as_deref())?;
+            go_live(connection, *version, &[VersionState::Retained, VersionState::Draining], None)
         }
         VersionChange::Move { version, from, to, reason } => step(connection, *version, *from, *to, reason.as_deref()),
     }
@@ -64,6 +67,19 @@ fn insert(connection: &Connection, row: &VersionRow) -> Result<(), LogError> {
     put_numbers(connection, row.version, &row.numbers)
 }
 
+/// A folder in which anything has happened stays version 0's.
+fn withdraw(connection: &Connection) -> Result<(), LogError> {
+    connection.execute(
+        "DELETE FROM versions WHERE version = ?1
+            AND NOT EXISTS (SELECT 1 FROM versions WHERE version <> ?1)
+            AND NOT EXISTS (SELECT 1 FROM services)
+            AND NOT EXISTS (SELECT 1 FROM rollouts)
+            AND NOT EXISTS (SELECT 1 FROM updates)",
+        [PolicyVersion::SFT.0 as i64],
+    )?;
+    Ok(())
+}
+
 fn put_numbers(
     connection: &Connection,
     version: PolicyVersion,
@@ -78,21 +94,27 @@ fn put_numbers(
     Ok(())
 }
 
-/// The live one drains first: the unique index allows one live row at a time.
-fn replace_live(
+/// Before another goes live: the unique index allows one live row at a time.
+fn drain_live(connection: &Connection, why: Option<&str>) -> Result<(), LogError> {
+    match live(connection)? {
+        Some(version) => step(connection, version, VersionState::Live, VersionState::Draining, why),
+        None => Ok(()),
+    }
+}
+
+fn go_live(
     connection: &Connection,
     version: PolicyVersion,
     from: &[VersionState],
-    why: Option<&str>,
+    remark: Option<&str>,
 ) -> Result<(), LogError> {
-    connection.execute("UPDATE versions SET state = 'draining', reason = ?1 WHERE state = 'live'", [why])?;
     let found = state(connection, version)?;
     match found.filter(|found| from.contains(found)) {
         Some(from) => {
             // Once: who has been live and was rolled back does not come back by itself.
             let gone = params![version.0 as i64, VersionRow::AWAITS_PROMOTION];
             connection.execute("DELETE FROM version_numbers WHERE version = ?1 AND name = ?2", gone)?;
-            step(connection, version, from, VersionState::Live, None)?;
+            step(connection, version, from, VersionState::Live, remark)?;
         }
         None => return Err(wrong_state(version, from[0], found)),
     }
@@ -113,11 +135,15 @@ fn step(
     version: PolicyVersion,
     from: VersionState,
     to: VersionState,
-    reason: Option<&str>,
+    why: Option<&str>,
 ) -> Result<(), LogError> {
+    let before: Option<String> = connection
+        .query_row("SELECT reason FROM versions WHERE version = ?1", [version.0 as i64], |row| row.get(0))
+        .optional()?
+        .flatten();
+    let reason = VersionRow::reason_after(before.as_deref(), why, to);
     let n_moved = connection.execute(
-        "UPDATE versions SET state = ?3, reason = CASE WHEN ?3 = 'live' THEN NULL ELSE coalesce(?4, reason) END
-         WHERE version = ?1 AND state = ?2",
+        "UPDATE versions SET state = ?3, reason = ?4 WHERE version = ?1 AND state = ?2",
         params![version.0 as i64, from.as_str(), to.as_str(), reason],
     )?;
     if n_moved == 1 { Ok(()) } else { Err(wrong_state(version, from, state(connection, version)?)) }

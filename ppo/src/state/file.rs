@@ -11,10 +11,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use policy::{PolicyVersion, checkpoint::stream_durably, model_error::ModelError};
+use policy::{PolicyVersion, checkpoint::stream_durably, model_error::ModelError, transformer::LoraShape};
 
 use super::{Half, fingerprint, read_half, write_half};
-use crate::{models::Models, rollout_log::Start};
+use crate::{
+    form::{Form, shown},
+    models::Models,
+    rollout_log::Start,
+};
 
 /// First line; another layout gets another number.
 const MAGIC: &str = "honed learner state 1";
@@ -22,6 +26,10 @@ const MAGIC: &str = "honed learner state 1";
 const END: &str = "tensors";
 /// Longest head that is read: a damaged file must not be searched for its end.
 const HEAD_BYTES_MAX: u64 = 1 << 16;
+/// The word for a model without an adapter.
+const WHOLE: &str = "whole";
+/// Largest rank that is believed, that of `ppo.lora_rank`: memory is asked for by it before anything is compared.
+const RANK_MAX: usize = 1024;
 
 /// What a state is the state of.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,7 +72,7 @@ impl StateFile {
     pub fn write(&self, models: &Models, head: &StateHead) -> Result<(), ModelError> {
         let io_error = |source| ModelError::Io { path: self.path.clone(), source };
         stream_durably(&self.path, |out| {
-            out.write_all(text(head, &models.control()).as_bytes()).map_err(io_error)?;
+            out.write_all(text(head, &models.control(), forms_of(models)).as_bytes()).map_err(io_error)?;
             Half::ALL.into_iter().try_for_each(|half| write_half(out, models, half, &io_error))
         })
     }
@@ -74,7 +82,16 @@ impl StateFile {
     /// # Errors
     /// When it cannot be read, or its head is not one.
     pub fn head(&self) -> Result<StateHead, ModelError> {
-        Ok(self.open()?.1.0)
+        Ok(self.open()?.1.head)
+    }
+
+    /// The forms of its policy and its value model: what models it can be put into. `None`: it does not say, having been written
+    /// by a honed that took the configuration's word.
+    ///
+    /// # Errors
+    /// As [`StateFile::head`].
+    pub(crate) fn forms(&self) -> Result<Option<[Form; 2]>, ModelError> {
+        Ok(self.open()?.1.forms)
     }
 
     /// Brings models back to it, bit for bit; returns what it is the state of. Call it inside the learner's pool.
@@ -83,9 +100,14 @@ impl StateFile {
     /// When it cannot be read, is of other models, or its numbers are not those that were written; the models may then be
     /// half restored.
     pub fn restore(&self, models: &mut Models) -> Result<StateHead, ModelError> {
-        let (mut reader, (head, control)) = self.open()?;
+        let (mut reader, Top { head, control, forms }) = self.open()?;
         let io_error = |source| ModelError::Io { path: self.path.clone(), source };
         Half::ALL.into_iter().try_for_each(|half| read_half(&mut reader, models, half, &io_error))?;
+        // Nothing in a factor tells what it is to be multiplied by.
+        if let Some(expected) = forms.filter(|forms| *forms != forms_of(models)) {
+            let [expected, found] = [expected, forms_of(models)].map(|forms| forms.map(shown).join(" and "));
+            return Err(self.damaged(&format!("it is of {expected}, and would go into {found}")));
+        }
         models.set_control(&control);
         let found = fingerprint(models, head.update)?.to_string();
         if found != head.fingerprint {
@@ -94,7 +116,7 @@ impl StateFile {
         Ok(head)
     }
 
-    fn open(&self) -> Result<(BufReader<File>, Head), ModelError> {
+    fn open(&self) -> Result<(BufReader<File>, Top), ModelError> {
         let io_error = |source| ModelError::Io { path: self.path.clone(), source };
         let mut reader = BufReader::with_capacity(1 << 20, File::open(&self.path).map_err(io_error)?);
         let mut lines = Vec::new();
@@ -108,8 +130,8 @@ impl StateFile {
                 line => lines.push(line.to_owned()),
             }
         }
-        let head = parse(&lines).ok_or_else(|| self.damaged("its head is not that of a state"))?;
-        Ok((reader, head))
+        let top = parse(&lines).ok_or_else(|| self.damaged("its head is not that of a state"))?;
+        Ok((reader, top))
     }
 
     fn damaged(&self, what: &str) -> ModelError {
@@ -117,20 +139,47 @@ impl StateFile {
     }
 }
 
-type Head = (StateHead, BTreeMap<String, f64>);
+/// Everything before the tensors.
+struct Top {
+    head: StateHead,
+    control: BTreeMap<String, f64>,
+    /// In the order of [`Half::ALL`].
+    forms: Option<[Form; 2]>,
+}
+
+fn forms_of(models: &Models) -> [Form; 2] {
+    Half::ALL.map(|half| half.form(models))
+}
 
 /// Numbers as their bits, so that they come back with every one.
-fn text(head: &StateHead, control: &BTreeMap<String, f64>) -> String {
+fn text(head: &StateHead, control: &BTreeMap<String, f64>, forms: [Form; 2]) -> String {
     let StateHead { update, start, version, digest, fingerprint } = head;
     let mut text = format!("{MAGIC}\nupdate {update}\nstart {}\nversion {}\n", start.as_str(), version.0);
     text += &format!("digest {digest}\nfingerprint {fingerprint}\n");
+    for (half, form) in Half::ALL.into_iter().zip(forms) {
+        text += &format!("form {} {}\n", half.word(), form_text(form));
+    }
     for (name, value) in control {
         text += &format!("control {name} {:016x}\n", value.to_bits());
     }
     text + END + "\n"
 }
 
-fn parse(lines: &[String]) -> Option<Head> {
+fn form_text(form: Form) -> String {
+    form.map_or_else(|| WHOLE.to_owned(), |lora| format!("{} {:08x}", lora.rank, lora.alpha.to_bits()))
+}
+
+fn parse_form(text: &str) -> Option<Form> {
+    if text == WHOLE {
+        return Some(None);
+    }
+    let (rank, alpha) = text.split_once(' ')?;
+    let rank = rank.parse().ok().filter(|rank| (1..=RANK_MAX).contains(rank))?;
+    let alpha = f32::from_bits(u32::from_str_radix(alpha, 16).ok()?);
+    Some(Some(LoraShape { rank, alpha }))
+}
+
+fn parse(lines: &[String]) -> Option<Top> {
     let (magic, fields) = lines.split_first()?;
     if magic != MAGIC {
         return None;
@@ -148,5 +197,9 @@ fn parse(lines: &[String]) -> Option<Head> {
         let (name, bits) = line.split_once(' ')?;
         control.insert(name.to_owned(), f64::from_bits(u64::from_str_radix(bits, 16).ok()?));
     }
-    Some((head, control))
+    let forms = match Half::ALL.map(|half| value(&format!("form {}", half.word()))) {
+        [Some(policy), Some(value)] => Some([parse_form(policy)?, parse_form(value)?]),
+        _ => None,
+    };
+    Some(Top { head, control, forms })
 }

@@ -12,12 +12,17 @@ use candle_core::{Tensor, Var};
 use policy::{
     model_error::ModelError,
     optimizer::{AdamState, AdamW, Moments},
+    transformer::{Adapter, is_factor},
 };
 
-use crate::{averaging::WeightAverage, models::Models};
+use crate::{averaging::WeightAverage, form::Form, models::Models};
 
 /// Numbers converted at a time.
 const CHUNK: usize = 1 << 14;
+/// Bytes of a key that is not the expected one: names of tensors are far shorter, and what is not one must not fill memory.
+const KEY_BYTES_MAX: usize = 1 << 8;
+/// What is wrong with a state whose tensors are an adapter's where the models' are not, or of another rank.
+const OTHER_RANK: &str = "so the state is of another ppo.lora_rank";
 
 /// One of the two models that learn, with its optimiser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +34,7 @@ pub(crate) enum Half {
 impl Half {
     pub(crate) const ALL: [Half; 2] = [Half::Policy, Half::Value];
 
-    fn word(self) -> &'static str {
+    pub(super) fn word(self) -> &'static str {
         match self {
             Half::Policy => "policy",
             Half::Value => "value",
@@ -41,6 +46,15 @@ impl Half {
             Half::Policy => models.policy.parameters(),
             Half::Value => models.value.parameters(),
         }
+    }
+
+    /// What its parameters are.
+    pub(crate) fn form(self, models: &Models) -> Form {
+        let trunk = match self {
+            Half::Policy => models.policy.trunk(),
+            Half::Value => models.value.trunk(),
+        };
+        trunk.adapter().map(Adapter::shape)
     }
 
     pub(crate) fn optimizer(self, models: &Models) -> &AdamW {
@@ -196,14 +210,20 @@ fn read_tensor(
 ) -> Result<Tensor, ModelError> {
     let found = read_key(reader, key.len()).map_err(io_error)?;
     if found != key.as_bytes() {
-        let found = String::from_utf8_lossy(&found).into_owned();
-        return Err(ModelError::OptimizerState(format!("expected tensor {key}, found {found}")));
+        let found = String::from_utf8_lossy(&found);
+        let why = if is_factor(key) == is_factor(&found) { String::new() } else { format!(", {OTHER_RANK}") };
+        return Err(ModelError::OptimizerState(format!("expected tensor {key}, found {found}{why}")));
     }
     let rank = read_word(reader).map_err(io_error)?;
     let mut dims = Vec::new();
     // A rank that is too large is no reason to read on: the shapes differ already.
     for _ in 0..rank.min(1 + like.rank()) {
         dims.push(read_word(reader).map_err(io_error)?);
+    }
+    if dims != like.dims() && is_factor(key) {
+        let expected = like.dims();
+        let what = format!("tensor {key}: expected shape {expected:?}, got {dims:?}, {OTHER_RANK}");
+        return Err(ModelError::OptimizerState(what));
     }
     if dims != like.dims() {
         return Err(ModelError::TensorShape { name: key.to_owned(), expected: like.dims().to_vec(), got: dims });
@@ -219,10 +239,10 @@ fn read_tensor(
     Ok(Tensor::from_vec(values, dims, like.device())?)
 }
 
-/// A text that must have this length; of a longer or shorter one, the start.
+/// A text that should have this length.
 fn read_key(reader: &mut impl Read, expected: usize) -> io::Result<Vec<u8>> {
     let length = read_word(reader)?;
-    let mut key = vec![0; length.min(expected + 1)];
+    let mut key = vec![0; length.min(KEY_BYTES_MAX.max(expected + 1))];
     reader.read_exact(&mut key)?;
     Ok(key)
 }

@@ -1,6 +1,6 @@
 use std::{fs, ops::ControlFlow};
 
-use policy::{PolicyVersion, TokenId};
+use policy::{PolicyVersion, TokenId, transformer::LoraShape};
 
 use super::{StateFolder, StateHead, fingerprint};
 use crate::{
@@ -72,6 +72,53 @@ fn a_damaged_file_is_refused() {
     assert!(file.restore(&mut world.models).is_err());
     fs::write(file.path(), &whole).unwrap();
     file.restore(&mut world.models).unwrap();
+}
+
+/// Goal: whoever changes the rank of the adapters over a folder is told that this is why its states are no use, by whole names.
+/// Method: states of whole weights and of adapters of two ranks, each put into the models of the others.
+#[test]
+fn a_state_of_another_lora_rank_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("learner")).unwrap();
+    let world = |rank| World::with(5, |config| config.lora_rank = rank);
+    for (wrote, reads) in [(4, 0), (0, 4), (4, 2)] {
+        let file = StateFolder::of(dir.path()).file(1);
+        let written = world(wrote);
+        file.write(&written.models, &head_of(&written, 1)).unwrap();
+        let said = file.restore(&mut world(reads).models).unwrap_err().to_string();
+        assert!(said.contains("another ppo.lora_rank"), "{wrote} to {reads}: {said}");
+        let names = ["policy/blk.0.attn_k.weight,", "policy/blk.0.attn_k.weight.lora_a"];
+        let shown = names.map(|name| said.contains(name));
+        assert_eq!(shown, [wrote == 0 || reads == 0, true], "{wrote} to {reads}: {said}");
+    }
+}
+
+/// Goal: no tensor tells an adapter's alpha, and none of another alpha gets the factors. Method: a state of rank 4 and alpha 32,
+/// put into models of alpha 128; then with a rank that cannot be, and with the lines cut out, as an earlier honed wrote it.
+#[test]
+fn a_state_of_another_lora_alpha_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("learner")).unwrap();
+    let world = |alpha| World::with(5, |config| (config.lora_rank, config.lora_alpha) = (4, alpha));
+    let (written, file) = (world(32.0), StateFolder::of(dir.path()).file(1));
+    let head = head_of(&written, 1);
+    file.write(&written.models, &head).unwrap();
+    let form = Some(LoraShape { rank: 4, alpha: 32.0 });
+    assert_eq!(file.forms().unwrap(), Some([form, form]));
+    let said = file.restore(&mut world(128.0).models).unwrap_err().to_string();
+    assert!(said.contains("rank 4 and alpha 32 ") && said.contains("rank 4 and alpha 128"), "{said}");
+    assert_eq!(file.restore(&mut world(32.0).models).unwrap(), head);
+    let lines = b"form policy 4 42000000\nform value 4 42000000\n";
+    let bytes = fs::read(file.path()).unwrap();
+    let at = bytes.windows(lines.len()).position(|window| window == lines).expect("lines that say the forms");
+    let rest = &bytes[at + b"form policy 4".len()..];
+    for first in ["form policy 0", "form policy 9999999"] {
+        fs::write(file.path(), [&bytes[..at], first.as_bytes(), rest].concat()).unwrap();
+        assert!(file.forms().is_err(), "{first}");
+    }
+    fs::write(file.path(), [&bytes[..at], &bytes[at + lines.len()..]].concat()).unwrap();
+    assert_eq!(file.forms().unwrap(), None);
+    assert_eq!(file.restore(&mut world(32.0).models).unwrap(), head);
 }
 
 #[test]

@@ -67,12 +67,13 @@ pub struct UpdateRecord {
     pub version: Option<PolicyVersion>,
     /// What became of it.
     pub outcome: UpdateOutcome,
-    /// Why it was refused or failed.
+    /// Why it was refused, failed or made no step; or what the gate objected to when it only observed.
     pub reason: Option<String>,
     /// Everything it measured, by name; TRL's names where TRL has one.
     pub numbers: BTreeMap<String, f64>,
-    /// From claim to publication, seconds.
-    pub seconds: f64,
+    /// From claim to publication, seconds; `None` of an earlier process's update that another process died in: what the log
+    /// has of its beginning is when the first attempt began.
+    pub seconds: Option<f64>,
 }
 
 /// What the learner counts.

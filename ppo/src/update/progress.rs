@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     control::Recent,
-    guard::{Guard, Trips, spike},
+    guard::{Guard, Trips, limit, spike},
 };
 
 /// What the steps of a round came to.
@@ -36,13 +36,14 @@ pub(super) struct Progress {
 impl Progress {
     /// Looks how far the policy has gone: no more steps, or the whole round is to be taken back.
     pub(super) fn watch_divergence(&mut self, k3: f64, config: &config::Ppo) {
-        if k3 > config.skip_kl {
+        let (skip, stop) = (limit(config.skip_kl), limit(config.stop_kl));
+        if k3 > skip {
             self.ran_away = true;
-            self.trips.add(Guard::SkipKl, k3, config.skip_kl);
-        } else if k3 > config.stop_kl {
-            self.trips.add(Guard::StopKl, k3, config.stop_kl);
+            self.trips.add(Guard::SkipKl, k3, skip);
+        } else if k3 > stop {
+            self.trips.add(Guard::StopKl, k3, stop);
         }
-        self.stopped |= self.ran_away || k3 > config.stop_kl;
+        self.stopped |= self.ran_away || k3 > stop;
     }
 
     /// This step is not made.
@@ -99,5 +100,18 @@ mod tests {
         progress.skip_step(Fault { guard: Guard::NonFinite, value: f64::NAN, limit: f64::MAX });
         let counts = [Guard::StopKl, Guard::SkipKl, Guard::NonFinite].map(|guard| progress.trips.count(guard));
         assert_eq!((counts, progress.n_skipped_steps), ([1, 1, 1], 1));
+    }
+
+    #[test]
+    fn each_limit_of_0_is_off_and_leaves_the_other() {
+        let watch = |stop_kl, skip_kl| {
+            let config = config::Ppo { stop_kl, skip_kl, ..config::Config::default().ppo };
+            let mut progress = Progress::default();
+            progress.watch_divergence(0.5, &config);
+            (progress.stopped, progress.ran_away, progress.trips.is_empty())
+        };
+        assert_eq!(watch(0.0, 0.0), (false, false, true));
+        assert_eq!(watch(0.1, 0.0), (true, false, false));
+        assert_eq!(watch(0.0, 0.1), (true, true, false));
     }
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::PpoError,
     experience::{AdvantageEstimator, Budget, Experience, MicroBatches, Pace, batch_of, go_on, temperatures_of},
-    guard::{Guard, spike},
+    guard::{Guard, limit, spike},
     loss::{Aggregation, PolicyClip, PolicyTokens, ValueTokens, policy_loss, value_loss},
     models::Models,
 };
@@ -124,7 +124,7 @@ impl<'a> Minibatch<'a> {
             progress.skip_step(fault);
             return Ok(());
         }
-        let factor = clip_factor(norm, config.max_grad_norm);
+        let factor = clip_factor(norm, limit(config.max_grad_norm));
         models.policy_optimizer.step_scaled(&gradients, factor, plan.rates.policy)?;
         progress.gradients = gradients;
         progress.policy_grad_norms.push(norm);
@@ -154,7 +154,7 @@ impl<'a> Minibatch<'a> {
             progress.skip_step(fault);
             return Ok(());
         }
-        let factor = clip_factor(norm, plan.config.max_grad_norm);
+        let factor = clip_factor(norm, limit(plan.config.max_grad_norm));
         models.value_optimizer.step_scaled(&gradients, factor, plan.rates.value)?;
         progress.gradients = gradients;
         progress.value_grad_norms.push(norm);

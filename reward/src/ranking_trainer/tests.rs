@@ -116,3 +116,32 @@ fn every_head_of_an_ensemble_learns_and_none_is_a_copy() {
     assert!(apart(0, 1) > 0.05 && apart(1, 2) > 0.05, "{} {}", apart(0, 1), apart(1, 2));
     assert!((evaluate(&model, &held_out, &options.loss).unwrap().accuracy()) > 0.9);
 }
+
+/// Goal: an epoch is every ranking once, whatever the batch. Method: the pairs of each step add up to those of the data.
+#[test]
+fn a_batch_takes_no_ranking_twice_and_ends_with_its_epoch() {
+    let rankings = rankings(5, 8);
+    let n_pairs = evaluate(&model(9), &rankings, &RankingOptions::default()).unwrap().n_pairs;
+    for (batch, n_batches) in [(2, 3), (5, 1), (1000, 1), (usize::MAX, 1)] {
+        let options = RankingTrainOptions { epochs: 2, batch, ..RankingTrainOptions::default() };
+        let mut steps = Vec::new();
+        let progress = |now: &RankingProgress| {
+            steps.push(now.report.n_pairs);
+            ControlFlow::Continue(())
+        };
+        train(&model(9), &rankings, &options, progress).unwrap();
+        assert_eq!(steps.len(), 2 * n_batches);
+        assert!(steps.chunks(n_batches).all(|epoch| epoch.iter().sum::<usize>() == n_pairs), "{batch}: {steps:?}");
+    }
+}
+
+#[test]
+fn a_run_ends_at_its_first_loss_that_is_not_finite() {
+    let options =
+        RankingTrainOptions { epochs: 50, batch: 4, learning_rate: f64::NAN, ..RankingTrainOptions::default() };
+    let ended = train(&model(9), &rankings(4, 8), &options, |now| {
+        assert!(now.report.loss.is_finite() && now.grad_norm.is_finite());
+        ControlFlow::Continue(())
+    });
+    assert!(matches!(ended, Err(ModelError::Diverged { step: 2, n_steps: 50, .. })), "{ended:?}");
+}

@@ -184,7 +184,7 @@ fn responses(f: &mut Fields) -> Result<Vec<String>, FieldError> {
     if list.len() < 2 {
         return Err(f.error("responses", &format!("must have 2..={RESPONSES_MAX} elements, not {}", list.len())));
     }
-    list.into_iter().map(|text| not_empty(f, "responses", text)).collect()
+    list.into_iter().enumerate().map(|(i, text)| not_empty(f, &format!("responses[{i}]"), text)).collect()
 }
 
 fn ranks(f: &mut Fields, n_responses: usize) -> Result<Vec<u32>, FieldError> {
@@ -279,6 +279,7 @@ mod tests {
             (comparison(r#"{"prompt":"p","responses":["a","b"],"ranks":[1]}"#), "for each of 2 responses, not 1"),
             (comparison(r#"{"prompt":"p","responses":["a","b"],"ranks":[0,1]}"#), "integers from 1"),
             (comparison(r#"{"prompt":"p","responses":["a"],"ranks":[1]}"#), "2..=16 elements, not 1"),
+            (comparison(r#"{"prompt":"p","responses":["a",""],"ranks":[1,2]}"#), "`responses[1]` must not be empty"),
         ] {
             assert!(message.contains(part), "{message:?} does not say {part:?}");
         }

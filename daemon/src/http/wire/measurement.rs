@@ -83,6 +83,9 @@ pub(crate) struct Swap {
     pub(crate) failed_swaps: u64,
     /// From the request to activate a version (load, canary, promotion) to its answer.
     pub(crate) swap_ms: Quantiles,
+    /// The same for a version that was live before this one, which is still in memory.
+    pub(crate) rollback_ms: Quantiles,
+    pub(crate) failed_rollbacks: u64,
     /// From the activation's answer to the first token of a new request, which the new version drew.
     pub(crate) promote_to_first_token_ms: Quantiles,
     pub(crate) failed_requests: u64,

@@ -5,8 +5,6 @@ use ppo::rollout_log::{VersionRow, VersionState};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::policy::shown_state;
-
 /// Every addressable model.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ModelList {
@@ -55,7 +53,7 @@ impl Model {
             root: Some("sft"),
             parent: row.parent.map(|parent| parent.to_string()),
             version: Some(row.version.0),
-            state: shown_state(row.state, resident).as_str(),
+            state: row.state.as_str(),
             resident: resident.is_some(),
             reward_version: None,
         }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use policy::{PolicyVersion, engine::ResidentState};
-use ppo::rollout_log::{VersionRow, VersionState};
+use ppo::rollout_log::VersionRow;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -29,7 +29,7 @@ pub(crate) struct PolicyRow {
     created_ms: u64,
     /// Rollouts that trained it.
     rollouts: u64,
-    /// Why it was rejected or retired.
+    /// Why it was rejected, retired or rolled back; and what the gate objected to when it only observed.
     reason: Option<String>,
     /// What the update and the gate measured.
     numbers: BTreeMap<String, f64>,
@@ -50,7 +50,7 @@ impl PolicyRow {
             object: "policy",
             version: row.version.0,
             parent: row.parent.map(|parent| parent.0),
-            state: shown_state(row.state, resident).as_str(),
+            state: row.state.as_str(),
             digest: row.digest,
             created_ms: row.created_ms,
             rollouts: row.n_rollouts,
@@ -58,15 +58,6 @@ impl PolicyRow {
             numbers: row.numbers,
             resident: resident.is_some(),
         }
-    }
-}
-
-/// A version's state as clients see it: the reference drains when it stops being live, but it never leaves, so it is
-/// retained, and may be addressed.
-pub(crate) fn shown_state(state: VersionState, resident: Option<ResidentState>) -> VersionState {
-    match (state, resident) {
-        (VersionState::Draining, Some(ResidentState::Ready)) => VersionState::Retained,
-        (state, _) => state,
     }
 }
 

@@ -37,8 +37,10 @@ struct Update {
     parent: u64,
     version: Option<u64>,
     outcome: &'static str,
+    /// Why it was refused, failed or made no step; or what the gate objected to when it only observed.
     reason: Option<String>,
-    seconds: f64,
+    /// From claim to publication; null where that is not known any more.
+    seconds: Option<f64>,
     numbers: BTreeMap<String, f64>,
 }
 

@@ -5,11 +5,15 @@ use std::time::{Duration, Instant};
 use config::Config;
 use policy::{FinishReason, Rollout, TokenId, sft::Shuffled};
 use ppo::{
-    learner::{LearnerState, LearnerStatus},
+    learner::LearnerState,
     stats::{UpdateOutcome, UpdateRecord},
 };
 
-use super::{Args, table::Table};
+use super::{
+    Args, halt,
+    position::{Position, named},
+    table::Table,
+};
 use crate::{
     cli::progress,
     http::{Learning, Services},
@@ -22,8 +26,6 @@ use crate::{
 
 /// How often the learner is looked at.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long the learner may wait with nothing left to judge before the round is taken to be short.
-const SHORT_AFTER: Duration = Duration::from_millis(500);
 /// How long the learner may fail before it has even begun an update; its own pauses grow to a minute.
 const PATIENCE: Duration = Duration::from_secs(150);
 /// Failed updates in a row after which the run ends; the learner itself would go on for ever.
@@ -41,19 +43,39 @@ pub(super) struct Driver<'a> {
     rollouts_per_update: usize,
     log_queue: usize,
     seed: u64,
-    n_rounds: u64,
+    position: Position,
+    /// The update that ended last, as far as was looked.
+    seen: Option<Ended>,
 }
 
-/// How a round ended.
-enum Round {
+/// What tells the end of an update from any other; its numbers would not, since NaN differs from itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Ended {
+    update: u64,
+    ended_ms: u64,
+}
+
+impl Ended {
+    fn of(record: &UpdateRecord) -> Ended {
+        Ended { update: record.update, ended_ms: record.ended_ms }
+    }
+}
+
+/// What the driver waits for.
+enum Waited {
     /// The learner has ended an update.
     Over(Box<UpdateRecord>),
+    /// So many rollouts are missing for the next one.
+    Short(usize),
     /// Somebody pressed Ctrl-C.
     Interrupted,
 }
 
 impl<'a> Driver<'a> {
-    /// For services that learn.
+    /// For services that learn; lifts the halt of an earlier run where the arguments say so.
+    ///
+    /// # Errors
+    /// When learning is halted, or the log cannot be read.
     pub(super) fn new(
         args: &'a Args,
         config: &Config,
@@ -63,18 +85,25 @@ impl<'a> Driver<'a> {
     ) -> Result<Driver<'a>> {
         let learning = services.learning.as_ref();
         let learning = learning.ok_or_else(|| TrainError::Learner("it was not started".to_owned()))?;
-        let n_updates = loaded(learning);
+        // Before anything else: an update that the last process died in is being repeated, and its end is this run's.
+        let seen = learning.learner.status().latest.as_ref().map(Ended::of);
+        halt::lift(&learning.learner, &services.log, args.resume)?;
+        let position = Position::after_log(&services.log.reader(), args.samples).map_err(failed)?;
+        let mut prompts = Shuffled::new(prompts, config.ppo.seed);
+        for _ in 0..position.prompt {
+            prompts.draw();
+        }
         Ok(Driver {
             args,
             services,
             learning,
-            // A run that goes on must not draw what the one before it drew.
-            prompts: Shuffled::new(prompts, config.ppo.seed.wrapping_add(n_updates)),
+            prompts,
             interrupt,
             rollouts_per_update: config.ppo.rollouts_per_update,
             log_queue: config.ppo.log.queue,
             seed: config.policy.seed,
-            n_rounds: n_updates,
+            position,
+            seen,
         })
     }
 
@@ -85,7 +114,7 @@ impl<'a> Driver<'a> {
         bar.suspend(|| println!("{}", Table::HEAD));
         let (mut n_failed, mut n_done) = (0, 0);
         while n_done < self.args.updates {
-            let Round::Over(record) = self.round()? else { break };
+            let Some(record) = self.round()? else { break };
             bar.suspend(|| println!("{}", table.add(&record)));
             if record.outcome == UpdateOutcome::Failed {
                 n_failed += 1;
@@ -113,118 +142,100 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
-    /// Draws until the learner has enough, then waits for the end of its update.
-    fn round(&mut self) -> Result<Round> {
-        let mut n_refills = 0;
-        let status = self.learning.learner.status();
-        let left = (status.n_scored + status.n_generated) as usize;
-        let mut missing = match (&status.state, &status.latest) {
-            // What an earlier round has left behind is learnt from first.
-            (LearnerState::Waiting, _) => self.rollouts_per_update.saturating_sub(left),
-            // The claim of a failed update was given back.
-            (_, Some(record)) if record.outcome == UpdateOutcome::Failed => 0,
-            _ => self.rollouts_per_update,
-        };
-        let before = status.latest;
+    /// Draws until the learner has enough, and waits for the end of its update; `None` where somebody pressed Ctrl-C. What an
+    /// earlier run has left in the log is learnt from first.
+    fn round(&mut self) -> Result<Option<Box<UpdateRecord>>> {
+        let mut n_draws = 0;
         loop {
-            if missing > 0 {
-                self.draw(missing)?;
-            }
-            match self.wait(before.as_ref())? {
-                Waited::Over(record) => return Ok(Round::Over(record)),
-                Waited::Interrupted => return Ok(Round::Interrupted),
-                Waited::Short(n) if n_refills < REFILLS_MAX => {
-                    n_refills += 1;
-                    missing = n;
+            match self.wait()? {
+                Waited::Over(record) => {
+                    self.seen = Some(Ended::of(&record));
+                    return Ok(Some(record));
                 }
-                Waited::Short(_) => {
+                Waited::Interrupted => return Ok(None),
+                Waited::Short(_) if n_draws > REFILLS_MAX => {
                     let reason = "the answers cannot train; `honed rollouts stats` says why".to_owned();
                     return Err(TrainError::Learner(reason));
+                }
+                Waited::Short(n_rollouts) => {
+                    self.draw(n_rollouts)?;
+                    n_draws += 1;
                 }
             }
         }
     }
 
+    /// Draws at least so many answers and hands them to the log, in the order of their names; returns once they are in there.
     fn draw(&mut self, n_rollouts: usize) -> Result<()> {
         let n_prompts = n_rollouts.div_ceil(self.args.samples as usize);
         let prompts: Vec<Vec<TokenId>> = (0..n_prompts).map(|_| self.prompts.draw().clone()).collect();
+        let start = self.position;
+        self.position = start.after(n_prompts as u64);
         let what = Draw {
             version: self.services.engine.live(),
             n: self.args.samples,
             max_tokens: self.args.max_tokens,
             temperature: self.args.temperature as f32,
-            // Rounds are a million apart, so that no prompt of one repeats the stream of another.
-            seed: self.seed.wrapping_add(self.n_rounds.wrapping_mul(1 << 20)),
+            seed: self.seed.wrapping_add(start.prompt),
         };
-        self.n_rounds += 1;
         let log = &self.services.log;
-        let failed = |error: &dyn std::fmt::Display| TrainError::Learner(error.to_string());
-        for (i, rollout) in rollouts(&self.services.engine, &prompts, what)?.into_iter().flatten().enumerate() {
+        let answers = (start.prompt..).zip(rollouts(&self.services.engine, &prompts, what)?);
+        let answers = answers.flat_map(|(prompt, row)| row.into_iter().map(move |rollout| named(rollout, prompt)));
+        for (i, rollout) in answers.skip(start.n_answers as usize).enumerate() {
             // The log's queue is bounded and never waits; a flush does.
             if i % self.log_queue == 0 {
-                log.flush().map_err(|error| failed(&error))?;
+                log.flush().map_err(failed)?;
             }
-            log.append(cut_by_us(rollout)).map_err(|error| failed(&error))?;
+            log.append(cut_by_us(rollout)).map_err(failed)?;
         }
-        Ok(())
+        log.flush().map_err(failed)
     }
 
-    /// Waits for an update after the one that ended last `before`.
-    fn wait(&self, before: Option<&UpdateRecord>) -> Result<Waited> {
-        let (mut idle_since, mut failing_since) = (None::<Instant>, None::<Instant>);
+    /// Waits for the end of an update that was not seen yet, or until the learner has too few rollouts for one.
+    fn wait(&self) -> Result<Waited> {
+        let mut failing_since = None::<Instant>;
         loop {
+            let missing = self.missing()?;
             let status = self.learning.learner.status();
-            if let Some(record) = status.latest.as_ref().filter(|latest| Some(*latest) != before) {
-                return Ok(Waited::Over(Box::new(record.clone())));
+            if let Some(record) = status.latest.filter(|latest| self.seen != Some(Ended::of(latest))) {
+                return Ok(Waited::Over(Box::new(record)));
             }
             if self.interrupt.is_raised() {
                 return Ok(Waited::Interrupted);
             }
-            match &status.state {
-                LearnerState::Unable(reason) | LearnerState::Halted(reason) => {
-                    return Err(TrainError::Learner(reason.clone()));
-                }
-                LearnerState::Failed(reason) => {
+            match (status.state, missing) {
+                (LearnerState::Waiting, Some(n_rollouts)) => return Ok(Waited::Short(n_rollouts)),
+                (LearnerState::Halted(reason), _) => return Err(TrainError::Halted(reason)),
+                (LearnerState::Unable(reason), _) => return Err(TrainError::Learner(reason)),
+                (LearnerState::Failed(reason), _) => {
                     if failing_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
-                        return Err(TrainError::Learner(reason.clone()));
+                        return Err(TrainError::Learner(reason));
                     }
                 }
                 _ => failing_since = None,
-            }
-            match self.shortage(&status) {
-                None => idle_since = None,
-                Some(n) if idle_since.get_or_insert_with(Instant::now).elapsed() > SHORT_AFTER => {
-                    return Ok(Waited::Short(n));
-                }
-                Some(_) => {}
             }
             std::thread::sleep(LOOK);
         }
     }
 
-    /// How many rollouts are missing when nothing more will come by itself.
-    fn shortage(&self, status: &LearnerStatus) -> Option<usize> {
-        let missing = self.rollouts_per_update.saturating_sub(status.n_scored as usize);
-        (status.state == LearnerState::Waiting && status.n_generated == 0 && missing > 0).then_some(missing)
+    /// How many rollouts the log lacks for an update, once all that it has are judged and none is being learnt from.
+    ///
+    /// It holds where the learner, looked at *afterwards*, waits and has ended no other update: had it claimed something before
+    /// the rollouts were counted, that update would be open still, or would have ended since. The learner's own counts are of
+    /// its last look, and to draw because of old ones would change the run.
+    fn missing(&self) -> Result<Option<usize>> {
+        let reader = self.services.log.reader();
+        // What waits is counted first: counted last, it could have been judged in between, and be in neither number.
+        let (_, n_generated) = reader.backlog(self.rollouts_per_update).map_err(failed)?;
+        let (n_scored, _) = reader.backlog(self.rollouts_per_update).map_err(failed)?;
+        let is_settled = n_generated == 0 && reader.open_update().map_err(failed)?.is_none();
+        let missing = self.rollouts_per_update.saturating_sub(n_scored as usize);
+        Ok((is_settled && missing > 0).then_some(missing))
     }
 }
 
-/// Waits until the learner has its models, or cannot have them; updates that the folder has seen.
-fn loaded(learning: &Learning) -> u64 {
-    loop {
-        let status = learning.learner.status();
-        if status.state != LearnerState::Loading {
-            return status.n_updates;
-        }
-        std::thread::sleep(LOOK);
-    }
-}
-
-/// What the driver waited for.
-enum Waited {
-    Over(Box<UpdateRecord>),
-    Interrupted,
-    Short(usize),
+fn failed(error: impl std::fmt::Display) -> TrainError {
+    TrainError::Learner(error.to_string())
 }
 
 /// Here the limit of an answer is ours and no client's: what it cuts off falls under the missing-EOS rule.

@@ -48,7 +48,7 @@ impl Table {
             row.kl,
             row.length,
             row.eos,
-            record.seconds
+            record.seconds.unwrap_or(f64::NAN)
         );
         match &record.reason {
             Some(reason) => format!("{line}  {reason}"),

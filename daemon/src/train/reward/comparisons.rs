@@ -68,13 +68,14 @@ fn preferences(
     lines: &[Line<Comparison>],
 ) -> Result<Vec<Preference>> {
     let mut encoder = Encoder::new(vocabulary, path, tokens_max);
-    let (mut preferences, mut n_tied) = (Vec::with_capacity(lines.len()), 0);
+    let (mut preferences, mut n_tied, mut n_same) = (Vec::with_capacity(lines.len()), 0, 0);
     for line in lines {
         let Comparison { prompt, responses, ranks, worker } = &line.record.content;
         let Some(encoded) = encoder.encode(line.number, prompt, responses)? else { continue };
         match Preference::new(encoded.prompt, encoded.answers, ranks) {
             Ok(mut preference) => {
                 preference.labeler.clone_from(worker);
+                n_same += usize::from(contradicts_itself(&preference));
                 preferences.push(preference);
             }
             // It says nothing, which is no mistake of the labeler.
@@ -88,5 +89,39 @@ fn preferences(
     if n_tied > 0 {
         eprintln!("{}: {n_tied} rankings tie all their responses and say nothing", path.display());
     }
+    if n_same > 0 {
+        eprintln!(
+            "warning: {}: a response stands above one that is the same in {n_same} of {} rankings; such a pair teaches \
+             nothing",
+            path.display(),
+            preferences.len()
+        );
+    }
     Ok(preferences)
+}
+
+/// Whether equal responses have different ranks: no model can score them apart, so their loss stays ln 2.
+fn contradicts_itself(preference: &Preference) -> bool {
+    let ranked: Vec<_> = preference.responses().iter().zip(preference.ranks()).collect();
+    ranked
+        .iter()
+        .enumerate()
+        .any(|(i, (one, rank))| ranked[i + 1..].iter().any(|(other, other_rank)| one == other && rank != other_rank))
+}
+
+#[cfg(test)]
+mod tests {
+    use policy::TokenId;
+
+    use super::*;
+
+    #[test]
+    fn a_response_above_itself_is_noticed_and_a_tie_with_itself_is_not() {
+        let contradicts = |responses: &[u32], ranks: &[u32]| {
+            let responses = responses.iter().map(|id| vec![TokenId(*id)]).collect();
+            contradicts_itself(&Preference::new(Vec::new(), responses, ranks).expect("a ranking"))
+        };
+        assert!(contradicts(&[1, 1], &[1, 2]) && contradicts(&[1, 2, 1], &[1, 1, 2]));
+        assert!(!contradicts(&[1, 2], &[1, 2]) && !contradicts(&[1, 2, 1], &[1, 2, 1]));
+    }
 }

@@ -77,6 +77,12 @@ impl Samples {
     pub(super) fn normalizations(&self, model: &ScalarModel, with_gain: bool) -> Result<Vec<Normalization>> {
         let reference = member_scores(model, &self.reference)?;
         let demonstrations = self.demonstrations.as_ref().map(|all| member_scores(model, all)).transpose()?;
+        let mut all = reference.iter().chain(demonstrations.iter().flatten()).flatten();
+        if let Some(score) = all.find(|score| !score.is_finite()) {
+            let reason =
+                format!("after the last step a score is {score}, which is not finite; lower the learning rate");
+            return Err(TrainError::Normalization(reason));
+        }
         let column = |rows: &[Vec<f64>], member: usize| rows.iter().map(|row| row[member]).collect::<Vec<f64>>();
         let map = |member: usize| {
             let reference = column(&reference, member);
@@ -90,7 +96,10 @@ impl Samples {
                 }
                 Some(rows) => Normalization::centred(&column(rows, member)),
             };
-            map.ok_or_else(|| TrainError::Normalization(format!("head {member} gives every answer the same score")))
+            map.ok_or_else(|| {
+                let reason = format!("head {member} gives every answer the same score; a lower learning rate may help");
+                TrainError::Normalization(reason)
+            })
         };
         (0..model.n_heads()).map(map).collect()
     }
@@ -165,5 +174,15 @@ mod tests {
         let samples = Samples { reference: vec![sequences(1)[0].clone(); 3], demonstrations: None };
         let refused = samples.normalizations(&model(), true).expect_err("no spread").to_string();
         assert!(refused.contains("the same score"), "{refused}");
+    }
+
+    #[test]
+    fn scores_that_are_none_are_not_called_equal() {
+        let model = model();
+        let head = &model.parameters()["reward_head.bias"];
+        head.set(&(head.as_tensor() + f64::NAN).expect("a sum")).expect("set");
+        let samples = Samples { reference: sequences(1), demonstrations: None };
+        let refused = samples.normalizations(&model, true).expect_err("no scores").to_string();
+        assert!(refused.contains("a score is NaN") && refused.contains("lower the learning rate"), "{refused}");
     }
 }

@@ -44,6 +44,42 @@ fn retiring_finishes_what_runs_and_frees() {
     test.load(1);
 }
 
+/// Goal: a version that has stepped down comes back at once, and is in nobody's way. Method: three versions; what each load, recall
+/// and step leaves in memory.
+#[test]
+fn a_version_that_has_stepped_down_stays_until_its_place_is_wanted() {
+    let test = TestEngine::new();
+    let [one, two, three] = [1, 2, 3].map(PolicyVersion);
+    let in_memory = || test.engine.residents().iter().map(|resident| resident.version.0).collect::<Vec<_>>();
+    test.load(1);
+    assert!(matches!(test.engine.step_down(three), Err(EngineError::NotResident(_))));
+    test.engine.promote(one).unwrap();
+    assert!(matches!(test.engine.step_down(one), Err(EngineError::StillNeeded(..))));
+    test.engine.step_down(PolicyVersion::SFT).unwrap();
+    test.load(2);
+    assert_eq!(in_memory(), [0, 1, 2]);
+    test.engine.promote(two).unwrap();
+    test.engine.step_down(one).unwrap();
+    let ask = Ask::exactly(test.tokens("the"), 3);
+    let named = test.submit(Target::Version(one), ask).unwrap().wait().remove(0);
+    assert_eq!(named.finished.rollout.version, one, "it still answers those who name it");
+    test.load(3);
+    assert_eq!(in_memory(), [0, 2, 3], "its place was wanted");
+    test.engine.promote(three).unwrap();
+    test.engine.step_down(two).unwrap();
+    assert!(test.engine.recall(two) && !test.engine.recall(one));
+    test.load(1);
+    assert_eq!(in_memory(), [0, 1, 2, 3], "who was recalled stays");
+    test.engine.step_down(one).unwrap();
+    test.engine.step_down(two).unwrap();
+    let resident = test.engine.resident(one);
+    assert!(resident.is_none_or(|resident| resident.wait_freed(Duration::from_secs(30))), "one waits at most");
+    assert_eq!(test.engine.promote(two).unwrap(), three);
+    test.engine.retire(three).unwrap();
+    test.load(4);
+    assert!(in_memory().contains(&2), "who serves is in nobody's way");
+}
+
 /// Goal: under traffic, swaps fail no request and mix no versions. Method: clients without pause while versions are
 /// loaded, promoted and retired; every response must replay under the version it is stamped with.
 #[test]

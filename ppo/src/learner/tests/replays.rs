@@ -2,6 +2,13 @@
 
 use std::{fs, path::Path};
 
+use candle_core::Device;
+use policy::{
+    checkpoint::{Checkpoint, WeightType},
+    scalar_model::ScalarModel,
+};
+use reward::normalization::Normalization;
+
 use super::{
     super::*,
     resume::{N_UPDATES, finish, refuse_everything, stocked},
@@ -36,11 +43,39 @@ fn rounds_that_were_taken_back_are_taken_back_again() {
     }
 }
 
-fn rebuild(data_dir: &Path, config: &config::Ppo, update: u64) -> Result<replay::Comparison, ReplayError> {
+pub(super) fn rebuild(data_dir: &Path, config: &config::Ppo, update: u64) -> Result<replay::Comparison, ReplayError> {
+    rebuild_from(ValueStart::Policy, data_dir, config, update)
+}
+
+fn rebuild_from(
+    value_start: ValueStart,
+    data_dir: &Path,
+    config: &config::Ppo,
+    update: u64,
+) -> Result<replay::Comparison, ReplayError> {
     let archive = Archive::open(data_dir).unwrap();
     let sft = archive.sft().unwrap();
-    let beginning = crate::beginning::Beginning::new(&sft, ValueStart::Policy, config).unwrap();
+    let beginning = crate::beginning::Beginning::new(&sft, value_start, config).unwrap();
     replay::rebuild(&archive, &beginning, config, update)
+}
+
+/// Goal: who replays without the flags of the run is told which to look at. Method: a run whose value model started as the policy,
+/// replayed with a reward model that is there.
+#[test]
+fn a_fresh_start_from_another_reward_model_says_what_to_look_at() {
+    let mut world = stocked(|_| ());
+    finish(&mut world);
+    let config = world.config.clone();
+    let folder = world.close();
+    let data_dir = folder.path().join("data");
+    let sft = Checkpoint::read(&Archive::open(&data_dir).unwrap().sft().unwrap()).unwrap();
+    let reward = ScalarModel::from_policy(&sft, 3, &Device::Cpu).unwrap();
+    let checkpoint = Box::new(reward.to_checkpoint(&sft, WeightType::F32).unwrap());
+    let normalization = Normalization { gain: 1.0, bias: 0.0 };
+    let start = ValueStart::RewardModel { checkpoint, normalization, base: None };
+    let said = rebuild_from(start, &data_dir, &config, 0).err().unwrap().to_string();
+    let words = ["the state before it", "as the configured reward model", "was judged by rule", "--reward-model"];
+    words.iter().for_each(|word| assert!(said.contains(word), "{word}: {said}"));
 }
 
 /// Goal: an update can be checked by anybody, from its record and the nearest state. Method: every update of a run, with the

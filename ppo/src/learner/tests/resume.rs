@@ -8,9 +8,11 @@ use std::{
 
 use super::{super::*, world::*};
 use crate::{
+    registry::Candidate,
     rollout_log::{LogReader, RolloutState, Start, UpdateRow},
     state::StateFolder,
     sync_point,
+    test_world::served_model,
 };
 
 /// Updates of every run.
@@ -32,7 +34,7 @@ pub(super) fn stocked(change: impl FnOnce(&mut config::Ppo)) -> World {
     world
 }
 
-fn reopened(path: PathBuf, like: &config::Ppo) -> World {
+pub(super) fn reopened(path: PathBuf, like: &config::Ppo) -> World {
     Folder::at(path).open(|config| *config = like.clone())
 }
 
@@ -48,7 +50,7 @@ pub(super) fn finish(world: &mut World) -> Learner {
 
 /// What must be equal: what each update began and ended with. Numbers of versions may differ, since a dead candidate's is
 /// never given again.
-fn history(data_dir: &Path) -> Vec<[String; 4]> {
+pub(super) fn history(data_dir: &Path) -> Vec<[String; 4]> {
     let reader = LogReader::open(data_dir).unwrap();
     let line = |number| {
         let row = reader.update(number).unwrap().unwrap();
@@ -58,7 +60,7 @@ fn history(data_dir: &Path) -> Vec<[String; 4]> {
     (0..N_UPDATES).map(line).collect()
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+pub(super) fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -185,9 +187,32 @@ fn a_history_that_does_not_come_out_is_reported_and_moments_begin_anew() {
     let learner = world.start_learner();
     eventually("the fresh start", || learner.counters().resets == 1);
     world.feed();
-    eventually("an update", || learner.history().len() == 1);
+    eventually("an update", || learner.history().len() as u64 == N_UPDATES + 1);
     let row = world.log.reader().update(N_UPDATES).unwrap().unwrap();
     assert_eq!((row.start.start, row.start.number), (Start::Fresh, N_UPDATES));
+    world.close();
+}
+
+/// Goal: where nobody has learnt anything yet, nothing is lost. Method: a version from outside is live before the first learner is.
+#[test]
+fn a_learner_that_begins_at_a_version_from_outside_misses_nothing() {
+    let world = World::new(|_| ());
+    let (version, parent) = (world.registry.next_version().unwrap(), PolicyVersion::SFT);
+    let mut brought = served_model();
+    let norm = (&brought.tensors["output_norm.weight"] * 1.01).unwrap();
+    brought.tensors.insert("output_norm.weight".to_string(), norm);
+    let digest = brought.write(&world.registry.path(version)).unwrap();
+    world.registry.register(&Candidate { version, parent, digest, n_rollouts: 0 }).unwrap();
+    world.registry.keep(version, std::collections::BTreeMap::<String, f64>::new()).unwrap();
+    world.registry.activate(version, None).unwrap();
+    let config = world.config.clone();
+    let mut world = world.close().open(|it| *it = config);
+    let learner = world.start_learner();
+    world.feed();
+    world.until_updates(&learner, 1);
+    let row = world.log.reader().update(0).unwrap().unwrap();
+    assert_eq!((row.start.start, row.start.parent), (Start::Fresh, version));
+    assert_eq!(learner.counters().resets, 0);
     world.close();
 }
 
@@ -207,7 +232,7 @@ fn an_update_that_keeps_killing_the_process_is_dropped() {
     drop(connection);
     let mut world = reopened(path, &config);
     let learner = world.start_learner();
-    eventually("the next update", || learner.history().len() == 1);
+    eventually("the next update", || learner.history().len() as u64 > WATCHED);
     assert_eq!(world.states()[&RolloutState::Dropped], config.rollouts_per_update);
     world.close();
 }

@@ -3,7 +3,10 @@
 use policy::{PolicyVersion, Rollout};
 
 use super::{super::*, world::*};
-use crate::{rollout_log::VersionState, stats::UpdateOutcome};
+use crate::{
+    rollout_log::{Action, VersionState},
+    stats::UpdateOutcome,
+};
 
 /// Share of low token ids, around 0.
 fn rule(rollout: &Rollout) -> f64 {
@@ -66,6 +69,11 @@ fn an_observing_gate_promotes_and_writes_down_what_was_wrong() {
     world.judge(rule);
     let record = world.until_updates(&learner, 1).pop().unwrap();
     assert_eq!((record.outcome, record.numbers["gate/observed"] >= 1.0), (UpdateOutcome::Promoted, true));
+    let row = world.registry.row(PolicyVersion(1)).unwrap().unwrap();
+    assert_eq!(row.state, VersionState::Live, "what it says is no reason against it");
+    assert!(row.objections().unwrap().contains("less likely") && row.end_reason().is_none(), "{:?}", row.reason);
+    let act = world.log.reader().audit(0, 100).unwrap().into_iter().find(|row| row.act.action == Action::Promote);
+    assert_eq!((&record.reason, &act.unwrap().detail), (&row.reason, &row.reason));
     world.close();
 }
 
@@ -101,7 +109,7 @@ fn the_watch_rolls_a_bad_version_back_and_learning_pauses() {
     learner.resume().unwrap();
     world.serve_ending(64);
     world.judge(rule);
-    world.until_updates(&learner, 1);
+    world.until_updates(&learner, 2);
     let mut world = world.close().open(flipped);
     let learner = world.start_learner();
     eventually("the learner to go on", || matches!(learner.status().state, LearnerState::Waiting));

@@ -164,6 +164,8 @@ fn a_guard_pauses_the_learner_and_says_why() {
     world.feed();
     let record = world.until_updates(&learner, 2).remove(1);
     assert_eq!((record.outcome, record.numbers["guard/kl_budget"]), (UpdateOutcome::NoStep, 1.0));
+    let told = "guard rails kept the policy where it was: kl_budget; rollouts dropped: 8 guard";
+    assert_eq!(record.reason.as_deref(), Some(told));
     eventually("the pause", || matches!(learner.status().state, LearnerState::Halted(_)));
     let status = learner.status();
     assert!(status.is_paused && status.state.reason().unwrap().contains("ppo.kl_budget"), "{:?}", status.state);

@@ -14,7 +14,7 @@ use crate::{
     stats::UpdateOutcome,
 };
 
-const IMPORT: PolicyVersion = PolicyVersion(1);
+pub(super) const IMPORT: PolicyVersion = PolicyVersion(1);
 
 /// Share of low token ids, around 0.
 fn well(rollout: &Rollout) -> f64 {
@@ -30,7 +30,7 @@ fn badly(rollout: &Rollout) -> f64 {
 
 /// A world in which version 0 did well, and version 1, of the same weights, was made elsewhere and never live. So what tells
 /// them apart is the judge alone.
-fn world_with_an_import(change: impl FnOnce(&mut config::Ppo)) -> World {
+pub(super) fn world_with_an_import(change: impl FnOnce(&mut config::Ppo)) -> World {
     let mut world = World::new(|config| {
         // Nobody learns unless a test wants it.
         (config.rollouts_per_update, config.watch_rollouts) = (10_000, 48);
@@ -48,7 +48,7 @@ fn world_with_an_import(change: impl FnOnce(&mut config::Ppo)) -> World {
 }
 
 /// Without a learner, which would look by itself.
-fn go_live(world: &World, version: PolicyVersion) {
+pub(super) fn go_live(world: &World, version: PolicyVersion) {
     if !world.engine.residents().iter().any(|resident| resident.version == version) {
         world.engine.load(version, &world.registry.path(version)).unwrap();
     }

@@ -46,10 +46,11 @@ fn changes_of_versions_and_their_rows_are_one_transaction() {
         expected_live: None,
         why: why.map(str::to_owned),
     };
+    let remark = format!("{}length: 9", VersionRow::OBSERVED);
     let publish = |version| VersionChange::Publish {
         version: v(version),
         settlement: Settlement::default(),
-        numbers: BTreeMap::new(),
+        report: VersionReport { remark: Some(remark.clone()), ..VersionReport::default() },
     };
     let reject = |version| VersionChange::Reject {
         version: v(version),
@@ -64,7 +65,7 @@ fn changes_of_versions_and_their_rows_are_one_transaction() {
     log.change_version(publish(1), &learner).unwrap();
     log.change_version(reject(2), &learner).unwrap();
     log.change_version(activate(0, Some("reward fell")), &watch).unwrap();
-    log.change_version(VersionChange::Keep { version: v(3), numbers: BTreeMap::new() }, &admin).unwrap();
+    log.change_version(VersionChange::Keep { version: v(3), report: VersionReport::default() }, &admin).unwrap();
     log.change_version(reject(4), &admin).unwrap();
     log.change_version(activate(3, None), &admin).unwrap();
     let (from, to) = (VersionState::Draining, VersionState::Retained);
@@ -79,7 +80,7 @@ fn changes_of_versions_and_their_rows_are_one_transaction() {
     assert_eq!(
         told(&log),
         [
-            "learner promote policy@1 done".to_owned(),
+            format!("learner promote policy@1 done {remark}"),
             "learner reject policy@2 done worse".to_owned(),
             "watch rollback policy@0 done reward fell".to_owned(),
             format!("{key} import policy@3 done"),
@@ -88,6 +89,8 @@ fn changes_of_versions_and_their_rows_are_one_transaction() {
             "cli retire policy@1 done too old".to_owned(),
         ]
     );
+    let gone = log.reader().version(v(1)).unwrap().unwrap();
+    assert_eq!(gone.reason, Some(format!("too old; {remark}")), "what the gate objected to stays");
     let rows = log.reader().audit(5, 1).unwrap();
     assert_eq!((rows.len(), rows[0].number, &rows[0].act.who), (1, 6, &admin));
 }

@@ -55,6 +55,7 @@ fn an_update_is_recorded_with_its_claim_and_completed_with_its_end() {
     let rows = granted(log.begin_update(request(3), start(7)).unwrap());
     let open = log.reader().update(7).unwrap().unwrap();
     assert_eq!((&open.start, &open.lineage, &open.end), (&start(7), &request(3).lineage, &None));
+    assert_eq!(open.ended_ms, None);
     assert_eq!(log.reader().open_update().unwrap(), Some(open));
     assert_eq!(log.reader().newest_update().unwrap(), None, "it has not ended");
     let used = log.reader().used_rollouts(7).unwrap();
@@ -68,6 +69,9 @@ fn an_update_is_recorded_with_its_claim_and_completed_with_its_end() {
     let ended = log.reader().newest_update().unwrap().unwrap();
     let numbers = [("objective/kl".to_string(), 0.1 + 0.2)].into();
     assert_eq!(ended.end, Some(UpdateEnd { numbers, ..end(7) }), "a number that is none is left out");
+    assert!(ended.ended_ms.unwrap() >= ended.claimed_ms);
+    assert_eq!(log.reader().newest_updates(9).unwrap(), [ended]);
+    assert_eq!(log.reader().drops_of_update(7).unwrap(), [(DropReason::OffPolicy, 3)].into());
     assert!(log.settle(settlement).is_err(), "an update ends once");
 }
 

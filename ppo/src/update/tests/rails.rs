@@ -125,6 +125,26 @@ fn a_broken_model_is_not_taken_for_broken_rollouts() {
     assert_eq!((outcome.stats.trips.count(Guard::NonFinite), outcome.is_skipped()), (1, true));
 }
 
+/// Goal: 0 is off, and nothing else. Method: steps that go far and have large gradients, every bit against those of limits that
+/// nothing reaches.
+#[test]
+fn a_round_without_bounds_makes_every_step_whole() {
+    let weights = |(stop_kl, skip_kl, max_grad_norm): (f64, f64, f64)| {
+        let mut world = World::new(48);
+        (world.config.policy_learning_rate, world.config.warmup_updates) = (1e-2, 0);
+        (world.config.stop_kl, world.config.skip_kl, world.config.max_grad_norm) = (stop_kl, skip_kl, max_grad_norm);
+        let rollouts = world.rollouts(32, share_of(TokenId(3)));
+        let before = bytes_of(world.models.policy.parameters());
+        let outcome = run(&mut world, &rollouts, 0);
+        assert_eq!((outcome.stats.n_policy_steps, outcome.stats.n_value_steps), (4, 4), "{:?}", outcome.stats.trips);
+        assert!(outcome.stats.trips.is_empty() && outcome.stats.policy_approx_kl_k3 > 0.0);
+        let after = [world.models.policy.parameters(), world.models.value.parameters()].map(bytes_of);
+        assert_ne!(after[0], before);
+        after
+    };
+    assert_eq!(weights((0.0, 0.0, 0.0)), weights((1e9, 1e9, 1e9)));
+}
+
 #[test]
 fn a_healthy_round_trips_nothing() {
     let mut world = World::new(46);

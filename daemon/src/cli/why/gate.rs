@@ -1,0 +1,165 @@
+//! What the gate said of a version, and whether there was one that looked.
+
+use ppo::{gate::names, import::UNJUDGED, rollout_log::VersionState};
+
+use super::Story;
+
+/// A knob as the record of an update has it.
+const OFF: &str = "ppo.gate=\"off\"";
+/// Begins what a gate objected to that let a version serve all the same.
+const OBSERVED: &str = " It only observed (ppo.gate = \"observe\")";
+
+impl Story {
+    /// What the gate said.
+    pub(super) fn verdict(&self) -> String {
+        let number = |name: &str| self.row.numbers.get(name).copied();
+        if !self.was_looked_at() {
+            return format!("No gate looked at it (ppo.gate = \"off\"){}{}.", self.refusal(), self.parity());
+        }
+        let Some(pass) = number("gate/pass") else {
+            return String::new();
+        };
+        // A file from outside may be refused for what it lost after the gate had its say.
+        let is_pass = pass > 0.0 && self.row.state != VersionState::Rejected;
+        let objections = self.objections();
+        if number(UNJUDGED).is_some() {
+            let verdict = if is_pass { "took it" } else { "refused it" };
+            let why = "there were no questions, or nobody to judge the answers";
+            return format!("The gate {verdict} unjudged: {why}.{objections}");
+        }
+        let trial = number(names::REWARD_DIFFERENCE).zip(number(names::REWARD_DIFFERENCE_ERROR));
+        let trial = trial.map_or_else(String::new, |(mean, error)| {
+            format!(
+                "; on held-out questions its reward differed by {mean:+.4} (standard error {error:.4}) from the live \
+                 version's"
+            )
+        });
+        let verdict = if is_pass { "let it serve" } else { "refused it" };
+        format!("The gate {verdict}{}{trial}.{objections}", self.parity())
+    }
+
+    /// Of a file from outside nothing but the log-prob that it lost was measured then; of an update the record knows the mode.
+    fn was_looked_at(&self) -> bool {
+        let has = |name: &str| self.row.numbers.contains_key(name);
+        match &self.update {
+            Some(update) => !has("gate/pass") || update.start.config.lines().all(|line| line != OFF),
+            None => has("gate/pass") || !has("import/loss"),
+        }
+    }
+
+    /// What is checked whatever `ppo.gate` says may still have refused it.
+    fn refusal(&self) -> &'static str {
+        match self.row.state {
+            VersionState::Rejected => ", but what is checked in any case refused it",
+            _ => "",
+        }
+    }
+
+    fn parity(&self) -> String {
+        let number = |name: &str| self.row.numbers.get(name).copied();
+        number("parity/max").zip(number("parity/limit")).map_or_else(String::new, |(max, limit)| {
+            format!("; engine and trainer were at most {max:.5} nats apart, of {limit:.5} allowed")
+        })
+    }
+
+    /// What would have refused it under `ppo.gate = "strict"`.
+    fn objections(&self) -> String {
+        let n_objections = self.row.numbers.get("gate/observed").copied().unwrap_or(0.0);
+        match self.row.objections() {
+            Some(objections) => format!("{OBSERVED}, and would have refused it: {objections}."),
+            // Written by a honed that kept no words, or refused for something else.
+            None if n_objections > 0.0 && self.row.state != VersionState::Rejected => {
+                format!("{OBSERVED}; the words of its objections, {n_objections:.0}, were not kept.")
+            }
+            None => String::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use policy::PolicyVersion;
+    use ppo::rollout_log::{Start, UpdateRow, UpdateStart, VersionRow};
+
+    use super::*;
+
+    /// A version that an update under this mode made, or a file from outside.
+    fn story(mode: Option<&str>, numbers: &[(&str, f64)], reason: Option<&str>) -> Story {
+        let numbers: BTreeMap<String, f64> = numbers.iter().map(|(name, x)| ((*name).to_owned(), *x)).collect();
+        let row = VersionRow {
+            version: PolicyVersion(1),
+            parent: Some(PolicyVersion::SFT),
+            state: VersionState::Live,
+            digest: "d".to_owned(),
+            path: "policy-1.gguf".into(),
+            created_ms: 1,
+            n_rollouts: 8,
+            reason: reason.map(str::to_owned),
+            numbers,
+        };
+        Story {
+            row,
+            children: Vec::new(),
+            brought_meanwhile: Vec::new(),
+            is_brought: mode.is_none(),
+            was_live: true,
+            update: mode.map(update),
+            used: Vec::new(),
+            rollouts: Vec::new(),
+        }
+    }
+
+    fn update(mode: &str) -> UpdateRow {
+        let ppo = config::Ppo { gate: mode.to_owned(), ..config::Config::default().ppo };
+        let start = UpdateStart {
+            number: 0,
+            start: Start::Continued,
+            parent: PolicyVersion::SFT,
+            parent_digest: "p".to_owned(),
+            state_before: "s".to_owned(),
+            config: ppo.assignments(),
+            arithmetic: "cpu".to_owned(),
+            n_threads: 1,
+            pretraining: String::new(),
+        };
+        UpdateRow { start, lineage: Vec::new(), n_attempts: 1, claimed_ms: 1, ended_ms: Some(2), end: None }
+    }
+
+    const PASS: (&str, f64) = ("gate/pass", 1.0);
+
+    #[test]
+    fn what_an_observing_gate_objected_to_is_told() {
+        let objections = "distinct pairs of tokens in the trial's answers: expected at least 0.4490, got 0.0054";
+        let reason = format!("{}{objections}", VersionRow::OBSERVED);
+        let numbers = [PASS, ("gate/observed", 1.0)];
+        let mut told = story(Some("observe"), &numbers, Some(&reason));
+        let verdict = told.verdict();
+        assert!(verdict.starts_with("The gate let it serve. It only observed"), "{verdict}");
+        assert!(verdict.ends_with(&format!("would have refused it: {objections}.")), "{verdict}");
+        told.row.state = VersionState::Draining;
+        told.row.reason = Some(format!("rolled back: reward fell; {reason}"));
+        assert_eq!(told.state("".as_ref()), "was live and finishes what it runs: rolled back: reward fell");
+        assert_eq!(told.verdict(), verdict);
+        let old = story(Some("observe"), &numbers, None).verdict();
+        assert!(old.ends_with("; the words of its objections, 1, were not kept."), "{old}");
+        assert_eq!(story(Some("strict"), &[PASS, ("gate/observed", 0.0)], None).verdict(), "The gate let it serve.");
+    }
+
+    #[test]
+    fn where_nobody_looked_no_gate_is_said_to_have_let_it_serve() {
+        let parity = [("parity/max", 0.001), ("parity/limit", 0.02)];
+        let apart = "; engine and trainer were at most 0.00100 nats apart, of 0.02000 allowed";
+        let numbers = [PASS, ("gate/observed", 0.0), parity[0], parity[1]];
+        let no_gate = "No gate looked at it (ppo.gate = \"off\")";
+        assert_eq!(story(Some("off"), &numbers, None).verdict(), format!("{no_gate}{apart}."));
+        let mut refused = story(Some("off"), &[("gate/pass", 0.0)], Some("2 tensors hold weights that are not finite"));
+        refused.row.state = VersionState::Rejected;
+        assert_eq!(refused.verdict(), format!("{no_gate}, but what is checked in any case refused it."));
+        assert_eq!(story(None, &[("import/loss", 0.5)], None).verdict(), format!("{no_gate}."));
+        assert_eq!(story(None, &[], None).verdict(), "", "nothing is known of it");
+        let unjudged = story(None, &[PASS, (UNJUDGED, 1.0), ("import/loss", 0.5)], None).verdict();
+        assert!(unjudged.starts_with("The gate took it unjudged"), "{unjudged}");
+    }
+}

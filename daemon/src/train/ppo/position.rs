@@ -1,0 +1,127 @@
+//! How far an offline run has come through its prompts, as the log of its folder says.
+//!
+//! Stopping must change nothing, and what a process counts is gone when it is killed. So each answer is named after its
+//! prompt's place in the endless shuffle, and the answers are logged in the order of their names: what is in the log is the
+//! beginning of all that will ever be drawn, and the place of the next answer is where that beginning ends.
+
+use policy::{Rollout, RolloutId};
+use ppo::rollout_log::{LogError, LogReader, RolloutState};
+
+/// Where the next answer belongs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Position {
+    /// Prompts before its own, all epochs together.
+    pub(super) prompt: u64,
+    /// Answers to its prompt that are in the log already: a process was killed while it wrote them.
+    pub(super) n_answers: u32,
+}
+
+impl Position {
+    /// After everything that is in the log, for `n_samples` answers to each prompt.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub(super) fn after_log(reader: &LogReader, n_samples: u32) -> Result<Position, LogError> {
+        let n_prompts = n_first(|prompt| Ok::<_, LogError>(reader.rollout(&id(prompt, 0))?.is_some()))?;
+        let whole = Position { prompt: n_prompts, n_answers: 0 };
+        let Some(last) = n_prompts.checked_sub(1) else {
+            return Ok(whole);
+        };
+        let logged = (0..n_samples).map_while(|index| reader.rollout(&id(last, index)).transpose());
+        let states = logged.map(|row| Ok(row?.state)).collect::<Result<Vec<_>, LogError>>()?;
+        // What has been learnt from was complete, also if an earlier run drew fewer answers to each prompt.
+        let waits = states.iter().any(|state| matches!(state, RolloutState::Generated | RolloutState::Scored));
+        let n_answers = states.len() as u32;
+        match waits && n_answers < n_samples {
+            true => Ok(Position { prompt: last, n_answers }),
+            false => Ok(whole),
+        }
+    }
+
+    /// After so many prompts from this one on, each with all its answers.
+    pub(super) fn after(self, n_prompts: u64) -> Position {
+        Position { prompt: self.prompt + n_prompts, n_answers: 0 }
+    }
+}
+
+/// The answer under the name that it has in the log.
+pub(super) fn named(rollout: Rollout, prompt: u64) -> Rollout {
+    Rollout { id: id(prompt, rollout.id.index), ..rollout }
+}
+
+fn id(prompt: u64, index: u32) -> RolloutId {
+    RolloutId { request: format!("train-ppo-{prompt}"), index }
+}
+
+/// How many numbers from 0 on are there, where none is missing before the last: by doubling, then by halving.
+fn n_first<E>(is_there: impl Fn(u64) -> Result<bool, E>) -> Result<u64, E> {
+    let mut end = 1;
+    while is_there(end - 1)? {
+        end *= 2;
+    }
+    let (mut low, mut high) = (end / 2, end - 1);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match is_there(middle)? {
+            true => low = middle + 1,
+            false => high = middle,
+        }
+    }
+    Ok(low)
+}
+
+#[cfg(test)]
+mod tests {
+    use policy::{FinishReason, LogProb, PolicyVersion, SampledToken, SamplingParams, TokenId};
+    use ppo::{RolloutLog, rollout_log::LogSettings};
+
+    use super::*;
+
+    fn answer(prompt: u64, index: u32) -> Rollout {
+        let probability = LogProb(-1.0);
+        let rollout = Rollout {
+            id: RolloutId { request: "the engine's".to_owned(), index },
+            version: PolicyVersion::SFT,
+            prompt: vec![TokenId(1), TokenId(2)],
+            response: vec![SampledToken {
+                id: TokenId(3),
+                log_prob: probability,
+                behavior: probability,
+                log_kept_mass: 0.0,
+            }],
+            sampling: SamplingParams::default(),
+            finish: FinishReason::EndToken,
+            user: None,
+            created_ms: 1,
+        };
+        named(rollout, prompt)
+    }
+
+    #[test]
+    fn the_end_of_a_beginning_is_found() {
+        for n in (0..70).chain([1000, 4095, 4096, 4097]) {
+            assert_eq!(n_first(|i| Ok::<_, ()>(i < n)), Ok(n));
+        }
+    }
+
+    /// Goal: whatever a kill has left in the log, the next answer is the one after it. Method: answers in the order in which a
+    /// run logs them, three to a prompt, one by one; after each the log is asked.
+    #[test]
+    fn a_run_goes_on_after_the_last_answer_that_is_in_the_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = LogSettings { commit_ms: 1, queue: 16, rescore_on_feedback: false };
+        let log = RolloutLog::open(folder.path(), &settings).unwrap();
+        let position = |n_samples| Position::after_log(&log.reader(), n_samples).unwrap();
+        assert_eq!(position(3), Position::default());
+        for prompt in 0..5 {
+            for index in 0..3 {
+                log.append(answer(prompt, index)).unwrap();
+                log.flush().unwrap();
+                let n_answers = (index + 1) % 3;
+                let prompt = if n_answers == 0 { prompt + 1 } else { prompt };
+                assert_eq!(position(3), Position { prompt, n_answers });
+            }
+        }
+        assert_eq!(position(2), Position { prompt: 5, n_answers: 0 });
+    }
+}

@@ -1,0 +1,174 @@
+//! One fine-tuning run: what it says after every epoch, what it keeps, and when it must not write.
+
+use std::{ops::ControlFlow, path::Path};
+
+use policy::{
+    causal_lm::CausalLm,
+    checkpoint::{Checkpoint, Digest},
+    sft::{self, SftOptions, SftProgress, check_after, mean_nll},
+};
+
+use super::{Args, Data};
+use crate::{
+    cli::progress,
+    train::{
+        error::{Result, TrainError},
+        interrupt::Interrupt,
+        output::Output,
+        weights,
+    },
+};
+
+/// Records whose loss is looked at where nothing is held back.
+const PROBE: usize = 8;
+
+/// Everything that a run needs between loading and the end.
+pub(super) struct Run<'a> {
+    pub(super) args: &'a Args,
+    pub(super) data: &'a Data,
+    pub(super) model: &'a CausalLm,
+    /// What the weights came from.
+    pub(super) source: &'a Checkpoint,
+    pub(super) output: &'a Output,
+    pub(super) interrupt: &'a Interrupt,
+}
+
+/// What one epoch has shown so far.
+#[derive(Default)]
+struct Epoch {
+    n_done: usize,
+    n_steps: usize,
+    loss: f64,
+}
+
+impl Run<'_> {
+    /// Trains to the end, or until somebody interrupts.
+    pub(super) fn train(&self) -> Result<()> {
+        let options = self.options();
+        let before = self.validation_nll()?;
+        if let Some(nll) = before {
+            println!("epoch 0  validation loss {nll:.4}");
+        }
+        let bar = progress::bar(0, "fine-tuning");
+        let (mut epoch, mut after, mut failure) = (Epoch::default(), before, None);
+        let Data { train, mix, .. } = self.data;
+        let is_stopped = || self.interrupt.is_raised();
+        let last = sft::train_until(self.model, train, mix, &options, &is_stopped, |now| {
+            bar.set_length(now.n_steps as u64);
+            bar.set_position(now.step as u64);
+            bar.set_message(format!("loss {:.3}, {:.0} tokens/s", now.loss, now.tokens_per_s));
+            epoch.n_steps += 1;
+            epoch.loss += now.loss;
+            if is_epoch_end(options.epochs, now) {
+                match self.end_epoch(&mut epoch, now) {
+                    Ok((line, nll)) => {
+                        bar.suspend(|| println!("{line}"));
+                        after = nll;
+                    }
+                    Err(error) => {
+                        failure = Some(error);
+                        return ControlFlow::Break(());
+                    }
+                }
+            }
+            if is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+        .map_err(TrainError::run(self.output.path()))?;
+        bar.finish_and_clear();
+        match failure {
+            Some(error) => Err(error),
+            None if last.step < last.n_steps => Err(self.interrupted(&last)?),
+            None => self.finish(before, after),
+        }
+    }
+
+    fn options(&self) -> SftOptions {
+        let (args, fit) = (self.args, &self.args.fit);
+        SftOptions {
+            epochs: args.epochs,
+            batch: args.batch,
+            micro_batch_tokens: args.micro_batch_tokens,
+            learning_rate: args.learning_rate,
+            warmup_steps: fit.warmup_steps,
+            final_share: fit.final_share(),
+            mix_share: args.mix_share,
+            max_grad_norm: fit.max_grad_norm,
+            seed: fit.seed,
+            ..SftOptions::default()
+        }
+    }
+
+    /// Mean negative log-likelihood of the held-back answers, nats a token.
+    fn validation_nll(&self) -> Result<Option<f64>> {
+        if self.data.validation.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(mean_nll(self.model, &self.data.validation, self.args.micro_batch_tokens)?))
+    }
+
+    /// As [`Run::validation_nll`], after a step: where it is not finite, nothing is worth keeping.
+    fn measured(&self, now: &SftProgress) -> Result<Option<f64>> {
+        let nll = self.validation_nll()?;
+        let train = &self.data.train;
+        let (what, shown) = match nll {
+            Some(nll) => ("validation loss after it", nll),
+            // Somebody may have asked for no validation, but nobody for a broken file.
+            None => {
+                let probe = mean_nll(self.model, &train[..PROBE.min(train.len())], self.args.micro_batch_tokens)?;
+                ("loss after it", probe)
+            }
+        };
+        check_after(now.step, now.n_steps, what, shown).map_err(TrainError::run(self.output.path()))?;
+        Ok(nll)
+    }
+
+    fn end_epoch(&self, epoch: &mut Epoch, now: &SftProgress) -> Result<(String, Option<f64>)> {
+        let n_done = epoch.n_done + 1;
+        let nll = self.measured(now)?;
+        let validation = nll.map_or(String::new(), |nll| format!("  validation loss {nll:.4}"));
+        let train = epoch.loss / epoch.n_steps.max(1) as f64;
+        let line = format!("epoch {n_done}  step {}  loss {train:.4}{validation}", now.step);
+        if self.args.keep_epochs {
+            self.written(&self.output.at(&format!("epoch-{n_done}")))?;
+        }
+        *epoch = Epoch { n_done, ..Epoch::default() };
+        Ok((line, nll))
+    }
+
+    fn written(&self, path: &Path) -> Result<Digest> {
+        weights::write(&self.model.to_checkpoint(self.source, self.args.fit.weight_type())?, path)
+    }
+
+    fn interrupted(&self, last: &SftProgress) -> Result<TrainError> {
+        let SftProgress { step, n_steps, .. } = *last;
+        if step == 0 {
+            return Ok(TrainError::Interrupted { step, n_steps, kept: "nothing was learnt or written".to_owned() });
+        }
+        self.measured(last)?;
+        let path = self.output.free_at(&format!("step-{step}"));
+        self.written(&path)?;
+        let kept = format!("the weights of that step are whole in {}", path.display());
+        Ok(TrainError::Interrupted { step, n_steps, kept })
+    }
+
+    fn finish(&self, before: Option<f64>, after: Option<f64>) -> Result<()> {
+        let path = self.output.path();
+        let digest = self.written(path)?;
+        if let (Some(before), Some(after)) = (before, after) {
+            println!("validation loss {before:.4} -> {after:.4}");
+            if after > before {
+                eprintln!(
+                    "warning: the model has become WORSE on the records that were held back: loss {before:.4} -> \
+                     {after:.4}; a lower --learning-rate or fewer --epochs may help"
+                );
+            }
+        }
+        println!("wrote {} (sha256 {digest}); serve it with: honed serve --model {0}", path.display());
+        Ok(())
+    }
+}
+
+/// No batch reaches across the border of two epochs, so all of them have as many steps.
+fn is_epoch_end(epochs: usize, now: &SftProgress) -> bool {
+    now.step.is_multiple_of((now.n_steps / epochs).max(1))
+}
