@@ -80,7 +80,9 @@ fn engine_devices() -> Result<String, String> {
 
 /// Whether the learner's GPU answers, and how fast.
 fn learner_device(name: &str) -> Result<String, String> {
-    let rate = kernels::gflops_on(name).map_err(|error| format!("{name}: {error}"))?;
+    // Below the first line there may be a backtrace of candle's.
+    let first = |error: String| format!("{name}: {}", error.lines().next().unwrap_or_default());
+    let rate = kernels::gflops_on(name).map_err(|error| first(error.to_string()))?;
     Ok(format!("{name} multiplies f32 at {rate:.0} GFLOP/s"))
 }
 
