@@ -206,7 +206,10 @@ fn an_answer_that_would_be_too_large_is_refused() {
     let body = |max_tokens: usize| json!({"prompt": vec!["a"; 16], "n": 128, "max_tokens": max_tokens, "logprobs": 20});
     let error = daemon.post("/v1/completions", &body(98)).error(400);
     assert_eq!((&error["param"], &error["code"]), (&json!("max_tokens"), &json!("fields_disagree")));
-    assert!(error["message"].as_str().expect("words").contains("not 4214784"), "{error}");
+    assert!(
+        error["message"].as_str().expect("words").contains("at most 4194304 in one request, not 4214784"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -142,7 +142,8 @@ fn a_killed_learner_publishes_what_an_undisturbed_one_does() {
     assert!(said.contains("update 77 has no record"), "{said}");
 }
 
-/// Goal: an operator whose learner goes nowhere is told. Method: a step size of 0, which makes the parent's bits again.
+/// Goal: an operator whose learner goes nowhere is told, and no other one. Method: a step size of 0, which makes the parent's bits
+/// again, and elsewhere the usual one.
 #[test]
 fn an_update_that_changes_no_weight_says_so() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -155,8 +156,16 @@ fn an_update_that_changes_no_weight_says_so() {
     drop(daemon);
     let digest = |number| reader.update(number).expect("readable").and_then(|row| row.end).expect("ended").digest;
     assert!(digest(0).is_some() && digest(0) == digest(1), "{:?} {:?}", digest(0), digest(1));
-    let log = fs::read_to_string(log).expect("a log");
-    assert!(log.contains("the update changed no weight"), "{log}");
+    let said = fs::read_to_string(&log).expect("a log");
+    assert!(said.contains("the update changed no weight"), "{said}");
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    stock(elsewhere.path());
+    let daemon = Process::serve_logged(elsewhere.path(), &SETS, &log, "warn");
+    let reader = LogReader::open(elsewhere.path()).expect("a log");
+    wait_for("two updates that learn", || n_ended(&reader) >= 2);
+    drop(daemon);
+    let said = fs::read_to_string(&log).expect("a log");
+    assert!(!said.contains("the update changed no weight"), "{said}");
 }
 
 /// Goal: a learner that breaks off late ends by itself as long as the drain lasts. Method: it stands still for longer than the grace

@@ -29,7 +29,7 @@ pub use error::ConfigError;
 pub use keys::{KeyList, Keys};
 pub use origin::{Origin, Origins};
 pub use policy::Policy;
-pub use ppo::{Ppo, PpoLog};
+pub use ppo::{LORA_ALPHA, LORA_RANK_MAX, Ppo, PpoLog};
 pub use reward::Reward;
 use serde::{Deserialize, Serialize};
 

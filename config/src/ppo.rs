@@ -1,6 +1,13 @@
 //! The `[ppo]` section.
 
+use std::ops::RangeInclusive;
+
 use crate::rule::{DEVICE, SWITCH, TEXT, one_of, real, section, whole};
+
+/// Largest rank of an adapter: memory is asked for by it.
+pub const LORA_RANK_MAX: u32 = 1024;
+/// What `ppo.lora_alpha` may be, and every other alpha that somebody chooses: an adapter of less cannot act.
+pub const LORA_ALPHA: RangeInclusive<f64> = 0.001..=4096.0;
 
 section! {
     /// What learns.
@@ -18,9 +25,9 @@ section! {
         /// Keep one activation a block and compute the rest again in backward: a third more arithmetic for a tenth of the memory (arXiv 1604.06174).
         activation_checkpointing: bool => SWITCH;
         /// Rank of low-rank adapters that learn in place of the weights (LoRA, arXiv 2106.09685): policy, reference and value model then share the frozen weights of version 0, and a published version is a small file that is served beside them. The value model starts as the reward model where that is an adapter too (honed train reward --lora-rank), else at 0. A folder keeps the rank and alpha of its live version until version 0 is activated. 0: full fine-tuning.
-        lora_rank: usize => whole(0, 1024);
+        lora_rank: usize => whole(0, LORA_RANK_MAX as i64);
         /// Updates of the adapters are multiplied by lora_alpha / lora_rank.
-        lora_alpha: f64 => real(0.001, 4096.0);
+        lora_alpha: f64 => real(*LORA_ALPHA.start(), *LORA_ALPHA.end());
         /// Passes over the round (InstructGPT C.4: 1).
         epochs: u32 => whole(1, 64);
         /// Adam step size of the policy.

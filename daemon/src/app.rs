@@ -117,7 +117,9 @@ impl App {
 fn load_and_announce(config: &Config, address: SocketAddr) -> Result<Services, AppError> {
     let services = load::services(config)?;
     // Not before: it would be answered 503, and a missing address tells a command more.
-    services.log.announce(address)?;
+    if let Err(error) = services.log.announce(address) {
+        tracing::warn!(%error, "commands will not find this daemon by its data directory; it serves all the same");
+    }
     Ok(services)
 }
 
@@ -217,7 +219,7 @@ pub(crate) fn close(services: &Services, until: Instant) {
         let waited_s = patience.as_secs();
         tracing::warn!(
             waited_s,
-            "the learner did not end in what was left of daemon.drain_s; its claims go back at the next start"
+            "the learner did not end in time (what was left of daemon.drain_s, or a few seconds); its claims go back at the next start"
         );
     }
     if let Some(scorer) = &services.scorer {

@@ -64,7 +64,7 @@ pub(crate) fn draw(engine: &Engine, prompts: &[Vec<TokenId>], draw: Draw) -> Res
 pub(crate) fn rollouts(engine: &Engine, prompts: &[Vec<TokenId>], draw: Draw) -> Result<Vec<Vec<Rollout>>> {
     // Bounded by what is asked for: one event a token, and every answer is short.
     let (sender, receiver) = unbounded();
-    // Names stay apart also in a log that has seen an earlier run.
+    // Names stay apart where two callers share an engine; a log has names of its own for what it keeps.
     let run = rand::rng().next_u64();
     for (i, prompt) in prompts.iter().enumerate() {
         let sender = sender.clone();

@@ -100,7 +100,7 @@ impl Metrics {
         }
         match &services.learning {
             Some(learning) => self.learning.set_learner(&learning.learner),
-            None => self.learning.set_switches(&services.switching.counters()),
+            None => self.learning.set_switches(&services.switch.counters().snapshot()),
         }
     }
 

@@ -25,6 +25,7 @@ mod constraint;
 mod ending;
 mod error;
 mod exchange;
+mod gaps;
 mod gate;
 pub(crate) mod gguf;
 mod hardware;
@@ -78,6 +79,7 @@ pub use self::{
     resident::{ResidentState, ResidentStatus},
     stats::{EngineStats, FINISH_REASONS, STEP_SIZES},
     tenant::Tenant,
+    versions::{InMemory, Recall},
 };
 use crate::{
     grammar::{Grammar, GrammarError},

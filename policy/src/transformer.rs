@@ -25,7 +25,7 @@ use sha2::{Digest, Sha256};
 pub use attention::AttentionShape;
 pub(crate) use linear::Linear;
 pub(crate) use lora::factors_of;
-pub use lora::{Adapter, LoraShape, is_adapter, is_factor, merged};
+pub use lora::{Adapter, LoraShape, is_adapter, merged};
 pub(crate) use open::Weights;
 pub use pass::Keep;
 pub(crate) use pass::OpenTrunk;

@@ -145,16 +145,23 @@ impl Beginning {
     /// # Errors
     /// When memory fails.
     pub fn rebased(&self, models: Models, weights: &Checkpoint, config: &config::Ppo) -> Result<Models, PpoError> {
-        let Models { value, reference, control, .. } = models;
+        let had = models.form();
+        let Models { value, reference, mut control, .. } = models;
         let models = match (value.trunk().adapter().is_some(), config.lora_rank > 0) {
             (false, false) => Models::new(weights, &self.source, value, config, &self.device)?,
             (true, true) => Models::beside(reference, weights, Some(value), config)?,
             _ => {
                 drop((value, reference));
+                // The value model begins again, and has to be warmed again.
+                control.n_value_rounds = 0;
                 self.models(weights, config)?
             }
         };
-        // The value model is as warm as it was, and the text goes on where it stopped.
+        if models.form() != had {
+            // Gradients of other parameters have other norms.
+            control.forget_steps();
+        }
+        // Otherwise the value model is as warm as it was; and the text goes on where it stopped.
         Ok(Models { control, ..models })
     }
 }

@@ -17,10 +17,6 @@ use policy::{
 /// Rank and alpha of the adapters; `None`: whole weights.
 pub(crate) type Form = Option<LoraShape>;
 
-/// Range of `ppo.lora_alpha`. An adapter from outside may have another alpha, and its record must load again all the same:
-/// who computes such an update again takes the adapter's own.
-const ALPHA: (f64, f64) = (0.001, 4096.0);
-
 /// What the knobs ask for.
 pub(crate) fn asked(config: &config::Ppo) -> Form {
     let lora = LoraShape { rank: config.lora_rank, alpha: config.lora_alpha as f32 };
@@ -54,7 +50,9 @@ pub(crate) fn configured(config: &config::Ppo, form: Form) -> config::Ppo {
     if let Some(lora) = form.filter(|lora| lora.alpha != config.lora_alpha as f32) {
         // By way of its shortest decimals: 0.1 in f32 is 0.1 to whoever reads the record.
         let alpha: f64 = lora.alpha.to_string().parse().expect("decimals of an f32 are those of an f64");
-        config.lora_alpha = alpha.clamp(ALPHA.0, ALPHA.1);
+        // An adapter from outside may have an alpha that is no knob's, and its record must load again all the same: who computes
+        // such an update again takes the adapter's own.
+        config.lora_alpha = alpha.clamp(*config::LORA_ALPHA.start(), *config::LORA_ALPHA.end());
     }
     config
 }

@@ -169,8 +169,7 @@ impl Importer {
             self.counts[row.outcome as usize].fetch_add(1, Ordering::Relaxed);
             self.note(row);
         }
-        let residents: Vec<_> = self.setup.engine.residents().iter().map(|resident| resident.version).collect();
-        self.setup.registry.keep_house(&residents);
+        self.setup.registry.keep_house(&self.setup.engine.in_memory());
         result
     }
 

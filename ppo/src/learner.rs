@@ -68,6 +68,7 @@ use crate::{
 };
 use bell::Bell;
 use past::Past;
+use rollback::Rollback;
 use status::Board;
 
 /// Commands that wait at most.
@@ -125,9 +126,7 @@ struct Shared {
     /// Asks the update at hand to break off.
     interrupt: Arc<AtomicBool>,
     /// Changes who serves, until the shutdown: whoever keeps a handle does not keep the folder.
-    switch: Mutex<Option<Arc<Switch>>>,
-    /// Tells the owner that it was changed.
-    bell: Bell,
+    rollback: Mutex<Option<Arc<Rollback>>>,
     /// Ends when the thread has ended; nothing is ever received from it.
     ended: Receiver<()>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -148,11 +147,11 @@ impl Learner {
         let counters = Arc::new(LearnerCounters::default());
         let interrupt = Arc::new(AtomicBool::new(false));
         let switch = Switch::new(setup.engine.clone(), setup.registry.clone(), Arc::clone(&counters));
-        let switch = Arc::new(switch);
         let (bell, heard) = Bell::new(Arc::clone(&interrupt));
         let hears = owner::Hears { commands: received, calls: heard, interrupt: Arc::clone(&interrupt) };
         let tells = owner::Tells { board: Arc::clone(&board), counters: Arc::clone(&counters) };
-        let owner = owner::Owner::new(setup, hears, tells, Arc::clone(&switch), bell.clone());
+        let rollback = Arc::new(Rollback::new(switch, bell, setup.log.clone(), Arc::clone(&board)));
+        let owner = owner::Owner::new(setup, hears, tells, Arc::clone(&rollback));
         let thread = std::thread::Builder::new().name("learner".to_string()).spawn(move || {
             owner.run();
             drop(alive);
@@ -163,8 +162,7 @@ impl Learner {
                 board,
                 counters,
                 interrupt,
-                switch: Mutex::new(Some(switch)),
-                bell,
+                rollback: Mutex::new(Some(rollback)),
                 ended,
                 thread: Mutex::new(Some(thread)),
             }),
@@ -187,6 +185,10 @@ impl Learner {
     /// # Errors
     /// [`LearnerError::Busy`] or [`LearnerError::Closed`].
     pub fn resume(&self) -> Result<(), LearnerError> {
+        // What the watch has halted learning for is on the board already, and this is the answer to it.
+        if let Some(rollback) = self.rollback() {
+            rollback.take_unheard();
+        }
         self.send(Command::Resume)?;
         self.shared.board.write(|status| status.is_paused = false);
         Ok(())
@@ -248,7 +250,7 @@ impl Learner {
     /// the deadline.
     pub fn shutdown(&self, deadline: Duration) -> bool {
         let until = Instant::now() + deadline;
-        self.shared.switch.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.shared.rollback.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.shared.interrupt.store(true, Ordering::Release);
         // A disconnected queue means that it has ended already.
         let _ = self.shared.commands.send_timeout(Command::Shutdown, deadline);
@@ -261,6 +263,11 @@ impl Learner {
             tracing::error!("the learner's thread panicked");
         }
         true
+    }
+
+    /// Until the shutdown.
+    fn rollback(&self) -> Option<Arc<Rollback>> {
+        self.shared.rollback.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn send(&self, command: Command) -> Result<(), LearnerError> {

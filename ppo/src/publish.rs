@@ -187,7 +187,7 @@ impl Publisher<'_> {
         numbers.extend(verdict.numbers.clone());
         sync_point::reached(self.registry.data_dir(), "judged");
         if !verdict.is_pass() {
-            self.forget(version);
+            self.switch.forget(version);
             self.registry.reject(version, &verdict.refusals.join("; "), settlement, numbers)?;
             return Ok(Published { version, verdict });
         }
@@ -274,18 +274,10 @@ impl Publisher<'_> {
 
     /// Gives a candidate up that came to nothing for no fault of its weights. The claim stays.
     pub fn abandon(&self, version: PolicyVersion, why: &str) {
-        self.forget(version);
+        self.switch.forget(version);
         if let Err(error) = self.registry.give_up(version, why) {
             // The next open gives it up.
             tracing::warn!(%version, %error, "a candidate could not be marked as rejected");
-        }
-    }
-
-    /// Lets a version leave memory that nobody shall be answered from.
-    pub(crate) fn forget(&self, version: PolicyVersion) {
-        match self.engine.retire(version) {
-            Ok(()) | Err(EngineError::NotResident(_)) => {}
-            Err(error) => tracing::warn!(%version, %error, "a candidate stays in memory"),
         }
     }
 }

@@ -8,6 +8,7 @@ use ppo::{
     Learner, Registry, RolloutLog, ScoringPump,
     import::{Accepts, ImportSetup, Importer},
     learner::LearnerSetup,
+    publish::Switch,
     rollout_log::{LogSettings, Quarantine},
 };
 use reward::{Rules, Scorer};
@@ -75,8 +76,8 @@ fn learning_services(config: &Config, sft: &Path, judges: &Judges, base: Base) -
         Some(scorer) if config.ppo.enabled => Some(learning(config, judges, scorer, &log, &registry, &engine)?),
         _ => None,
     };
-    let mut services =
-        Services { engine, log, registry, scorer, seat, learning, importing: None, switching: Arc::default() };
+    let switch = Arc::new(Switch::new(engine.clone(), registry.clone(), Arc::default()));
+    let mut services = Services { engine, log, registry, scorer, seat, learning, importing: None, switch };
     services.importing = importing(config, &services)?;
     Ok(services)
 }

@@ -128,7 +128,9 @@ impl Daemon {
         let answer = response.body_mut().read_to_vec()?;
         match response.status() {
             status if status.is_success() => Ok(answer),
-            StatusCode::UNAUTHORIZED => Err(format!("{}; {}", self.refusal(&answer), self.key_told()).into()),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                Err(format!("{}; {}", self.refusal(&answer), self.key_told()).into())
+            }
             _ => Err(self.refusal(&answer).into()),
         }
     }

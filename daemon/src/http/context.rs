@@ -16,12 +16,12 @@ use policy::{
     PolicyVersion,
     engine::{Engine, Target},
 };
-use ppo::{Learner, Registry, RolloutLog, ScoringPump, import::Importer};
+use ppo::{Learner, Registry, RolloutLog, ScoringPump, import::Importer, publish::Switch};
 use reward::Scorer;
 
 use super::{auth::KeyRing, error::ApiError, hosts::AllowedHosts, models};
 use crate::{
-    activation::{Activator, Switching},
+    activation::Activator,
     reward_seat::RewardSeat,
     telemetry::{Metrics, traces::Tracer},
     watch::Watch,
@@ -46,21 +46,21 @@ pub(crate) struct Services {
     pub(crate) seat: Option<RewardSeat>,
     /// What takes files in; `None` without `daemon.import_dir`.
     pub(crate) importing: Option<Importing>,
-    /// Puts activations in order and counts them where there is no learner, who would.
-    pub(crate) switching: Arc<Switching>,
+    /// Changes who serves, and counts it, where there is no learner, who has one of its own.
+    pub(crate) switch: Arc<Switch>,
 }
 
 impl Services {
     /// What makes versions live.
     pub(crate) fn activator(&self) -> Activator {
         let learner = self.learning.as_ref().map(|learning| learning.learner.clone());
-        let switching = Arc::clone(&self.switching);
+        let switch = Arc::clone(&self.switch);
         Activator {
             engine: self.engine.clone(),
             registry: self.registry.clone(),
             log: self.log.clone(),
             learner,
-            switching,
+            switch,
         }
     }
 }

@@ -99,7 +99,8 @@ impl Output {
     }
 }
 
-fn folder_of(path: &Path) -> &Path {
+/// Where a file or folder of this path lies.
+pub(super) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

@@ -32,6 +32,7 @@ use super::{
     error::{Result, TrainError},
     interrupt::Interrupt,
     options::{count, positive},
+    output::folder_of,
 };
 use crate::{app, telemetry};
 
@@ -99,7 +100,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 }
 
 fn check_folder(folder: &Path) -> Result<()> {
-    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = folder_of(folder);
     let refuse = |reason: String| Err(TrainError::Output { path: folder.to_owned(), reason });
     if folder.is_file() {
         return refuse("it is a file, and a data folder is needed".to_owned());

@@ -4,12 +4,10 @@ mod comparisons;
 mod quality;
 mod scale;
 
-use std::{
-    ops::{ControlFlow, RangeInclusive},
-    path::PathBuf,
-};
+use std::{ops::ControlFlow, path::PathBuf};
 
 use candle_core::Device;
+use config::LORA_ALPHA;
 use policy::{
     causal_lm::CausalLm,
     checkpoint::Checkpoint,
@@ -37,9 +35,6 @@ use crate::{cli::progress, telemetry};
 
 /// Heads of one ensemble at most; Coste et al. gain nothing beyond five.
 const HEADS_MAX: usize = 64;
-
-/// Values of `--lora-alpha`.
-const ALPHA: RangeInclusive<f64> = 0.001..=4096.0;
 
 /// `honed train reward`.
 #[derive(clap::Args)]
@@ -104,10 +99,9 @@ fn heads(text: &str) -> std::result::Result<usize, String> {
     count(text).ok().filter(|n| *n <= HEADS_MAX).ok_or_else(|| format!("expected a whole number in 1..={HEADS_MAX}"))
 }
 
-/// As `ppo.lora_alpha`: an adapter of less cannot act.
 fn alpha(text: &str) -> std::result::Result<f64, String> {
-    let in_range = not_negative(text).ok().filter(|alpha| ALPHA.contains(alpha));
-    in_range.ok_or_else(|| format!("expected a number from {} to {}", ALPHA.start(), ALPHA.end()))
+    let in_range = not_negative(text).ok().filter(|alpha| LORA_ALPHA.contains(alpha));
+    in_range.ok_or_else(|| format!("expected a number from {} to {}", LORA_ALPHA.start(), LORA_ALPHA.end()))
 }
 
 fn smoothing(text: &str) -> std::result::Result<f64, String> {

@@ -5,6 +5,7 @@
 //! that is not f32, a known key of another type).
 
 use candle_core::quantized::gguf_file::Value;
+use config::LORA_RANK_MAX;
 
 use super::{
     Metadata,
@@ -12,8 +13,6 @@ use super::{
 };
 use crate::transformer::{factors_of, is_adapter};
 
-/// Largest rank of an adapter; `ppo.lora_rank` has the same.
-const RANK_MAX: u64 = 1024;
 /// Keys that differ between versions and that nobody trips over.
 const FREE: [&str; 4] = ["general.", "honed.", "quantize.", "imatrix."];
 
@@ -91,8 +90,8 @@ fn adapter(header: &Header, sft: &Header) -> Result<Form, Malformed> {
         check_factor(&names[1], &[base.dims[0], rank], b)?;
         n_factors += 2;
     }
-    let rank = rank.filter(|rank| (1..=RANK_MAX).contains(rank));
-    let rank = rank.ok_or_else(|| Malformed(format!("an adapter needs factors of rank 1 to {RANK_MAX}")))?;
+    let rank = rank.filter(|rank| (1..=LORA_RANK_MAX.into()).contains(rank));
+    let rank = rank.ok_or_else(|| Malformed(format!("an adapter needs factors of rank 1 to {LORA_RANK_MAX}")))?;
     if header.tensors.len() != n_factors {
         let base_of = |name: &String| {
             let base = name.strip_suffix(".lora_a").or(name.strip_suffix(".lora_b"))?;

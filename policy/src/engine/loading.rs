@@ -157,11 +157,21 @@ fn threads_for(model: &LlamaModel, setup: &Setup) -> i32 {
 /// Tokens from which on copying a sequence's whole buffer is cheaper than computing them: buffer bytes at 8 GB/s against
 /// tokens at 6·10^10 parameters a second, both measured on two cores.
 pub(super) fn copy_pays_from(model: &LlamaModel, setup: &Setup) -> usize {
-    let (heads, kv_heads) = (f64::from(model.n_head().max(1)), f64::from(model.n_head_kv()));
-    let bytes = 2.0 * 4.0 * f64::from(model.n_layer()) * f64::from(model.n_embd()) / heads * kv_heads;
-    let copy_s = bytes * f64::from(setup.context_tokens) / 8e9;
+    let copy_s = buffer_bytes(model, setup) / 8e9;
     let token_s = model.n_params().max(1) as f64 / 6e10;
     (copy_s / token_s).ceil().clamp(1.0, f64::from(u32::MAX)) as usize
+}
+
+/// How often all weights are read while a sequence's whole buffer is copied.
+pub(super) fn reads_of_a_move(model: &LlamaModel, setup: &Setup) -> usize {
+    (buffer_bytes(model, setup) / model.size().max(1) as f64).ceil().clamp(1.0, f64::from(u32::MAX)) as usize
+}
+
+/// Bytes of a sequence's keys and values, in f32.
+fn buffer_bytes(model: &LlamaModel, setup: &Setup) -> f64 {
+    let (heads, kv_heads) = (f64::from(model.n_head().max(1)), f64::from(model.n_head_kv()));
+    let token_bytes = 2.0 * 4.0 * f64::from(model.n_layer()) * f64::from(model.n_embd()) / heads * kv_heads;
+    token_bytes * f64::from(setup.context_tokens)
 }
 
 /// Tokens of the prefix cache: as configured, but none where a part of what a sequence held cannot stand alone: a sliding

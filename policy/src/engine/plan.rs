@@ -29,6 +29,35 @@ pub(super) struct Row {
     pub(super) position: usize,
 }
 
+/// A prompt that waits to be computed.
+#[derive(Clone, Copy)]
+struct Prompt {
+    slot: usize,
+    n_left: usize,
+    /// Whether each of its tokens gives a row of logits.
+    scores: bool,
+}
+
+/// What prompts may have of a pass.
+#[derive(Clone, Copy)]
+struct Budget {
+    tokens: usize,
+    /// Rows of logits for scorings.
+    score_rows: usize,
+    /// Tokens after which no other prompt is begun.
+    enough: usize,
+}
+
+impl Budget {
+    /// Up to `n` tokens more of a prompt; how many there were.
+    fn spend(&mut self, prompt: Prompt, n: usize) -> usize {
+        let n = n.min(self.tokens).min(if prompt.scores { self.score_rows } else { usize::MAX });
+        self.tokens -= n;
+        self.score_rows -= if prompt.scores { n } else { 0 };
+        n
+    }
+}
+
 /// What one pass computes.
 #[derive(Default)]
 pub(super) struct Plan {
@@ -48,45 +77,44 @@ impl Worker<'_> {
     ///
     /// On a CPU a pass takes a quarter of the prompt tokens that wait, and whole prompts only while they are few: computed
     /// all side by side, each would have its first token when the last has.
+    ///
+    /// llama.cpp computes side by side what neighbouring sequences, in the order of the batch, have as many tokens of; a gap
+    /// between them costs reading the weights once more. So the batch is in the order of slots, and where a prompt stands between
+    /// two sequences that decode, its next token is computed with theirs.
     fn plan_all(&mut self) -> Plan {
         let mut plan = Plan::default();
-        for i in 0..self.slots.len() {
+        let decoding: Vec<usize> = (0..self.slots.len()).filter(|&i| self.token_to_decode(i).is_some()).collect();
+        let chunks = self.chunks(&decoding);
+        for (i, n) in chunks.into_iter().enumerate() {
             if let Some(token) = self.token_to_decode(i) {
                 self.add(&mut plan, i, vec![token], 1);
-            }
-        }
-        let decoding = plan.rows.len();
-        let mut budget = match self.shares_time(decoding > 0) {
-            true => PREFILL_TOKENS_SHARED,
-            false => self.setup.batch_tokens.saturating_sub(decoding).max(PREFILL_TOKENS_MIN),
-        };
-        let mut score_rows = self.score_rows_max();
-        let mut prefilling: Vec<usize> = (0..self.slots.len()).filter(|&i| self.prefill_left(i) > 0).collect();
-        prefilling.sort_by_key(|&i| self.slots[i].ticket);
-        let waiting: usize = prefilling.iter().map(|&i| self.prefill_left(i)).sum();
-        let enough = if self.setup.gpu_layers > 0 { usize::MAX } else { enough_of(waiting) };
-        let mut prefilled = 0;
-        for i in prefilling {
-            if self.is_waiting(i) {
-                continue;
-            }
-            let left = self.prefill_left(i);
-            let scores = self.wants_every_row(i);
-            let n = left.min(budget).min(if scores { score_rows } else { usize::MAX });
-            if n == 0 {
-                continue;
-            }
-            budget -= n;
-            let tokens = self.prefill_tokens(i, n);
-            let n_rows = if scores { n } else { usize::from(n == left) };
-            score_rows -= if scores { n } else { 0 };
-            self.add(&mut plan, i, tokens, n_rows);
-            prefilled += n;
-            if prefilled >= enough {
-                break;
+            } else if n > 0 {
+                let n_rows = if self.wants_every_row(i) { n } else { usize::from(n == self.prefill_left(i)) };
+                let tokens = self.prefill_tokens(i, n);
+                self.add(&mut plan, i, tokens, n_rows);
             }
         }
         plan
+    }
+
+    /// How many tokens of its prompt each slot computes in a pass beside these, which decode.
+    fn chunks(&mut self, decoding: &[usize]) -> Vec<usize> {
+        let mut prefilling: Vec<usize> = (0..self.slots.len()).filter(|&i| self.prefill_left(i) > 0).collect();
+        prefilling.sort_by_key(|&i| self.slots[i].ticket);
+        prefilling.retain(|&i| !self.is_waiting(i));
+        let prompts: Vec<Prompt> = prefilling.into_iter().map(|slot| self.prompt(slot)).collect();
+        let tokens = match self.shares_time(!decoding.is_empty()) {
+            true => PREFILL_TOKENS_SHARED,
+            false => self.setup.batch_tokens.saturating_sub(decoding.len()).max(PREFILL_TOKENS_MIN),
+        };
+        let waiting = prompts.iter().map(|prompt| prompt.n_left).sum();
+        let enough = if self.setup.gpu_layers > 0 { usize::MAX } else { enough_of(waiting) };
+        let budget = Budget { tokens, score_rows: self.score_rows_max(), enough };
+        divide(self.slots.len(), &prompts, decoding, budget)
+    }
+
+    fn prompt(&self, slot: usize) -> Prompt {
+        Prompt { slot, n_left: self.prefill_left(slot), scores: self.wants_every_row(slot) }
     }
 
     /// One sequence, in turn. The floats of a pass depend on its shape: how many tokens it has, and how they are spread over
@@ -176,6 +204,26 @@ impl Worker<'_> {
     }
 }
 
+/// Tokens for each of `n_slots`, of prompts in the order in which they are to be computed: one for each that stands between two
+/// slots that decode, then chunks.
+fn divide(n_slots: usize, prompts: &[Prompt], decoding: &[usize], mut budget: Budget) -> Vec<usize> {
+    let mut chunks = vec![0; n_slots];
+    let is_between = |slot: usize| decoding.iter().any(|&i| i < slot) && decoding.iter().any(|&i| i > slot);
+    for prompt in prompts.iter().filter(|prompt| is_between(prompt.slot)) {
+        chunks[prompt.slot] = budget.spend(*prompt, 1);
+    }
+    let mut n_taken = 0;
+    for prompt in prompts {
+        let n = budget.spend(*prompt, prompt.n_left - chunks[prompt.slot]);
+        chunks[prompt.slot] += n;
+        n_taken += n;
+        if n_taken >= budget.enough {
+            break;
+        }
+    }
+    chunks
+}
+
 /// Prompt tokens after which a pass takes no other prompt, of so many that wait. All at once makes everybody wait for all; one
 /// by one, the few that decode already would take a pass for themselves each time.
 fn enough_of(waiting: usize) -> usize {
@@ -184,4 +232,43 @@ fn enough_of(waiting: usize) -> usize {
 
 pub(super) fn llama(token: TokenId) -> LlamaToken {
     LlamaToken(i32::try_from(token.0).expect("token ids were checked against the vocabulary"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prompt(slot: usize, n_left: usize) -> Prompt {
+        Prompt { slot, n_left, scores: false }
+    }
+
+    fn budget(tokens: usize, enough: usize) -> Budget {
+        Budget { tokens, score_rows: 4, enough }
+    }
+
+    /// Goal: the oldest prompts come first, none beyond the budget, no other once there are enough. Method: nobody decodes.
+    #[test]
+    fn prompts_are_taken_in_order() {
+        let prompts = [prompt(2, 30), prompt(0, 30), prompt(1, 30)];
+        assert_eq!(divide(3, &prompts, &[], budget(1000, 48)), [30, 0, 30]);
+        assert_eq!(divide(3, &prompts, &[], budget(1000, usize::MAX)), [30, 30, 30]);
+        assert_eq!(divide(3, &prompts, &[], budget(50, usize::MAX)), [20, 0, 30]);
+    }
+
+    /// Goal: sequences that decode are computed side by side whatever prompts wait between them, and a token is never taken twice.
+    /// Method: prompts before, between and after them; one with a single token left; a budget that ends before all have one.
+    #[test]
+    fn prompts_between_sequences_that_decode_close_the_gap() {
+        let prompts = [prompt(0, 30), prompt(3, 1), prompt(2, 30), prompt(5, 30)];
+        assert_eq!(divide(6, &prompts, &[1, 4], budget(1000, 20)), [30, 0, 1, 1, 0, 0]);
+        assert_eq!(divide(6, &prompts, &[1, 4], budget(1000, usize::MAX)), [30, 0, 30, 1, 0, 30]);
+        assert_eq!(divide(6, &prompts, &[1, 4], budget(1, usize::MAX)), [0, 0, 0, 1, 0, 0]);
+    }
+
+    /// Goal: logits of scorings stay bounded, and what does not score goes on. Method: a scoring of more tokens than rows.
+    #[test]
+    fn scorings_have_a_budget_of_rows() {
+        let prompts = [Prompt { scores: true, ..prompt(1, 10) }, prompt(0, 10)];
+        assert_eq!(divide(2, &prompts, &[], budget(100, usize::MAX)), [10, 4]);
+    }
 }

@@ -54,7 +54,7 @@ impl Worker<'_> {
     }
 
     /// Keeps what slot `i` holds if more than its first `n_left` tokens are about to be lost.
-    fn put_away(&mut self, i: usize, n_left: usize) {
+    pub(super) fn put_away(&mut self, i: usize, n_left: usize) {
         if self.cells.held(i).len() - n_left >= REUSE_TOKENS_MIN {
             self.cells.put_away(i);
         }

@@ -14,6 +14,7 @@ pub(super) struct Counters {
     pub(super) steps: AtomicU64,
     pub(super) step_tokens: AtomicU64,
     pub(super) step_sizes: [AtomicU64; STEP_SIZES.len() + 1],
+    pub(super) moves: AtomicU64,
     pub(super) rejected_full: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) finished: [AtomicU64; FINISH_REASONS.len()],
@@ -52,6 +53,8 @@ pub struct EngineStats {
     pub step_tokens: u64,
     /// Forward passes by how many tokens they had, in the classes of [`STEP_SIZES`].
     pub step_sizes: [u64; STEP_SIZES.len() + 1],
+    /// Sequences that moved, so that a gap between them would not cost a pass of its own.
+    pub moves: u64,
     /// Tokens that running sequences hold in the key-value caches now.
     pub cache_tokens: usize,
     /// Tokens that the key-value caches have room for.
@@ -76,6 +79,7 @@ impl Counters {
             steps: get(&self.steps),
             step_tokens: get(&self.step_tokens),
             step_sizes: std::array::from_fn(|i| get(&self.step_sizes[i])),
+            moves: get(&self.moves),
             cache_tokens: 0,
             cache_tokens_max: 0,
             rejected_full: get(&self.rejected_full),

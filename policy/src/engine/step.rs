@@ -6,6 +6,7 @@ use crate::engine::{
     Failure,
     plan::{Plan, Row},
     sampler::raw_log_prob,
+    sequence::Surroundings,
     worker::{Work, Worker},
 };
 
@@ -79,6 +80,27 @@ impl Worker<'_> {
             }
             // An earlier row of this pass ended its request.
             None => {}
+        }
+    }
+
+    /// Draws the next token of slot `i` from `row` and ends the response if that was its last.
+    pub(super) fn draw(&mut self, i: usize, row: &[f32]) {
+        let Some(Work::Answer(sequence)) = &mut self.slots[i].work else {
+            return;
+        };
+        let mut around = Surroundings {
+            vocabulary: &self.setup.vocabulary,
+            context_tokens: self.setup.context_tokens as usize,
+            sampler: &mut self.sampler,
+            counters: &self.counters,
+        };
+        match sequence.draw(row, &mut around) {
+            Ok(None) => {}
+            Ok(Some(reason)) => self.finish(i, reason),
+            Err(error) => {
+                let exchange = Rc::clone(&sequence.exchange);
+                self.fail(&exchange, error.into());
+            }
         }
     }
 

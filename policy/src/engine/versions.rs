@@ -15,14 +15,46 @@ use crate::{
 /// How long a load waits for the one that stepped down to finish what it runs and free its memory.
 const STEPPED_DOWN_PATIENCE: Duration = Duration::from_secs(10);
 
-/// What is called with the versions that are still in memory when one has left it.
-pub(super) type Freed = Arc<OnceLock<Box<dyn Fn(&[PolicyVersion]) + Send + Sync>>>;
+/// What [`Engine::recall`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recall {
+    /// It is not in memory, or on its way out.
+    Absent,
+    /// It is in memory, and had not stepped down.
+    Ready,
+    /// It had stepped down, and stays now.
+    Recalled,
+}
+
+/// A version in memory, as far as its files and its row are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InMemory {
+    /// Its number.
+    pub version: PolicyVersion,
+    /// It finishes what it runs, and then goes.
+    pub is_leaving: bool,
+}
+
+impl InMemory {
+    fn of(resident: &Resident) -> InMemory {
+        InMemory { version: resident.version, is_leaving: resident.is_draining() }
+    }
+}
+
+/// What is called with those that are still in memory when a version has left it.
+pub(super) type Freed = Arc<OnceLock<Box<dyn Fn(&[InMemory]) + Send + Sync>>>;
 
 impl Engine {
     /// Has `tell` called whenever a version has left memory, on the thread that held it, with those that are still there. Only
     /// the first such wish is heard.
-    pub fn on_freed(&self, tell: impl Fn(&[PolicyVersion]) + Send + Sync + 'static) {
+    pub fn on_freed(&self, tell: impl Fn(&[InMemory]) + Send + Sync + 'static) {
         drop(self.0.freed.set(Box::new(tell)));
+    }
+
+    /// Every version in memory.
+    #[must_use]
+    pub fn in_memory(&self) -> Vec<InMemory> {
+        self.0.residents.iter().map(|resident| InMemory::of(&resident)).collect()
     }
 
     /// Whether a version is in memory and admits requests.
@@ -38,10 +70,10 @@ impl Engine {
     }
 
     /// Brings a version into memory beside the live one; blocks the caller until its canary has passed. The file must speak
-    /// version 0's vocabulary. A version that has stepped down makes room for it.
+    /// version 0's vocabulary. A version that has stepped down makes room for it, once its header has been found in order.
     ///
     /// # Errors
-    /// [`EngineError`] with the reason; nothing has changed then.
+    /// [`EngineError`] with the reason; who serves is then what it was.
     pub fn load(&self, version: PolicyVersion, path: &Path) -> Result<(), EngineError> {
         let shared = &self.0;
         let refused = |reason: &str| EngineError::Load { path: path.to_owned(), reason: reason.into() };
@@ -51,12 +83,12 @@ impl Engine {
         if self.is_ready(version) {
             return Err(EngineError::AlreadyLoaded(version));
         }
-        self.make_room_for(version);
         let _guest = shared.counters.rest.guest();
         failpoint::reached("engine.load").map_err(|error| refused(&error.to_string()))?;
         if gguf::inspect(path)?.tokenizer != shared.vocabulary.digest() {
             return Err(refused("its tokenizer is not version 0's"));
         }
+        self.make_room_for(version);
         let setup = Setup::new(&shared.config, &shared.vocabulary, &shared.gate, shared.context_tokens, version, path);
         let weights = loading::weights(&setup, Some(&shared.base))?;
         let (residents, freed) = (Arc::downgrade(&shared.residents), Arc::downgrade(&shared.freed));
@@ -65,8 +97,8 @@ impl Engine {
             let is_gone = |resident: &Resident| resident.version == version && resident.is_draining();
             // Before it leaves the list, so that a shutdown waits until whoever is told has done what there is to do.
             if let Some(tell) = freed.upgrade().as_deref().and_then(OnceLock::get) {
-                let others = residents.iter().filter(|resident| !is_gone(resident)).map(|resident| resident.version);
-                let others: Vec<PolicyVersion> = others.collect();
+                let others = residents.iter().filter(|resident| !is_gone(resident));
+                let others: Vec<InMemory> = others.map(|resident| InMemory::of(&resident)).collect();
                 tell(&others);
             }
             residents.remove_if(&version, |_, resident| resident.is_draining());
@@ -144,16 +176,18 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether a version is in memory and admits requests; if so, one that had stepped down stays until it is promoted or
+    /// Where a version stands that is about to be promoted. One that had stepped down stays from now on, until it is promoted or
     /// steps down again.
     #[must_use]
-    pub fn recall(&self, version: PolicyVersion) -> bool {
+    pub fn recall(&self, version: PolicyVersion) -> Recall {
         let mut stepped_down = self.0.swap.lock().expect(UNPOISONED);
-        let is_ready = self.is_ready(version);
-        if is_ready && *stepped_down == Some(version) {
-            *stepped_down = None;
+        if !self.is_ready(version) {
+            return Recall::Absent;
         }
-        is_ready
+        match stepped_down.take_if(|other| *other == version) {
+            Some(_) => Recall::Recalled,
+            None => Recall::Ready,
+        }
     }
 
     /// Whoever has stepped down leaves memory before another version comes into it.

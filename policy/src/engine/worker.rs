@@ -29,13 +29,14 @@ use crate::{
         adapter::Adapter,
         cells::{Audience, Cells},
         exchange::Exchange,
+        gaps::Gaps,
         gate::{AtWork, Gate},
         loading::{self, FlashAttention, Weights},
         queue::Queue,
         resident::{Command, Job, Load, ScoreJob},
         reuse::Awaited,
         sampler::Sampler,
-        sequence::{Sequence, Surroundings},
+        sequence::Sequence,
         stats::Counters,
         tenant::Place,
     },
@@ -139,6 +140,7 @@ pub(super) struct Worker<'m> {
     pub(super) tickets: u64,
     /// The slot whose turn it was last, where each has passes of its own.
     pub(super) turn: usize,
+    pub(super) gaps: Gaps,
     /// Prompts admitted so far.
     n_admitted: u64,
     /// While there is something to do.
@@ -195,6 +197,7 @@ impl Worker<'_> {
             scores: VecDeque::new(),
             tickets: 0,
             turn: 0,
+            gaps: Gaps::new(loading::reads_of_a_move(model, &setup)),
             n_admitted: 0,
             at_work: None,
             last_pass: Duration::ZERO,
@@ -224,6 +227,7 @@ impl Worker<'_> {
                 self.at_work.get_or_insert_with(|| self.setup.gate.work());
                 self.counters.rest.keep(self.last_pass);
                 let began = Instant::now();
+                self.close_gaps();
                 self.step();
                 self.last_pass = began.elapsed();
             }
@@ -275,26 +279,5 @@ impl Worker<'_> {
         let running = (0..self.slots.len()).filter(|&i| self.slots[i].work.is_some());
         self.load.running.store(running.clone().count(), Ordering::Relaxed);
         self.load.cache_tokens.store(running.map(|i| self.cells.held(i).len()).sum(), Ordering::Relaxed);
-    }
-
-    /// Draws the next token of slot `i` from `row` and ends the response if that was its last.
-    pub(super) fn draw(&mut self, i: usize, row: &[f32]) {
-        let Some(Work::Answer(sequence)) = &mut self.slots[i].work else {
-            return;
-        };
-        let mut around = Surroundings {
-            vocabulary: &self.setup.vocabulary,
-            context_tokens: self.setup.context_tokens as usize,
-            sampler: &mut self.sampler,
-            counters: &self.counters,
-        };
-        match sequence.draw(row, &mut around) {
-            Ok(None) => {}
-            Ok(Some(reason)) => self.finish(i, reason),
-            Err(error) => {
-                let exchange = Rc::clone(&sequence.exchange);
-                self.fail(&exchange, error.into());
-            }
-        }
     }
 }

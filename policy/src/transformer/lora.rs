@@ -55,12 +55,6 @@ pub(crate) fn factors_of(weight: &str) -> [String; 2] {
     SUFFIXES.map(|suffix| format!("{weight}{suffix}"))
 }
 
-/// Whether a tensor of this name is one of a layer's two factors.
-#[must_use]
-pub fn is_factor(name: &str) -> bool {
-    SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
-}
-
 /// Whether a file holds an adapter and not a model.
 #[must_use]
 pub fn is_adapter(metadata: &Metadata) -> bool {

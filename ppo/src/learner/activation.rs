@@ -4,8 +4,6 @@
 //! priority, and may be in the middle of, is nothing that a rollback can wait for. It hears of it by the bell, and its trainer
 //! follows. Only what has to be read and checked first goes through the owner.
 
-use std::sync::PoisonError;
-
 use policy::PolicyVersion;
 
 use super::{Learner, LearnerError, owner::Owner};
@@ -22,11 +20,11 @@ impl Learner {
         expected_live: Option<PolicyVersion>,
         who: &Who,
     ) -> Result<Switched, LearnerError> {
-        let switch = self.shared.switch.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let switched = switch.ok_or(LearnerError::Closed)?.activate(version, expected_live, who)?;
+        let rollback = self.rollback().ok_or(LearnerError::Closed)?;
+        let switched = rollback.switch.activate(version, expected_live, who)?;
         if switched == Switched::Done {
             self.shared.board.write(|status| status.version = version);
-            self.shared.bell.ring();
+            rollback.bell.ring();
         }
         Ok(switched)
     }
@@ -41,17 +39,11 @@ impl Owner {
         who: &Who,
         loader: &Loader,
     ) -> Result<bool, LearnerError> {
-        self.setup.registry.may_activate(version, expected_live)?;
         let publisher = self.publisher(loader);
-        let was_ready = self.setup.engine.is_ready(version);
-        if !was_ready {
+        let switched = self.rollback.switch.load_and_activate(version, expected_live, who, || {
             self.setup.registry.verify(version)?;
-            publisher.load(version)?;
-        }
-        let switched = self.switch.activate(version, expected_live, who);
-        if switched.is_err() && !was_ready {
-            publisher.forget(version);
-        }
+            publisher.load(version)
+        });
         Ok(switched? == Switched::Done)
     }
 
@@ -78,7 +70,7 @@ impl Owner {
         Publisher {
             engine: &self.setup.engine,
             loader,
-            switch: &self.switch,
+            switch: &self.rollback.switch,
             registry: &self.setup.registry,
             config: &self.setup.config,
             counters: &self.counters,

@@ -14,7 +14,6 @@ use policy::threads;
 
 use super::{
     Board, Command, LearnerSetup, LearnerState,
-    bell::Bell,
     claiming::Work,
     halt,
     rollback::Rollback,
@@ -22,11 +21,7 @@ use super::{
     trainer::{BuildError, Trainer},
     watching::{Watch, WatchKeeper},
 };
-use crate::{
-    parity,
-    publish::{Loader, Switch},
-    stats::LearnerCounters,
-};
+use crate::{parity, publish::Loader, stats::LearnerCounters};
 
 /// Pause between two looks at the log while there are too few rollouts.
 const POLL: Duration = Duration::from_millis(50);
@@ -65,7 +60,6 @@ pub(super) struct Owner {
     pub(super) halted: Option<String>,
     /// Over the live version.
     pub(super) watch: Arc<Watch>,
-    pub(super) switch: Arc<Switch>,
     pub(super) rollback: Arc<Rollback>,
     /// One update is wanted although it is paused.
     is_stepping: bool,
@@ -87,7 +81,7 @@ pub(super) enum Next {
 }
 
 impl Owner {
-    pub(super) fn new(setup: LearnerSetup, hears: Hears, tells: Tells, switch: Arc<Switch>, bell: Bell) -> Owner {
+    pub(super) fn new(setup: LearnerSetup, hears: Hears, tells: Tells, rollback: Arc<Rollback>) -> Owner {
         let (Hears { commands, calls, interrupt }, Tells { board, counters }) = (hears, tells);
         let halted = halt::read(setup.log.data_dir());
         if let Some(why) = &halted {
@@ -96,8 +90,7 @@ impl Owner {
         }
         Owner {
             watch: Arc::new(Watch::new(&setup)),
-            rollback: Arc::new(Rollback::new(Arc::clone(&switch), bell, setup.log.clone(), Arc::clone(&board))),
-            switch,
+            rollback,
             setup,
             commands,
             calls,
@@ -186,8 +179,10 @@ impl Owner {
                 }
                 Command::Shutdown => return ControlFlow::Break(()),
             }
+            self.hear_of_rollback();
             self.board.write(|status| status.is_paused = self.is_paused);
-            next = self.commands.try_recv().ok();
+            // The bell's calls too: what is obeyed here takes down the flag that goes with one.
+            next = self.next_command(Some(Duration::ZERO)).ok();
         }
         ControlFlow::Continue(())
     }

@@ -17,8 +17,10 @@ const BEFORE: &str = ". Before that: ";
 
 /// Carries rollbacks out.
 pub(super) struct Rollback {
-    switch: Arc<Switch>,
-    bell: Bell,
+    /// Changes who serves.
+    pub(super) switch: Switch,
+    /// Tells the owner of it.
+    pub(super) bell: Bell,
     log: RolloutLog,
     board: Arc<Board>,
     /// Why learning has to stand still, as long as the owner has not heard of it.
@@ -26,7 +28,7 @@ pub(super) struct Rollback {
 }
 
 impl Rollback {
-    pub(super) fn new(switch: Arc<Switch>, bell: Bell, log: RolloutLog, board: Arc<Board>) -> Rollback {
+    pub(super) fn new(switch: Switch, bell: Bell, log: RolloutLog, board: Arc<Board>) -> Rollback {
         Rollback { switch, bell, log, board, unheard: Mutex::default() }
     }
 
@@ -57,7 +59,8 @@ impl Rollback {
         *self.unheard.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
     }
 
-    fn take_unheard(&self) -> Option<String> {
+    /// Whoever answers what everybody can see takes it from the owner, who has yet to hear of it.
+    pub(super) fn take_unheard(&self) -> Option<String> {
         self.unheard.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -73,7 +76,6 @@ fn with_what_was_before(why: String, halted: Option<String>) -> String {
 impl Owner {
     /// The bell was rung: somebody else has changed who serves, or the watch has seen what only the owner can see to.
     pub(super) fn obey_bell(&mut self, loader: &Loader) {
-        self.hear_of_rollback();
         self.follow();
         let looked = self.watch.look().map_err(LearnerError::from);
         let obeyed = looked.and_then(|breach| breach.map_or(Ok(()), |breach| self.roll_back(&breach, loader)));
@@ -94,8 +96,10 @@ impl Owner {
         Ok(())
     }
 
-    fn hear_of_rollback(&mut self) {
+    pub(super) fn hear_of_rollback(&mut self) {
         if let Some(why) = self.rollback.take_unheard() {
+            // A resumption that was asked for before the rollback, and obeyed after it, has removed it from the disk.
+            halt::write(self.setup.log.data_dir(), &why);
             self.stand_still_for(why);
             self.stand_still();
         }

@@ -1,7 +1,7 @@
 //! Changing who serves, in an instant: the row, then the pointer.
 //!
 //! Whoever wants another version live comes through here, one at a time: the learner with what it has published, an operator,
-//! the watch. So the log and the engine never name two different versions, and whoever comes second finds another version live
+//! the watch. So the log and the engine name the same version but for a pointer that failed, and whoever comes second finds another version live
 //! than it expected. What is in memory was checked when it came there, and going back to it reads no file: milliseconds, on
 //! the caller's thread at the caller's priority, whatever the learner is doing.
 
@@ -12,7 +12,7 @@ use std::{
 
 use policy::{
     PolicyVersion,
-    engine::{Engine, ResidentState, ResidentStatus},
+    engine::{Engine, EngineError, Recall},
 };
 
 use super::PublishError;
@@ -39,13 +39,21 @@ pub struct Switch {
     registry: Registry,
     counters: Arc<LearnerCounters>,
     turn: Mutex<()>,
+    /// Held while something is loaded for a wish, so that two wishes for one version load it once.
+    loading: Mutex<()>,
 }
 
 impl Switch {
     /// Over one engine and its registry.
     #[must_use]
     pub fn new(engine: Engine, registry: Registry, counters: Arc<LearnerCounters>) -> Switch {
-        Switch { engine, registry, counters, turn: Mutex::new(()) }
+        Switch { engine, registry, counters, turn: Mutex::new(()), loading: Mutex::new(()) }
+    }
+
+    /// What was counted of all this.
+    #[must_use]
+    pub fn counters(&self) -> &LearnerCounters {
+        &self.counters
     }
 
     /// While this is held, nobody else changes who serves.
@@ -66,7 +74,9 @@ impl Switch {
     ) -> Result<Switched, PublishError> {
         let _turn = self.turn();
         let registry = self.registry.on_behalf_of(who);
-        if registry.may_activate(version, expected_live)?.state == VersionState::Live {
+        let is_live = registry.may_activate(version, expected_live)?.state == VersionState::Live;
+        // Where only the row says so, the pointer failed the last time, and is tried again.
+        if is_live && self.engine.live() == version {
             // A client that makes sure, or tries again: nothing but the note that it did.
             registry.activate(version, expected_live)?;
             return Ok(Switched::Already);
@@ -77,6 +87,35 @@ impl Switch {
             tracing::info!(%version, "activated by hand");
         }
         Ok(switched)
+    }
+
+    /// As [`Switch::activate`], where a version that is not in memory is brought there by `load`, and leaves again if the wish
+    /// comes to nothing.
+    ///
+    /// # Errors
+    /// As [`Switch::activate`], and what `load` says.
+    pub fn load_and_activate(
+        &self,
+        version: PolicyVersion,
+        expected_live: Option<PolicyVersion>,
+        who: &Who,
+        load: impl FnOnce() -> Result<(), PublishError>,
+    ) -> Result<Switched, PublishError> {
+        let _one_at_a_time = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.activate(version, expected_live, who)? {
+            Switched::NotInMemory => load()?,
+            switched => return Ok(switched),
+        }
+        let switched = self.activate(version, expected_live, who).and_then(|switched| match switched {
+            Switched::NotInMemory => Err(EngineError::NotResident(version).into()),
+            switched => Ok(switched),
+        });
+        switched.inspect_err(|_| {
+            // Where only the pointer failed, the row says that it serves, and the next attempt finds it here.
+            if self.registry.live().is_ok_and(|live| live.version != version) {
+                self.forget(version);
+            }
+        })
     }
 
     /// The watch's word: `good` in place of `live`, whose row says why, if it is in memory.
@@ -99,11 +138,14 @@ impl Switch {
         row: impl FnOnce() -> Result<(), RegistryError>,
     ) -> Result<Switched, PublishError> {
         // From here on no load takes its place.
-        if !self.engine.recall(version) {
+        let recalled = self.engine.recall(version);
+        if recalled == Recall::Absent {
             return Ok(Switched::NotInMemory);
         }
         if let Err(error) = row() {
-            self.step_down(version);
+            if recalled == Recall::Recalled {
+                self.step_down(version);
+            }
             return Err(error.into());
         }
         self.promote(version)?;
@@ -122,7 +164,7 @@ impl Switch {
         if before != version {
             self.step_down(before);
         }
-        self.keep_house();
+        self.registry.keep_house(&self.engine.in_memory());
         Ok(())
     }
 
@@ -132,11 +174,11 @@ impl Switch {
         }
     }
 
-    fn keep_house(&self) {
-        let residents = self.engine.residents();
-        let draining = |resident: &&ResidentStatus| resident.state == ResidentState::Draining;
-        let in_memory: Vec<PolicyVersion> = residents.iter().map(|resident| resident.version).collect();
-        let leaving: Vec<PolicyVersion> = residents.iter().filter(draining).map(|resident| resident.version).collect();
-        self.registry.keep_house_of(&in_memory, &leaving);
+    /// Lets a version leave memory that nobody shall be answered from.
+    pub(crate) fn forget(&self, version: PolicyVersion) {
+        match self.engine.retire(version) {
+            Ok(()) | Err(EngineError::NotResident(_)) => {}
+            Err(error) => tracing::warn!(%version, %error, "it stays in memory, though nobody asks for it"),
+        }
     }
 }

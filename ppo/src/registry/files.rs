@@ -39,9 +39,12 @@ pub(super) fn is_mark(name: &str) -> bool {
     name.strip_suffix(UNREGISTERED).is_some_and(|start| start.ends_with('.'))
 }
 
-/// Names in a folder, in order, marks last.
+/// Names of the files in a folder, in order, marks last. Folders are somebody's own, whatever their names.
 pub(super) fn names(folder: &Path) -> io::Result<Vec<String>> {
-    let names = fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
+    let names = fs::read_dir(folder)?.map(|entry| {
+        let entry = entry?;
+        Ok(if entry.file_type()?.is_dir() { None } else { entry.file_name().into_string().ok() })
+    });
     let mut names: Vec<String> = names.filter_map(io::Result::transpose).collect::<io::Result<_>>()?;
     names.sort_by(|a, b| is_mark(a).cmp(&is_mark(b)).then_with(|| a.cmp(b)));
     Ok(names)

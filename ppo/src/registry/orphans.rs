@@ -101,11 +101,16 @@ fn free_stem(folder: &Path, stem: &str) -> io::Result<String> {
     Ok(stems.find(|stem| !taken.contains(stem.as_str())).expect("a folder holds fewer names than there are numbers"))
 }
 
+/// Whether [`free_stem`] gives such names: the others there are somebody's own.
+fn is_moved(stem: &str) -> bool {
+    stem.strip_prefix("policy-").is_some_and(|rest| rest.split('-').take(3).all(|number| number.parse::<u64>().is_ok()))
+}
+
 /// Leaves the files of the `n` versions that were written last.
 fn bound(aside: &Path, n: usize) -> io::Result<()> {
     let mut by_stem: BTreeMap<String, (SystemTime, Vec<PathBuf>)> = BTreeMap::new();
     for name in files::names(aside)? {
-        let Some((stem, _)) = name.split_once('.').filter(|(stem, _)| stem.starts_with("policy-")) else { continue };
+        let Some((stem, _)) = name.split_once('.').filter(|(stem, _)| is_moved(stem)) else { continue };
         let path = aside.join(&name);
         let written = fs::symlink_metadata(&path)?.modified()?;
         let (newest, paths) = by_stem.entry(stem.to_owned()).or_insert((written, Vec::new()));

@@ -6,7 +6,7 @@
 
 use std::sync::PoisonError;
 
-use policy::PolicyVersion;
+use policy::{PolicyVersion, engine::InMemory};
 
 use super::{Registry, RegistryError, files};
 use crate::rollout_log::{LogError, RolloutLog, VersionChange, VersionRow, VersionState};
@@ -33,40 +33,30 @@ pub struct Surplus {
 
 impl Registry {
     /// As [`Registry::retain`], where nobody waits for the outcome; what could not be done is told, and done the next time.
-    pub fn keep_house(&self, residents: &[PolicyVersion]) {
-        self.keep_house_of(residents, residents);
-    }
-
-    /// [`Registry::keep_house`], where it is known which of those in memory are `leaving` it: the others wait for their return,
-    /// and are `retained`.
-    pub fn keep_house_of(&self, residents: &[PolicyVersion], leaving: &[PolicyVersion]) {
-        match self.retain_of(residents, leaving) {
+    pub fn keep_house(&self, in_memory: &[InMemory]) {
+        match self.retain(in_memory) {
             // The process ends: the next one finds whatever was left.
             Ok(()) | Err(RegistryError::Log(LogError::Closed)) => {}
             Err(error) => tracing::warn!(%error, "old versions could not be retired; the next change tries again"),
         }
     }
 
-    /// Housekeeping after a publication, an import or an activation, and when a version has left memory: what drained and left
-    /// memory is `retained`; beyond the retention the oldest retained ones are `retired` and their files removed. Never version
-    /// 0, never the live one, never one in memory.
+    /// Housekeeping after a publication, an import or an activation, and when a version has left memory: what is not leaving it
+    /// any more is `retained`, be it gone or waiting for its return; beyond the retention the oldest retained ones are `retired`
+    /// and their files removed. Never version 0, never the live one, never one in memory.
     ///
     /// # Errors
     /// When the log refuses.
-    pub fn retain(&self, residents: &[PolicyVersion]) -> Result<(), RegistryError> {
-        self.retain_of(residents, residents)
-    }
-
-    fn retain_of(&self, residents: &[PolicyVersion], leaving: &[PolicyVersion]) -> Result<(), RegistryError> {
+    pub fn retain(&self, in_memory: &[InMemory]) -> Result<(), RegistryError> {
         let _one_at_a_time = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
-        // Version 0 never leaves memory.
-        let drains = |version| version != PolicyVersion::SFT && leaving.contains(&version);
+        let drains = |version| in_memory.iter().any(|one| one.version == version && one.is_leaving);
         for row in self.rows()? {
             if row.state == VersionState::Draining && !drains(row.version) {
                 self.step(row.version, VersionState::Draining, VersionState::Retained, None)?;
             }
         }
-        self.retire(&self.surplus(self.retention, residents)?)
+        let residents: Vec<PolicyVersion> = in_memory.iter().map(|one| one.version).collect();
+        self.retire(&self.surplus(self.retention, &residents)?)
     }
 
     /// What a retention would not keep, oldest first.

@@ -4,7 +4,7 @@ mod orphans;
 
 use std::fs;
 
-use policy::checkpoint::Digest;
+use policy::{checkpoint::Digest, engine::InMemory};
 
 use super::*;
 use crate::rollout_log::LogSettings;
@@ -54,7 +54,16 @@ fn publish_next(registry: &Registry) -> PolicyVersion {
 }
 
 fn file_names(folder: &Path) -> Vec<String> {
-    files::names(folder).unwrap_or_default()
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// These are in memory, and all but version 0 are about to leave it.
+fn leaving(versions: &[PolicyVersion]) -> Vec<InMemory> {
+    let one = |&version| InMemory { version, is_leaving: version != PolicyVersion::SFT };
+    versions.iter().map(one).collect()
 }
 
 fn states(registry: &Registry) -> Vec<VersionState> {
@@ -212,7 +221,7 @@ fn what_may_be_activated_is_known_before_anything_is_read() {
     let world = World::new();
     let registry = world.open_with(1).unwrap();
     let (one, two, three) = (publish_next(&registry), publish_next(&registry), publish_next(&registry));
-    registry.retain(&[PolicyVersion::SFT]).unwrap();
+    registry.retain(&leaving(&[PolicyVersion::SFT])).unwrap();
     assert_eq!(states(&registry), [Retained, Retired, Retained, Live]);
     // A file that is not there is no matter yet.
     fs::remove_file(registry.path(two)).unwrap();
@@ -261,12 +270,12 @@ fn retention_spares_version_0_the_live_one_and_what_is_in_memory() {
     for _ in 0..6 {
         publish_next(&registry);
     }
-    registry.retain(&[PolicyVersion(0), PolicyVersion(1), PolicyVersion(6)]).unwrap();
+    registry.retain(&leaving(&[PolicyVersion(0), PolicyVersion(1), PolicyVersion(6)])).unwrap();
     assert_eq!(states(&registry), [Retained, Draining, Retired, Retired, Retained, Retained, Live]);
     let on_disk = |n: u64| registry.path(PolicyVersion(n)).exists();
     assert_eq!((0..7).map(on_disk).collect::<Vec<_>>(), [true, true, false, false, true, true, true]);
     drop(registry);
-    world.open_with(2).unwrap().retain(&[PolicyVersion(0), PolicyVersion(6)]).unwrap();
+    world.open_with(2).unwrap().retain(&leaving(&[PolicyVersion(0), PolicyVersion(6)])).unwrap();
     let registry = world.open_with(2).unwrap();
     assert_eq!(states(&registry), [Retained, Retired, Retired, Retired, Retained, Retained, Live]);
 }
@@ -300,7 +309,7 @@ fn old_versions_go_beyond_a_number_of_bytes() {
         registry.publish(version, Vec::new(), BTreeMap::new()).unwrap();
     }
     let live = registry.live().unwrap().version;
-    registry.retain(&[PolicyVersion::SFT, live]).unwrap();
+    registry.retain(&leaving(&[PolicyVersion::SFT, live])).unwrap();
     let surplus = |bytes: u64, versions: usize| -> Vec<(u64, u64)> {
         let surplus = registry.surplus(Retention { versions, bytes }, &[PolicyVersion::SFT, live]).unwrap();
         surplus.into_iter().map(|surplus| (surplus.version.0, surplus.bytes)).collect()
@@ -310,7 +319,7 @@ fn old_versions_go_beyond_a_number_of_bytes() {
     assert_eq!(surplus(599, 100), [(1, 200), (2, 200)]);
     assert_eq!(surplus(1, 100), [(1, 200), (2, 200), (3, 200)], "one step back stays possible");
     assert_eq!(surplus(u64::MAX, 3), [(1, 200)]);
-    registry.clone().keeping_bytes(400).retain(&[PolicyVersion::SFT, live]).unwrap();
+    registry.clone().keeping_bytes(400).retain(&leaving(&[PolicyVersion::SFT, live])).unwrap();
     assert_eq!(states(&registry), [Retained, Retired, Retired, Retained, Retained, Live]);
     let reason = registry.row(PolicyVersion(1)).unwrap().unwrap().reason;
     assert_eq!(reason.as_deref(), Some("beyond ppo.keep_versions_mib"));

@@ -192,7 +192,9 @@ impl LogReader {
                 .optional()?;
             Ok(n.unwrap_or(0) as u64)
         };
-        Ok((count(RolloutState::Scored)?, count(RolloutState::Generated)?))
+        // In this order: what is judged in between is in both numbers, and not in neither.
+        let n_generated = count(RolloutState::Generated)?;
+        Ok((count(RolloutState::Scored)?, n_generated))
     }
 
     /// One update; `None` also for a log that a honed without records of updates wrote.

@@ -28,8 +28,6 @@ const END: &str = "tensors";
 const HEAD_BYTES_MAX: u64 = 1 << 16;
 /// The word for a model without an adapter.
 const WHOLE: &str = "whole";
-/// Largest rank that is believed, that of `ppo.lora_rank`: memory is asked for by it before anything is compared.
-const RANK_MAX: usize = 1024;
 
 /// What a state is the state of.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,13 +99,13 @@ impl StateFile {
     /// half restored.
     pub fn restore(&self, models: &mut Models) -> Result<StateHead, ModelError> {
         let (mut reader, Top { head, control, forms }) = self.open()?;
+        // Nothing in a factor tells what it is to be multiplied by.
+        if let Some(written) = forms.filter(|forms| *forms != forms_of(models)) {
+            let [written, found] = [written, forms_of(models)].map(|forms| forms.map(shown).join(" and "));
+            return Err(self.damaged(&format!("it is of {written}, and would go into {found}")));
+        }
         let io_error = |source| ModelError::Io { path: self.path.clone(), source };
         Half::ALL.into_iter().try_for_each(|half| read_half(&mut reader, models, half, &io_error))?;
-        // Nothing in a factor tells what it is to be multiplied by.
-        if let Some(expected) = forms.filter(|forms| *forms != forms_of(models)) {
-            let [expected, found] = [expected, forms_of(models)].map(|forms| forms.map(shown).join(" and "));
-            return Err(self.damaged(&format!("it is of {expected}, and would go into {found}")));
-        }
         models.set_control(&control);
         let found = fingerprint(models, head.update)?.to_string();
         if found != head.fingerprint {
@@ -174,7 +172,8 @@ fn parse_form(text: &str) -> Option<Form> {
         return Some(None);
     }
     let (rank, alpha) = text.split_once(' ')?;
-    let rank = rank.parse().ok().filter(|rank| (1..=RANK_MAX).contains(rank))?;
+    // Memory is asked for by it before anything is compared.
+    let rank = rank.parse().ok().filter(|rank| (1..=config::LORA_RANK_MAX as usize).contains(rank))?;
     let alpha = f32::from_bits(u32::from_str_radix(alpha, 16).ok()?);
     Some(Some(LoraShape { rank, alpha }))
 }
@@ -199,7 +198,8 @@ fn parse(lines: &[String]) -> Option<Top> {
     }
     let forms = match Half::ALL.map(|half| value(&format!("form {}", half.word()))) {
         [Some(policy), Some(value)] => Some([parse_form(policy)?, parse_form(value)?]),
-        _ => None,
+        [None, None] => None,
+        _ => return None,
     };
     Some(Top { head, control, forms })
 }

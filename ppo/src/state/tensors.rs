@@ -12,7 +12,7 @@ use candle_core::{Tensor, Var};
 use policy::{
     model_error::ModelError,
     optimizer::{AdamState, AdamW, Moments},
-    transformer::{Adapter, is_factor},
+    transformer::Adapter,
 };
 
 use crate::{averaging::WeightAverage, form::Form, models::Models};
@@ -21,8 +21,6 @@ use crate::{averaging::WeightAverage, form::Form, models::Models};
 const CHUNK: usize = 1 << 14;
 /// Bytes of a key that is not the expected one: names of tensors are far shorter, and what is not one must not fill memory.
 const KEY_BYTES_MAX: usize = 1 << 8;
-/// What is wrong with a state whose tensors are an adapter's where the models' are not, or of another rank.
-const OTHER_RANK: &str = "so the state is of another ppo.lora_rank";
 
 /// One of the two models that learn, with its optimiser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,19 +209,13 @@ fn read_tensor(
     let found = read_key(reader, key.len()).map_err(io_error)?;
     if found != key.as_bytes() {
         let found = String::from_utf8_lossy(&found);
-        let why = if is_factor(key) == is_factor(&found) { String::new() } else { format!(", {OTHER_RANK}") };
-        return Err(ModelError::OptimizerState(format!("expected tensor {key}, found {found}{why}")));
+        return Err(ModelError::OptimizerState(format!("expected tensor {key}, found {found}")));
     }
     let rank = read_word(reader).map_err(io_error)?;
     let mut dims = Vec::new();
     // A rank that is too large is no reason to read on: the shapes differ already.
     for _ in 0..rank.min(1 + like.rank()) {
         dims.push(read_word(reader).map_err(io_error)?);
-    }
-    if dims != like.dims() && is_factor(key) {
-        let expected = like.dims();
-        let what = format!("tensor {key}: expected shape {expected:?}, got {dims:?}, {OTHER_RANK}");
-        return Err(ModelError::OptimizerState(what));
     }
     if dims != like.dims() {
         return Err(ModelError::TensorShape { name: key.to_owned(), expected: like.dims().to_vec(), got: dims });

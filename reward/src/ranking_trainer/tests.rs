@@ -135,6 +135,29 @@ fn a_batch_takes_no_ranking_twice_and_ends_with_its_epoch() {
     }
 }
 
+/// Goal: an interrupted run leaves whole steps. Method: stopped within its second step, against one that ends after its first.
+#[test]
+fn a_run_that_is_stopped_gives_up_the_step_it_is_in() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let (rankings, options) =
+        (rankings(6, 8), RankingTrainOptions { epochs: 3, batch: 3, micro_batch_tokens: 1, ..Default::default() });
+    let scores_after = |is_stopped: IsStopped<'_>, n_steps: usize| {
+        let (model, mut n_told) = (model(9), 0);
+        let progress = |now: &RankingProgress| {
+            n_told = now.step;
+            if now.step == n_steps { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        train_until(&model, &rankings, &options, is_stopped, progress).unwrap();
+        let sequences: Vec<Vec<TokenId>> = rankings.iter().flat_map(|ranking| ranking.sequences.clone()).collect();
+        (n_told, raw_scores(&model, &sequences).unwrap())
+    };
+    // A micro-batch holds a ranking at least: the fifth question comes within the second step.
+    let asked = AtomicUsize::new(0);
+    let stopped = scores_after(&|| asked.fetch_add(1, Ordering::Relaxed) >= 4, usize::MAX);
+    assert_eq!(stopped, scores_after(&|| false, 1));
+    assert_ne!(stopped.1, scores_after(&|| false, 2).1, "a step changes the scores");
+}
+
 #[test]
 fn a_run_ends_at_its_first_loss_that_is_not_finite() {
     let options =

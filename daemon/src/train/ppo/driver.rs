@@ -85,7 +85,7 @@ impl<'a> Driver<'a> {
     ) -> Result<Driver<'a>> {
         let learning = services.learning.as_ref();
         let learning = learning.ok_or_else(|| TrainError::Learner("it was not started".to_owned()))?;
-        // Before anything else: an update that the last process died in is being repeated, and its end is this run's.
+        // An update that the last process died in is being repeated by now, and its end is this run's unless it came before this.
         let seen = learning.learner.status().latest.as_ref().map(Ended::of);
         halt::lift(&learning.learner, &services.log, args.resume)?;
         let position = Position::after_log(&services.log.reader(), args.samples).map_err(failed)?;
@@ -225,9 +225,7 @@ impl<'a> Driver<'a> {
     /// its last look, and to draw because of old ones would change the run.
     fn missing(&self) -> Result<Option<usize>> {
         let reader = self.services.log.reader();
-        // What waits is counted first: counted last, it could have been judged in between, and be in neither number.
-        let (_, n_generated) = reader.backlog(self.rollouts_per_update).map_err(failed)?;
-        let (n_scored, _) = reader.backlog(self.rollouts_per_update).map_err(failed)?;
+        let (n_scored, n_generated) = reader.backlog(self.rollouts_per_update).map_err(failed)?;
         let is_settled = n_generated == 0 && reader.open_update().map_err(failed)?.is_none();
         let missing = self.rollouts_per_update.saturating_sub(n_scored as usize);
         Ok((is_settled && missing > 0).then_some(missing))

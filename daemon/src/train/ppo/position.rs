@@ -73,7 +73,10 @@ fn n_first<E>(is_there: impl Fn(u64) -> Result<bool, E>) -> Result<u64, E> {
 #[cfg(test)]
 mod tests {
     use policy::{FinishReason, LogProb, PolicyVersion, SampledToken, SamplingParams, TokenId};
-    use ppo::{RolloutLog, rollout_log::LogSettings};
+    use ppo::{
+        RolloutLog,
+        rollout_log::{DropReason, LogSettings, Verdict},
+    };
 
     use super::*;
 
@@ -123,5 +126,10 @@ mod tests {
             }
         }
         assert_eq!(position(2), Position { prompt: 5, n_answers: 0 });
+        assert_eq!(position(4), Position { prompt: 4, n_answers: 3 }, "it waits for more answers");
+        let seq = |index| log.reader().rollout(&id(4, index)).unwrap().unwrap().seq;
+        let gone = |index| (seq(index), Verdict::Dropped(DropReason::NonFinite));
+        log.score((0..3).map(gone).collect()).unwrap();
+        assert_eq!(position(4), Position { prompt: 5, n_answers: 0 }, "whatever became of it was of a whole prompt");
     }
 }

@@ -67,7 +67,10 @@ fn a_version_that_has_stepped_down_stays_until_its_place_is_wanted() {
     assert_eq!(in_memory(), [0, 2, 3], "its place was wanted");
     test.engine.promote(three).unwrap();
     test.engine.step_down(two).unwrap();
-    assert!(test.engine.recall(two) && !test.engine.recall(one));
+    assert_eq!(
+        [two, two, one].map(|version| test.engine.recall(version)),
+        [Recall::Recalled, Recall::Ready, Recall::Absent]
+    );
     test.load(1);
     assert_eq!(in_memory(), [0, 1, 2, 3], "who was recalled stays");
     test.engine.step_down(one).unwrap();

@@ -204,3 +204,20 @@ fn shutdown_cuts_what_outlives_the_deadline() {
     assert_eq!(reasons.len(), 200);
     assert!(reasons.contains(&FinishReason::Cancelled));
 }
+
+/// Goal: what is left of a crowd is computed side by side, and a stream that moves goes on with what it held. Method: of seven
+/// responses every second one ends early; all are replayed, and one stream must have moved between the others.
+#[test]
+fn streams_move_into_the_gaps_that_others_leave() {
+    let test = TestEngine::with(Model::default(), |config| config.parallel = 7);
+    let length = |i: u32| if i.is_multiple_of(2) { 40 } else { 220 };
+    let answers: Vec<Answer> = (0..7)
+        .map(|i| test.submit(Target::Live, Ask::exactly(test.tokens(&format!("stream {i}")), length(i))).unwrap())
+        .collect();
+    for (i, answer) in (0..).zip(answers) {
+        let choice = answer.wait().remove(0);
+        assert_eq!(choice.streamed.len(), length(i) as usize);
+        check_replay(&test.engine, &choice, 1e-3);
+    }
+    assert!(test.engine.stats().moves >= 1);
+}

@@ -118,21 +118,24 @@ fn feed_one(world: &mut World, update: u64) {
     });
 }
 
-/// Goal: where version 0 is still live, the knobs of today count although there is a state of other ones. Method: a refused update
-/// leaves version 0 live; then another alpha.
+/// Goal: where version 0 is still live, the knobs of today count although there is a state of other ones. Method: a round in which
+/// only the value model learnt leaves version 0 live; then another alpha.
 #[test]
 fn a_state_at_version_0_does_not_hold_the_knobs() {
     let mut world = World::new(|config| {
-        super::resume::refuse_everything(config);
         *config = with(config, (4, 32.0));
+        config.value_warmup_updates = 1;
     });
     world.start_learner();
     feed_one(&mut world, 0);
     let config = with(&world.config, (4, 128.0));
     let mut world = world.close().open(|it| *it = config.clone());
-    world.start_learner();
+    assert_eq!(world.registry.live().unwrap().version, PolicyVersion::SFT);
+    let learner = world.start_learner();
     feed_one(&mut world, 1);
-    // Whether with a state of the other form or without: that one's record has a limit out of range, and cannot be read.
-    assert_eq!(recorded(world.log.data_dir(), 1).0, (4, 128.0));
+    assert_eq!(recorded(world.log.data_dir(), 1), ((4, 128.0), Start::Rebased));
+    assert_eq!(learner.counters().resets, 0);
+    let data_dir = world.log.data_dir().to_path_buf();
     let _folder = world.close();
+    assert!(rebuild(&data_dir, &config, 1).unwrap().is_equal());
 }

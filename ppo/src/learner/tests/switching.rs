@@ -25,10 +25,18 @@ fn a_version_in_memory_serves_without_a_learners_help() {
     let activate = |version, expected_live| switch.activate(version, expected_live, &Who::cli());
     assert_eq!(activate(IMPORT, None).unwrap(), Switched::NotInMemory);
     assert_eq!(world.registry.live().unwrap().version, PolicyVersion::SFT, "nothing has changed");
-    world.engine.load(IMPORT, &world.registry.path(IMPORT)).unwrap();
-    let lost = activate(IMPORT, Some(IMPORT)).unwrap_err();
+    let loading = |expected_live, n_loads: &mut usize| {
+        switch.load_and_activate(IMPORT, expected_live, &Who::cli(), || {
+            *n_loads += 1;
+            Ok(world.engine.load(IMPORT, &world.registry.path(IMPORT))?)
+        })
+    };
+    let mut n_loads = 0;
+    let lost = loading(Some(IMPORT), &mut n_loads).unwrap_err();
     assert!(matches!(lost, PublishError::Registry(RegistryError::Log(_))), "{lost}");
-    assert_eq!(activate(IMPORT, Some(PolicyVersion::SFT)).unwrap(), Switched::Done);
+    assert_eq!(n_loads, 0, "nothing is read for a wish that cannot be granted");
+    assert_eq!(loading(Some(PolicyVersion::SFT), &mut n_loads).unwrap(), Switched::Done);
+    assert_eq!((loading(None, &mut n_loads).unwrap(), n_loads), (Switched::Already, 1));
     assert_eq!((world.engine.live(), world.registry.live().unwrap().version), (IMPORT, IMPORT));
     assert_eq!(activate(IMPORT, None).unwrap(), Switched::Already);
     assert_eq!(switch.roll_back(PolicyVersion::SFT, IMPORT, "it was worse").unwrap(), Switched::Done);

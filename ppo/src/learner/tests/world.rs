@@ -22,8 +22,7 @@ use crate::{
 /// Tokens of prompt and response together: short, so that the daemon's limit ends what no end token ends.
 const CONTEXT: u32 = 24;
 /// Longest wait for anything.
-/// Long, because the learner works in the idle class: a busy neighbour on the machine can halt it for minutes.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(super) struct World {
     /// Ends before the folder is removed.

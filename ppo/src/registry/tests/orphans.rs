@@ -45,6 +45,26 @@ fn versions_that_an_older_database_does_not_know_are_kept_aside() {
     }
 }
 
+/// Goal: what somebody keeps beside the versions stays, and keeps nobody from starting. Method: folders and files whose names begin
+/// as ours do, in both folders, over more starts than the bound.
+#[test]
+fn folders_and_notes_of_others_are_left_alone() {
+    let world = World::new();
+    drop(world.open());
+    let versions = world.dir.path().join("data/versions");
+    for folder in [versions.join("policy-7.old"), aside(&world), aside(&world).join("policy-8.old")] {
+        fs::create_dir(folder).unwrap();
+    }
+    fs::write(aside(&world).join("policy-notes.txt"), "mine").unwrap();
+    for n in 50..64_u64 {
+        fs::write(versions.join(format!("policy-{n}.gguf")), "x").unwrap();
+        drop(world.open());
+    }
+    assert!(versions.join("policy-7.old").is_dir() && aside(&world).join("policy-8.old").is_dir());
+    assert!(aside(&world).join("policy-notes.txt").exists());
+    assert_eq!(file_names(&aside(&world)).len(), 10 + 2, "the bound, and what is not ours");
+}
+
 /// Goal: what is moved aside is bounded, and the newest of it stays. Method: more strangers than the bound, each older than the
 /// one before it.
 #[test]

@@ -1,0 +1,104 @@
+//! Gaps between the sequences that are computed.
+//!
+//! llama.cpp computes neighbouring sequences together; over a gap it begins anew and reads all weights once more. Newcomers take
+//! the lowest free slot and so close gaps, but where nobody comes, what is left of a crowd would be computed in pieces: then a
+//! sequence moves. That copies its whole buffer, so a gap is left open until it has cost as much.
+
+use crate::engine::{
+    stats::add,
+    worker::{Work, Worker},
+};
+
+/// Passes in pieces at least before a sequence moves: a client that asks again at once closes the gap for nothing.
+const PATIENCE: usize = 4;
+
+/// What gaps have cost since the last move, in reads of all weights.
+pub(super) struct Gaps {
+    n_reads: usize,
+    /// At which a sequence moves.
+    n_reads_max: usize,
+}
+
+impl Gaps {
+    /// For a model whose weights could be read `reads_of_a_move` times while a sequence moves.
+    pub(super) fn new(reads_of_a_move: usize) -> Gaps {
+        Gaps { n_reads: 0, n_reads_max: reads_of_a_move.max(PATIENCE) }
+    }
+
+    /// Notes a pass over these slots; which one should move before it, and where to: the last into the first gap.
+    fn note(&mut self, is_busy: &[bool]) -> Option<(usize, usize)> {
+        let n_pieces = is_busy.chunk_by(|a, b| a == b).filter(|piece| piece[0]).count();
+        let last = is_busy.iter().rposition(|busy| *busy)?;
+        if n_pieces < 2 {
+            self.n_reads = 0;
+            return None;
+        }
+        self.n_reads += n_pieces - 1;
+        if self.n_reads < self.n_reads_max {
+            return None;
+        }
+        self.n_reads = 0;
+        let first = is_busy.iter().position(|busy| *busy)?;
+        let gap = is_busy[first..].iter().position(|busy| !*busy)?;
+        Some((last, first + gap))
+    }
+}
+
+impl Worker<'_> {
+    /// Before a pass: moves a sequence where gaps have cost as much as that.
+    pub(super) fn close_gaps(&mut self) {
+        // Alone in its passes, no sequence has neighbours.
+        if self.setup.deterministic {
+            return;
+        }
+        let is_busy: Vec<bool> = self.slots.iter().map(|slot| slot.work.is_some()).collect();
+        if let Some((from, into)) = self.gaps.note(&is_busy) {
+            self.move_to(from, into);
+        }
+    }
+
+    /// A sequence that decodes goes on in a free slot. What it held stays in its old one too, for prompts that begin alike.
+    fn move_to(&mut self, from: usize, into: usize) {
+        let decodes = matches!(self.slots[from].work, Some(Work::Answer(_))) && self.prefill_left(from) == 0;
+        let n = self.cells.held(from).len();
+        if !decodes || n == 0 {
+            return;
+        }
+        self.put_away(into, 0);
+        if self.cells.take(into, from, n) == n {
+            self.slots[into] = std::mem::take(&mut self.slots[from]);
+            add(&self.counters.moves, 1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn busy(slots: &str) -> Vec<bool> {
+        slots.chars().map(|slot| slot == 'x').collect()
+    }
+
+    /// Goal: nothing moves before it pays, and what stands together never. Method: passes over pictures of slots.
+    #[test]
+    fn the_last_moves_into_the_first_gap_once_gaps_have_cost_as_much() {
+        let mut gaps = Gaps::new(5);
+        for together in ["", "....", "xxxx", ".xx.", "x..."] {
+            assert!((0..20).all(|_| gaps.note(&busy(together)).is_none()), "{together}");
+        }
+        let notes: Vec<_> = (0..6).map(|_| gaps.note(&busy(".x.x.x.."))).collect();
+        assert_eq!(notes, [None, None, Some((5, 2)), None, None, Some((5, 2))]);
+        gaps.note(&busy("x.x"));
+        gaps.note(&busy("xxx"));
+        let notes: Vec<_> = (0..5).map(|_| gaps.note(&busy("x..x"))).collect();
+        assert_eq!(notes, [None, None, None, None, Some((3, 1))], "a gap that was closed is forgotten");
+    }
+
+    #[test]
+    fn a_move_that_costs_nothing_waits_all_the_same() {
+        let mut gaps = Gaps::new(0);
+        let notes: Vec<_> = (0..PATIENCE).map(|_| gaps.note(&busy("x.x")).is_some()).collect();
+        assert_eq!(notes, [false, false, false, true]);
+    }
+}
