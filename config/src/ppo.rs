@@ -191,5 +191,7 @@ section! {
         quarantine_file: String => TEXT;
         /// What is written of exchanges and of feedback that hold what looks like personal data. "off": what there is. "redact": the text with a word in brackets in each place: EMAIL, PHONE (international, or in one of a few national forms), CARD (Luhn), IBAN (mod 97), IP or SSN; of an exchange no token ids, which spell the text, so it never trains (dropped{reason="pii"}). InstructGPT filtered its training split so (section 3.2). Patterns find formats, not names, addresses of houses, or what is spelt out; `user` is kept, because somebody is forgotten by it, and what was logged before stays.
         scrub_pii: String => one_of(&["off", "redact"]);
+        /// Days after which an exchange leaves the log with what was said about it, whether it has trained or not (dropped{reason="outdated"}); the newest updates keep theirs as long as a restart may compute them again. The file does not shrink, its free space is used again. 0: the log keeps everything, and grows.
+        keep_days: u64 => whole(0, 36_500);
     }
 }

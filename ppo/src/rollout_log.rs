@@ -25,8 +25,8 @@
 //!
 //! One writer thread owns the writing connection (`writer`); handles send commands through one bounded channel, so the
 //! order of commands is the order of effects: feedback sent after the append of its rollout finds it, committed or not.
-//! Readers have connections of their own (`read`). The log itself is not bounded: it is the product (training data), and
-//! `honed rollouts export` is how it leaves.
+//! Readers have connections of their own (`read`). The log is the product (training data), and `honed rollouts export` is how
+//! it leaves; it is bounded only where `ppo.log.keep_days` says so (`retention`).
 
 mod answer;
 mod audit;
@@ -46,6 +46,7 @@ mod quarantine;
 mod read;
 mod record;
 mod redaction;
+mod retention;
 mod schema;
 mod settings;
 mod state;
@@ -79,6 +80,7 @@ pub use lock::LockHolder;
 pub use quarantine::Quarantine;
 pub use read::{Export, LogReader, LogStats, PageQuery};
 pub use record::{LoggedRollout, ScoreRecord, Seq, finish_word};
+pub use retention::Retention;
 pub use settings::LogSettings;
 pub use state::{DropReason, RolloutState};
 use transition::Heard;
@@ -149,6 +151,7 @@ impl RolloutLog {
             reward_model: None,
             vocabulary: None,
             carried: Vec::new(),
+            due: None,
         };
         let thread =
             std::thread::Builder::new().name("rollout-log".to_string()).spawn(move || writer.run()).map_err(io)?;

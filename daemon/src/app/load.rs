@@ -9,7 +9,7 @@ use ppo::{
     import::{Accepts, ImportSetup, Importer},
     learner::LearnerSetup,
     publish::Switch,
-    rollout_log::{LogSettings, Quarantine},
+    rollout_log::{LogSettings, Quarantine, Retention},
 };
 use reward::{Rules, Scorer};
 
@@ -70,6 +70,9 @@ fn learning_services(config: &Config, sft: &Path, judges: &Judges, base: Base) -
     if config.ppo.log.scrub_pii == "redact" {
         // Before anybody is answered.
         log.redact_with(engine.vocabulary())?;
+    }
+    if let Some(retention) = Retention::of(&config.ppo) {
+        log.keep(retention)?;
     }
     let seat = seat(config, judges, &engine, sft, &log)?;
     let learning = match &scorer {

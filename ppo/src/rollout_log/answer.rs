@@ -114,7 +114,9 @@ pub(super) fn answer(
     tally: &mut Tally,
 ) -> Pending {
     match command {
-        Command::Append(_) | Command::Redact(..) | Command::Close => unreachable!("handled where batches are gathered"),
+        Command::Append(_) | Command::Redact(..) | Command::Keep(..) | Command::Close => {
+            unreachable!("handled where batches are gathered")
+        }
         Command::Flush(reply) => reply_with(reply, Ok(())),
         Command::Feedback(words, reply) => {
             let rescore = listening.rescore && !listening.quarantine.holds(words.user.as_deref());
@@ -249,7 +251,9 @@ fn reply_with<T: 'static>(reply: Reply<T>, value: Result<T, LogError>) -> Pendin
 pub(super) fn refuse(command: Command) -> Pending {
     let never = || LogError::Commit("no transaction".to_string());
     match command {
-        Command::Append(_) | Command::Redact(..) | Command::Close => unreachable!("handled where batches are gathered"),
+        Command::Append(_) | Command::Redact(..) | Command::Keep(..) | Command::Close => {
+            unreachable!("handled where batches are gathered")
+        }
         Command::Flush(reply)
         | Command::Version(_, _, reply)
         | Command::Import(_, reply)

@@ -137,7 +137,7 @@ impl LogReader {
     /// A few rows of one version that may be replayed: their tokens were drawn, and not from a truncated distribution.
     pub fn replayable(&self, version: PolicyVersion, limit: usize) -> Result<Vec<LoggedRollout>, LogError> {
         let sql = format!(
-            "SELECT {} FROM rollouts WHERE version = ?1 AND state IN ('generated', 'scored', 'claimed', 'trained')
+            "SELECT {} FROM rollouts WHERE version = ?1 AND +state IN ('generated', 'scored', 'claimed', 'trained')
              ORDER BY seq DESC LIMIT ?2",
             record::COLUMNS
         );

@@ -8,7 +8,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::error::LogError;
 
 /// Steps in order; entry i brings a file from number i to i + 1.
-pub(super) const STEPS: [&str; 6] = [
+pub(super) const STEPS: [&str; 7] = [
     // 1: rollouts, feedback, versions.
     "CREATE TABLE rollouts (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -152,6 +152,11 @@ pub(super) const STEPS: [&str; 6] = [
         after INTEGER NOT NULL
      ) STRICT;
      CREATE INDEX services_by_version ON services (version, number);",
+    // 7: ways to the rows of one version in their order, and to the oldest, past no other row. Payloads lie in the rows, so each
+    // that is only passed costs a read.
+    "CREATE INDEX rollouts_in_order ON rollouts (version, seq);
+     CREATE INDEX scored_in_order ON rollouts (version, seq) WHERE score IS NOT NULL;
+     CREATE INDEX rollouts_by_age ON rollouts (created_ms);",
 ];
 
 /// Number of the schema that this build writes.

@@ -104,6 +104,8 @@ pub enum DropReason {
     UpdateFailed,
     /// Its user was forgotten before it trained (counted only: the row is gone).
     Forgotten,
+    /// It had not trained when `ppo.log.keep_days` were over (counted only: the row is gone).
+    Outdated,
     /// The writer's queue was full (counted only: it never reached the log).
     QueueFull,
     /// The log could not be written (counted only).
@@ -112,7 +114,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons.
-    pub const ALL: [DropReason; 21] = [
+    pub const ALL: [DropReason; 22] = [
         DropReason::Stale,
         DropReason::Empty,
         DropReason::Cancelled,
@@ -132,6 +134,7 @@ impl DropReason {
         DropReason::Gate,
         DropReason::UpdateFailed,
         DropReason::Forgotten,
+        DropReason::Outdated,
         DropReason::QueueFull,
         DropReason::WriteFailed,
     ];
@@ -158,6 +161,7 @@ impl DropReason {
             DropReason::Gate => "gate",
             DropReason::UpdateFailed => "update_failed",
             DropReason::Forgotten => "forgotten",
+            DropReason::Outdated => "outdated",
             DropReason::QueueFull => "queue_full",
             DropReason::WriteFailed => "write_failed",
         }

@@ -8,6 +8,7 @@ mod feedback;
 mod forget;
 mod judges;
 mod redaction;
+mod retention;
 mod storage;
 mod updates;
 

@@ -28,6 +28,7 @@ use super::{
     imports::ImportRow,
     quarantine::Quarantine,
     record::{LoggedRollout, Seq},
+    retention::{Due, Retention},
     state::DropReason,
     transition::{Claim, ClaimRequest, Heard, Verdict},
     update_row::{Settlement, UpdateStart},
@@ -58,6 +59,7 @@ pub(super) enum Command {
     Import(Box<ImportRow>, Reply<()>),
     Audit(Box<AuditRow>, Reply<()>),
     Redact(Arc<Vocabulary>, Reply<()>),
+    Keep(Retention, Reply<()>),
     Flush(Reply<()>),
     Close,
 }
@@ -75,6 +77,8 @@ pub(super) struct Writer {
     pub(super) vocabulary: Option<Arc<Vocabulary>>,
     /// Exchanges of a transaction that failed.
     pub(super) carried: Vec<Rollout>,
+    /// When old exchanges are removed, if ever.
+    pub(super) due: Option<Due>,
 }
 
 impl Writer {
@@ -90,6 +94,8 @@ impl Writer {
             if !committed {
                 // The one pause of this thread; the channel keeps what arrives meanwhile.
                 std::thread::sleep(RETRY);
+            } else {
+                self.remove_old();
             }
         }
     }
@@ -101,7 +107,10 @@ impl Writer {
         let mut somebody_waits = false;
         while batch.len() < BATCH_MAX {
             let received = if batch.is_empty() && self.carried.is_empty() {
-                self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected)
+                match &self.due {
+                    Some(due) => self.commands.recv_deadline(due.at),
+                    None => self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                }
             } else if somebody_waits || !self.carried.is_empty() {
                 self.commands.try_recv().map_err(|error| match error {
                     crossbeam_channel::TryRecvError::Empty => RecvTimeoutError::Timeout,
@@ -137,6 +146,10 @@ impl Writer {
                 // For all exchanges of this batch already, whatever comes of it.
                 Command::Redact(vocabulary, reply) => {
                     self.vocabulary = Some(vocabulary);
+                    calls.push(Command::Flush(reply));
+                }
+                Command::Keep(retention, reply) => {
+                    self.due = Some(Due::now(retention));
                     calls.push(Command::Flush(reply));
                 }
                 call => calls.push(call),

@@ -116,6 +116,7 @@ fn exchanges_wait_for_a_full_disk_to_be_cleaned_up() {
         reward_model: None,
         vocabulary: None,
         carried: Vec::new(),
+        due: None,
     };
     let big = |n: u32| Rollout { prompt: vec![TokenId(0); 4096], ..rollout(n, 0) };
     let (reply, answer) = bounded(1);
