@@ -18,6 +18,7 @@ fn good(daemon: &TestDaemon) {
 #[test]
 fn wrong_fields_are_named_and_the_next_request_works() {
     let daemon = TestDaemon::start();
+    let too_many = ["best_of", "n"].map(|name| json!({"prompt": vec!["a"; 20], name: 128}).to_string());
     let cases = [
         ("prompt", r#"{}"#),
         ("prompt", r#"{"prompt":null}"#),
@@ -41,6 +42,8 @@ fn wrong_fields_are_named_and_the_next_request_works() {
         ("n", r#"{"prompt":"a","n":1000000000}"#),
         ("best_of", r#"{"prompt":"a","n":2,"best_of":1}"#),
         ("best_of", r#"{"prompt":"a","best_of":3,"stream":true}"#),
+        ("best_of", too_many[0].as_str()),
+        ("n", too_many[1].as_str()),
         ("cache_salt", r#"{"prompt":"a","cache_salt":""}"#),
         ("prompt_logprobs", r#"{"prompt":"a","prompt_logprobs":-1}"#),
         ("logprobs", r#"{"prompt":"a","logprobs":21}"#),

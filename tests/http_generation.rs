@@ -55,6 +55,37 @@ fn a_stream_says_what_the_whole_answer_says() {
     }
 }
 
+/// Goal: counts so far are those of a chunk's own choice, as vLLM tells them, and the last chunk tells the whole. Method: both
+/// routes, several choices, with token ids to count.
+#[test]
+fn a_stream_may_tell_usage_in_every_chunk() {
+    let daemon = TestDaemon::start();
+    let requests = [
+        ("/v1/completions", json!({"prompt": ["the ocean is vast", "a"], "n": 2})),
+        ("/v1/completions", json!({"prompt": "the ocean", "echo": true, "logprobs": 1})),
+        ("/v1/chat/completions", json!({"messages": [{"role": "user", "content": "what color is the sky"}], "n": 2})),
+    ];
+    let more = json!({"max_tokens": 7, "ignore_eos": true, "return_token_ids": true, "stream": true,
+        "stream_options": {"include_usage": true, "continuous_usage_stats": true}});
+    for (path, mut body) in requests {
+        body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        let events = daemon.stream(path, &body).events();
+        let (last, chunks) = events.split_last().expect("events");
+        let mut drawn = [0; 4];
+        for chunk in chunks {
+            let (choice, usage) = (&chunk["choices"][0], &chunk["usage"]);
+            let drawn = &mut drawn[choice["index"].as_u64().expect("an index") as usize];
+            *drawn += choice["token_ids"].as_array().map_or(0, Vec::len);
+            assert_eq!(usage["completion_tokens"], *drawn, "{path}: {chunk}");
+            let n_prompt = usage["prompt_tokens"].as_u64().filter(|n| *n > 0).expect("the prompt's");
+            assert_eq!(usage["total_tokens"], n_prompt + *drawn as u64, "{path}: {chunk}");
+        }
+        assert_eq!(last["choices"], json!([]));
+        assert_eq!(last["usage"]["completion_tokens"], drawn.iter().sum::<usize>(), "{path}");
+        assert!(last["usage"]["prompt_tokens_details"]["cached_tokens"].is_u64(), "{path}: {last}");
+    }
+}
+
 #[test]
 fn chat_streams_begin_with_the_role() {
     let daemon = TestDaemon::start();

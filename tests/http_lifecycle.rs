@@ -1,10 +1,9 @@
 //! The life of requests, versions and the process: back-pressure, clients that leave, feedback, rollback, swaps, signals.
 
 use std::{
-    collections::BTreeSet,
     io::Write,
     process::Command,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -75,7 +74,8 @@ fn clients_that_leave_free_their_slots() {
         waiting.to_string().as_bytes(),
     );
     whole.write_all(&request).expect("sent");
-    daemon.wait_for("the second request queues", |d| d.metric("honed_num_requests_waiting") >= 1.0);
+    // The first one waits too, with its other choices.
+    daemon.wait_for("the second request queues", |d| d.metric("honed_num_requests_waiting") >= 2.0);
     let left = Instant::now();
     drop(whole);
     drop(stream);
@@ -156,7 +156,8 @@ fn versions_are_activated_by_compare_and_set() {
 }
 
 /// Goal: no request fails and no response mixes versions while versions change. Method: streams in four threads, swaps in
-/// this one; every answer says the same version in each chunk and in the header, and greedy text is that version's text.
+/// this one, each after a stream of the version before has ended; every answer says the same version in each chunk and in the
+/// header, and greedy text is that version's text.
 #[test]
 fn swaps_under_traffic_fail_nothing_and_mix_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -168,11 +169,11 @@ fn swaps_under_traffic_fail_nothing_and_mix_nothing() {
     let truth = ["policy@0", "policy@1"].map(|model| text(&daemon.stream("/v1/completions", &ask(model)).events()));
     assert_ne!(truth[0], truth[1], "the versions differ, or this test shows nothing");
     let over = AtomicBool::new(false);
-    let seen = std::thread::scope(|scope| {
+    let n_ended = [0, 0].map(AtomicU64::new);
+    std::thread::scope(|scope| {
         let clients: Vec<_> = (0..4)
             .map(|_| {
                 scope.spawn(|| {
-                    let mut seen = BTreeSet::new();
                     while !over.load(Ordering::Relaxed) {
                         let stream = daemon.stream("/v1/completions", &ask("policy"));
                         let version = stream.version().to_owned();
@@ -181,24 +182,24 @@ fn swaps_under_traffic_fail_nothing_and_mix_nothing() {
                             events.iter().all(|e| e["system_fingerprint"] == format!("policy@{version}")),
                             "mixed versions"
                         );
-                        assert_eq!(
-                            text(&events),
-                            truth[version.parse::<usize>().expect("a number")],
-                            "text of another version"
-                        );
-                        seen.insert(version);
+                        let version: usize = version.parse().expect("a number");
+                        assert_eq!(text(&events), truth[version], "text of another version");
+                        n_ended[version].fetch_add(1, Ordering::Relaxed);
                     }
-                    seen
                 })
             })
             .collect();
         for version in [0, 1].into_iter().cycle().take(12) {
+            let n_ended = &n_ended[version as usize];
+            let before = n_ended.load(Ordering::Relaxed);
             activate(version);
+            let answered =
+                || n_ended.load(Ordering::Relaxed) > before || clients.iter().any(|client| client.is_finished());
+            daemon.wait_for("an answer of the version", |_| answered());
         }
         over.store(true, Ordering::Relaxed);
-        clients.into_iter().flat_map(|client| client.join().expect("no request fails")).collect::<BTreeSet<_>>()
+        clients.into_iter().for_each(|client| client.join().expect("no request fails"));
     });
-    assert_eq!(seen.len(), 2, "both versions answered: {seen:?}");
 }
 
 #[test]

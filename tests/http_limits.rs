@@ -80,6 +80,22 @@ fn headers_may_fill_their_bound_to_the_byte() {
     }
 }
 
+/// Goal: who opens a daemon to a network without keys is told. Method: what it says at its start there, there with a key, and here.
+#[test]
+fn a_daemon_that_answers_everybody_says_so() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (log, keys) = (folder.path().join("log"), folder.path().join("keys"));
+    std::fs::write(&keys, "a-key\n").expect("written");
+    let keyed = format!("daemon.api_keys_file={}", keys.display());
+    let anywhere = "daemon.listen=0.0.0.0:0";
+    for (n, sets) in [&[anywhere][..], &[anywhere, &keyed], &[]].into_iter().enumerate() {
+        let sets = [&["ppo.enabled=false"], sets].concat();
+        drop(Process::serve_logged(&folder.path().join(format!("data{n}")), &sets, &log, "warn"));
+        let said = std::fs::read_to_string(&log).expect("a log");
+        assert_eq!(said.matches("answers everybody who reaches 0.0.0.0:").count(), usize::from(n == 0), "{said}");
+    }
+}
+
 /// Goal: idle connections cost nobody an answer. Method: five hundred of them, silent, while requests go on.
 #[test]
 fn idle_connections_do_not_stop_the_others() {

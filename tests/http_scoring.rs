@@ -2,7 +2,12 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{TestDaemon, client::Reply, model};
+use crate::harness::{
+    TestDaemon,
+    client::{self, Reply, request},
+    model,
+    process::Process,
+};
 
 /// A daemon with a reward model of random heads that all have this bias.
 fn judging(n_heads: usize, bias: f32) -> (tempfile::TempDir, TestDaemon) {
@@ -181,6 +186,40 @@ fn over_long_inputs_are_refused_unless_they_may_be_cut() {
     assert_eq!(n_read(json!({"truncate_prompt_tokens": 9, "truncation_side": "right"})), 9);
     let only_prompt = json!({"text_1": long, "text_2": "b", "truncate": true, "truncation_direction": "right"});
     assert_eq!(daemon.post("/score", &only_prompt).error(400)["param"], "text_2[0]", "nothing to judge is left");
+}
+
+/// Goal: a prompt is in memory once, however many responses it has. Method: a prompt that fills a body beside as many responses as
+/// there may be, on each route that has such a thing: refused, and cut to a few tokens each; what the process took at most.
+#[test]
+fn one_long_prompt_with_many_responses_takes_no_more_than_both() {
+    let (folder, data) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let path = folder.path().join("reward.gguf");
+    model::write_reward(&path, 1, 0.0);
+    let sets = ["ppo.enabled=false".to_owned(), format!("reward.model={}", path.display())];
+    let process = Process::serve(data.path(), &sets.each_ref().map(String::as_str));
+    let (long, responses) = ("a".repeat(1_900_000), vec!["b"; 4096]);
+    let bodies = [
+        ("/score", "text_2", json!({"text_1": long, "text_2": responses})),
+        ("/rerank", "documents", json!({"query": long, "documents": responses})),
+    ];
+    for (path, name, mut body) in bodies {
+        let post = |body: &Value| {
+            let body = body.to_string();
+            client::raw(
+                process.address,
+                &request("POST", path, &[("content-type", "application/json")], body.as_bytes()),
+            )
+        };
+        let error = post(&body).error(400);
+        assert_eq!(
+            (&error["code"], &error["param"]),
+            (&json!("context_length_exceeded"), &json!(format!("{name}[0]")))
+        );
+        body["truncate_prompt_tokens"] = json!(4);
+        assert_eq!(post(&body).ok()["usage"]["prompt_tokens"], 4 * 4096, "{path}");
+    }
+    let peak = process.peak_kib();
+    assert!(peak < 1 << 20, "{peak} KiB");
 }
 
 /// Goal: a number that is none is an error and never a score. Method: a reward model that knows no letters.

@@ -1,5 +1,7 @@
 //! `/tokenize`, `/detokenize`, `/tokenizer_info` as lm-eval's remote tokenizer and vLLM's clients use them.
 
+use candle_core::quantized::gguf_file;
+use policy::checkpoint::Checkpoint;
 use serde_json::{Value, json};
 
 use crate::harness::{TestDaemon, model};
@@ -103,4 +105,26 @@ fn a_whole_body_of_one_character_is_cut_in_time() {
         assert!(tokens.len() > model::WINDOW, "{unit:?}: {}", tokens.len());
         assert!(asked.elapsed().as_secs() < 20, "{unit:?} took {:?}", asked.elapsed());
     }
+}
+
+/// Goal: no text ends the process where llama.cpp cuts with `std::regex`, which takes stack for every character. Method: the
+/// model under the name of such patterns; 100 KB of "!" on every route that makes tokens, and then more than any stack is
+/// made for.
+#[test]
+fn long_runs_of_a_character_end_no_process() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("default.gguf");
+    let mut checkpoint = Checkpoint::read(&model::file()).expect("the model");
+    checkpoint.metadata.set("tokenizer.ggml.pre", gguf_file::Value::String("default".into()));
+    checkpoint.write(&path).expect("written");
+    let daemon = TestDaemon::builder().set(format!("policy.model={}", path.display())).start();
+    let run = "!".repeat(100_000);
+    assert!(!ids(&daemon, &json!({"prompt": run})).is_empty());
+    ids(&daemon, &json!({"messages": [{"role": "user", "content": run}]}));
+    let too_long = daemon.post("/v1/completions", &json!({"prompt": run, "max_tokens": 1})).error(400);
+    assert_eq!((&too_long["code"], &too_long["param"]), (&json!("context_length_exceeded"), &json!("prompt")));
+    let error = daemon.post("/tokenize", &json!({"prompt": "!".repeat(600_000)})).error(400);
+    assert_eq!((&error["code"], &error["param"]), (&json!("context_length_exceeded"), &json!("prompt")));
+    assert!(error["message"].as_str().is_some_and(|message| message.contains("at most 524288 characters")), "{error}");
+    daemon.post("/v1/completions", &json!({"prompt": "a", "max_tokens": 1})).ok();
 }

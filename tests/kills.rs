@@ -4,7 +4,8 @@
 //! * 0 answered feedback and 0 committed exchanges lost;
 //! * 0 exchanges trained twice: an update's rollouts are in no other, and each version has the rollouts that its row counts;
 //! * 0 versions torn: every file that a row wants has its digest, one row is live, nobody's candidate is left;
-//! * always a serving version: each start answers, also after the live version's file was damaged in between.
+//! * always a serving version: each start answers, also after the live version's file was damaged in between;
+//! * 0 halts lost: what the watch rolled back is not learnt from after the next start (`halts`).
 //!
 //! `HONED_KILLS` and `HONED_SEED` choose how many and which; a seed repeats every choice (the moments within a life are the
 //! machine's). What a power cut would do beyond this, with pages that were written and not synced, is SQLite's and the file
@@ -14,6 +15,7 @@ mod clients;
 mod fate;
 mod faults;
 mod folder;
+mod halts;
 
 use std::time::{Duration, Instant};
 
@@ -125,4 +127,11 @@ fn answers(daemon: &Process) -> String {
 #[test]
 fn the_ledger_sees_what_is_lost_trained_twice_or_torn() {
     faults::check_that_they_are_seen();
+}
+
+/// Goal: a rollback halts learning, also when the process dies of it. Method: users judge a version badly; the daemon is killed the
+/// moment the earlier one is live, and started again.
+#[test]
+fn a_death_right_after_a_rollback_leaves_learning_halted() {
+    halts::check_that_they_stay();
 }

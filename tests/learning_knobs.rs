@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::{Builder, TestDaemon, process},
-    planted_reward::reward_server,
+    planted_reward::{reward_server, serve},
 };
 
 /// A learner that updates after eight rollouts, judged by a server.
@@ -131,4 +131,43 @@ fn adapters_are_published_served_and_exported() {
 
 fn path(path: &std::path::Path) -> &str {
     path.to_str().expect("a path in UTF-8")
+}
+
+/// Goal: what one client once wanted ends no update. Method: an answer of at least eight tokens, where the gate's questions get
+/// four; the update after it has a trial and an end.
+#[test]
+fn a_client_that_wants_long_answers_does_not_stop_learning() {
+    let daemon = learner().set("ppo.gate_tokens=4").start();
+    let body = json!({ "prompt": "a bear goes", "max_tokens": 8, "min_tokens": 8, "temperature": 1.0, "seed": 1 });
+    daemon.post("/v1/completions", &body).ok();
+    (0..8).for_each(|seed| ask(&daemon, "the ocean", 1, seed));
+    daemon.wait_for("an update", |daemon| !updates(daemon).is_empty());
+    let update = updates(&daemon).remove(0);
+    assert!(["promoted", "rejected"].contains(&update["outcome"].as_str().expect("a word")), "{update}");
+    assert!(update["numbers"]["gate/prompts"].as_f64().is_some_and(|n| n > 0.0), "there was a trial: {update}");
+    daemon.stop();
+}
+
+/// Goal: one text that the reward server refuses costs itself alone, and is told apart. Method: a server that answers 413 to every
+/// call with the prompt of the first exchange in it.
+#[test]
+fn a_text_that_the_reward_server_refuses_holds_nobody_up() {
+    let refuses = |pairs: &[(String, String)]| match pairs.iter().any(|(prompt, _)| prompt.contains("bear")) {
+        true => Err("413 Content Too Large"),
+        false => Ok(vec![1.0; pairs.len()]),
+    };
+    let url = format!("http://{}/get_reward", serve(refuses));
+    let remote = TestDaemon::builder().set("ppo.enabled=true").set("reward.source=remote");
+    let daemon = remote.set(format!("reward.remote_url={url}")).start();
+    ask(&daemon, "a bear goes", 1, 0);
+    (0..6).for_each(|seed| ask(&daemon, "the ocean", 1, seed));
+    let rows = |daemon: &TestDaemon| daemon.get("/v1/rollouts").ok()["data"].as_array().expect("rows").clone();
+    let is_open = |row: &Value| row["state"] == "generated";
+    daemon.wait_for("seven verdicts", |daemon| rows(daemon).len() == 7 && !rows(daemon).iter().any(is_open));
+    let refused: Vec<Value> = rows(&daemon).into_iter().filter(|row| row["state"] == "dropped").collect();
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert_eq!(refused[0]["reason"], "judge_refused");
+    let count = "honed_rollouts_dropped_total{reason=\"judge_refused\"} 1";
+    daemon.wait_for("the count", |daemon| daemon.get("/metrics").text().contains(count));
+    daemon.stop();
 }

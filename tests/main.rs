@@ -6,6 +6,7 @@
 mod activations;
 mod architecture;
 mod bad_inputs;
+mod command_line;
 mod dashboards;
 mod data_dirs;
 mod doctor_cli;
@@ -18,6 +19,7 @@ mod http_errors;
 mod http_generation;
 mod http_imports;
 mod http_keys;
+mod http_leaving;
 mod http_lifecycle;
 mod http_limits;
 mod http_models;

@@ -22,17 +22,28 @@ const VERSIONS: u64 = 20;
 
 /// Pays `sign · 10 · share of e` for each response, until the process ends.
 pub(crate) fn reward_server(sign: Arc<AtomicI64>) -> SocketAddr {
+    serve(move |responses| {
+        let sign = sign.load(Ordering::SeqCst) as f64;
+        let rewards: Vec<f64> = responses.iter().map(|(_, response)| sign * 10.0 * share_of_e(response)).collect();
+        Ok(rewards)
+    })
+}
+
+/// A reward server until the process ends: what it says of prompts and responses, or the status that it refuses them with.
+pub(crate) fn serve(
+    judge: impl Fn(&[(String, String)]) -> Result<Vec<f64>, &'static str> + Send + 'static,
+) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            answer(stream.unwrap(), sign.load(Ordering::SeqCst) as f64);
+            answer(stream.unwrap(), &judge);
         }
     });
     address
 }
 
-fn answer(stream: TcpStream, sign: f64) {
+fn answer(stream: TcpStream, judge: &impl Fn(&[(String, String)]) -> Result<Vec<f64>, &'static str>) {
     let mut reader = BufReader::new(stream);
     let mut length = 0;
     loop {
@@ -55,14 +66,14 @@ fn answer(stream: TcpStream, sign: f64) {
         let list = body[key].as_array().unwrap();
         list.iter().map(|text| text.as_str().unwrap().to_owned()).collect()
     };
-    let rewards: Vec<f64> = texts("query")
-        .iter()
-        .zip(texts("prompts"))
-        .map(|(query, prompt)| sign * 10.0 * share_of_e(&query[prompt.len()..]))
-        .collect();
-    let text = json!({ "rewards": rewards }).to_string();
+    let pair = |(query, prompt): (String, String)| (prompt.clone(), query[prompt.len()..].to_owned());
+    let pairs: Vec<(String, String)> = texts("query").into_iter().zip(texts("prompts")).map(pair).collect();
+    let (status, text) = match judge(&pairs) {
+        Ok(rewards) => ("200 OK", json!({ "rewards": rewards }).to_string()),
+        Err(status) => (status, json!({ "detail": status }).to_string()),
+    };
     let head = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
         text.len()
     );
     let mut stream = reader.into_inner();

@@ -65,10 +65,21 @@ impl Bench {
     /// It failed with exit code 1 and left no file behind; what it said on standard error.
     #[track_caller]
     fn refused(&self, arguments: &str) -> String {
+        self.ended(arguments, 1)
+    }
+
+    /// As [`Bench::refused`], of a call that could not be carried out anywhere.
+    #[track_caller]
+    fn misused(&self, arguments: &str) -> String {
+        self.ended(arguments, 2)
+    }
+
+    #[track_caller]
+    fn ended(&self, arguments: &str, code: i32) -> String {
         let before = names(self.0.path());
         let output = self.run(arguments);
         let log = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}\n{}\n{log}", text(&output.stdout));
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}\n{}\n{log}", text(&output.stdout));
         assert_eq!(names(self.0.path()), before, "{log}");
         log
     }
@@ -295,7 +306,7 @@ fn models_outputs_and_sizes_that_cannot_be_are_refused_first() {
     let said = refused("sft.gguf", "x.gguf", "--batch 1000000000 --micro-batch-tokens 1000000000");
     assert!(said.contains("activations (1000000000 tokens") && said.contains("training needs"), "{said}");
     bench.write("prompts.jsonl", &[json!({"prompt": "a"})]);
-    let said = bench.refused("ppo --model sft.gguf --prompts prompts.jsonl --out d");
+    let said = bench.misused("ppo --model sft.gguf --prompts prompts.jsonl --out d");
     assert!(said.contains("name a judge with --reward-model FILE or --reward-url URL"), "{said}");
     let said = bench.run("sft --data data.jsonl --out x.gguf --mix-share 1.5");
     assert_eq!(said.status.code(), Some(2), "called wrongly");

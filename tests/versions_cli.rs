@@ -274,5 +274,5 @@ fn a_user_can_be_forgotten() {
     assert_eq!(told(&data, &["rollouts", "forget", "--user", "eve"]), "removed 0 rollouts and 0 words of feedback\n");
     assert_eq!(told(&data, &["rollouts", "forget", "--user", "bob"]), "removed 2 rollouts and 0 words of feedback\n");
     assert!(told(&data, &["rollouts", "export"]).is_empty());
-    refused(&data, &["rollouts", "forget", "--user", ""]);
+    assert_eq!(honed(&data, &["rollouts", "forget", "--user", ""]).status.code(), Some(2), "called wrongly");
 }

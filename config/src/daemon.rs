@@ -49,7 +49,7 @@ section! {
         import_poll_ms: u64 => whole(10, 3_600_000);
         /// Failpoints that are armed, for tests (policy/src/failpoint.rs); refused by a release build.
         failpoints: String => TEXT;
-        /// Where spans of requests go, in OTLP's JSON over HTTP: a collector's http://host:4318/v1/traces; empty: nowhere. By default what OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT names.
+        /// Where spans of requests go, in OTLP's JSON over HTTP: a collector's http://host:4318/v1/traces; empty: nowhere. By default what OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT names; what does not speak this there is warned of and gets nothing.
         traces_url: String => REMOTE_URL;
         /// Share of requests that are traced where their caller's traceparent does not decide.
         traces_share: f64 => real(0.0, 1.0);

@@ -11,6 +11,7 @@ use toml::{Table, Value};
 
 use crate::{
     DEFAULTS, SECTIONS, Sources,
+    collector::{self, Collector},
     error::ConfigError,
     origin::{Origin, Origins},
     rule::{Knob, Section},
@@ -21,6 +22,7 @@ const ENVIRONMENT_PREFIX: &str = "HONED__";
 /// The value of every key, checked, with the layer that decided it.
 pub(crate) struct Layers {
     values: BTreeMap<String, (Value, Origin)>,
+    unusable: Option<String>,
 }
 
 impl Layers {
@@ -28,7 +30,7 @@ impl Layers {
     where
         E: IntoIterator<Item = (String, String)>,
     {
-        let mut layers = Layers { values: BTreeMap::new() };
+        let mut layers = Layers { values: BTreeMap::new(), unusable: None };
         let defaults = DEFAULTS.parse().expect("a test parses the embedded honed.toml");
         layers.put_table("", defaults, &Origin::Default)?;
         if let Some(path) = &sources.file {
@@ -36,8 +38,12 @@ impl Layers {
         }
         // Sorted, so that of two wrong variables the same one is always reported.
         let environment: BTreeMap<String, String> = sources.env.into_iter().collect();
-        if let Some((variable, url)) = collector(&environment) {
-            layers.put_text("daemon.traces_url", &url, Origin::Environment(variable.to_owned()))?;
+        match collector::of(&environment) {
+            Collector::None => {}
+            Collector::Usable { variable, url } => {
+                layers.put_text("daemon.traces_url", &url, Origin::Environment(variable.to_owned()))?;
+            }
+            Collector::Unusable(why) => layers.unusable = Some(why),
         }
         for (variable, text) in environment {
             if let Some(name) = variable.strip_prefix(ENVIRONMENT_PREFIX) {
@@ -51,6 +57,12 @@ impl Layers {
             layers.put_text(key.trim(), text, Origin::Set)?;
         }
         Ok(layers)
+    }
+
+    /// Why no traces are sent although the environment names a collector; `None` as well where a name of ours says where they go.
+    pub(crate) fn untraced(&self) -> Option<String> {
+        let is_default = matches!(self.values.get("daemon.traces_url"), Some((_, Origin::Default)));
+        self.unusable.clone().filter(|_| is_default)
     }
 
     /// The nested table that the sections are deserialised from, and the origins beside it.
@@ -99,19 +111,6 @@ impl Layers {
         self.values.insert(key.to_owned(), (admitted, origin));
         Ok(())
     }
-}
-
-/// The collector of traces under the names that every program of OpenTelemetry knows it by; a name of ours comes before them.
-fn collector(environment: &BTreeMap<String, String>) -> Option<(&'static str, String)> {
-    const FULL: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
-    const BASE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-    let set = |name: &str| environment.get(name).map(|text| text.trim()).filter(|text| !text.is_empty());
-    let is_off = set("OTEL_SDK_DISABLED").is_some_and(|text| text.eq_ignore_ascii_case("true"));
-    if is_off || environment.contains_key("HONED__DAEMON__TRACES_URL") {
-        return None;
-    }
-    let full = set(FULL).map(|url| (FULL, url.to_owned()));
-    full.or_else(|| set(BASE).map(|url| (BASE, format!("{}/v1/traces", url.trim_end_matches('/')))))
 }
 
 fn read_table(path: &Path) -> Result<Table, ConfigError> {

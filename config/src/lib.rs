@@ -6,6 +6,7 @@
 
 mod agreement;
 mod assignments;
+mod collector;
 mod daemon;
 mod error;
 #[cfg(any(test, fuzzing))]
@@ -57,6 +58,9 @@ pub struct Config {
     /// Keys from the environment: no knobs, because knobs are printed.
     #[serde(skip)]
     pub keys: Keys,
+    /// Why no traces are sent although the environment names a collector, for the log of whoever serves.
+    #[serde(skip)]
+    pub untraced: Option<String>,
 }
 
 /// What may override the embedded defaults.
@@ -88,10 +92,13 @@ impl Config {
     {
         let env: Vec<(String, String)> = sources.env.into_iter().collect();
         let keys = Keys::of(&env)?;
-        let (root, origins) = layers::Layers::stack(Sources { file: sources.file, env, sets: sources.sets })?.split();
+        let layers = layers::Layers::stack(Sources { file: sources.file, env, sets: sources.sets })?;
+        let untraced = layers.untraced();
+        let (root, origins) = layers.split();
         let mut config: Config = root.try_into().expect("every key is present, and its rule admits only its own type");
         config.origins = origins;
         config.keys = keys;
+        config.untraced = untraced;
         config.check_agreement()?;
         Ok(config)
     }

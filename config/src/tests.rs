@@ -265,5 +265,19 @@ fn a_collector_is_known_by_its_usual_names() {
     assert_eq!(url(&[(BASE, "https://c"), ("OTEL_SDK_DISABLED", "true")]), "");
     let config = load(&[(FULL, "http://d/x")], &[]).expect("valid");
     assert_eq!(config.origins.of("daemon.traces_url"), Origin::Environment(FULL.to_owned()));
-    check_refused(load(&[(BASE, "https://c:4318")], &[]), &["`daemon.traces_url`", "http://", BASE]);
+}
+
+/// Goal: a variable of the whole machine stops no command, and whoever serves is told. Method: one that cannot be used, alone and
+/// beside names of ours.
+#[test]
+fn a_collector_that_cannot_be_used_is_a_warning_and_a_wrong_knob_an_error() {
+    const BASE: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c:4318");
+    let config = load(&[BASE], &[]).expect("it stops nothing");
+    assert_eq!((config.daemon.traces_url.as_str(), config.origins.of("daemon.traces_url")), ("", Origin::Default));
+    let told = config.untraced.expect("a warning");
+    assert!(told.contains("OTEL_EXPORTER_OTLP_ENDPOINT is https://c:4318") && told.contains("plain HTTP"), "{told}");
+    for set in ["daemon.traces_url=", "daemon.traces_url=http://d/x"] {
+        assert_eq!(load(&[BASE], &[set]).expect("valid").untraced, None, "{set}");
+    }
+    check_refused(load(&[BASE], &["daemon.traces_url=https://d"]), &["`daemon.traces_url`", "http://", "--set"]);
 }

@@ -29,6 +29,7 @@ impl Activator {
     ///
     /// # Errors
     /// When another version than `expected_live` is live, or this one cannot be; the live version is then what it was.
+    #[expect(clippy::result_large_err, reason = "the error is the one that a switch takes, and none is made in a loop")]
     pub(crate) fn activate(
         &self,
         version: PolicyVersion,
@@ -51,6 +52,7 @@ impl Activator {
         self.log.note(Act::new(who, Action::Activate, version.to_string()).refused(why));
     }
 
+    #[expect(clippy::result_large_err, reason = "as above")]
     fn load(&self, version: PolicyVersion) -> Result<(), PublishError> {
         let row = self.registry.verify(version)?;
         let started = Instant::now();

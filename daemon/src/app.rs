@@ -66,6 +66,9 @@ impl App {
         let listener = TcpListener::bind(listen).await.map_err(taken)?;
         let address = listener.local_addr().map_err(taken)?;
         let keys = reloader::keys(&config)?;
+        if answers_everybody(address, keys.api.is_empty()) {
+            tracing::warn!("answers everybody who reaches {address}; set daemon.api_keys_file or HONED_API_KEYS");
+        }
         let hosts = AllowedHosts::new(&config.daemon.allowed_hosts, address, keys.api.is_empty());
         let limits = Limits::new(&config.daemon);
         let served_name = config.policy.served_name.clone();
@@ -111,6 +114,11 @@ impl App {
         drain(&context, Duration::from_secs(daemon.drain_s), &closing, server).await;
         Ok(())
     }
+}
+
+/// Whether other machines may be answered, and need no key for it.
+fn answers_everybody(address: SocketAddr, is_open: bool) -> bool {
+    is_open && !address.ip().to_canonical().is_loopback()
 }
 
 /// Loads every part, and then leaves word in the data directory where its daemon is. Blocks.
@@ -229,4 +237,17 @@ pub(crate) fn close(services: &Services, until: Instant) {
         learning.stop_pump();
     }
     services.log.close();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_is_answered_without_keys_beyond_this_machine() {
+        let open = |address: &str| answers_everybody(address.parse().expect("an address"), true);
+        assert!(open("0.0.0.0:80") && open("[::]:80") && open("10.0.0.7:80") && open("[::ffff:10.0.0.7]:80"));
+        assert!(!open("127.0.0.1:80") && !open("127.1.2.3:80") && !open("[::1]:80") && !open("[::ffff:127.0.0.1]:80"));
+        assert!(!answers_everybody("0.0.0.0:80".parse().expect("an address"), false));
+    }
 }

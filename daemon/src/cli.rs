@@ -11,23 +11,33 @@ mod policies;
 pub(crate) mod progress;
 mod replay;
 mod rollouts;
+pub(crate) mod say;
 mod serve;
 mod why;
 
-use std::{error::Error, process::ExitCode};
+use std::{error::Error, io, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use config::ConfigError;
 
 pub use self::config_args::ConfigArgs;
+pub(crate) use self::config_args::{ALONE, knob_path, own_daemon};
 use crate::{bench, demo, eval, train};
 
 /// What every command returns.
 pub(crate) type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
+/// Below the help.
+const EXIT: &str = "Exit: 0 done, 1 failed, 2 called wrongly.";
+
+/// A call that could not be carried out whatever there were on this machine: arguments that contradict each other, say.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Misuse(pub String);
+
 /// Serve a language model and train it with PPO while it serves.
 #[derive(Parser)]
-#[command(name = "honed", version, subcommand_required = true, arg_required_else_help = true)]
+#[command(name = "honed", version, subcommand_required = true, arg_required_else_help = true, after_help = EXIT)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -88,23 +98,69 @@ pub fn main() -> ExitCode {
         // `honed rollouts export | head` ends the pipe, and nothing is wrong.
         Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("honed: {error}");
+            say::tell(format_args!("honed: {error}"));
             let mut said = error.to_string();
             let mut cause = error.source();
             while let Some(error) = cause {
                 // Many messages end with their cause already.
                 let text = error.to_string();
                 if !said.contains(&text) {
-                    eprintln!("  because {text}");
+                    say::tell(format_args!("  because {text}"));
                     said = text;
                 }
                 cause = error.source();
             }
-            ExitCode::from(if error.is::<ConfigError>() { 2 } else { 1 })
+            ExitCode::from(if is_misuse(error.as_ref()) { 2 } else { 1 })
         }
     }
 }
 
+/// Whether it is the caller's, itself or as the cause of what a command made of it.
+fn is_misuse(error: &(dyn Error + 'static)) -> bool {
+    if error.is::<ConfigError>() || error.is::<Misuse>() {
+        return true;
+    }
+    error.source().is_some_and(is_misuse)
+}
+
 fn is_broken_pipe(error: &(dyn Error + Send + Sync + 'static)) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{demo::DemoError, train::TrainError};
+
+    /// Goal: 2 says that the call was wrong, whichever command was called. Method: a knob that there is not, as each family of
+    /// commands hands it up; and what is nobody's fault.
+    #[test]
+    fn a_wrong_call_is_known_through_what_a_command_makes_of_it() {
+        let wrong = || {
+            let sets = vec!["ppo.nonsense=1".to_owned()];
+            config::Config::load(config::Sources { file: None, env: Vec::new(), sets }).expect_err("no such knob")
+        };
+        let misused: [Box<dyn Error + Send + Sync>; 5] = [
+            wrong().into(),
+            TrainError::from(wrong()).into(),
+            TrainError::Settings(Misuse("these two".to_owned())).into(),
+            DemoError::from(wrong()).into(),
+            Misuse("these two".to_owned()).into(),
+        ];
+        for error in misused {
+            assert!(is_misuse(error.as_ref()), "{error}");
+        }
+        let failed: [Box<dyn Error + Send + Sync>; 3] =
+            ["it failed".into(), TrainError::Halted("a guard".to_owned()).into(), io::Error::other("disk").into()];
+        for error in failed {
+            assert!(!is_misuse(error.as_ref()), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_closed_pipe_is_a_good_end_and_another_error_is_not() {
+        let outcome = |kind: io::ErrorKind| Box::<dyn Error + Send + Sync>::from(io::Error::from(kind));
+        assert!(is_broken_pipe(outcome(io::ErrorKind::BrokenPipe).as_ref()));
+        assert!(!is_broken_pipe(outcome(io::ErrorKind::StorageFull).as_ref()));
+    }
 }

@@ -24,6 +24,7 @@ pub use args::Args;
 pub use error::DemoError;
 
 use self::{error::Result, progress::Progress};
+use crate::{cli::say, scratch::check_writable};
 
 /// Where `--from-scratch` writes when nothing else is said.
 const BUILT: &str = "honed-artefacts";
@@ -42,12 +43,18 @@ pub fn run(args: &Args) -> Result<()> {
             return Ok(());
         }
     }
+    // Before minutes of work.
+    for path in std::iter::once(&args.report).chain(&args.json) {
+        check_writable(path).map_err(DemoError::io(path))?;
+    }
     let story = run::run(args, artefacts.as_deref(), &progress)?;
+    // First: it is all that is left where a file cannot be written any more.
+    say::show(format_args!("\n{}", story.table()));
     write(&args.report, &report::render(&story))?;
     if let Some(path) = &args.json {
         write(path, &story.json())?;
     }
-    println!("\n{}\n  report: {}", story.table(), args.report.display());
+    say::show(format_args!("  report: {}", args.report.display()));
     Ok(())
 }
 

@@ -10,6 +10,7 @@ mod best_of;
 mod body;
 mod chars;
 mod chat;
+mod chunk_usage;
 mod completions;
 mod constraint;
 mod context;

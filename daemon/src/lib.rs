@@ -1,5 +1,8 @@
 //! The process: HTTP, command line, demo, and the composition of everything below.
 
+// They panic where nobody reads: `cli::say` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod activation;
 pub mod app;
 mod bench;

@@ -1,6 +1,6 @@
 //! What the daemon says about itself: log lines and metrics.
 
-mod engine;
+pub(crate) mod engine;
 mod foreign;
 mod learning;
 mod registrar;
@@ -8,7 +8,10 @@ mod rewards;
 mod serving;
 pub(crate) mod traces;
 
-use std::io::IsTerminal;
+use std::{
+    io::IsTerminal,
+    sync::{Mutex, PoisonError},
+};
 
 pub use engine::EngineMetrics;
 pub use learning::LearningMetrics;
@@ -28,7 +31,9 @@ use crate::http::{self, Services};
 /// Only the first call of a process has an effect: the demo and tests start several daemons in one process.
 pub fn init_logging(format: &str, level: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // It complains of lines that cannot be written where they cannot be written, and panics over that.
+    let builder = tracing_subscriber::fmt().log_internal_errors(false);
+    let builder = builder.with_env_filter(filter).with_writer(std::io::stderr);
     let _already_set = match format {
         "json" => builder.json().flatten_event(true).try_init(),
         _ => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
@@ -38,6 +43,8 @@ pub fn init_logging(format: &str, level: &str) {
 /// Every metric of one daemon, in a registry of its own.
 pub struct Metrics {
     registry: Registry,
+    /// One at a time, or two would each add what the crates below have counted since.
+    refreshing: Mutex<()>,
     /// What it holds and runs.
     pub engine: EngineMetrics,
     /// Answering clients.
@@ -79,11 +86,12 @@ impl Metrics {
         let build = IntGauge::with_opts(opts).expect("the name is valid");
         build.set(1);
         registry.register(Box::new(build)).expect("the name is new");
-        Metrics { registry, engine, serving, learning, imports, rewards, traces }
+        Metrics { registry, refreshing: Mutex::new(()), engine, serving, learning, imports, rewards, traces }
     }
 
     /// Takes over what the crates below count themselves.
     pub(crate) fn refresh(&self, services: &Services) {
+        let _turn = self.refreshing.lock().unwrap_or_else(PoisonError::into_inner);
         self.engine.set(&services.engine);
         self.learning.set_log(&services.log.counters());
         if let Some(scorer) = &services.scorer {

@@ -21,6 +21,8 @@ mod weights;
 
 use clap::Subcommand;
 
+#[cfg(test)]
+pub(crate) use error::TrainError;
 pub(crate) use prompts::prompts;
 
 use crate::cli::Outcome;

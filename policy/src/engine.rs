@@ -126,8 +126,10 @@ impl Engine {
     /// Loads version 0 and serves it.
     ///
     /// # Errors
-    /// [`EngineError`] when llama.cpp does not start or the file cannot be served.
+    /// [`EngineError`] when llama.cpp does not start, `policy.gpu_layers` asks for a GPU and there is none, or the file cannot be
+    /// served.
     pub fn start(config: &config::Policy, sft: &Path) -> Result<Engine, EngineError> {
+        hardware::check_gpu(config.gpu_layers)?;
         let vocabulary = Arc::new(Vocabulary::load(sft)?);
         let context_tokens = worker::context_tokens(config, &vocabulary);
         let residents = Arc::new(DashMap::new());

@@ -20,7 +20,7 @@ use std::{
 };
 
 /// Names, and whether the place can return an error.
-const POINTS: [(&str, bool); 24] = [
+const POINTS: [(&str, bool); 26] = [
     ("file.write", true),
     ("file.sync", true),
     ("file.rename", true),
@@ -38,8 +38,10 @@ const POINTS: [(&str, bool); 24] = [
     ("registered", false),
     ("judged", false),
     ("committed", false),
+    ("settled", false),
     ("ended", false),
     ("saved", false),
+    ("rolled_back", false),
     ("version.removed", false),
     ("import.copied", false),
     ("import.registered", false),

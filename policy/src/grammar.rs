@@ -27,7 +27,7 @@ pub enum GrammarError {
     /// It is too large, too deep, or not one.
     #[error("{0}")]
     Invalid(String),
-    /// As many grammars wait to be compiled as may wait.
+    /// As many grammars wait to be compiled as may wait, or those before it took too long.
     #[error("cannot be compiled now: too many others wait")]
     Busy,
     /// The compiler took longer than a request may wait for it.

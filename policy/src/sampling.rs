@@ -12,6 +12,9 @@ pub const STOP_TEXT_BYTES_MAX: usize = 4 * 1024;
 pub const STOP_TOKENS_MAX: usize = 128;
 /// Tokens whose logits one request may shift.
 pub const LOGIT_BIAS_MAX: usize = 1024;
+/// Temperatures below this are greedy: the distribution is its best token alone, and logits divided by so little may leave f32.
+/// Source: vLLM, `_SAMPLING_EPS`.
+pub const GREEDY_BELOW: f32 = 1e-5;
 
 /// A setting outside its range: which one, and the rule that it broke.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,7 +31,7 @@ pub struct OutOfRange {
 /// Order of the stages, as in vLLM and Hugging Face: penalties and logit bias, temperature, top-k, top-p, min-p, draw.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingParams {
-    /// 0 is greedy; else logits are divided by it. `0..=2`
+    /// Below [`GREEDY_BELOW`] greedy; else logits are divided by it. `0..=2`
     pub temperature: f32,
     /// Keep the k most probable tokens; 0 keeps all.
     pub top_k: u32,
@@ -81,6 +84,12 @@ impl Default for SamplingParams {
 }
 
 impl SamplingParams {
+    /// Whether the best token is taken and nothing drawn, so that there is no probability to learn from.
+    #[must_use]
+    pub fn is_greedy(&self) -> bool {
+        self.temperature < GREEDY_BELOW
+    }
+
     /// Judges every range, NaN included, against a vocabulary of `n_vocab` tokens.
     ///
     /// # Errors

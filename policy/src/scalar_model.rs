@@ -118,6 +118,18 @@ impl ScalarModel {
         Self::with_head(base, adapter, weight, weights_of(file, HEAD_BIAS, &[n_heads], device)?)
     }
 
+    /// The same adapter and head beside other weights, which are `base`'s; without an adapter, the same weights in its precision.
+    ///
+    /// # Errors
+    /// When the head is not in memory.
+    pub fn moved_beside(self, base: &CausalLm) -> Result<ScalarModel> {
+        let Some(adapter) = self.trunk.adapter().cloned() else {
+            return Ok(self.with_precision(base.precision()));
+        };
+        let [weight, bias] = [HEAD_WEIGHT, HEAD_BIAS].map(|name| self.weights[name].clone());
+        Ok(Self::with_head(base, adapter, weight, bias)?.with_keep(self.keep))
+    }
+
     fn with_head(base: &CausalLm, adapter: Adapter, weight: Var, bias: Var) -> Result<ScalarModel> {
         let model = Self::assemble(base.trunk().clone().with_adapter(adapter), weight, bias)?;
         Ok(ScalarModel { rounded: base.rounded().clone(), precision: base.precision(), ..model })

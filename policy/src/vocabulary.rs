@@ -4,6 +4,9 @@
 //! a token. One rule is kept here for everybody: text that came from outside is *plain*. `<|im_end|>` in a user's message is
 //! nine ordinary characters; only the model's chat template (and, by its contract, `/get_reward`) makes control tokens.
 
+mod pieces;
+mod splitter;
+
 use std::path::Path;
 
 use llama_cpp_2::{
@@ -11,6 +14,8 @@ use llama_cpp_2::{
     token::LlamaToken,
 };
 
+pub use self::splitter::TokenizeError;
+use self::{pieces::Pieces, splitter::Splitter};
 use crate::{
     chat_template::{ChatTemplate, Message, Segment},
     engine::{EngineError, backend::backend, gguf},
@@ -21,6 +26,7 @@ use crate::{
 pub struct Vocabulary {
     /// A model without weights.
     model: LlamaModel,
+    splitter: Splitter,
     pieces: Pieces,
     ends: Vec<bool>,
     /// Control tokens by their text, longest first, so that a template's text is cut as llama.cpp would cut it.
@@ -29,16 +35,6 @@ pub struct Vocabulary {
     bos: Option<TokenId>,
     end: TokenId,
     digest: String,
-}
-
-/// The bytes of every token, one after the other.
-#[derive(Default)]
-struct Pieces {
-    bytes: Vec<u8>,
-    starts: Vec<usize>,
-    /// Tokens that do not show in text: control tokens.
-    hidden: Vec<bool>,
-    longest: usize,
 }
 
 impl Vocabulary {
@@ -70,6 +66,7 @@ impl Vocabulary {
         let controls = pieces.controls(&model);
         Ok(Vocabulary {
             bos: bos.filter(|_| model.vocab().should_add_bos()),
+            splitter: Splitter::of(&model),
             model,
             pieces,
             ends,
@@ -81,29 +78,36 @@ impl Vocabulary {
     }
 
     /// Tokens of plain text: nothing in it becomes a control token, nothing is added.
-    #[must_use]
-    pub fn tokenize(&self, text: &str) -> Vec<TokenId> {
+    ///
+    /// # Errors
+    /// When the text is longer than this model's tokenizer carries, or its thread did not start.
+    pub fn tokenize(&self, text: &str) -> Result<Vec<TokenId>, TokenizeError> {
         self.tokenize_with(text, false)
     }
 
     /// Tokens of text whose control tokens are parsed; nothing is added. For callers who own the text.
-    #[must_use]
-    pub fn tokenize_special(&self, text: &str) -> Vec<TokenId> {
+    ///
+    /// # Errors
+    /// As [`Vocabulary::tokenize`].
+    pub fn tokenize_special(&self, text: &str) -> Result<Vec<TokenId>, TokenizeError> {
         self.tokenize_with(text, true)
     }
 
     /// A prompt for completion: plain text after the beginning token, if the model wants one.
-    #[must_use]
-    pub fn prompt(&self, text: &str) -> Vec<TokenId> {
+    ///
+    /// # Errors
+    /// As [`Vocabulary::tokenize`].
+    pub fn prompt(&self, text: &str) -> Result<Vec<TokenId>, TokenizeError> {
         let mut tokens: Vec<TokenId> = self.bos.into_iter().collect();
-        tokens.append(&mut self.tokenize(text));
-        tokens
+        tokens.append(&mut self.tokenize(text)?);
+        Ok(tokens)
     }
 
     /// A conversation through the model's own template, ready for the assistant's answer.
     ///
     /// # Errors
-    /// [`EngineError::Template`] when the model has none, it refuses the conversation, or a role is not a plain word.
+    /// [`EngineError::Template`] when the model has none, it refuses the conversation, or a role is not a plain word;
+    /// [`EngineError::Tokenize`] as [`Vocabulary::tokenize`].
     pub fn chat(&self, messages: &[Message]) -> Result<Vec<TokenId>, EngineError> {
         let template = self.template.as_ref().ok_or_else(|| EngineError::Template("the model has none".into()))?;
         let segments = template.render(messages)?;
@@ -112,10 +116,10 @@ impl Vocabulary {
         for segment in segments {
             match segment {
                 Segment::Content(text) => plain.push_str(&text),
-                Segment::Template(text) => self.cut_controls(&text, &mut plain, &mut tokens),
+                Segment::Template(text) => self.cut_controls(&text, &mut plain, &mut tokens)?,
             }
         }
-        tokens.append(&mut self.tokenize(&plain));
+        tokens.append(&mut self.tokenize(&plain)?);
         // Templates that write the beginning token themselves are common; two of them are a known way to spoil a model.
         if let Some(bos) = self.bos
             && tokens.first() != Some(&bos)
@@ -135,7 +139,7 @@ impl Vocabulary {
             return Err(EngineError::Template("the last message must be the assistant's".into()));
         };
         let mut tokens = self.chat(prompt)?;
-        tokens.append(&mut self.tokenize(&answer.content));
+        tokens.append(&mut self.tokenize(&answer.content)?);
         tokens.push(self.end);
         Ok(tokens)
     }
@@ -222,20 +226,21 @@ impl Vocabulary {
         self.model.meta_val_str(&format!("{architecture}.context_length")).ok()?.parse().ok()
     }
 
-    fn tokenize_with(&self, text: &str, parse_special: bool) -> Vec<TokenId> {
+    fn tokenize_with(&self, text: &str, parse_special: bool) -> Result<Vec<TokenId>, TokenizeError> {
         if text.is_empty() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
-        self.model.vocab().tokenize(text.as_bytes(), false, parse_special).into_iter().map(id_of).collect()
+        let tokens = self.splitter.run(text, || self.model.vocab().tokenize(text.as_bytes(), false, parse_special))?;
+        Ok(tokens.into_iter().map(id_of).collect())
     }
 
     /// Walks template text: what is not a control token joins the plain text around it, because tokens may merge across
     /// the seam between template and content exactly as they did in training.
-    fn cut_controls(&self, text: &str, plain: &mut String, tokens: &mut Vec<TokenId>) {
+    fn cut_controls(&self, text: &str, plain: &mut String, tokens: &mut Vec<TokenId>) -> Result<(), TokenizeError> {
         let mut rest = text;
         while let Some(first) = rest.chars().next() {
             if let Some((name, id)) = self.controls.iter().find(|(name, _)| rest.starts_with(name.as_str())) {
-                tokens.append(&mut self.tokenize(plain));
+                tokens.append(&mut self.tokenize(plain)?);
                 plain.clear();
                 tokens.push(*id);
                 rest = &rest[name.len()..];
@@ -244,42 +249,7 @@ impl Vocabulary {
                 rest = &rest[first.len_utf8()..];
             }
         }
-    }
-}
-
-impl Pieces {
-    fn of(model: &LlamaModel) -> Pieces {
-        let vocab = model.vocab();
-        let mut pieces = Pieces { starts: vec![0], ..Pieces::default() };
-        for token in vocab.tokens() {
-            let shown = vocab.token_to_piece(token, false, None);
-            let named = vocab.token_to_piece(token, true, None);
-            pieces.hidden.push(shown.is_empty());
-            pieces.longest = pieces.longest.max(named.len());
-            pieces.bytes.extend_from_slice(&named);
-            pieces.starts.push(pieces.bytes.len());
-        }
-        pieces
-    }
-
-    fn get(&self, id: TokenId) -> &[u8] {
-        let i = id.0 as usize;
-        match (self.starts.get(i), self.starts.get(i + 1)) {
-            (Some(&start), Some(&end)) => &self.bytes[start..end],
-            _ => &[],
-        }
-    }
-
-    fn controls(&self, model: &LlamaModel) -> Vec<(String, TokenId)> {
-        let vocab = model.vocab();
-        let mut controls: Vec<(String, TokenId)> = vocab
-            .tokens()
-            .filter(|&token| vocab.is_control(token))
-            .map(|token| (String::from_utf8_lossy(self.get(id_of(token))).into_owned(), id_of(token)))
-            .filter(|(name, _)| !name.is_empty())
-            .collect();
-        controls.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then(a.1.cmp(&b.1)));
-        controls
+        Ok(())
     }
 }
 

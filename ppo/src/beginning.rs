@@ -115,7 +115,12 @@ impl Beginning {
 
     fn reference(&self, config: &config::Ppo) -> Result<CausalLm, PpoError> {
         match &self.value_start {
-            ValueStart::RewardModel { base: Some(base), .. } if self.device.is_cpu() => Ok(CausalLm::clone(base)),
+            // An update that is computed again may have had another `ppo.dtype` than the daemon of today.
+            ValueStart::RewardModel { base: Some(base), .. }
+                if self.device.is_cpu() && base.precision() == models::precision(base, config)? =>
+            {
+                Ok(CausalLm::clone(base))
+            }
             _ => models::frozen(&self.source, config, &self.device),
         }
     }
@@ -129,6 +134,17 @@ impl Beginning {
             [Some(policy), Some(value)] => Models::blank(self.reference(config)?, [policy, value], config),
             [policy, _] => self.models(&self.source, &form::configured(config, policy)),
         }
+    }
+
+    /// The same models in the precision that this configuration asks for: an update is computed in that of its record.
+    ///
+    /// # Errors
+    /// When it is not to be had on this machine, or memory fails.
+    pub(crate) fn in_precision(&self, models: Models, config: &config::Ppo) -> Result<Models, PpoError> {
+        if models.reference.precision() == models::precision(&models.reference, config)? {
+            return Ok(models);
+        }
+        models.beside_other(self.reference(config)?, config)
     }
 
     /// Where the value model starts, in words.
@@ -145,6 +161,7 @@ impl Beginning {
     /// # Errors
     /// When memory fails.
     pub fn rebased(&self, models: Models, weights: &Checkpoint, config: &config::Ppo) -> Result<Models, PpoError> {
+        let models = self.in_precision(models, config)?;
         let had = models.form();
         let Models { value, reference, mut control, .. } = models;
         let models = match (value.trunk().adapter().is_some(), config.lora_rank > 0) {
@@ -163,5 +180,57 @@ impl Beginning {
         }
         // Otherwise the value model is as warm as it was; and the text goes on where it stopped.
         Ok(Models { control, ..models })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use policy::{PolicyVersion, TokenId, kernels::Precision};
+
+    use super::*;
+    use crate::{
+        state,
+        test_world::{World, served_model, share_of},
+        update::Round,
+    };
+
+    fn bf16(models: Models, beginning: &Beginning, config: &config::Ppo) -> Models {
+        let source = CausalLm::from_checkpoint(beginning.source(), &Device::Cpu).unwrap();
+        let reference = source.with_precision(Precision::Bf16).frozen().unwrap();
+        models.beside_other(reference, config).unwrap()
+    }
+
+    /// Goal: models that were read in one precision compute an update in another to the bits of models that were made in it. Method:
+    /// models of both forms in f32, and the same by way of bf16, whose matrices beside an adapter are all that there is of them.
+    #[test]
+    fn an_update_is_computed_in_the_precision_of_its_record() {
+        for lora_rank in [0, 2] {
+            let world = World::new(61);
+            let config = config::Ppo { lora_rank, ..world.config.clone() };
+            let dir = tempfile::tempdir().unwrap();
+            let sft = dir.path().join("sft.gguf");
+            served_model().write(&sft).unwrap();
+            let beginning = Beginning::new(&sft, ValueStart::Policy, &config).unwrap();
+            let after = |by_way_of_bf16: bool| {
+                let mut models = beginning.models(beginning.source(), &config).unwrap();
+                if by_way_of_bf16 {
+                    models = bf16(models, &beginning, &config);
+                    assert_eq!([models.policy.precision(), models.value.precision()], [Precision::Bf16; 2]);
+                }
+                let mut models = beginning.in_precision(models, &config).unwrap();
+                assert_eq!([models.policy.precision(), models.value.precision()], [Precision::F32; 2]);
+                let rollouts = World::new(61).rollouts(16, share_of(TokenId(3)));
+                let lineage = [PolicyVersion::SFT];
+                for update in 0..2 {
+                    let round = Round { config: &config, update, lineage: &lineage, pretraining: &[] };
+                    let outcome = round.run(&mut models, &rollouts, &mut || ControlFlow::Continue(())).unwrap();
+                    assert!(outcome.stats.n_tokens > 0);
+                }
+                state::fingerprint(&models, 2).unwrap()
+            };
+            assert_eq!(after(false), after(true), "rank {lora_rank}");
+        }
     }
 }

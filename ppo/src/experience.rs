@@ -26,6 +26,7 @@ use std::ops::Range;
 
 use crate::{
     error::PpoError,
+    group,
     kl::{self, KlEstimator},
     masked::{self, Whitening},
     models::Models,
@@ -122,8 +123,8 @@ impl Experience {
     /// w_t, who trains, and A_t as the loss takes it.
     fn weigh(&mut self, estimator: AdvantageEstimator, config: &config::Ppo) {
         let behavior: Vec<f64> = self.episodes.iter().flat_map(|e| e.behavior.iter().copied()).collect();
-        let members = |group: usize| self.groups.iter().filter(|g| **g == group).count();
-        self.is_alone = self.groups.iter().map(|g| estimator.compares() && members(*g) == 1).collect();
+        let sizes = group::sizes(&self.groups);
+        self.is_alone = self.groups.iter().map(|g| estimator.compares() && sizes[*g] == 1).collect();
         let lone = self.is_alone.iter().zip(&self.lengths);
         let mask: Vec<bool> = lone.flat_map(|(alone, n)| std::iter::repeat_n(!alone, *n)).collect();
         let mode = ImportanceMode::of(config);

@@ -132,8 +132,8 @@ impl Guard {
             Guard::NonFinite => "activate an earlier version if it comes again; report it with the log",
             Guard::Ess => "the rollouts are another policy's: lower ppo.max_staleness, and look at the parity numbers",
             Guard::Parity => {
-                "engine and trainer compute different log-probs for the same weights: check the model file with `honed \
-                 doctor`; resume learning when it is understood"
+                "engine and trainer compute different log-probs for the same weights: restart with ppo.dtype=f32 and \
+                 policy.flash_attention=off, or begin a new folder with an f32 or f16 model file; then resume learning"
             }
             Guard::HeldOut => {
                 "the reward is being gamed: raise ppo.kl_coef, improve the reward model, or activate an earlier version; \
@@ -232,6 +232,27 @@ mod tests {
         let mut short = Recent::new(ROUNDS_REMEMBERED);
         short.push(1.0);
         assert_eq!(parts_ways(&short, &of(-0.1)), None);
+    }
+
+    /// Goal: who follows an advice gets somewhere. Method: every `section.key` in it is a knob, with the value that it names.
+    #[test]
+    fn advice_names_knobs_that_exist() {
+        let (mut n_knobs, mut n_values) = (0, 0);
+        for guard in Guard::ALL {
+            let words = guard.advice().split([' ', ',', ';', ':']);
+            for word in words.filter(|word| word.starts_with("ppo.") || word.starts_with("policy.")) {
+                let (key, value) = word.split_once('=').map_or((word, None), |(key, value)| (key, Some(value)));
+                let sets = value.iter().map(|value| format!("{key}={value}")).collect();
+                let config = config::Config::load(config::Sources { file: None, env: Vec::new(), sets });
+                let printed = config.unwrap_or_else(|error| panic!("{guard:?}: {error}")).print();
+                let (section, name) = key.split_once('.').unwrap();
+                let of_section = printed.split_once(&format!("[{section}]\n")).unwrap().1;
+                assert!(of_section.contains(&format!("\n{name} = ")), "{guard:?} advises {key}");
+                (n_knobs, n_values) = (n_knobs + 1, n_values + usize::from(value.is_some()));
+            }
+            assert!(!guard.advice().contains("doctor"), "it compares no engine with no trainer");
+        }
+        assert!(n_knobs > 8 && n_values == 2, "{n_knobs} and {n_values} were looked at");
     }
 
     #[test]

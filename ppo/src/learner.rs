@@ -10,7 +10,7 @@
 //!
 //! * *Serving never waits for it.* It talks to the engine as any client does, at nice 19 (`share` keeps its floor), and
 //!   its failures end here: an error or a panic in an update gives the claim back, counts, and is tried again from the last
-//!   good weights after a pause; rollouts that were part of [`ATTEMPTS_MAX`] failures in a row are dropped.
+//!   good weights after a pause; rollouts that may be at fault for [`ATTEMPTS_MAX`] failures in a row are dropped (`failure`).
 //! * *What it publishes is what it trained.* A publication comes to nothing unless the version that its round began from is
 //!   still live. An activation ([`Learner::activate`]) or a rollback does not wait for the update at hand, it interrupts it:
 //!   its weights would have been the child of a parent that was just left.
@@ -73,7 +73,7 @@ use status::Board;
 
 /// Commands that wait at most.
 const QUEUE: usize = 16;
-/// Failures in a row after which the rollouts at hand are dropped instead of given back.
+/// Failures in a row after which the rollouts at hand are dropped instead of given back, where they may be at fault.
 pub const ATTEMPTS_MAX: u32 = 3;
 
 /// What a learner works with.
@@ -100,7 +100,10 @@ pub struct LearnerSetup {
 /// What the owner thread can be told.
 enum Command {
     Pause,
-    Resume,
+    Resume {
+        /// What the watch had halted learning for, and the owner had not heard of, when somebody answered it.
+        unheard: Option<String>,
+    },
     Step,
     Activate {
         version: PolicyVersion,
@@ -174,10 +177,8 @@ impl Learner {
     /// # Errors
     /// [`LearnerError::Busy`] or [`LearnerError::Closed`].
     pub fn pause(&self) -> Result<(), LearnerError> {
-        self.send(Command::Pause)?;
-        // Seen by the next look at once; the update at hand may still end.
-        self.shared.board.write(|status| status.is_paused = true);
-        Ok(())
+        // The update at hand may still end.
+        self.send_and_show(Command::Pause, true)
     }
 
     /// Updates begin again.
@@ -185,13 +186,9 @@ impl Learner {
     /// # Errors
     /// [`LearnerError::Busy`] or [`LearnerError::Closed`].
     pub fn resume(&self) -> Result<(), LearnerError> {
-        // What the watch has halted learning for is on the board already, and this is the answer to it.
-        if let Some(rollback) = self.rollback() {
-            rollback.take_unheard();
-        }
-        self.send(Command::Resume)?;
-        self.shared.board.write(|status| status.is_paused = false);
-        Ok(())
+        // What the watch has halted learning for is on the board already, and this is the answer to it, if it is heard.
+        let unheard = self.rollback().and_then(|rollback| rollback.unheard());
+        self.send_and_show(Command::Resume { unheard }, false)
     }
 
     /// While paused: one update, as soon as enough rollouts can be claimed.
@@ -268,6 +265,16 @@ impl Learner {
     /// Until the shutdown.
     fn rollback(&self) -> Option<Arc<Rollback>> {
         self.shared.rollback.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sends a command and shows at once what it will have changed. Both under the board's lock, where the owner shows what it
+    /// has obeyed unless more has been said since: so nobody who asked sees what was before.
+    fn send_and_show(&self, command: Command, is_paused: bool) -> Result<(), LearnerError> {
+        self.shared.board.write(|status| {
+            self.send(command)?;
+            status.is_paused = is_paused;
+            Ok(())
+        })
     }
 
     fn send(&self, command: Command) -> Result<(), LearnerError> {

@@ -7,6 +7,7 @@ use policy::{
     causal_lm::CausalLm,
     checkpoint::Checkpoint,
     kernels::Precision,
+    model_error::ModelError,
     optimizer::{AdamConfig, AdamW},
     scalar_model::ScalarModel,
     threads::is_small_of,
@@ -117,7 +118,7 @@ impl Models {
 
     fn of(policy: CausalLm, reference: CausalLm, value: ScalarModel, config: &config::Ppo) -> Result<Models, PpoError> {
         let (adam, precision) = (adam(config), reference.precision());
-        let keep = if config.activation_checkpointing { Keep::Inputs } else { Keep::All };
+        let keep = keep(config);
         let (policy_optimizer, value_optimizer) =
             (AdamW::new(policy.parameters(), adam)?, AdamW::new(value.parameters(), adam)?);
         // What learns beside frozen weights has no copies to be kept in step.
@@ -139,6 +140,22 @@ impl Models {
             control: ControlState::default(),
             average: None,
         })
+    }
+
+    /// The same models beside another copy of version 0 ([`frozen`]), with their matrix products in its precision. Weights, moments
+    /// and what is remembered stay as they are.
+    ///
+    /// # Errors
+    /// When memory fails.
+    pub(crate) fn beside_other(self, reference: CausalLm, config: &config::Ppo) -> Result<Models, PpoError> {
+        let policy = match self.policy.trunk().adapter() {
+            Some(adapter) => reference.clone().with_adapter(adapter.clone()).with_keep(keep(config)),
+            None => self.policy.with_precision(reference.precision()),
+        };
+        let models = Models { policy, value: self.value.moved_beside(&reference)?, reference, ..self };
+        // Copies that nobody may read any more.
+        Half::ALL.into_iter().for_each(|half| half.forget_rounded(&models));
+        Ok(models)
     }
 
     /// Every number beside tensors that a round changes, by name: β and what is remembered. What a saved state must hold of
@@ -207,9 +224,20 @@ impl Models {
 /// When the architecture cannot be trained, or the precision is not to be had.
 pub fn frozen(reference: &Checkpoint, config: &config::Ppo, device: &Device) -> Result<CausalLm, PpoError> {
     let reference = CausalLm::from_checkpoint(reference, device)?;
-    let is_small = is_small_of(reference.trunk().shape().n_parameters());
-    let precision = Precision::choose(&config.dtype, is_small)?;
+    let precision = precision(&reference, config)?;
     Ok(reference.with_precision(precision).frozen()?)
+}
+
+/// What `ppo.dtype` means for models like this one.
+///
+/// # Errors
+/// When the precision is not to be had on this machine.
+pub(crate) fn precision(reference: &CausalLm, config: &config::Ppo) -> Result<Precision, ModelError> {
+    Precision::choose(&config.dtype, is_small_of(reference.trunk().shape().n_parameters()))
+}
+
+fn keep(config: &config::Ppo) -> Keep {
+    if config.activation_checkpointing { Keep::Inputs } else { Keep::All }
 }
 
 /// The constants of both optimisers.

@@ -114,15 +114,15 @@ pub fn importance_weights(
     let gaps: Vec<f64> = (0..n).map(|t| if mask[t] { old[t] - behavior[t] } else { 0.0 }).collect();
     let mut weights = Vec::with_capacity(n);
     let mut kept = Vec::with_capacity(n);
+    let mut n_truncated = 0;
     for (gaps, mask) in masked::split(&gaps, lengths).zip(masked::split(mask, lengths)) {
-        for (weight, keep) in sequence_weights(gaps, mask, mode) {
-            weights.push(weight);
-            kept.push(keep);
+        for token in sequence_weights(gaps, mask, mode) {
+            weights.push(token.weight);
+            kept.push(token.is_kept);
+            n_truncated += usize::from(token.is_cut);
         }
     }
     let count = masked::count(mask).max(1) as f64;
-    let n_truncated =
-        (0..n).filter(|t| kept[*t] && weights[*t] < ratio(gaps[*t]) && mode != ImportanceMode::Off).count();
     ImportanceWeights {
         ess_fraction: ess_fraction(&weights, mask),
         truncated_fraction: n_truncated as f64 / count,
@@ -135,20 +135,44 @@ pub fn importance_weights(
     }
 }
 
-/// Weight and whether it trains, for every token of one sequence.
-fn sequence_weights(gaps: &[f64], mask: &[bool], mode: ImportanceMode) -> Vec<(f64, bool)> {
+/// What one token weighs.
+#[derive(Clone, Copy)]
+struct TokenWeight {
+    weight: f64,
+    /// It trains.
+    is_kept: bool,
+    /// The cap made it lighter: the ratio that it is made of, the token's or the sequence's, is above.
+    is_cut: bool,
+}
+
+impl TokenWeight {
+    const FILTERED: TokenWeight = TokenWeight { weight: 0.0, is_kept: false, is_cut: false };
+
+    fn whole(weight: f64) -> TokenWeight {
+        TokenWeight { weight, is_kept: true, is_cut: false }
+    }
+
+    fn at_most(cap: f64, ratio: f64) -> TokenWeight {
+        TokenWeight { weight: ratio.min(cap), is_kept: true, is_cut: ratio > cap }
+    }
+}
+
+/// Of every token of one sequence.
+fn sequence_weights(gaps: &[f64], mask: &[bool], mode: ImportanceMode) -> Vec<TokenWeight> {
     let sum: f64 = masked::kept(gaps, mask).sum();
     let geometric = ratio(sum / masked::count(mask).max(1) as f64);
     let weigh = |gap: f64| match mode {
-        ImportanceMode::Off => (1.0, true),
-        ImportanceMode::TokenTruncate { cap } => (ratio(gap).min(cap), true),
-        ImportanceMode::TokenMask { floor, cap } if !(floor..=cap).contains(&ratio(gap)) => (0.0, false),
-        ImportanceMode::TokenMask { .. } => (ratio(gap), true),
-        ImportanceMode::SequenceTruncate { cap } => (ratio(sum).min(cap), true),
-        ImportanceMode::GeometricFilter { floor, cap, .. } if !(floor..=cap).contains(&geometric) => (0.0, false),
-        ImportanceMode::GeometricFilter { token_cap, .. } => (ratio(gap).min(token_cap), true),
+        ImportanceMode::Off => TokenWeight::whole(1.0),
+        ImportanceMode::TokenTruncate { cap } => TokenWeight::at_most(cap, ratio(gap)),
+        ImportanceMode::TokenMask { floor, cap } if !(floor..=cap).contains(&ratio(gap)) => TokenWeight::FILTERED,
+        ImportanceMode::TokenMask { .. } => TokenWeight::whole(ratio(gap)),
+        ImportanceMode::SequenceTruncate { cap } => TokenWeight::at_most(cap, ratio(sum)),
+        ImportanceMode::GeometricFilter { floor, cap, .. } if !(floor..=cap).contains(&geometric) => {
+            TokenWeight::FILTERED
+        }
+        ImportanceMode::GeometricFilter { token_cap, .. } => TokenWeight::at_most(token_cap, ratio(gap)),
     };
-    gaps.iter().zip(mask).map(|(gap, keep)| if *keep { weigh(*gap) } else { (0.0, false) }).collect()
+    gaps.iter().zip(mask).map(|(gap, keep)| if *keep { weigh(*gap) } else { TokenWeight::FILTERED }).collect()
 }
 
 /// Effective sample size as a share of the tokens: `(Σw)²/(n·Σw²)` over the mask; 0 when every weight is 0.
@@ -179,7 +203,7 @@ pub fn is_exactly_on_policy(sampling: &SamplingParams) -> bool {
         || sampling.repetition_penalty != 1.0
         || !sampling.logit_bias.is_empty();
     let bans = sampling.min_tokens > 0 || sampling.ignore_eos;
-    sampling.temperature > 0.0 && !truncates && !penalises && !bans
+    !sampling.is_greedy() && !truncates && !penalises && !bans
 }
 
 /// Versions for the log-linear approximation of ℓ_old of one token.
@@ -251,6 +275,28 @@ mod tests {
         let got = importance_weights(&old, &behavior, &[true; 10], &[10], OURS);
         assert_eq!(got.weights[4], 2.0);
         assert_eq!((got.truncated_fraction, got.filtered_fraction), (0.1, 0.0));
+    }
+
+    /// By hand: four sequences of two tokens, whose products are 0.5, 10, 2 and 1; only the second is above the cap, although none
+    /// of its tokens is.
+    #[test]
+    fn a_sequence_is_cut_where_its_product_is_above_the_cap() {
+        let ratios = [0.5, 1.0, 5.0, 2.0, 4.0, 0.5, 4.0, 0.25f64];
+        let old: Vec<f64> = ratios.iter().map(|ratio| ratio.ln()).collect();
+        let got = importance_weights(
+            &old,
+            &[0.0; 8],
+            &[true; 8],
+            &[2, 2, 2, 2],
+            ImportanceMode::SequenceTruncate { cap: 6.0 },
+        );
+        let expected = [0.5, 0.5, 6.0, 6.0, 2.0, 2.0, 1.0, 1.0];
+        assert!(
+            got.weights.iter().zip(expected).all(|(got, expected)| (got - expected).abs() < 1e-12),
+            "{:?}",
+            got.weights
+        );
+        assert_eq!((got.truncated_fraction, got.filtered_fraction), (0.25, 0.0));
     }
 
     #[test]

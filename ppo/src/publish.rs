@@ -15,7 +15,6 @@
 //!
 //! All of it runs on the learner's thread. Whatever fails before the commit leaves the live version live.
 
-mod alignment;
 mod canary;
 mod examination;
 mod loader;
@@ -118,8 +117,8 @@ pub struct Proposal<'a> {
     pub stats: &'a RoundStats,
     /// Sequences for the parity check.
     pub sequences: &'a [Sequence],
-    /// What the update learnt from, with the sequences.
-    pub lessons: &'a [(Lesson, Sequence)],
+    /// What the update learnt from.
+    pub lessons: &'a [Lesson],
     /// What candidate and live version are asked.
     pub questions: &'a [Question],
     /// Text that the policy should not forget.

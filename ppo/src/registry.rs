@@ -184,6 +184,14 @@ impl Registry {
         Ok(self.log.reader().service(version, start, limit)?)
     }
 
+    /// What users got from a version lately: its last `limit` judged rollouts.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn last_service(&self, version: PolicyVersion, limit: usize) -> Result<Service, RegistryError> {
+        Ok(self.log.reader().last_service(version, limit)?)
+    }
+
     /// Registers a candidate whose file is written.
     ///
     /// # Errors

@@ -109,6 +109,7 @@ struct Shared {
     commands: Option<Sender<Command>>,
     counters: Arc<LogCounters>,
     quarantine: Quarantine,
+    removals: forget::Removals,
     reader: Mutex<LogReader>,
     writer: Mutex<Option<JoinHandle<()>>>,
     /// Released last, after the writer has ended.
@@ -161,6 +162,7 @@ impl RolloutLog {
                 commands: Some(sender),
                 counters,
                 quarantine,
+                removals: forget::Removals::default(),
                 reader: Mutex::new(reader),
                 writer: Mutex::new(Some(thread)),
                 lock,

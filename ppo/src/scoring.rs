@@ -3,8 +3,11 @@
 //! It takes the oldest rows that may be judged now, a bounded batch at a time, and hands them to the scorer's background
 //! lane. A row that somebody still waits for people to speak about is left where it is; so is a row whose judge cannot be
 //! reached: it stays `generated`, is counted, and comes back after a pause that doubles up to `PAUSE_MAX`. A score is
-//! never made up. Only what can never be judged is dropped: a judge's NaN, or feedback that did not come under the rule
-//! "drop".
+//! never made up. Only what can never be judged is dropped: a judge's NaN, a text that a reward server refuses while it
+//! judges others, or feedback that did not come under the rule "drop".
+//!
+//! Rows that stay never stand in the way of those behind them: a sweep goes on past them, and where a whole batch stays, which
+//! may be all of them or the judge, the sweep after the pause begins behind it.
 //!
 //! The rows themselves are the queue, so a crash loses nothing and repeats at most one batch.
 
@@ -101,7 +104,7 @@ enum Sweep {
     Moved,
     /// Nothing may be judged now.
     Idle,
-    /// Judges could not be reached.
+    /// Nothing of a whole batch could be judged.
     Unreachable,
     /// The scorer is gone.
     Closed,
@@ -121,8 +124,9 @@ struct Pump {
 impl Pump {
     fn run(&self, stopped: &Receiver<()>) {
         let mut pause = PAUSE_MIN;
+        let mut after = None;
         loop {
-            let wait = match self.sweep() {
+            let wait = match self.sweep(&mut after) {
                 Ok(Sweep::Moved) => {
                     pause = PAUSE_MIN;
                     Duration::ZERO
@@ -141,25 +145,18 @@ impl Pump {
         }
     }
 
-    /// Goes once over all rows that may be judged, in log order.
-    fn sweep(&self) -> Result<Sweep, LogError> {
-        let mut after = None;
+    /// Goes over the rows that may be judged, in log order, from behind `after` to the end, where the next sweep begins anew;
+    /// or to the end of a batch of which nothing could be judged, behind which it goes on.
+    fn sweep(&self, after: &mut Option<Seq>) -> Result<Sweep, LogError> {
         let mut sweep = Sweep::Idle;
         loop {
             let now = now_ms();
-            // With feedback in play, the young rows that nobody spoke about yet are not even read.
-            let rows = match self.scorer.rules().listens() {
-                true => {
-                    let wait = self.feedback_wait_ms;
-                    let young = now.saturating_sub(wait).saturating_add(1)..=now.saturating_add(wait);
-                    self.log.reader().unscored_but(after, self.batch, young)?
-                }
-                false => self.log.reader().unscored(after, self.batch, u64::MAX)?,
-            };
+            let rows = self.unscored(*after, now)?;
             let Some(last) = rows.last() else {
+                *after = None;
                 return Ok(sweep);
             };
-            after = Some(last.seq);
+            *after = Some(last.seq);
             let (mut verdicts, asked) = self.rule(&rows, now);
             let n_asked = asked.len();
             let judged = match self.judge(asked) {
@@ -170,7 +167,7 @@ impl Pump {
                     Vec::new()
                 }
             };
-            let n_deferred = n_asked - judged.len();
+            let (n_judged, n_deferred) = (judged.len(), n_asked - judged.len());
             verdicts.extend(judged);
             if !verdicts.is_empty() {
                 let n_moved = match self.scorer.rules().listens() {
@@ -180,11 +177,21 @@ impl Pump {
                 self.counters.stored.fetch_add(n_moved as u64, Ordering::Relaxed);
                 sweep = Sweep::Moved;
             }
-            if n_deferred > 0 {
-                self.counters.deferred.fetch_add(n_deferred as u64, Ordering::Relaxed);
+            self.counters.deferred.fetch_add(n_deferred as u64, Ordering::Relaxed);
+            if n_deferred > 0 && n_judged == 0 {
                 return Ok(Sweep::Unreachable);
             }
         }
+    }
+
+    /// The next rows. With feedback in play, the young ones that nobody spoke about yet are not even read.
+    fn unscored(&self, after: Option<Seq>, now: u64) -> Result<Vec<LoggedRollout>, LogError> {
+        if !self.scorer.rules().listens() {
+            return self.log.reader().unscored(after, self.batch, u64::MAX);
+        }
+        let wait = self.feedback_wait_ms;
+        let young = now.saturating_sub(wait).saturating_add(1)..=now.saturating_add(wait);
+        self.log.reader().unscored_but(after, self.batch, young)
     }
 
     /// Who judges which row; some are ruled out at once, some wait and are in neither list.
@@ -218,6 +225,14 @@ impl Pump {
                 Ok(scored) => verdicts.push((seq, Verdict::Scored(record(scored)))),
                 Err(ScoreError::NonFinite { .. }) => {
                     verdicts.push((seq, Verdict::Dropped(DropReason::NonFinite)));
+                }
+                Err(ScoreError::Refused { status }) => {
+                    tracing::warn!(
+                        seq = seq.0,
+                        status,
+                        "the reward server refuses this rollout's text; it will not train"
+                    );
+                    verdicts.push((seq, Verdict::Dropped(DropReason::JudgeRefused)));
                 }
                 Err(ScoreError::Closing) => return Err(ScorerError::Closed),
                 Err(error) => failure = Some(error),

@@ -11,17 +11,19 @@
 //! for each epoch, for each minibatch:
 //!     policy   Σ micro-batches of the clipped loss over the *minibatch's* tokens, pretraining text, clip the norm, Adam
 //!     value    the same for the value loss, with its own norm and its own Adam
+//! arrive       how far the last step has brought it
 //! settle       β follows the KL; fates of the rollouts; statistics
 //! ```
 //!
 //! Guard rails ([`guard`](crate::guard)), for a round runs unattended: the policy's steps end when the policy is `stop_kl`
-//! away from where the round began; when a step went beyond `skip_kl`, the round is taken back (a policy that far away is
-//! broken, and the steps before are why); a step whose loss or gradient is not finite, or far beyond the usual, is skipped; a
+//! away from where the round began; when a step went beyond `skip_kl`, the last one among them, the round is taken back (a
+//! policy that far away is broken, and the steps before are why); a step whose loss or gradient is not finite, or far beyond the usual, is skipped; a
 //! round whose weights say that the data are somebody else's makes no step at all.
 //!
 //! Call it inside the learner's thread pool (`pool.install(..)`): micro-batches run side by side, one a thread. The result
 //! does not depend on the number of threads.
 
+mod arrival;
 mod outcome;
 mod permutation;
 mod pretraining;
@@ -52,6 +54,7 @@ use crate::{
     schedule::warmup_then_constant,
     snapshot::Snapshot,
 };
+use arrival::Arrival;
 use outcome::settle;
 use progress::Progress;
 use step::{LearningRates, Plan};
@@ -139,8 +142,10 @@ impl Round<'_> {
         let experience_s = started.elapsed().as_secs_f64();
         let mut progress = Progress::default();
         self.watch(models, &experience, held_out, &mut progress.trips);
+        let mut arrival = Arrival::default();
         if has_lessons(&experience) && !progress.trips.forbid_learning() {
             self.update(models, &experience, &mut progress, pace)?;
+            arrival = self.arrive(models, &experience, &mut progress, pace)?;
             sabotage::spoil_if_armed(models)?;
         }
         if progress.ran_away {
@@ -159,9 +164,10 @@ impl Round<'_> {
         stats.held_out_score = held_out;
         stats.n_reward_versions = watch::n_reward_versions(rollouts);
         stats.is_value_warmup = is_warming_up;
+        stats.policy_final_kl_k3 = arrival.kl_k3;
         stats.experience_s = experience_s;
         stats.update_s = started.elapsed().as_secs_f64() - experience_s;
-        Ok(RoundOutcome { fates, stats, lessons: outcome::lessons(&experience) })
+        Ok(RoundOutcome { fates, stats, lessons: arrival.lessons })
     }
 
     fn update(
@@ -188,6 +194,22 @@ impl Round<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Looks where the last step has brought the policy, unless it is to be taken back already.
+    fn arrive(
+        &self,
+        models: &Models,
+        experience: &Experience,
+        progress: &mut Progress,
+        pace: Pace<'_>,
+    ) -> Result<Arrival, PpoError> {
+        if progress.n_policy_steps == 0 || progress.ran_away {
+            return Ok(Arrival::default());
+        }
+        let arrival = Arrival::measure(experience, models, self.config, pace)?;
+        progress.watch_arrival(arrival.kl_k3, self.config);
+        Ok(arrival)
     }
 
     /// Rounds of a new value model in which the policy stands still.

@@ -1,12 +1,18 @@
 //! After the promotion: does what users get get worse?
 //!
-//! A trial asks a few questions; users ask all of them. So the first rollouts of a new live version are held against those of
+//! A trial asks a few questions; users ask all of them. So the first rollouts of a new live version are held against the last of
 //! its nearest ancestor that has enough of them, and when they are worse beyond doubt *and* by much, that ancestor serves
 //! again and learning stands still until an operator has looked. Both conditions, because traffic changes too: a test alone
 //! would end in a rollback every time that harder questions come in.
 //!
+//! Scores are compared judge by judge: another reward model has another scale, and what it says of a new version beside what
+//! the old one said of an old version says nothing about either. Where no judge has seen enough of both, failures, lengths and
+//! thumbs have to do.
+//!
 //! Latency is not among what is looked at: weights of one shape take the same time, but for the length of the answers, which
 //! is.
+
+use std::collections::BTreeMap;
 
 /// Rollouts below which nothing is said about a version.
 pub const ROLLOUTS_MIN: usize = 32;
@@ -27,6 +33,8 @@ const FAILED_SHARE: f64 = 0.05;
 pub struct Service {
     /// Scores, as judged.
     pub scores: Vec<f64>,
+    /// The reward version of each.
+    pub judges: Vec<String>,
     /// Response tokens.
     pub lengths: Vec<f64>,
     /// Thumbs: up, down.
@@ -38,6 +46,16 @@ impl Service {
     #[must_use]
     pub fn is_enough(&self) -> bool {
         self.scores.len() >= ROLLOUTS_MIN
+    }
+
+    /// The scores of every judge that has seen enough of it.
+    fn by_judge(&self) -> BTreeMap<&str, Vec<f64>> {
+        let mut all: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+        for (judge, score) in self.judges.iter().zip(&self.scores) {
+            all.entry(judge).or_default().push(*score);
+        }
+        all.retain(|_, scores| scores.len() >= ROLLOUTS_MIN);
+        all
     }
 }
 
@@ -60,15 +78,24 @@ pub fn breach(live: &Service, before: &Service, errors: Errors) -> Option<String
     if !live.is_enough() || !before.is_enough() {
         return None;
     }
-    let (new, old) = (Sample::of(&live.scores), Sample::of(&before.scores));
-    if old.mean - new.mean >= FALL_MIN * old.deviation() && t(old, new) >= T_MIN {
-        return Some(format!("reward fell from {:.3} to {:.3} ({} rollouts)", old.mean, new.mean, live.scores.len()));
+    if let Some(fall) = reward_fell(live, before) {
+        return Some(fall);
     }
     let (new, old) = (mean(&live.lengths).max(1.0), mean(&before.lengths).max(1.0));
     if new / old >= LENGTH_FACTOR || old / new >= LENGTH_FACTOR {
         return Some(format!("answers went from {old:.1} to {new:.1} tokens"));
     }
     thumbs_turned(live.thumbs, before.thumbs)
+}
+
+fn reward_fell(live: &Service, before: &Service) -> Option<String> {
+    let before = before.by_judge();
+    live.by_judge().into_iter().find_map(|(judge, scores)| {
+        let (new, old) = (Sample::of(&scores), Sample::of(before.get(judge)?));
+        let fell = old.mean - new.mean >= FALL_MIN * old.deviation() && t(old, new) >= T_MIN;
+        let n = scores.len();
+        fell.then(|| format!("reward fell from {:.3} to {:.3} ({n} rollouts, judged by {judge})", old.mean, new.mean))
+    })
 }
 
 fn thumbs_turned(live: (usize, usize), before: (usize, usize)) -> Option<String> {
@@ -123,7 +150,16 @@ mod tests {
     use super::*;
 
     fn service(n: usize, score: impl Fn(usize) -> f64, length: f64) -> Service {
-        Service { scores: (0..n).map(score).collect(), lengths: vec![length; n], thumbs: (0, 0) }
+        judged_by("model@a", n, score, length)
+    }
+
+    fn judged_by(judge: &str, n: usize, score: impl Fn(usize) -> f64, length: f64) -> Service {
+        Service {
+            scores: (0..n).map(score).collect(),
+            judges: vec![judge.to_owned(); n],
+            lengths: vec![length; n],
+            thumbs: (0, 0),
+        }
     }
 
     /// Between 0 and 1, mean about a half.
@@ -143,6 +179,33 @@ mod tests {
         let many = service(100_000, |i| noise(i) - 0.02, 20.0);
         assert_eq!(breach(&many, &before, quiet), None, "beyond doubt, but by little");
         assert!(breach(&service(64, |_| 0.0, 20.0), &service(64, |_| 1.0, 20.0), quiet).is_some(), "without any noise");
+    }
+
+    /// Goal: a sterner reward model is not taken for a worse policy, nor does it hide one. Method: the same answers half a
+    /// deviation lower in its eyes; the same answers' lengths; and a real fall among few scores of the old judge and enough of the
+    /// new one.
+    #[test]
+    fn scores_of_two_judges_are_not_compared() {
+        let before = service(200, noise, 20.0);
+        let none = Errors::default();
+        let sterner = |fall: f64| judged_by("model@b", 64, move |i| noise(i) - fall, 20.0);
+        assert_eq!(breach(&sterner(0.5), &before, none), None);
+        let longer = Service { lengths: vec![60.0; 64], ..sterner(0.5) };
+        assert!(breach(&longer, &before, none).unwrap().contains("tokens"), "what needs no judge is still looked at");
+        let both = |a: Service, b: Service| Service {
+            scores: [a.scores, b.scores].concat(),
+            judges: [a.judges, b.judges].concat(),
+            lengths: [a.lengths, b.lengths].concat(),
+            thumbs: (0, 0),
+        };
+        let before = both(before, sterner(0.5));
+        assert_eq!(
+            breach(&both(service(31, |_| -9.0, 20.0), sterner(0.5)), &before, none),
+            None,
+            "too few of one judge"
+        );
+        let fallen = breach(&both(service(40, noise, 20.0), sterner(1.0)), &before, none).unwrap();
+        assert!(fallen.contains("reward fell") && fallen.contains("model@b"), "{fallen}");
     }
 
     #[test]

@@ -51,6 +51,12 @@ pub enum ScoreError {
     /// The reward server could not be asked, or gave no usable answer.
     #[error("the reward server failed: {0}")]
     Remote(String),
+    /// The reward server refuses this one text, and judges others: asked again it would say the same.
+    #[error("the reward server refused the text with HTTP status {status}")]
+    Refused {
+        /// The status, 4xx.
+        status: u16,
+    },
     /// No source that could judge this is configured.
     #[error("no {0} is loaded")]
     Absent(&'static str),
@@ -60,6 +66,12 @@ pub enum ScoreError {
 }
 
 impl ScoreError {
+    /// Whether it is about this response alone, so that asking again changes nothing.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        matches!(self, ScoreError::NonFinite { .. } | ScoreError::Refused { .. })
+    }
+
     /// `value` as a score, when it is one.
     pub(crate) fn check(origin: &'static str, value: f64) -> Result<f64, ScoreError> {
         if value.is_finite() {

@@ -242,13 +242,29 @@ impl Scorer {
     }
 
     /// Hands over a job and waits for its outcomes: for owner threads, never for the HTTP runtime.
+    ///
+    /// # Errors
+    /// As [`Scorer::submit`], and when the scorer ends first.
     pub fn score(&self, lane: Lane, items: Vec<ScoreRequest>) -> Result<Vec<Outcome>, ScorerError> {
+        self.score_by(self.sitting(), lane, items)
+    }
+
+    /// The same, judged by this sitting: for jobs whose scores are compared with each other.
+    ///
+    /// # Errors
+    /// As [`Scorer::score`].
+    pub fn score_by(
+        &self,
+        sitting: Sitting,
+        lane: Lane,
+        items: Vec<ScoreRequest>,
+    ) -> Result<Vec<Outcome>, ScorerError> {
         let (reply, outcomes) = bounded(1);
         let job = ScoreJob::new(items, move |scored| {
             // The caller waits below; a dead one does not need the answer.
             let _ = reply.send(scored);
         });
-        self.submit(lane, job)?;
+        self.submit(lane, job.judged_by(sitting))?;
         outcomes.recv().map_err(|_| ScorerError::Closed)
     }
 

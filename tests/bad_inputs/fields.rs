@@ -189,7 +189,10 @@ pub(super) const CASES: &[Case] = &[
             b.refuses_fields("stream_options", &format!(r#""stream_options":{{"include_usage":true}}{stream}"#));
         }
         b.refuses_fields("stream_options", r#""stream":true,"stream_options":true"#);
-        b.refuses_fields("stream_options.include_usage", r#""stream":true,"stream_options":{"include_usage":1}"#);
+        for name in ["include_usage", "continuous_usage_stats"] {
+            let fields = format!(r#""stream":true,"stream_options":{{"{name}":1}}"#);
+            b.refuses_fields(format!("stream_options.{name}").as_str(), &fields);
+        }
     }),
     (29, "forms of an answer that cannot be had", |b| {
         let deep_text = "(".repeat(60_000);

@@ -88,10 +88,18 @@ impl Process {
 
     /// Its resident set, as the kernel counts it.
     pub(crate) fn memory_bytes(&self) -> u64 {
+        self.status_kib("VmRSS:") * 1024
+    }
+
+    /// The most that its resident set ever was, KiB.
+    pub(crate) fn peak_kib(&self) -> u64 {
+        self.status_kib("VmHWM:")
+    }
+
+    fn status_kib(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(self.proc().join("status")).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says so");
-        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
-        kib * 1024
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("Linux says so");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
     /// Sockets that it holds, the listening one among them.

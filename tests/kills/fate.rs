@@ -6,7 +6,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 /// Points where something has just changed on the disk or is about to.
-const POINTS: [&str; 20] = [
+const POINTS: [&str; 21] = [
     "file.write",
     "file.sync",
     "file.rename",
@@ -23,6 +23,7 @@ const POINTS: [&str; 20] = [
     "registered",
     "judged",
     "committed",
+    "settled",
     "ended",
     "saved",
     "version.removed",

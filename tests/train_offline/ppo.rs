@@ -2,12 +2,13 @@
 
 use std::{
     io::{BufRead, BufReader},
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use serde_json::{Value as Json, json};
 
 use super::{Bench, rankings, text};
+use crate::harness::process::binary;
 
 /// Rounds of four prompts with two answers each, drawn so that a seed gives the same bytes whatever else runs.
 const RUN: &str = "ppo --model sft.gguf --reward-model rm.gguf --prompts prompts.jsonl --samples 2 --max-tokens 8 \
@@ -68,6 +69,34 @@ fn a_run_in_pieces_is_the_run_in_one() {
     assert!(pieces.1 == whole.1, "{} differs", whole.0);
 }
 
+/// Goal: the command that a run ends with serves what it made, and whoever leaves out the model is told where it is. Method: it is
+/// given to a shell, as a person would; then without, and with the file that the refusal names.
+#[test]
+fn a_run_ends_with_the_command_that_serves_its_folder() {
+    let bench = bench();
+    let said = bench.done(&format!("{RUN} --out data --updates 1"));
+    let (_, told) = said.trim_end().rsplit_once("serve it with: honed ").unwrap();
+    let first_line = |arguments: &str| {
+        let mut command = Command::new("sh");
+        let line = format!("exec {} {arguments} --listen 127.0.0.1:0", binary().display());
+        command.current_dir(bench.0.path()).args(["-c", &line]).stdin(Stdio::null());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        if !line.is_empty() {
+            child.kill().unwrap();
+        }
+        let output = child.wait_with_output().unwrap();
+        if line.is_empty() { text(&output.stderr) } else { line }
+    };
+    let served = first_line(told);
+    assert!(served.starts_with("listening on"), "{told}: {served}");
+    let refused = first_line("serve --data-dir data");
+    assert!(refused.contains("lies at data/versions/policy-0.gguf and can be given as --model"), "{refused}");
+    let served = first_line("serve --data-dir data --model data/versions/policy-0.gguf --set reward.model=rm.gguf");
+    assert!(served.starts_with("listening on"), "{served}");
+}
+
 /// Goal: a halt outlasts the run that it ended until somebody says otherwise, and what needs traffic does not stop a run that has
 /// none. Method: the word that a guard leaves on disk; runs without and with `--resume`, with a canary that nobody could feed.
 #[test]
@@ -114,7 +143,7 @@ fn rounds_and_judges_that_cannot_be_are_refused() {
     let bench = Bench::new();
     bench.write("prompts.jsonl", &[json!({"prompt": "a"})]);
     let refused = |more: &str| {
-        bench.refused(&format!(
+        bench.misused(&format!(
             "ppo --model sft.gguf --reward-url http://127.0.0.1:9/r --prompts prompts.jsonl --out d --set \
              ppo.rollouts_per_update=16 --set ppo.minibatch=8 {more}"
         ))

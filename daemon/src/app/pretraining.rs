@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use config::Ppo;
-use policy::{TokenId, Vocabulary, sequence_batch::Sequence};
+use policy::{TokenId, Vocabulary, sequence_batch::Sequence, vocabulary::TokenizeError};
 use ppo::update::pretraining_examples;
 
 use super::{AppError, source::check_file};
@@ -19,7 +19,8 @@ pub(super) fn texts(config: &Ppo, vocabulary: &Vocabulary) -> Result<Arc<[Sequen
     let refused = |reason: String| AppError::Text { path: path.clone(), reason };
     let text = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
     let documents = documents(&text).map_err(&refused)?;
-    let tokens: Vec<Vec<TokenId>> = documents.iter().map(|text| tokens_of(vocabulary, text)).collect();
+    let tokens: Result<Vec<Vec<TokenId>>, _> = documents.iter().map(|text| tokens_of(vocabulary, text)).collect();
+    let tokens = tokens.map_err(|error| refused(format!("a text {error}")))?;
     let examples = pretraining_examples(&tokens, config.ptx_tokens);
     if examples.is_empty() {
         return Err(refused("it holds no text of two tokens or more".to_owned()));
@@ -29,8 +30,8 @@ pub(super) fn texts(config: &Ppo, vocabulary: &Vocabulary) -> Result<Arc<[Sequen
 }
 
 /// A document as pretraining saw it: the beginning token where the model wants one, the text, the end token.
-fn tokens_of(vocabulary: &Vocabulary, text: &str) -> Vec<TokenId> {
-    let mut tokens = vocabulary.prompt(text);
+fn tokens_of(vocabulary: &Vocabulary, text: &str) -> Result<Vec<TokenId>, TokenizeError> {
+    let mut tokens = vocabulary.prompt(text)?;
     tokens.push(vocabulary.end_token());
-    tokens
+    Ok(tokens)
 }

@@ -43,6 +43,8 @@ struct Seen {
     tokens: u64,
     first_ms: Vec<f64>,
     gaps: Vec<Gap>,
+    /// Why the first one failed.
+    reason: Option<String>,
 }
 
 /// Between two tokens of one stream.
@@ -60,13 +62,16 @@ impl Gap {
 
 impl Traffic<'_> {
     /// Asks until `meanwhile` returns; gives what the clients saw, and what it returned.
-    pub(super) fn during<T>(&self, meanwhile: impl FnOnce() -> T) -> (Load, T) {
-        let (load, _, result) = self.gaps_during(meanwhile);
-        (load, result)
+    ///
+    /// # Errors
+    /// When every request failed: what was measured then is how fast the daemon refuses.
+    pub(super) fn during<T>(&self, meanwhile: impl FnOnce() -> T) -> Result<(Load, T), String> {
+        let (load, _, result) = self.gaps_during(meanwhile)?;
+        Ok((load, result))
     }
 
     /// The same with every gap that a client saw between two tokens.
-    pub(super) fn gaps_during<T>(&self, meanwhile: impl FnOnce() -> T) -> (Load, Vec<Gap>, T) {
+    pub(super) fn gaps_during<T>(&self, meanwhile: impl FnOnce() -> T) -> Result<(Load, Vec<Gap>, T), String> {
         let over = AtomicBool::new(false);
         let next = AtomicU64::new(0);
         let started = Instant::now();
@@ -76,13 +81,15 @@ impl Traffic<'_> {
             over.store(true, Ordering::Relaxed);
             let seen =
                 clients.into_iter().map(|client| client.join().expect("a client counts failures, it does not panic"));
-            let (load, gaps) = summary(seen.collect(), started.elapsed());
-            (load, gaps, result)
+            let (load, gaps) = summary(seen.collect(), started.elapsed())?;
+            Ok((load, gaps, result))
         })
     }
 
     fn client(&self, over: &AtomicBool, next: &AtomicU64) -> Seen {
-        let agent = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).no_delay(true).build().new_agent();
+        let agent = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).no_delay(true);
+        // A refusal says why in its body.
+        let agent = agent.http_status_as_error(false).build().new_agent();
         let mut seen = Seen::default();
         while !over.load(Ordering::Relaxed) {
             let n = next.fetch_add(1, Ordering::Relaxed);
@@ -91,6 +98,7 @@ impl Traffic<'_> {
                 Err(error) => {
                     seen.failed += 1;
                     tracing::warn!(%error, "a request of the bench failed");
+                    seen.reason.get_or_insert(error);
                 }
             }
         }
@@ -111,6 +119,10 @@ impl Traffic<'_> {
         let asked = Instant::now();
         let url = format!("{}/v1/completions", self.url);
         let mut response = agent.post(url).content_type("application/json").send(&body).map_err(|e| e.to_string())?;
+        if !response.status().is_success() {
+            let body = response.body_mut().read_to_vec().map_err(|e| e.to_string())?;
+            return Err(format!("{}: {}", response.status(), client::refusal(&body)));
+        }
         let mut last = None;
         for line in BufReader::new(response.body_mut().as_reader()).lines() {
             let line = line.map_err(|error| format!("the stream broke: {error}"))?;
@@ -135,7 +147,7 @@ impl Traffic<'_> {
     }
 }
 
-fn summary(all: Vec<Seen>, elapsed: Duration) -> (Load, Vec<Gap>) {
+fn summary(all: Vec<Seen>, elapsed: Duration) -> Result<(Load, Vec<Gap>), String> {
     let seconds = elapsed.as_secs_f64();
     let mut sum = Seen::default();
     for seen in all {
@@ -144,6 +156,10 @@ fn summary(all: Vec<Seen>, elapsed: Duration) -> (Load, Vec<Gap>) {
         sum.tokens += seen.tokens;
         sum.first_ms.extend(seen.first_ms);
         sum.gaps.extend(seen.gaps);
+        sum.reason = sum.reason.or(seen.reason);
+    }
+    if let (0, Some(reason)) = (sum.ok, sum.reason) {
+        return Err(format!("none of {} requests succeeded; the first failed with {reason}", sum.failed));
     }
     let load = Load {
         requests: sum.ok + sum.failed,
@@ -154,5 +170,70 @@ fn summary(all: Vec<Seen>, elapsed: Duration) -> (Load, Vec<Gap>) {
         ttft_ms: Quantiles::of(sum.first_ms),
         itl_ms: Quantiles::of(sum.gaps.iter().map(|gap| gap.ms()).collect()),
     };
-    (load, sum.gaps)
+    Ok((load, sum.gaps))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// Refuses whoever connects until it is told to stop, by one who connects after that.
+    fn refuse(listener: &TcpListener, is_over: &AtomicBool) {
+        for socket in listener.incoming() {
+            let mut reader = BufReader::new(socket.expect("a connection"));
+            if is_over.load(Ordering::Relaxed) {
+                return;
+            }
+            let head = reader.by_ref().lines().map(|line| line.expect("UTF-8").to_ascii_lowercase());
+            let head: Vec<String> = head.take_while(|line| !line.is_empty()).collect();
+            let length = head.iter().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+            reader.read_exact(&mut vec![0; length.expect("a length")]).expect("a body");
+            let body = r#"{"error":{"message":"a valid API key is required"}}"#;
+            let head =
+                format!("HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+            reader.get_mut().write_all((head + body).as_bytes()).expect("written");
+        }
+    }
+
+    /// Goal: a bench says why nothing could be measured, and gives no numbers then. Method: a server that refuses everybody.
+    #[test]
+    fn refusals_alone_are_no_measurement() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (url, is_over) = (format!("http://{address}"), AtomicBool::new(false));
+        let traffic =
+            Traffic { url: &url, concurrency: 2, max_tokens: 4, prompt_words: 2, trains: false, ragged: false };
+        let measured = std::thread::scope(|scope| {
+            scope.spawn(|| refuse(&listener, &is_over));
+            let measured = traffic.during(|| std::thread::sleep(Duration::from_millis(50)));
+            is_over.store(true, Ordering::Relaxed);
+            std::net::TcpStream::connect(address).expect("a connection");
+            measured
+        });
+        let why = measured.map(drop).expect_err("nobody was answered");
+        assert!(why.contains("requests succeeded") && why.contains("401"), "{why}");
+        assert!(why.ends_with("a valid API key is required"), "{why}");
+    }
+
+    #[test]
+    fn failures_beside_answers_are_counted() {
+        let seen = |ok, failed, reason: Option<&str>| Seen {
+            ok,
+            failed,
+            reason: reason.map(str::to_owned),
+            ..Seen::default()
+        };
+        let sum = |all| summary(all, Duration::from_secs(1)).map(|(load, _)| (load.requests, load.failed));
+        assert_eq!(sum(vec![seen(0, 3, Some("x")), seen(1, 0, None)]), Ok((4, 3)));
+        assert_eq!(sum(vec![seen(0, 0, None)]), Ok((0, 0)));
+        assert!(
+            sum(vec![seen(0, 1, Some("x")), seen(0, 2, Some("y"))])
+                .is_err_and(|why| why.contains("of 3") && why.contains("with x"))
+        );
+    }
 }

@@ -22,7 +22,7 @@ use reward::{Score, Scored, ScoredRollout};
 
 use super::Dtype;
 use crate::{
-    cli::{Outcome, progress},
+    cli::{Misuse, Outcome, progress, say},
     http::wire::{json, measurement},
 };
 
@@ -99,12 +99,12 @@ impl Named {
 pub(super) fn run(args: &Args) -> Outcome {
     let lengths_fit = args.prompt > 0 && args.response > 0;
     if args.minibatch == 0 || args.batch == 0 || !args.batch.is_multiple_of(args.minibatch) || !lengths_fit {
-        return Err("--batch must be a multiple of --minibatch, and no length may be 0".into());
+        let rule = "--batch must be a multiple of --minibatch, and no length may be 0";
+        return Err(Misuse(rule.to_owned()).into());
     }
     let pool = threads::pool("bench", args.threads, || ())?;
     let report = pool.install(|| measure(args))?;
-    println!("{}", json(&report));
-    Ok(())
+    Ok(say::answer(json(&report))?)
 }
 
 fn measure(args: &Args) -> Result<measurement::Ppo, Box<dyn std::error::Error + Send + Sync>> {

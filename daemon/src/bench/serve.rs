@@ -12,7 +12,7 @@ use policy::threads;
 use super::load::Traffic;
 use crate::{
     app::Running,
-    cli::{ConfigArgs, Outcome, progress},
+    cli::{ConfigArgs, Outcome, progress, say},
     http::wire::{
         json,
         measurement::{Load, Serve},
@@ -71,14 +71,14 @@ pub(super) fn run(args: &Args) -> Outcome {
     let url = running.url();
     let traffic = args.traffic(&url);
     let bar = progress::bar(4, "measuring");
-    let measure = |n_busy: usize, prepare: fn()| {
-        let load =
-            beside(n_busy, prepare, || traffic.during(|| std::thread::sleep(Duration::from_secs(args.seconds))).0);
+    let seconds = Duration::from_secs(args.seconds);
+    let measure = |n_busy: usize, prepare: fn()| -> Result<Load, String> {
+        let (load, ()) = beside(n_busy, prepare, || traffic.during(|| std::thread::sleep(seconds)))?;
         bar.inc(1);
-        load
+        Ok(load)
     };
     // Pages of the model and threads of the runtime come to life before anything is measured.
-    traffic.during(|| std::thread::sleep(Duration::from_millis(500)));
+    traffic.during(|| std::thread::sleep(Duration::from_millis(500)))?;
     let report = Serve {
         bench: "serve",
         model: if model.is_empty() { "built-in".to_owned() } else { model },
@@ -86,19 +86,19 @@ pub(super) fn run(args: &Args) -> Outcome {
         max_tokens: args.max_tokens,
         threads: engine_threads,
         busy_threads,
-        alone: measure(0, || ()),
-        beside_learner: measure(busy_threads, threads::give_way),
-        beside_nice_19: measure(busy_threads, || threads::lower_priority(threads::NICE_LEARNER)),
-        beside_normal: measure(busy_threads, || ()),
+        alone: measure(0, || ())?,
+        beside_learner: measure(busy_threads, threads::give_way)?,
+        beside_nice_19: measure(busy_threads, || threads::lower_priority(threads::NICE_LEARNER))?,
+        beside_normal: measure(busy_threads, || ())?,
     };
     bar.finish_and_clear();
-    println!("{}", json(&report));
+    say::answer(json(&report))?;
     running.stop()?;
     Ok(())
 }
 
 /// Runs `work` beside threads that compute without pause.
-fn beside(n_threads: usize, prepare: fn(), work: impl FnOnce() -> Load) -> Load {
+fn beside<T>(n_threads: usize, prepare: fn(), work: impl FnOnce() -> T) -> T {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..n_threads {
@@ -112,8 +112,8 @@ fn beside(n_threads: usize, prepare: fn(), work: impl FnOnce() -> Load) -> Load 
                 }
             });
         }
-        let load = work();
+        let result = work();
         over.store(true, Ordering::Relaxed);
-        load
+        result
     })
 }

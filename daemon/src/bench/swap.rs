@@ -16,7 +16,7 @@ use policy::{PolicyVersion, checkpoint};
 use super::load::{Gap, Traffic};
 use crate::{
     app::{Running, sft_file},
-    cli::{ConfigArgs, Outcome, progress},
+    cli::{ConfigArgs, Outcome, progress, say},
     http::wire::{
         client, json,
         measurement::{Quantiles, Swap},
@@ -61,8 +61,8 @@ pub(super) fn run(args: &Args) -> Outcome {
         ragged: true,
     };
     let pause = Duration::from_millis(args.pause_ms);
-    traffic.during(|| std::thread::sleep(Duration::from_millis(500)));
-    let (calm, ()) = traffic.during(|| std::thread::sleep(pause * u32::try_from(args.swaps).unwrap_or(u32::MAX)));
+    traffic.during(|| std::thread::sleep(Duration::from_millis(500)))?;
+    let (calm, ()) = traffic.during(|| std::thread::sleep(pause * u32::try_from(args.swaps).unwrap_or(u32::MAX)))?;
     let bar = progress::bar(args.swaps, "swapping under traffic");
     let mut rss_mib = [0; 2];
     let (load, gaps, swaps) = traffic.gaps_during(|| {
@@ -76,13 +76,12 @@ pub(super) fn run(args: &Args) -> Outcome {
             swap
         };
         (0..args.swaps).map(swap).collect::<Vec<_>>()
-    });
+    })?;
     rss_mib[1] = rss();
     bar.finish_and_clear();
-    let rollbacks = between_the_last_two(args, &url, &traffic);
-    let failed_rollbacks = rollbacks.iter().filter(|rollback| rollback.is_none()).count() as u64;
-    let swaps: Vec<Activation> = swaps.into_iter().flatten().collect();
-    let failed_swaps = args.swaps - swaps.len() as u64;
+    let (swaps, failed_swaps) = succeeded(swaps, "swaps")?;
+    let rollbacks = between_the_last_two(args, &url, &traffic)?;
+    let (rollbacks, failed_rollbacks) = succeeded(rollbacks, "rollbacks")?;
     let is_across = |gap: &&Gap| swaps.iter().any(|swap| gap.began <= swap.answered && swap.asked <= gap.ended);
     let across = Quantiles::of(gaps.iter().filter(is_across).map(|gap| gap.ms()).collect());
     let without = calm.itl_ms;
@@ -93,7 +92,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         concurrency: args.concurrency,
         swaps: args.swaps,
         failed_swaps,
-        rollback_ms: Quantiles::of(rollbacks.iter().flatten().map(|swap| ms(swap.answered - swap.asked)).collect()),
+        rollback_ms: Quantiles::of(rollbacks.iter().map(|swap| ms(swap.answered - swap.asked)).collect()),
         failed_rollbacks,
         swap_ms: Quantiles::of(swaps.iter().map(|swap| ms(swap.answered - swap.asked)).collect()),
         promote_to_first_token_ms: Quantiles::of(swaps.iter().map(|swap| ms(swap.first_token)).collect()),
@@ -106,20 +105,33 @@ pub(super) fn run(args: &Args) -> Outcome {
         rss_mib,
         traffic: load,
     };
-    println!("{}", json(&report));
+    say::answer(json(&report))?;
     running.stop()?;
     Ok(())
 }
 
 /// After the swaps the last two versions are in memory, and the way between them is that of a rollback.
-fn between_the_last_two(args: &Args, url: &str, traffic: &Traffic<'_>) -> Vec<Option<Activation>> {
+fn between_the_last_two(args: &Args, url: &str, traffic: &Traffic<'_>) -> Result<Vec<Swapped>, String> {
     let last_two = [args.swaps, args.swaps + 1].map(|i| VERSIONS[(i + 1) as usize % VERSIONS.len()]);
     let roll_back = |i: u64| {
         std::thread::sleep(Duration::from_millis(args.pause_ms));
         activate(url, last_two[i as usize % 2])
     };
-    let (_, rollbacks) = traffic.during(|| (0..args.swaps).map(roll_back).collect());
-    rollbacks
+    let (_, rollbacks) = traffic.during(|| (0..args.swaps).map(roll_back).collect())?;
+    Ok(rollbacks)
+}
+
+/// Those that succeeded, and how many did not.
+///
+/// # Errors
+/// When there were some and none succeeded: there is nothing to report, but why.
+fn succeeded(all: Vec<Swapped>, what: &str) -> Result<(Vec<Activation>, u64), String> {
+    let (good, failed): (Vec<_>, Vec<_>) = all.into_iter().partition(Result::is_ok);
+    let n_failed = failed.len() as u64;
+    match (good.is_empty(), failed.into_iter().find_map(Result::err)) {
+        (true, Some(reason)) => Err(format!("none of {n_failed} {what} succeeded; the first failed with {reason}")),
+        _ => Ok((good.into_iter().flatten().collect(), n_failed)),
+    }
 }
 
 /// One more than stay in memory beside version 0, so that each swap from one to the next loads a file.
@@ -147,32 +159,35 @@ struct Activation {
     first_token: Duration,
 }
 
-/// `None` when it failed, or when the next request did not get the version.
-fn activate(url: &str, version: u64) -> Option<Activation> {
+/// A swap, or why it failed.
+type Swapped = Result<Activation, String>;
+
+/// It fails, too, when the next request does not get the version.
+fn activate(url: &str, version: u64) -> Swapped {
+    let swapped = swap(url, version);
+    swapped.inspect_err(|error| tracing::warn!(%error, version, "a swap failed"))
+}
+
+fn swap(url: &str, version: u64) -> Swapped {
     let asked = Instant::now();
     let reply = ureq::post(format!("{url}/v1/policies/{version}/activate")).send_empty();
     let answered = Instant::now();
-    if let Err(error) = reply {
-        tracing::warn!(%error, version, "a swap failed");
-        return None;
-    }
+    reply.map_err(|error| error.to_string())?;
     let body = client::stream_of("the", 1, version, false);
     let reply = ureq::post(format!("{url}/v1/completions")).content_type("application/json").send(&body);
-    let mut reply =
-        reply.inspect_err(|error| tracing::warn!(%error, version, "the request after a swap failed")).ok()?;
+    let mut reply = reply.map_err(|error| format!("the request after it: {error}"))?;
     let of = reply.headers().get("x-honed-version").and_then(|of| of.to_str().ok()?.parse::<u64>().ok());
     let mut lines = BufReader::new(reply.body_mut().as_reader()).lines().map_while(Result::ok);
     let has_token = |line: &String| {
         let data = line.strip_prefix("data: ").filter(|data| *data != "[DONE]");
         data.is_some_and(|data| client::n_tokens(data.as_bytes()).is_ok_and(|n| n > 0))
     };
-    lines.find(has_token)?;
+    lines.find(has_token).ok_or("the request after it got no token")?;
     let first_token = answered.elapsed();
-    if of != Some(version) {
-        tracing::warn!(?of, version, "the request after a swap got another version");
-        return None;
+    match of == Some(version) {
+        true => Ok(Activation { asked, answered, first_token }),
+        false => Err(format!("the request after it got version {of:?}")),
     }
-    Some(Activation { asked, answered, first_token })
 }
 
 fn ms(duration: Duration) -> f64 {

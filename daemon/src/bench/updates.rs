@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::{load::Traffic, serve::Args};
 use crate::{
     app::Running,
-    cli::{Outcome, progress},
+    cli::{Outcome, progress, say},
     http::wire::{
         client, json,
         measurement::{Load, ServeWithUpdates},
@@ -29,22 +29,22 @@ pub(super) fn run(args: &Args) -> Outcome {
     let url = running.url();
     let traffic = args.traffic(&url);
     let bar = progress::bar(3, "measuring");
-    let measure = || -> Load {
-        let load = traffic.during(|| std::thread::sleep(Duration::from_secs(args.seconds))).0;
+    let measure = || -> Result<Load, String> {
+        let (load, ()) = traffic.during(|| std::thread::sleep(Duration::from_secs(args.seconds)))?;
         bar.inc(1);
-        load
+        Ok(load)
     };
     command(&url, "pause")?;
-    traffic.during(|| std::thread::sleep(Duration::from_millis(500)));
-    let idle = measure();
+    traffic.during(|| std::thread::sleep(Duration::from_millis(500)))?;
+    let idle = measure()?;
     command(&url, "resume")?;
     wait_for_updates(&traffic, &url)?;
     let before = updates(&url)?;
-    let with_updates = measure();
+    let with_updates = measure()?;
     let n_updates = updates(&url)? - before;
     command(&url, "pause")?;
     wait_for_rest(&url)?;
-    let idle_again = measure();
+    let idle_again = measure()?;
     bar.finish_and_clear();
     let calm = (idle.itl_ms.p99 + idle_again.itl_ms.p99) / 2.0;
     let report = ServeWithUpdates {
@@ -58,14 +58,14 @@ pub(super) fn run(args: &Args) -> Outcome {
         with_updates,
         idle_again,
     };
-    println!("{}", json(&report));
+    say::answer(json(&report))?;
     running.stop()?;
     Ok(())
 }
 
 /// Traffic until the learner has made its first update: then its models are loaded and its pages are its own.
 fn wait_for_updates(traffic: &Traffic<'_>, url: &str) -> Outcome {
-    let (_, outcome) = traffic.during(|| until(url, |status| status.updates > 0));
+    let (_, outcome) = traffic.during(|| until(url, |status| status.updates > 0))?;
     outcome
 }
 

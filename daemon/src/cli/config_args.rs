@@ -3,7 +3,39 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use config::{Config, ConfigError, Sources};
+use config::{Config, ConfigError, Keys, Sources};
+
+use super::Misuse;
+
+/// What a daemon does not do that a command starts for its own ends: ask that command for a key, take in files from outside, or
+/// report to the collector of the daemons. The user's own settings come after them.
+pub(crate) const ALONE: [&str; 5] = [
+    "daemon.api_keys_file=",
+    "daemon.admin_keys_file=",
+    "daemon.import_watch=off",
+    "daemon.import_dir=",
+    "daemon.traces_url=",
+];
+
+/// The configuration of a daemon that a command starts for its own ends, from settings that begin with [`ALONE`]. The keys of the
+/// environment are the real daemons'.
+///
+/// # Errors
+/// As [`Config::load`].
+pub(crate) fn own_daemon<E>(sources: Sources<E>) -> Result<Config, ConfigError>
+where
+    E: IntoIterator<Item = (String, String)>,
+{
+    Ok(Config { keys: Keys::default(), ..Config::load(sources)? })
+}
+
+/// A path as the value of a knob, which is text.
+///
+/// # Errors
+/// When it is not UTF-8: as text it would name another file.
+pub(crate) fn knob_path<'a>(argument: &str, path: &'a Path) -> Result<&'a str, Misuse> {
+    path.to_str().ok_or_else(|| Misuse(format!("{argument} {path:?}: the path must be UTF-8")))
+}
 
 /// Which knobs are not at their defaults.
 #[derive(Args, Clone, Debug, Default)]
@@ -42,10 +74,10 @@ impl ConfigArgs {
     /// The same with other settings than the defaults, which the user's own override.
     pub(crate) fn for_bench_with(&self, data_dir: &Path, settings: &[&str]) -> Result<Config, ConfigError> {
         let mut sets = vec!["daemon.listen=127.0.0.1:0".to_owned()];
-        sets.extend(settings.iter().map(|set| (*set).to_owned()));
+        sets.extend(ALONE.iter().chain(settings).map(|set| (*set).to_owned()));
         sets.extend(self.assignments());
         sets.push(format!("daemon.data_dir={}", data_dir.display()));
-        Config::load(Sources::of_process(self.config.clone(), sets))
+        own_daemon(Sources::of_process(self.config.clone(), sets))
     }
 
     /// `--set` comes last, so that it also wins over the named arguments.
@@ -69,6 +101,27 @@ impl ConfigArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Goal: a bench measures answers, never refusals, and a file of the real daemons may be given to it. Method: that file, and the
+    /// keys of the environment.
+    #[test]
+    fn a_daemon_of_a_commands_own_wants_no_key_and_takes_nothing_in() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let text = "[daemon]\napi_keys_file = \"keys\"\nadmin_keys_file = \"admins\"\nimport_dir = \"in\"\n\
+            import_watch = \"promote\"\ntraces_url = \"http://c/t\"\n[policy]\nparallel = 3\n";
+        std::fs::write(&file, text).expect("written");
+        let args = ConfigArgs { config: Some(file.path().to_owned()), ..ConfigArgs::default() };
+        let config = args.for_bench(Path::new("d")).expect("valid");
+        assert_eq!(config.policy.parallel, 3);
+        let daemon = config.daemon;
+        for text in [&daemon.api_keys_file, &daemon.admin_keys_file, &daemon.import_dir, &daemon.traces_url] {
+            assert_eq!(text, "");
+        }
+        assert_eq!(daemon.import_watch, "off");
+        let env = [("HONED_API_KEYS".to_owned(), "k-one".to_owned())];
+        let own = own_daemon(Sources { file: None, env, sets: Vec::new() }).expect("valid");
+        assert_eq!(own.keys, Keys::default());
+    }
 
     #[test]
     fn a_reward_url_makes_the_source_remote_and_set_wins() {

@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use super::{ConfigArgs, Outcome};
+use super::{ConfigArgs, Outcome, say};
 
 /// What to do with the configuration.
 #[derive(Subcommand)]
@@ -17,9 +17,9 @@ pub(super) fn run(command: Command) -> Outcome {
     match command {
         Command::Check(args) => {
             args.load()?;
-            println!("the configuration is valid");
+            say::answer("the configuration is valid")?;
         }
-        Command::Print(args) => print!("{}", args.load()?.print()),
+        Command::Print(args) => say::answer(args.load()?.print().trim_end())?,
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! `honed doctor`: what this machine and this installation can do, and whether a model really answers on it.
 
+mod address;
 mod weight_types;
 
 use std::{
@@ -16,7 +17,7 @@ use policy::{
     memory,
 };
 
-use super::{ConfigArgs, Outcome};
+use super::{ConfigArgs, Outcome, say};
 use crate::app::sft_file;
 
 /// Tokens of the measured answer, and how long it may take.
@@ -24,41 +25,45 @@ const TOKENS: u32 = 64;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(super) fn run(args: &ConfigArgs) -> Outcome {
-    let mut faults = 0;
-    let mut say = |what: &str, found: Result<String, String>| {
-        let (mark, text) = match found {
-            Ok(text) => ("ok  ", text),
-            Err(text) => {
-                faults += 1;
-                ("FAIL", text)
-            }
-        };
-        println!("{mark}  {what:<16}{text}");
-    };
-    say("program", Ok(format!("honed {}, {}", env!("CARGO_PKG_VERSION"), engines())));
-    say("processor", Ok(processor()));
-    say("memory", memory_line().ok_or_else(|| "/proc/meminfo cannot be read".to_owned()));
-    say("llama.cpp on", engine_devices());
-    say("training", Ok(training()));
+    let mut report = Report::default();
+    report.say("program", Ok(format!("honed {}, {}", env!("CARGO_PKG_VERSION"), engines())))?;
+    report.say("processor", Ok(processor()))?;
+    report.say("memory", memory_line().ok_or_else(|| "/proc/meminfo cannot be read".to_owned()))?;
+    report.say("llama.cpp on", engine_devices())?;
+    report.say("training", Ok(training()))?;
     let config = args.load();
     let shown =
         |config: &Config| format!("data directory {}, listens on {}", config.daemon.data_dir, config.daemon.listen);
-    say("configuration", config.as_ref().map(shown).map_err(ToString::to_string));
+    report.say("configuration", config.as_ref().map(shown).map_err(ToString::to_string))?;
     if let Ok(config) = config {
-        say(
-            "address",
-            std::net::TcpListener::bind(&config.daemon.listen).map(|_| "free".to_owned()).map_err(|e| e.to_string()),
-        );
+        report.say("address", address::look(&config.daemon))?;
         if config.ppo.device != "cpu" {
-            say("ppo.device", learner_device(&config.ppo.device));
+            report.say("ppo.device", learner_device(&config.ppo.device))?;
         }
-        say("data directory", data_dir(Path::new(&config.daemon.data_dir)));
-        say("model", model(&config));
-        say("weight types", weight_types::measure(&config.policy).map(|rates| rates.to_string()));
+        report.say("data directory", data_dir(Path::new(&config.daemon.data_dir)))?;
+        report.say("model", model(&config))?;
+        report.say("weight types", weight_types::measure(&config.policy).map(|rates| rates.to_string()))?;
     }
-    match faults {
+    match report.n_faults {
         0 => Ok(()),
         n => Err(format!("{n} of these did not hold").into()),
+    }
+}
+
+/// Line by line: some of them take their time.
+#[derive(Default)]
+struct Report {
+    n_faults: usize,
+}
+
+impl Report {
+    fn say(&mut self, what: &str, found: Result<String, String>) -> std::io::Result<()> {
+        self.n_faults += usize::from(found.is_err());
+        let (mark, text) = match found {
+            Ok(text) => ("ok  ", text),
+            Err(text) => ("FAIL", text),
+        };
+        say::answer(format_args!("{mark}  {what:<16}{text}"))
     }
 }
 
@@ -161,7 +166,7 @@ fn measured(config: &Config, sft: &Path) -> Result<String, String> {
     let (sender, events) = mpsc::channel();
     let request = GenerateRequest {
         id: "doctor".to_owned(),
-        prompt: vocabulary.prompt("The ocean is"),
+        prompt: vocabulary.prompt("The ocean is").map_err(|error| error.to_string())?,
         sampling: SamplingParams { max_tokens: TOKENS, ignore_eos: true, ..SamplingParams::default() },
         sink: Box::new(move |event| {
             // Nobody waits any more once the patience is over.

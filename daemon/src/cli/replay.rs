@@ -7,16 +7,21 @@ use clap::Args;
 use policy::Vocabulary;
 use ppo::{
     beginning::Beginning,
-    replay::{self, Archive, Comparison},
+    replay::{self, Archive, Comparison, ReplayError},
 };
 
 use super::{ConfigArgs, Outcome};
 use crate::app;
 
+/// What decides how an update comes out and is not in its record.
+const AS_IT_WAS: &str = "--config, --set reward.model, --reward-url and ppo.ptx_file as the daemon had them";
+
 /// Which update, and where it was.
 #[derive(Args)]
+#[command(after_help = format!("Give {AS_IT_WAS}.\n\
+    Updates are counted from 0 and are not versions: `honed policies show N` says which update made a version."))]
 pub(crate) struct ReplayArgs {
-    /// Number of the update, from 0.
+    /// Number of the update, counted from 0: not the version that it made.
     update: u64,
     #[command(flatten)]
     config: ConfigArgs,
@@ -31,14 +36,38 @@ pub(super) fn run(args: &ReplayArgs) -> Outcome {
     let archive = Archive::open(data_dir)?;
     let sft = archive.sft()?;
     let vocabulary = Vocabulary::load(&sft)?;
-    let value_start = app::value_start(&config, vocabulary.digest(), &sft)?;
-    let pretraining = app::pretraining(&config.ppo, &vocabulary)?;
-    let beginning = Beginning::new(&sft, value_start, &config.ppo)?.with_pretraining(pretraining);
-    let comparison = replay::rebuild(&archive, &beginning, &config.ppo, args.update)?;
+    let value_start = app::value_start(&config, vocabulary.digest(), &sft).map_err(otherwise)?;
+    let pretraining = app::pretraining(&config.ppo, &vocabulary).map_err(otherwise)?;
+    let beginning = Beginning::new(&sft, value_start, &config.ppo).map_err(otherwise)?.with_pretraining(pretraining);
+    let comparison = match replay::rebuild(&archive, &beginning, &config.ppo, args.update) {
+        Err(error @ ReplayError::NoRecord(_)) => {
+            return Err(format!("{error}: {}", counted(archive.newest_update()?.map(|row| row.start.number))).into());
+        }
+        Err(error @ ReplayError::Different { .. }) => return Err(otherwise(error).into()),
+        other => other?,
+    };
     table(&mut std::io::stdout().lock(), &comparison)?;
     match comparison.is_equal() {
         true => Ok(()),
-        false => Err(format!("update {} came out differently than it was recorded", args.update).into()),
+        false => {
+            let why = format!("update {} came out differently than it was recorded", args.update);
+            Err(otherwise(why).into())
+        }
+    }
+}
+
+/// An error that other arguments may cure.
+fn otherwise(error: impl std::fmt::Display) -> String {
+    format!("{error}; give {AS_IT_WAS}")
+}
+
+/// What there is in place of an update that there is not.
+fn counted(newest: Option<u64>) -> String {
+    match newest {
+        Some(newest) => {
+            format!("updates are counted from 0 and are not versions, and the newest that ended is {newest}")
+        }
+        None => "none has ended here yet".to_owned(),
     }
 }
 

@@ -4,7 +4,7 @@ mod forget;
 
 use std::{
     fs::File,
-    io::{BufWriter, Write},
+    io::{self, BufWriter, Write},
     path::{Path, PathBuf},
 };
 
@@ -17,6 +17,8 @@ use crate::http::wire::{
     json,
     rollout::{RolloutRow, RolloutStats},
 };
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// What to do with the log.
 #[derive(Subcommand)]
@@ -44,7 +46,7 @@ pub(crate) struct StatsArgs {
 pub(crate) struct ExportArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// File to write; standard output when absent.
+    /// File to write, one that is there is not touched; standard output when absent.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Only this version's.
@@ -69,7 +71,7 @@ pub(super) fn run(command: Command) -> Outcome {
 }
 
 /// The reader of the configured folder, or an error that names it.
-pub(super) fn open(config: &ConfigArgs) -> Result<LogReader, Box<dyn std::error::Error + Send + Sync>> {
+pub(super) fn open(config: &ConfigArgs) -> Result<LogReader, Failure> {
     let data_dir = config.load()?.daemon.data_dir;
     if !Path::new(&data_dir).is_dir() {
         return Err(format!("there is no data directory {data_dir:?}; name it with --data-dir").into());
@@ -109,15 +111,21 @@ fn export(args: &ExportArgs) -> Outcome {
     let reader = open(&args.config)?;
     let bar = progress::bar(reader.stats()?.n_rollouts, "exporting rollouts");
     let query = PageQuery { version: args.of_version.map(PolicyVersion), state: args.state, ..PageQuery::default() };
+    // Of standard output it stays bare, so that a closed pipe is known for what it is.
+    let told = |error: io::Error| match &args.out {
+        Some(path) => format!("{}: {error}", path.display()).into(),
+        None => Failure::from(error),
+    };
     let mut out: Box<dyn Write> = match &args.out {
-        Some(path) => Box::new(BufWriter::new(File::create(path)?)),
-        None => Box::new(BufWriter::new(std::io::stdout().lock())),
+        Some(path) if path.exists() => return Err(format!("{} exists already", path.display()).into()),
+        Some(path) => Box::new(BufWriter::new(File::create_new(path).map_err(told)?)),
+        None => Box::new(BufWriter::new(io::stdout().lock())),
     };
     for row in reader.export(query) {
-        writeln!(out, "{}", json(&RolloutRow::from(row?)))?;
+        writeln!(out, "{}", json(&RolloutRow::from(row?))).map_err(told)?;
         bar.inc(1);
     }
-    out.flush()?;
+    out.flush().map_err(told)?;
     bar.finish_and_clear();
     Ok(())
 }

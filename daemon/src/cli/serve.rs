@@ -1,11 +1,14 @@
 //! `honed serve`.
 
-use super::{ConfigArgs, Outcome};
+use super::{ConfigArgs, Outcome, say};
 use crate::{app::App, shutdown, telemetry};
 
 pub(super) fn run(args: &ConfigArgs) -> Outcome {
     let config = args.load()?;
     telemetry::init_logging(&config.daemon.log_format, "info");
+    if let Some(why) = &config.untraced {
+        tracing::warn!("{why}");
+    }
     let runtime = crate::app::runtime()?;
     runtime.block_on(async {
         let app = App::bind(config).await?;
@@ -16,7 +19,7 @@ pub(super) fn run(args: &ConfigArgs) -> Outcome {
                 reloader.reload().await;
             }
         });
-        let ready = |address| println!("listening on http://{address}");
+        let ready = |address| say::show(format_args!("listening on http://{address}"));
         app.run(ready, shutdown::requested()).await
     })?;
     Ok(())

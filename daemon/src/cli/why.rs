@@ -14,7 +14,7 @@ use ppo::rollout_log::{
     Action, FORGOTTEN, LogError, LogReader, LoggedRollout, Start, UpdateRow, UsedRollout, VersionRow, VersionState,
 };
 
-use super::{ConfigArgs, Outcome, clock::utc, rollouts};
+use super::{ConfigArgs, Outcome, clock::utc, rollouts, say};
 
 /// Which version.
 #[derive(Args)]
@@ -61,8 +61,7 @@ struct Story {
 pub(super) fn run(args: &WhyArgs) -> Outcome {
     let story = Story::read(&rollouts::open(&args.config)?, PolicyVersion(args.version))?;
     let folder = Path::new(&args.config.load()?.daemon.data_dir).join("versions");
-    print!("{}", story.tell(&folder.join(&story.row.path)));
-    Ok(())
+    Ok(say::answer(story.tell(&folder.join(&story.row.path)).trim_end())?)
 }
 
 impl Story {

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use policy::{engine::EngineError, model_error::ModelError};
 
-use crate::sampling::DrawError;
+use crate::{cli::Misuse, sampling::DrawError};
 
 /// Why a demonstration or a build from scratch ended early.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +17,12 @@ pub enum DemoError {
         /// Why.
         source: io::Error,
     },
+    /// The configuration is wrong. Not transparent: the exit code is found by the cause.
+    #[error("{0}")]
+    Config(#[from] config::ConfigError),
+    /// It was called wrongly.
+    #[error("{0}")]
+    Call(#[from] Misuse),
     /// The trainer refused.
     #[error("training: {0}")]
     Model(#[from] ModelError),

@@ -8,6 +8,8 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::cli::say;
+
 /// Seconds between two plain lines.
 const EVERY: Duration = Duration::from_secs(5);
 
@@ -40,7 +42,7 @@ impl Progress {
 
     /// Says something.
     pub(super) fn line(&self, text: &str) {
-        eprintln!("{text}");
+        say::tell(text);
     }
 }
 
@@ -55,7 +57,7 @@ impl Bar {
         }
         let mut last = self.last.lock().expect("no holder of this lock panics");
         if last.is_none_or(|at| at.elapsed() >= EVERY) || position >= length {
-            eprintln!("{:>14} {position}/{length}  {message}", self.name);
+            say::tell(format_args!("{:>14} {position}/{length}  {message}", self.name));
             *last = Some(Instant::now());
         }
     }

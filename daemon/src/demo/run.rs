@@ -23,7 +23,11 @@ use super::{
     traffic::{Habits, Traffic},
     world::{Prompt, Split, World},
 };
-use crate::{app::Running, http::wire::client::VersionRow};
+use crate::{
+    app::Running,
+    cli::{ALONE, knob_path, own_daemon},
+    http::wire::client::VersionRow,
+};
 
 /// Knobs that differ from a production daemon's because the model is tiny and the audience waits.
 const SETTINGS: [&str; 13] = [
@@ -107,16 +111,16 @@ impl Drop for Folder {
 }
 
 fn config(args: &Args, artefacts: Option<&Path>, data_dir: &Path) -> Result<Config> {
-    let mut sets: Vec<String> = SETTINGS.iter().map(|&set| set.to_owned()).collect();
+    let mut sets: Vec<String> = ALONE.iter().chain(&SETTINGS).map(|&set| set.to_owned()).collect();
     sets.push(format!("policy.seed={}", args.seed));
     sets.push(format!("ppo.seed={}", args.seed));
-    sets.push(format!("daemon.data_dir={}", data_dir.display()));
+    sets.push(format!("daemon.data_dir={}", knob_path("--data-dir", data_dir)?));
     if let Some(folder) = artefacts {
-        sets.push(format!("policy.model={}", folder.join("policy.gguf").display()));
-        sets.push(format!("reward.model={}", folder.join("reward.gguf").display()));
+        sets.push(format!("policy.model={}", knob_path("--artefacts", &folder.join("policy.gguf"))?));
+        sets.push(format!("reward.model={}", knob_path("--artefacts", &folder.join("reward.gguf"))?));
     }
     sets.extend(args.set.iter().cloned());
-    Config::load(Sources::of_process(None, sets)).map_err(|error| DemoError::Daemon(error.to_string()))
+    Ok(own_daemon(Sources::of_process(None, sets))?)
 }
 
 impl Stage<'_> {

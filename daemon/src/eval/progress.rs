@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use indicatif::ProgressBar;
 
-use crate::cli::progress;
+use crate::cli::{progress, say};
 
 /// Steps of the bar that one training has.
 const STEPS: u64 = 100;
@@ -33,7 +33,7 @@ impl Progress {
 
     /// Says something between two states of the bar.
     pub(super) fn line(&self, text: &str) {
-        self.bar.suspend(|| eprintln!("{text}"));
+        self.bar.suspend(|| say::tell(text));
     }
 
     /// Takes the bar away.

@@ -23,12 +23,12 @@ use super::{
     generation::Generation,
     prompt_scores::{self, PromptScores},
     stream::EventStream,
-    token_clock::finish_reason,
     wire::{
         log_probs::{TokenReport, TokenText},
         usage::Usage,
     },
 };
+use crate::telemetry::engine::finish_word;
 
 /// Some tokens of one choice and the text that they made certain.
 #[derive(Default)]
@@ -73,6 +73,8 @@ pub(crate) trait Shape: Send + Unpin + 'static {
     fn keep_prompt(&mut self, scores: PromptScores);
     /// The events of a stream that tell a kept prompt.
     fn prompt_chunks(&mut self, prompt: usize) -> Vec<String>;
+    /// Counts a piece of a stream, whether it is told or not, before [`Shape::chunk`].
+    fn count(&mut self, piece: &Piece);
     /// One event.
     fn chunk(&mut self, piece: Piece) -> String;
     /// The last event, when usage was asked for.
@@ -131,7 +133,7 @@ impl Assembly {
                 let tokens = prompt_scores::reports(&self.settings.vocabulary, first, &tokens);
                 Part::Prompt(PromptScores { prompt, tokens })
             }
-            Event::Token { index, token, text, top } => {
+            Event::Token { index, token, text, top, .. } => {
                 self.completion_tokens += 1;
                 let report = self.settings.log_probs.then(|| TokenReport {
                     text: self.text(token.id),
@@ -156,7 +158,7 @@ impl Assembly {
                     self.prompt_tokens += finished.rollout.prompt.len() as u64;
                     self.cached_tokens += u64::from(finished.cached_tokens).min(finished.rollout.prompt.len() as u64);
                 }
-                let finish = Some(finish_reason(finished.rollout.finish));
+                let finish = Some(finish_word(finished.rollout.finish));
                 let piece = Piece { choice: finished.index, text: finished.text_tail, finish, ..Piece::default() };
                 deposit.add(finished.rollout);
                 Part::Piece(piece)
@@ -207,7 +209,7 @@ pub(crate) async fn whole(
     mut shape: impl Shape,
 ) -> Result<Response, ApiError> {
     let mut pieces: Vec<Piece> = Vec::new();
-    let mut deposit = Deposit::like(&generation.deposit);
+    let mut deposit = Deposit::of_whole(&generation.deposit);
     while let Some(event) = generation.next().await {
         match assembly.part(event?, &mut deposit) {
             Part::Prompt(scores) => shape.keep_prompt(scores),
@@ -227,7 +229,7 @@ pub(crate) async fn whole(
 
 /// A JSON answer that logs its exchanges once it is sent.
 pub(crate) fn json_response(json: String, version: PolicyVersion, deposit: Deposit) -> Response {
-    let body = Body::new(Answer { bytes: Some(Bytes::from(json)), _deposit: deposit });
+    let body = Body::new(Answer { bytes: Some(Bytes::from(json)), deposit });
     let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     with_version((json, body).into_response(), version)
 }
@@ -235,7 +237,7 @@ pub(crate) fn json_response(json: String, version: PolicyVersion, deposit: Depos
 /// Bytes, and what happens after them.
 struct Answer {
     bytes: Option<Bytes>,
-    _deposit: Deposit,
+    deposit: Deposit,
 }
 
 impl http_body::Body for Answer {
@@ -246,6 +248,7 @@ impl http_body::Body for Answer {
         mut self: std::pin::Pin<&mut Self>,
         _: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        self.deposit.answered();
         std::task::Poll::Ready(self.bytes.take().map(|bytes| Ok(http_body::Frame::data(bytes))))
     }
 

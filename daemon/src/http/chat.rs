@@ -1,5 +1,7 @@
 //! `POST /v1/chat/completions`.
 
+use std::time::Instant;
+
 use axum::{Extension, extract::State, response::Response};
 use policy::{PolicyVersion, engine::Tenant};
 use serde::Serialize;
@@ -8,6 +10,7 @@ use super::{
     answer::{self, Assembly, Piece, Settings, Shape},
     best_of::BestOf,
     body::JsonBytes,
+    chunk_usage::ChunkUsage,
     computing, constraint,
     context::Context,
     error::ApiError,
@@ -29,6 +32,7 @@ pub(crate) async fn post(
     Extension(tenant): Extension<Tenant>,
     JsonBytes(body): JsonBytes,
 ) -> Result<Response, ApiError> {
+    let arrived = Instant::now();
     let request = ChatRequest::parse(&body)?;
     let services = context.admit()?;
     let target = context.target(request.generation.model.as_deref())?;
@@ -47,15 +51,15 @@ pub(crate) async fn post(
         log_probs: request.log_probs.is_some(),
         prompt_log_probs: g.prompt_log_probs,
         scores: Vec::new(),
-        include_usage: g.include_usage,
+        usage: ChunkUsage::new(g.usage, &prompts, g.n),
     };
-    let best_of = BestOf { n: g.n, n_drawn: g.n_drawn };
+    let (best_of, length_name) = (BestOf { n: g.n, n_drawn: g.n_drawn }, g.length_name());
     let settings = Settings {
         vocabulary,
         log_probs: request.log_probs.is_some(),
         behavior: g.return_behavior_logprobs,
         token_ids: g.return_token_ids,
-        include_usage: g.include_usage,
+        include_usage: shape.usage.is_told_at_the_end(),
         best_of,
     };
     // OpenAI's chat has no default limit: the window is the limit, and reaching it is the daemon's doing.
@@ -64,9 +68,11 @@ pub(crate) async fn post(
     let constraint = constraint::compile(&services, g.grammar).await?;
     let job = Job {
         id: shape.stamp.id.clone(),
+        arrived,
         target,
         prompts,
         n: best_of.n_drawn,
+        length_name,
         sampling,
         constraint,
         top_log_probs: request.log_probs.unwrap_or(0),
@@ -95,7 +101,7 @@ struct Chats {
     prompt_log_probs: Option<u32>,
     /// The scored prompt, once it is there.
     scores: Vec<PromptReport>,
-    include_usage: bool,
+    usage: ChunkUsage,
 }
 
 /// What an answer tells of its prompt, when asked.
@@ -140,9 +146,10 @@ impl Chats {
         json(&body)
     }
 
-    fn event(&self, choices: Vec<ChatChunkChoice>, prompt_token_ids: Option<Vec<u32>>) -> String {
+    fn event(&self, choice: ChatChunkChoice, prompt_token_ids: Option<Vec<u32>>) -> String {
         let prompt = PromptFields { ids: prompt_token_ids, log_probs: None };
-        self.json("chat.completion.chunk", choices, self.include_usage.then_some(None), prompt)
+        let usage = self.usage.of(choice.index);
+        self.json("chat.completion.chunk", vec![choice], usage, prompt)
     }
 }
 
@@ -159,7 +166,7 @@ impl Shape for Chats {
         let ids = |index| {
             if index == 0 { self.prompt_ids.clone() } else { None }
         };
-        (0..self.n).map(|index| self.event(vec![role(index)], ids(index))).collect()
+        (0..self.n).map(|index| self.event(role(index), ids(index))).collect()
     }
 
     fn keep_prompt(&mut self, scores: PromptScores) {
@@ -169,6 +176,10 @@ impl Shape for Chats {
     /// A stream is never asked for its prompt's.
     fn prompt_chunks(&mut self, _: usize) -> Vec<String> {
         Vec::new()
+    }
+
+    fn count(&mut self, piece: &Piece) {
+        self.usage.count(piece);
     }
 
     fn chunk(&mut self, piece: Piece) -> String {
@@ -181,7 +192,7 @@ impl Shape for Chats {
             finish_reason: piece.finish,
             token_ids: self.prompt_ids.is_some().then_some(piece.token_ids),
         };
-        self.event(vec![choice], None)
+        self.event(choice, None)
     }
 
     fn usage_chunk(&self, usage: Usage) -> String {
@@ -190,7 +201,7 @@ impl Shape for Chats {
     }
 
     fn whole_bytes_min(&self) -> usize {
-        scores_bytes_min(&self.scores)
+        scores_bytes_min(&self.scores) + self.prompt_ids.as_ref().map_or(0, |ids| ids.len() * size_of::<u32>())
     }
 
     fn whole(&mut self, pieces: Vec<Piece>, usage: Usage) -> String {

@@ -30,7 +30,7 @@ pub(crate) fn not_followed(field: Option<String>, reason: &str) -> ApiError {
 /// Compiles what a request brought.
 ///
 /// # Errors
-/// A 400 that names the field, or a 429 when as many grammars wait as may wait.
+/// A 400 that names the field, or a 429 when as many grammars wait as may wait or its turn does not come.
 pub(crate) async fn compile(
     services: &Arc<Services>,
     named: Option<NamedGrammar>,

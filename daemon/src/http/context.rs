@@ -236,7 +236,7 @@ impl Context {
     }
 
     /// All metrics.
-    pub(crate) fn metrics(&self) -> &Metrics {
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
         &self.0.metrics
     }
 

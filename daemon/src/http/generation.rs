@@ -5,6 +5,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{self, Poll, ready},
+    time::Instant,
 };
 
 use policy::{
@@ -33,12 +34,16 @@ const NUMBERS_MAX: u64 = 4 << 20;
 pub(crate) struct Job {
     /// The `id` that the client gets.
     pub(crate) id: String,
+    /// When the request came to its handler, whole.
+    pub(crate) arrived: Instant,
     /// Which weights.
     pub(crate) target: Target,
     /// Tokenised prompts, each within the context window.
     pub(crate) prompts: Vec<Vec<TokenId>>,
     /// Choices per prompt.
     pub(crate) n: u32,
+    /// The field that makes the answer as long as it may become.
+    pub(crate) length_name: &'static str,
     /// How to draw.
     pub(crate) sampling: SamplingParams,
     /// What every choice must look like.
@@ -81,13 +86,14 @@ impl Generation {
     /// Submits every prompt of a job to one version, or none. Choices are numbered over all prompts: `prompt · n + choice`.
     pub(crate) fn start(context: &Context, services: &Services, job: Job) -> Result<Generation, ApiError> {
         check_size(services.engine.context_tokens(), &job)?;
-        let clock = TokenClock::start(context.clone(), &job);
         let cancel = CancelFlag::default();
         // Unbounded, but filled by at most `max_tokens` events per choice: the engine must never wait for a slow reader.
         let (sender, events) = mpsc::unbounded_channel();
         let requests = engine_requests(services, &job, &cancel, &sender);
+        let submitted = Instant::now();
         let version =
             services.engine.submit_all(job.target, requests).map_err(|rejection| refusal(services, rejection))?;
+        let clock = TokenClock::start(Arc::clone(context.metrics()), &job, submitted);
         let trace = RequestTrace::current();
         trace.iter().for_each(|trace| trace.submitted(&job, version));
         Ok(Generation {
@@ -172,6 +178,7 @@ impl Drop for Generation {
         // What the engine sent and nobody read was not answered. What it sends from now on goes the same way in the sink.
         self.events.close();
         while let Ok(event) = self.events.try_recv() {
+            self.clock.observe(&event);
             self.deposit.add_unanswered(event);
         }
     }
@@ -188,11 +195,12 @@ fn check_size(window: u32, job: &Job) -> Result<(), ApiError> {
     if n_numbers <= NUMBERS_MAX {
         return Ok(());
     }
+    let name = job.length_name;
     let message = format!(
-        "`max_tokens` times all choices, each token with its alternatives, must be at most {NUMBERS_MAX} in one request, not \
-         {n_numbers}"
+        "`{name}` asks for too long an answer: the tokens of all choices, each with its alternatives, must be at most \
+         {NUMBERS_MAX} in one request, not {n_numbers}"
     );
-    Err(ApiError::coded(FIELDS_DISAGREE, "max_tokens", message))
+    Err(ApiError::coded(FIELDS_DISAGREE, name, message))
 }
 
 /// What the engine is asked for each prompt of a job.
@@ -251,6 +259,39 @@ fn refusal(services: &Services, rejection: Rejection) -> ApiError {
         Rejection::Invalid(OutOfRange { field, rule }) => {
             let code = if matches!(field, "stop_token_ids" | "logit_bias") { UNKNOWN_TOKEN } else { FIELDS_DISAGREE };
             ApiError::coded(code, field, format!("`{field}` {rule}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a refusal names what the client sent. Method: a conversation that fills a window of 4096 with 128 choices of 20
+    /// alternatives a token, as three clients may ask for it.
+    #[test]
+    fn an_answer_that_may_become_too_long_names_the_field_that_was_sent() {
+        for length_name in ["n", "best_of", "max_completion_tokens"] {
+            let job = |n| Job {
+                arrived: Instant::now(),
+                id: String::new(),
+                target: Target::Live,
+                prompts: vec![vec![TokenId(1); 10]],
+                n,
+                length_name,
+                sampling: SamplingParams { max_tokens: 4096, ..SamplingParams::default() },
+                constraint: None,
+                top_log_probs: 20,
+                prompt_log_probs: None,
+                cache_salt: None,
+                tenant: Tenant::ANYBODY,
+                user: None,
+                store: true,
+            };
+            assert!(check_size(4096, &job(1)).is_ok());
+            let Err(ApiError::Invalid { param, message, .. }) = check_size(4096, &job(128)) else { panic!("too long") };
+            assert_eq!(param.as_deref(), Some(length_name));
+            assert!(message.contains(length_name), "{message}");
         }
     }
 }

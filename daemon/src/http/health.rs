@@ -2,7 +2,7 @@
 
 use axum::{
     extract::State,
-    http::header,
+    http::{HeaderMap, Uri, header},
     response::{Html, IntoResponse, Response},
 };
 
@@ -40,11 +40,41 @@ pub(crate) async fn metrics(State(context): State<Context>) -> Response {
 }
 
 /// A page for people who open the address in a browser.
-pub(crate) async fn home(State(context): State<Context>) -> Html<String> {
+pub(crate) async fn home(State(context): State<Context>, uri: Uri, headers: HeaderMap) -> Html<String> {
     let state = match (context.admit(), context.services()) {
         (Ok(services), _) => format!("serving <b>{}</b>", services.engine.live()),
         (Err(_), Ok(_)) => "draining".to_owned(),
         (Err(_), Err(_)) => "loading".to_owned(),
     };
-    Html(include_str!("home.html").replace("{state}", &state).replace("{version}", env!("CARGO_PKG_VERSION")))
+    let page = include_str!("home.html").replace("{state}", &state).replace("{version}", env!("CARGO_PKG_VERSION"));
+    Html(page.replace("{host}", asked_under(&uri, &headers)))
+}
+
+/// Name and port that a page was asked under, to be shown in it. It is the asker's own text, so that a character which means
+/// something to HTML or to a shell makes it none.
+fn asked_under<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> &'a str {
+    let named = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = uri.authority().map(|authority| authority.as_str()).or(named).unwrap_or_default();
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "-_.:[]".contains(c);
+    if !host.is_empty() && host.chars().all(is_part) { host } else { "HOST" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_shows_the_address_that_it_was_asked_under() {
+        let shown = |uri: &str, host: Option<&'static str>| {
+            let headers = host.map(|host| (header::HOST, axum::http::HeaderValue::from_static(host)));
+            asked_under(&uri.parse().expect("a target"), &headers.into_iter().collect()).to_owned()
+        };
+        for host in ["127.0.0.1:8080", "[::1]:9", "chat.example", "my_box:80"] {
+            assert_eq!(shown("/", Some(host)), host);
+        }
+        assert_eq!(shown("http://a.example:81/", Some("b.example")), "a.example:81");
+        for odd in [None, Some(""), Some("a<b"), Some("a&b"), Some("a'b"), Some("$(reboot)"), Some("a b")] {
+            assert_eq!(shown("/", odd), "HOST", "{odd:?}");
+        }
+    }
 }

@@ -6,7 +6,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{Json, extract::State};
-use policy::{PolicyVersion, engine::Target};
+use policy::{
+    PolicyVersion,
+    engine::{ResidentState, Target},
+};
 use ppo::rollout_log::{VersionRow, VersionState};
 
 use super::{
@@ -107,7 +110,8 @@ fn policies(served_name: &str, services: &Services, rows: &[VersionRow]) -> Vec<
             models.push(model("policy", row));
         }
     }
-    for row in rows.iter().rev().filter(|row| has_weights(row) || residents.contains_key(&row.version)) {
+    let answers = |version| residents.get(&version).is_some_and(|state: &ResidentState| state.admits());
+    for row in rows.iter().rev().filter(|row| has_weights(row) || answers(row.version)) {
         models.push(model(&row.version.to_string(), row));
         if row.version == PolicyVersion::SFT {
             models.push(model("sft", row));

@@ -1,11 +1,8 @@
 //! Checks and names that both generation routes need.
 
-use std::{
-    fmt::Display,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use policy::{PolicyVersion, TokenId};
+use policy::{PolicyVersion, TokenId, engine::EngineError, vocabulary::TokenizeError};
 use rand::RngCore;
 
 use super::{
@@ -61,7 +58,7 @@ pub(crate) fn check(
     let n = asked.n_drawn as usize;
     if prompts.len() * n > CHOICES_MAX {
         let message = format!("prompts times choices must be at most {CHOICES_MAX}, not {}", prompts.len() * n);
-        return Err(ApiError::coded(FIELDS_DISAGREE, "n", message));
+        return Err(ApiError::coded(FIELDS_DISAGREE, asked.choices_name.unwrap_or(field), message));
     }
     let vocabulary = services.engine.vocabulary();
     let window = services.engine.context_tokens();
@@ -94,9 +91,22 @@ fn too_long(param: &str, window: usize, what: &str) -> ApiError {
     ApiError::coded(CONTEXT_LENGTH_EXCEEDED, param, message)
 }
 
-/// What the model's own chat template says of a conversation.
-pub(crate) fn refused_by_template(error: impl Display) -> ApiError {
-    ApiError::coded(INVALID_MESSAGES, "messages", format!("the model's chat template refused them: {error}"))
+/// What the model's own chat template says of a conversation, or its tokenizer.
+pub(crate) fn refused_by_template(error: EngineError) -> ApiError {
+    match error {
+        EngineError::Tokenize(error) => untokenized("messages", &error),
+        error => {
+            ApiError::coded(INVALID_MESSAGES, "messages", format!("the model's chat template refused them: {error}"))
+        }
+    }
+}
+
+/// A text that the model's tokenizer does not take.
+pub(crate) fn untokenized(param: &str, error: &TokenizeError) -> ApiError {
+    match error {
+        TokenizeError::TooLong { .. } => ApiError::coded(CONTEXT_LENGTH_EXCEEDED, param, format!("`{param}` {error}")),
+        TokenizeError::Thread(_) => ApiError::internal("a tokenizer", error),
+    }
 }
 
 /// Refuses texts that must be too long before time is spent on their tokens: no token is longer than the longest.
@@ -119,9 +129,9 @@ pub(crate) fn check_bytes<'a>(
     }
 }
 
-/// A version that is in memory.
+/// A version that is in memory and answers.
 pub(crate) fn resident(services: &Services, version: PolicyVersion) -> Result<PolicyVersion, ApiError> {
-    match services.engine.residents().iter().any(|resident| resident.version == version) {
+    match services.engine.is_ready(version) {
         true => Ok(version),
         false => Err(models::absent(services, version)),
     }

@@ -14,7 +14,7 @@ use super::{
     error::ApiError,
     prompts::Stamp,
     score::whole_text,
-    scoring::{Bench, Item, stamped},
+    scoring::{Bench, Item, gather, stamped},
     wire::{
         rerank::{Document, PredictRequest, Prediction, Ranked, Ranking, RerankRequest, Sequence, TeiRanked},
         scoring::LABEL,
@@ -26,11 +26,7 @@ pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBy
     let RerankRequest { options, query, documents, is_tei, top_n, return_documents } = RerankRequest::parse(&body)?;
     let bench = Bench::open(&context, options)?;
     let name = if is_tei { "texts" } else { "documents" };
-    let item = |(i, document): (usize, &String)| {
-        bench.fit(Item::pair(&bench.vocabulary, &query, document), &format!("{name}[{i}]"))
-    };
-    let items = computing(body.len(), || documents.iter().enumerate().map(item).collect::<Result<_, _>>())?;
-    let judged = bench.judge(items).await?;
+    let judged = bench.judge(bench.ask_pairs(&[query], &documents, name)?).await?;
     let mut order: Vec<(usize, &Scored)> = judged.scored.iter().enumerate().collect();
     order.sort_by(|(_, a), (_, b)| b.score.0.total_cmp(&a.score.0));
     order.truncate(top_n.unwrap_or(usize::MAX));
@@ -63,14 +59,21 @@ pub(crate) async fn predict(State(context): State<Context>, JsonBytes(body): Jso
     let PredictRequest { options, inputs, is_batch } = PredictRequest::parse(&body)?;
     let bench = Bench::open(&context, options)?;
     let item = |(i, sequence): (usize, &Sequence)| {
+        let param = if is_batch { format!("inputs[{i}]") } else { "inputs".to_owned() };
         let item = match sequence {
-            Sequence::Whole(text) => Item { prompt: Vec::new(), response: whole_text(&bench.vocabulary, text, true) },
-            Sequence::Pair(prompt, response) => Item::pair(&bench.vocabulary, prompt, response),
+            Sequence::Whole(text) => {
+                bench.check_bytes(text.len(), &param)?;
+                Item::whole(whole_text(&bench.vocabulary, text, true, &param)?)
+            }
+            Sequence::Pair(prompt, response) => {
+                bench.check_bytes(prompt.len() + response.len(), &param)?;
+                Item::pair(&bench.vocabulary, bench.prompt(prompt, &param)?, response, &param)?
+            }
         };
-        bench.fit(item, &if is_batch { format!("inputs[{i}]") } else { "inputs".to_owned() })
+        bench.ask(item, &param)
     };
-    let items = computing(body.len(), || inputs.iter().enumerate().map(item).collect::<Result<_, _>>())?;
-    let judged = bench.judge(items).await?;
+    let requests = computing(body.len(), || gather(inputs.iter().enumerate().map(item), "inputs"))?;
+    let judged = bench.judge(requests).await?;
     let predictions = judged.scored.iter().map(|s| [Prediction { score: s.score.0, label: LABEL }]);
     let predictions: Vec<[Prediction; 1]> = predictions.collect();
     let response = match predictions.as_slice() {

@@ -5,14 +5,15 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use policy::Vocabulary;
+use policy::{TokenId, Vocabulary};
 
 use super::{
     body::JsonBytes,
     computing,
     context::Context,
     error::ApiError,
-    scoring::{Bench, Item, stamped},
+    prompts,
+    scoring::{Bench, Item, gather, stamped},
     wire::reward::{
         ExtraLogs, GetRewardRequest, GetRewardResponse, RewardEntry, RewardInput, RewardList, RewardRequest,
     },
@@ -23,14 +24,21 @@ pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBy
     let RewardRequest { options, input } = RewardRequest::parse(&body)?;
     let bench = Bench::open(&context, options)?;
     let item = |(i, input): (usize, RewardInput)| {
+        let param = format!("input[{i}]");
         let item = match input {
-            RewardInput::Plain { prompt, completion } => Item::pair(&bench.vocabulary, &prompt, &completion),
-            RewardInput::Chat(messages) => Item::chat(&bench.vocabulary, &messages)?,
+            RewardInput::Plain { prompt, completion } => {
+                bench.check_bytes(prompt.len() + completion.len(), &param)?;
+                Item::pair(&bench.vocabulary, bench.prompt(&prompt, &param)?, &completion, &param)?
+            }
+            RewardInput::Chat(messages) => {
+                messages.iter().try_for_each(|message| bench.check_bytes(message.content.len(), &param))?;
+                Item::chat(&bench.vocabulary, &messages)?
+            }
         };
-        bench.fit(item, &format!("input[{i}]"))
+        bench.ask(item, &param)
     };
-    let items = computing(body.len(), || input.into_iter().enumerate().map(item).collect::<Result<_, _>>())?;
-    let judged = bench.judge(items).await?;
+    let requests = computing(body.len(), || gather(input.into_iter().enumerate().map(item), "input"))?;
+    let judged = bench.judge(requests).await?;
     let data = judged.scored.iter().enumerate();
     let list = RewardList {
         object: "list",
@@ -51,10 +59,13 @@ pub(crate) async fn get_reward(
     let bench = Bench::open(&context, options)?;
     let item = |(i, query): (usize, &String)| {
         let prompt = prompts.get(i).filter(|prompt| query.starts_with(prompt.as_str()));
-        bench.fit(split(&bench.vocabulary, query, prompt.map_or(0, String::len)), &format!("query[{i}]"))
+        let param = format!("query[{i}]");
+        bench.check_bytes(query.len(), &param)?;
+        let tokens = bench.vocabulary.tokenize_special(query).map_err(|error| prompts::untokenized(&param, &error))?;
+        bench.ask(split(&bench.vocabulary, tokens, prompt.map_or(0, String::len)), &param)
     };
-    let items = computing(body.len(), || query.iter().enumerate().map(item).collect::<Result<_, _>>())?;
-    let judged = bench.judge(items).await?;
+    let requests = computing(body.len(), || gather(query.iter().enumerate().map(item), "query"))?;
+    let judged = bench.judge(requests).await?;
     let scores: Vec<f64> = judged.scored.iter().map(|s| s.score.0).collect();
     let reward_mean = scores.iter().sum::<f64>() / scores.len() as f64;
     let response = GetRewardResponse { rewards: scores.clone(), scores, extra_logs: ExtraLogs { reward_mean } };
@@ -62,8 +73,7 @@ pub(crate) async fn get_reward(
 }
 
 /// Splits tokens at the prompt's end; a token across the border belongs to the response.
-fn split(vocabulary: &Vocabulary, query: &str, prompt_bytes: usize) -> Item {
-    let mut prompt = vocabulary.tokenize_special(query);
+fn split(vocabulary: &Vocabulary, mut prompt: Vec<TokenId>, prompt_bytes: usize) -> Item<'static> {
     let mut bytes = 0;
     let inside = prompt.iter().take_while(|token| {
         bytes += vocabulary.piece(**token).len();
@@ -71,5 +81,5 @@ fn split(vocabulary: &Vocabulary, query: &str, prompt_bytes: usize) -> Item {
     });
     let at = inside.count();
     let response = prompt.split_off(at);
-    Item { prompt, response }
+    Item { prompt: prompt.into(), response }
 }

@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use policy::{TokenId, Vocabulary};
-use reward::Scored;
+use reward::{ScoreRequest, Scored};
 use serde::Serialize;
 
 use super::{
@@ -14,8 +14,8 @@ use super::{
     computing,
     context::Context,
     error::ApiError,
-    prompts::Stamp,
-    scoring::{Bench, Item, Judged, stamped},
+    prompts::{self, Stamp},
+    scoring::{Bench, Item, Judged, gather, stamped},
     wire::{
         error::UNKNOWN_TOKEN,
         prompt::Prompt,
@@ -26,14 +26,11 @@ use super::{
 
 /// Prompts and responses.
 pub(crate) async fn pairs(State(context): State<Context>, JsonBytes(body): JsonBytes) -> Result<Response, ApiError> {
-    let ScorePairsRequest { options, pairs, responses_name } = ScorePairsRequest::parse(&body)?;
+    let ScorePairsRequest { options, prompts, responses, responses_name } = ScorePairsRequest::parse(&body)?;
     let bench = Bench::open(&context, options)?;
-    let item = |(i, (prompt, response)): (usize, &(String, String))| {
-        bench.fit(Item::pair(&bench.vocabulary, prompt, response), &format!("{responses_name}[{i}]"))
-    };
-    let items = computing(body.len(), || pairs.iter().enumerate().map(item).collect::<Result<_, _>>())?;
+    let requests = bench.ask_pairs(&prompts, &responses, responses_name)?;
     let entry = |index, s: &Scored| ScoreEntry { index, object: "score", score: s.score.0, std: s.std };
-    Ok(answer("score", bench.model(), bench.judge(items).await?, entry))
+    Ok(answer("score", bench.model(), bench.judge(requests).await?, entry))
 }
 
 /// Whole texts, as labels with one class.
@@ -56,35 +53,44 @@ async fn whole<T: Serialize>(
     entry: impl Fn(usize, &Scored) -> T,
 ) -> Result<Response, ApiError> {
     let bench = Bench::open(context, options)?;
-    let items = computing(n_bytes, || items(&bench, input))?;
-    Ok(answer(name, bench.model(), bench.judge(items).await?, entry))
+    let requests = computing(n_bytes, || asked(&bench, input))?;
+    Ok(answer(name, bench.model(), bench.judge(requests).await?, entry))
 }
 
-fn items(bench: &Bench, input: WholeInput) -> Result<Vec<Item>, ApiError> {
+fn asked(bench: &Bench, input: WholeInput) -> Result<Vec<ScoreRequest>, ApiError> {
     let (inputs, add_special_tokens) = match input {
         WholeInput::Chat(messages) => {
-            return Ok(vec![bench.fit(Item::chat(&bench.vocabulary, &messages)?, "messages")?]);
+            messages.iter().try_for_each(|message| bench.check_bytes(message.content.len(), "messages"))?;
+            return Ok(vec![bench.ask(Item::chat(&bench.vocabulary, &messages)?, "messages")?]);
         }
         WholeInput::Texts { inputs, add_special_tokens } => (inputs, add_special_tokens),
     };
     let item = |(i, input): (usize, Prompt)| {
         let param = format!("input[{i}]");
         let response = match input {
-            Prompt::Text(text) => whole_text(&bench.vocabulary, &text, add_special_tokens),
+            Prompt::Text(text) => {
+                bench.check_bytes(text.len(), &param)?;
+                whole_text(&bench.vocabulary, &text, add_special_tokens, &param)?
+            }
             Prompt::Tokens(ids) => known(&bench.vocabulary, ids, &param)?,
         };
-        bench.fit(Item { prompt: Vec::new(), response }, &param)
+        bench.ask(Item::whole(response), &param)
     };
-    inputs.into_iter().enumerate().map(item).collect()
+    gather(inputs.into_iter().enumerate().map(item), "input")
 }
 
 /// Prompt and response in one text, special tokens spelled out; nothing is added at the end.
-pub(crate) fn whole_text(vocabulary: &Vocabulary, text: &str, add_special_tokens: bool) -> Vec<TokenId> {
-    let mut tokens = vocabulary.tokenize_special(text);
+pub(crate) fn whole_text(
+    vocabulary: &Vocabulary,
+    text: &str,
+    add_special_tokens: bool,
+    param: &str,
+) -> Result<Vec<TokenId>, ApiError> {
+    let mut tokens = vocabulary.tokenize_special(text).map_err(|error| prompts::untokenized(param, &error))?;
     if let Some(begin) = vocabulary.begin_token().filter(|begin| add_special_tokens && tokens.first() != Some(begin)) {
         tokens.insert(0, begin);
     }
-    tokens
+    Ok(tokens)
 }
 
 fn known(vocabulary: &Vocabulary, ids: Vec<TokenId>, param: &str) -> Result<Vec<TokenId>, ApiError> {

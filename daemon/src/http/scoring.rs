@@ -4,89 +4,34 @@
 //! A score is whatever the configured sources say, normalised, and never a stand-in: when one response of a request cannot
 //! be judged the request fails whole, because a 0.0 among scores looks like a judgement.
 
-use std::sync::Arc;
+mod item;
+
+use std::{borrow::Cow, sync::Arc};
 
 use axum::{
     http::{HeaderName, HeaderValue},
     response::Response,
 };
-use policy::{TokenId, Vocabulary, chat_template::Message, engine::CancelFlag};
+use policy::{TokenId, Vocabulary, engine::CancelFlag};
 use reward::{Lane, ScoreError, ScoreJob, ScoreRequest, Scored, Scorer, ScorerError, Sitting, scorer::Outcome};
 use tokio::sync::oneshot;
 
+pub(crate) use self::item::Item;
+use self::item::too_long;
 use super::{
+    computing,
     context::{Context, Limits, Services},
     error::ApiError,
     models, prompts,
-    wire::{
-        error::{CONTEXT_LENGTH_EXCEEDED, FIELDS_DISAGREE},
-        scoring::{Cut, Keep, ScoringOptions},
-        usage::Usage,
-    },
+    wire::{error::FIELDS_DISAGREE, scoring::ScoringOptions, usage::Usage},
 };
 
 /// The header of every score: who judged, as in the rollout log.
 pub(crate) const REWARD_VERSION_HEADER: HeaderName = HeaderName::from_static("x-honed-reward-version");
 
-/// One response to judge, as tokens.
-pub(crate) struct Item {
-    /// As the policy saw it.
-    pub(crate) prompt: Vec<TokenId>,
-    /// To the token at which the score is read.
-    pub(crate) response: Vec<TokenId>,
-}
-
-impl Item {
-    /// A prompt and a response that ended: its end token is where the score is read.
-    pub(crate) fn pair(vocabulary: &Vocabulary, prompt: &str, response: &str) -> Item {
-        let mut response = vocabulary.tokenize(response);
-        response.push(vocabulary.end_token());
-        Item { prompt: vocabulary.prompt(prompt), response }
-    }
-
-    /// A conversation that ends with the answer to be judged.
-    pub(crate) fn chat(vocabulary: &Vocabulary, messages: &[Message]) -> Result<Item, ApiError> {
-        let (_, context) = messages.split_last().expect("the wire checked that there is an answer");
-        let prompt = vocabulary.chat(context).map_err(prompts::refused_by_template)?;
-        let whole = vocabulary.chat_with_answer(messages).map_err(prompts::refused_by_template)?;
-        let at = prompt.iter().zip(&whole).take_while(|(a, b)| a == b).count();
-        Ok(Item { prompt: whole[..at].to_vec(), response: whole[at..].to_vec() })
-    }
-
-    /// Nothing over-long is judged silently: it is refused, or cut as the client said.
-    fn fit(&mut self, window: usize, cut: Option<Cut>, param: &str) -> Result<(), ApiError> {
-        let tokens = self.prompt.len() + self.response.len();
-        if let Some(cut) = cut {
-            self.keep(cut.tokens_max.unwrap_or(window).min(window), cut.keep);
-        } else if tokens > window {
-            let message = format!("`{param}` has {tokens} tokens, but the reward model reads {window} at most");
-            return Err(ApiError::coded(CONTEXT_LENGTH_EXCEEDED, param, message));
-        }
-        match self.response.is_empty() {
-            true => {
-                let message = format!("`{param}` has no response to judge: no token of it is left");
-                Err(ApiError::coded(FIELDS_DISAGREE, param, message))
-            }
-            false => Ok(()),
-        }
-    }
-
-    fn keep(&mut self, n: usize, keep: Keep) {
-        let n_over = (self.prompt.len() + self.response.len()).saturating_sub(n);
-        match keep {
-            Keep::End => {
-                let of_prompt = n_over.min(self.prompt.len());
-                self.prompt.drain(..of_prompt);
-                self.response.drain(..n_over - of_prompt);
-            }
-            Keep::Beginning => {
-                let of_response = n_over.min(self.response.len());
-                self.response.truncate(self.response.len() - of_response);
-                self.prompt.truncate(self.prompt.len() - (n_over - of_response));
-            }
-        }
-    }
-}
+/// Bytes of what one request hands to the scorer at most, tokens and texts: a prompt is copied for each of its responses. With
+/// four bytes to a token these are some sixteen million tokens, more than a request is waited for.
+const JOB_BYTES_MAX: usize = 128 << 20;
 
 /// Scores of one request, in its order.
 pub(crate) struct Judged {
@@ -127,17 +72,64 @@ impl Bench {
         self.options.model.as_deref()
     }
 
-    /// The item, when it fits or may be cut; `param` is what the client calls it.
-    pub(crate) fn fit(&self, mut item: Item, param: &str) -> Result<Item, ApiError> {
-        item.fit(self.services.engine.context_tokens() as usize, self.options.cut, param)?;
-        Ok(item)
+    /// Refuses what must be over-long before time is spent on its tokens: none is longer than the longest. What may be cut
+    /// is never too long.
+    pub(crate) fn check_bytes(&self, n_bytes: usize, param: &str) -> Result<(), ApiError> {
+        let (least, window) = (n_bytes / self.vocabulary.longest_piece(), self.window());
+        match self.options.cut.is_none() && least > window {
+            true => Err(too_long(param, &format!("{n_bytes} bytes, which are at least {least} tokens"), window)),
+            false => Ok(()),
+        }
     }
 
-    /// Judges all items or fails.
-    pub(crate) async fn judge(&self, items: Vec<Item>) -> Result<Judged, ApiError> {
-        let tokens = items.iter().map(|item| (item.prompt.len() + item.response.len()) as u64).sum();
+    /// A prompt as tokens; `param` is what the client calls it.
+    pub(crate) fn prompt(&self, text: &str, param: &str) -> Result<Vec<TokenId>, ApiError> {
+        self.vocabulary.prompt(text).map_err(|error| prompts::untokenized(param, &error))
+    }
+
+    /// What is asked about an item, when it fits or may be cut; `param` is what the client calls it.
+    pub(crate) fn ask(&self, item: Item<'_>, param: &str) -> Result<ScoreRequest, ApiError> {
+        let Item { prompt, mut response } = item.fit(self.window(), self.options.cut, param)?;
+        response.shrink_to_fit();
+        let text = |tokens: &[TokenId]| self.vocabulary.detokenize(tokens, true);
+        Ok(ScoreRequest {
+            prompt_text: text(&prompt),
+            response_text: text(&response),
+            formula: self.scorer()?.rules().for_text(),
+            prompt: prompt.into_owned(),
+            response,
+        })
+    }
+
+    /// The same of prompts with their responses: one with each, or each with its own. A prompt becomes tokens once, however
+    /// many responses it has. `name` is what the client calls the responses.
+    pub(crate) fn ask_pairs(
+        &self,
+        prompts: &[String],
+        responses: &[String],
+        name: &str,
+    ) -> Result<Vec<ScoreRequest>, ApiError> {
+        let prompt_of = |i: usize| &prompts[if prompts.len() == 1 { 0 } else { i }];
+        let n_bytes = |i: usize| prompt_of(i).len() + responses[i].len();
+        let param = |i: usize| format!("{name}[{i}]");
+        (0..responses.len()).try_for_each(|i| self.check_bytes(n_bytes(i), &param(i)))?;
+        computing((0..responses.len()).map(n_bytes).sum(), || {
+            let shared = (prompts.len() == 1).then(|| self.prompt(&prompts[0], name)).transpose()?;
+            let ask = |(i, response): (usize, &String)| {
+                let prompt = match &shared {
+                    Some(tokens) => Cow::Borrowed(tokens.as_slice()),
+                    None => Cow::Owned(self.prompt(prompt_of(i), &param(i))?),
+                };
+                self.ask(Item::pair(&self.vocabulary, prompt, response, &param(i))?, &param(i))
+            };
+            gather(responses.iter().enumerate().map(ask), name)
+        })
+    }
+
+    /// Judges all or fails.
+    pub(crate) async fn judge(&self, requests: Vec<ScoreRequest>) -> Result<Judged, ApiError> {
+        let tokens = requests.iter().map(|request| request.n_tokens() as u64).sum();
         let scorer = self.scorer()?;
-        let requests = self.requests(scorer, items);
         let outcomes = submit(scorer, requests, &self.sitting, self.context.limits()).await?;
         let scored: Result<Vec<Scored>, ScoreError> = outcomes.into_iter().collect();
         let mut scored = scored.map_err(|error| match error {
@@ -150,21 +142,36 @@ impl Bench {
         Ok(Judged { scored, reward_version: scorer.version_of(&self.sitting), usage: Usage::new(tokens, 0, 0) })
     }
 
+    fn window(&self) -> usize {
+        self.services.engine.context_tokens() as usize
+    }
+
     fn scorer(&self) -> Result<&Scorer, ApiError> {
         self.services.scorer.as_ref().ok_or_else(|| ApiError::NotFound("no reward source is configured".into()))
     }
+}
 
-    fn requests(&self, scorer: &Scorer, items: Vec<Item>) -> Vec<ScoreRequest> {
-        let text = |tokens: &[TokenId]| self.vocabulary.detokenize(tokens, true);
-        let request = |item: Item| ScoreRequest {
-            prompt_text: text(&item.prompt),
-            response_text: text(&item.response),
-            formula: scorer.rules().for_text(),
-            prompt: item.prompt,
-            response: item.response,
-        };
-        items.into_iter().map(request).collect()
-    }
+/// All that one request asks, when that is not too much; `name` is what the client calls its responses.
+pub(crate) fn gather(
+    asked: impl Iterator<Item = Result<ScoreRequest, ApiError>>,
+    name: &str,
+) -> Result<Vec<ScoreRequest>, ApiError> {
+    let mut n_bytes = 0;
+    let bounded = asked.map(|request| {
+        let request = request?;
+        n_bytes += size_of::<TokenId>() * request.n_tokens() + request.prompt_text.len() + request.response_text.len();
+        match n_bytes <= JOB_BYTES_MAX {
+            true => Ok(request),
+            false => {
+                let message = format!(
+                    "`{name}`, each with its prompt, may take {JOB_BYTES_MAX} bytes as tokens and texts in one request, and \
+                     take more; send them in several"
+                );
+                Err(ApiError::coded(FIELDS_DISAGREE, name, message))
+            }
+        }
+    });
+    bounded.collect()
 }
 
 /// Into 0..1. A spread in score units has no meaning on that scale.
@@ -217,37 +224,26 @@ async fn submit(
 
 #[cfg(test)]
 mod tests {
+    use reward::sources::Formula;
+
     use super::*;
 
-    fn item(prompt: std::ops::Range<u32>, response: std::ops::Range<u32>) -> Item {
-        Item { prompt: prompt.map(TokenId).collect(), response: response.map(TokenId).collect() }
-    }
-
-    /// Goal: a cut keeps the end or the beginning of prompt and response together. Method: ten tokens in a row, every
-    /// length, against the same cut of one list.
+    /// Goal: a prompt that is copied for each response is bounded by what the copies take, and refused before they are all made.
+    /// Method: requests that each take a hundredth of the bound, counted as they are made.
     #[test]
-    fn a_cut_is_that_of_the_whole_sequence() {
-        let all: Vec<TokenId> = (0..10).map(TokenId).collect();
-        for n in 0..=12 {
-            for (keep, expected) in
-                [(Keep::End, &all[10_usize.saturating_sub(n)..]), (Keep::Beginning, &all[..n.min(10)])]
-            {
-                let mut cut = item(0..6, 6..10);
-                cut.keep(n, keep);
-                assert_eq!([cut.prompt, cut.response].concat(), expected, "{n} {keep:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn over_long_is_an_error_unless_a_cut_was_asked_for() {
-        let cut = |tokens_max, keep| Some(Cut { tokens_max, keep });
-        assert!(item(0..6, 6..10).fit(10, None, "x").is_ok());
-        assert!(item(0..6, 6..10).fit(9, None, "x").is_err());
-        assert!(item(0..6, 6..10).fit(9, cut(None, Keep::End), "x").is_ok());
-        assert!(item(0..6, 6..10).fit(6, cut(None, Keep::Beginning), "x").is_err(), "nothing of the response is left");
-        let mut short = item(0..6, 6..10);
-        assert!(short.fit(10, cut(Some(3), Keep::End), "x").is_ok());
-        assert_eq!((short.prompt.len(), short.response.len()), (0, 3));
+    fn what_one_request_hands_over_is_bounded() {
+        let request = || ScoreRequest {
+            prompt: vec![TokenId(1); 2],
+            response: vec![TokenId(2)],
+            prompt_text: "x".repeat(JOB_BYTES_MAX / 100 - 12),
+            response_text: String::new(),
+            formula: Formula::MODEL,
+        };
+        let mut n_made = 0;
+        let mut ask = |n: usize| gather((0..n).map(|_| Ok(request())).inspect(|_| n_made += 1), "documents");
+        assert_eq!(ask(100).map(|all| all.len()).ok(), Some(100));
+        let Err(ApiError::Invalid { param, code, .. }) = ask(4096) else { panic!("that is too much") };
+        assert_eq!((param.as_deref(), code), (Some("documents"), FIELDS_DISAGREE));
+        assert_eq!(n_made, 100 + 101);
     }
 }

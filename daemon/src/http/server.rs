@@ -14,11 +14,15 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use super::unread::ReadersOnly;
+use super::unread::{Presence, ReadersOnly};
 
 /// How much more than the headers of one request fits in hyper's buffer. What is a little too long reaches
 /// [`header_limit`](super::header_limit) this way, which is exact and answers in our shape.
 const HEADER_SLACK_BYTES: usize = 8 << 10;
+/// How much longer than its client a connection lives, at most. hyper ends one by itself as soon as it reads that the client
+/// has left; this is for those where it does not, and long enough for requests that were sent whole before a goodbye and are
+/// answered at once.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Limits of connections.
 #[derive(Clone, Copy, Debug)]
@@ -99,17 +103,32 @@ async fn connection(
     builder.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
     builder.max_buf_size(limits.header_bytes_max + HEADER_SLACK_BYTES).max_headers(limits.headers_max);
     let socket = ReadersOnly::new(socket, limits.write_timeout);
+    let presence = socket.presence();
     let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stopped(&mut stop) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let served = async {
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stopped(&mut stop) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         }
     };
-    if let Err(error) = ended {
-        tracing::debug!(%peer, %error, "a connection broke");
+    tokio::select! {
+        ended = served => {
+            if let Err(error) = ended {
+                tracing::debug!(%peer, %error, "a connection broke");
+            }
+        }
+        // Dropping the connection drops what it answers, and with it the work.
+        () = left(presence) => tracing::debug!(%peer, "a client left"),
     }
+}
+
+/// Resolves some time after the client has closed its end.
+async fn left(presence: Presence) {
+    presence.ended().await;
+    tokio::time::sleep(FAREWELL).await;
 }
 
 /// Resolves when `stop` is true, or when nobody is left who could make it so.

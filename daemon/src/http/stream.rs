@@ -31,20 +31,22 @@ pub(crate) struct EventStream<S> {
     shape: S,
     silence: Pin<Box<Sleep>>,
     is_over: bool,
-    opening: Vec<String>,
+    opening: std::vec::IntoIter<String>,
 }
 
 impl<S: Shape> EventStream<S> {
     /// A stream that begins with the shape's opening.
     pub(crate) fn new(generation: Generation, assembly: Assembly, mut shape: S) -> EventStream<S> {
-        let opening = shape.opening();
+        let opening = shape.opening().into_iter();
         let silence = Box::pin(tokio::time::sleep(KEEP_ALIVE));
         EventStream { generation, assembly, shape, silence, is_over: false, opening }
     }
 
     /// Writes every event that is ready.
     fn gather(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) {
-        for event in self.opening.drain(..) {
+        while out.len() < FRAME_BYTES
+            && let Some(event) = self.opening.next()
+        {
             write(out, &event);
         }
         while !self.is_over && out.len() < FRAME_BYTES {
@@ -59,8 +61,12 @@ impl<S: Shape> EventStream<S> {
 
     fn take(&mut self, event: Event, out: &mut BytesMut) {
         match self.assembly.part(event, &mut self.generation.deposit) {
-            Part::Piece(piece) if piece.is_silent() => {}
-            Part::Piece(piece) => write(out, &self.shape.chunk(piece)),
+            Part::Piece(piece) => {
+                self.shape.count(&piece);
+                if !piece.is_silent() {
+                    write(out, &self.shape.chunk(piece));
+                }
+            }
             Part::Prompt(scores) => {
                 let prompt = scores.prompt;
                 self.shape.keep_prompt(scores);

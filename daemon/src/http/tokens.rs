@@ -47,7 +47,8 @@ fn tokens_of(vocabulary: &Vocabulary, input: TokenizeInput) -> Result<Vec<TokenI
     let mut tokens = match parse_special {
         true => vocabulary.tokenize_special(&prompt),
         false => vocabulary.tokenize(&prompt),
-    };
+    }
+    .map_err(|error| prompts::untokenized("prompt", &error))?;
     // A text that already spells the beginning token gets no second one: models have never seen two.
     if let Some(begin) = vocabulary.begin_token().filter(|begin| add_special_tokens && tokens.first() != Some(begin)) {
         tokens.insert(0, begin);

@@ -12,8 +12,11 @@ use std::{
 use axum::http::HeaderMap;
 use policy::{PolicyVersion, engine::Finished};
 
-use super::{generation::Job, token_clock::finish_reason};
-use crate::telemetry::traces::{Attribute, Kind, Parent, Span, SpanId, TraceId, Tracer, hex, nanoseconds, now_ns};
+use super::generation::Job;
+use crate::telemetry::{
+    engine::finish_word,
+    traces::{Attribute, Kind, Parent, Span, SpanId, TraceId, Tracer, hex, nanoseconds, now_ns},
+};
 
 tokio::task_local! {
     static CURRENT: Option<RequestTrace>;
@@ -118,14 +121,15 @@ impl RequestTrace {
     /// Sends the three parts of a choice that has just ended.
     pub(crate) fn finished(&self, finished: &Finished) {
         let timings = &finished.timings;
-        let end = now_ns();
+        // However late it is read.
+        let end = now_ns().saturating_sub(nanoseconds(finished.at.elapsed()));
         let decode = end.saturating_sub(nanoseconds(timings.decode));
         let prefill = decode.saturating_sub(nanoseconds(timings.prefill));
         let queue = prefill.saturating_sub(nanoseconds(timings.queued));
         let index = ("honed.choice", Attribute::Count(finished.index.into()));
         let cached = ("honed.cached_tokens", Attribute::Count(finished.cached_tokens.into()));
         let drawn = ("gen_ai.usage.output_tokens", Attribute::Count(finished.rollout.response.len() as u64));
-        let reason = finish_reason(finished.rollout.finish).to_owned();
+        let reason = finish_word(finished.rollout.finish).to_owned();
         let reason = ("gen_ai.response.finish_reason", Attribute::Word(reason));
         self.part("queue", [queue, prefill], vec![index.clone()]);
         self.part("prefill", [prefill, decode], vec![index.clone(), cached]);

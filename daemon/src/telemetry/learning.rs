@@ -174,7 +174,9 @@ impl LearningMetrics {
         self.waiting_scored.set(status.n_scored.cast_signed());
         self.waiting_generated.set(status.n_generated.cast_signed());
         if let Some(latest) = &status.latest {
-            self.set_numbers(latest.numbers.iter().map(|(name, value)| (name.as_str(), *value)));
+            // A judge's name in a metric's would stay there when another one judges.
+            let numbers = latest.numbers.iter().filter(|(name, _)| !name.starts_with(ppo::gate::names::JUDGE));
+            self.set_numbers(numbers.map(|(name, value)| (name.as_str(), *value)));
         }
     }
 

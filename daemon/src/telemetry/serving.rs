@@ -27,23 +27,13 @@ const CHOICES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0];
 
 /// What happens between clients and the engine.
 pub struct ServingMetrics {
-    /// Prompt tokens of admitted requests.
-    pub prompt_tokens: IntCounter,
-    /// Drawn tokens.
-    pub generation_tokens: IntCounter,
-    /// Finished choices by reason.
-    pub finished: IntCounterVec,
-    /// Prompt tokens looked up in the prefix cache, and found there.
-    pub prefix_queries: IntCounter,
-    /// Prompt tokens that did not have to be computed.
-    pub prefix_hits: IntCounter,
     /// Seconds from the request's arrival to its first token.
     pub first_token_s: Histogram,
     /// Seconds between two tokens of one choice.
     pub inter_token_s: Histogram,
     /// Seconds from arrival to the last token.
     pub request_s: Histogram,
-    /// Seconds from arrival to a slot.
+    /// Seconds from submission to the engine to a slot.
     pub queue_s: Histogram,
     /// Seconds from a slot to the first token.
     pub prefill_s: Histogram,
@@ -53,7 +43,7 @@ pub struct ServingMetrics {
     pub inference_s: Histogram,
     /// Mean seconds of a choice's tokens after its first.
     pub time_per_token_s: Histogram,
-    /// Prompt tokens per request.
+    /// Prompt tokens per prompt.
     pub request_prompt_tokens: Histogram,
     /// Drawn tokens per choice.
     pub request_generation_tokens: Histogram,
@@ -78,53 +68,60 @@ pub struct ServingMetrics {
 impl ServingMetrics {
     pub(super) fn register(registry: &Registry) -> ServingMetrics {
         let r = Registrar(registry);
+        let gap = |name, help| r.histogram(name, help, INTER_TOKEN_S);
+        let phase = |name, help| r.histogram(name, help, REQUEST_S);
+        let tokens = |name, help| r.histogram(name, help, TOKENS);
         ServingMetrics {
-            prompt_tokens: r.counter("honed_prompt_tokens_total", "Prompt tokens of admitted requests."),
-            generation_tokens: r.counter("honed_generation_tokens_total", "Tokens drawn."),
-            finished: r.counters("honed_request_success_total", "Finished choices.", &["finished_reason"]),
-            prefix_queries: r
-                .counter("honed_prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache."),
-            prefix_hits: r.counter("honed_prefix_cache_hits_total", "Prompt tokens found in the prefix cache."),
             first_token_s: r.histogram(
                 "honed_time_to_first_token_seconds",
-                "From arrival to the first token.",
+                "From arrival to the first token of each choice, counted when it is drawn.",
                 FIRST_TOKEN_S,
             ),
-            inter_token_s: r.histogram(
+            inter_token_s: gap(
                 "honed_inter_token_latency_seconds",
-                "Between two tokens of one choice.",
-                INTER_TOKEN_S,
+                "Between two tokens of one choice, as the engine draws them.",
             ),
-            request_s: r.histogram("honed_e2e_request_latency_seconds", "From arrival to the last token.", REQUEST_S),
-            queue_s: r.histogram("honed_request_queue_time_seconds", "From arrival to a slot.", REQUEST_S),
-            prefill_s: r.histogram("honed_request_prefill_time_seconds", "From a slot to the first token.", REQUEST_S),
-            decode_s: r.histogram("honed_request_decode_time_seconds", "From the first token to the last.", REQUEST_S),
-            inference_s: r.histogram(
+            request_s: phase(
+                "honed_e2e_request_latency_seconds",
+                "From arrival to the last token of each choice that was not aborted.",
+            ),
+            queue_s: phase(
+                "honed_request_queue_time_seconds",
+                "From submission to a slot, counted at the first token of each choice.",
+            ),
+            prefill_s: phase(
+                "honed_request_prefill_time_seconds",
+                "From a slot to the first token, counted at the first token of each choice.",
+            ),
+            decode_s: phase(
+                "honed_request_decode_time_seconds",
+                "From the first token to the last of each choice that was not aborted.",
+            ),
+            inference_s: phase(
                 "honed_request_inference_time_seconds",
-                "From a slot to the last token: prefill and decode.",
-                REQUEST_S,
+                "From a slot to the last token of each choice that was not aborted: prefill and decode.",
             ),
-            time_per_token_s: r.histogram(
+            time_per_token_s: gap(
                 "honed_request_time_per_output_token_seconds",
-                "Mean time of a choice's tokens after its first.",
-                INTER_TOKEN_S,
+                "Mean time of the tokens after its first of each choice that was not aborted.",
             ),
-            request_prompt_tokens: r.histogram("honed_request_prompt_tokens", "Prompt tokens per prompt.", TOKENS),
-            request_generation_tokens: r.histogram(
+            request_prompt_tokens: tokens("honed_request_prompt_tokens", "Prompt tokens of each admitted prompt."),
+            request_generation_tokens: tokens(
                 "honed_request_generation_tokens",
-                "Drawn tokens per choice.",
-                TOKENS,
+                "Drawn tokens of each choice that was not aborted.",
             ),
-            longest_generation_tokens: r.histogram(
+            longest_generation_tokens: tokens(
                 "honed_request_max_num_generation_tokens",
-                "Drawn tokens of a request's longest choice.",
-                TOKENS,
+                "Drawn tokens of the longest choice of each request, of those that were not aborted.",
             ),
-            params_n: r.histogram("honed_request_params_n", "Choices asked for per prompt.", CHOICES),
-            params_max_tokens: r.histogram(
+            params_n: r.histogram(
+                "honed_request_params_n",
+                "Choices per prompt that each admitted request asked for.",
+                CHOICES,
+            ),
+            params_max_tokens: tokens(
                 "honed_request_params_max_tokens",
-                "Most tokens asked for per choice.",
-                TOKENS,
+                "Most tokens per choice that each admitted request asked for.",
             ),
             http_requests: r.counters("honed_http_requests_total", "HTTP requests.", &["handler", "method", "status"]),
             http_s: r.histograms(
@@ -141,9 +138,6 @@ impl ServingMetrics {
 
     /// Shows every label that is known beforehand at zero: a rate needs a first sample, and an alert a series.
     pub(super) fn begin(&self, error_codes: &[&str]) {
-        for reason in ["stop", "length", "abort"] {
-            self.finished.with_label_values(&[reason]);
-        }
         for code in error_codes {
             self.errors.with_label_values(&[code]);
         }

@@ -9,7 +9,7 @@ use policy::{
 };
 
 use super::error::{Result, TrainError};
-use crate::{demo::artefacts, scratch::Scratch};
+use crate::{cli::say, demo::artefacts, scratch::Scratch};
 
 /// A weight file whose architecture can be trained; nothing of it is in memory yet.
 pub(super) struct Base {
@@ -31,7 +31,7 @@ impl Base {
                 let scratch = Scratch::new("train").map_err(TrainError::io(std::env::temp_dir()))?;
                 let path = scratch.path().join("built-in.gguf");
                 std::fs::write(&path, artefacts::POLICY).map_err(TrainError::io(&path))?;
-                eprintln!("without --model: starting from the built-in supervised model");
+                say::tell("without --model: starting from the built-in supervised model");
                 (path, Some(scratch))
             }
         };

@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use policy::{Message, TokenId, Vocabulary, sequence_batch::Sequence};
+use policy::{Message, TokenId, Vocabulary, sequence_batch::Sequence, vocabulary::TokenizeError};
 
 use super::{
     dataset::{Line, fault},
@@ -55,7 +55,7 @@ impl<'a> Encoder<'a> {
         for line in lines {
             match &line.record.content {
                 Example::Text(text) => {
-                    sequences.extend(self.document(text));
+                    sequences.extend(self.document(line.number, text)?);
                     self.tally.n_used += 1;
                 }
                 Example::Exchange { prompt, completion } => {
@@ -76,7 +76,7 @@ impl<'a> Encoder<'a> {
     pub(super) fn encode(&mut self, line: usize, prompt: &PromptText, answers: &[String]) -> Result<Option<Encoded>> {
         let (encoded, is_across) = match prompt {
             PromptText::Chat(turns) => (self.chat(line, turns, answers)?, false),
-            PromptText::Plain(text) => self.plain(text, answers),
+            PromptText::Plain(text) => self.plain(line, text, answers)?,
         };
         let longest = encoded.answers.iter().map(Vec::len).max().unwrap_or(0);
         if encoded.prompt.len() + longest > self.tokens_max {
@@ -91,7 +91,7 @@ impl<'a> Encoder<'a> {
     /// A prompt that waits for its answer; `None` when it leaves no room for one.
     pub(super) fn prompt(&mut self, line: usize, prompt: &PromptText) -> Result<Option<Vec<TokenId>>> {
         let tokens = match prompt {
-            PromptText::Plain(text) => self.vocabulary.prompt(text),
+            PromptText::Plain(text) => self.cut(line, self.vocabulary.prompt(text))?,
             PromptText::Chat(turns) => {
                 self.vocabulary.chat(turns).map_err(|e| fault(self.path, line, e.to_string()))?
             }
@@ -106,23 +106,33 @@ impl<'a> Encoder<'a> {
 
     fn chat(&self, line: usize, turns: &[Message], answers: &[String]) -> Result<Encoded> {
         let prompt = self.vocabulary.chat(turns).map_err(|error| fault(self.path, line, error.to_string()))?;
-        let answers = answers.iter().map(|text| self.ended(self.vocabulary.tokenize(text))).collect();
+        let answers = answers.iter().map(|text| self.answer(line, text)).collect::<Result<_>>()?;
         Ok(Encoded { prompt, answers })
     }
 
     /// The longest beginning that the prompt alone shares with every whole text is the prompt.
-    fn plain(&self, prompt: &str, answers: &[String]) -> (Encoded, bool) {
-        let alone = self.vocabulary.prompt(prompt);
-        let wholes: Vec<_> = answers.iter().map(|text| self.vocabulary.prompt(&format!("{prompt}{text}"))).collect();
+    fn plain(&self, line: usize, prompt: &str, answers: &[String]) -> Result<(Encoded, bool)> {
+        let tokens = |text: &str| self.cut(line, self.vocabulary.prompt(text));
+        let alone = tokens(prompt)?;
+        let wholes = answers.iter().map(|text| tokens(&format!("{prompt}{text}"))).collect::<Result<Vec<_>>>()?;
         let shared = |whole: &Vec<TokenId>| alone.iter().zip(whole).take_while(|(a, b)| a == b).count();
         let at = wholes.iter().map(shared).min().unwrap_or(alone.len());
         if at == 0 {
             // Nothing is predicted from nothing: a prompt that dissolves in every answer stays as serving would send it.
-            let answers = answers.iter().map(|text| self.ended(self.vocabulary.tokenize(text))).collect();
-            return (Encoded { prompt: alone, answers }, true);
+            let answers = answers.iter().map(|text| self.answer(line, text)).collect::<Result<_>>()?;
+            return Ok((Encoded { prompt: alone, answers }, true));
         }
         let answers = wholes.iter().map(|whole| self.ended(whole[at..].to_vec())).collect();
-        (Encoded { prompt: alone[..at].to_vec(), answers }, at < alone.len())
+        Ok((Encoded { prompt: alone[..at].to_vec(), answers }, at < alone.len()))
+    }
+
+    fn answer(&self, line: usize, text: &str) -> Result<Vec<TokenId>> {
+        Ok(self.ended(self.cut(line, self.vocabulary.tokenize(text))?))
+    }
+
+    /// The tokens of a text of this line.
+    fn cut(&self, line: usize, tokens: std::result::Result<Vec<TokenId>, TokenizeError>) -> Result<Vec<TokenId>> {
+        tokens.map_err(|error| fault(self.path, line, format!("a text {error}")))
     }
 
     fn ended(&self, mut answer: Vec<TokenId>) -> Vec<TokenId> {
@@ -131,15 +141,15 @@ impl<'a> Encoder<'a> {
     }
 
     /// A document between two separators, in windows that the model can read.
-    fn document(&self, text: &str) -> Vec<Sequence> {
+    fn document(&self, line: usize, text: &str) -> Result<Vec<Sequence>> {
         let first = self.vocabulary.begin_token().unwrap_or_else(|| self.vocabulary.end_token());
         let mut tokens = vec![first];
-        tokens.extend(self.vocabulary.tokenize(text));
+        tokens.extend(self.cut(line, self.vocabulary.tokenize(text))?);
         tokens.push(self.vocabulary.end_token());
         // The last token of a window is the first of the next, so that every token is a target once.
         let step = self.tokens_max.saturating_sub(1).max(1);
         let starts = (0..tokens.len().saturating_sub(1)).step_by(step);
-        starts.map(|start| Sequence::text(tokens[start..(start + step + 1).min(tokens.len())].to_vec())).collect()
+        Ok(starts.map(|start| Sequence::text(tokens[start..(start + step + 1).min(tokens.len())].to_vec())).collect())
     }
 }
 
@@ -191,7 +201,7 @@ mod tests {
             let whole = [prompt, answers[0].clone()].concat();
             let (end, text) = whole.split_last().expect("tokens");
             assert_eq!(*end, vocabulary.end_token());
-            assert_eq!(text, vocabulary.prompt("what color is the sky"));
+            assert_eq!(text, vocabulary.prompt("what color is the sky").unwrap());
             assert_eq!(encoder.tally.n_across, n_across);
         }
     }
@@ -234,7 +244,7 @@ mod tests {
         assert_eq!((encoder.tally.n_too_long, encoder.tally.n_used), (1, 1));
         assert!(sequences.iter().all(|s| s.tokens.len() <= 5));
         let targets: Vec<TokenId> = sequences.iter().flat_map(|s| s.response().to_vec()).collect();
-        let whole = [vocabulary.tokenize(text), vec![vocabulary.end_token()]].concat();
+        let whole = [vocabulary.tokenize(text).unwrap(), vec![vocabulary.end_token()]].concat();
         assert_eq!(targets, whole, "every token is a target once");
     }
 }

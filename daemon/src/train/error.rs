@@ -5,7 +5,7 @@ use std::{io, path::PathBuf};
 use policy::{engine::EngineError, model_error::ModelError};
 use reward::RewardModelError;
 
-use crate::{app::AppError, sampling::DrawError};
+use crate::{app::AppError, cli::Misuse, sampling::DrawError};
 
 /// What failed, in words for whoever started it.
 #[derive(Debug, thiserror::Error)]
@@ -86,17 +86,12 @@ pub(crate) enum TrainError {
     /// The learner's parts could not be started.
     #[error(transparent)]
     App(#[from] Box<AppError>),
-    /// The configuration is wrong.
-    #[error(transparent)]
+    /// The configuration is wrong. Not transparent: the exit code is found by the cause.
+    #[error("{0}")]
     Config(#[from] config::ConfigError),
-    /// Nobody is named who could judge the answers of this model.
-    #[error(
-        "the built-in reward model judges the built-in model only; name a judge with --reward-model FILE or --reward-url URL"
-    )]
-    NoJudge,
     /// Settings that cannot be had together, or not here.
     #[error("{0}")]
-    Settings(String),
+    Settings(#[source] Misuse),
     /// A guard rail has halted learning.
     #[error("learning was halted: {0}; once that is seen to, give the same command with --resume to go on")]
     Halted(String),

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use crate::shutdown;
+use crate::{cli::say, shutdown};
 
 /// Raised by SIGINT or SIGTERM; a second signal ends the process at once.
 #[derive(Clone, Default)]
@@ -21,7 +21,7 @@ impl Interrupt {
             runtime.block_on(async {
                 shutdown::requested().await;
                 raised.store(true, Ordering::Release);
-                eprintln!("stopping at the last whole step");
+                say::tell("stopping at the last whole step");
                 // Whoever signals again is heard as long as this runtime lives.
                 std::future::pending::<()>().await;
             });

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use policy::{
     architecture::Shape, checkpoint::WeightType, kernels::Precision, memory::WidestPass, model_error::ModelError,
-    threads::is_small_of, transformer::Keep,
+    sampling::GREEDY_BELOW, threads::is_small_of, transformer::Keep,
 };
 
 /// How any model is fitted to a file.
@@ -134,6 +134,14 @@ pub(super) fn positive(text: &str) -> Result<f64, String> {
     }
 }
 
+/// A temperature at which something is drawn.
+pub(super) fn not_greedy(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(x) if x.is_finite() && x as f32 >= GREEDY_BELOW => Ok(x),
+        _ => Err(format!("expected a number from {GREEDY_BELOW} on; below it answers are greedy")),
+    }
+}
+
 /// A finite number from 0 on.
 pub(super) fn not_negative(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
@@ -155,5 +163,19 @@ pub(super) fn count(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(n) if n >= 1 => Ok(n),
         _ => Err("expected a whole number from 1 on".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_temperature_is_one_at_which_something_is_drawn() {
+        assert_eq!(["1", "2e-5", "0.00001"].map(|text| not_greedy(text).is_ok()), [true; 3]);
+        assert_eq!(
+            ["0", "9e-6", "1e-40", "1e-60", "-1", "NaN", "inf"].map(|text| not_greedy(text).is_ok()),
+            [false; 7]
+        );
     }
 }

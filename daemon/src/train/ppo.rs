@@ -6,7 +6,9 @@
 //! in pieces is the run in one (`position`).
 
 mod driver;
+mod ended;
 mod halt;
+mod handover;
 mod position;
 mod settings;
 mod table;
@@ -25,16 +27,17 @@ use policy::{
     transformer::is_adapter,
 };
 use ppo::replay::Archive;
+use reward::Rules;
 
-use self::driver::Driver;
+use self::{driver::Driver, ended::Ended};
 use super::{
     base::Base,
     error::{Result, TrainError},
     interrupt::Interrupt,
-    options::{count, positive},
+    options::{count, not_greedy},
     output::folder_of,
 };
-use crate::{app, telemetry};
+use crate::{app, cli::say, telemetry};
 
 /// `honed train ppo`.
 #[derive(clap::Args)]
@@ -68,10 +71,12 @@ pub(crate) struct Args {
     /// Tokens of an answer at most; what is cut off there gets ppo.missing_eos_score.
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: u32,
-    /// Sampling temperature above 0: greedy answers have no probability to learn from (InstructGPT C.4: 1).
-    #[arg(long, value_name = "T", default_value_t = 1.0, value_parser = positive)]
+    /// Sampling temperature, from 0.00001 on: below it answers are greedy, and have no probability to learn from
+    /// (InstructGPT C.4: 1).
+    #[arg(long, value_name = "T", default_value_t = 1.0, value_parser = not_greedy)]
     temperature: f64,
-    /// Configuration file (TOML) for the knobs of [policy], [reward] and [ppo].
+    /// Configuration file (TOML) for the knobs of [policy], [reward] and [ppo]; of [daemon] only drain_s and log_format count
+    /// here.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Any knob; may be repeated, for example --set ppo.kl_coef=0.02.
@@ -84,14 +89,16 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let config = settings::of(args)?;
     telemetry::init_logging(&config.daemon.log_format, "warn");
     check_folder(&args.out)?;
-    let base = Base::open(args.model.as_deref())?;
+    let model = &config.policy.model;
+    let base = Base::open((!model.is_empty()).then_some(Path::new(model)))?;
     let prompts = prompts(args, &base, &config)?;
     let plan = plan(args, &base, &config, &prompts)?;
-    eprintln!("{plan}");
+    say::tell(&plan);
     plan.check()?;
     let interrupt = Interrupt::listen().map_err(TrainError::io(&args.out))?;
+    let newest = Ended::newest(&args.out);
     let services = app::services(&config).map_err(Box::new)?;
-    let ended = Driver::new(args, &config, &services, &prompts, &interrupt)?.run();
+    let ended = Driver::new(args, &config, &services, &prompts, &interrupt)?.after(newest).run();
     let patience = Duration::from_secs(config.daemon.drain_s);
     let until = Instant::now() + patience;
     services.engine.shutdown(patience);
@@ -123,14 +130,16 @@ fn prompts(args: &Args, base: &Base, config: &Config) -> Result<Vec<Vec<TokenId>
         return Err(TrainError::Data { path: args.prompts.clone(), reason });
     }
     let (prompts, tally) = super::prompts(&args.prompts, &vocabulary, room)?;
-    eprintln!("{tally}");
+    say::tell(&tally);
     Ok(prompts)
 }
 
 /// Policy, reference, value and reward model, the copies that an update may have to go back to, and the engine.
 fn plan(args: &Args, base: &Base, config: &Config, prompts: &[Vec<TokenId>]) -> Result<MemoryPlan> {
     let shape = &base.shape;
-    let value = match &args.reward_model {
+    let judges = Rules::new(&config.reward).needs_model();
+    let judge = Some(Path::new(&config.reward.model)).filter(|path| judges && !path.as_os_str().is_empty());
+    let value = match judge {
         // An adapter has the shape of what it is beside.
         Some(path) if is_adapter(&metadata_of_file(path).map_err(TrainError::base(path))?) => shape.clone(),
         Some(path) => shape_of_file(path).map_err(TrainError::base(path))?,
@@ -144,7 +153,7 @@ fn plan(args: &Args, base: &Base, config: &Config, prompts: &[Vec<TokenId>]) -> 
         ("version 0 and the reward model as files", weight_bytes(shape) + weight_bytes(&value)),
         ("engine: three versions with their caches", served),
     ];
-    let reward = args.reward_url.is_none().then_some(&value);
+    let reward = judges.then_some(&value);
     // A folder that is there already may go on with another rank than is configured; what is wrong with it is told when it opens.
     let archive = Archive::open(&args.out).ok();
     let knobs = archive.and_then(|archive| archive.knobs(&config.ppo).ok()).unwrap_or_else(|| config.ppo.clone());

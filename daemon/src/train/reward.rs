@@ -31,7 +31,10 @@ use super::{
     output::Output,
     weights,
 };
-use crate::{cli::progress, telemetry};
+use crate::{
+    cli::{progress, say},
+    telemetry,
+};
 
 /// Heads of one ensemble at most; Coste et al. gain nothing beyond five.
 const HEADS_MAX: usize = 64;
@@ -121,7 +124,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let data = Comparisons::load(args, &base)?;
     let demonstrations = scale::demonstrations(args, &base)?;
     let plan = plan(args, &base, &data)?;
-    eprintln!("{plan}");
+    say::tell(&plan);
     plan.check()?;
     let interrupt = Interrupt::listen().map_err(TrainError::io(&args.out))?;
     let samples = Samples { reference: scale::reference(args, &base, &data.train)?, demonstrations };
@@ -216,7 +219,7 @@ fn fit(args: &Args, model: &ScalarModel, data: &Comparisons, interrupt: &Interru
         let kept = "nothing was written: a reward model is whole once it is normalised".to_owned();
         return Err(TrainError::Interrupted { step: last.map_or(0, |last| last.step), n_steps, kept });
     };
-    println!("{n_steps} steps, loss {:.4} -> {:.4}", first.report.loss, last.report.loss);
+    say::show(format_args!("{n_steps} steps, loss {:.4} -> {:.4}", first.report.loss, last.report.loss));
     Ok(())
 }
 
@@ -231,19 +234,19 @@ fn finish(
 ) -> Result<()> {
     let maps = samples.normalizations(&model, !args.no_gain)?;
     let quality = quality::measure(&model, data)?;
-    println!("{quality}");
+    say::show(&quality);
     for (member, map) in maps.iter().enumerate() {
-        println!("head {member}: gain {:.4}, bias {:.4}", map.gain, map.bias);
+        say::show(format_args!("head {member}: gain {:.4}, bias {:.4}", map.gain, map.bias));
     }
     let reward_model = RewardModel::new(model, source, &maps, args.fit.weight_type())?;
     if reward_model.n_members() > 1 {
-        println!(
-            "spread of the heads on the scaling answers: {:.4} (mean standard deviation)",
-            samples.spread(&reward_model)?
-        );
+        let spread = samples.spread(&reward_model)?;
+        say::show(format_args!("spread of the heads on the scaling answers: {spread:.4} (mean standard deviation)"));
     }
     let digest = weights::write(reward_model.checkpoint(), output.path())?;
     let path = output.path().display();
-    println!("wrote {path} (sha256 {digest}); judge with it: honed serve --model SFT --set reward.model={path}");
+    say::show(format_args!(
+        "wrote {path} (sha256 {digest}); judge with it: honed serve --model SFT --set reward.model={path}"
+    ));
     Ok(())
 }

@@ -24,6 +24,7 @@ use super::{
     split::{Split, split},
 };
 use crate::{
+    cli::say,
     http::wire::dataset::{Example, PromptText, Record},
     telemetry,
 };
@@ -81,7 +82,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let base = Base::open(args.model.as_deref())?;
     let data = load(args, &base)?;
     let plan = plan(args, &base, &data)?;
-    eprintln!("{plan}");
+    say::tell(&plan);
     plan.check()?;
     let interrupt = Interrupt::listen().map_err(TrainError::io(&args.out))?;
     let source = base.checkpoint()?;
@@ -115,7 +116,7 @@ fn load(args: &Args, base: &Base) -> Result<Data> {
         let mut encoder = Encoder::new(&vocabulary, path, tokens_max);
         let sequences = encoder.examples(lines, args.prompt_loss)?;
         if !lines.is_empty() {
-            eprintln!("{}", encoder.tally.line(path));
+            say::tell(encoder.tally.line(path));
         }
         Ok::<_, TrainError>(sequences)
     };
@@ -125,7 +126,11 @@ fn load(args: &Args, base: &Base) -> Result<Data> {
         None => {
             let Split { train, validation, how } =
                 split(lines, args.fit.validation_percent, &args.fit.split_salt, prompt_of);
-            eprintln!("{} records to learn from, {} for validation: {how}", train.len(), validation.len());
+            say::tell(format_args!(
+                "{} records to learn from, {} for validation: {how}",
+                train.len(),
+                validation.len()
+            ));
             (encoded(&args.data, &train)?, encoded(&args.data, &validation)?)
         }
     };

@@ -6,7 +6,6 @@ use crate::{
     engine::{
         Failure,
         exchange::Exchange,
-        sequence::Sequence,
         worker::{Work, Worker},
     },
     log_prob::LogProb,
@@ -38,12 +37,7 @@ impl Worker<'_> {
     pub(super) fn drop_waiting(&mut self, reason: FinishReason, over: impl Fn(&Exchange) -> bool) {
         for exchange in self.queue.take_out(over) {
             exchange.leave_queue();
-            while exchange.n_unstarted() > 0 {
-                let sequence = Sequence::next_of(&exchange);
-                if !exchange.failed.get() {
-                    sequence.finish(reason, self.setup.version, &self.counters);
-                }
-            }
+            exchange.finish_unstarted(reason, self.setup.version, &self.counters);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::version::PolicyVersion;
+use crate::{version::PolicyVersion, vocabulary::TokenizeError};
 
 /// A failure of the engine or of the model file behind it.
 #[derive(Debug, thiserror::Error)]
@@ -10,6 +10,14 @@ pub enum EngineError {
     /// llama.cpp did not start.
     #[error("llama.cpp did not start: {0}")]
     Backend(String),
+    /// Layers for a GPU, and there is none.
+    #[error("policy.gpu_layers = {layers}: {reason}")]
+    NoGpu {
+        /// As configured.
+        layers: u32,
+        /// Why there is none.
+        reason: String,
+    },
     /// A model file was refused.
     #[error("cannot serve {}: {reason}", path.display())]
     Load {
@@ -44,4 +52,7 @@ pub enum EngineError {
     /// The chat template is missing or failed.
     #[error("chat template: {0}")]
     Template(String),
+    /// A text has no tokens.
+    #[error("a text {0}")]
+    Tokenize(#[from] TokenizeError),
 }

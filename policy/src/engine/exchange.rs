@@ -3,17 +3,20 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use crate::{
     engine::{
-        Event, Failure, Sink,
+        Event, Failure, Finished, Sink, Timings,
         cells::Audience,
         resident::Job,
         stats::{Counters, add},
         tenant::Place,
     },
+    rollout::{FinishReason, Rollout, RolloutId, SampledToken},
     token::TokenId,
+    version::PolicyVersion,
     vocabulary::Vocabulary,
 };
 
@@ -31,9 +34,9 @@ pub(super) struct Exchange {
     /// Who may begin with what its sequences hold.
     pub(super) audience: Audience,
     sink: RefCell<Sink>,
-    /// Tokens that must not be drawn, and how many drawn tokens end the ban.
-    pub(super) banned: Vec<TokenId>,
-    pub(super) banned_until: usize,
+    /// Tokens that must not be drawn: end tokens, then the client's stop tokens, which need not be banned as long.
+    banned: Vec<TokenId>,
+    n_end_tokens: usize,
 }
 
 impl Exchange {
@@ -45,10 +48,10 @@ impl Exchange {
         if params.ignore_eos || params.min_tokens > 0 {
             banned.extend(vocabulary.end_tokens());
         }
-        if params.min_tokens > 0 && !params.ignore_eos {
+        let n_end_tokens = banned.len();
+        if params.min_tokens > 0 {
             banned.extend_from_slice(&params.stop_token_ids);
         }
-        let banned_until = if params.ignore_eos { usize::MAX } else { params.min_tokens as usize };
         Exchange {
             job,
             place: Cell::new(Some(place)),
@@ -58,12 +61,24 @@ impl Exchange {
             failed: Cell::new(false),
             sink: RefCell::new(sink),
             banned,
-            banned_until,
+            n_end_tokens,
         }
     }
 
     pub(super) fn prompt(&self) -> &[TokenId] {
         &self.job.request.prompt
+    }
+
+    /// What must not be drawn after so many tokens.
+    pub(super) fn banned_after(&self, n_drawn: usize) -> &[TokenId] {
+        let params = &self.job.request.sampling;
+        if n_drawn < params.min_tokens as usize {
+            &self.banned
+        } else if params.ignore_eos {
+            &self.banned[..self.n_end_tokens]
+        } else {
+            &[]
+        }
     }
 
     pub(super) fn n_unstarted(&self) -> u32 {
@@ -79,6 +94,46 @@ impl Exchange {
         self.job.request.cancel.is_cancelled()
     }
 
+    /// One of its choices, at its end.
+    pub(super) fn rollout(
+        &self,
+        index: u32,
+        version: PolicyVersion,
+        response: Vec<SampledToken>,
+        finish: FinishReason,
+    ) -> Rollout {
+        let request = &self.job.request;
+        Rollout {
+            id: RolloutId { request: request.id.clone(), index },
+            version,
+            prompt: request.prompt.clone(),
+            response,
+            sampling: request.sampling.clone(),
+            finish,
+            user: request.user.clone(),
+            created_ms: now_ms(),
+        }
+    }
+
+    /// Ends every choice that has no slot yet, unless the request has failed. There may be thousands, between two passes: nothing
+    /// is prepared for drawing.
+    pub(super) fn finish_unstarted(&self, finish: FinishReason, version: PolicyVersion, counters: &Counters) {
+        let at = Instant::now();
+        let waited = at.saturating_duration_since(self.job.submitted);
+        let unstarted = self.n_started.replace(self.job.request.n)..self.job.request.n;
+        for index in unstarted.filter(|_| !self.failed.get()) {
+            counters.count_finish(finish);
+            self.send(Event::Finished(Box::new(Finished {
+                index,
+                rollout: self.rollout(index, version, Vec::new(), finish),
+                text_tail: String::new(),
+                cached_tokens: 0,
+                at,
+                timings: Timings { queued: waited, first_token: waited, ..Timings::default() },
+            })));
+        }
+    }
+
     /// Ends the whole request with one `Failed`.
     pub(super) fn fail(&self, failure: Failure, counters: &Counters) {
         if !self.failed.replace(true) {
@@ -91,4 +146,9 @@ impl Exchange {
     pub(super) fn send(&self, event: Event) {
         (self.sink.borrow_mut())(event);
     }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

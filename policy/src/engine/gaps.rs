@@ -4,40 +4,47 @@
 //! the lowest free slot and so close gaps, but where nobody comes, what is left of a crowd would be computed in pieces: then a
 //! sequence moves. That copies its whole buffer, so a gap is left open until it has cost as much.
 
+use std::time::Duration;
+
 use crate::engine::{
     stats::add,
     worker::{Work, Worker},
 };
 
-/// Passes in pieces at least before a sequence moves: a client that asks again at once closes the gap for nothing.
-const PATIENCE: usize = 4;
+/// How long a gap stays open at least: a client that asks again at once closes it for nothing.
+const PATIENCE: Duration = Duration::from_millis(20);
 
-/// What gaps have cost since the last move, in reads of all weights.
+/// What gaps have cost since the last move.
 pub(super) struct Gaps {
+    /// Reads of all weights.
     n_reads: usize,
-    /// At which a sequence moves.
+    /// How many a move takes.
     n_reads_max: usize,
+    /// Time of the passes in pieces.
+    open_for: Duration,
 }
 
 impl Gaps {
     /// For a model whose weights could be read `reads_of_a_move` times while a sequence moves.
     pub(super) fn new(reads_of_a_move: usize) -> Gaps {
-        Gaps { n_reads: 0, n_reads_max: reads_of_a_move.max(PATIENCE) }
+        Gaps { n_reads: 0, n_reads_max: reads_of_a_move, open_for: Duration::ZERO }
     }
 
-    /// Notes a pass over these slots; which one should move before it, and where to: the last into the first gap.
-    fn note(&mut self, is_busy: &[bool]) -> Option<(usize, usize)> {
+    /// Notes a pass over these slots, after one that took so long; which one should move before it, and where to: the last into
+    /// the first gap.
+    fn note(&mut self, is_busy: &[bool], last_pass: Duration) -> Option<(usize, usize)> {
         let n_pieces = is_busy.chunk_by(|a, b| a == b).filter(|piece| piece[0]).count();
         let last = is_busy.iter().rposition(|busy| *busy)?;
         if n_pieces < 2 {
-            self.n_reads = 0;
+            (self.n_reads, self.open_for) = (0, Duration::ZERO);
             return None;
         }
         self.n_reads += n_pieces - 1;
-        if self.n_reads < self.n_reads_max {
+        self.open_for += last_pass;
+        if self.n_reads < self.n_reads_max || self.open_for < PATIENCE {
             return None;
         }
-        self.n_reads = 0;
+        (self.n_reads, self.open_for) = (0, Duration::ZERO);
         let first = is_busy.iter().position(|busy| *busy)?;
         let gap = is_busy[first..].iter().position(|busy| !*busy)?;
         Some((last, first + gap))
@@ -52,7 +59,7 @@ impl Worker<'_> {
             return;
         }
         let is_busy: Vec<bool> = self.slots.iter().map(|slot| slot.work.is_some()).collect();
-        if let Some((from, into)) = self.gaps.note(&is_busy) {
+        if let Some((from, into)) = self.gaps.note(&is_busy, self.last_pass) {
             self.move_to(from, into);
         }
     }
@@ -85,20 +92,21 @@ mod tests {
     fn the_last_moves_into_the_first_gap_once_gaps_have_cost_as_much() {
         let mut gaps = Gaps::new(5);
         for together in ["", "....", "xxxx", ".xx.", "x..."] {
-            assert!((0..20).all(|_| gaps.note(&busy(together)).is_none()), "{together}");
+            assert!((0..20).all(|_| gaps.note(&busy(together), PATIENCE).is_none()), "{together}");
         }
-        let notes: Vec<_> = (0..6).map(|_| gaps.note(&busy(".x.x.x.."))).collect();
+        let notes: Vec<_> = (0..6).map(|_| gaps.note(&busy(".x.x.x.."), PATIENCE)).collect();
         assert_eq!(notes, [None, None, Some((5, 2)), None, None, Some((5, 2))]);
-        gaps.note(&busy("x.x"));
-        gaps.note(&busy("xxx"));
-        let notes: Vec<_> = (0..5).map(|_| gaps.note(&busy("x..x"))).collect();
+        gaps.note(&busy("x.x"), PATIENCE);
+        gaps.note(&busy("xxx"), PATIENCE);
+        let notes: Vec<_> = (0..5).map(|_| gaps.note(&busy("x..x"), PATIENCE)).collect();
         assert_eq!(notes, [None, None, None, None, Some((3, 1))], "a gap that was closed is forgotten");
     }
 
+    /// Method: passes of a quarter of what is waited for a client, before a move that costs nothing.
     #[test]
-    fn a_move_that_costs_nothing_waits_all_the_same() {
+    fn a_client_that_asks_again_is_waited_for() {
         let mut gaps = Gaps::new(0);
-        let notes: Vec<_> = (0..PATIENCE).map(|_| gaps.note(&busy("x.x")).is_some()).collect();
+        let notes: Vec<_> = (0..4).map(|_| gaps.note(&busy("x.x"), PATIENCE / 4).is_some()).collect();
         assert_eq!(notes, [false, false, false, true]);
     }
 }

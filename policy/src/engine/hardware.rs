@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use llama_cpp_2::{LlamaBackendDevice, list_llama_ggml_backend_devices};
+use llama_cpp_2::{LlamaBackendDevice, LlamaBackendDeviceType, list_llama_ggml_backend_devices};
 
 use super::{backend::backend, error::EngineError};
 
@@ -17,6 +17,8 @@ pub struct Hardware {
     pub memory_total: u64,
     /// Bytes of it that nobody uses now.
     pub memory_free: u64,
+    /// Whether layers can go there: it is a GPU.
+    pub is_gpu: bool,
 }
 
 impl From<LlamaBackendDevice> for Hardware {
@@ -26,6 +28,7 @@ impl From<LlamaBackendDevice> for Hardware {
             description: device.description.trim().to_owned(),
             memory_total: device.memory_total as u64,
             memory_free: device.memory_free as u64,
+            is_gpu: matches!(device.device_type, LlamaBackendDeviceType::Gpu | LlamaBackendDeviceType::IntegratedGpu),
         }
     }
 }
@@ -50,9 +53,62 @@ pub fn hardware() -> Result<Vec<Hardware>, EngineError> {
     Ok(list_llama_ggml_backend_devices().into_iter().map(Hardware::from).collect())
 }
 
+/// Refuses layers for a GPU that there is not: llama.cpp would compute them on the processor without a word, and what protects
+/// streams there (prompts in pieces, a rest between passes) is left out for layers on a GPU.
+///
+/// # Errors
+/// [`EngineError::NoGpu`].
+pub(super) fn check_gpu(layers: u32) -> Result<(), EngineError> {
+    if layers == 0 {
+        return Ok(());
+    }
+    check_gpu_among(&hardware()?, layers, cfg!(feature = "cuda-engine"))
+}
+
+fn check_gpu_among(all: &[Hardware], layers: u32, is_built_for_one: bool) -> Result<(), EngineError> {
+    if layers == 0 || all.iter().any(|device| device.is_gpu) {
+        return Ok(());
+    }
+    let reason = match is_built_for_one {
+        false => "this honed was built without the `cuda` feature".to_owned(),
+        true => {
+            let found: Vec<String> = all.iter().map(ToString::to_string).collect();
+            format!("llama.cpp finds no GPU here, only {}", found.join("; "))
+        }
+    };
+    Err(EngineError::NoGpu { layers, reason })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn layers_for_a_gpu_that_is_not_there_are_refused() {
+        let device = |name: &str, is_gpu| Hardware {
+            name: name.to_owned(),
+            description: "a device".to_owned(),
+            memory_total: 0,
+            memory_free: 0,
+            is_gpu,
+        };
+        let (alone, beside) = ([device("CPU", false)], [device("CPU", false), device("CUDA0", true)]);
+        check_gpu_among(&alone, 0, false).unwrap();
+        check_gpu_among(&beside, 99, true).unwrap();
+        let said = |built| check_gpu_among(&alone, 99, built).unwrap_err().to_string();
+        assert_eq!(said(false), "policy.gpu_layers = 99: this honed was built without the `cuda` feature");
+        assert_eq!(said(true), "policy.gpu_layers = 99: llama.cpp finds no GPU here, only CPU: a device");
+    }
+
+    /// Goal: an engine never takes layers for a GPU that there is not. Method: this build on this machine, whatever it has.
+    #[test]
+    fn an_engine_starts_with_layers_on_a_gpu_only_where_there_is_one() {
+        let config = config::Policy { gpu_layers: 99, ..config::Config::default().policy };
+        let has_gpu = hardware().unwrap().iter().any(|device| device.is_gpu);
+        let started = crate::engine::Engine::start(&config, std::path::Path::new("no/such/file"));
+        let is_refused = matches!(started, Err(EngineError::NoGpu { layers: 99, .. }));
+        assert_eq!(is_refused, !has_gpu, "before the file is looked at");
+    }
 
     #[test]
     fn the_processor_is_among_the_devices_and_has_memory() {

@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -207,6 +207,10 @@ pub enum Event {
         text: String,
         /// The most probable tokens at temperature 1, best first; as many as the request asked for.
         top: Vec<(TokenId, LogProb)>,
+        /// When its choice got a slot, and when it was drawn: the owner thread's clock, however late the event is read.
+        began: Instant,
+        /// See `began`.
+        at: Instant,
     },
     /// A choice is complete.
     Finished(Box<Finished>),
@@ -236,6 +240,8 @@ pub struct Finished {
     pub text_tail: String,
     /// Prompt tokens that were not computed again, from an earlier request or an earlier choice.
     pub cached_tokens: u32,
+    /// When it ended.
+    pub at: Instant,
     /// Where the time went.
     pub timings: Timings,
 }

@@ -20,7 +20,7 @@ use crate::{
         EngineError, GenerateRequest, Rejection,
         loading::Weights,
         nursery::Nursery,
-        stats::{Counters, add},
+        stats::Counters,
         tenant::{Place, Tenant, Waiting, WaitingMax},
         worker::{Setup, Worker},
     },
@@ -81,7 +81,6 @@ pub(super) struct Resident {
     parallel: usize,
     /// Tokens that its cache has room for.
     pub(super) cache_tokens_max: usize,
-    counters: Arc<Counters>,
 }
 
 impl Resident {
@@ -101,9 +100,9 @@ impl Resident {
         let (ready, started) = bounded(1);
         let (freeing, freed) = bounded::<()>(0);
         let load = Arc::new(Load::default());
-        let shared = (Arc::clone(&load), Arc::clone(&counters));
+        let shared = Arc::clone(&load);
         let body = move || {
-            Worker::run(weights, setup, shared.0, shared.1, &commands, &ready);
+            Worker::run(weights, setup, shared, counters, &commands, &ready);
             on_freed();
             drop(freeing);
         };
@@ -111,7 +110,7 @@ impl Resident {
         let lost = || EngineError::Load { path: path.clone(), reason: "its thread ended".into() };
         started.recv().map_err(|_| lost())??;
         let door = RwLock::new(Some(door));
-        Ok(Resident { version, path, load, door, freed, waiting_max, parallel, cache_tokens_max, counters })
+        Ok(Resident { version, path, load, door, freed, waiting_max, parallel, cache_tokens_max })
     }
 
     /// Admits the prompts of one request, which take one place together, or gives them back with the reason.
@@ -124,10 +123,7 @@ impl Resident {
         let tenant = jobs.first().map_or(Tenant::ANYBODY, |job| job.request.tenant);
         let place = match self.load.waiting.enter(tenant, self.waiting_max.and(free)) {
             Ok(place) => place,
-            Err(waiting) => {
-                add(&self.counters.rejected_full, 1);
-                return Err((jobs, Rejection::Full { waiting }));
-            }
+            Err(waiting) => return Err((jobs, Rejection::Full { waiting })),
         };
         sender.try_send(Command::Generate(jobs, place)).map_err(|refused| {
             let Command::Generate(jobs, _) = refused.into_inner() else { unreachable!("it was a Generate") };
@@ -199,6 +195,14 @@ pub enum ResidentState {
     Ready,
     /// Finishes what it runs, then frees its memory.
     Draining,
+}
+
+impl ResidentState {
+    /// Whether a request that names the version is answered.
+    #[must_use]
+    pub fn admits(self) -> bool {
+        self != ResidentState::Draining
+    }
 }
 
 impl Resident {

@@ -73,7 +73,7 @@ impl Sampler {
     /// `NotFinite` when the row cannot be normalised, also after bans.
     pub fn draw(&mut self, logits: &[f32], draw: Draw<'_>, rng: &mut impl RngCore) -> Result<SampledToken, NotFinite> {
         let raw = self.raw.fill(logits, largest_logit(logits)?, 1.0);
-        let (id, behavior, log_kept_mass) = if draw.params.temperature == 0.0 {
+        let (id, behavior, log_kept_mass) = if draw.params.is_greedy() {
             (self.greedy(logits, draw)?, 0.0, 0.0)
         } else {
             self.stochastic(logits, draw, raw, uniform(rng))?
@@ -92,7 +92,7 @@ impl Sampler {
     /// `NotFinite` as in [`Sampler::draw`].
     pub fn distribution(&mut self, logits: &[f32], draw: Draw<'_>) -> Result<Vec<f64>, NotFinite> {
         let mut probabilities = vec![0.0; logits.len()];
-        if draw.params.temperature == 0.0 {
+        if draw.params.is_greedy() {
             probabilities[self.greedy(logits, draw)? as usize] = 1.0;
             return Ok(probabilities);
         }

@@ -1,9 +1,6 @@
 //! One choice of one request while it is drawn.
 
-use std::{
-    rc::Rc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{rc::Rc, time::Instant};
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -19,7 +16,7 @@ use crate::{
         text::TextStream,
     },
     log_prob::LogProb,
-    rollout::{FinishReason, Rollout, RolloutId, SampledToken},
+    rollout::{FinishReason, SampledToken},
     token::TokenId,
     version::PolicyVersion,
     vocabulary::Vocabulary,
@@ -137,13 +134,12 @@ impl Sequence {
         self.send_prompt_scores();
         let exchange = Rc::clone(&self.exchange);
         let request = &exchange.job.request;
-        let banned = if self.response.len() < exchange.banned_until { exchange.banned.as_slice() } else { &[] };
         let allowed = self.constraint.as_mut().map(Constraint::allowed).transpose()?;
         let draw = Draw {
             params: &request.sampling,
             order: &ORDER,
             history: &self.history,
-            banned,
+            banned: exchange.banned_after(self.response.len()),
             allowed: allowed.as_ref().map(Allowed::bits),
         };
         let token = around.sampler.draw(logits, draw, &mut self.rng)?;
@@ -154,7 +150,8 @@ impl Sequence {
             0 => Vec::new(),
             k => sampler::top_log_probs(logits, k as usize, around.sampler)?,
         };
-        self.first_token.get_or_insert_with(Instant::now);
+        let at = Instant::now();
+        self.first_token.get_or_insert(at);
         self.history.push(token.id, &request.sampling);
         self.response.push(token);
         add(&around.counters.generated_tokens, 1);
@@ -162,7 +159,7 @@ impl Sequence {
         let stops_here = request.sampling.stop_token_ids.contains(&token.id);
         let bytes = if stops_here { &[] } else { around.vocabulary.text_piece(token.id) };
         let pushed = self.text.push(bytes, armed);
-        exchange.send(Event::Token { index: self.index, token, text: pushed.text, top });
+        exchange.send(Event::Token { index: self.index, token, text: pushed.text, top, began: self.started, at });
         Ok(self.finish_reason(token.id, stops_here || pushed.stopped, around))
     }
 
@@ -187,30 +184,19 @@ impl Sequence {
         counters.count_finish(finish);
         let text_tail = self.text.finish();
         let exchange = Rc::clone(&self.exchange);
-        let timings = self.timings();
-        let request = &exchange.job.request;
-        let rollout = Rollout {
-            id: RolloutId { request: request.id.clone(), index: self.index },
-            version,
-            prompt: request.prompt.clone(),
-            response: self.response,
-            sampling: request.sampling.clone(),
-            finish,
-            user: request.user.clone(),
-            created_ms: now_ms(),
-        };
-        let cached_tokens = self.cached_tokens;
+        let at = Instant::now();
+        let timings = self.timings(at);
         exchange.send(Event::Finished(Box::new(Finished {
             index: self.index,
-            rollout,
+            rollout: exchange.rollout(self.index, version, self.response, finish),
             text_tail,
-            cached_tokens,
+            cached_tokens: self.cached_tokens,
+            at,
             timings,
         })));
     }
 
-    fn timings(&self) -> Timings {
-        let now = Instant::now();
+    fn timings(&self, now: Instant) -> Timings {
         let submitted = self.exchange.job.submitted;
         let first = self.first_token.unwrap_or(now);
         Timings {
@@ -220,9 +206,4 @@ impl Sequence {
             decode: now.saturating_duration_since(first),
         }
     }
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -13,6 +13,7 @@ use crate::engine::{
 impl Worker<'_> {
     /// Builds a batch, runs it, and draws from its rows.
     pub(super) fn step(&mut self) {
+        self.close_gaps();
         let plan = self.plan();
         if plan.gains.is_empty() {
             return;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    engine::{Engine, GenerateRequest, Rejection, Target, resident::Job},
+    engine::{Engine, GenerateRequest, Rejection, Target, resident::Job, stats::add},
     version::PolicyVersion,
 };
 
@@ -57,6 +57,10 @@ impl Engine {
                     }
                 }
             }
+        }
+        // Not where it is found: whom one resident has no room for, another one may answer.
+        if matches!(last, Rejection::Full { .. }) {
+            add(&shared.counters.rejected_full, 1);
         }
         Err(last)
     }

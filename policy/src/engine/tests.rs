@@ -74,7 +74,7 @@ impl TestEngine {
     }
 
     fn tokens(&self, text: &str) -> Vec<TokenId> {
-        self.engine.vocabulary().tokenize(text)
+        self.engine.vocabulary().tokenize(text).unwrap()
     }
 }
 
@@ -160,7 +160,7 @@ impl Answer {
                     assert!(streams.iter().all(|stream| stream.0.is_empty()), "the prompt comes before every token");
                     assert!(scored[index as usize].replace(tokens).is_none(), "a prompt is scored once");
                 }
-                Event::Token { index, token, text, top } => {
+                Event::Token { index, token, text, top, .. } => {
                     let stream = &mut streams[index as usize];
                     stream.0.push(token);
                     stream.1.push_str(&text);

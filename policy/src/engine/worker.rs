@@ -146,7 +146,7 @@ pub(super) struct Worker<'m> {
     /// While there is something to do.
     at_work: Option<AtWork>,
     /// How long the last pass took, waiting and drawing included.
-    last_pass: Duration,
+    pub(super) last_pass: Duration,
     /// Freed after the context, which computes with it: fields are dropped in this order.
     pub(super) _adapter: Option<Adapter<'m>>,
 }
@@ -227,7 +227,6 @@ impl Worker<'_> {
                 self.at_work.get_or_insert_with(|| self.setup.gate.work());
                 self.counters.rest.keep(self.last_pass);
                 let began = Instant::now();
-                self.close_gaps();
                 self.step();
                 self.last_pass = began.elapsed();
             }

@@ -25,7 +25,7 @@ pub(crate) struct Budget {
     /// Tokens of a piece, prompts included.
     pub(crate) tokens: usize,
     /// Pieces at least: the same on every machine.
-    pieces_min: usize,
+    pub(crate) pieces_min: usize,
     /// Pieces that run at once.
     pub(crate) lanes: usize,
 }

@@ -9,14 +9,12 @@
 /// One episode of the round.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Lesson {
-    /// Where it stands among the rollouts of the round.
-    pub index: usize,
-    /// Temperature that it was drawn at.
-    pub temperature: f32,
     /// Score and KL penalty together.
     pub paid: f64,
     /// Log-prob of the whole answer before the update, nats.
     pub old_log_prob: f64,
+    /// The same after it.
+    pub new_log_prob: f64,
 }
 
 /// Lessons below which nothing is said.
@@ -28,14 +26,16 @@ const LESSONS_MIN: usize = 16;
 ///
 /// Far below 0: the update unlearnt its lessons. `None` with fewer than sixteen episodes, or where nothing differs.
 #[must_use]
-pub fn alignment(paid: &[f64], gains: &[f64]) -> Option<f64> {
-    let n = paid.len();
-    if n < LESSONS_MIN || gains.len() != n {
+pub fn alignment(lessons: &[Lesson]) -> Option<f64> {
+    let n = lessons.len();
+    if n < LESSONS_MIN {
         return None;
     }
+    let paid: Vec<f64> = lessons.iter().map(|lesson| lesson.paid).collect();
+    let gains: Vec<f64> = lessons.iter().map(|lesson| lesson.new_log_prob - lesson.old_log_prob).collect();
     let mean = |x: &[f64]| x.iter().sum::<f64>() / n as f64;
-    let (mean_paid, mean_gain) = (mean(paid), mean(gains));
-    let products: Vec<f64> = paid.iter().zip(gains).map(|(r, d)| (r - mean_paid) * (d - mean_gain)).collect();
+    let (mean_paid, mean_gain) = (mean(&paid), mean(&gains));
+    let products: Vec<f64> = paid.iter().zip(&gains).map(|(r, d)| (r - mean_paid) * (d - mean_gain)).collect();
     let covariance = mean(&products);
     let variance = products.iter().map(|p| (p - covariance).powi(2)).sum::<f64>() / (n - 1) as f64;
     (variance > 0.0).then(|| covariance / (variance / n as f64).sqrt())
@@ -43,23 +43,28 @@ pub fn alignment(paid: &[f64], gains: &[f64]) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::alignment;
+    use super::{Lesson, alignment};
+
+    fn of(paid: &[f64], gains: &[f64]) -> Option<f64> {
+        let lesson = |(&paid, &new_log_prob): (&f64, &f64)| Lesson { paid, old_log_prob: 0.0, new_log_prob };
+        alignment(&paid.iter().zip(gains).map(lesson).collect::<Vec<_>>())
+    }
 
     #[test]
     fn it_is_positive_when_the_better_become_likelier_and_turns_with_the_sign() {
         let paid: Vec<f64> = (0..32).map(|i| f64::from(i % 7)).collect();
         let gains: Vec<f64> = paid.iter().enumerate().map(|(i, r)| 0.01 * r + 0.005 * ((i * 13 % 5) as f64)).collect();
-        let t = alignment(&paid, &gains).unwrap();
+        let t = of(&paid, &gains).unwrap();
         assert!(t > 3.0, "{t}");
         let flipped: Vec<f64> = gains.iter().map(|d| -d).collect();
-        assert_eq!(alignment(&paid, &flipped), Some(-t));
+        assert_eq!(of(&paid, &flipped), Some(-t));
         let shifted: Vec<f64> = gains.iter().map(|d| d + 100.0).collect();
-        assert!((alignment(&paid, &shifted).unwrap() - t).abs() < 1e-6, "a common change says nothing");
+        assert!((of(&paid, &shifted).unwrap() - t).abs() < 1e-6, "a common change says nothing");
     }
 
     #[test]
     fn it_says_nothing_where_nothing_can_be_said() {
-        assert_eq!(alignment(&[1.0; 15], &[1.0; 15]), None);
-        assert_eq!(alignment(&[1.0; 20], &[0.5; 20]), None);
+        assert_eq!(of(&[1.0; 15], &[1.0; 15]), None);
+        assert_eq!(of(&[1.0; 20], &[0.5; 20]), None);
     }
 }

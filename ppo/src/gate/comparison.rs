@@ -93,6 +93,8 @@ pub struct Comparison {
     pub live: Manner,
     /// Reward of the candidate − reward of the live version; `None` where nothing judges, or there are too few pairs.
     pub reward: Option<PairedDifference>,
+    /// Who judged both: the reward version of every score; `None` where `reward` is.
+    pub judge: Option<String>,
 }
 
 #[cfg(test)]

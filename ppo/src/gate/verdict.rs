@@ -183,7 +183,7 @@ fn is_what_it_claims(evidence: &Evidence<'_>, verdict: &mut Verdict) {
 fn round_is_sound(evidence: &Evidence<'_>, config: &config::Ppo, doubts: &mut Vec<String>) {
     let stats = evidence.stats;
     let skip_kl = crate::guard::limit(config.skip_kl).min(f64::MAX);
-    Verdict::within(doubts, "KL to the live policy, nats per token", stats.policy_approx_kl_k3, skip_kl);
+    Verdict::within(doubts, "KL to the live policy, nats per token", stats.policy_final_kl_k3, skip_kl);
     let kl_limit = if config.kl_adaptive { KL_TARGET_MULTIPLE * config.kl_target } else { f64::MAX };
     Verdict::within(doubts, "KL to version 0, nats per episode", stats.objective_kl, kl_limit);
     Verdict::within(doubts, "objective", stats.objective_rlhf_reward, f64::MAX);
@@ -211,7 +211,7 @@ fn manner_is_kept(trial: &Comparison, config: &config::Ppo, doubts: &mut Vec<Str
 }
 
 fn reward_is_kept(trial: &Comparison, lineage: &[Rung], doubts: &mut Vec<String>, numbers: &mut BTreeMap<String, f64>) {
-    let Comparison { candidate, live, reward } = trial;
+    let Comparison { candidate, live, reward, judge } = trial;
     let mut note = |name: &str, value: f64| {
         numbers.insert(name.to_string(), value);
     };
@@ -221,14 +221,15 @@ fn reward_is_kept(trial: &Comparison, lineage: &[Rung], doubts: &mut Vec<String>
         note(&format!("gate/eos_rate_{who}"), manner.eos_rate);
         note(&format!("gate/distinct_2_{who}"), manner.distinct_2);
     }
-    let Some(reward) = reward else {
+    let Some((reward, judge)) = reward.zip(judge.as_ref()) else {
         return;
     };
-    let rung = Rung { mean: reward.mean, standard_error: reward.standard_error };
-    let rungs: Vec<Rung> = std::iter::once(rung).chain(lineage.iter().copied()).collect();
+    let rung = Rung { judge: judge.clone(), mean: reward.mean, standard_error: reward.standard_error };
+    let rungs: Vec<Rung> = std::iter::once(rung).chain(lineage.iter().cloned()).collect();
     let drift = drift::worst(&rungs);
     note(names::REWARD_DIFFERENCE, reward.mean);
     note(names::REWARD_DIFFERENCE_ERROR, reward.standard_error);
+    note(&format!("{}{judge}", names::JUDGE), 1.0);
     note("gate/drift", drift);
     let interval = format!("{:.4} to {:.4}", reward.lower(), reward.upper());
     if !reward.mean.is_finite() || reward.upper() < 0.0 {
@@ -262,7 +263,7 @@ mod tests {
         let manner = Manner { n: 32, length: 20.0, eos_rate: 0.9, distinct_2: 0.5 };
         let mut case = Case {
             parity: Parity { n_tokens: 9, max: 1e-3, mean: 1e-4 },
-            stats: RoundStats { objective_kl: 100.0, policy_approx_kl_k3: 0.01, ..RoundStats::default() },
+            stats: RoundStats { objective_kl: 100.0, policy_final_kl_k3: 0.01, ..RoundStats::default() },
             config: config::Config::default().ppo,
             n_broken_tensors: 0,
             alignment: Some(1.0),
@@ -270,6 +271,7 @@ mod tests {
                 candidate: manner.clone(),
                 live: manner,
                 reward: Some(PairedDifference { n: 32, mean: -0.1, standard_error: 0.1 }),
+                judge: Some("model@ab".to_owned()),
             },
             lineage: Vec::new(),
             ptx_rise: Some(0.1),
@@ -300,18 +302,22 @@ mod tests {
     fn a_limit_of_0_is_none_but_what_is_no_number_is_refused() {
         let with = |kl| {
             verdict(|case| {
-                (case.config.skip_kl, case.stats.policy_approx_kl_k3) = (0.0, kl);
+                (case.config.skip_kl, case.stats.policy_final_kl_k3) = (0.0, kl);
             })
         };
         assert!(with(0.5).is_pass());
         assert!(!with(f64::INFINITY).is_pass() && !with(f64::NAN).is_pass());
     }
 
+    fn rung(judge: &str) -> Rung {
+        Rung { judge: judge.to_owned(), mean: -0.1, standard_error: 0.1 }
+    }
+
     /// What breaks one check.
     type Fault = fn(&mut Case);
 
     const CHECKS: [(&str, Fault); 12] = [
-        ("live policy", |case| case.stats.policy_approx_kl_k3 = 1.01 * case.config.skip_kl),
+        ("live policy", |case| case.stats.policy_final_kl_k3 = 1.01 * case.config.skip_kl),
         ("version 0", |case| case.config.kl_adaptive = true),
         ("version 0", |case| case.stats.objective_kl = f64::INFINITY),
         ("objective", |case| case.stats.objective_rlhf_reward = f64::NAN),
@@ -322,7 +328,7 @@ mod tests {
         ("no longer end", |case| case.trial.candidate.eos_rate = 0.64),
         ("distinct", |case| case.trial.candidate.distinct_2 = 0.24),
         ("held-out", |case| case.trial.reward = Some(PairedDifference { n: 32, mean: -0.2, standard_error: 0.1 })),
-        ("lineage", |case| case.lineage = vec![Rung { mean: -0.1, standard_error: 0.1 }; 9]),
+        ("lineage", |case| case.lineage = vec![rung("model@ab"); 9]),
     ];
 
     #[test]
@@ -336,6 +342,13 @@ mod tests {
         let nan =
             verdict(|case| case.trial.reward = Some(PairedDifference { n: 9, mean: f64::NAN, standard_error: 1.0 }));
         assert!(!nan.is_pass());
+    }
+
+    #[test]
+    fn a_lineage_that_another_judge_saw_refuses_nobody_and_who_judged_is_kept() {
+        let verdict = verdict(|case| case.lineage = vec![rung("model@cd"); 9]);
+        assert!(verdict.is_pass(), "{:?}", verdict.refusals);
+        assert_eq!((verdict.numbers["gate/drift"], verdict.numbers["gate/judge/model@ab"]), (-1.0, 1.0));
     }
 
     #[test]

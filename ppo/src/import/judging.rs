@@ -70,7 +70,8 @@ impl Importer {
     fn trial(&self, version: PolicyVersion) -> Result<Option<Comparison>, TrialError> {
         let ImportSetup { engine, log, gate, scorer, questions, .. } = &*self.setup;
         let rows = log.reader().newest(Seq(i64::MAX), gate::ROWS_MAX)?;
-        let questions = gate::questions(&rows, questions, gate, version.0);
+        let sources = gate::Sources { rows: &rows, file: questions, window: gate::Window::of(engine) };
+        let questions = gate::questions(sources, gate, version.0);
         let trial = Trial { engine, scorer: scorer.as_ref(), questions: &questions };
         let mut n_begun = 0;
         loop {

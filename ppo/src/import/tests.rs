@@ -12,7 +12,7 @@ use reward::{Judgement, NamedJudge, Scorer, sources::model::Judge};
 
 use super::*;
 use crate::{
-    gate::names,
+    gate::{self, names},
     rollout_log::{AuditRow, LogSettings, VersionState},
     test_world::served_model,
 };
@@ -101,7 +101,7 @@ impl World {
         let (sender, answers) = crossbeam_channel::unbounded();
         let request = GenerateRequest {
             id: "cmpl-1".to_owned(),
-            prompt: self.engine.vocabulary().tokenize("a blue"),
+            prompt: self.engine.vocabulary().tokenize("a blue").unwrap(),
             sampling: SamplingParams { max_tokens: 12, ignore_eos: true, ..SamplingParams::default() },
             sink: Box::new(move |event| drop(sender.send(event))),
             ..GenerateRequest::default()
@@ -174,6 +174,8 @@ fn a_strict_gate_refuses_a_worse_file_and_takes_a_better_or_an_equal_one() {
     assert_eq!(world.load(&same.to_bytes().unwrap()).unwrap(), PolicyVersion(3));
     assert!(world.number(3, names::REWARD_DIFFERENCE).unwrap().abs() < 0.1);
     assert_eq!(world.engine.live(), PolicyVersion::SFT);
+    let rungs = gate::rungs(&world.registry, PolicyVersion(2)).unwrap();
+    assert_eq!((rungs.len(), rungs[0].judge.as_str()), (1, "model@ab"), "whoever comes next knows who judged it");
     world.close();
 }
 

@@ -58,7 +58,10 @@ impl Owner {
             // A file may have been damaged since it came into memory, and must not be learnt from.
             let rebased = self.setup.registry.verify(row.version).map_err(|error| error.to_string());
             match rebased.and_then(|row| trainer.rebase(&self.setup, &row).map_err(|error| error.to_string())) {
-                Ok(trainer) => self.adopt(trainer),
+                Ok(trainer) => {
+                    self.adopt(trainer);
+                    self.save();
+                }
                 // The next attempt builds everything anew and reports what is wrong.
                 Err(error) => tracing::warn!(error, "the learner could not follow the activation"),
             }

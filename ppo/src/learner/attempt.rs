@@ -10,7 +10,7 @@ use std::{
 use policy::PolicyVersion;
 
 use super::{
-    ATTEMPTS_MAX, LearnerState,
+    LearnerState,
     batch::Batch,
     failure::AttemptError,
     no_step::{Idle, tell},
@@ -62,7 +62,10 @@ impl Owner {
                 self.trainer = Some(trainer).filter(|trainer| !trainer.models.is_spoilt);
                 result
             }
-            Err(panic) => Err(AttemptError::panic(panic.as_ref())),
+            Err(panic) => {
+                self.obey_what_is_announced();
+                Err(AttemptError::panic(panic.as_ref()))
+            }
         };
         let mut record = UpdateRecord {
             update,
@@ -76,7 +79,7 @@ impl Owner {
         };
         let next = match result {
             Ok(ended) => {
-                self.n_failures = 0;
+                (self.n_failures, self.n_suspicions) = (0, 0);
                 self.describe(&mut record, ended);
                 record.numbers.extend(batch.score_numbers());
                 self.counters.updates.record(started.elapsed());
@@ -90,7 +93,7 @@ impl Owner {
             }
             Err(error) => {
                 record.reason = Some(error.to_string());
-                self.fail(update, &batch, error.to_string())
+                self.fail(update, &batch, &error, started.elapsed())
             }
         };
         self.counters.count(record.outcome);
@@ -138,11 +141,13 @@ impl Owner {
             let round = round.run_from(&snapshot, models, &batch.rollouts, &mut pace)?;
             Ok((snapshot, round))
         })?;
+        let announced = self.announce_halt(&round.stats.trips);
         let ended = match round.has_new_policy() {
             true => self.publish(trainer, batch, &round, &snapshot, loader),
             false => self.end_without_step(trainer, batch, &round, &snapshot),
         };
         if ended.is_err() {
+            self.withdraw_halt(announced);
             trainer.models.restore(&snapshot)?;
         }
         let (outcome, published) = ended?;
@@ -168,6 +173,7 @@ impl Owner {
         let outcomes = batch.settled(&round.fates, Outcome::Trained(parent));
         let update = Some(UpdateChange::End(Box::new(end)));
         self.setup.log.settle(Settlement { outcomes, update }).map_err(RegistryError::from)?;
+        sync_point::reached(self.setup.log.data_dir(), "settled");
         (trainer.head, trainer.streak) = (after, streak);
         self.report_streak(number, row);
         Ok((UpdateOutcome::NoStep, None))
@@ -185,7 +191,6 @@ impl Owner {
         self.board.set_state(LearnerState::Publishing);
         let (publisher, parent) = (self.publisher(loader), trainer.head.version);
         let sequences = batch.sequences();
-        let lessons = batch.lessons(&round.lessons);
         let questions = self.questions(trainer.head.update, batch)?;
         let go_on = || !self.interrupt.load(Ordering::Acquire);
         let judged = trainer.pool.install(|| {
@@ -196,7 +201,7 @@ impl Owner {
                 stats: &round.stats,
                 sequences: &sequences,
                 n_rollouts: n_trained(round),
-                lessons: &lessons,
+                lessons: &round.lessons,
                 questions: &questions,
                 pretraining: &self.setup.pretraining,
             };
@@ -249,7 +254,8 @@ impl Owner {
         let newest = batch.seqs.iter().copied().max();
         let rows = newest.map(|seq| self.setup.log.reader().newest(seq, gate::ROWS_MAX)).transpose();
         let rows = rows.map_err(RegistryError::from)?.unwrap_or_default();
-        Ok(gate::questions(&rows, &self.setup.questions, config, update))
+        let window = gate::Window::of(&self.setup.engine);
+        Ok(gate::questions(gate::Sources { rows: &rows, file: &self.setup.questions, window }, config, update))
     }
 
     /// What the models are the state of, once this update has ended at this version.
@@ -257,18 +263,6 @@ impl Owner {
         let update = trainer.head.update + 1;
         let fingerprint = trainer.pool.install(|| state::fingerprint(&trainer.models, update))?.to_string();
         Ok(StateHead { update, start: Start::Continued, version, digest, fingerprint })
-    }
-
-    /// A claim whose update failed goes back, until it failed too often.
-    fn fail(&mut self, update: u64, batch: &Batch, reason: String) -> Next {
-        self.n_failures += 1;
-        let give_up = self.n_failures.is_multiple_of(ATTEMPTS_MAX);
-        let outcome = match give_up {
-            true => Outcome::Dropped(DropReason::UpdateFailed),
-            false => Outcome::Released,
-        };
-        self.abandon(update, batch, outcome);
-        Next::BackOff(reason)
     }
 }
 

@@ -6,7 +6,6 @@ use policy::{TokenId, sequence_batch::Sequence};
 use reward::ScoredRollout;
 
 use crate::{
-    gate::Lesson,
     replay::scored,
     rollout_log::{LoggedRollout, Outcome, Seq},
     update::Fate,
@@ -58,11 +57,6 @@ impl Batch {
 
     pub(super) fn sequences(&self) -> Vec<Sequence> {
         self.rollouts.iter().take(N_REPLAYABLE).map(sequence).collect()
-    }
-
-    /// Lessons with what they were about.
-    pub(super) fn lessons(&self, lessons: &[Lesson]) -> Vec<(Lesson, Sequence)> {
-        lessons.iter().map(|lesson| (*lesson, sequence(&self.rollouts[lesson.index]))).collect()
     }
 }
 

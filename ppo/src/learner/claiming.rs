@@ -1,5 +1,7 @@
 //! What the learner does next: repeats what a process died over, rolls a bad version back, or claims rollouts.
 
+use std::time::{Duration, Instant};
+
 use super::{LearnerSetup, owner::Owner, watching::Breach};
 use crate::{
     registry::RegistryError,
@@ -8,6 +10,36 @@ use crate::{
 
 /// Rollouts that the backlog counts at most, in updates.
 const BACKLOG_UPDATES: usize = 8;
+
+/// Pause after a claim that came to nothing, in multiples of the time that it took, and at least and at most.
+const PAUSE_FACTOR: u32 = 20;
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// When the next claim is worth its cost.
+///
+/// With a cap on one user's share there can be enough rollouts, and too few that may be claimed together. Only a claim finds that
+/// out, a write that goes over all that are judged: made at every look at the log, it would keep exchanges and feedback from
+/// being written.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    until: Option<Instant>,
+}
+
+impl Patience {
+    fn is_over(&self, now: Instant) -> bool {
+        self.until.is_none_or(|until| now >= until)
+    }
+
+    /// A claim that took so long came to nothing.
+    fn begin(&mut self, now: Instant, took: Duration) {
+        self.until = Some(now + took.saturating_mul(PAUSE_FACTOR).clamp(PAUSE_MIN, PAUSE_MAX));
+    }
+
+    pub(super) fn end(&mut self) {
+        self.until = None;
+    }
+}
 
 /// What is to be done next.
 pub(super) enum Work {
@@ -32,7 +64,7 @@ impl Owner {
             return Ok(Work::RollBack(breach));
         }
         // A claim is a write; looking is not.
-        let rows = if may_claim { self.claim()? } else { None };
+        let rows = if may_claim && self.patience.is_over(Instant::now()) { self.claim()? } else { None };
         Ok(rows.map_or(Work::Nothing, Work::Learn))
     }
 
@@ -46,7 +78,7 @@ impl Owner {
         Ok(n_scored >= self.setup.config.rollouts_per_update as u64)
     }
 
-    fn claim(&self) -> Result<Option<Vec<LoggedRollout>>, RegistryError> {
+    fn claim(&mut self) -> Result<Option<Vec<LoggedRollout>>, RegistryError> {
         let Some(trainer) = &self.trainer else {
             return Ok(None);
         };
@@ -54,10 +86,17 @@ impl Owner {
         let n_rollouts = config.rollouts_per_update;
         let lineage = self.setup.registry.lineage(trainer.head.version, config.max_staleness)?;
         let request = ClaimRequest { n_rollouts, lineage, user_share_max: config.user_share_max };
+        let began = Instant::now();
         let claim = self.setup.log.begin_update(request, trainer.next_start(config))?;
         Ok(match claim {
-            Claim::Granted(rows) => Some(rows),
-            Claim::Short { .. } => None,
+            Claim::Granted(rows) => {
+                self.patience.end();
+                Some(rows)
+            }
+            Claim::Short { .. } => {
+                self.patience.begin(Instant::now(), began.elapsed());
+                None
+            }
         })
     }
 }
@@ -65,4 +104,23 @@ impl Owner {
 /// Rollouts that are judged, and those that wait for it: at most a few updates' worth of each.
 pub(super) fn backlog(setup: &LearnerSetup) -> Result<(u64, u64), LogError> {
     setup.log.reader().backlog(setup.config.rollouts_per_update.saturating_mul(BACKLOG_UPDATES))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: claims that come to nothing take a twentieth of the writer's time at most. Method: the clock by hand.
+    #[test]
+    fn a_claim_that_came_to_nothing_is_not_made_again_at_once() {
+        let (start, ms) = (Instant::now(), Duration::from_millis);
+        let mut patience = Patience::default();
+        assert!(patience.is_over(start));
+        for (took, pause) in [(ms(1), ms(1000)), (ms(900), ms(18_000)), (ms(10_000), ms(60_000))] {
+            patience.begin(start, took);
+            assert!(!patience.is_over(start + pause - ms(1)) && patience.is_over(start + pause), "{took:?}");
+        }
+        patience.end();
+        assert!(patience.is_over(start), "what was granted owes nothing");
+    }
 }

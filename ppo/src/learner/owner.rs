@@ -14,7 +14,7 @@ use policy::threads;
 
 use super::{
     Board, Command, LearnerSetup, LearnerState,
-    claiming::Work,
+    claiming::{Patience, Work},
     halt,
     rollback::Rollback,
     room, share,
@@ -25,10 +25,8 @@ use crate::{parity, publish::Loader, stats::LearnerCounters};
 
 /// Pause between two looks at the log while there are too few rollouts.
 const POLL: Duration = Duration::from_millis(50);
-/// First pause after a failure; it doubles.
-const PAUSE_MIN: Duration = Duration::from_secs(1);
-/// Longest pause after failures.
-const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Longest pause after an update that was computed in vain because somebody else was not there.
+const WAIT_MAX: Duration = Duration::from_secs(600);
 
 /// What it listens to.
 pub(super) struct Hears {
@@ -55,6 +53,10 @@ pub(super) struct Owner {
     pub(super) trainer: Option<Trainer>,
     /// Failures in a row.
     pub(super) n_failures: u32,
+    /// Those among them that rollouts may be at fault for.
+    pub(super) n_suspicions: u32,
+    /// After a claim that came to nothing.
+    pub(super) patience: Patience,
     pub(super) is_paused: bool,
     /// Why a guard rail made it pause.
     pub(super) halted: Option<String>,
@@ -68,6 +70,8 @@ pub(super) struct Owner {
     may_not_fit: bool,
     /// Nobody has looked yet whether the last process died in an update.
     pub(super) may_be_unfinished: bool,
+    /// Removals from the log that it has seen.
+    pub(super) n_removals: u64,
 }
 
 /// How an attempt ended, as far as the loop cares.
@@ -78,6 +82,8 @@ pub(super) enum Next {
     Poll,
     /// It failed; rest first.
     BackOff(String),
+    /// It failed because somebody else is not there; rest first, and as long as was computed in vain.
+    Wait { reason: String, at_least: Duration },
 }
 
 impl Owner {
@@ -89,6 +95,7 @@ impl Owner {
             board.write(|status| status.is_paused = true);
         }
         Owner {
+            n_removals: setup.log.n_removals(),
             watch: Arc::new(Watch::new(&setup)),
             rollback,
             setup,
@@ -99,6 +106,8 @@ impl Owner {
             interrupt,
             trainer: None,
             n_failures: 0,
+            n_suspicions: 0,
+            patience: Patience::default(),
             is_paused: halted.is_some(),
             halted,
             is_stepping: false,
@@ -123,18 +132,22 @@ impl Owner {
         threads::give_way();
         let mut wait = Some(Duration::ZERO);
         while self.obey(wait, &loader).is_continue() {
+            self.save_if_bereft();
             if self.is_unable || (self.is_paused && !self.is_stepping) {
                 if !self.is_unable {
                     let state = self.halted.clone().map_or(LearnerState::Paused, LearnerState::Halted);
                     self.board.set_state(state);
                 }
+                // Nobody wakes it to save once more.
+                self.save();
                 wait = None;
                 continue;
             }
             wait = Some(match self.advance(&loader) {
                 Next::AtOnce => Duration::ZERO,
                 Next::Poll => POLL,
-                Next::BackOff(reason) => self.back_off(reason),
+                Next::BackOff(reason) => self.back_off(reason, Duration::ZERO),
+                Next::Wait { reason, at_least } => self.back_off(reason, at_least.min(WAIT_MAX)),
             });
         }
         self.save();
@@ -155,10 +168,10 @@ impl Owner {
                     self.is_paused = true;
                     self.save();
                 }
-                Command::Resume => {
+                Command::Resume { unheard } => {
                     self.is_paused = false;
                     self.halted = None;
-                    halt::forget(self.setup.log.data_dir());
+                    self.rollback.answered(unheard.as_deref());
                     // Whatever made it unable may have been repaired; it will say so if not.
                     self.is_unable = false;
                 }
@@ -180,7 +193,11 @@ impl Owner {
                 Command::Shutdown => return ControlFlow::Break(()),
             }
             self.hear_of_rollback();
-            self.board.write(|status| status.is_paused = self.is_paused);
+            self.board.write(|status| {
+                if self.commands.is_empty() {
+                    status.is_paused = self.is_paused;
+                }
+            });
             // The bell's calls too: what is obeyed here takes down the flag that goes with one.
             next = self.next_command(Some(Duration::ZERO)).ok();
         }
@@ -250,6 +267,8 @@ impl Owner {
             status.n_updates = update;
         });
         self.trainer = Some(trainer);
+        // Other rollouts may be fresh now.
+        self.patience.end();
     }
 
     fn cannot_build(&mut self, error: &BuildError) -> Next {
@@ -266,19 +285,5 @@ impl Owner {
     /// the halt's reason; once resumed, it says again what it is unable to.
     pub(super) fn stand_still(&mut self) {
         (self.is_stepping, self.is_unable) = (false, false);
-    }
-
-    fn back_off(&mut self, reason: String) -> Duration {
-        let pause = (PAUSE_MIN * 2_u32.pow(self.n_failures.min(6))).min(PAUSE_MAX);
-        tracing::error!(reason, pause_s = pause.as_secs(), "learning failed and will be tried again; serving goes on");
-        self.board.set_state(LearnerState::Failed(reason));
-        pause
-    }
-
-    /// Writes what a restart needs, if it is not written.
-    pub(super) fn save(&mut self) {
-        if let Some(trainer) = &mut self.trainer {
-            trainer.save();
-        }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use super::{
-    halt,
+    halt::Announced,
     owner::Owner,
     trainer::{BuildError, Trainer},
 };
@@ -116,7 +116,10 @@ impl Owner {
         );
         let live = self.setup.registry.live().map_err(BuildError::from);
         match live.and_then(|live| trainer.rebase(&self.setup, &live)) {
-            Ok(trainer) => self.adopt(trainer),
+            Ok(trainer) => {
+                self.adopt(trainer);
+                self.save();
+            }
             Err(error) => tracing::warn!(%error, "the live version could not be read"),
         }
     }
@@ -150,31 +153,48 @@ impl Owner {
             );
         }
         if let Some(guard) = trips.pausing() {
-            self.halt(guard, trips);
+            let why = reason(guard, trips);
+            self.setup.log.note(Act::new(&Who::learner(), Action::Pause, None).done_with(&why));
+            self.stand_still_for(why);
         }
     }
 
-    fn halt(&mut self, guard: Guard, trips: &Trips) {
-        let numbers = trips.iter().find(|(tripped, _)| *tripped == guard).map(|(_, trip)| (trip.value, trip.limit));
-        let (value, limit) = numbers.unwrap_or_default();
-        let why = format!("{}: {value:.4} against a limit of {limit:.4}; {}", guard.as_str(), guard.advice());
-        self.halt_because(&Who::learner(), why);
+    /// Writes down what a guard that asks for the operator says of a round, before the round is committed: a restart in between
+    /// would find its data used up, and learn on.
+    pub(super) fn announce_halt(&self, trips: &Trips) -> Option<Announced> {
+        let guard = trips.pausing()?;
+        Some(self.rollback.halt.turn().announce(reason(guard, trips)))
     }
 
-    /// Nothing is learnt until an operator says so.
-    pub(super) fn halt_because(&mut self, who: &Who, why: String) {
-        halt::write(self.setup.log.data_dir(), &why);
-        self.setup.log.note(Act::new(who, Action::Pause, None).done_with(&why));
-        self.stand_still_for(why);
+    /// The round came to nothing, and so does its halt.
+    pub(super) fn withdraw_halt(&self, announced: Option<Announced>) {
+        if let Some(announced) = announced {
+            self.rollback.halt.turn().withdraw(announced);
+        }
     }
 
-    /// As [`Owner::halt_because`], where it is written down already.
+    /// Stands still for what is on the disk, if there is something: a round that panicked may have been committed, and its guard's
+    /// word was written before.
+    pub(super) fn obey_what_is_announced(&mut self) {
+        let announced = self.rollback.halt.turn().read();
+        if let Some(why) = announced {
+            self.stand_still_for(why);
+        }
+    }
+
+    /// Nothing is learnt until an operator says so. It is written down already.
     pub(super) fn stand_still_for(&mut self, why: String) {
         self.halted = Some(why);
         self.is_paused = true;
         self.board.write(|status| status.is_paused = true);
         self.save();
     }
+}
+
+fn reason(guard: Guard, trips: &Trips) -> String {
+    let numbers = trips.iter().find(|(tripped, _)| *tripped == guard).map(|(_, trip)| (trip.value, trip.limit));
+    let (value, limit) = numbers.unwrap_or_default();
+    format!("{}: {value:.4} against a limit of {limit:.4}; {}", guard.as_str(), guard.advice())
 }
 
 #[cfg(test)]

@@ -4,12 +4,15 @@
 //! there and then, and a restart finds learning halted. The owner hears of it by the bell, and its trainer follows. Where that
 //! version has to be read first, the owner is called to do it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Board, LearnerError, bell::Bell, halt, owner::Owner, watching::Breach};
+use policy::PolicyVersion;
+
+use super::{Board, LearnerError, bell::Bell, halt::HaltFile, owner::Owner, watching::Breach};
 use crate::{
     publish::{Loader, PublishError, Switch, Switched},
     rollout_log::{Act, Action, RolloutLog, Who},
+    sync_point,
 };
 
 /// Between two reasons to stand still.
@@ -21,6 +24,8 @@ pub(super) struct Rollback {
     pub(super) switch: Switch,
     /// Tells the owner of it.
     pub(super) bell: Bell,
+    /// What a restart finds of it.
+    pub(super) halt: HaltFile,
     log: RolloutLog,
     board: Arc<Board>,
     /// Why learning has to stand still, as long as the owner has not heard of it.
@@ -29,40 +34,69 @@ pub(super) struct Rollback {
 
 impl Rollback {
     pub(super) fn new(switch: Switch, bell: Bell, log: RolloutLog, board: Arc<Board>) -> Rollback {
-        Rollback { switch, bell, log, board, unheard: Mutex::default() }
+        Rollback { switch, bell, halt: HaltFile::of(log.data_dir()), log, board, unheard: Mutex::default() }
     }
 
     /// Rolls back if the last good version is in memory; otherwise nothing has changed but that the owner is called.
     pub(super) fn at_once(&self, breach: &Breach) -> Result<Switched, PublishError> {
         let Breach { live, good, why } = breach;
-        let switched = self.switch.roll_back(*good, *live, why)?;
-        if switched == Switched::Done {
-            tracing::error!(
-                %live, %good, why,
-                "what users get became worse: the last good version serves again, and learning pauses"
-            );
+        // Until the owner can hear of it: an operator who resumes learning meanwhile answers what was said before.
+        let turn = self.halt.turn();
+        let mut announced = None;
+        let switched = self.switch.roll_back(*good, *live, why, || {
             let why = format!(
                 "{live} was rolled back to {good}: {why}; look at `honed policies show {}`, then resume (POST \
                  /v1/training/resume)",
                 live.0
             );
-            self.halt(with_what_was_before(why, halt::read(self.log.data_dir())));
-            self.board.write(|status| (status.is_paused, status.version) = (true, *good));
+            announced = Some(turn.announce(with_what_was_before(why, turn.read())));
+        });
+        if let Some(announced) = announced {
+            // Where only the pointer failed, the row says that it was done.
+            if matches!(switched, Err(PublishError::Registry(_))) {
+                turn.withdraw(announced);
+            } else {
+                sync_point::reached(self.log.data_dir(), "rolled_back");
+                tracing::error!(
+                    %live, %good, why,
+                    "what users get became worse: the last good version serves again, and learning pauses"
+                );
+                self.stand_still(announced.why(), *good);
+            }
         }
+        drop(turn);
         self.bell.ring();
-        Ok(switched)
+        switched
     }
 
-    fn halt(&self, why: String) {
-        halt::write(self.log.data_dir(), &why);
-        self.log.note(Act::new(&Who::watch(), Action::Pause, None).done_with(&why));
-        *self.unheard.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+    fn stand_still(&self, why: &str, good: PolicyVersion) {
+        *lock(&self.unheard) = Some(why.to_owned());
+        self.log.note(Act::new(&Who::watch(), Action::Pause, None).done_with(why));
+        self.board.write(|status| (status.is_paused, status.version) = (true, good));
     }
 
-    /// Whoever answers what everybody can see takes it from the owner, who has yet to hear of it.
-    pub(super) fn take_unheard(&self) -> Option<String> {
-        self.unheard.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// What the watch has halted learning for, as long as the owner has yet to hear of it.
+    pub(super) fn unheard(&self) -> Option<String> {
+        lock(&self.unheard).clone()
     }
+
+    /// An operator has resumed learning, having seen what was `unheard` then. A halt that came after it stays.
+    pub(super) fn answered(&self, unheard: Option<&str>) {
+        let turn = self.halt.turn();
+        let mut now = lock(&self.unheard);
+        if now.is_none() || now.as_deref() == unheard {
+            *now = None;
+            turn.forget();
+        }
+    }
+
+    fn take_unheard(&self) -> Option<String> {
+        lock(&self.unheard).take()
+    }
+}
+
+fn lock(unheard: &Mutex<Option<String>>) -> MutexGuard<'_, Option<String>> {
+    unheard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What stood still for another reason still has that one; of several the first, so that the text stays short.
@@ -90,16 +124,15 @@ impl Owner {
             self.setup.registry.verify(breach.good)?;
             self.publisher(loader).load(breach.good)?;
         }
-        self.rollback.at_once(breach)?;
+        let switched = self.rollback.at_once(breach);
         self.hear_of_rollback();
         self.follow();
+        switched?;
         Ok(())
     }
 
     pub(super) fn hear_of_rollback(&mut self) {
         if let Some(why) = self.rollback.take_unheard() {
-            // A resumption that was asked for before the rollback, and obeyed after it, has removed it from the disk.
-            halt::write(self.setup.log.data_dir(), &why);
             self.stand_still_for(why);
             self.stand_still();
         }

@@ -4,10 +4,13 @@
 //! every `ppo.state_every` updates, because a restart computes again what was not written; at pause and shutdown it makes up
 //! for what was left out. It comes after the commit: a crash between the two costs one update computed again, and a failure
 //! of the disk costs no publication.
+//!
+//! Its turn comes at once where what a restart would compute from may go: the weights that the learner went over to, which are
+//! retired some day, and the rollouts of a user who was forgotten.
 
 use std::time::{Duration, Instant};
 
-use super::trainer::Trainer;
+use super::{owner::Owner, trainer::Trainer};
 use crate::{
     rollout_log::Start,
     state::{StateFolder, StateHead},
@@ -57,6 +60,23 @@ impl Saving {
 
     fn holds(&self, head: &StateHead) -> bool {
         matches!(&self.newest, Newest::File { fingerprint: Some(found), .. } if *found == head.fingerprint)
+    }
+}
+
+impl Owner {
+    /// Writes what a restart needs, if it is not written.
+    pub(super) fn save(&mut self) {
+        if let Some(trainer) = &mut self.trainer {
+            trainer.save();
+        }
+    }
+
+    /// The same, if rollouts that updates used have been removed since the last look.
+    pub(super) fn save_if_bereft(&mut self) {
+        let n_removals = self.setup.log.n_removals();
+        if std::mem::replace(&mut self.n_removals, n_removals) != n_removals {
+            self.save();
+        }
     }
 }
 

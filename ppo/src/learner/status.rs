@@ -123,8 +123,8 @@ impl Board {
         self.lock().history.iter().cloned().collect()
     }
 
-    pub(super) fn write(&self, change: impl FnOnce(&mut LearnerStatus)) {
-        change(&mut self.lock().status);
+    pub(super) fn write<T>(&self, change: impl FnOnce(&mut LearnerStatus) -> T) -> T {
+        change(&mut self.lock().status)
     }
 
     pub(super) fn set_state(&self, state: LearnerState) {

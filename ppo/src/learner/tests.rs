@@ -3,11 +3,14 @@
 mod busy;
 mod crash;
 mod forms;
+mod halts;
+mod outages;
 mod past;
 mod refusals;
 mod replays;
 mod resume;
 mod sabotage;
+mod saving;
 mod switching;
 mod trust;
 mod updates;

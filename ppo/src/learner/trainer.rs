@@ -127,7 +127,9 @@ impl Trainer {
             }
         };
         let (saved, head, models, streak) = match reached {
-            Some((reached, streak)) => (reached.saved, reached.head.clone(), reached.into_models(config)?, streak),
+            Some((reached, streak)) => {
+                (reached.saved, reached.head.clone(), reached.into_models(&beginning, config)?, streak)
+            }
             None => {
                 let weights = Checkpoint::read(&live.path)?;
                 let models = pool.install(|| beginning.models(&weights, config))?;

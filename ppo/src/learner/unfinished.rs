@@ -67,6 +67,8 @@ fn obstacle(row: &UpdateRow, trainer: &Trainer, config: &config::Ppo) -> Option<
             Some("the state that it began with is gone")
         }
         () if now.arithmetic != row.start.arithmetic => Some("another arithmetic computes"),
+        () if now.pretraining != row.start.pretraining => Some("the pretraining text has changed"),
+        () if now.n_threads != row.start.n_threads => Some("another number of threads computes"),
         () => None,
     }
 }

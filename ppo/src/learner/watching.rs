@@ -84,7 +84,8 @@ impl Watch {
         let service = self.registry.service(live, id.1, self.n_rollouts)?;
         let ancestors = self.registry.lineage(live, ANCESTORS_MAX)?;
         for good in ancestors.into_iter().skip(1).filter(|version| self.may_serve(*version)) {
-            let before = self.registry.service(good, Seq(0), self.n_rollouts)?;
+            // Its last ones: of what was asked, and who judged, they are the most alike.
+            let before = self.registry.last_service(good, self.n_rollouts)?;
             if before.is_enough() || good == PolicyVersion::SFT {
                 if let Some(why) = watch::breach(&service, &before, errors) {
                     return Ok(Some(Breach { live, good, why }));

@@ -2,7 +2,7 @@
 
 use policy::{PolicyVersion, model_error::ModelError};
 
-use super::{Proposal, PublishError, Publisher, alignment, text};
+use super::{Proposal, PublishError, Publisher, text};
 use crate::{
     gate::{self, Comparison, Evidence, Mode, Trial, Verdict},
     models::Models,
@@ -37,7 +37,7 @@ impl Publisher<'_> {
             parity,
             parity_limits,
             stats: proposal.stats,
-            alignment: if looks { alignment::measure(policy, proposal.lessons)? } else { None },
+            alignment: if looks { gate::alignment(proposal.lessons) } else { None },
             trial: trial.as_ref(),
             lineage: &gate::rungs(self.registry, proposal.parent)?,
             ptx_rise: if looks { text::rise(proposal)? } else { None },

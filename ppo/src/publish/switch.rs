@@ -118,14 +118,24 @@ impl Switch {
         })
     }
 
-    /// The watch's word: `good` in place of `live`, whose row says why, if it is in memory.
+    /// The watch's word: `good` in place of `live`, whose row says why, if it is in memory. Then, before the row, it is
+    /// announced.
     ///
     /// # Errors
     /// As [`Switch::activate`].
-    pub fn roll_back(&self, good: PolicyVersion, live: PolicyVersion, why: &str) -> Result<Switched, PublishError> {
+    pub fn roll_back(
+        &self,
+        good: PolicyVersion,
+        live: PolicyVersion,
+        why: &str,
+        announce: impl FnOnce(),
+    ) -> Result<Switched, PublishError> {
         let _turn = self.turn();
         let registry = self.registry.on_behalf_of(&Who::watch());
-        let switched = self.switch(good, || registry.roll_back(good, live, &format!("rolled back: {why}")))?;
+        let switched = self.switch(good, || {
+            announce();
+            registry.roll_back(good, live, &format!("rolled back: {why}"))
+        })?;
         if switched == Switched::Done {
             self.counters.rollbacks.fetch_add(1, Ordering::Relaxed);
         }

@@ -23,10 +23,10 @@ pub enum RegistryError {
         /// What the system answered.
         source: std::io::Error,
     },
-    /// The data directory belongs to other weights.
+    /// The versions are of other weights.
     #[error(
-        "data directory {folder} was begun with the model of digest {expected}, not {found}; start with that model, or \
-         choose another daemon.data_dir"
+        "{folder} was begun with the model of digest {expected}, not {found}; version 0 itself lies at \
+         {folder}/policy-0.gguf and can be given as --model (policy.model), or choose another daemon.data_dir"
     )]
     OtherModel {
         /// The versions folder.

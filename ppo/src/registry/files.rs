@@ -102,47 +102,44 @@ impl Registry {
         Ok(())
     }
 
-    /// Leaves a live version whose file is good: the live one, or else its nearest good ancestor.
+    /// Leaves a live version whose file is good: the live one, or else its nearest good ancestor. What was damaged on the way is
+    /// given up in the same transaction: without a live version the next start would not know whose ancestors to look at.
     pub(super) fn ensure_live(&self) -> Result<(), RegistryError> {
         let rows = self.rows()?;
         let live = rows.iter().find(|row| row.state == VersionState::Live);
-        // Without a live row a crash hit the very repair below: the newest retained version begins the search.
+        // None is live where an older honed died in the middle of a repair: the newest retained version begins the search.
         let newest = rows.iter().rev().find(|row| row.state == VersionState::Retained);
         let mut at = live.or(newest).ok_or(RegistryError::NoneLive)?;
+        let mut damaged = Vec::new();
         loop {
-            let usable = matches!(at.state, VersionState::Live | VersionState::Retained);
-            match verify(at) {
-                Ok(()) if at.state == VersionState::Live => return Ok(()),
-                Ok(()) if usable => {
-                    tracing::error!(version = %at.version, "an older version serves in place of a damaged one");
-                    return self.change(VersionChange::Activate {
-                        version: at.version,
-                        expected_live: None,
-                        why: Some("the file of the version that was live is missing or damaged".to_string()),
-                    });
+            if matches!(at.state, VersionState::Live | VersionState::Retained) {
+                match verify(at) {
+                    Ok(()) if at.state == VersionState::Live => return Ok(()),
+                    Ok(()) => return self.replace(at.version, damaged),
+                    Err(error) if at.version == PolicyVersion::SFT => return Err(error),
+                    Err(error) => {
+                        tracing::error!(%error, "a version is given up");
+                        let what = match error {
+                            // Without the path: clients read this.
+                            RegistryError::Damaged { what, .. } => format!("it was missing or damaged: {what}"),
+                            other => other.to_string(),
+                        };
+                        damaged.push((at.version, what));
+                    }
                 }
-                Ok(()) => {}
-                Err(error) if usable && at.version != PolicyVersion::SFT => {
-                    tracing::error!(%error, "a version is given up");
-                    let what = match error {
-                        // Without the path: clients read this.
-                        RegistryError::Damaged { what, .. } => format!("it was missing or damaged: {what}"),
-                        other => other.to_string(),
-                    };
-                    self.change(VersionChange::Move {
-                        version: at.version,
-                        from: at.state,
-                        to: VersionState::Retired,
-                        reason: Some(what),
-                    })?;
-                    remove_all_of(&self.folder, at.version);
-                }
-                Err(error) if at.version == PolicyVersion::SFT => return Err(error),
-                Err(_) => {}
             }
             let parent = at.parent.ok_or(RegistryError::NoneLive)?;
             at = rows.iter().find(|row| row.version == parent).ok_or(RegistryError::Unknown(parent))?;
         }
+    }
+
+    fn replace(&self, version: PolicyVersion, damaged: Vec<(PolicyVersion, String)>) -> Result<(), RegistryError> {
+        tracing::error!(%version, "an older version serves in place of a damaged one");
+        let gone: Vec<PolicyVersion> = damaged.iter().map(|(version, _)| *version).collect();
+        let why = "the file of the version that was live is missing or damaged".to_string();
+        self.change(VersionChange::Replace { version, damaged, why })?;
+        gone.into_iter().for_each(|version| remove_all_of(&self.folder, version));
+        Ok(())
     }
 }
 

@@ -81,7 +81,12 @@ fn version_0_is_copied_once_and_other_weights_are_refused() {
     assert_eq!(fs::read(&live.path).unwrap(), fs::read(&world.sft).unwrap());
     drop(registry);
     fs::write(&world.sft, b"somebody else's weights").unwrap();
-    assert!(matches!(world.open_with(8), Err(RegistryError::OtherModel { .. })));
+    let Err(error @ RegistryError::OtherModel { .. }) = world.open_with(8) else { panic!("other weights") };
+    // Whoever has lost the file is told where it still is, and that is so.
+    let own = live.path.display().to_string();
+    assert!(error.to_string().contains(&format!("lies at {own} and can be given as --model")), "{error}");
+    let again = Registry::open(world.log().unwrap(), &live.path, 8).unwrap();
+    assert_eq!(again.live().unwrap().digest, live.digest);
 }
 
 /// Goal: a model that does not start claims no folder, and one that something came of keeps it. Method: a folder is adopted and left,
@@ -184,6 +189,33 @@ fn a_damaged_live_version_gives_way_to_its_nearest_good_ancestor() {
     assert!(!registry.path(PolicyVersion(3)).exists());
     let next = publish_next(&registry);
     assert_eq!((next, registry.row(next).unwrap().unwrap().parent), (PolicyVersion(4), Some(PolicyVersion(1))));
+}
+
+/// Goal: a start that dies while it repairs leaves what the next one needs: whose ancestors to look at. Method: version 1 is live and
+/// damaged, version 2 was left for it; a trigger refuses what goes live, so that no repair comes to its end.
+#[test]
+fn a_repair_is_done_as_a_whole_or_not_at_all() {
+    let world = World::new();
+    let registry = world.open();
+    let (one, two) = (publish_next(&registry), publish_next(&registry));
+    registry.activate(one, None).unwrap();
+    fs::write(registry.path(one), b"bit rot").unwrap();
+    drop(registry);
+    let connection = rusqlite::Connection::open(world.dir.path().join("data/rollouts.sqlite")).unwrap();
+    connection
+        .execute_batch(
+            "CREATE TRIGGER death BEFORE UPDATE ON versions WHEN NEW.state = 'live'
+             BEGIN SELECT RAISE(ABORT, 'death'); END;",
+        )
+        .unwrap();
+    assert!(world.open_with(8).is_err());
+    connection.execute_batch("DROP TRIGGER death").unwrap();
+    drop(connection);
+    let registry = world.open();
+    assert_eq!(states(&registry), [Live, Retired, Retained], "{two} was left, and does not come back by itself");
+    let acts = registry.log.reader().audit(0, 99).unwrap().into_iter().rev().take(2);
+    let acts: Vec<_> = acts.map(|row| (row.act.action.as_str(), row.act.subject.unwrap())).collect();
+    assert_eq!(acts, [("activate", "policy@0".to_string()), ("retire", "policy@1".to_string())]);
 }
 
 #[test]

@@ -103,7 +103,7 @@ impl Replay<'_> {
     fn start(&self, before: Option<Reached>, row: &UpdateRow, config: config::Ppo) -> Result<Reached, ReplayError> {
         let (saved, n_replayed) = before.as_ref().map_or((None, 0), |before| (before.saved, before.n_replayed));
         let models = match (row.start.start, before) {
-            (Start::Continued, Some(before)) => return with_constants(before, config),
+            (Start::Continued, Some(before)) => return with_constants(self.beginning, before, config),
             (Start::Continued | Start::Rebased, None) => return Err(ReplayError::Nothing),
             // A state that was saved after another version was activated has that behind it already.
             (Start::Rebased, Some(before))
@@ -111,7 +111,7 @@ impl Replay<'_> {
                     // Before another rank or alpha was configured, at version 0.
                     && configured(&config, before.models.form()) == config =>
             {
-                return with_constants(before, config);
+                return with_constants(self.beginning, before, config);
             }
             (Start::Rebased, Some(before)) => {
                 self.beginning.rebased(before.models, &self.archive.weights(row)?, &config)?

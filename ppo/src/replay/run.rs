@@ -208,17 +208,23 @@ impl Reached {
         Ok(Reached { models, head, saved: None, config: replay.config.clone(), ..self })
     }
 
-    /// The models, their optimisers with the constants of this configuration.
-    pub(crate) fn into_models(self, config: &config::Ppo) -> Result<Models, ReplayError> {
-        Ok(with_constants(self, config.clone())?.models)
+    /// The models, in the precision of this configuration and with its constants.
+    pub(crate) fn into_models(self, beginning: &Beginning, config: &config::Ppo) -> Result<Models, ReplayError> {
+        Ok(with_constants(beginning, self, config.clone())?.models)
     }
 }
 
-pub(super) fn with_constants(mut reached: Reached, config: config::Ppo) -> Result<Reached, ReplayError> {
+/// The same state as an update of this configuration computes with it: in its precision, with its constants of Adam.
+pub(super) fn with_constants(
+    beginning: &Beginning,
+    reached: Reached,
+    config: config::Ppo,
+) -> Result<Reached, ReplayError> {
     let constants = |config: &config::Ppo| (config.adam_beta1, config.adam_beta2, config.adam_eps);
-    if constants(&reached.config) != constants(&config) {
-        reached.models.set_adam(&config)?;
+    let has_constants = constants(&reached.config) == constants(&config);
+    let mut models = beginning.in_precision(reached.models, &config)?;
+    if !has_constants {
+        models.set_adam(&config)?;
     }
-    reached.config = config;
-    Ok(reached)
+    Ok(Reached { models, config, ..reached })
 }

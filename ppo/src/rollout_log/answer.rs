@@ -143,7 +143,8 @@ pub(super) fn answer(
             reply_with(reply, given_back)
         }
         Command::Forget(user, who, reply) => {
-            let forgotten = atomically(transaction, |connection| forget::forget(connection, &user, &who));
+            let is_heard = listening.rescore;
+            let forgotten = atomically(transaction, |connection| forget::forget(connection, &user, &who, is_heard));
             if let Ok(forgotten) = &forgotten {
                 tally.has_forgotten = true;
                 tally.dropped.push((DropReason::Forgotten, forgotten.n_untrained));
@@ -196,9 +197,7 @@ fn change_version(
 ) -> Result<(), LogError> {
     let changed = atomically(transaction, |connection| {
         versions::apply(connection, change)?;
-        if let Some(row) = audit::of_change(change, who) {
-            audit::insert(connection, &row)?;
-        }
+        audit::of_change(change, who).iter().try_for_each(|row| audit::insert(connection, row))?;
         judges::rejudge(connection, tally.reward_model.as_deref()).map(drop)
     });
     if let (Ok(()), VersionChange::Publish { settlement, .. } | VersionChange::Reject { settlement, .. }) =
@@ -231,7 +230,12 @@ fn atomically<T>(
     run: impl FnOnce(&Connection) -> Result<T, LogError>,
 ) -> Result<T, LogError> {
     let savepoint = transaction.savepoint()?;
-    let value = run(&savepoint)?;
+    let value = run(&savepoint).inspect_err(|error| {
+        if savepoint.is_autocommit() {
+            // Its sender hears what became of the batch; the cause is told here.
+            tracing::error!(%error, "the disk refused a command");
+        }
+    })?;
     savepoint.commit()?;
     Ok(value)
 }

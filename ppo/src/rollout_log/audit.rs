@@ -34,31 +34,35 @@ impl RolloutLog {
     }
 }
 
-/// The row that belongs to a change of versions; `None` where nothing was decided yet.
-pub(super) fn of_change(change: &VersionChange, who: &Who) -> Option<AuditRow> {
+/// The rows that belong to a change of versions, in their order; none where nothing was decided yet.
+pub(super) fn of_change(change: &VersionChange, who: &Who) -> Vec<AuditRow> {
     let act = |action, version: &PolicyVersion| Act::new(who, action, version.to_string());
     let told = |act: Act, why: &Option<String>| match why {
         Some(why) => act.done_with(why),
         None => act.done(),
     };
     match change {
-        VersionChange::Register(_) | VersionChange::Withdraw => None,
-        VersionChange::Publish { version, report, .. } => Some(told(act(Action::Promote, version), &report.remark)),
+        VersionChange::Register(_) | VersionChange::Withdraw => vec![],
+        VersionChange::Publish { version, report, .. } => vec![told(act(Action::Promote, version), &report.remark)],
         // Whoever brings a file wants it in; the learner's candidates are judged by the daemon itself, and
         // what a crash left is given up by it.
-        VersionChange::Reject { version, reason, .. } => Some(match *who == Who::learner() || *who == Who::start() {
+        VersionChange::Reject { version, reason, .. } => vec![match *who == Who::learner() || *who == Who::start() {
             true => act(Action::Reject, version).done_with(reason),
             false => act(Action::Import, version).refused(reason),
-        }),
-        VersionChange::Keep { version, report } => Some(told(act(Action::Import, version), &report.remark)),
+        }],
+        VersionChange::Keep { version, report } => vec![told(act(Action::Import, version), &report.remark)],
         VersionChange::Activate { version, why, .. } => {
             let action = if *who == Who::watch() { Action::Rollback } else { Action::Activate };
-            Some(told(act(action, version), why))
+            vec![told(act(action, version), why)]
+        }
+        VersionChange::Replace { version, damaged, why } => {
+            let retired = damaged.iter().map(|(version, what)| act(Action::Retire, version).done_with(what));
+            retired.chain([act(Action::Activate, version).done_with(why)]).collect()
         }
         VersionChange::Move { version, to, reason, .. } => match to {
-            VersionState::Retired => Some(told(act(Action::Retire, version), reason)),
-            VersionState::Rejected => Some(told(act(Action::Reject, version), reason)),
-            _ => None,
+            VersionState::Retired => vec![told(act(Action::Retire, version), reason)],
+            VersionState::Rejected => vec![told(act(Action::Reject, version), reason)],
+            _ => vec![],
         },
     }
 }

@@ -3,7 +3,7 @@
 //! PPO needs to know the probability that each token was drawn with, and that the ending was the policy's own doing
 //! (RLHF notes, section 5.5, classes A to C):
 //!
-//! * *exact*: temperature above 0, nothing truncated, nothing penalised. Trains.
+//! * *exact*: not greedy, nothing truncated, nothing penalised. Trains.
 //! * *truncated*: top-k, top-p or min-p cut something, but every token kept at least nine tenths of the mass. Trains with
 //!   the recorded behavior log-prob in its importance weight; the small bias of the support is accepted.
 //! * anything else is logged, exported and open to feedback, and is `dropped` with its reason from the first row on, so
@@ -30,7 +30,7 @@ pub fn obstacle(rollout: &Rollout) -> Option<DropReason> {
     if rollout.response.is_empty() {
         return Some(DropReason::Empty);
     }
-    if sampling.temperature <= 0.0 {
+    if sampling.is_greedy() {
         return Some(DropReason::Greedy);
     }
     let penalised = sampling.presence_penalty != 0.0

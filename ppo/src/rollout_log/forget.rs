@@ -2,12 +2,16 @@
 //!
 //! What cannot be taken back is written down instead: a version that learnt from some of these exchanges keeps its weights, and
 //! its row counts how many of the rollouts that trained it are gone (`provenance/forgotten`). The record of an update keeps the
-//! positions and scores of what it used, and no text.
+//! positions and scores of what it used, and no text. What they said about others' exchanges made scores of these: where no update
+//! has claimed them yet, they are judged again without it.
 //!
 //! Rows that an update holds right now stay until it has ended: its record must name what it learnt from. They are counted, so
 //! that whoever asked knows to ask again.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use policy::PolicyVersion;
 use rusqlite::{Connection, params};
@@ -16,6 +20,7 @@ use super::{
     RolloutLog,
     audit::{self, Act, Action, Who},
     error::LogError,
+    judges,
     writer::Command,
 };
 
@@ -41,12 +46,26 @@ impl RolloutLog {
     /// Removes every exchange of one user and everything that they said, but for what an update holds right now; the audit log
     /// says who asked for it.
     pub fn forget_user(&self, user: &str, who: &Who) -> Result<Forgotten, LogError> {
-        self.call(|reply| Command::Forget(user.to_owned(), who.clone(), reply))
+        let forgotten = self.call(|reply| Command::Forget(user.to_owned(), who.clone(), reply))?;
+        if forgotten.n_rollouts > forgotten.n_untrained {
+            self.shared.removals.0.fetch_add(1, Ordering::AcqRel);
+        }
+        Ok(forgotten)
+    }
+
+    /// How often rows were removed that updates may have used. What such an update left cannot be computed again, so whoever has
+    /// it writes it down.
+    pub(crate) fn n_removals(&self) -> u64 {
+        self.shared.removals.0.load(Ordering::Acquire)
     }
 }
 
-/// Removes everything of one user but what is claimed, and says who asked for it.
-pub(super) fn forget(connection: &Connection, user: &str, who: &Who) -> Result<Forgotten, LogError> {
+/// Counts them.
+#[derive(Debug, Default)]
+pub(super) struct Removals(AtomicU64);
+
+/// Removes everything of one user but what is claimed, and says who asked for it. `is_heard`: scores are made of what people say.
+pub(super) fn forget(connection: &Connection, user: &str, who: &Who, is_heard: bool) -> Result<Forgotten, LogError> {
     let count = |condition: &str| -> Result<u64, LogError> {
         let sql = format!("SELECT COUNT(*) FROM rollouts WHERE user = ?1 AND {condition}");
         Ok(connection.prepare_cached(&sql)?.query_row([user], |row| row.get::<_, i64>(0))? as u64)
@@ -64,6 +83,9 @@ pub(super) fn forget(connection: &Connection, user: &str, who: &Who) -> Result<F
                  ON CONFLICT (version, name) DO UPDATE SET value = value + excluded.value",
             )?
             .execute(params![version.0 as i64, FORGOTTEN, *n as f64])?;
+    }
+    if is_heard {
+        judges::rejudge_without(connection, user)?;
     }
     let n_feedback = connection.execute(
         "DELETE FROM feedback WHERE user = ?1

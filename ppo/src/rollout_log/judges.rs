@@ -32,3 +32,13 @@ pub(super) fn rejudge(connection: &Connection, sits: Option<&str>) -> Result<usi
     let foreign = versions.iter().filter(|version| is_foreign(version, reward_model));
     foreign.map(|version| Ok(give_back.execute(params![version])?)).sum()
 }
+
+/// Gives every `scored` rollout that this user's words had a part in back to the scorer, before these words go or are heard no
+/// longer. Returns how many.
+pub(super) fn rejudge_without(connection: &Connection, user: &str) -> Result<usize, LogError> {
+    Ok(connection.execute(
+        "UPDATE rollouts SET state = 'generated', score = NULL, score_std = NULL, reward_version = NULL
+         WHERE state = 'scored' AND seq IN (SELECT seq FROM feedback WHERE user = ?1)",
+        [user],
+    )?)
+}

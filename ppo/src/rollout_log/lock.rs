@@ -46,6 +46,19 @@ pub(super) struct DirLock {
 }
 
 impl LockHolder {
+    /// Who has this data directory now; `None` when nobody has. Changes nothing, but takes the lock for an instant where nobody
+    /// has it, so that a daemon which starts in that instant is refused: only for whoever has reason to believe that one runs.
+    #[must_use]
+    pub fn of(dir: &Path) -> Option<LockHolder> {
+        let mut file = File::open(dir.join(NAME)).ok()?;
+        // SAFETY: the descriptor is open for the whole call, and flock touches no memory of ours. Closing gives a lock back.
+        let is_free = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_SH | libc::LOCK_NB) } == 0;
+        let mut text = String::new();
+        // A courtesy: what cannot be read leaves a holder of whom nothing is known.
+        let _ = file.read_to_string(&mut text);
+        (!is_free).then(|| LockHolder::parse(&text))
+    }
+
     /// Reads what a lock file holds; what is torn or foreign is as if absent.
     fn parse(text: &str) -> LockHolder {
         let mut lines = text.split_inclusive('\n').map_while(|line| line.strip_suffix('\n'));
@@ -155,6 +168,22 @@ mod tests {
         assert_eq!(holder(dir.path()), LockHolder { pid, address: None });
         lock.announce(address()).unwrap();
         assert_eq!(holder(dir.path()), LockHolder { pid, address: Some(address()) });
+    }
+
+    #[test]
+    fn who_only_asks_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(LockHolder::of(dir.path()), None);
+        assert!(!dir.path().join(NAME).exists());
+        let lock = DirLock::take(dir.path()).unwrap();
+        lock.announce(address()).unwrap();
+        let holder = LockHolder { pid: Some(std::process::id()), address: Some(address()) };
+        assert_eq!(LockHolder::of(dir.path()), Some(holder));
+        drop(lock);
+        // What a killed daemon leaves names nobody who lives.
+        std::fs::write(dir.path().join(NAME), "4294967295\n127.0.0.1:8080\n").unwrap();
+        assert_eq!(LockHolder::of(dir.path()), None);
+        DirLock::take(dir.path()).unwrap();
     }
 
     #[test]

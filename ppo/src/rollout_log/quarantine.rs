@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, params};
 
-use super::{error::LogError, state::DropReason};
+use super::{error::LogError, judges, state::DropReason};
 
 /// Names of such users.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,11 +52,7 @@ pub(super) fn apply(connection: &mut Connection, quarantine: &Quarantine) -> Res
             "UPDATE rollouts SET state = 'dropped', reason = ?2 WHERE user = ?1 AND state IN ('generated', 'scored')",
             params![user, DropReason::Quarantined.as_str()],
         )?;
-        transaction.execute(
-            "UPDATE rollouts SET state = 'generated', score = NULL, score_std = NULL, reward_version = NULL
-             WHERE state = 'scored' AND seq IN (SELECT seq FROM feedback WHERE user = ?1)",
-            [user],
-        )?;
+        judges::rejudge_without(&transaction, user)?;
     }
     transaction.commit()?;
     Ok(n_dropped)

@@ -84,6 +84,8 @@ pub enum DropReason {
     NonFinite,
     /// No feedback came in time and the configured fallback is to drop.
     NoFeedback,
+    /// The reward server refuses its text, and judges others.
+    JudgeRefused,
     /// Its importance weight left the configured range.
     OffPolicy,
     /// The trainer cannot hold it: longer than its context, or a token it does not know.
@@ -114,7 +116,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons.
-    pub const ALL: [DropReason; 22] = [
+    pub const ALL: [DropReason; 23] = [
         DropReason::Stale,
         DropReason::Empty,
         DropReason::Cancelled,
@@ -124,6 +126,7 @@ impl DropReason {
         DropReason::TruncatedMass,
         DropReason::NonFinite,
         DropReason::NoFeedback,
+        DropReason::JudgeRefused,
         DropReason::OffPolicy,
         DropReason::TooLong,
         DropReason::Singleton,
@@ -151,6 +154,7 @@ impl DropReason {
             DropReason::TruncatedMass => "truncated_mass",
             DropReason::NonFinite => "non_finite",
             DropReason::NoFeedback => "no_feedback",
+            DropReason::JudgeRefused => "judge_refused",
             DropReason::OffPolicy => "off_policy",
             DropReason::TooLong => "too_long",
             DropReason::Singleton => "singleton",

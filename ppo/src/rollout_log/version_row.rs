@@ -179,6 +179,15 @@ pub enum VersionChange {
         /// Why the other one had to go.
         why: Option<String>,
     },
+    /// What was to serve is damaged and is retired; a retained version goes live in its place.
+    Replace {
+        /// The version that goes live.
+        version: PolicyVersion,
+        /// Damaged versions, live or retained, and what is wrong with each.
+        damaged: Vec<(PolicyVersion, String)>,
+        /// Why the version goes live.
+        why: String,
+    },
     /// A plain step from one state to another.
     Move {
         /// The version.

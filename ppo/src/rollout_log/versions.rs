@@ -45,6 +45,15 @@ pub(super) fn apply(connection: &Connection, change: &VersionChange) -> Result<(
             drain_live(connection, why.as_deref())?;
             go_live(connection, *version, &[VersionState::Retained, VersionState::Draining], None)
         }
+        VersionChange::Replace { version, damaged, .. } => {
+            for (damaged, what) in damaged {
+                let found = state(connection, *damaged)?;
+                let usable = found.filter(|found| matches!(found, VersionState::Live | VersionState::Retained));
+                let from = usable.ok_or_else(|| wrong_state(*damaged, VersionState::Live, found))?;
+                step(connection, *damaged, from, VersionState::Retired, Some(what))?;
+            }
+            go_live(connection, *version, &[VersionState::Retained], None)
+        }
         VersionChange::Move { version, from, to, reason } => step(connection, *version, *from, *to, reason.as_deref()),
     }
 }

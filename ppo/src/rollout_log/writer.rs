@@ -16,7 +16,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use policy::{Rollout, Vocabulary};
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::{
     answer::{Listening, Pending, Tally, answer, insert, refuse},
@@ -224,11 +224,23 @@ fn transact(
     }
     for call in calls {
         pending.push(answer(call, &mut transaction, listening, tally));
+        still_one(&transaction)?;
     }
     failpoint("log.commit")?;
     transaction.commit()?;
     policy::failpoint::passed("log.committed");
     Ok(())
+}
+
+/// A command that finds the disk full or broken has SQLite take everything back that came before it, in the middle of the batch.
+/// Each command after that would be a transaction of its own, there for good although its sender hears that it failed.
+fn still_one(transaction: &Transaction<'_>) -> Result<(), LogError> {
+    match transaction.is_autocommit() {
+        true => {
+            Err(LogError::Commit("the disk refused a command of the batch, and all of it was taken back".to_string()))
+        }
+        false => Ok(()),
+    }
 }
 
 /// An error of a failpoint is one of the disk.

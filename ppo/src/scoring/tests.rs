@@ -122,6 +122,30 @@ fn a_score_that_is_no_number_drops_its_rollout_and_spares_the_others() {
     assert_eq!((rows[0].state, rows[2].state), (RolloutState::Scored, RolloutState::Scored));
 }
 
+/// Goal: what one rollout does to its judge is no other rollout's business. Method: the oldest one always fails, alone in its batch
+/// and with others.
+#[test]
+fn a_rollout_that_cannot_be_judged_does_not_hold_up_those_behind_it() {
+    for batch in [1, 2, 32] {
+        let world = World::new(|config| config.batch = batch);
+        for n in 0..5 {
+            world.log.append(exchange(n, 0)).unwrap();
+        }
+        let poison = exchange(0, 0).response.last().unwrap().id;
+        let pump = world.pump(move |sequences| match sequences.iter().any(|ids| ids.last() == Some(&poison)) {
+            true => Err("it chokes".to_string()),
+            false => last_id(sequences),
+        });
+        world.until("the others' scores", |rows| {
+            rows.len() == 5 && rows[1..].iter().all(|row| row.state == RolloutState::Scored)
+        });
+        assert_eq!(world.rows()[0].state, RolloutState::Generated, "it may be judged another day");
+        world.log.append(exchange(5, 0)).unwrap();
+        world.until("one that comes later", |rows| rows.len() == 6 && rows[5].state == RolloutState::Scored);
+        assert!(pump.counters().deferred.load(Ordering::Relaxed) >= 1);
+    }
+}
+
 /// Goal: people are waited for, heard, and given up on. Method: one old rollout without feedback, one with, one young.
 #[test]
 fn feedback_is_waited_for_and_then_falls_back() {

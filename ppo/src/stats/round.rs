@@ -40,6 +40,7 @@ fn steps_of_policy(stats: &RoundStats) -> Vec<(&'static str, f64)> {
         ("policy/approxkl_avg", stats.policy_approx_kl_k2),
         ("policy/approxkl_k1", stats.policy_approx_kl_k1),
         ("policy/approxkl_k3", stats.policy_approx_kl_k3),
+        ("policy/approxkl_k3_final", stats.policy_final_kl_k3),
         ("policy/clipfrac_avg", stats.policy_clip_fraction),
         ("policy/clipfrac_high", stats.policy_clip_fraction_high),
         ("policy/clipfrac_low", stats.policy_clip_fraction_low),

@@ -5,9 +5,6 @@ use std::collections::BTreeMap;
 use super::{progress::Progress, round_stats::RoundStats};
 use crate::{experience::Experience, gate::Lesson, guard::Guard, rollout_log::DropReason};
 
-/// Lessons that are handed on at most.
-const LESSONS_MAX: usize = 64;
-
 /// What happened to one rollout of the round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -24,7 +21,7 @@ pub struct RoundOutcome {
     pub fates: Vec<Fate>,
     /// Numbers for charts and logs.
     pub stats: RoundStats,
-    /// What the episodes that trained were paid, for the gate; as many as it looks at.
+    /// What the episodes that trained were paid, for the gate; as many as it looks at. Empty where the policy made no step.
     pub lessons: Vec<Lesson>,
 }
 
@@ -35,10 +32,12 @@ impl RoundOutcome {
         self.stats.n_policy_steps > 0
     }
 
-    /// Whether guard rails kept the policy from learning anything.
+    /// Whether guard rails kept it from teaching anything. A round that is only to warm the value model up has done what it was
+    /// for when that made a step, whichever others were left out.
     #[must_use]
     pub fn is_skipped(&self) -> bool {
-        !self.has_new_policy() && !self.stats.trips.is_empty()
+        let has_warmed_up = self.stats.is_value_warmup && self.stats.n_value_steps > 0;
+        !self.has_new_policy() && !has_warmed_up && !self.stats.trips.is_empty()
     }
 
     /// How many rollouts were dropped, by reason.
@@ -52,18 +51,6 @@ impl RoundOutcome {
         }
         counts
     }
-}
-
-/// What the first episodes that trained were paid, and how likely they were.
-pub(super) fn lessons(experience: &Experience) -> Vec<Lesson> {
-    let trained = (0..experience.episodes.len()).filter(|&i| experience.is_kept(i));
-    let lesson = |i: usize| Lesson {
-        index: experience.episodes[i].index,
-        temperature: experience.episodes[i].temperature,
-        paid: experience.rewards[experience.range(i)].iter().sum(),
-        old_log_prob: experience.passes.old[experience.range(i)].iter().sum(),
-    };
-    trained.take(LESSONS_MAX).map(lesson).collect()
 }
 
 /// Rollouts that were filtered, or whose round came to nothing, are spent all the same: given back, they would only be

@@ -110,7 +110,8 @@ fn text_gradients(
     let n_all = n_targets(examples);
     let budget = Budget::of(models, config);
     let (mut nll, mut gradients) = (0.0, Gradients::new());
-    for piece in examples.chunks((budget.tokens / config.ptx_tokens).max(1) * budget.lanes) {
+    // Enough for every lane of a small model, and never as many as there are threads: sums depend on where they are cut.
+    for piece in examples.chunks((budget.tokens / config.ptx_tokens).max(1) * budget.pieces_min) {
         go_on(pace)?;
         let (piece_nll, mut piece_gradients) = sft::loss_and_gradients(&models.policy, piece, budget.tokens)?;
         // Each piece is a mean over its own tokens.

@@ -46,6 +46,15 @@ impl Progress {
         self.stopped |= self.ran_away || k3 > stop;
     }
 
+    /// The same after the last step: there are no more to be stopped.
+    pub(super) fn watch_arrival(&mut self, k3: f64, config: &config::Ppo) {
+        let skip = limit(config.skip_kl);
+        if k3 > skip {
+            self.ran_away = true;
+            self.trips.add(Guard::SkipKl, k3, skip);
+        }
+    }
+
     /// This step is not made.
     pub(super) fn skip_step(&mut self, fault: Fault) {
         self.n_skipped_steps += 1;

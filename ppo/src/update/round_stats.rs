@@ -68,8 +68,11 @@ pub struct RoundStats {
     pub policy_approx_kl_k1: f64,
     /// As k2 (TRL `policy/approxkl_avg`).
     pub policy_approx_kl_k2: f64,
-    /// As k3: what `stop_kl` and `skip_kl` watch, there for one minibatch.
+    /// As k3: what `stop_kl` and `skip_kl` watch before each step, there for one minibatch.
     pub policy_approx_kl_k3: f64,
+    /// KL(old ‖ new) as k3 after the last step, nats per token, over the first episodes that trained: what `skip_kl` and the
+    /// gate judge. 0 where the policy made no step, or ran away before the last.
+    pub policy_final_kl_k3: f64,
     /// Share of tokens whose clipped objective was the worse one (TRL `policy/clipfrac_avg`, verl `actor/pg_clipfrac`).
     pub policy_clip_fraction: f64,
     /// The part of it above 1, where a good token became likelier (TRL `clip_ratio/high_mean`).

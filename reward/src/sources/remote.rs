@@ -5,12 +5,18 @@
 //! Whatever is not one finite number per query is an error: peers answered 0.0 in its place, and their policies learnt it.
 //!
 //! Failures that may pass (no connection, timeout, 408, 429, 5xx) are tried again after a pause that doubles from
-//! `PAUSE_MIN` to `PAUSE_MAX`, with jitter so that many daemons do not return to a recovering server at once. This
-//! is the one file of the crate that knows JSON. The server is a neighbour: no TLS, no proxy, no redirects.
+//! `PAUSE_MIN` to `PAUSE_MAX`, with jitter so that many daemons do not return to a recovering server at once.
+//!
+//! A batch that the server answers with an error may hold one text that it cannot take: one that is too long for its model is
+//! a 400, a 413 or a 500 to servers, for all texts of the call. So its texts are asked about one by one, and those that get no
+//! score fail alone. A text that is then refused with a 4xx is refused for good, if another one was judged: a server that
+//! refuses all of them has moved, or speaks another language since its last update, and says nothing about any.
+//!
+//! This is the one file of the crate that knows JSON. The server is a neighbour: no TLS, no proxy, no redirects.
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -36,13 +42,72 @@ pub(crate) struct RemoteSource {
     agent: Agent,
     url: String,
     n_retries: u32,
+    /// Whether the batch before was judged, at least in part.
+    has_judged: AtomicBool,
 }
 
-/// Why one call gave nothing, and whether another may.
+/// Why one call gave nothing.
+#[derive(Clone, Debug)]
 struct Failure {
     cause: String,
+    /// Another call may give something.
     may_pass: bool,
+    answer: Answer,
 }
+
+/// What came back instead of scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    /// Nothing, or that the server is busy: whatever was asked.
+    Nothing,
+    /// This status, which may be about what was asked.
+    Status(u16),
+    /// Something that is no list of scores.
+    Unusable,
+}
+
+impl Failure {
+    fn unusable(cause: String) -> Failure {
+        Failure { cause, may_pass: false, answer: Answer::Unusable }
+    }
+
+    /// The scorer ended first.
+    fn stopped() -> Failure {
+        Failure { cause: ScoreError::Closing.to_string(), may_pass: true, answer: Answer::Nothing }
+    }
+
+    fn status(status: u16, answer: &[u8]) -> Failure {
+        let is_busy = matches!(status, 408 | 429 | 503);
+        Failure {
+            cause: format!("HTTP status {status}{}", size(answer)),
+            may_pass: status >= 500 || is_busy,
+            answer: if is_busy { Answer::Nothing } else { Answer::Status(status) },
+        }
+    }
+
+    /// What is said of a text that was asked about alone.
+    fn of_text(self, judges_others: bool) -> ScoreError {
+        match self.answer {
+            Answer::Status(status @ 400..=499) if judges_others => ScoreError::Refused { status },
+            _ => ScoreError::Remote(self.cause),
+        }
+    }
+}
+
+impl From<ureq::Error> for Failure {
+    fn from(error: ureq::Error) -> Failure {
+        let cause = error.to_string();
+        match error {
+            // An answer beyond its bound would be as long the next time.
+            ureq::Error::BodyExceedsLimit(_) => Failure::unusable(cause),
+            ureq::Error::BadUri(_) => Failure { cause, may_pass: false, answer: Answer::Nothing },
+            _ => Failure { cause, may_pass: true, answer: Answer::Nothing },
+        }
+    }
+}
+
+/// One outcome for each text of a call.
+type Scores = Vec<Result<f64, ScoreError>>;
 
 impl RemoteSource {
     pub(crate) fn new(reward: &config::Reward) -> RemoteSource {
@@ -55,7 +120,8 @@ impl RemoteSource {
             .user_agent(concat!("honed/", env!("CARGO_PKG_VERSION")))
             .build()
             .new_agent();
-        RemoteSource { agent, url: reward.remote_url.clone(), n_retries: reward.remote_retries }
+        let (url, n_retries) = (reward.remote_url.clone(), reward.remote_retries);
+        RemoteSource { agent, url, n_retries, has_judged: AtomicBool::new(false) }
     }
 
     /// One outcome per item. `pause` sleeps for the given time and says whether to go on: false ends the tries at once.
@@ -64,42 +130,72 @@ impl RemoteSource {
         items: &[&ScoreRequest],
         counters: &Counters,
         pause: &dyn Fn(Duration) -> bool,
-    ) -> Vec<Result<f64, ScoreError>> {
+    ) -> Scores {
+        let had_judged = self.has_judged.swap(false, Ordering::Relaxed);
+        let scores = match self.tries(items, self.n_retries, counters, pause) {
+            Ok(scores) => scores,
+            Err(failure) if items.len() > 1 && failure.answer != Answer::Nothing => {
+                self.one_by_one(items, counters, pause)
+            }
+            Err(failure) if items.len() == 1 => vec![Err(failure.of_text(had_judged))],
+            Err(failure) => vec![Err(ScoreError::Remote(failure.cause)); items.len()],
+        };
+        self.has_judged.store(scores.iter().any(Result::is_ok), Ordering::Relaxed);
+        scores
+    }
+
+    /// The batch is tried already, so each text is tried once; where the server is busy or gone, the others are not asked about.
+    fn one_by_one(&self, items: &[&ScoreRequest], counters: &Counters, pause: &dyn Fn(Duration) -> bool) -> Scores {
+        let mut found: Vec<Result<Result<f64, ScoreError>, Failure>> = Vec::with_capacity(items.len());
+        for item in items {
+            let before = found.last().and_then(|outcome| outcome.as_ref().err());
+            let gone = before.filter(|failure| failure.answer == Answer::Nothing).cloned();
+            found.push(match gone {
+                Some(failure) => Err(failure),
+                None if !pause(Duration::ZERO) => Err(Failure::stopped()),
+                None => self.tries(&[item], 0, counters, pause).map(|mut scores| scores.remove(0)),
+            });
+        }
+        let judges_others = found.iter().any(|outcome| matches!(outcome, Ok(Ok(_))));
+        found.into_iter().map(|outcome| outcome.unwrap_or_else(|failure| Err(failure.of_text(judges_others)))).collect()
+    }
+
+    /// Calls until there is an answer that will not change, or there were enough calls.
+    fn tries(
+        &self,
+        items: &[&ScoreRequest],
+        n_retries: u32,
+        counters: &Counters,
+        pause: &dyn Fn(Duration) -> bool,
+    ) -> Result<Scores, Failure> {
         let body = request_body(items);
         let mut n_calls = 0;
         loop {
             counters.remote_calls.fetch_add(1, Ordering::Relaxed);
             n_calls += 1;
             let failure = match self.call(&body, items.len()) {
-                Ok(scores) => return scores,
+                Ok(scores) => return Ok(scores),
                 Err(failure) => failure,
             };
             counters.remote_failures.fetch_add(1, Ordering::Relaxed);
-            let cause = failure.cause;
-            let is_last = !failure.may_pass || n_calls > self.n_retries;
-            tracing::warn!(cause, n_calls, n_items = items.len(), "the reward server failed");
+            let is_last = !failure.may_pass || n_calls > n_retries;
+            tracing::warn!(cause = failure.cause, n_calls, n_items = items.len(), "the reward server failed");
             if is_last || !pause(backoff(n_calls - 1)) {
-                return vec![Err(ScoreError::Remote(cause)); items.len()];
+                return Err(failure);
             }
         }
     }
 
-    fn call(&self, body: &[u8], n_items: usize) -> Result<Vec<Result<f64, ScoreError>>, Failure> {
-        let may_pass = |error: ureq::Error| {
-            // An answer beyond its bound would be as long the next time.
-            let may_pass = !matches!(error, ureq::Error::BodyExceedsLimit(_) | ureq::Error::BadUri(_));
-            Failure { cause: error.to_string(), may_pass }
-        };
+    fn call(&self, body: &[u8], n_items: usize) -> Result<Scores, Failure> {
         let request = self.agent.post(&self.url).header("content-type", "application/json");
-        let mut response = request.send(body).map_err(may_pass)?;
+        let mut response = request.send(body)?;
         let status = response.status().as_u16();
         let limit = ANSWER_BYTES + ANSWER_BYTES_PER_QUERY * n_items as u64;
-        let answer = response.body_mut().with_config().limit(limit).read_to_vec().map_err(may_pass)?;
-        if status != 200 {
-            let may_pass = status >= 500 || matches!(status, 408 | 429);
-            return Err(Failure { cause: format!("HTTP status {status}{}", size(&answer)), may_pass });
+        let answer = response.body_mut().with_config().limit(limit).read_to_vec()?;
+        match status {
+            200 => parse_answer(&answer, n_items).map_err(Failure::unusable),
+            _ => Err(Failure::status(status, &answer)),
         }
-        parse_answer(&answer, n_items).map_err(|cause| Failure { cause, may_pass: false })
     }
 }
 

@@ -107,7 +107,7 @@ fn rate(engine: &Engine, n: u32) -> Result<f64, String> {
     let (sender, events) = mpsc::channel();
     let request = GenerateRequest {
         id: "doctor".to_owned(),
-        prompt: engine.vocabulary().prompt("the"),
+        prompt: engine.vocabulary().prompt("the").map_err(|error| error.to_string())?,
         n,
         sampling: SamplingParams { max_tokens: TOKENS, ignore_eos: true, ..SamplingParams::default() },
         sink: Box::new(move |event| {

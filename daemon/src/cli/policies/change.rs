@@ -11,6 +11,7 @@ use crate::{
     cli::{
         ConfigArgs, Outcome,
         holder::{Holder, registry},
+        say,
     },
     http::wire::policy as wire,
 };
@@ -57,12 +58,12 @@ pub(super) fn activate(args: &ActivateArgs) -> Outcome {
                 log.note(Act::new(&Who::cli(), Action::Activate, version.to_string()).refused(why));
             })?;
             log.close();
-            println!("{version} is live in place of {before}; the next daemon serves it");
+            say::answer(format_args!("{version} is live in place of {before}; the next daemon serves it"))?;
         }
         Holder::Daemon(daemon) => {
             let body = wire::activation(expected);
             daemon.post(&format!("/v1/policies/{}/activate", args.version), &body)?;
-            println!("{version} is live; the daemon serves it");
+            say::answer(format_args!("{version} is live; the daemon serves it"))?;
         }
     }
     Ok(())
@@ -94,8 +95,10 @@ pub(super) fn prune(args: &PruneArgs) -> Outcome {
     log.close();
     let verb = if args.dry_run { "would remove" } else { "removed" };
     for gone in &surplus {
-        println!("{verb} {:<12}{:>14} bytes  {}", gone.version.to_string(), gone.bytes, gone.reason);
+        let version = gone.version.to_string();
+        say::answer(format_args!("{verb} {version:<12}{:>14} bytes  {}", gone.bytes, gone.reason))?;
     }
-    println!("{verb} {} versions, {} bytes", surplus.len(), surplus.iter().map(|gone| gone.bytes).sum::<u64>());
+    let bytes = surplus.iter().map(|gone| gone.bytes).sum::<u64>();
+    say::answer(format_args!("{verb} {} versions, {bytes} bytes", surplus.len()))?;
     Ok(())
 }

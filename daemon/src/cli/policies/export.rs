@@ -12,7 +12,7 @@ use policy::{
 };
 use ppo::rollout_log::VersionRow;
 
-use crate::cli::{ConfigArgs, Outcome, rollouts};
+use crate::cli::{ConfigArgs, Outcome, rollouts, say};
 
 /// What to export.
 #[derive(clap::Args)]
@@ -48,8 +48,7 @@ pub(super) fn run(args: &Args) -> Outcome {
             checkpoint::digest(&args.out)?
         }
     };
-    println!("{}  {digest}", args.out.display());
-    Ok(())
+    Ok(say::answer(format_args!("{}  {digest}", args.out.display()))?)
 }
 
 /// The file of a version, which holds what was written.

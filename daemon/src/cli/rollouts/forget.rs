@@ -3,7 +3,7 @@
 use ppo::rollout_log::{Forgotten, Who};
 
 use crate::{
-    cli::{ConfigArgs, Outcome, holder::Holder},
+    cli::{ConfigArgs, Misuse, Outcome, holder::Holder, say},
     http::wire::forget as wire,
 };
 
@@ -19,7 +19,8 @@ pub(crate) struct Args {
 
 pub(super) fn run(args: &Args) -> Outcome {
     if args.user.is_empty() {
-        return Err("a user must have a name: exchanges without one cannot be told apart".into());
+        let why = "--user: a user must have a name: exchanges without one cannot be told apart";
+        return Err(Misuse(why.to_owned()).into());
     }
     let forgotten = match Holder::find(&args.config.load()?)? {
         Holder::Us(log) => {
@@ -32,7 +33,8 @@ pub(super) fn run(args: &Args) -> Outcome {
             wire::read(&answer).ok_or("the daemon's answer cannot be read; is it of another version?")?
         }
     };
-    print!("{}", told(&forgotten));
+    // Shown, not answered: what is still to be forgotten is told, and is the exit code, whoever reads this.
+    say::show(told(&forgotten).trim_end());
     match forgotten.n_claimed {
         0 => Ok(()),
         n => Err(format!("{n} rollouts are part of an update that runs; ask again when it has ended").into()),

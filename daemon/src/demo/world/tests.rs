@@ -170,6 +170,7 @@ fn the_vocabulary_is_closed_and_answers_are_short() {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "a test's lines are caught unless they are asked for")]
 fn samples_read_well() {
     // Not a check of a number: `cargo test -p daemon samples_read_well -- --nocapture` shows the world to a person.
     let mut rng = World::new(6).stream("samples");

@@ -2,9 +2,11 @@
 
 use policy::{PolicyVersion, Vocabulary};
 
+use super::repetition::ID_BYTES;
 use crate::http::{
     answer::{Piece, Shape},
     chars::CharCount,
+    chunk_usage::ChunkUsage,
     prompt_scores::PromptScores,
     prompts::Stamp,
     wire::{
@@ -33,9 +35,29 @@ impl Echo {
         }
     }
 
-    /// Characters of this text that begin in the next token of the prompt.
-    fn n_chars(&self, chars: &mut CharCount, token: &PromptReport) -> usize {
-        if token.is_control && !self.spells_controls { 0 } else { chars.begun(&token.text.0) }
+    /// Where each token of the prompt begins in this text, characters.
+    fn offsets(&self, tokens: &[PromptReport]) -> Vec<usize> {
+        let (mut offset, mut chars, mut n_unsaid) = (0, CharCount::default(), self.n_unsaid(tokens));
+        let next = |token: &PromptReport| {
+            let n_chars = if self.shows(token) { chars.begun(&token.text.0) } else { 0 };
+            let unsaid = n_chars.min(n_unsaid);
+            n_unsaid -= unsaid;
+            let begins = offset;
+            offset += n_chars - unsaid;
+            begins
+        };
+        tokens.iter().map(next).collect()
+    }
+
+    /// Characters of the tokens before this text begins: SentencePiece's begin with a space that nobody wrote.
+    fn n_unsaid(&self, tokens: &[PromptReport]) -> usize {
+        let bytes = tokens.iter().filter(|token| self.shows(token)).flat_map(|token| &token.text.0);
+        let n_spaces = bytes.take_while(|byte| **byte == b' ').count();
+        n_spaces.saturating_sub(self.text.bytes().take_while(|byte| *byte == b' ').count())
+    }
+
+    fn shows(&self, token: &PromptReport) -> bool {
+        self.spells_controls || !token.is_control
     }
 }
 
@@ -53,7 +75,7 @@ pub(super) struct Completions {
     pub(super) behavior: bool,
     /// Alternatives per token in the `prompt_logprobs` list; `None` leaves the list out.
     pub(super) prompt_log_probs: Option<u32>,
-    pub(super) include_usage: bool,
+    pub(super) usage: ChunkUsage,
     /// Characters of the text so far, by choice.
     pub(super) offsets: Vec<usize>,
     /// Scored prompts, by prompt; empty until one is there.
@@ -107,10 +129,9 @@ impl Completions {
     fn echo_log_probs(&self, prompt: usize) -> Option<LegacyLogProbs> {
         let (n_top, echo) = (self.log_probs?, self.echo.get(prompt)?);
         let mut log_probs = LegacyLogProbs::default();
-        let (mut offset, mut chars) = (0, CharCount::default());
-        for token in self.scores.get(prompt)? {
+        let tokens = self.scores.get(prompt)?;
+        for (token, offset) in tokens.iter().zip(echo.offsets(tokens)) {
             log_probs.push_prompt(token, n_top as usize, self.behavior, offset);
-            offset += echo.n_chars(&mut chars, token);
         }
         Some(log_probs)
     }
@@ -133,8 +154,9 @@ impl Completions {
         json(&body)
     }
 
-    fn null_usage(&self) -> Option<Option<Usage>> {
-        self.include_usage.then_some(None)
+    fn event(&self, choice: CompletionChoice) -> String {
+        let usage = self.usage.of(choice.index);
+        self.json(vec![choice], usage)
     }
 
     /// The beginning of a stream's choice, before anything is drawn.
@@ -161,7 +183,7 @@ impl Shape for Completions {
             let text = echoes.get(prompt).map(|echo| echo.text.clone()).unwrap_or_default();
             let mut choice = self.beginning(choice, text, None);
             choice.prompt_token_ids = self.prompt_ids.as_ref().map(|ids| ids[prompt].clone());
-            self.json(vec![choice], self.null_usage())
+            self.event(choice)
         });
         events.collect()
     }
@@ -181,16 +203,17 @@ impl Shape for Completions {
         self.scores[prompt] = Vec::new();
         let text = &self.echo[prompt].text;
         let first = prompt as u32 * self.n;
-        let event = |choice| {
-            let choice = self.beginning(choice, text.clone(), Some(log_probs.clone()));
-            self.json(vec![choice], self.null_usage())
-        };
+        let event = |choice| self.event(self.beginning(choice, text.clone(), Some(log_probs.clone())));
         (first..first + self.n).map(event).collect()
+    }
+
+    fn count(&mut self, piece: &Piece) {
+        self.usage.count(piece);
     }
 
     fn chunk(&mut self, piece: Piece) -> String {
         let choice = self.choice(piece);
-        self.json(vec![choice], self.null_usage())
+        self.event(choice)
     }
 
     fn usage_chunk(&self, usage: Usage) -> String {
@@ -198,7 +221,10 @@ impl Shape for Completions {
     }
 
     fn whole_bytes_min(&self) -> usize {
-        self.scores.iter().map(|tokens| scores_bytes_min(tokens)).sum::<usize>() * self.n as usize
+        let scores: usize = self.scores.iter().map(|tokens| scores_bytes_min(tokens)).sum();
+        let texts: usize = self.echo.iter().map(|echo| echo.text.len()).sum();
+        let ids: usize = self.prompt_ids.iter().flatten().map(|ids| ids.len() * ID_BYTES).sum();
+        (scores + texts + ids) * self.n as usize
     }
 
     fn whole(&mut self, pieces: Vec<Piece>, usage: Usage) -> String {
@@ -218,5 +244,33 @@ impl Shape for Completions {
             choices.push(choice);
         }
         self.json(choices, Some(Some(usage)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::wire::log_probs::TokenText;
+
+    fn offsets(text: &str, pieces: &[&str]) -> Vec<usize> {
+        let report = |piece: &&str| PromptReport {
+            id: 1,
+            text: TokenText(piece.as_bytes().to_vec()),
+            is_control: piece.starts_with('<'),
+            score: None,
+        };
+        let echo = Echo { text: text.to_owned(), spells_controls: false };
+        echo.offsets(&pieces.iter().map(report).collect::<Vec<_>>())
+    }
+
+    /// Goal: an offset is where the token begins in the text that is told. Method: prompts as byte-pair models cut them, and as
+    /// SentencePiece does, with the space before them that the text has not, or has one more of.
+    #[test]
+    fn offsets_count_what_the_client_wrote() {
+        assert_eq!(offsets("Hello world", &["Hello", " world"]), [0, 5]);
+        assert_eq!(offsets("Hello world", &["<s>", " Hello", " world"]), [0, 0, 5]);
+        assert_eq!(offsets(" Hello world", &["<s>", "  ", "Hello", " world"]), [0, 0, 1, 6]);
+        assert_eq!(offsets("\u{e9}t\u{e9}!", &["<s>", " ", "\u{e9}t", "\u{e9}", "!"]), [0, 0, 0, 2, 3]);
+        assert_eq!(offsets("  ", &["<s>", "   ", "<x>"]), [0, 0, 2]);
     }
 }

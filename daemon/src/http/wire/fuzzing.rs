@@ -19,7 +19,8 @@ use super::{
 /// Bodies that lead through every parser.
 const SEEDS: [&str; 16] = [
     r#"{"model":"policy","prompt":["a",[1,2]],"max_tokens":5,"temperature":0.5,"top_p":0.9,"n":2,"stop":["x"],"seed":-1,
-        "logit_bias":{"5":-100},"logprobs":3,"stream":true,"stream_options":{"include_usage":true},"user":"u"}"#,
+        "logit_bias":{"5":-100},"logprobs":3,"stream":true,"stream_options":{"include_usage":true,
+        "continuous_usage_stats":true},"user":"u"}"#,
     r#"{"messages":[{"role":"system","content":"s"},{"role":"user","content":[{"type":"text","text":"a"}]}],
         "max_completion_tokens":7,"top_logprobs":2,"logprobs":true,"response_format":{"type":"json_schema",
         "json_schema":{"schema":{"type":"object","properties":{"a":{"type":"integer"}}}}}}"#,

@@ -35,7 +35,7 @@ pub(crate) struct Model {
     pub(crate) version: Option<u64>,
     /// `candidate`, `live`, `draining`, `retained`; of the reward model `live`.
     pub(crate) state: &'static str,
-    /// Whether it is in memory; one that is not must be activated before it answers.
+    /// Whether it is in memory and stays there; one that is not must be activated before it answers.
     pub(crate) resident: bool,
     /// Who judges now; null for versions of the policy.
     pub(crate) reward_version: Option<String>,
@@ -54,7 +54,7 @@ impl Model {
             parent: row.parent.map(|parent| parent.to_string()),
             version: Some(row.version.0),
             state: row.state.as_str(),
-            resident: resident.is_some(),
+            resident: resident.is_some_and(ResidentState::admits),
             reward_version: None,
         }
     }
@@ -73,6 +73,37 @@ impl Model {
             state: VersionState::Live.as_str(),
             resident: true,
             reward_version: Some(reward_version.to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use policy::PolicyVersion;
+
+    use super::*;
+    use crate::http::wire::policy::PolicyRow;
+
+    /// Goal: what is told of a version is what a request for it finds. Method: each state in memory, and none.
+    #[test]
+    fn a_version_on_its_way_out_is_no_longer_resident() {
+        let row = VersionRow {
+            version: PolicyVersion(3),
+            parent: None,
+            state: VersionState::Draining,
+            digest: String::new(),
+            path: "policy-3.gguf".into(),
+            created_ms: 0,
+            n_rollouts: 0,
+            reason: None,
+            numbers: BTreeMap::new(),
+        };
+        let states = [Some(ResidentState::Live), Some(ResidentState::Ready), Some(ResidentState::Draining), None];
+        for (state, expected) in states.into_iter().zip([true, true, false, false]) {
+            assert_eq!(Model::version("policy@3", &row, state, 1).resident, expected, "{state:?}");
+            assert_eq!(PolicyRow::new(row.clone(), state).resident, expected, "{state:?}");
         }
     }
 }

@@ -56,7 +56,7 @@ impl PolicyRow {
             rollouts: row.n_rollouts,
             reason: row.reason,
             numbers: row.numbers,
-            resident: resident.is_some(),
+            resident: resident.is_some_and(ResidentState::admits),
         }
     }
 }

@@ -43,6 +43,17 @@ const NOT_BUILT: &[&str] = &[
 const ONLY_TRUE: [&str; 3] = ["skip_special_tokens", "add_special_tokens", "detokenize"];
 const ONLY_ONE: [&str; 3] = ["repeat_penalty", "typical_p", "length_penalty"];
 
+/// What a stream tells of token counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StreamUsage {
+    /// Nothing.
+    Untold,
+    /// All of them in a last chunk (`include_usage`).
+    Last,
+    /// Those so far in every chunk before it, too (`continuous_usage_stats`).
+    EveryChunk,
+}
+
 /// What both generation routes understand.
 pub(crate) struct Generation {
     /// The `model` field; `None` is the live policy.
@@ -57,10 +68,12 @@ pub(crate) struct Generation {
     pub(crate) n: u32,
     /// Choices to draw per prompt, of which the best `n` are told (`best_of`).
     pub(crate) n_drawn: u32,
+    /// What the client called them, when it asked for more than one.
+    pub(crate) choices_name: Option<&'static str>,
     /// Server-sent events instead of one body.
     pub(crate) stream: bool,
-    /// A last chunk with the token counts.
-    pub(crate) include_usage: bool,
+    /// What a stream tells of token counts.
+    pub(crate) usage: StreamUsage,
     /// Alternatives per token of the prompt, in vLLM's shape; `None` leaves it unscored.
     pub(crate) prompt_log_probs: Option<u32>,
     /// What the responses must look like.
@@ -101,7 +114,8 @@ impl Generation {
         free_of_form(f, grammar.is_some())?;
         let n = f.count("n", 1..=N_MAX)?.unwrap_or(1);
         let stream = f.boolean("stream")?.unwrap_or(false);
-        let n_drawn = f.count("best_of", 1..=N_MAX)?.unwrap_or(n);
+        let best_of = f.count("best_of", 1..=N_MAX)?;
+        let n_drawn = best_of.unwrap_or(n);
         if n_drawn < n {
             return Err(f.disagrees("best_of", &format!("must be at least `n`, which is {n}, not {n_drawn}")));
         }
@@ -119,8 +133,9 @@ impl Generation {
             max_tokens_name,
             n,
             n_drawn,
+            choices_name: (n_drawn > 1).then_some(if best_of.is_some() { "best_of" } else { "n" }),
             stream,
-            include_usage: include_usage(f, stream)?,
+            usage: stream_usage(f, stream)?,
             prompt_log_probs,
             grammar,
             cache_salt: cache_salt(f)?,
@@ -129,6 +144,15 @@ impl Generation {
             return_behavior_logprobs: f.boolean("return_behavior_logprobs")?.unwrap_or(false),
             user: f.text("user", NAME_CHARS_MAX)?,
         })
+    }
+
+    /// Of the fields that make an answer long, one that the client sent. With none of them sent an answer is one choice that may
+    /// fill the window, which alternatives alone make too long.
+    pub(crate) fn length_name(&self) -> &'static str {
+        match self.max_tokens {
+            Some(_) => self.max_tokens_name,
+            None => self.choices_name.unwrap_or("top_logprobs"),
+        }
     }
 }
 
@@ -237,16 +261,22 @@ fn cache_salt(f: &mut Fields) -> Result<Option<String>, FieldError> {
     }
 }
 
-fn include_usage(f: &mut Fields, stream: bool) -> Result<bool, FieldError> {
+fn stream_usage(f: &mut Fields, stream: bool) -> Result<StreamUsage, FieldError> {
     let Some(value) = f.take("stream_options") else {
-        return Ok(false);
+        return Ok(StreamUsage::Untold);
     };
     if !stream {
         return Err(f.error("stream_options", "is only allowed when `stream` is true"));
     }
     let mut options = Fields::of(value, "stream_options")?;
-    options.refuse(&["continuous_usage_stats"])?;
-    Ok(options.boolean("include_usage")?.unwrap_or(false))
+    let at_the_end = options.boolean("include_usage")?.unwrap_or(false);
+    let in_every_chunk = options.boolean("continuous_usage_stats")?.unwrap_or(false);
+    Ok(match (at_the_end, in_every_chunk) {
+        // As vLLM: the second field adds to the first and says nothing without it.
+        (false, _) => StreamUsage::Untold,
+        (true, false) => StreamUsage::Last,
+        (true, true) => StreamUsage::EveryChunk,
+    })
 }
 
 #[cfg(test)]
@@ -282,7 +312,7 @@ mod tests {
             ("stream_options", r#"{"stream_options":{"include_usage":true}}"#),
             (
                 "stream_options.continuous_usage_stats",
-                r#"{"stream":true,"stream_options":{"continuous_usage_stats":true}}"#,
+                r#"{"stream":true,"stream_options":{"continuous_usage_stats":1}}"#,
             ),
             ("skip_special_tokens", r#"{"skip_special_tokens":false}"#),
             ("repeat_penalty", r#"{"repeat_penalty":1.1}"#),
@@ -303,6 +333,34 @@ mod tests {
             let error = take(json).err().unwrap_or_else(|| panic!("{json} passed"));
             assert_eq!(error.param.as_deref(), Some(param), "{json}");
         }
+    }
+
+    #[test]
+    fn a_stream_tells_usage_as_it_is_asked() {
+        let usage = |options: &str| {
+            let g = take(&format!(r#"{{"stream":true,"stream_options":{options}}}"#));
+            g.unwrap_or_else(|e| panic!("{options}: {e:?}")).usage
+        };
+        assert_eq!(usage("null"), StreamUsage::Untold);
+        assert_eq!(usage(r#"{"include_usage":true}"#), StreamUsage::Last);
+        // What guidellm and vLLM's benchmarks send.
+        assert_eq!(usage(r#"{"include_usage":true,"continuous_usage_stats":true}"#), StreamUsage::EveryChunk);
+        assert_eq!(usage(r#"{"continuous_usage_stats":true}"#), StreamUsage::Untold);
+    }
+
+    #[test]
+    fn what_makes_an_answer_long_has_the_name_that_was_sent() {
+        let names = |json: &str| {
+            let f = &mut Fields::parse(json.as_bytes()).expect("JSON");
+            let g = Generation::take(f, &["max_completion_tokens", "max_tokens"], 0);
+            let g = g.unwrap_or_else(|e| panic!("{json}: {e:?}"));
+            (g.choices_name, g.length_name())
+        };
+        assert_eq!(names(r#"{"n":128}"#), (Some("n"), "n"));
+        assert_eq!(names(r#"{"best_of":128}"#), (Some("best_of"), "best_of"));
+        assert_eq!(names(r#"{"n":2,"best_of":128,"max_tokens":1}"#), (Some("best_of"), "max_tokens"));
+        assert_eq!(names(r#"{"n":128,"max_completion_tokens":5}"#), (Some("n"), "max_completion_tokens"));
+        assert_eq!(names(r#"{"n":1,"top_logprobs":20}"#), (None, "top_logprobs"));
     }
 
     #[test]

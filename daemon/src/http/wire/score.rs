@@ -18,8 +18,10 @@ use super::{
 pub(crate) struct ScorePairsRequest {
     /// What all scoring routes share.
     pub(crate) options: ScoringOptions,
-    /// Prompt, response.
-    pub(crate) pairs: Vec<(String, String)>,
+    /// One for all responses, or as many.
+    pub(crate) prompts: Vec<String>,
+    /// At least one.
+    pub(crate) responses: Vec<String>,
     /// What the client called its responses.
     pub(crate) responses_name: &'static str,
 }
@@ -30,18 +32,16 @@ impl ScorePairsRequest {
     pub(crate) fn parse(body: &[u8]) -> Result<ScorePairsRequest, FieldError> {
         let mut f = Fields::parse(body)?;
         let options = ScoringOptions::take(&mut f)?;
-        let (first_name, first) = texts(&mut f, &["text_1", "queries", "data_1"])?;
-        let (responses_name, second) = texts(&mut f, &["text_2", "documents", "data_2"])?;
-        let n = second.len();
-        let prompts = match first.len() {
-            1 => vec![first[0].clone(); n],
-            many if many == n => first,
-            many => {
+        let (prompts_name, prompts) = texts(&mut f, &["text_1", "queries", "data_1"])?;
+        let (responses_name, responses) = texts(&mut f, &["text_2", "documents", "data_2"])?;
+        match (prompts.len(), responses.len()) {
+            (many, n) if many != 1 && many != n => {
                 let rule = format!("must hold one text, or as many as `{responses_name}`: {n}, not {many}");
-                return Err(f.disagrees(first_name, &rule));
+                Err(f.disagrees(prompts_name, &rule))
             }
-        };
-        Ok(ScorePairsRequest { options, pairs: prompts.into_iter().zip(second).collect(), responses_name })
+            // One prompt stays one: with a body full of responses its copies would take gigabytes.
+            _ => Ok(ScorePairsRequest { options, prompts, responses, responses_name }),
+        }
     }
 }
 
@@ -183,11 +183,15 @@ mod tests {
 
     #[test]
     fn pairs_are_one_with_each_or_each_with_its_own() {
-        let pairs = |json: &str| ScorePairsRequest::parse(json.as_bytes()).unwrap_or_else(|e| panic!("{e:?}")).pairs;
-        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
-        assert_eq!(pairs(r#"{"text_1":"a","text_2":"x"}"#), [pair("a", "x")]);
-        assert_eq!(pairs(r#"{"queries":"a","documents":["x","y"]}"#), [pair("a", "x"), pair("a", "y")]);
-        assert_eq!(pairs(r#"{"data_1":["a","b"],"data_2":["x","y"]}"#), [pair("a", "x"), pair("b", "y")]);
+        let read = |json: &str| {
+            let request = ScorePairsRequest::parse(json.as_bytes()).unwrap_or_else(|e| panic!("{e:?}"));
+            (request.prompts.join(" "), request.responses.join(" "))
+        };
+        let both = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        assert_eq!(read(r#"{"text_1":"a","text_2":"x"}"#), both("a", "x"));
+        assert_eq!(read(r#"{"queries":"a","documents":["x","y"]}"#), both("a", "x y"));
+        assert_eq!(read(r#"{"queries":["a"],"documents":["x","y"]}"#), both("a", "x y"));
+        assert_eq!(read(r#"{"data_1":["a","b"],"data_2":["x","y"]}"#), both("a b", "x y"));
     }
 
     #[test]

@@ -9,7 +9,9 @@ pub(crate) struct Usage {
     pub(crate) prompt_tokens: u64,
     pub(crate) completion_tokens: u64,
     pub(crate) total_tokens: u64,
-    pub(crate) prompt_tokens_details: PromptDetails,
+    /// Absent while it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) prompt_tokens_details: Option<PromptDetails>,
 }
 
 /// How much of the prompt did not have to be computed.
@@ -21,11 +23,13 @@ pub(crate) struct PromptDetails {
 impl Usage {
     /// Each prompt counts once, however many choices it has.
     pub(crate) fn new(prompt_tokens: u64, completion_tokens: u64, cached_tokens: u64) -> Usage {
-        Usage {
-            prompt_tokens,
-            completion_tokens,
-            total_tokens: prompt_tokens + completion_tokens,
-            prompt_tokens_details: PromptDetails { cached_tokens },
-        }
+        let details = Some(PromptDetails { cached_tokens });
+        Usage { prompt_tokens_details: details, ..Usage::so_far(prompt_tokens, completion_tokens) }
+    }
+
+    /// In the middle of a stream, when nobody has said yet what of the prompt was computed.
+    pub(crate) fn so_far(prompt_tokens: u64, completion_tokens: u64) -> Usage {
+        let total_tokens = prompt_tokens + completion_tokens;
+        Usage { prompt_tokens, completion_tokens, total_tokens, prompt_tokens_details: None }
     }
 }

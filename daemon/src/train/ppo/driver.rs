@@ -10,12 +10,14 @@ use ppo::{
 };
 
 use super::{
-    Args, halt,
+    Args,
+    ended::Ended,
+    halt, handover,
     position::{Position, named},
     table::Table,
 };
 use crate::{
-    cli::progress,
+    cli::{progress, say},
     http::{Learning, Services},
     sampling::{Draw, rollouts},
     train::{
@@ -48,19 +50,6 @@ pub(super) struct Driver<'a> {
     seen: Option<Ended>,
 }
 
-/// What tells the end of an update from any other; its numbers would not, since NaN differs from itself.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Ended {
-    update: u64,
-    ended_ms: u64,
-}
-
-impl Ended {
-    fn of(record: &UpdateRecord) -> Ended {
-        Ended { update: record.update, ended_ms: record.ended_ms }
-    }
-}
-
 /// What the driver waits for.
 enum Waited {
     /// The learner has ended an update.
@@ -85,8 +74,6 @@ impl<'a> Driver<'a> {
     ) -> Result<Driver<'a>> {
         let learning = services.learning.as_ref();
         let learning = learning.ok_or_else(|| TrainError::Learner("it was not started".to_owned()))?;
-        // An update that the last process died in is being repeated by now, and its end is this run's unless it came before this.
-        let seen = learning.learner.status().latest.as_ref().map(Ended::of);
         halt::lift(&learning.learner, &services.log, args.resume)?;
         let position = Position::after_log(&services.log.reader(), args.samples).map_err(failed)?;
         let mut prompts = Shuffled::new(prompts, config.ppo.seed);
@@ -103,19 +90,26 @@ impl<'a> Driver<'a> {
             log_queue: config.ppo.log.queue,
             seed: config.policy.seed,
             position,
-            seen,
+            seen: None,
         })
+    }
+
+    /// After this update, the newest one that ended before the learner was started: the one that the last process died in is
+    /// repeated meanwhile, and its end is this run's.
+    pub(super) fn after(mut self, newest: Option<Ended>) -> Driver<'a> {
+        self.seen = newest;
+        self
     }
 
     /// Runs all updates and says what came of them.
     pub(super) fn run(mut self) -> Result<()> {
         let bar = progress::bar(self.args.updates as u64, "PPO");
         let mut table = Table::default();
-        bar.suspend(|| println!("{}", Table::HEAD));
+        bar.suspend(|| say::show(Table::HEAD));
         let (mut n_failed, mut n_done) = (0, 0);
         while n_done < self.args.updates {
             let Some(record) = self.round()? else { break };
-            bar.suspend(|| println!("{}", table.add(&record)));
+            bar.suspend(|| say::show(table.add(&record)));
             if record.outcome == UpdateOutcome::Failed {
                 n_failed += 1;
                 if n_failed == FAILURES_MAX {
@@ -127,18 +121,14 @@ impl<'a> Driver<'a> {
             bar.set_position(n_done as u64);
         }
         bar.finish_and_clear();
-        println!("{}", table.summary());
+        say::show(table.summary());
         let version = self.learning.learner.status().version;
         let path = self.services.registry.path(version);
         if n_done < self.args.updates {
             let kept = format!("the last whole version is {version}, in {}", path.display());
             return Err(TrainError::Interrupted { step: n_done, n_steps: self.args.updates, kept });
         }
-        println!(
-            "{version} is in {}; serve it with: honed serve --data-dir {}",
-            path.display(),
-            self.args.out.display()
-        );
+        say::show(format_args!("{version} is in {}; serve it with: {}", path.display(), handover::command(self.args)));
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use reward::preference::{Preference, PreferenceError};
 
 use super::Args;
 use crate::{
+    cli::say,
     http::wire::dataset::{Comparison, PromptText, Record},
     train::{
         base::Base,
@@ -37,7 +38,11 @@ impl Comparisons {
             None => {
                 let Split { train, validation, how } =
                     split(lines, args.fit.validation_percent, &args.fit.split_salt, |c| prompt_of(&c.prompt));
-                eprintln!("{} rankings to learn from, {} for validation: {how}", train.len(), validation.len());
+                say::tell(format_args!(
+                    "{} rankings to learn from, {} for validation: {how}",
+                    train.len(),
+                    validation.len()
+                ));
                 (encoded(&args.data, &train)?, encoded(&args.data, &validation)?)
             }
         };
@@ -84,18 +89,18 @@ fn preferences(
         }
     }
     if !lines.is_empty() {
-        eprintln!("{}", encoder.tally.line(path));
+        say::tell(encoder.tally.line(path));
     }
     if n_tied > 0 {
-        eprintln!("{}: {n_tied} rankings tie all their responses and say nothing", path.display());
+        say::tell(format_args!("{}: {n_tied} rankings tie all their responses and say nothing", path.display()));
     }
     if n_same > 0 {
-        eprintln!(
+        say::tell(format_args!(
             "warning: {}: a response stands above one that is the same in {n_same} of {} rankings; such a pair teaches \
              nothing",
             path.display(),
             preferences.len()
-        );
+        ));
     }
     Ok(preferences)
 }

@@ -7,6 +7,7 @@ use reward::{RewardModel, normalization::Normalization, preference::Preference, 
 
 use super::Args;
 use crate::{
+    cli::say,
     http::wire::dataset::{Example, Record},
     sampling::{Draw, draw},
     train::{
@@ -34,7 +35,7 @@ pub(super) fn demonstrations(args: &Args, base: &Base) -> Result<Option<Vec<Vec<
     let vocabulary = base.vocabulary()?;
     let mut encoder = Encoder::new(&vocabulary, path, args.fit.tokens_max(base.shape.context));
     let sequences = encoder.examples(&lines, false)?;
-    eprintln!("{}", encoder.tally.line(path));
+    say::tell(encoder.tally.line(path));
     match sequences.is_empty() {
         true => Err(TrainError::Data { path: path.clone(), reason: "no demonstration is left".to_owned() }),
         false => Ok(Some(sequences.into_iter().map(|sequence| sequence.tokens).collect())),
@@ -58,7 +59,7 @@ pub(super) fn reference(args: &Args, base: &Base, rankings: &[Preference]) -> Re
         .map(|_| shuffled.draw().prompt().to_vec())
         .filter(|prompt| !prompt.is_empty() && prompt.len() < window)
         .collect();
-    eprintln!("drawing {} answers that set the scale", prompts.len());
+    say::tell(format_args!("drawing {} answers that set the scale", prompts.len()));
     let what = Draw {
         version: PolicyVersion::SFT,
         n: 1,

@@ -10,7 +10,7 @@ use policy::{
 
 use super::{Args, Data};
 use crate::{
-    cli::progress,
+    cli::{progress, say},
     train::{
         error::{Result, TrainError},
         interrupt::Interrupt,
@@ -47,7 +47,7 @@ impl Run<'_> {
         let options = self.options();
         let before = self.validation_nll()?;
         if let Some(nll) = before {
-            println!("epoch 0  validation loss {nll:.4}");
+            say::show(format_args!("epoch 0  validation loss {nll:.4}"));
         }
         let bar = progress::bar(0, "fine-tuning");
         let (mut epoch, mut after, mut failure) = (Epoch::default(), before, None);
@@ -62,7 +62,7 @@ impl Run<'_> {
             if is_epoch_end(options.epochs, now) {
                 match self.end_epoch(&mut epoch, now) {
                     Ok((line, nll)) => {
-                        bar.suspend(|| println!("{line}"));
+                        bar.suspend(|| say::show(&line));
                         after = nll;
                     }
                     Err(error) => {
@@ -155,15 +155,16 @@ impl Run<'_> {
         let path = self.output.path();
         let digest = self.written(path)?;
         if let (Some(before), Some(after)) = (before, after) {
-            println!("validation loss {before:.4} -> {after:.4}");
+            say::show(format_args!("validation loss {before:.4} -> {after:.4}"));
             if after > before {
-                eprintln!(
+                say::tell(format_args!(
                     "warning: the model has become WORSE on the records that were held back: loss {before:.4} -> \
                      {after:.4}; a lower --learning-rate or fewer --epochs may help"
-                );
+                ));
             }
         }
-        println!("wrote {} (sha256 {digest}); serve it with: honed serve --model {0}", path.display());
+        let path = path.display();
+        say::show(format_args!("wrote {path} (sha256 {digest}); serve it with: honed serve --model {path}"));
         Ok(())
     }
 }

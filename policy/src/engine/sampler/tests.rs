@@ -3,6 +3,7 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
 use super::*;
+use crate::sampling::GREEDY_BELOW;
 
 fn draw_with<'a>(params: &'a SamplingParams, order: &'a [Stage], history: &'a History) -> Draw<'a> {
     Draw { params, order, history, banned: &[], allowed: None }
@@ -119,6 +120,26 @@ fn greedy_takes_the_best_and_the_lowest_id_of_equals() {
     let token = Sampler::default().draw(&[0.0, 3.0, 1.0, 3.0], draw_with(&params, &ORDER, &history), &mut rng).unwrap();
     assert_eq!((token.id, token.behavior, token.log_kept_mass), (TokenId(1), LogProb(0.0), 0.0));
     assert!((token.log_prob.0 - (-0.781_68)).abs() < 1e-3);
+}
+
+/// Goal: no temperature is too small for f32. Method: the least ones that are greedy and that are not, a row whose first token is
+/// not its best, free and under a mask that forbids the best.
+#[test]
+fn the_smallest_temperatures_take_the_best_and_are_certain_of_it() {
+    let history = History::default();
+    for temperature in [0.0, f32::from_bits(1), 1e-40, f32::MIN_POSITIVE, 9e-6, GREEDY_BELOW] {
+        for top_k in [0, 2] {
+            let params = SamplingParams { temperature, top_k, ..Default::default() };
+            for (allowed, best) in [(None, 2), (Some(&[0b1011][..]), 3)] {
+                let draw = Draw { allowed, ..draw_with(&params, &ORDER, &history) };
+                let mut sampler = Sampler::default();
+                let token = sampler.draw(&[0.0, 1.0, 5.0, 3.0], draw, &mut Aimed(0.9)).unwrap();
+                assert_eq!((token.id, token.behavior), (TokenId(best), LogProb(0.0)), "{temperature:e} {allowed:?}");
+                let law = sampler.distribution(&[0.0, 1.0, 5.0, 3.0], draw).unwrap();
+                assert_eq!(law[best as usize], 1.0, "{temperature:e} {allowed:?}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -161,6 +161,25 @@ fn stop_texts_and_stop_tokens_end_the_response() {
     assert_eq!(choice.streamed.last().unwrap().id, free.streamed[5].id);
 }
 
+/// Goal: `min_tokens` holds every ending back, whatever holds the end token back for good. Method: a stop token and an end token that
+/// would be drawn each time.
+#[test]
+fn stop_tokens_are_held_back_also_where_end_tokens_never_come() {
+    let test = TestEngine::new();
+    let stop = test.tokens("e")[0];
+    for ignore_eos in [true, false] {
+        let mut ask = greedy(Ask::exactly(test.tokens("the"), 50));
+        ask.sampling.ignore_eos = ignore_eos;
+        ask.sampling.min_tokens = 20;
+        ask.sampling.stop_token_ids = vec![stop];
+        ask.sampling.logit_bias = vec![(TokenId(0), 100.0), (stop, 90.0)];
+        let choice = test.ask(ask).remove(0);
+        let (finish, last) = if ignore_eos { (FinishReason::Stop, stop) } else { (FinishReason::EndToken, TokenId(0)) };
+        assert_eq!((choice.finished.rollout.finish, choice.streamed.len()), (finish, 21), "{ignore_eos}");
+        assert_eq!(choice.streamed[20].id, last, "{ignore_eos}");
+    }
+}
+
 #[test]
 fn the_context_window_is_the_daemons_limit() {
     let test = TestEngine::new();

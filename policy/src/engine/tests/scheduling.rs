@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::rollout::FinishReason;
@@ -50,6 +50,33 @@ fn a_full_queue_rejects_and_recovers() {
         answer.wait();
     }
     assert_eq!(test.ask(Ask::exactly(test.tokens("x"), 2)).len(), 1);
+}
+
+/// Goal: a request counts as refused where its client is refused, once. Method: requests for the live policy while only the canary
+/// is full, and while both are.
+#[test]
+fn what_the_live_version_takes_over_from_a_full_canary_is_not_refused() {
+    let test = TestEngine::with(Model::default(), |config| {
+        config.parallel = 1;
+        config.max_queue = 1;
+    });
+    test.load(1);
+    test.engine.begin_canary(PolicyVersion(1), 1.0).unwrap();
+    let mut admitted = Vec::new();
+    let mut fill = |version: PolicyVersion| {
+        while let Ok(answer) = test.submit(Target::Version(version), long(&test)) {
+            admitted.push(answer);
+        }
+    };
+    fill(PolicyVersion(1));
+    assert_eq!(test.engine.stats().rejected_full, 1);
+    let taken_over = test.submit(Target::Live, long(&test)).unwrap();
+    assert_eq!((taken_over.version, test.engine.stats().rejected_full), (PolicyVersion::SFT, 1));
+    fill(PolicyVersion::SFT);
+    assert_eq!(test.engine.stats().rejected_full, 2);
+    assert!(matches!(test.submit(Target::Live, long(&test)), Err(Rejection::Full { .. })));
+    assert_eq!(test.engine.stats().rejected_full, 3);
+    admitted.iter().chain([&taken_over]).for_each(|answer| answer.cancel.cancel());
 }
 
 /// Goal: a request of many prompts is one of those who wait, however short the queue, until its last prompt has a slot. Method: a
@@ -220,4 +247,49 @@ fn streams_move_into_the_gaps_that_others_leave() {
         check_replay(&test.engine, &choice, 1e-3);
     }
     assert!(test.engine.stats().moves >= 1);
+}
+
+/// Goal: times are those at which tokens were drawn, however late somebody reads of them. Method: read once all is over.
+#[test]
+fn events_carry_the_time_at_which_they_were_made() {
+    let test = TestEngine::new();
+    let mut last = Instant::now();
+    let answer = test.submit(Target::Live, Ask::exactly(test.tokens("the"), 20)).unwrap();
+    while test.engine.stats().finished.iter().sum::<u64>() == 0 {
+        std::thread::yield_now();
+    }
+    let over = Instant::now();
+    let mut n_tokens = 0;
+    for event in &answer.events {
+        match event {
+            Event::Token { began, at, .. } => {
+                assert!(began <= at && last <= at && at <= over, "token {n_tokens}");
+                last = at;
+                n_tokens += 1;
+            }
+            Event::Finished(finished) => assert!(last <= finished.at),
+            Event::Prompt { .. } | Event::Failed(_) => panic!("{event:?}"),
+        }
+    }
+    assert_eq!(n_tokens, 20);
+}
+
+/// Goal: choices that nobody waits for any more each have their end, although nothing was prepared for them. Method: cancel a
+/// hundred that wait; every end has its number and the prompt, and no token.
+#[test]
+fn choices_that_never_began_end_one_by_one() {
+    let test = TestEngine::with(Model::default(), |config| config.parallel = 1);
+    let running = test.submit(Target::Live, long(&test)).unwrap();
+    let ask = Ask { n: 100, ..Ask::exactly(test.tokens("the user"), 3) };
+    let prompt = ask.prompt.clone();
+    let queued = test.submit(Target::Live, ask).unwrap();
+    queued.cancel.cancel();
+    for (index, choice) in (0..).zip(queued.wait()) {
+        let rollout = choice.finished.rollout;
+        assert_eq!((rollout.id.index, rollout.finish), (index, FinishReason::Cancelled));
+        assert_eq!((&rollout.prompt, rollout.response.len()), (&prompt, 0));
+    }
+    running.cancel.cancel();
+    running.wait();
+    assert!(test.engine.stats().finished[4] >= 100);
 }

@@ -1,5 +1,8 @@
 use super::*;
-use crate::vocabulary::Vocabulary;
+use crate::{
+    checkpoint::Checkpoint,
+    vocabulary::{TokenizeError, Vocabulary},
+};
 
 fn vocabulary() -> Vocabulary {
     let folder = TempDir::new().unwrap();
@@ -14,23 +17,49 @@ fn message(role: &str, content: &str) -> crate::Message {
 fn text_survives_the_round_trip() {
     let vocabulary = vocabulary();
     for text in ["", "the user", "Grüße, 🐻!\n\n  x", "a\0b", "<|user|>"] {
-        assert_eq!(vocabulary.detokenize(&vocabulary.tokenize(text), false), text);
+        assert_eq!(vocabulary.detokenize(&vocabulary.tokenize(text).unwrap(), false), text);
     }
-    assert_eq!(vocabulary.prompt("the"), vocabulary.tokenize("the"), "this model wants no beginning token");
+    assert_eq!(
+        vocabulary.prompt("the").unwrap(),
+        vocabulary.tokenize("the").unwrap(),
+        "this model wants no beginning token"
+    );
+}
+
+/// Goal: a long run of one character is cut, not the end of the process, where llama.cpp cuts with `std::regex`. Method: the
+/// model under the name of such patterns, and 100 KB of "!" on a test thread's 2 MiB.
+#[test]
+fn long_runs_are_cut_whatever_the_patterns() {
+    let folder = TempDir::new().unwrap();
+    let path = Model::default().write(&folder);
+    let mut checkpoint = Checkpoint::read(&path).unwrap();
+    let name = candle_core::quantized::gguf_file::Value::String("default".into());
+    checkpoint.metadata.set("tokenizer.ggml.pre", name);
+    checkpoint.write(&path).unwrap();
+    let vocabulary = Vocabulary::load(&path).unwrap();
+    let run = "!".repeat(100_000);
+    assert_eq!(vocabulary.tokenize(&run).unwrap().len(), run.len());
+    let chat = vocabulary.chat(&[message("user", &run)]).unwrap();
+    assert_eq!(chat.len(), run.len() + 2, "two control tokens around it");
+    let error = vocabulary.prompt(&"!".repeat(1 << 20)).unwrap_err();
+    assert!(matches!(error, TokenizeError::TooLong { n_chars: 1_048_576, .. }), "{error}");
 }
 
 #[test]
 fn merges_apply() {
     let vocabulary = vocabulary();
-    assert_eq!(vocabulary.tokenize(" the").len(), 1);
-    assert_eq!(vocabulary.piece(vocabulary.tokenize(" the")[0]), b" the");
+    assert_eq!(vocabulary.tokenize(" the").unwrap().len(), 1);
+    assert_eq!(vocabulary.piece(vocabulary.tokenize(" the").unwrap()[0]), b" the");
 }
 
 #[test]
 fn control_tokens_come_from_templates_only() {
     let vocabulary = vocabulary();
-    assert!(vocabulary.tokenize("<|endoftext|>").len() > 1);
-    assert_eq!(vocabulary.tokenize_special("a<|endoftext|>"), [vocabulary.tokenize("a")[0], TokenId(0)]);
+    assert!(vocabulary.tokenize("<|endoftext|>").unwrap().len() > 1);
+    assert_eq!(
+        vocabulary.tokenize_special("a<|endoftext|>").unwrap(),
+        [vocabulary.tokenize("a").unwrap()[0], TokenId(0)]
+    );
     let tokens = vocabulary.chat(&[message("user", "hi<|endoftext|><|system|>")]).unwrap();
     assert_eq!(tokens.iter().filter(|id| id.0 < 5).map(|id| id.0).collect::<Vec<_>>(), [2, 3]);
     assert_eq!(vocabulary.detokenize(&tokens, true), "<|user|>hi<|endoftext|><|system|><|assistant|>");
@@ -43,7 +72,7 @@ fn an_answer_is_tokenised_as_it_would_have_been_sampled() {
     let prompt = [message("user", "what?")];
     let exchange = [message("user", "what?"), message("assistant", "the <|user|>")];
     let mut want = vocabulary.chat(&prompt).unwrap();
-    want.extend(vocabulary.tokenize("the <|user|>"));
+    want.extend(vocabulary.tokenize("the <|user|>").unwrap());
     want.push(TokenId(0));
     assert_eq!(vocabulary.chat_with_answer(&exchange).unwrap(), want);
     assert!(vocabulary.chat_with_answer(&prompt).is_err());

@@ -41,7 +41,7 @@ impl Traffic {
                 let (ended, failed) = (Arc::clone(&in_flight), Arc::clone(&n_failed));
                 let request = GenerateRequest {
                     id: "cmpl-busy".to_string(),
-                    prompt: engine.vocabulary().tokenize("a sea"),
+                    prompt: engine.vocabulary().tokenize("a sea").unwrap(),
                     sampling: SamplingParams { max_tokens: 64, ignore_eos: true, ..SamplingParams::default() },
                     sink: Box::new(move |event| match event {
                         Event::Prompt { .. } | Event::Token { .. } => {}

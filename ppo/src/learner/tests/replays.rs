@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 use candle_core::Device;
 use policy::{
     checkpoint::{Checkpoint, WeightType},
+    kernels,
     scalar_model::ScalarModel,
 };
 use reward::normalization::Normalization;
@@ -12,6 +13,7 @@ use reward::normalization::Normalization;
 use super::{
     super::*,
     resume::{N_UPDATES, finish, refuse_everything, stocked},
+    world::eventually,
 };
 use crate::{
     replay::{self, Archive, ReplayError},
@@ -109,4 +111,36 @@ fn an_update_is_rebuilt_and_compared() {
     assert!(error.to_string().contains("rows 9"), "{error}");
     assert!(matches!(rebuild(2), Err(ReplayError::Pruned { update: 1, .. })), "the way to it needs update 1");
     assert!(matches!(rebuild(9), Err(ReplayError::NoRecord(9))));
+}
+
+/// Goal: an update is repeated in the type of its record, whatever is configured by now. Method: a run in bf16, replayed by who has
+/// f32 in the configuration, with states and without; and gone on with.
+#[test]
+fn an_update_of_another_type_is_repeated_in_its_own() {
+    if kernels::bf16_level() == 0 {
+        eprintln!("SKIPPED: this machine does not multiply bf16");
+        return;
+    }
+    for lora_rank in [0, 2] {
+        let mut world = stocked(|config| {
+            (config.keep_states, config.state_every, config.lora_rank) = (10, 1, lora_rank);
+            config.dtype = "bf16".to_string();
+        });
+        finish(&mut world);
+        let config = config::Ppo { dtype: "f32".to_string(), ..world.config.clone() };
+        let folder = world.close();
+        let data_dir = folder.path().join("data");
+        for update in 1..N_UPDATES {
+            let comparison = rebuild(&data_dir, &config, update).unwrap();
+            assert!(comparison.is_equal(), "{comparison:?}");
+        }
+        fs::remove_dir_all(data_dir.join("learner")).unwrap();
+        let mut world = folder.open(|it| *it = config);
+        let learner = world.start_learner();
+        eventually("the updates", || learner.counters().replayed == N_UPDATES);
+        world.feed();
+        eventually("an update", || learner.history().len() as u64 == N_UPDATES + 1);
+        assert_eq!(learner.counters().resets, 0);
+        world.close();
+    }
 }

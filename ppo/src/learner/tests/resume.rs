@@ -74,6 +74,17 @@ pub(super) fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
+/// Copies the folder when a moment comes for the first time, as a crash there would leave it.
+pub(super) fn copy_at(world: &World, moment: &'static str, to: &Path) {
+    let (root, to) = (world.folder_path().to_path_buf(), to.to_path_buf());
+    let mut is_done = false;
+    sync_point::watch(world.log.data_dir(), move |now| {
+        if now == moment && !std::mem::replace(&mut is_done, true) {
+            copy_folder(&root, &to);
+        }
+    });
+}
+
 /// Copies the folder at every moment of the watched update, as a crash there would leave it.
 fn copies_of(world: &World, into: &Path) -> Arc<Mutex<Vec<(&'static str, PathBuf)>>> {
     let copies = Arc::new(Mutex::new(Vec::new()));
@@ -168,7 +179,7 @@ fn updates_without_a_step_are_part_of_the_history() {
         config.is_geo_low = 900.0;
         config.is_geo_high = 1000.0;
     });
-    check_every_copy(world, &["claimed", "ended", "saved"]);
+    check_every_copy(world, &["claimed", "settled", "ended", "saved"]);
 }
 
 /// Goal: a state that is not the one of the record is an error and a fresh start, never silence. Method: the recorded

@@ -39,7 +39,7 @@ fn a_version_in_memory_serves_without_a_learners_help() {
     assert_eq!((loading(None, &mut n_loads).unwrap(), n_loads), (Switched::Already, 1));
     assert_eq!((world.engine.live(), world.registry.live().unwrap().version), (IMPORT, IMPORT));
     assert_eq!(activate(IMPORT, None).unwrap(), Switched::Already);
-    assert_eq!(switch.roll_back(PolicyVersion::SFT, IMPORT, "it was worse").unwrap(), Switched::Done);
+    assert_eq!(switch.roll_back(PolicyVersion::SFT, IMPORT, "it was worse", || ()).unwrap(), Switched::Done);
     assert_eq!(world.engine.live(), PolicyVersion::SFT);
     let row = world.registry.row(IMPORT).unwrap().unwrap();
     assert_eq!(row.state, VersionState::Retained, "it left service and waits, nothing drains");

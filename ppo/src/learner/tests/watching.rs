@@ -24,7 +24,7 @@ fn well(rollout: &Rollout) -> f64 {
 }
 
 /// Far below it where the import answered.
-fn badly(rollout: &Rollout) -> f64 {
+pub(super) fn badly(rollout: &Rollout) -> f64 {
     well(rollout) - 4.0 * f64::from(u8::from(rollout.version == IMPORT))
 }
 
@@ -93,6 +93,25 @@ fn each_service_of_a_version_is_watched_from_its_own_rollouts() {
         go_live(&world, PolicyVersion::SFT);
     }
     assert_eq!(since, [Seq(64), Seq(128), Seq(192)]);
+    world.close();
+}
+
+/// Goal: a reward model that is sterner than the one before is not taken for a version that is worse, and one that judged both is
+/// believed. Method: the same fall, in the eyes of another judge, and then of one that has seen the ancestor's last answers too.
+#[test]
+fn a_sterner_judge_brings_no_version_down() {
+    let mut world = world_with_an_import(|_| ());
+    go_live(&world, IMPORT);
+    world.serve_ending(64);
+    world.judge_as("another", badly);
+    assert!(!is_bad(&Watch::new(&world.setup(None))), "nobody has judged both");
+    go_live(&world, PolicyVersion::SFT);
+    world.serve_ending(64);
+    world.judge_as("another", well);
+    go_live(&world, IMPORT);
+    world.serve_ending(64);
+    world.judge_as("another", badly);
+    assert!(is_bad(&Watch::new(&world.setup(None))));
     world.close();
 }
 

@@ -133,7 +133,7 @@ impl World {
         self.start_with(None)
     }
 
-    fn start_with(&mut self, scorer: Option<Scorer>) -> Learner {
+    pub(super) fn start_with(&mut self, scorer: Option<Scorer>) -> Learner {
         let learner = Learner::start(self.setup(scorer)).unwrap();
         self.learner = Some(learner.clone());
         learner
@@ -176,7 +176,7 @@ impl World {
             };
             let request = GenerateRequest {
                 id: format!("cmpl-{:016x}", self.n_requests),
-                prompt: self.engine.vocabulary().tokenize("a blue"),
+                prompt: self.engine.vocabulary().tokenize("a blue").unwrap(),
                 sampling,
                 sink: Box::new(move |event| drop(sender.send(event))),
                 ..GenerateRequest::default()
@@ -202,10 +202,15 @@ impl World {
 
     /// Judges everything that waits, by a rule that the learner cannot know.
     pub(super) fn judge(&self, rule: impl Fn(&Rollout) -> f64) {
+        self.judge_as("rule", rule);
+    }
+
+    /// The same in another judge's name.
+    pub(super) fn judge_as(&self, judge: &str, rule: impl Fn(&Rollout) -> f64) {
         let rows = self.log.reader().unscored(None, 10_000, u64::MAX).unwrap();
         let verdict = |rollout: &Rollout| {
             let score = rule(rollout);
-            Verdict::Scored(ScoreRecord { score, std: None, reward_version: "rule".to_string() })
+            Verdict::Scored(ScoreRecord { score, std: None, reward_version: judge.to_string() })
         };
         self.log.score(rows.iter().map(|row| (row.seq, verdict(&row.rollout))).collect()).unwrap();
     }

@@ -45,19 +45,29 @@ impl LogReader {
 
     /// What users got from a version: its first `limit` judged rollouts after `start`.
     pub fn service(&self, version: PolicyVersion, start: Seq, limit: usize) -> Result<Service, LogError> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT score, length(response) / 4,
+        self.service_in(version, start, limit, "ASC")
+    }
+
+    /// What users got from a version lately: its last `limit` judged rollouts.
+    pub fn last_service(&self, version: PolicyVersion, limit: usize) -> Result<Service, LogError> {
+        self.service_in(version, Seq(0), limit, "DESC")
+    }
+
+    fn service_in(&self, version: PolicyVersion, start: Seq, limit: usize, order: &str) -> Result<Service, LogError> {
+        let mut statement = self.connection.prepare_cached(&format!(
+            "SELECT score, reward_version, length(response) / 4,
                 (SELECT COUNT(*) FROM feedback WHERE feedback.seq = rollouts.seq AND label = 'up'),
                 (SELECT COUNT(*) FROM feedback WHERE feedback.seq = rollouts.seq AND label = 'down')
-             FROM rollouts WHERE version = ?1 AND seq > ?3 AND score IS NOT NULL ORDER BY seq LIMIT ?2",
-        )?;
+             FROM rollouts WHERE version = ?1 AND seq > ?3 AND score IS NOT NULL ORDER BY seq {order} LIMIT ?2",
+        ))?;
         let mut rows = statement.query(params![version.0 as i64, limit as i64, start.0])?;
         let mut service = Service::default();
         while let Some(row) = rows.next()? {
             service.scores.push(row.get(0)?);
-            service.lengths.push(row.get::<_, i64>(1)? as f64);
-            service.thumbs.0 += row.get::<_, i64>(2)? as usize;
-            service.thumbs.1 += row.get::<_, i64>(3)? as usize;
+            service.judges.push(row.get::<_, Option<String>>(1)?.unwrap_or_default());
+            service.lengths.push(row.get::<_, i64>(2)? as f64);
+            service.thumbs.0 += row.get::<_, i64>(3)? as usize;
+            service.thumbs.1 += row.get::<_, i64>(4)? as usize;
         }
         Ok(service)
     }

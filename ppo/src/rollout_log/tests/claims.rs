@@ -95,6 +95,7 @@ fn what_cannot_train_is_dropped_when_logged_and_says_why() {
         (Rollout { response: Vec::new(), ..base.clone() }, DropReason::Empty),
         (Rollout { finish: FinishReason::Cancelled, ..base.clone() }, DropReason::Cancelled),
         (with_sampling(|s| s.temperature = 0.0), DropReason::Greedy),
+        (with_sampling(|s| s.temperature = 1e-40), DropReason::Greedy),
         (with_sampling(|s| s.presence_penalty = 0.5), DropReason::Altered),
         (with_sampling(|s| s.logit_bias = vec![(TokenId(4), 1.0)]), DropReason::Altered),
         (cut, DropReason::TruncatedMass),

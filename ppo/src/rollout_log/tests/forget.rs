@@ -86,6 +86,30 @@ fn everything_of_one_user_goes_and_versions_remember_that_it_did() {
     }
 }
 
+/// Goal: nothing trains on a score that was made from words that are forgotten. Method: what ann said about bob's rollouts, one of
+/// which is claimed; with a source that listens, and with one that does not.
+#[test]
+fn what_a_forgotten_user_judged_is_judged_again() {
+    for rescore_on_feedback in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = RolloutLog::open(dir.path(), &LogSettings { rescore_on_feedback, ..settings() }).unwrap();
+        for (n, user) in [(0, "bob"), (1, "bob"), (2, "bob"), (3, "ann")] {
+            log.append(of(n, user)).unwrap();
+        }
+        log.flush().unwrap();
+        for (n, user) in [(0, "ann"), (1, "ann"), (2, "bob"), (3, "ann")] {
+            log.append_feedback(thumbs(n, user)).unwrap();
+        }
+        score_all(&log, 1.0);
+        assert_eq!(granted(claim(&log, 1, &[0]))[0].rollout.prompt[2], TokenId(0));
+        assert_eq!(log.forget_user("ann", &Who::cli()).unwrap().n_untrained, 1);
+        let found: Vec<_> = everything(&log).iter().map(|row| (row.state, row.score.is_some())).collect();
+        let again = if rescore_on_feedback { (RolloutState::Generated, false) } else { (RolloutState::Scored, true) };
+        assert_eq!(found, [(RolloutState::Claimed, true), again, (RolloutState::Scored, true)]);
+        assert_eq!(score_all(&log, -1.0), usize::from(rescore_on_feedback));
+    }
+}
+
 fn n_in_file(dir: &std::path::Path, needle: &[u8]) -> usize {
     let bytes = |name: &str| std::fs::read(dir.join(name)).unwrap_or_default();
     let files = ["rollouts.sqlite", "rollouts.sqlite-wal"].map(bytes);

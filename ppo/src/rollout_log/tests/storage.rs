@@ -93,31 +93,62 @@ fn a_full_queue_never_blocks_and_is_counted() {
     assert_eq!(everything(&log).len(), n as usize, "what was accepted is logged");
 }
 
-/// Goal: a disk that refuses loses nothing that fits in memory. Method: `max_page_count` makes SQLite answer "disk full"
-/// exactly as a full disk does; lifting it is the disk being cleaned up.
-#[test]
-fn exchanges_wait_for_a_full_disk_to_be_cleaned_up() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut connection = open_for_writing(&database(dir.path())).unwrap();
-    let pages: i64 = connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
-    let limit = |connection: &mut Connection, pages: i64| {
-        connection.pragma_update_and_check(None, "max_page_count", pages, |row| row.get::<_, i64>(0)).unwrap();
-    };
-    limit(&mut connection, pages);
+/// A writer whose thread nobody has started, where its commands come from, and how many pages its file has.
+fn writer_of(dir: &Path) -> (Writer, Sender<Command>, i64) {
+    let connection = open_for_writing(&database(dir)).unwrap();
+    let pages = connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
     let (sender, commands) = crossbeam_channel::unbounded();
-    let counters = Arc::new(LogCounters::default());
-    let mut writer = Writer {
+    let writer = Writer {
         connection,
         commands,
         commit_every: Duration::from_millis(1),
         rescore_on_feedback: false,
         quarantine: Quarantine::default(),
-        counters: Arc::clone(&counters),
+        counters: Arc::default(),
         reward_model: None,
         vocabulary: None,
         carried: Vec::new(),
         due: None,
     };
+    (writer, sender, pages)
+}
+
+/// The disk is full at so many pages.
+fn limit(connection: &mut Connection, pages: i64) {
+    connection.pragma_update_and_check(None, "max_page_count", pages, |row| row.get::<_, i64>(0)).unwrap();
+}
+
+/// Goal: a batch is there as a whole or not at all, also when the disk is full in the middle of it. Method: a command that needs
+/// more pages than there are, between two that need none, after an exchange.
+#[test]
+fn a_command_that_finds_the_disk_full_takes_its_neighbours_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut writer, _sender, pages) = writer_of(dir.path());
+    limit(&mut writer.connection, pages + 4);
+    let note = |detail: String| Box::new(Act::new(&Who::cli(), Action::Pause, None).done_with(detail));
+    let details = ["before".to_owned(), "x".repeat(1 << 20), "after".to_owned()];
+    let (replies, answers): (Vec<_>, Vec<_>) = details.iter().map(|_| bounded(1)).unzip();
+    let commands = details.iter().zip(replies).map(|(detail, reply)| Command::Audit(note(detail.clone()), reply));
+    let batch = [Command::Append(Box::new(rollout(0, 0)))].into_iter().chain(commands).collect();
+    assert!(!writer.commit(batch));
+    for answer in answers {
+        assert!(matches!(answer.recv().unwrap(), Err(LogError::Commit(_))));
+    }
+    let reader = LogReader::open(dir.path()).unwrap();
+    assert!(reader.audit(0, 9).unwrap().is_empty(), "whoever heard that it failed left nothing");
+    assert_eq!((reader.stats().unwrap().n_rollouts, writer.carried.len()), (0, 1));
+    assert!(writer.commit(Vec::new()), "the exchange waited");
+    assert_eq!(reader.stats().unwrap().n_rollouts, 1);
+}
+
+/// Goal: a disk that refuses loses nothing that fits in memory. Method: `max_page_count` makes SQLite answer "disk full"
+/// exactly as a full disk does; lifting it is the disk being cleaned up.
+#[test]
+fn exchanges_wait_for_a_full_disk_to_be_cleaned_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut writer, sender, pages) = writer_of(dir.path());
+    let counters = Arc::clone(&writer.counters);
+    limit(&mut writer.connection, pages);
     let big = |n: u32| Rollout { prompt: vec![TokenId(0); 4096], ..rollout(n, 0) };
     let (reply, answer) = bounded(1);
     let batch = (0..8).map(|n| Command::Append(Box::new(big(n)))).chain([Command::Flush(reply)]).collect();

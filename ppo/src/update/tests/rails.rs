@@ -1,6 +1,6 @@
 use policy::TokenId;
 
-use super::{Fate, RoundOutcome, run};
+use super::{Fate, RoundOutcome, experience, run};
 use crate::{
     guard::{Action, Guard},
     rollout_log::DropReason,
@@ -86,6 +86,55 @@ fn a_step_far_beyond_the_usual_is_not_made() {
         usual(&mut world, 1.0);
         usual(&mut world, 1.0);
         assert!(run(&mut world, &rollouts, 0).has_new_policy(), "the memory moves on");
+    }
+}
+
+/// Goal: the last step is watched like the others. Method: a round of one step, before which no policy has gone anywhere, at a rate
+/// that breaks it and at one that does not; and what it says of its way against a pass of its own.
+#[test]
+fn a_last_step_that_goes_too_far_takes_the_round_back() {
+    for (rate, runs_away) in [(0.5, true), (1e-3, false)] {
+        let mut world = World::new(49);
+        (world.config.policy_learning_rate, world.config.warmup_updates) = (rate, 0);
+        (world.config.minibatch, world.config.epochs, world.config.max_grad_norm) = (32, 1, 1e6);
+        let rollouts = world.rollouts(32, share_of(TokenId(3)));
+        let before = bytes_of(world.models.policy.parameters());
+        let old = experience(&world, &rollouts).passes.old;
+        let outcome = run(&mut world, &rollouts, 0);
+        let stats = &outcome.stats;
+        assert!(
+            stats.policy_approx_kl_k3 < 1e-9,
+            "nothing was to be seen before the step: {}",
+            stats.policy_approx_kl_k3
+        );
+        assert_eq!((stats.ran_away, outcome.has_new_policy()), (runs_away, !runs_away), "{}", stats.policy_final_kl_k3);
+        assert_eq!(stats.trips.count(Guard::SkipKl), u64::from(runs_away));
+        assert_eq!(bytes_of(world.models.policy.parameters()) == before, runs_away);
+        assert_eq!(stats.policy_final_kl_k3 > world.config.skip_kl, runs_away);
+        assert_eq!(named(stats)["policy/approxkl_k3_final"], stats.policy_final_kl_k3);
+        if !runs_away {
+            let new = experience(&world, &rollouts).passes.old;
+            let k3 = old.iter().zip(&new).map(|(old, new)| (new - old).exp() - 1.0 - (new - old));
+            let mean = k3.sum::<f64>() / old.len() as f64;
+            assert!(mean > 0.0 && (mean - stats.policy_final_kl_k3).abs() < 1e-6 * mean.max(1e-3), "{mean}");
+            assert_eq!(outcome.lessons.len(), 32);
+        }
+    }
+}
+
+/// Goal: a step that the value model left out while it warms up does not make the round a refused one; a round that left all of
+/// them out is. Method: norms that are usual so far and far below the real ones, until half of the memory is new.
+#[test]
+fn a_warm_up_that_left_a_step_out_is_not_refused() {
+    for (minibatch, is_refused) in [(2, false), (8, true)] {
+        let mut world = World::new(50);
+        (world.config.value_warmup_updates, world.config.minibatch) = (2, minibatch);
+        (0..8).for_each(|_| world.models.control.value_grad_norms.push(1e-9));
+        let rollouts = world.rollouts(32, share_of(TokenId(3)));
+        let outcome = run(&mut world, &rollouts, 0);
+        let stats = &outcome.stats;
+        assert!(stats.is_value_warmup && stats.trips.count(Guard::GradientSpike) > 0, "{:?}", stats.trips);
+        assert_eq!((stats.n_value_steps == 0, outcome.is_skipped()), (is_refused, is_refused), "{:?}", stats.trips);
     }
 }
 

@@ -81,8 +81,9 @@ fn exchange(answers: Vec<String>) -> Exchange {
     Exchange { outcomes, pauses: pauses.into_inner(), questions: questions.try_iter().collect(), counters }
 }
 
+/// Both texts fail: asked about together so many times, and where that may be one text's fault, once each.
 fn check_fails(answer: String, n_calls: usize, cause: &str) {
-    let result = exchange(vec![answer; 4]);
+    let result = exchange(vec![answer; 8]);
     assert_eq!(result.questions.len(), n_calls, "{cause}");
     for outcome in result.outcomes {
         let message = outcome.expect_err(cause).to_string();
@@ -122,18 +123,20 @@ fn what_may_pass_is_tried_again_with_growing_pauses() {
 
 #[test]
 fn tries_end_and_leave_an_error() {
-    check_fails(http("500 Oops", "stack trace"), 4, "HTTP status 500 (11 bytes");
+    check_fails(http("500 Oops", "stack trace"), 4 + 2, "HTTP status 500 (11 bytes");
+    check_fails(http("503 Service Unavailable", "later"), 4, "HTTP status 503");
+    check_fails(http("429 Too Many Requests", ""), 4, "HTTP status 429");
 }
 
 #[test]
 fn what_cannot_pass_is_not_tried_again() {
-    check_fails(http("404 Not Found", ""), 1, "HTTP status 404");
-    check_fails(http("307 Moved", ""), 1, "HTTP status 307");
-    check_fails(http("200 OK", "<html>"), 1, "not JSON");
-    check_fails(http("200 OK", r#"{"reward":[1,2]}"#), 1, "no array `rewards`");
-    check_fails(http("200 OK", r#"{"rewards":[1]}"#), 1, "expected 2 rewards, got 1");
-    check_fails(http("200 OK", r#"{"rewards":[NaN,1]}"#), 1, "not JSON");
-    check_fails(http("200 OK", &"x".repeat(2 << 20)), 1, "larger than");
+    check_fails(http("404 Not Found", ""), 1 + 2, "HTTP status 404");
+    check_fails(http("307 Moved", ""), 1 + 2, "HTTP status 307");
+    check_fails(http("200 OK", "<html>"), 1 + 2, "not JSON");
+    check_fails(http("200 OK", r#"{"reward":[1,2]}"#), 1 + 2, "no array `rewards`");
+    check_fails(http("200 OK", r#"{"rewards":[1,2,3]}"#), 1 + 2, "rewards, got 3");
+    check_fails(http("200 OK", r#"{"rewards":[NaN,1]}"#), 1 + 2, "not JSON");
+    check_fails(http("200 OK", &"x".repeat(2 << 20)), 1 + 2, "larger than");
 }
 
 /// Goal: what people wrote does not reach the log through a server that echoes it. Method: an echo in every unusable answer.
@@ -146,7 +149,7 @@ fn errors_quote_nothing_that_the_server_says() {
         http("200 OK", r#"{"Say hi.":1}"#),
         http("200 OK", r#"{"rewards":["Say hi.",{"of":"Say hi."}]}"#),
     ] {
-        for outcome in exchange(vec![answer; 4]).outcomes {
+        for outcome in exchange(vec![answer; 8]).outcomes {
             let message = outcome.expect_err("unusable").to_string();
             assert!(!message.contains("hi"), "{message}");
         }
@@ -158,6 +161,47 @@ fn an_entry_that_is_no_number_fails_alone() {
     let result = exchange(vec![http("200 OK", r#"{"rewards":[null,1.5]}"#)]);
     assert!(result.outcomes[0].as_ref().is_err_and(|error| error.to_string().contains("null")));
     assert_eq!(result.outcomes[1], Ok(1.5));
+}
+
+/// Goal: one text that the server cannot take costs itself alone. Method: two texts, of which the second is refused with and without
+/// company; and a server that refuses everything, which says nothing about either.
+#[test]
+fn a_text_that_is_refused_spares_the_others() {
+    let good = || http("200 OK", r#"{"rewards":[1.5]}"#);
+    for (status, code) in [("413 Content Too Large", 413), ("400 Bad Request", 400), ("422 Unprocessable", 422)] {
+        let result = exchange(vec![http(status, ""), good(), http(status, "")]);
+        assert_eq!(result.outcomes, [Ok(1.5), Err(ScoreError::Refused { status: code })]);
+        let alone = json!({"query": ["2+2? four"], "prompts": ["2+2?"], "labels": [""]});
+        assert_eq!((result.questions.len(), result.questions.last()), (3, Some(&alone)));
+    }
+    let oops = || http("500 Oops", "");
+    let result = exchange(vec![oops(), oops(), oops(), oops(), good(), oops()]);
+    assert_eq!(result.outcomes[0], Ok(1.5));
+    let is_kept = |outcome: &Result<f64, ScoreError>| matches!(outcome, Err(ScoreError::Remote(_)));
+    assert!(is_kept(&result.outcomes[1]), "a 5xx may pass");
+    let moved = exchange(vec![http("404 Not Found", ""); 3]);
+    assert!(moved.outcomes.iter().all(is_kept), "{:?}", moved.outcomes);
+    let gone = exchange(vec![http("400 Bad Request", ""), http("503 Service Unavailable", "")]);
+    assert!(gone.outcomes.iter().all(is_kept) && gone.questions.len() == 2, "a server that is busy is left alone");
+}
+
+/// A text that comes alone is refused for good while the server judges others, and not by one that judges nobody.
+#[test]
+fn a_lone_text_is_refused_by_a_server_that_judges_others() {
+    let (url, _questions) = serve(vec![
+        http("413 Content Too Large", ""),
+        http("200 OK", r#"{"rewards":[1]}"#),
+        http("413 Content Too Large", ""),
+        http("413 Content Too Large", ""),
+    ]);
+    let mut reward = config::Config::default().reward;
+    (reward.remote_url, reward.remote_timeout_ms) = (url, 2_000);
+    let source = RemoteSource::new(&reward);
+    let ask = || source.score(&[&item("a", "b")], &Counters::default(), &|_| true).remove(0);
+    assert!(matches!(ask(), Err(ScoreError::Remote(_))), "it has judged nobody yet");
+    assert_eq!(ask(), Ok(1.0));
+    assert_eq!(ask(), Err(ScoreError::Refused { status: 413 }));
+    assert!(matches!(ask(), Err(ScoreError::Remote(_))), "it may have stopped judging");
 }
 
 #[test]

@@ -129,7 +129,7 @@ fn admin() -> Vec<Route> {
             .may_read::<RewardModelBody>()
             .answers::<RewardModelCard>(),
         Route::get(Admin, "/v1/training", "What the learner does").answers::<Training>(),
-        training("/v1/training/pause", "Begin no further update"),
+        training("/v1/training/pause", "Begin no further update until resumed; a restart resumes, except after a halt"),
         training("/v1/training/resume", "Begin updates again"),
         training("/v1/training/step", "While paused: one update, as soon as enough rollouts can be claimed"),
         Route::get(Admin, "/v1/audit", "Who did what: a page of the audit log, newest last")

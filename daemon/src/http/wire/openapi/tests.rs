@@ -53,7 +53,7 @@ const TALK: &str = r#"[{"role":"user","content":[{"type":"text","text":"a"}]},{"
 
 /// Fields that both generation routes have; of the forms of an answer at most one at a time.
 const GENERATION: [&str; 4] = [
-    r#""stream":true,"stream_options":{"include_usage":true},"response_format":{"type":"text"}"#,
+    r#""stream":true,"stream_options":{"include_usage":true,"continuous_usage_stats":true},"response_format":{"type":"text"}"#,
     r#""structured_outputs":{"json":{}}"#,
     r#""response_format":{"type":"json_object","schema":{}}"#,
     r#""response_format":{"type":"json_schema","json_schema":{"schema":{}}}"#,

@@ -31,7 +31,7 @@ pub(crate) struct SharedBody {
     stream: Option<bool>,
     /// Only with `stream`.
     stream_options: Option<StreamOptions>,
-    /// 0 takes the most probable token; 1 is the model's own distribution.
+    /// 1 is the model's own distribution; below 0.00001 the most probable token is taken.
     #[schema(minimum = 0, maximum = 2, default = 1)]
     temperature: Option<f64>,
     /// The smallest set of tokens with this probability mass.
@@ -111,6 +111,8 @@ pub(crate) struct SharedBody {
 struct StreamOptions {
     /// A last chunk with the token counts.
     include_usage: Option<bool>,
+    /// With `include_usage`: the counts so far, of a chunk's own choice, in every chunk before (vLLM).
+    continuous_usage_stats: Option<bool>,
 }
 
 ruled! {

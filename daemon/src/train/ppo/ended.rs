@@ -1,0 +1,106 @@
+//! Which updates are a run's: those that end after it has begun, the one that the last process died in among them.
+
+use std::path::Path;
+
+use ppo::{rollout_log::LogReader, stats::UpdateRecord};
+
+/// What tells the end of an update from any other; its numbers would not, since NaN differs from itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    update: u64,
+    ended_ms: u64,
+}
+
+impl Ended {
+    /// As the learner tells of it.
+    pub(super) fn of(record: &UpdateRecord) -> Ended {
+        Ended { update: record.update, ended_ms: record.ended_ms }
+    }
+
+    /// The newest one in this folder, for a run that has not started its learner yet: one that is asked later may have ended an
+    /// update already, and that is the run's. `None` of a folder that has none, or that cannot be read: whoever opens it next
+    /// says why.
+    pub(super) fn newest(data_dir: &Path) -> Option<Ended> {
+        let row = LogReader::open(data_dir).ok()?.newest_update().ok()??;
+        Some(Ended { update: row.start.number, ended_ms: row.ended_ms? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use policy::{FinishReason, LogProb, PolicyVersion, Rollout, RolloutId, SampledToken, SamplingParams, TokenId};
+    use ppo::{
+        RolloutLog,
+        rollout_log::{
+            ClaimRequest, LogSettings, ScoreRecord, Settlement, Start, UpdateChange, UpdateEnd, UpdateStart, Verdict,
+        },
+        stats::UpdateOutcome,
+    };
+
+    use super::*;
+
+    fn answer() -> Rollout {
+        let probability = LogProb(-1.0);
+        Rollout {
+            id: RolloutId { request: "a".to_owned(), index: 0 },
+            version: PolicyVersion::SFT,
+            prompt: vec![TokenId(1)],
+            response: vec![SampledToken {
+                id: TokenId(3),
+                log_prob: probability,
+                behavior: probability,
+                log_kept_mass: 0.0,
+            }],
+            sampling: SamplingParams::default(),
+            finish: FinishReason::EndToken,
+            user: None,
+            created_ms: 1,
+        }
+    }
+
+    /// A log in which update 7 has begun.
+    fn begun(folder: &Path) -> RolloutLog {
+        let settings = LogSettings { commit_ms: 1, queue: 16, rescore_on_feedback: false };
+        let log = RolloutLog::open(folder, &settings).unwrap();
+        log.append(answer()).unwrap();
+        log.flush().unwrap();
+        let seq = log.reader().rollout(&answer().id).unwrap().unwrap().seq;
+        let score = ScoreRecord { score: 1.0, std: None, reward_version: "rm".to_owned() };
+        log.score(vec![(seq, Verdict::Scored(score))]).unwrap();
+        let request = ClaimRequest { n_rollouts: 1, lineage: vec![PolicyVersion::SFT], user_share_max: 1.0 };
+        let start = UpdateStart {
+            number: 7,
+            start: Start::Fresh,
+            parent: PolicyVersion::SFT,
+            parent_digest: String::new(),
+            state_before: String::new(),
+            config: String::new(),
+            arithmetic: String::new(),
+            n_threads: 1,
+            pretraining: String::new(),
+        };
+        log.begin_update(request, start).unwrap();
+        log
+    }
+
+    /// Goal: an update that ends while the parts of a run load is that run's. Method: one that is open when the run looks and ends
+    /// right after; it is not the one that was seen.
+    #[test]
+    fn an_update_that_ends_after_the_look_is_new() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Ended::newest(&folder.path().join("absent")), None);
+        let log = begun(folder.path());
+        assert_eq!(Ended::newest(folder.path()), None, "it has not ended");
+        let end = UpdateEnd {
+            number: 7,
+            outcome: UpdateOutcome::NoStep,
+            version: None,
+            digest: None,
+            state_after: String::new(),
+            numbers: Default::default(),
+            streak: None,
+        };
+        log.settle(Settlement { update: Some(UpdateChange::End(Box::new(end))), ..Settlement::default() }).unwrap();
+        assert_eq!(Ended::newest(folder.path()).map(|ended| ended.update), Some(7));
+    }
+}
