@@ -24,7 +24,7 @@ pub use args::Args;
 pub use error::DemoError;
 
 use self::{error::Result, progress::Progress};
-use crate::{cli::say, scratch::check_writable};
+use crate::{cli::say, writable::check_writable};
 
 /// Where `--from-scratch` writes when nothing else is said.
 const BUILT: &str = "honed-artefacts";

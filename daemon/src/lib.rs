@@ -17,6 +17,7 @@ pub mod shutdown;
 pub mod telemetry;
 mod train;
 mod watch;
+mod writable;
 
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

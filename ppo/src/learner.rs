@@ -101,8 +101,8 @@ pub struct LearnerSetup {
 enum Command {
     Pause,
     Resume {
-        /// What the watch had halted learning for, and the owner had not heard of, when somebody answered it.
-        unheard: Option<String>,
+        /// Why learning stood still when somebody answered it.
+        seen: Option<String>,
     },
     Step,
     Activate {
@@ -186,9 +186,9 @@ impl Learner {
     /// # Errors
     /// [`LearnerError::Busy`] or [`LearnerError::Closed`].
     pub fn resume(&self) -> Result<(), LearnerError> {
-        // What the watch has halted learning for is on the board already, and this is the answer to it, if it is heard.
-        let unheard = self.rollback().and_then(|rollback| rollback.unheard());
-        self.send_and_show(Command::Resume { unheard }, false)
+        // This is the answer to what learning stands still for now, if it is heard.
+        let seen = self.rollback().and_then(|rollback| rollback.halt.turn().read());
+        self.send_and_show(Command::Resume { seen }, false)
     }
 
     /// While paused: one update, as soon as enough rollouts can be claimed.

@@ -117,7 +117,11 @@ fn export(args: &ExportArgs) -> Outcome {
         None => Failure::from(error),
     };
     let mut out: Box<dyn Write> = match &args.out {
-        Some(path) if path.exists() => return Err(format!("{} exists already", path.display()).into()),
+        Some(path) if path.is_file() || path.is_dir() => {
+            return Err(format!("{} exists already", path.display()).into());
+        }
+        // A pipe or a device is there to be written to.
+        Some(path) if path.exists() => Box::new(BufWriter::new(File::options().write(true).open(path).map_err(told)?)),
         Some(path) => Box::new(BufWriter::new(File::create_new(path).map_err(told)?)),
         None => Box::new(BufWriter::new(io::stdout().lock())),
     };

@@ -8,7 +8,7 @@ use std::{
 use super::{Result, experiment, figure, lines, outcome::SeedOutcome, recipe::Recipe, table, verdict};
 use crate::{
     cli::{Misuse, Outcome, say},
-    scratch::check_writable,
+    writable::check_writable,
 };
 
 /// Share of the full sizes that `--quick` takes.

@@ -28,6 +28,7 @@ pub struct EngineMetrics {
     iteration_tokens: ForeignHistogram,
     steps: IntCounter,
     step_tokens: IntCounter,
+    moves: IntCounter,
     rejected: IntCounter,
     failed: IntCounter,
 }
@@ -78,6 +79,10 @@ impl EngineMetrics {
             ),
             steps: r.counter("honed_engine_steps_total", "Forward passes."),
             step_tokens: r.counter("honed_engine_step_tokens_total", "Tokens in all forward passes."),
+            moves: r.counter(
+                "honed_sequence_moves_total",
+                "Sequences that moved, so that a gap between them would not cost a pass of its own.",
+            ),
             rejected: r.counter("honed_requests_rejected_total", "Requests refused because the queue was full."),
             failed: r.counter("honed_requests_failed_total", "Requests that ended in a failure of the engine."),
         }
@@ -98,20 +103,21 @@ impl EngineMetrics {
         raise(&self.cached_prompt_tokens, stats.cached_prompt_tokens);
         raise(&self.generated_tokens, stats.generated_tokens);
         self.set_finished(&stats.finished);
-        let EngineStats { running, waiting, steps, step_tokens, rejected_full, failed, .. } = stats;
+        let EngineStats { running, waiting, steps, step_tokens, moves, rejected_full, failed, .. } = stats;
         self.running.set(running as i64);
         self.waiting.set(waiting as i64);
         self.version.set(engine.live().0.cast_signed());
         self.residents.set(engine.residents().len() as i64);
         raise(&self.steps, steps);
         raise(&self.step_tokens, step_tokens);
+        raise(&self.moves, moves);
         raise(&self.rejected, rejected_full);
         raise(&self.failed, failed);
     }
 
     /// Several of the engine's reasons share a word.
     fn set_finished(&self, finished: &[u64; FINISH_REASONS.len()]) {
-        for word in FINISH_REASONS.map(finish_word) {
+        for word in ["stop", "length", "abort"] {
             let of_word = FINISH_REASONS.iter().zip(finished).filter(|(reason, _)| finish_word(**reason) == word);
             raise(&self.finished.with_label_values(&[word]), of_word.map(|(_, n)| n).sum());
         }

@@ -66,7 +66,7 @@ pub(super) fn check_gpu(layers: u32) -> Result<(), EngineError> {
 }
 
 fn check_gpu_among(all: &[Hardware], layers: u32, is_built_for_one: bool) -> Result<(), EngineError> {
-    if layers == 0 || all.iter().any(|device| device.is_gpu) {
+    if all.iter().any(|device| device.is_gpu) {
         return Ok(());
     }
     let reason = match is_built_for_one {
@@ -93,7 +93,7 @@ mod tests {
             is_gpu,
         };
         let (alone, beside) = ([device("CPU", false)], [device("CPU", false), device("CUDA0", true)]);
-        check_gpu_among(&alone, 0, false).unwrap();
+        check_gpu(0).unwrap();
         check_gpu_among(&beside, 99, true).unwrap();
         let said = |built| check_gpu_among(&alone, 99, built).unwrap_err().to_string();
         assert_eq!(said(false), "policy.gpu_layers = 99: this honed was built without the `cuda` feature");

@@ -151,7 +151,7 @@ impl Worker<'_> {
     }
 
     /// The drawn token that slot `i` is to decode, if it is past its prompt.
-    fn token_to_decode(&self, i: usize) -> Option<TokenId> {
+    pub(super) fn token_to_decode(&self, i: usize) -> Option<TokenId> {
         match &self.slots[i].work {
             Some(Work::Answer(sequence)) if self.prefill_left(i) == 0 => sequence.last_token(),
             _ => None,

@@ -6,7 +6,7 @@
 
 use std::{any::Any, time::Duration};
 
-use reward::ScoreError;
+use policy::engine::EngineError;
 
 use super::{
     ATTEMPTS_MAX,
@@ -67,7 +67,9 @@ impl AttemptError {
             // Of the claim's own sequences.
             PublishError::Parity(_) => None,
             // Whoever judges is there, and answers the same to the same trial; another claim has another.
-            PublishError::Trial(TrialError::Judge(ScoreError::NonFinite { .. })) => None,
+            PublishError::Trial(TrialError::Judge(error)) if error.is_final() => None,
+            // Of the candidate's own weights.
+            PublishError::Engine(EngineError::Forward { .. }) => None,
             PublishError::Trial(TrialError::Judge(_) | TrialError::Scorer(_)) => Some("whoever judges the trial"),
             PublishError::Trial(TrialError::Log(_)) | PublishError::Registry(_) | PublishError::Model(_) => Some(DISK),
             PublishError::Trial(TrialError::Engine { .. }) | PublishError::Engine(_) => Some("the engine"),
@@ -109,5 +111,28 @@ impl Owner {
         };
         self.abandon(update, batch, outcome);
         Next::BackOff(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use policy::PolicyVersion;
+    use reward::ScoreError;
+
+    use super::*;
+
+    /// Goal: what would fail in the same way for ever ends with the claim that it comes from, and an outage costs no claim. Method:
+    /// one error of each kind.
+    #[test]
+    fn outages_are_told_from_what_a_claim_brings_about() {
+        let waits_for = |error: PublishError| AttemptError::from(error).waits_for();
+        let judge = |error| waits_for(PublishError::Trial(TrialError::Judge(error)));
+        assert_eq!(judge(ScoreError::Refused { status: 413 }), None);
+        assert_eq!(judge(ScoreError::Remote("no route".to_owned())), Some("whoever judges the trial"));
+        let engine = |error| waits_for(PublishError::Engine(error));
+        let forward = EngineError::Forward { version: PolicyVersion(1), reason: "not finite".to_owned() };
+        assert_eq!(engine(forward), None);
+        assert_eq!(engine(EngineError::Backend("gone".to_owned())), Some("the engine"));
+        assert_eq!(AttemptError::Panic("a bug".to_owned()).waits_for(), None);
     }
 }

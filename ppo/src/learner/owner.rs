@@ -164,16 +164,12 @@ impl Owner {
         };
         while let Some(command) = next {
             match command {
-                Command::Pause => {
-                    self.is_paused = true;
-                    self.save();
-                }
-                Command::Resume { unheard } => {
-                    self.is_paused = false;
-                    self.halted = None;
-                    self.rollback.answered(unheard.as_deref());
-                    // Whatever made it unable may have been repaired; it will say so if not.
-                    self.is_unable = false;
+                Command::Pause => self.is_paused = true,
+                Command::Resume { seen } => {
+                    if self.rollback.answered(seen.as_deref()) {
+                        // Whatever made it unable may have been repaired; it will say so if not.
+                        (self.is_paused, self.halted, self.is_unable) = (false, None, false);
+                    }
                 }
                 Command::Step => self.is_stepping = self.is_paused,
                 Command::Activate { version, expected_live, who, reply } => {

@@ -76,18 +76,22 @@ impl Rollback {
     }
 
     /// What the watch has halted learning for, as long as the owner has yet to hear of it.
+    #[cfg(test)]
     pub(super) fn unheard(&self) -> Option<String> {
         lock(&self.unheard).clone()
     }
 
-    /// An operator has resumed learning, having seen what was `unheard` then. A halt that came after it stays.
-    pub(super) fn answered(&self, unheard: Option<&str>) {
+    /// An operator has resumed learning, having `seen` why it stood still then; whether that is why it stands still now. A halt
+    /// that came after it stays.
+    pub(super) fn answered(&self, seen: Option<&str>) -> bool {
         let turn = self.halt.turn();
-        let mut now = lock(&self.unheard);
-        if now.is_none() || now.as_deref() == unheard {
-            *now = None;
+        let now = turn.read();
+        let is_answer = now.is_none() || now.as_deref() == seen;
+        if is_answer {
+            *lock(&self.unheard) = None;
             turn.forget();
         }
+        is_answer
     }
 
     fn take_unheard(&self) -> Option<String> {

@@ -95,7 +95,9 @@ fn fate_of(name: &str, states: &BTreeMap<PolicyVersion, VersionState>, marked: &
 
 /// `stem`, or the first of `stem-2`, `stem-3` and so on that no file there begins with.
 fn free_stem(folder: &Path, stem: &str) -> io::Result<String> {
-    let names = files::names(folder)?;
+    // Folders take a name too.
+    let names = fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
+    let names: Vec<String> = names.filter_map(io::Result::transpose).collect::<io::Result<_>>()?;
     let taken: BTreeSet<&str> = names.iter().filter_map(|name| Some(name.split_once('.')?.0)).collect();
     let mut stems = std::iter::once(stem.to_owned()).chain((2_u64..).map(|n| format!("{stem}-{n}")));
     Ok(stems.find(|stem| !taken.contains(stem.as_str())).expect("a folder holds fewer names than there are numbers"))

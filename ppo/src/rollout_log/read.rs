@@ -136,12 +136,14 @@ impl LogReader {
 
     /// A few rows of one version that may be replayed: their tokens were drawn, and not from a truncated distribution.
     pub fn replayable(&self, version: PolicyVersion, limit: usize) -> Result<Vec<LoggedRollout>, LogError> {
-        let sql = format!(
-            "SELECT {} FROM rollouts WHERE version = ?1 AND +state IN ('generated', 'scored', 'claimed', 'trained')
-             ORDER BY seq DESC LIMIT ?2",
-            record::COLUMNS
-        );
-        self.rows(&sql, params![version.0 as i64, limit as i64])
+        self.rows(&LogReader::replayable_sql(), params![version.0 as i64, limit as i64])
+    }
+
+    pub(super) fn replayable_sql() -> String {
+        // The plus keeps SQLite from the index of states, whose rows it would have to sort.
+        let states = "+state IN ('generated', 'scored', 'claimed', 'trained')";
+        let columns = record::COLUMNS;
+        format!("SELECT {columns} FROM rollouts WHERE version = ?1 AND {states} ORDER BY seq DESC LIMIT ?2")
     }
 
     fn rows(&self, sql: &str, params: impl rusqlite::Params) -> Result<Vec<LoggedRollout>, LogError> {

@@ -26,6 +26,12 @@ const EVERY: Duration = Duration::from_secs(600);
 /// Updates beyond those since the newest state whose rollouts stay: states that cannot be read, and rounds that are taken back.
 const MORE_UPDATES: u64 = 64;
 
+/// The oldest rows that may go, and whether they might still have trained.
+pub(super) const OLD: &str = "SELECT seq, state IN ('generated', 'scored') FROM rollouts
+    WHERE created_ms < ?1 AND state <> 'claimed' AND seq NOT IN
+        (SELECT seq FROM update_rollouts WHERE number > (SELECT MAX(number) FROM updates) - ?2)
+    ORDER BY created_ms LIMIT ?3";
+
 /// What stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
@@ -101,12 +107,7 @@ fn remove(connection: &mut Connection, retention: Retention, now_ms: u64) -> Res
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let before = now_ms.saturating_sub(u64::try_from(retention.age.as_millis()).unwrap_or(u64::MAX));
     let old: Vec<(i64, bool)> = transaction
-        .prepare_cached(
-            "SELECT seq, state IN ('generated', 'scored') FROM rollouts
-             WHERE created_ms < ?1 AND state <> 'claimed' AND seq NOT IN
-                (SELECT seq FROM update_rollouts WHERE number > (SELECT MAX(number) FROM updates) - ?2)
-             ORDER BY created_ms LIMIT ?3",
-        )?
+        .prepare_cached(OLD)?
         .query_map(params![before as i64, retention.n_updates as i64, PIECE as i64], |row| {
             Ok((row.get(0)?, row.get(1)?))
         })?

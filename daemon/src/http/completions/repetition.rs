@@ -10,7 +10,7 @@ use crate::http::{
 /// Bytes of prompts in one answer at most: it is in memory until it is sent.
 const BYTES_MAX: usize = 32 << 20;
 /// Bytes of a token id and its comma in an answer at most, but for vocabularies beyond ten million.
-pub(super) const ID_BYTES: usize = 8;
+const ID_BYTES: usize = 8;
 
 /// Refuses a request that has its prompts repeated too often; `tokens` are those of its prompts.
 pub(super) fn check(

@@ -2,7 +2,6 @@
 
 use policy::{PolicyVersion, Vocabulary};
 
-use super::repetition::ID_BYTES;
 use crate::http::{
     answer::{Piece, Shape},
     chars::CharCount,
@@ -223,7 +222,7 @@ impl Shape for Completions {
     fn whole_bytes_min(&self) -> usize {
         let scores: usize = self.scores.iter().map(|tokens| scores_bytes_min(tokens)).sum();
         let texts: usize = self.echo.iter().map(|echo| echo.text.len()).sum();
-        let ids: usize = self.prompt_ids.iter().flatten().map(|ids| ids.len() * ID_BYTES).sum();
+        let ids: usize = self.prompt_ids.iter().flatten().map(|ids| ids.len() * size_of::<u32>()).sum();
         (scores + texts + ids) * self.n as usize
     }
 

@@ -28,7 +28,7 @@ impl Ended {
 
 #[cfg(test)]
 mod tests {
-    use policy::{FinishReason, LogProb, PolicyVersion, Rollout, RolloutId, SampledToken, SamplingParams, TokenId};
+    use policy::PolicyVersion;
     use ppo::{
         RolloutLog,
         rollout_log::{
@@ -38,33 +38,15 @@ mod tests {
     };
 
     use super::*;
-
-    fn answer() -> Rollout {
-        let probability = LogProb(-1.0);
-        Rollout {
-            id: RolloutId { request: "a".to_owned(), index: 0 },
-            version: PolicyVersion::SFT,
-            prompt: vec![TokenId(1)],
-            response: vec![SampledToken {
-                id: TokenId(3),
-                log_prob: probability,
-                behavior: probability,
-                log_kept_mass: 0.0,
-            }],
-            sampling: SamplingParams::default(),
-            finish: FinishReason::EndToken,
-            user: None,
-            created_ms: 1,
-        }
-    }
+    use crate::train::ppo::position::answer;
 
     /// A log in which update 7 has begun.
     fn begun(folder: &Path) -> RolloutLog {
         let settings = LogSettings { commit_ms: 1, queue: 16, rescore_on_feedback: false };
         let log = RolloutLog::open(folder, &settings).unwrap();
-        log.append(answer()).unwrap();
+        log.append(answer(0, 0)).unwrap();
         log.flush().unwrap();
-        let seq = log.reader().rollout(&answer().id).unwrap().unwrap().seq;
+        let seq = log.reader().rollout(&answer(0, 0).id).unwrap().unwrap().seq;
         let score = ScoreRecord { score: 1.0, std: None, reward_version: "rm".to_owned() };
         log.score(vec![(seq, Verdict::Scored(score))]).unwrap();
         let request = ClaimRequest { n_rollouts: 1, lineage: vec![PolicyVersion::SFT], user_share_max: 1.0 };
@@ -83,8 +65,8 @@ mod tests {
         log
     }
 
-    /// Goal: an update that ends while the parts of a run load is that run's. Method: one that is open when the run looks and ends
-    /// right after; it is not the one that was seen.
+    /// Goal: an update that is open when a run looks is not taken for one that had ended; that the run looks before its learner
+    /// starts makes it the run's. Method: one that ends between two looks.
     #[test]
     fn an_update_that_ends_after_the_look_is_new() {
         let folder = tempfile::tempdir().unwrap();

@@ -71,6 +71,9 @@ fn n_first<E>(is_there: impl Fn(u64) -> Result<bool, E>) -> Result<u64, E> {
 }
 
 #[cfg(test)]
+pub(super) use tests::answer;
+
+#[cfg(test)]
 mod tests {
     use policy::{FinishReason, LogProb, PolicyVersion, SampledToken, SamplingParams, TokenId};
     use ppo::{
@@ -80,7 +83,8 @@ mod tests {
 
     use super::*;
 
-    fn answer(prompt: u64, index: u32) -> Rollout {
+    /// An answer of one token, as a run names it.
+    pub(in crate::train::ppo) fn answer(prompt: u64, index: u32) -> Rollout {
         let probability = LogProb(-1.0);
         let rollout = Rollout {
             id: RolloutId { request: "the engine's".to_owned(), index },

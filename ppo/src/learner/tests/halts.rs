@@ -107,15 +107,21 @@ fn a_halt_stays_until_its_answer_is_heard() {
     assert!(matches!(commands.recv(), Ok(Command::Pause)));
     learner.resume().unwrap();
     let obey = || match commands.recv() {
-        Ok(Command::Resume { unheard }) => rollback.answered(unheard.as_deref()),
+        Ok(Command::Resume { seen }) => rollback.answered(seen.as_deref()),
         _ => panic!("another command"),
     };
-    obey();
+    assert!(obey());
     assert_eq!((halted(), halt::read(world.log.data_dir())), (None, None));
     learner.resume().unwrap();
     roll_back();
-    obey();
+    assert!(!obey());
     assert!(halted().is_some(), "it came after the answer");
+    learner.resume().unwrap();
+    assert!(obey());
+    learner.resume().unwrap();
+    drop(rollback.halt.turn().announce("a guard tripped".to_string()));
+    assert!(!obey(), "and so did a guard's");
+    assert!(halt::read(world.log.data_dir()).is_some());
     world.close();
 }
 

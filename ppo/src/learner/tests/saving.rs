@@ -81,8 +81,8 @@ fn the_state_is_there_when_what_it_was_computed_from_is_forgotten() {
     world.close();
 }
 
-/// Goal: no update is repeated under a record that is not true any more. Method: a death in an update that mixes text in, and another
-/// text at the next start.
+/// Goal: no update is repeated under a record that is not true any more. Method: a death in an update that mixes text in; then
+/// another text at the next start, and a record that names another number of threads.
 #[test]
 fn another_pretraining_text_gives_the_unfinished_claim_back() {
     let texts = |start: u32| -> Arc<[Sequence]> {
@@ -102,11 +102,22 @@ fn another_pretraining_text_gives_the_unfinished_claim_back() {
     let config = world.config.clone();
     world.close();
     let claimed = LogReader::open(&into.path().join("data")).unwrap().open_update().unwrap().unwrap();
+    let threads = tempfile::tempdir().unwrap();
+    copy_folder(into.path(), threads.path());
+    let log = rusqlite::Connection::open(threads.path().join("data/rollouts.sqlite")).unwrap();
+    log.execute("UPDATE updates SET n_threads = n_threads + 1", []).unwrap();
+    drop(log);
     let mut world = reopened(into.path().to_path_buf(), &config);
     let learner = start(&mut world, texts(100));
     world.until_updates(&learner, 1);
     let row = world.log.reader().update(0).unwrap().unwrap();
     assert_eq!((claimed.start.number, row.n_attempts), (0, 1), "it began anew");
     assert_ne!(row.start.pretraining, claimed.start.pretraining);
+    world.close();
+    let mut world = reopened(threads.path().to_path_buf(), &config);
+    let learner = start(&mut world, texts(5));
+    world.until_updates(&learner, 1);
+    let row = world.log.reader().update(0).unwrap().unwrap();
+    assert_eq!((row.start.n_threads, row.n_attempts), (claimed.start.n_threads, 1), "it began anew");
     world.close();
 }

@@ -52,7 +52,7 @@ fn folders_and_notes_of_others_are_left_alone() {
     let world = World::new();
     drop(world.open());
     let versions = world.dir.path().join("data/versions");
-    for folder in [versions.join("policy-7.old"), aside(&world), aside(&world).join("policy-8.old")] {
+    for folder in [versions.join("policy-7.old"), aside(&world), aside(&world).join("policy-50.gguf")] {
         fs::create_dir(folder).unwrap();
     }
     fs::write(aside(&world).join("policy-notes.txt"), "mine").unwrap();
@@ -60,7 +60,7 @@ fn folders_and_notes_of_others_are_left_alone() {
         fs::write(versions.join(format!("policy-{n}.gguf")), "x").unwrap();
         drop(world.open());
     }
-    assert!(versions.join("policy-7.old").is_dir() && aside(&world).join("policy-8.old").is_dir());
+    assert!(versions.join("policy-7.old").is_dir() && aside(&world).join("policy-50.gguf").is_dir());
     assert!(aside(&world).join("policy-notes.txt").exists());
     assert_eq!(file_names(&aside(&world)).len(), 10 + 2, "the bound, and what is not ours");
 }

@@ -54,12 +54,7 @@ impl LogReader {
     }
 
     fn service_in(&self, version: PolicyVersion, start: Seq, limit: usize, order: &str) -> Result<Service, LogError> {
-        let mut statement = self.connection.prepare_cached(&format!(
-            "SELECT score, reward_version, length(response) / 4,
-                (SELECT COUNT(*) FROM feedback WHERE feedback.seq = rollouts.seq AND label = 'up'),
-                (SELECT COUNT(*) FROM feedback WHERE feedback.seq = rollouts.seq AND label = 'down')
-             FROM rollouts WHERE version = ?1 AND seq > ?3 AND score IS NOT NULL ORDER BY seq {order} LIMIT ?2",
-        ))?;
+        let mut statement = self.connection.prepare_cached(&LogReader::service_sql(order))?;
         let mut rows = statement.query(params![version.0 as i64, limit as i64, start.0])?;
         let mut service = Service::default();
         while let Some(row) = rows.next()? {
@@ -70,5 +65,14 @@ impl LogReader {
             service.thumbs.1 += row.get::<_, i64>(4)? as usize;
         }
         Ok(service)
+    }
+
+    pub(in crate::rollout_log) fn service_sql(order: &str) -> String {
+        format!(
+            "SELECT score, reward_version, length(response) / 4,
+                (SELECT COUNT(*) FROM feedback WHERE feedback.seq = rollouts.seq AND label = 'up'),
+                (SELECT COUNT(*) FROM feedback WHERE feedback.seq = rollouts.seq AND label = 'down')
+             FROM rollouts WHERE version = ?1 AND seq > ?3 AND score IS NOT NULL ORDER BY seq {order} LIMIT ?2",
+        )
     }
 }

@@ -101,18 +101,15 @@ fn rows_of_a_version_are_found_in_order() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()));
     let connection = Connection::open(database(dir.path())).unwrap();
-    let plan = |sql: &str| -> String {
+    let check = |sql: &str, index: &str| {
         let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
-        let lines = statement.query_map([], |row| row.get::<_, String>(3)).unwrap();
-        lines.collect::<Result<Vec<_>, _>>().unwrap().join("; ")
+        let nothing = vec![rusqlite::types::Null; statement.parameter_count()];
+        let lines = statement.query_map(rusqlite::params_from_iter(nothing), |row| row.get::<_, String>(3)).unwrap();
+        let plan = lines.collect::<Result<Vec<_>, _>>().unwrap().join("; ");
+        assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{plan}");
     };
-    let scored =
-        plan("SELECT score FROM rollouts WHERE version = 1 AND seq > 7 AND score IS NOT NULL ORDER BY seq LIMIT 9");
-    assert!(scored.contains("scored_in_order") && !scored.contains("TEMP B-TREE"), "{scored}");
-    let newest =
-        "SELECT seq FROM rollouts WHERE version = 1 AND +state IN ('generated', 'scored') ORDER BY seq DESC LIMIT 9";
-    let newest = plan(newest);
-    assert!(newest.contains("rollouts_in_order") && !newest.contains("TEMP B-TREE"), "{newest}");
-    let old = plan("SELECT seq FROM rollouts WHERE created_ms < 9 AND state <> 'claimed' ORDER BY created_ms LIMIT 9");
-    assert!(old.contains("rollouts_by_age") && !old.contains("TEMP B-TREE"), "{old}");
+    check(&LogReader::service_sql("ASC"), "scored_in_order");
+    check(&LogReader::service_sql("DESC"), "scored_in_order");
+    check(&LogReader::replayable_sql(), "rollouts_in_order");
+    check(super::super::retention::OLD, "rollouts_by_age");
 }
