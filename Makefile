@@ -40,7 +40,7 @@ soak: ## 10,000 requests of 64 clients beside 1,000 idle connections (SOAK=N for
 	$(CARGO) build --workspace --all-targets --locked
 	HONED_SOAK=$(or $(SOAK),10000) $(CARGO) test --workspace --test tests --locked -- --nocapture http_soak
 
-golden: ## the reference numbers only; HONED_GOLDEN names another folder of them
+golden: ## the reference numbers only; HONED_GOLDEN names another folder with more of them
 	@.ci/deps build
 	$(CARGO) test --workspace --test tests --locked -- golden
 

@@ -7,6 +7,7 @@
 mod files;
 mod guard;
 mod manifests;
+mod pitfalls;
 mod rules;
 
 use std::path::PathBuf;
@@ -105,6 +106,11 @@ fn operations_without_gradient_are_not_used() {
 }
 
 #[test]
+fn a_process_can_be_made_to_die_at_every_change_that_lasts() {
+    check(rules::failpoint_beside_what_lasts);
+}
+
+#[test]
 fn files_and_functions_are_short() {
     check(rules::short_files);
     check(rules::short_functions);
@@ -123,4 +129,15 @@ fn nothing_is_unwrapped_outside_tests() {
 #[test]
 fn nothing_is_left_unfinished() {
     check(rules::nothing_unfinished);
+}
+
+#[test]
+fn every_pitfall_has_a_test_that_exists() {
+    let golden: Vec<String> = std::fs::read_dir(root().join("tests/golden"))
+        .expect("a folder")
+        .map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned())
+        .filter_map(|name| Some(name.strip_suffix(".json")?.split('_').next()?.to_owned()))
+        .collect();
+    let source = |path: &str| std::fs::read_to_string(root().join(path)).ok();
+    report(pitfalls::faults(&read("tests/README.md"), source, &golden));
 }

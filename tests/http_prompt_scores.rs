@@ -1,8 +1,10 @@
 //! Scored prompts over a real socket: `echo` with `logprobs`, and vLLM's `prompt_logprobs`.
 
+use std::io::{BufReader, Write};
+
 use serde_json::{Value, json};
 
-use crate::harness::TestDaemon;
+use crate::harness::{TestDaemon, client};
 
 fn numbers(list: &Value) -> Vec<Option<f64>> {
     list.as_array().expect("a list").iter().map(Value::as_f64).collect()
@@ -90,6 +92,27 @@ fn a_stream_echoes_the_log_probs_of_the_whole_answer() {
             assert_eq!(choice["logprobs"]["text_offset"], json!(offsets));
         }
     }
+}
+
+/// Goal: echoed log-probs, tens of megabytes at worst, are made as they are read, so that nobody else waits for them. Method: choices
+/// whose events are larger than what is gathered into a frame, and the frames of their stream, one a chunk.
+#[test]
+fn a_stream_echoes_one_choice_at_a_time() {
+    let daemon = TestDaemon::start();
+    let body = json!({"prompt": vec![9; 200], "max_tokens": 1, "echo": true, "logprobs": 20, "n": 4, "stream": true});
+    let headers = [("content-type", "application/json")];
+    let mut socket = client::connect(daemon.address());
+    let request = client::request("POST", "/v1/completions", &headers, body.to_string().as_bytes());
+    socket.write_all(&request).expect("sent");
+    let mut reader = BufReader::new(socket);
+    assert_eq!(client::read_head(&mut reader).0, 200);
+    let frames = std::iter::from_fn(|| client::read_chunk(&mut reader));
+    let n_large = |frame: Vec<u8>| {
+        let text = String::from_utf8(frame).expect("whole events");
+        text.split("\n\n").filter(|event| event.len() > 16 << 10).count()
+    };
+    let n_large: Vec<usize> = frames.map(n_large).filter(|n| *n > 0).collect();
+    assert_eq!(n_large, [1, 1, 1, 1]);
 }
 
 #[test]

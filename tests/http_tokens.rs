@@ -73,7 +73,7 @@ fn what_cannot_be_cut_is_refused_by_name() {
         ("/tokenize", "prompt", json!({"prompt": ["a"]})),
         ("/tokenize", "messages", json!({"messages": []})),
         ("/tokenize", "return_token_strs", json!({"prompt": "a", "return_token_strs": 1})),
-        ("/tokenize", "with_pieces", json!({"content": "a", "with_pieces": true})),
+        ("/tokenize", "with_pieces", json!({"content": "a", "with_pieces": 1})),
         ("/detokenize", "tokens", json!({})),
         ("/detokenize", "tokens", json!({"tokens": [100_000]})),
         ("/detokenize", "tokens", json!({"tokens": ["1"]})),

@@ -4,7 +4,8 @@
 //! * 0 answered feedback and 0 committed exchanges lost;
 //! * 0 exchanges trained twice: an update's rollouts are in no other, and each version has the rollouts that its row counts;
 //! * 0 versions torn: every file that a row wants has its digest, one row is live, nobody's candidate is left;
-//! * always a serving version: each start answers, also after the live version's file was damaged in between;
+//! * always a serving version: each start answers, also after the live version's file was damaged in between; nobody is excused
+//!   where no failpoint is armed;
 //! * 0 halts lost: what the watch rolled back is not learnt from after the next start (`halts`).
 //!
 //! `HONED_KILLS` and `HONED_SEED` choose how many and which; a seed repeats every choice (the moments within a life are the
@@ -16,24 +17,32 @@ mod fate;
 mod faults;
 mod folder;
 mod halts;
+mod points;
 
 use std::time::{Duration, Instant};
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde_json::json;
 
 use self::{
     clients::{Clients, post},
     fate::Fate,
     folder::Ledger,
 };
-use crate::harness::{model, process::Process};
+use crate::harness::{
+    client::{Reply, raw, request, until_ready},
+    model,
+    process::Process,
+};
 
 /// Deaths in a plain run of the tests.
 const N_KILLS: u64 = 20;
 const SEED: u64 = 1;
+/// The life that finds exchanges older than what is kept: not the first, which makes the folder.
+const OLD_BEFORE: u64 = 2;
 
-const SETS: [&str; 16] = [
+const SETS: [&str; 18] = [
     "ppo.enabled=true",
     "reward.source=feedback",
     "reward.feedback_fallback=drop",
@@ -48,6 +57,8 @@ const SETS: [&str; 16] = [
     "ppo.state_every=2",
     "ppo.stop_kl=1",
     "ppo.log.commit_ms=10",
+    "ppo.log.keep_days=1",
+    "ppo.log.scrub_pii=redact",
     "policy.parallel=4",
     "daemon.import_loss_max=0",
 ];
@@ -71,10 +82,13 @@ fn random_kills_lose_nothing_repeat_nothing_and_tear_nothing() {
         let fate = Fate::draw(&mut random);
         eprintln!("kill {n} of seed {seed}: {fate:?}");
         model::write(&models.path().join(format!("{n}.gguf")), 1000 + n);
+        if n == OLD_BEFORE {
+            ledger.add_old_exchanges();
+        }
         let before = ledger.newest_version();
         match Process::try_serve(data.path(), &sets, &fate.failpoints) {
             Ok(daemon) => {
-                ledger.check_restart(before, &answers(&daemon));
+                ledger.check_restart(before, answers(&daemon, &fate.failpoints).as_deref());
                 live_and_die(daemon, &fate, &mut ledger, &format!("{n}.gguf"), random.random());
             }
             // Killed, or told to fail, before it served: the next start shows whether that did harm.
@@ -90,7 +104,8 @@ fn random_kills_lose_nothing_repeat_nothing_and_tear_nothing() {
     }
     let before = ledger.newest_version();
     let daemon = Process::try_serve(data.path(), &sets, "").expect("it starts in the end");
-    ledger.check_restart(before, &answers(&daemon));
+    ledger.check_restart(before, answers(&daemon, "").as_deref());
+    ledger.until_old_exchanges_are_gone(Duration::from_secs(60));
     drop(daemon);
     let report = ledger.report();
     eprintln!("{n_kills} kills, {n_unborn} before serving, in {:.0} s: {report}", started.elapsed().as_secs_f64());
@@ -114,13 +129,30 @@ fn live_and_die(mut daemon: Process, fate: &Fate, ledger: &mut Ledger, file: &st
     ledger.expect(sure, clients.stop());
 }
 
-/// The version that answers a question.
-fn answers(daemon: &Process) -> String {
-    let body = serde_json::json!({"prompt": "the sky", "max_tokens": 2, "store": false});
-    // A failpoint may strike right here; then nobody knows.
-    post(daemon.address, "/v1/completions", &body)
-        .and_then(|answer| Some(answer["system_fingerprint"].as_str()?.to_owned()))
-        .unwrap_or_default()
+/// The version that answers a question. Where a failpoint is armed it may strike right here, and then nobody knows.
+fn answers(daemon: &Process, failpoints: &str) -> Option<String> {
+    let body = json!({"prompt": "the sky", "max_tokens": 2, "store": false});
+    if !failpoints.is_empty() {
+        let answer = post(daemon.address, "/v1/completions", &body)?;
+        return Some(answer["system_fingerprint"].as_str().expect("who answered").to_owned());
+    }
+    until_ready(daemon.address);
+    let json = [("content-type", "application/json")];
+    Some(answer_of(&raw(daemon.address, &request("POST", "/v1/completions", &json, body.to_string().as_bytes()))))
+}
+
+/// The version that an answer names, which must be one.
+fn answer_of(reply: &Reply) -> String {
+    assert!(reply.status == 200, "nobody answers: {} {}", reply.status, String::from_utf8_lossy(&reply.body));
+    let who = reply.json()["system_fingerprint"].as_str().map(str::to_owned);
+    who.unwrap_or_else(|| panic!("who answered? {}", String::from_utf8_lossy(&reply.body)))
+}
+
+/// Goal: a failpoint at which nobody dies shows nothing. Method: those that a random life never or seldom comes by, one after the
+/// other, in a folder and beside requests that lead there; then a start without.
+#[test]
+fn points_that_random_kills_seldom_reach_are_survived() {
+    points::check_that_each_is_survived();
 }
 
 /// Goal: a harness that could not see a fault would be worth nothing. Method: each promise is broken by hand in a folder.

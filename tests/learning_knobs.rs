@@ -73,6 +73,19 @@ fn text_that_cannot_be_read_is_refused_with_its_line() {
     }
 }
 
+/// Goal: nobody believes that a text is mixed in when it is not. Method: the real daemon, told of a file and of nothing else.
+#[test]
+fn a_text_that_is_not_asked_for_is_said_to_be_unread() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("log");
+    let judge = format!("http://{}/get_reward", reward_server(Arc::new(AtomicI64::new(1))));
+    let remote = format!("reward.remote_url={judge}");
+    let sets = ["reward.source=remote", &remote, "ppo.ptx_file=text.jsonl"];
+    drop(process::Process::serve_logged(&folder.path().join("data"), &sets, &log, "warn"));
+    let log = std::fs::read_to_string(log).expect("a log");
+    assert_eq!(log.matches("ppo.ptx_file is not read, because ppo.ptx is off").count(), 1, "{log}");
+}
+
 /// Goal: several answers to one request are a group, one that is alone is not. Method: two requests for three answers, two
 /// for one.
 #[test]

@@ -125,29 +125,42 @@ fn ids_and_texts_are_one_prompt() {
     assert_eq!(text(&complete(&daemon, json!({"prompt": ids, "temperature": 0}))), text(&single));
 }
 
-/// Goal: any number of requests on any number of slots is answered, each with its own text, and no slot is used twice.
-/// Method: as many clients at once; seeds tell whose text is whose; the running gauge is read while they wait.
+/// Goal: any number of requests on any number of slots is answered, each with its own text; all slots are used where there are
+/// requests enough, and none twice. Method: as many clients at once; seeds tell whose text is whose; the running gauge is read
+/// while they wait. The first client may be served before the last one has come, so that a busy machine gets several tries.
 #[test]
 fn more_requests_than_slots_wait_their_turn() {
+    const TRIES: usize = 20;
     for (n_slots, n_requests) in [(1, 3), (2, 2), (2, 4), (4, 2), (4, 6)] {
         let daemon = TestDaemon::builder().set(format!("policy.parallel={n_slots}")).start();
         let ask = |seed: usize| {
             let body =
-                json!({"prompt": format!("{PROMPT} {seed}"), "seed": seed, "max_tokens": 120, "ignore_eos": true});
+                json!({"prompt": format!("{PROMPT} {seed}"), "seed": seed, "max_tokens": 200, "ignore_eos": true});
             text(&daemon.post("/v1/completions", &body).ok()).to_owned()
         };
         let alone: Vec<String> = (0..n_requests).map(ask).collect();
-        let (together, most) = std::thread::scope(|scope| {
-            let clients: Vec<_> = (0..n_requests).map(|seed| scope.spawn(move || ask(seed))).collect();
-            let mut most = 0.0_f64;
-            while !clients.iter().all(std::thread::ScopedJoinHandle::is_finished) {
-                most = most.max(daemon.metric("honed_num_requests_running"));
+        let at_once = || {
+            std::thread::scope(|scope| {
+                let clients: Vec<_> = (0..n_requests).map(|seed| scope.spawn(move || ask(seed))).collect();
+                let mut most = 0.0_f64;
+                while !clients.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+                    most = most.max(daemon.metric("honed_num_requests_running"));
+                }
+                let texts: Vec<String> = clients.into_iter().map(|client| client.join().expect("answered")).collect();
+                assert_eq!(texts, alone, "{n_slots} slots, {n_requests} requests");
+                most
+            })
+        };
+        let all = n_slots.min(n_requests) as f64;
+        let mut most = 0.0;
+        for _ in 0..TRIES {
+            most = at_once();
+            assert!(most <= all, "{most} of {n_requests} ran on {n_slots} slots");
+            if most == all {
+                break;
             }
-            let texts: Vec<String> = clients.into_iter().map(|client| client.join().expect("answered")).collect();
-            (texts, most)
-        });
-        assert_eq!(together, alone, "{n_slots} slots, {n_requests} requests");
-        assert!(most <= n_slots as f64, "{most} ran on {n_slots} slots");
+        }
+        assert_eq!(most, all, "{n_requests} requests left some of {n_slots} slots idle");
     }
 }
 
@@ -246,6 +259,53 @@ fn prompts_in_and_out_of_the_cache_are_counted_whole() {
         n_cached += cached;
     }
     assert!(n_cached > 16 * 10, "five texts came three times each: {n_cached}");
+}
+
+/// Goal: where the time went is told at the end of every answer, as llama-server tells it, and what is known again after its slot
+/// has had another prompt is not computed again. Method: one slot; a long prompt, another one, the long one again; both routes,
+/// whole and streamed, with and without usage.
+#[test]
+fn times_are_told_at_the_end_and_a_prompt_that_comes_back_is_known() {
+    let daemon = TestDaemon::builder().set("policy.parallel=1").set("policy.prefix_cache_tokens=4096").start();
+    let long = PROMPT.repeat(5);
+    let ask = |prompt: &str| complete(&daemon, json!({"prompt": prompt, "max_tokens": 5, "ignore_eos": true}));
+    let counts = |answer: &Value| ["cache_n", "prompt_n", "predicted_n"].map(|name| answer["timings"][name].as_u64());
+    let (first, _, again) = (ask(&long), ask("a bear goes to the beach"), ask(&long));
+    let n_prompt = first["usage"]["prompt_tokens"].as_u64().expect("a count");
+    assert_eq!(counts(&first), [Some(0), Some(n_prompt), Some(5)]);
+    let cached = again["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().expect("a count");
+    assert!(cached > n_prompt / 2, "{again}");
+    assert_eq!(counts(&again), [Some(cached), Some(n_prompt - cached), Some(5)]);
+
+    let routes = [
+        ("/v1/completions", json!({"prompt": ["a", "b"], "n": 2})),
+        ("/v1/chat/completions", json!({"messages": [{"role": "user", "content": PROMPT}]})),
+    ];
+    for (path, body) in routes {
+        let body = with(body, json!({"max_tokens": 4, "ignore_eos": true}));
+        let whole = daemon.post(path, &body).ok();
+        check_times(&whole);
+        for options in [Value::Null, json!({"include_usage": true})] {
+            let streamed = with(body.clone(), json!({"stream": true, "stream_options": options}));
+            let events = daemon.stream(path, &streamed).events();
+            let (last, before) = events.split_last().expect("events");
+            check_times(last);
+            assert_eq!(last["timings"]["predicted_n"], whole["timings"]["predicted_n"], "{path}");
+            assert!(before.iter().all(|event| event.get("timings").is_none()), "{path}: only the last one tells");
+        }
+    }
+    let echoed = complete(&daemon, json!({"max_tokens": 0, "echo": true}));
+    assert!(echoed.get("timings").is_none(), "the engine was not asked: {echoed}");
+}
+
+fn check_times(answer: &Value) {
+    let number = |name: &str| answer["timings"][name].as_f64().unwrap_or_else(|| panic!("no {name}: {answer}"));
+    for kind in ["prompt", "predicted"] {
+        let [n, ms, per_token, per_second] =
+            ["n", "ms", "per_token_ms", "per_second"].map(|name| number(&format!("{kind}_{name}")));
+        assert!(n > 0.0 && ms > 0.0, "{answer}");
+        assert!((per_token * n - ms).abs() < 1e-6 * ms && (per_second * ms - n * 1e3).abs() < 1e-3 * n, "{answer}");
+    }
 }
 
 /// Goal: parts of a message are its text. Method: the tokens of both spellings.
@@ -386,6 +446,26 @@ fn pieces_of_a_text_are_told_beside_their_ids() {
     let (ids, pieces) = (answer["tokens"].as_array().expect("ids"), answer["token_strs"].as_array().expect("texts"));
     assert_eq!(ids.len(), pieces.len());
     assert!(pieces.iter().all(|piece| piece.as_str().is_some_and(|piece| !piece.is_empty())), "{answer}");
+}
+
+/// Goal: a token and its piece are told together, as a text where it is one and as bytes where it is not. Method: letters and
+/// characters of several bytes; all bytes together are the text.
+#[test]
+fn pieces_come_within_the_list_of_ids_when_asked_for() {
+    let daemon = TestDaemon::start();
+    let text = "a test with \u{5abd} and \u{1f917}";
+    let ask = |pieces: bool| daemon.post("/tokenize", &json!({"content": text, "with_pieces": pieces})).ok();
+    let answer = ask(true);
+    let tokens = answer["tokens"].as_array().expect("tokens");
+    let ids: Vec<&Value> = tokens.iter().map(|token| &token["id"]).collect();
+    assert_eq!(json!(ids), ask(false)["tokens"]);
+    let bytes = |token: &Value| match &token["piece"] {
+        Value::String(piece) => piece.clone().into_bytes(),
+        piece => serde_json::from_value::<Vec<u8>>(piece.clone()).expect("bytes"),
+    };
+    assert_eq!(String::from_utf8(tokens.iter().flat_map(bytes).collect()).as_deref(), Ok(text));
+    let is_of = |kind: fn(&Value) -> bool| tokens.iter().any(|token| kind(&token["piece"]));
+    assert!(is_of(Value::is_string) && is_of(Value::is_array), "{answer}");
 }
 
 /// Goal: a re-ranker counts what it read and tells as many as asked for. Method: their cases, on both shapes.

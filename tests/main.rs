@@ -15,6 +15,8 @@ mod eval_shapes;
 mod golden;
 mod harness;
 mod http_audit;
+mod http_behavior;
+mod http_draining;
 mod http_errors;
 mod http_generation;
 mod http_imports;

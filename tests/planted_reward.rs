@@ -144,6 +144,7 @@ fn a_planted_reward_rises_and_falls_with_its_sign() {
         .set("ppo.max_staleness=4")
         .set("ppo.stop_kl=1.0")
         .set("ppo.skip_kl=2.0")
+        .set("ppo.ess_min=0.0")
         // A judge that turns its mind looks to the watch like a version that does harm.
         .set("ppo.watch_rollouts=0")
         .start();

@@ -74,6 +74,31 @@ fn another_model_judges_from_the_next_request_on() {
     }
 }
 
+/// Goal: how well a reward model judged what was held back is told while it judges, and of no other. Method: a file that says
+/// so in place of one that does not, and back.
+#[test]
+fn the_accuracy_that_a_file_tells_is_a_metric_while_it_judges() {
+    let folder = folder_of(&[("a.gguf", 1, 0.0), ("b.gguf", 1, 2.0)]);
+    let path = folder.path().join("b.gguf");
+    let mut checkpoint = Checkpoint::read(&path).expect("a model");
+    checkpoint.metadata.set("honed.reward.held_out_accuracy", Metadatum::F64(0.75));
+    checkpoint.metadata.set("honed.reward.held_out_pairs", Metadatum::U64(128));
+    checkpoint.write(&path).expect("written");
+    let daemon = judging(folder.path()).start();
+    let shown = || {
+        let text = daemon.get("/metrics").text();
+        let lines = text.lines().filter(|line| line.starts_with("honed_reward_accuracy{"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!((shown(), &daemon.get("/v1/rewards/model").ok()["held_out"]), (Vec::new(), &Value::Null));
+    let change = swap(&daemon, "b.gguf");
+    assert_eq!(change["held_out"], json!({"accuracy": 0.75, "pairs": 128}));
+    let version = change["version"].as_str().expect("a version");
+    assert_eq!(shown(), [format!("honed_reward_accuracy{{version=\"{version}\"}} 0.75")]);
+    swap(&daemon, "a.gguf");
+    assert_eq!(shown(), Vec::<String>::new());
+}
+
 /// Goal: nothing that cannot judge takes the seat. Method: every kind of bad file, inside the folder and out of it; after each
 /// the old model gives the same score, and at the end a good one is still taken.
 #[test]

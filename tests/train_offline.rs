@@ -162,7 +162,11 @@ fn an_ensemble_learns_the_order_and_judges_in_the_daemon() {
         "reward --model sft.gguf --data data.jsonl --out rm.gguf --heads 3 --learning-rate 3e-3 --epochs \
              2 --batch 16 --reference-samples 24 --reference-tokens 8 --validation-percent 20",
     );
-    assert!(numbers_after(&said, "accuracy")[0] > 0.9, "{said}");
+    let accuracy = numbers_after(&said, "accuracy")[0];
+    assert!(accuracy > 0.9, "{said}");
+    let file = reward::RewardModel::load(bench.path("rm.gguf").as_ref(), &candle_core::Device::Cpu).expect("a model");
+    let told = file.held_out().expect("something was held back");
+    assert!((told.accuracy - accuracy).abs() < 1e-4 && told.n_pairs > 0, "the file says so too: {told:?} {said}");
     assert!(numbers_after(&said, "pairs:").contains(&1.0), "all workers agree: {said}");
     assert!(numbers_after(&said, "calibration error")[0] < 0.3 && said.contains("head 2: gain"), "{said}");
     let judge = |ensemble: &str| {

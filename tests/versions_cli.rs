@@ -68,6 +68,14 @@ fn versions_are_looked_at_activated_and_pruned_without_a_daemon() {
     }
     let row: Value = serde_json::from_str(&told(data, &["policies", "show", "2", "--json"])).expect("JSON");
     assert_eq!((&row["version"], &row["parent"]), (&json!(2), &json!(1)));
+    let bytes = std::fs::metadata(data.join("versions/policy-2.gguf")).expect("its file").len();
+    assert_eq!(
+        (&row["bytes"], &row["config_digest"], &row["reward_versions"]),
+        (&json!(bytes), &json!(null), &json!([]))
+    );
+    let used: Value =
+        serde_json::from_str(&told(data, &["policies", "show", "2", "--json", "--rollouts"])).expect("JSON");
+    assert_eq!((&used["version"], &used["used"]), (&json!(2), &json!([])), "no update made it");
     let difference = told(data, &["policies", "diff", "1", "2"]);
     assert!(difference.contains("policy@1") && difference.contains("policy@2"), "{difference}");
     assert!(refused(data, &["policies", "show", "9"]).contains("there is no policy@9"));

@@ -19,12 +19,30 @@ impl Config {
             let expected = format!("a file of text, because of {}", self.cite("ppo.ptx", &ppo.ptx));
             return Err(self.disagreement("ppo.ptx_file", expected, &ppo.ptx_file));
         }
+        self.check_estimators()?;
         let daemon = &self.daemon;
         if daemon.import_watch != "off" && daemon.import_dir.is_empty() {
             let expected = format!("a folder, because of {}", self.cite("daemon.import_watch", &daemon.import_watch));
             return Err(self.disagreement("daemon.import_dir", expected, &daemon.import_dir));
         }
         self.check_reward_sources()
+    }
+
+    fn check_estimators(&self) -> Result<(), ConfigError> {
+        let ppo = &self.ppo;
+        if ppo.kl_in == "loss" && ppo.kl_estimator == "k1" {
+            let expected = format!("\"k2\" or \"k3\", because of {}", self.cite("ppo.kl_in", &ppo.kl_in));
+            return Err(self.disagreement("ppo.kl_estimator", expected, &ppo.kl_estimator));
+        }
+        let asks_value_model = ppo.advantage_estimator == "gae";
+        for (key, word) in [("ppo.missing_eos", &ppo.missing_eos), ("ppo.client_limit", &ppo.client_limit)] {
+            if word == "bootstrap" && !asks_value_model {
+                let estimator = self.cite("ppo.advantage_estimator", &ppo.advantage_estimator);
+                let expected = format!("another word, because of {estimator}, which has no value model to ask");
+                return Err(self.disagreement(key, expected, word));
+            }
+        }
+        Ok(())
     }
 
     fn check_ranges(&self) -> Result<(), ConfigError> {

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, path::Path};
 use toml::{Table, Value};
 
 use crate::{
-    DEFAULTS, SECTIONS, Sources,
+    DEFAULTS, LORA_DEFAULTS, SECTIONS, Sources,
     collector::{self, Collector},
     error::ConfigError,
     origin::{Origin, Origins},
@@ -56,7 +56,21 @@ impl Layers {
                 assignment.split_once('=').ok_or_else(|| ConfigError::Assignment { text: assignment.clone() })?;
             layers.put_text(key.trim(), text, Origin::Set)?;
         }
+        layers.suit_adapters()?;
         Ok(layers)
+    }
+
+    /// Puts the defaults of adapters where adapters are asked for and nobody has named another value.
+    fn suit_adapters(&mut self) -> Result<(), ConfigError> {
+        let rank = self.values.get("ppo.lora_rank").and_then(|(value, _)| value.as_integer());
+        if rank.is_none_or(|rank| rank == 0) {
+            return Ok(());
+        }
+        let named = self.values.clone().into_iter().filter(|(_, (_, origin))| *origin != Origin::Default);
+        let named: BTreeMap<_, _> = named.collect();
+        self.put_table("", LORA_DEFAULTS.parse().expect("a test parses the embedded lora.toml"), &Origin::Lora)?;
+        self.values.extend(named);
+        Ok(())
     }
 
     /// Why no traces are sent although the environment names a collector; `None` as well where a name of ours says where they go.

@@ -1,8 +1,9 @@
 //! Every knob of honed: the only crate that reads TOML, the environment, or knows a default.
 //!
 //! A value is decided by the last of four layers that names its key: the embedded `honed.toml`, the file given to
-//! `--config`, the environment (`HONED__PPO__LOG__COMMIT_MS`), and `--set ppo.log.commit_ms=20`. What leaves
-//! [`Config::load`] is within its ranges and agrees with itself, so nothing above checks a knob again.
+//! `--config`, the environment (`HONED__PPO__LOG__COMMIT_MS`), and `--set ppo.log.commit_ms=20`. Where these ask for adapters, the
+//! embedded `lora.toml` decides what none but the first of them has named. What leaves [`Config::load`] is within its ranges and
+//! agrees with itself, so nothing above checks a knob again.
 
 mod agreement;
 mod assignments;
@@ -36,6 +37,8 @@ use serde::{Deserialize, Serialize};
 
 /// `honed.toml`: the defaults, each with unit, range and source.
 pub const DEFAULTS: &str = include_str!("../honed.toml");
+/// `lora.toml`: the defaults that are others where adapters learn.
+const LORA_DEFAULTS: &str = include_str!("../lora.toml");
 
 /// The tables of the file in its order.
 const SECTIONS: [rule::Section; 5] = [Policy::SECTION, Reward::SECTION, Ppo::SECTION, PpoLog::SECTION, Daemon::SECTION];

@@ -8,6 +8,8 @@ pub enum Origin {
     /// The embedded `honed.toml`.
     #[default]
     Default,
+    /// The embedded `lora.toml`, because `ppo.lora_rank` is above 0.
+    Lora,
     /// The file given to `--config`.
     File(PathBuf),
     /// A variable of the environment.
@@ -20,6 +22,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::Default => f.write_str("default"),
+            Origin::Lora => f.write_str("default with ppo.lora_rank"),
             Origin::File(path) => write!(f, "file {}", path.display()),
             Origin::Environment(variable) => write!(f, "environment {variable}"),
             Origin::Set => f.write_str("--set"),
@@ -27,7 +30,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// The origin of every key that is not at its default.
+/// The origin of every key that is not at its default in `honed.toml`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origins(pub(crate) BTreeMap<String, Origin>);
 

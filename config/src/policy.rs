@@ -19,11 +19,15 @@ section! {
         batch_tokens: u32 => whole(32, 8192);
         /// Tokens of computed prompts kept beside the slots, per version in memory, for prompts that begin alike; 0: none. Memory in f16: 4 bytes times layers times key-value width each (8192 tokens of a 135M Llama: 190 MB).
         prefix_cache_tokens: usize => whole(0, 16_777_216);
+        /// Versions in memory beside version 0: the live one, and one more, be it a candidate, a file that is judged, or the version before, which waits for its return. Each has a cache of its own. One that leaves counts until its last answer has ended: who wants its place waits, the learner as long as that takes, others for 10 seconds, and is refused then; so is at once what would not fit into memory.
+        residents_max: usize => whole(2, 64);
         /// Compute every sequence in forward passes of its own, so that a seed gives the same bytes whatever else is running; nothing is batched or cached then, so all requests together decode at the speed of one.
         deterministic: bool => SWITCH;
         /// Requests that may wait for a slot before newcomers get 429.
         max_queue: usize => whole(0, 100_000);
-        /// Share of that queue which the requests of one API key may fill when several keys are configured, so that one client never shuts the others out.
+        /// Sequences that those requests may ask for together before newcomers get 429, each prompt counted once for each of its choices until all of its request have a slot; where nobody waits, a request is admitted whatever it asks for.
+        max_queue_sequences: usize => whole(1, 100_000_000);
+        /// Share of that queue, of its requests and of their sequences, which the requests of one API key may fill when several keys are configured, so that one client never shuts the others out.
         max_queue_share: f64 => real(0.01, 1.0);
         /// Layers of the model on the GPU; 0: none. Needs the `cuda` feature.
         gpu_layers: u32 => whole(0, 1000);

@@ -14,9 +14,9 @@ section! {
     Ppo, "ppo" {
         /// Learn from traffic; false: serve and log only.
         enabled: bool => SWITCH;
-        /// Episodes in one update round (InstructGPT C.4: 512; 128 suits 0.1 to 1 B parameters).
+        /// Episodes in one update round (InstructGPT C.4: 512; 128 suits 0.1 to 1 B parameters). By default 64 with lora_rank: adapters learn worse from large batches.
         rollouts_per_update: usize => whole(1, 65_536);
-        /// Episodes in one optimiser step; must divide rollouts_per_update.
+        /// Episodes in one optimiser step; must divide rollouts_per_update. By default 16 with lora_rank.
         minibatch: usize => whole(1, 65_536);
         /// Tokens in one forward and backward pass, prompts included; gradients do not depend on it. 0: as many as keep 512 MiB of activations, 256 to 16384.
         micro_batch_tokens: usize => whole(0, 16_777_216);
@@ -30,16 +30,18 @@ section! {
         lora_alpha: f64 => real(*LORA_ALPHA.start(), *LORA_ALPHA.end());
         /// Passes over the round (InstructGPT C.4: 1).
         epochs: u32 => whole(1, 64);
-        /// Adam step size of the policy.
+        /// Adam step size of the policy (OpenRLHF, verl: 1e-6; N+, arXiv 2403.17031: 3e-6). By default 2e-5 with lora_rank: adapters want ten times the step of whole weights (TRL, "LoRA Without Regret").
         policy_learning_rate: f64 => real(0.0, 1.0);
-        /// Adam step size of the value model (InstructGPT C.4: 9e-6).
+        /// Adam step size of the value model (InstructGPT C.4: 9e-6). By default 5e-5 with lora_rank.
         value_learning_rate: f64 => real(0.0, 1.0);
         /// Update rounds over which both rates rise linearly from a tenth (InstructGPT C.4: 10).
         warmup_updates: u64 => whole(0, 100_000);
         /// KL penalty per nat, beta (InstructGPT C.4: 0.02; TRL: 0.05).
         kl_coef: f64 => real(0.0, 100.0);
-        /// Estimate of the KL that the reward pays: only the gradient of "k1" is that of the KL (Schulman 2020; arXiv 2510.01555).
+        /// Estimate of the KL that is paid: in the reward only the gradient of "k1" is that of the KL, in the loss that of "k2" (Schulman 2020; arXiv 2510.01555).
         kl_estimator: String => one_of(&["k1", "k2", "k3"]);
+        /// Where the KL is paid: in the "reward" of every token (InstructGPT, RLOO, REINFORCE++), or as a term of the policy's "loss", with groups that compare bare scores: GRPO with kl_estimator "k3", REINFORCE++-baseline with "k2"; "k1" has no gradient there. Dr. GRPO pays none: kl_coef = 0.
+        kl_in: String => one_of(&["reward", "loss"]);
         /// Adapt kl_coef towards kl_target (Ziegler et al. 2019, section 2.2).
         kl_adaptive: bool => SWITCH;
         /// KL that kl_adaptive aims at, in nats per episode.
@@ -72,14 +74,14 @@ section! {
         value_warmup_updates: u64 => whole(0, 100_000);
         /// Scores are clipped to plus and minus this, after normalisation (OpenRLHF: 10).
         score_clip: f64 => real(0.0, 1_000_000.0);
-        /// What becomes of the score of an answer that the daemon's own limit cut off before its end token: "replace" by missing_eos_score (Ziegler et al. 2019), "subtract" missing_eos_penalty (TRL), or "keep".
-        missing_eos: String => one_of(&["replace", "subtract", "keep"]);
+        /// What becomes of the score of an answer that the daemon's own limit cut off before its end token: "replace" by missing_eos_score (Ziegler et al. 2019), "subtract" missing_eos_penalty (TRL), "keep", or "bootstrap": what the value model says after its last token stands for the rest ("gae" only).
+        missing_eos: String => one_of(&["replace", "subtract", "keep", "bootstrap"]);
         /// Score of such an answer with "replace" (Ziegler et al. 2019).
         missing_eos_score: f64 => real(-1000.0, 1000.0);
         /// Taken off the clipped score of such an answer with "subtract" (TRL: 1).
         missing_eos_penalty: f64 => real(0.0, 1000.0);
-        /// What becomes of an answer that the client's max_tokens cut off: "score" trains on it with the score of the text that there is; "drop" trains on whole answers only (stricter, but a base model that never ends would never learn).
-        client_limit: String => one_of(&["score", "drop"]);
+        /// What becomes of an answer that the client's max_tokens cut off: "score" trains on it with the score of the text that there is; "drop" trains on whole answers only; "bootstrap" as for missing_eos. "drop" is the stricter rule, because the cut was not the policy's doing; it is not the default, because most clients set max_tokens, and a model whose answers seldom end by themselves would then have nothing to learn from.
+        client_limit: String => one_of(&["score", "drop", "bootstrap"]);
         /// Versions that a rollout may be behind the trainer.
         max_staleness: u64 => whole(0, 64);
         /// Weight against the policy that drew the tokens: "geometric" filters answers by their mean and caps tokens; "token_truncate" caps tokens (verl); "token_mask" leaves out tokens outside a range (IcePop); "sequence_truncate" caps the product over an answer; "off" weighs 1; "bypass" centres the clip on that policy instead (PPO as in arXiv 1707.06347).
@@ -94,9 +96,9 @@ section! {
         is_mask_low: f64 => real(0.0, 1000.0);
         /// With "token_mask" a token trains only when its weight lies in this range (IcePop: 0.5 to 5).
         is_mask_high: f64 => real(0.0, 1000.0);
-        /// A round whose weights have an effective sample size below this share makes no step (a fall predicts collapse: arXiv 2602.17616).
+        /// A round whose weights have an effective sample size below this share of its tokens makes no step (a fall predicts collapse: arXiv 2602.17616). What is filtered weighs 0, so at least this share must be left.
         ess_min: f64 => real(0.0, 1.0);
-        /// Share of a round that one user may fill.
+        /// Share of a round that one user may fill. 0.1 suits a service of many users who are named (`user`); by default 1.0, because where one named user sends most of the traffic a round would otherwise never fill. Requests without a name are not told apart, and not bounded.
         user_share_max: f64 => real(0.001, 1.0);
         /// Share of users, and of prompts without one, whose rollouts never train and only measure; 0: none.
         held_out_share: f64 => real(0.0, 0.5);
@@ -108,7 +110,7 @@ section! {
         adam_beta2: f64 => real(0.0, 0.999999);
         /// Adam's epsilon, beside the bias-corrected root (lm-human-preferences: 1e-5).
         adam_eps: f64 => real(1e-12, 1.0);
-        /// Decay per round of a moving average of the policy's weights that is kept beside them; 0: none (InstructGPT C.4: 0.992).
+        /// Decay per round of a moving average of the policy's weights that is kept beside them; 0: none (InstructGPT C.4: 0.992). By default none: it costs a copy of the weights in memory and a file a version, and nothing here serves it; it is for whoever measures it beside the live weights.
         ema_decay: f64 => real(0.0, 0.999999);
         /// The policy makes no more steps in a round when k3(old, new) is above stop_kl (Spinning Up: 0.015); above skip_kl the round is taken back. 0: never.
         stop_kl: f64 => real(0.0, 1000.0);
@@ -122,39 +124,39 @@ section! {
         ratio_spike: f64 => real(0.0, 1_000_000.0);
         /// Mean difference of log-probs between engine and trainer for the same version, nats, beyond which learning pauses; 0: 0.02, or 0.1 where weights are quantised or the trainer multiplies in bf16.
         parity_gap_max: f64 => real(0.0, 1000.0);
-        /// Pretraining text in every step of the policy against forgetting (PPO-ptx, InstructGPT section 3.5): "auto" chooses its weight so that both gradients have the same norm at the first step, "fixed" takes ptx_coef.
+        /// Pretraining text in every step of the policy against forgetting (PPO-ptx, InstructGPT section 3.5): "auto" chooses its weight so that both gradients have the same norm at the first step, "fixed" takes ptx_coef. InstructGPT has it on; by default it is off, because the text must be that of the model, and only the operator has it. Adapters forget less and can do without.
         ptx: String => one_of(&["off", "auto", "fixed"]);
         /// Weight of the pretraining loss, a mean over tokens, with "fixed" (InstructGPT C.4: 27.8 of a sum whose normalisation is not published).
         ptx_coef: f64 => real(0.0, 1000.0);
-        /// The text: plain, blank lines between documents, or JSON lines with a "text" each; needed unless ptx is off.
+        /// The text: plain, blank lines between documents, or JSON lines with a "text" each; needed unless ptx is off, and then not read, which a warning says.
         ptx_file: String => TEXT;
         /// Examples for each episode (InstructGPT C.4: 8).
         ptx_examples: usize => whole(1, 65_536);
         /// Tokens of one example at most; longer texts are cut into several.
         ptx_tokens: usize => whole(2, 1_048_576);
-        /// What the gate does with a candidate that looks worse than the live version: "strict" refuses it, "observe" serves it and writes down what was wrong, "off" does not look. Weights that are not finite, or that engine and trainer disagree about, are refused by each.
+        /// What the gate does with a candidate that looks worse than the live version: "strict" refuses it, "observe" serves it and writes down what was wrong, "off" does not look. Weights that are not finite, or that engine and trainer disagree about, are refused by each. Worse in reward is what lies below the live version with all of its 95 % interval: a bound of one standard error would refuse one in six of the candidates that are as good.
         gate: String => one_of(&["strict", "observe", "off"]);
-        /// Held-out questions that candidate and live version answer side by side before a publication; 0: none, and then only the round's own numbers decide. From rollouts of held_out_share, or where that is 0 from recent traffic. This trial is the shadow: the candidate answers the newest prompts that users sent a second time, out of sight and in its own share of the engine, and the judged pairs decide; a copy of requests still to come would ask the same kind of prompts a little later, and would make users wait for their answers twice.
+        /// Questions that candidate and live version answer side by side before a publication; 0: none, and then only the round's own numbers decide. From rollouts of held_out_share, or where that is 0 from recent traffic: first what the update has not learnt from, and of one user a quarter as long as others have asked something. This trial is the shadow: the candidate answers the newest prompts that users sent a second time, out of sight and in its own share of the engine, and the judged pairs decide; a copy of requests still to come would ask the same kind of prompts a little later, and would make users wait for their answers twice.
         gate_prompts: usize => whole(0, 4096);
         /// Tokens of one such answer at most.
         gate_tokens: u32 => whole(1, 65_536);
         /// More questions, half of the trial: JSON lines with a "prompt" or "messages" each, as for `honed train ppo`.
         gate_file: String => TEXT;
-        /// The answers' mean length may change by this factor in one publication; 0: by any.
+        /// The answers' mean length may change by this factor in one publication; 0: by any. 1.2 is the stricter choice, for some 500 questions: between 32 answers and 32 others of the same model a fifth is chance.
         gate_length_factor: f64 => real(0.0, 1000.0);
-        /// Share of the answers that may stop ending by themselves in one publication.
+        /// Share of the answers that may stop ending by themselves in one publication. 0.25 is two standard errors of 32 questions; 0.2 and less want more.
         gate_eos_drop: f64 => real(0.0, 1.0);
         /// Share of the live version's distinct pairs of tokens that the candidate's answers must keep (distinct-2).
         gate_distinct: f64 => real(0.0, 1.0);
-        /// Rise of the loss on pretraining text over version 0's, nats a token, where ptx gives such text; 0: any.
+        /// Rise of the loss on pretraining text over version 0's, nats a token, where ptx gives such text; 0: any. It bounds what all publications together may cost; some 2 % of the loss in one of them is a usual alarm.
         gate_ptx_rise: f64 => real(0.0, 100.0);
         /// Share of the traffic that a candidate which passed the gate answers before it may answer all; 0: none. Learning waits meanwhile.
         canary_share: f64 => real(0.0, 0.5);
-        /// Judged answers of such a candidate, compared with the live version's of the same time after every fifth (a sequential test: what is clearly worse goes early).
-        canary_rollouts: usize => whole(10, 1_000_000);
-        /// Seconds after which what a canary has shown has to do.
+        /// Judged answers of such a candidate, compared with the live version's of the same time after every fifth that makes at least 20 (a sequential test: what is clearly worse goes early). Too many failed requests refuse it at once.
+        canary_rollouts: usize => whole(20, 1_000_000);
+        /// Seconds after which what a canary has shown has to do: 8 judged answers on each side are compared, with fewer the gate's report says that they were not, and a candidate that has answered nobody is refused.
         canary_s: u64 => whole(1, 604_800);
-        /// Judged rollouts since a version went live that are held against its last good ancestor's, also while learning is paused; when they are worse beyond doubt and by much (reward, length, thumbs down, failures), that ancestor serves again and learning pauses. Below 32 only failures count; 0: no watch. Nor is there one with enabled = false.
+        /// Judged rollouts since a version went live that are held against its last good ancestor's, also while learning is paused; when they are worse beyond doubt and by much (reward, length, thumbs down, failures), that ancestor serves again and learning pauses. Their reward is also held against every ancestor that is kept, version 0 among them. Below 32 only failures count; 0: no watch. Nor is there one with enabled = false.
         watch_rollouts: usize => whole(0, 1_000_000);
         /// Threads of the learner, all at nice 19 in the idle class; 0: one per core.
         threads: usize => whole(0, 512);

@@ -25,7 +25,7 @@ section! {
         batch: usize => whole(1, 4096);
         /// Tokens in one scoring batch, prompts included; a longer response is a batch of its own.
         batch_tokens: usize => whole(256, 16_777_216);
-        /// Scoring jobs that may wait in one lane before newcomers get 429; up to 16 more take turns.
+        /// Scoring jobs that may wait in one lane before newcomers get 429; up to 16 more take turns, and all of them together hold 256 MiB of tokens and texts at most.
         max_queue: usize => whole(1, 100_000);
         /// Seconds that a rollout waits for feedback before the fallback judges it.
         feedback_wait_s: u64 => whole(0, 604_800);

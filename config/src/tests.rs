@@ -87,6 +87,41 @@ fn later_layers_win_and_name_themselves() {
     assert_eq!(config.origins.of("ppo.lambda"), Origin::Default);
 }
 
+/// Goal: who asks for adapters gets rates that suit them, and what somebody names stays. Method: a rank alone, with other knobs, and
+/// from a file; the printed form says whose defaults they are, and loads to the same.
+#[test]
+fn adapters_have_defaults_of_their_own() {
+    let sizes = |config: &Config| (config.ppo.rollouts_per_update, config.ppo.minibatch);
+    let rates = |config: &Config| (config.ppo.policy_learning_rate, config.ppo.value_learning_rate);
+    let whole = load(&[], &["ppo.lora_rank=0"]).expect("valid");
+    assert_eq!((sizes(&whole), rates(&whole)), ((128, 32), (2e-6, 9e-6)));
+    let lora = load(&[], &["ppo.lora_rank=16"]).expect("valid");
+    assert_eq!((sizes(&lora), rates(&lora)), ((64, 16), (2e-5, 5e-5)));
+    assert_eq!(lora.origins.of("ppo.value_learning_rate"), Origin::Lora);
+    assert_eq!(lora.ppo.epochs, whole.ppo.epochs);
+    let sets = ["ppo.lora_rank=16", "ppo.value_learning_rate=9e-6"];
+    let named = load(&[("HONED__PPO__MINIBATCH", "32")], &sets).expect("valid");
+    assert_eq!((sizes(&named), rates(&named)), ((64, 32), (2e-5, 9e-6)));
+    assert_eq!(named.origins.of("ppo.value_learning_rate"), Origin::Set);
+    let printed = load_file("[ppo]\nlora_rank = 4").expect("valid").print();
+    assert!(printed.contains("policy_learning_rate = 2e-5 # default with ppo.lora_rank\n"), "{printed}");
+    assert_eq!(rates(&load_file(&printed).expect("what we print we can read")), (2e-5, 5e-5));
+}
+
+/// The knobs' own comments name what adapters have instead.
+#[test]
+fn defaults_of_adapters_are_told_beside_the_others() {
+    let table: toml::Table = LORA_DEFAULTS.parse().expect("TOML");
+    let own = table["ppo"].as_table().expect("a table");
+    for (name, value) in own {
+        let knob = Ppo::SECTION.knobs.iter().find(|knob| knob.name == name).expect("a knob");
+        let value = value.as_float().map_or_else(|| value.to_string(), |x| format!("{x:?}"));
+        assert!(knob.doc.contains(&format!("By default {value} with lora_rank")), "{name}: {}", knob.doc);
+    }
+    let told = Ppo::SECTION.knobs.iter().filter(|knob| knob.doc.contains("with lora_rank")).count();
+    assert_eq!(told, own.len());
+}
+
 #[test]
 fn text_of_a_command_line_becomes_the_type_of_the_key() {
     let sets = [
@@ -182,6 +217,13 @@ fn keys_that_contradict_each_other_are_refused() {
     check_refused(load(&[], &["ppo.is_geo_low=2"]), &["`ppo.is_geo_low`", "at most `ppo.is_geo_high` = 1.25", "2.0"]);
     check_refused(load(&[], &["ppo.is_mask_low=6"]), &["`ppo.is_mask_low`", "at most `ppo.is_mask_high` = 5.0", "6.0"]);
     check_refused(load(&[], &["ppo.dual_clip=1.1"]), &["`ppo.dual_clip`", "1 + `ppo.clip_high` = 0.2", "1.1"]);
+    check_refused(load(&[], &["ppo.kl_in=loss"]), &["`ppo.kl_estimator`", "k3", "`ppo.kl_in` = \"loss\"", "k1"]);
+    assert!(load(&[], &["ppo.kl_in=loss", "ppo.kl_estimator=k3"]).is_ok());
+    for key in ["ppo.missing_eos", "ppo.client_limit"] {
+        let set = format!("{key}=bootstrap");
+        check_refused(load(&[], &[&set, "ppo.advantage_estimator=rloo"]), &[key, "value model", "rloo"]);
+        assert!(load(&[], &[&set]).is_ok());
+    }
     check_refused(load(&[], &["ppo.ptx=auto"]), &["`ppo.ptx_file`", "a file of text", "`ppo.ptx` = \"auto\""]);
     assert!(load(&[], &["ppo.ptx=auto", "ppo.ptx_file=a.txt", "ppo.dual_clip=3"]).is_ok());
     check_refused(load(&[], &["reward.source=remote"]), &["`reward.remote_url`", "`reward.source` = \"remote\""]);

@@ -199,7 +199,8 @@ async fn drain(context: &Context, patience: Duration, closing: &watch::Sender<bo
         tracing::warn!("some responses were cut at the end of the drain");
     }
     closing.send_replace(true);
-    if tokio::time::timeout(shutdown::GRACE, server).await.is_err() {
+    // Not every admitted request is the engine's: scores are judged elsewhere, and a stream is over once it is read.
+    if tokio::time::timeout(shutdown::patience_until(until), server).await.is_err() {
         tracing::warn!("some connections did not end in time");
     }
     let closed = tokio::task::spawn_blocking(move || close(&services, until)).await;

@@ -28,6 +28,7 @@ use candle_core::Device;
 use config::Config;
 use policy::{
     checkpoint::{Checkpoint, metadata_of_file, shape_of_file},
+    failpoint,
     memory::{self, MemoryPlan, weight_bytes},
     model_error::ModelError,
     threads,
@@ -162,6 +163,7 @@ impl RewardSeat {
         let seated = Seated { model, version: judge.version.clone(), path, since_ms: now_ms() };
         scorer.seat(judge).expect("the scorer was started with the model that this seat began with");
         *self.lock() = seated.clone();
+        failpoint::passed("reward.seated");
         Ok(Change { seated, replaced: Some(old.version), n_rejudged })
     }
 

@@ -2,18 +2,21 @@
 //!
 //! 1. `/readyz` answers 503 and nothing new is admitted; connections are still accepted, so that load balancers see it.
 //! 2. What runs gets `daemon.drain_s`; what is left is ended with an error event.
-//! 3. The listener closes, connections end after their current answer.
+//! 3. The listener closes, connections end after their current answer: of the engine, of the scorer, to a client that reads
+//!    slowly. They get what is left of `daemon.drain_s`.
 //! 4. The learner and the scorer stop (an update that runs is abandoned, its claims go back), the log is flushed and closed. The
 //!    learner breaks off between two micro-batches, which may take long, so it gets what is left of `daemon.drain_s`.
+//! 5. What still blocks after that (a file that is being taken in, a model that is being loaded) is left behind.
 
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// How long connections get to write out what was ended, and owner threads to end.
+/// How long connections get at least to write out what was ended, and owner threads to end.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
-/// How long the learner gets, when the drain is to be over at `until`: what is left, and never less than [`GRACE`].
+/// How long connections, and then the learner, get when the drain is to be over at `until`: what is left, and never less than
+/// [`GRACE`].
 pub(crate) fn patience_until(until: Instant) -> Duration {
     until.saturating_duration_since(Instant::now()).max(GRACE)
 }
@@ -54,7 +57,7 @@ mod tests {
     use super::{GRACE, patience_until};
 
     #[test]
-    fn the_learner_gets_what_is_left_of_the_drain_and_never_less_than_the_grace() {
+    fn patience_is_what_is_left_of_the_drain_and_never_less_than_the_grace() {
         let now = Instant::now();
         let left = patience_until(now + Duration::from_secs(30));
         assert!(left > GRACE && left <= Duration::from_secs(30), "{left:?}");

@@ -96,10 +96,10 @@ impl Metrics {
         self.learning.set_log(&services.log.counters());
         if let Some(scorer) = &services.scorer {
             self.learning.set_scorer(&scorer.stats());
-            self.rewards.set_version(scorer.reward_version());
+            self.rewards.set_version(&scorer.reward_version());
         }
         if let Some(seat) = &services.seat {
-            self.rewards.set_seat(&seat.counters);
+            self.rewards.set_seat(&seat.seated(), &seat.counters);
         }
         if let Some(importing) = &services.importing {
             for (outcome, n) in importing.importer.counts() {

@@ -9,6 +9,7 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -23,7 +24,7 @@ use ppo::{
     rollout_log::{ImportSource, Who},
 };
 
-use crate::activation::Activator;
+use crate::{activation::Activator, shutdown};
 
 /// Files that are told apart at most; beyond it the folder is no drop-off but an archive, and that is said.
 const FILES_MAX: usize = 4096;
@@ -33,9 +34,11 @@ const RETRY_MIN: Duration = Duration::from_secs(1);
 /// Longest such pause.
 const RETRY_MAX: Duration = Duration::from_secs(600);
 
-/// A thread that looks; dropped, it stops after the file at hand.
+/// A thread that looks; dropped, it stops after the file at hand. A file that takes long to judge is not waited for.
 pub(crate) struct Watch {
-    stop: Option<Sender<()>>,
+    stop: Option<Sender<Infallible>>,
+    /// Disconnected once the thread has ended, which tells with a deadline what a join tells without one.
+    ended: Receiver<Infallible>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -87,16 +90,24 @@ impl Watch {
     /// When no thread can be started.
     pub(crate) fn start(importer: Importer, pause: Duration, promote: Option<Activator>) -> std::io::Result<Watch> {
         let (stop, stopped) = bounded(0);
+        let (alive, ended) = bounded(0);
         let watcher = Watcher { importer, promote, seen: HashMap::new() };
-        let run = move || watcher.run(pause, &stopped);
+        let run = move || {
+            let _alive: Sender<Infallible> = alive;
+            watcher.run(pause, &stopped);
+        };
         let thread = std::thread::Builder::new().name("import-watch".to_owned()).spawn(run)?;
-        Ok(Watch { stop: Some(stop), thread: Some(thread) })
+        Ok(Watch { stop: Some(stop), ended, thread: Some(thread) })
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         self.stop = None;
+        if self.ended.recv_timeout(shutdown::GRACE) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("the import folder's file at hand is left behind; it is taken again at the next start");
+            return;
+        }
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the watch of the import folder panicked");
         }
@@ -110,7 +121,7 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn run(mut self, pause: Duration, stopped: &Receiver<()>) {
+    fn run(mut self, pause: Duration, stopped: &Receiver<Infallible>) {
         threads::lower_priority(threads::NICE_REQUESTS);
         loop {
             if let Err(error) = self.look() {
@@ -150,7 +161,9 @@ impl Watcher {
         match self.importer.load(Wish { path: name, source: ImportSource::Folder, who, promote }) {
             // Told in the log by the importer itself.
             Ok(_) => Next::Nothing,
-            Err(ImportError::Busy | ImportError::Stopping) => last.cloned().map_or(Next::Take, Next::TryAgain),
+            Err(ImportError::Busy | ImportError::Stopping | ImportError::Full) => {
+                last.cloned().map_or(Next::Take, Next::TryAgain)
+            }
             Err(ImportError::Known { version, .. }) => {
                 tracing::debug!(file = %name.display(), %version, "known already");
                 Next::Nothing

@@ -30,7 +30,7 @@ use candle_core::{
 };
 
 pub use digest::{Digest, digest, digest_of};
-pub use durable::{copy_durably, stream_durably, write_durably};
+pub use durable::{copy_durably, rename_durably, stream_durably, write_durably};
 pub use finite::{check_finite, check_whole};
 pub use fit::{Form, check_fit};
 pub use header::{check_answers, header_of_file, metadata_of_file, shape_of_file};

@@ -25,6 +25,7 @@ mod constraint;
 mod ending;
 mod error;
 mod exchange;
+mod footprint;
 mod gaps;
 mod gate;
 pub(crate) mod gguf;
@@ -32,6 +33,7 @@ mod hardware;
 mod history;
 mod loading;
 mod nursery;
+mod places;
 mod plan;
 mod prefix_cache;
 mod queue;
@@ -65,8 +67,14 @@ use dashmap::DashMap;
 use llama_cpp_2::model::LlamaModel;
 
 use self::{
-    canary::Canary, constraint::Compiler, gate::Gate, nursery::Nursery, resident::Resident, stats::Counters,
-    tenant::WaitingMax, worker::Setup,
+    canary::Canary,
+    constraint::Compiler,
+    gate::Gate,
+    nursery::Nursery,
+    resident::Resident,
+    stats::Counters,
+    tenant::{Crowd, WaitingMax},
+    worker::Setup,
 };
 pub use self::{
     constraint::Constraint,
@@ -77,11 +85,12 @@ pub use self::{
         TOP_LOG_PROBS_MAX, Target, Timings,
     },
     resident::{ResidentState, ResidentStatus},
-    stats::{EngineStats, FINISH_REASONS, STEP_SIZES},
+    stats::{Endings, EngineStats, FINISH_REASONS, STEP_SIZES},
     tenant::Tenant,
     versions::{InMemory, Recall},
 };
 use crate::{
+    failpoint,
     grammar::{Grammar, GrammarError},
     log_prob::LogProb,
     sampling::check_token,
@@ -109,6 +118,8 @@ struct Shared {
     live: ArcSwap<Resident>,
     /// Takes a share of what is for the live one.
     canary: ArcSwapOption<Canary>,
+    /// Held while a version is loaded, whoever wants it.
+    loading: Mutex<()>,
     /// Held while the live pointer or a door changes, so that what is promoted is never retired at the same moment. In it, the
     /// version that has stepped down.
     swap: Mutex<Option<PolicyVersion>>,
@@ -130,6 +141,8 @@ impl Engine {
     /// served.
     pub fn start(config: &config::Policy, sft: &Path) -> Result<Engine, EngineError> {
         hardware::check_gpu(config.gpu_layers)?;
+        failpoint::reached("engine.start")
+            .map_err(|error| EngineError::Load { path: sft.to_owned(), reason: error.to_string() })?;
         let vocabulary = Arc::new(Vocabulary::load(sft)?);
         let context_tokens = worker::context_tokens(config, &vocabulary);
         let residents = Arc::new(DashMap::new());
@@ -142,6 +155,7 @@ impl Engine {
         let base = Arc::clone(&weights.model);
         let start = Resident::start(&nursery, (setup, weights), Arc::clone(&counters), waiting_max(config), || ());
         let first = Arc::new(start?);
+        failpoint::passed("engine.started");
         residents.insert(PolicyVersion::SFT, Arc::clone(&first));
         Ok(Engine(Arc::new(Shared {
             config: config.clone(),
@@ -154,6 +168,7 @@ impl Engine {
             residents,
             live: ArcSwap::new(first),
             canary: ArcSwapOption::empty(),
+            loading: Mutex::default(),
             swap: Mutex::default(),
             replaced: Mutex::new(Vec::new()),
             counters,
@@ -235,14 +250,21 @@ impl Engine {
         stats
     }
 
+    /// How what was asked of a version has ended since it came into memory; nothing where it is not there.
+    #[must_use]
+    pub fn endings(&self, version: PolicyVersion) -> Endings {
+        self.resident(version).map(|resident| resident.counters.endings()).unwrap_or_default()
+    }
+
     fn resident(&self, version: PolicyVersion) -> Option<Arc<Resident>> {
         self.0.residents.get(&version).map(|entry| Arc::clone(entry.value()))
     }
 }
 
-/// How many requests may wait for one resident.
+/// How many requests may wait for one resident, and with how many sequences.
 fn waiting_max(config: &config::Policy) -> WaitingMax {
-    WaitingMax::new(config.max_queue, config.max_queue_share)
+    let all = Crowd { requests: config.max_queue, sequences: config.max_queue_sequences };
+    WaitingMax::new(all, config.max_queue_share)
 }
 
 impl std::fmt::Debug for Engine {

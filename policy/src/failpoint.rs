@@ -20,7 +20,7 @@ use std::{
 };
 
 /// Names, and whether the place can return an error.
-const POINTS: [(&str, bool); 26] = [
+const POINTS: [(&str, bool); 35] = [
     ("file.write", true),
     ("file.sync", true),
     ("file.rename", true),
@@ -28,10 +28,19 @@ const POINTS: [(&str, bool); 26] = [
     ("log.begin", true),
     ("log.commit", true),
     ("log.committed", false),
+    ("schema.commit", true),
+    ("open.commit", true),
+    ("retention.commit", true),
+    ("log.vacuum", true),
+    ("log.checkpoint", true),
+    ("engine.start", true),
+    ("engine.started", false),
     ("engine.load", true),
     ("engine.loaded", false),
     ("engine.promote", true),
     ("engine.promoted", false),
+    ("reward.load", true),
+    ("reward.seated", false),
     ("update.weights", true),
     ("claimed", false),
     ("written", false),

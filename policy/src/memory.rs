@@ -5,6 +5,7 @@
 //! not fit. It counts what grows with the model and with the batch; what it cannot know (allocator, code, page tables)
 //! is in `OVERHEAD`. What a pass keeps it asks of the pass itself ([`Keep::bytes_per_token`]).
 
+pub(crate) mod allocator;
 mod room;
 
 use std::fmt;
@@ -175,7 +176,7 @@ fn bytes_per_token(shape: &Shape, keep: Keep) -> u64 {
 }
 
 /// Whole MiB, rounded up.
-fn mib(bytes: u64) -> u64 {
+pub(crate) fn mib(bytes: u64) -> u64 {
     bytes.div_ceil(1 << 20)
 }
 

@@ -59,6 +59,8 @@ pub struct SamplingParams {
     pub stop_token_ids: Vec<TokenId>,
     /// Never draw an end token.
     pub ignore_eos: bool,
+    /// A grammar said which tokens may come next. The engine fills it in, as it does the seed; nobody can ask for it.
+    pub constrained: bool,
 }
 
 impl Default for SamplingParams {
@@ -79,6 +81,7 @@ impl Default for SamplingParams {
             stop: Vec::new(),
             stop_token_ids: Vec::new(),
             ignore_eos: false,
+            constrained: false,
         }
     }
 }

@@ -38,7 +38,10 @@ impl WeightAverage {
         &self.0
     }
 
-    /// [`move_average`] for every tensor: `a ← a + (1 − decay)·(w − a)`, in the weights' type.
+    /// Moves the average towards the weights as they are, in their type.
+    ///
+    /// `a ← decay·a + (1 − decay)·w`, as `a + (1 − decay)·(w − a)`; started at the first weights, hence without bias correction.
+    /// Source: InstructGPT (arXiv 2203.02155) C.4.
     ///
     /// # Errors
     /// When the device fails.
@@ -62,28 +65,24 @@ impl WeightAverage {
     }
 }
 
-/// Moves `average` towards `weights`.
-///
-/// `a ← decay·a + (1 − decay)·w`, started at the first weights, hence without bias correction.
-/// Source: InstructGPT (arXiv 2203.02155) C.4.
-///
-/// # Panics
-/// When the lengths differ.
-pub fn move_average(average: &mut [f64], weights: &[f64], decay: f64) {
-    assert_eq!(average.len(), weights.len(), "one average per weight");
-    for (a, w) in average.iter_mut().zip(weights) {
-        *a = decay * *a + (1.0 - decay) * w;
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
     #[test]
     fn an_average_of_constant_weights_stays() {
-        let mut average = [1.5, -2.0];
-        super::move_average(&mut average, &[1.5, -2.0], 0.992);
-        assert!((average[0] - 1.5).abs() < 1e-12 && (average[1] + 2.0).abs() < 1e-12);
-        super::move_average(&mut average, &[3.0, 0.0], 0.0);
-        assert_eq!(average, [3.0, 0.0]);
+        let weights = |values: &[f32]| {
+            BTreeMap::from([("w".to_owned(), Var::from_slice(values, values.len(), &Device::Cpu).unwrap())])
+        };
+        let still = weights(&[1.5, -2.0]);
+        let mut average = WeightAverage::of(&still).unwrap();
+        let mut after = |weights: &BTreeMap<String, Var>, decay| {
+            average.follow(weights, decay).unwrap();
+            average.tensors()["w"].to_vec1::<f32>().unwrap()
+        };
+        assert_eq!(after(&still, 0.992), [1.5, -2.0]);
+        assert_eq!(after(&weights(&[3.0, 0.0]), 0.0), [3.0, 0.0]);
     }
 }

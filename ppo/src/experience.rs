@@ -16,6 +16,7 @@ mod micro_batches;
 mod passes;
 
 pub use advantages::{AdvantageEstimator, groups};
+use episode::bootstraps;
 pub use episode::{Admitted, Episode, Limits, admit};
 pub use held_out::is_held_out;
 pub(crate) use micro_batches::{Budget, MicroBatches, batch_of, go_on, temperatures_of};
@@ -28,6 +29,7 @@ use crate::{
     error::PpoError,
     group,
     kl::{self, KlEstimator},
+    loss::KlPenalty,
     masked::{self, Whitening},
     models::Models,
     off_policy::{ImportanceMode, ImportanceWeights, importance_weights},
@@ -49,7 +51,7 @@ pub struct Experience {
     starts: Vec<usize>,
     /// Rollouts for which a pass gave no finite number, by their index in the round.
     pub broken: Vec<usize>,
-    /// Scores after clip and missing-EOS rule, one an episode.
+    /// Scores after clip and missing-EOS rule, one an episode; 0 where the value model says instead what was to come.
     pub scores: Vec<f64>,
     /// ℓ_old, reference log-probs, entropies and old values.
     pub passes: Passes,
@@ -65,6 +67,8 @@ pub struct Experience {
     pub importance: ImportanceWeights,
     /// ℓ that the clipped ratio is centred on: old, or behavior with `ppo.importance = "bypass"`.
     pub proximal: Vec<f64>,
+    /// What the policy loss pays for the KL, where the rewards do not (`ppo.kl_in`).
+    pub kl_penalty: Option<KlPenalty>,
 }
 
 impl Experience {
@@ -101,17 +105,22 @@ impl Experience {
         let groups = groups(&episodes);
         let mut experience = Experience { groups, lengths, starts, passes, ..Experience::default() };
         let rule = ScoreRule::of(config);
-        experience.scores = episodes.iter().map(|e| rule.apply(e.score, !e.cut_by_daemon)).collect();
+        let score = |e: &Episode| if bootstraps(e, config) { 0.0 } else { rule.apply(e.score, !e.cut_by_daemon) };
+        experience.scores = episodes.iter().map(score).collect();
         experience.episodes = episodes;
-        experience.pay(KlEstimator::of(config), kl_coef);
+        experience.pay(config, kl_coef);
         let estimator = AdvantageEstimator::of(config);
         experience.estimate_advantages(estimator, config);
         experience.weigh(estimator, config);
         experience
     }
 
-    /// r_t: the penalty on every token, the score on the last.
-    fn pay(&mut self, estimator: KlEstimator, kl_coef: f64) {
+    /// r_t: the score on the last token, and the penalty on every one unless the loss pays it.
+    fn pay(&mut self, config: &config::Ppo, kl_coef: f64) {
+        let estimator = KlEstimator::of(config);
+        let in_loss = config.kl_in == "loss";
+        self.kl_penalty = in_loss.then_some(KlPenalty { estimator, coef: kl_coef });
+        let kl_coef = if in_loss { 0.0 } else { kl_coef };
         let everything = vec![true; self.passes.old.len()];
         let kl = kl::per_token(estimator, &self.passes.old, &self.passes.reference, &everything);
         for (i, score) in self.scores.iter().enumerate() {

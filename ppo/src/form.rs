@@ -65,8 +65,11 @@ pub(crate) fn tell(version: PolicyVersion, kept: Form, config: &config::Ppo) {
             %version,
             kept = shown(kept),
             configured = shown(asked),
-            "ppo.lora_rank and ppo.lora_alpha are those that the live version was trained with: learning keeps them; to begin \
-             with the configured ones, activate version 0 or name another data folder"
+            policy_learning_rate = config.policy_learning_rate,
+            value_learning_rate = config.value_learning_rate,
+            "ppo.lora_rank and ppo.lora_alpha are those that the live version was trained with: learning keeps them, at the \
+             rates that are configured (adapters want some ten times those of whole weights); to begin with the configured \
+             ones, activate version 0 or name another data folder"
         );
     }
 }

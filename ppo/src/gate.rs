@@ -11,21 +11,28 @@
 //!
 //! * the policy is not further from the live one than one round may take it: k3 after the last step ≤ `ppo.skip_kl`, where
 //!   that is not 0;
-//! * with `ppo.kl_adaptive`, the KL to version 0 is below ten times `ppo.kl_target`: the controller lost its grip. With a
-//!   fixed β there is no such number: how far the policy goes is then what the operator chose β for;
+//! * with `ppo.kl_adaptive`, the candidate's KL to version 0 is below ten times `ppo.kl_target`: the controller lost its grip.
+//!   With a fixed β there is no such number: how far the policy goes is then what the operator chose β for;
 //! * the round's own objective is finite;
+//! * engine and trainer were compared at all: agreement over no token is none;
 //! * the update did not unlearn its own lessons ([`alignment`]);
-//! * the trial ([`Trial`]): the candidate answers held-out questions beside the live version, with the same random numbers.
-//!   It is refused when its reward is lower beyond doubt (the whole 95 % interval of the paired difference below 0), when the
+//! * the trial ([`Trial`]): the candidate answers questions beside the live version, with the same random numbers; held-out
+//!   ones where there are any, else what it did not learn from just now, as far as there is enough of that ([`questions`]). It
+//!   is refused when its reward is lower beyond doubt (the whole 95 % interval of the paired difference below 0), when the
 //!   differences that the same judge found along its lineage add up to a loss beyond doubt ([`drift`]), or when its manner
 //!   breaks: lengths, ends, repetition;
 //! * with pretraining text, its loss on that has not risen by more than `ppo.gate_ptx_rise` over version 0's.
 //!
 //! A file from outside ([`crate::import`]) has no round and no trainer; of these checks it is shown the trial.
 //!
-//! A check that could not be made is no pass: the update fails and is tried again. A refusal costs one round. It cannot lock
-//! learning up: all checks are about the candidate, not about the traffic that the live policy produced, so the next round
-//! starts from weights that passed them.
+//! A check that an accident kept from being made is no pass: the update fails and is tried again. One that there is nothing to
+//! make of is another matter: where `ppo.rollouts_per_update` is below [`LESSONS_MIN`] no update ever has enough lessons, and
+//! where nobody judges no trial has a reward; trying again would change nothing and refusing would end learning. Then the other
+//! checks decide, and the report says which one is missing.
+//!
+//! A refusal costs one round. It cannot lock learning up: all checks are about the candidate, not about the traffic that the
+//! live policy produced, so the next round starts from weights that passed them. A canary alone needs traffic: under "strict"
+//! a candidate that answers nobody within `ppo.canary_s` is refused.
 
 mod alignment;
 mod comparison;
@@ -35,14 +42,14 @@ mod questions;
 mod trial;
 mod verdict;
 
-pub use alignment::{Lesson, alignment};
-pub use comparison::{Comparison, Manner, PAIRS_MIN, PairedDifference};
+pub use alignment::{LESSONS_MIN, Lesson, alignment};
+pub use comparison::{Comparison, Manner, PAIRS_MIN, Pair, PairedDifference};
 pub use lineage::rungs;
-pub use questions::{Question, ROWS_MAX, Sources, Window, questions};
+pub use questions::{Asked, Origin, Question, ROWS_MAX, Sources, Window, questions};
 pub use trial::{Trial, TrialError};
 pub use verdict::{Evidence, Mode, Verdict, judge, judge_stranger};
 
-/// Names of what a trial measured, in a version's numbers; the lineage is read back from them.
+/// Names of what the gate found, in a version's numbers. From those of its trial the lineage is read back.
 pub mod names {
     /// Mean paired difference of rewards, candidate − live.
     pub const REWARD_DIFFERENCE: &str = "gate/reward_difference";
@@ -51,4 +58,14 @@ pub mod names {
     /// Begins the name of a 1, and the reward version that judged the trial ends it: differences in the eyes of two judges do
     /// not add up.
     pub const JUDGE: &str = "gate/judge/";
+    /// Different prompts that were asked.
+    pub const PROMPTS: &str = "gate/prompts_different";
+    /// Those among them that never train.
+    pub const PROMPTS_HELD_OUT: &str = "gate/prompts_held_out";
+    /// And those that the update had just learnt from.
+    pub const PROMPTS_LEARNT: &str = "gate/prompts_learnt";
+    /// 1 where there was too little to hold the update against its own lessons.
+    pub const NO_ALIGNMENT: &str = "gate/no_alignment";
+    /// 1 where too few answers of the canary were judged for a test.
+    pub const CANARY_UNTESTED: &str = "canary/untested";
 }

@@ -3,7 +3,7 @@
 //! Live traffic has one response per prompt, so these serve requests with `n` > 1 and offline comparison. A prompt that is
 //! alone has no baseline: its advantage is 0 and it must be masked (verl returns its raw score, which is a trap).
 
-use crate::masked::{self, Whitening};
+use crate::masked;
 
 /// How many responses each group has, `[number of groups]`.
 ///
@@ -109,30 +109,6 @@ pub fn reward_to_go(rewards: &[f64], mask: &[bool], lengths: &[usize], gamma: f6
 pub fn per_token(per_sequence: &[f64], lengths: &[usize]) -> Vec<f64> {
     assert_eq!(per_sequence.len(), lengths.len(), "one number per sequence");
     per_sequence.iter().zip(lengths).flat_map(|(a, n)| std::iter::repeat_n(*a, *n)).collect()
-}
-
-/// REINFORCE++: the reward to go of rewards with the KL penalty in them, whitened over the batch.
-///
-/// Source: Hu (arXiv 2501.03262) section 3.
-/// - `rewards`, `mask`: `[n]` flat; `lengths`: tokens of each sequence, Σ = n.
-///
-/// # Panics
-/// When the lengths differ.
-#[must_use]
-pub fn reinforce_pp(rewards: &[f64], mask: &[bool], lengths: &[usize], gamma: f64) -> Vec<f64> {
-    masked::whiten(&reward_to_go(rewards, mask, lengths, gamma), mask, Whitening::default())
-}
-
-/// REINFORCE++-baseline: the score minus the group's mean on every token, whitened over the batch's tokens.
-///
-/// Source: Hu (arXiv 2501.03262) section 3.3. The KL enters as a k2 loss beside it, not here.
-/// - `scores`, `groups`: one per sequence; `mask`: `[n]` flat; `lengths`: tokens of each sequence, Σ = n.
-///
-/// # Panics
-/// When the lengths differ.
-#[must_use]
-pub fn reinforce_pp_baseline(scores: &[f64], groups: &[usize], mask: &[bool], lengths: &[usize]) -> Vec<f64> {
-    masked::whiten(&per_token(&dr_grpo(scores, groups), lengths), mask, Whitening::default())
 }
 
 #[cfg(test)]

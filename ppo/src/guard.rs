@@ -37,11 +37,11 @@ pub enum Guard {
     KlBudget,
     /// A gradient norm is far above the median: `ppo.grad_spike`.
     GradientSpike,
-    /// The largest π/π_old is far above the median: `ppo.ratio_spike`.
+    /// The largest ratio that the policy loss takes is far above the median: `ppo.ratio_spike`.
     RatioSpike,
     /// A loss or a gradient is not a finite number, or no rollout of the round could be read by the models.
     NonFinite,
-    /// The effective sample size of the importance weights is below `ppo.ess_min`.
+    /// The effective sample size of the importance weights, of which the filtered are 0, is below `ppo.ess_min`.
     Ess,
     /// Engine and trainer disagree about the same weights: `ppo.parity_gap_max`.
     Parity,

@@ -22,6 +22,7 @@ mod examination;
 mod judging;
 mod known;
 mod loss;
+mod reading;
 #[cfg(test)]
 mod tests;
 
@@ -45,8 +46,8 @@ use policy::{
 use reward::Scorer;
 
 pub use self::error::ImportError;
-use self::examination::is_gguf;
 pub use self::judging::UNJUDGED;
+use self::{examination::is_gguf, reading::Reading};
 use crate::{
     clock::now_ms,
     learner::LearnerError,
@@ -142,6 +143,8 @@ impl Importer {
         let obstacle = match () {
             () if matches!(turn, Err(TryLockError::WouldBlock)) => Some(ImportError::Busy),
             () if self.setup.engine.is_shutting_down() => Some(ImportError::Stopping),
+            // Before a number and a copy are spent on it.
+            () if self.setup.engine.is_full() => Some(ImportError::Full),
             () => None,
         };
         if let Some(obstacle) = obstacle {
@@ -198,6 +201,8 @@ impl Importer {
                 row.version = Some(version);
                 return Ok(version);
             }
+            // Whatever failed then, failed for that: a file that was read no further is not a broken one.
+            Err(_) if self.setup.engine.is_shutting_down() => return Err(ImportError::Stopping),
             registered => registered?,
         };
         failpoint::passed("import.registered");
@@ -236,7 +241,8 @@ impl Importer {
 
     /// From a name to a candidate in the registry, with a checked copy of the file.
     fn register(&self, path: &Path, registry: &Registry, row: &mut ImportRow) -> Result<PolicyVersion, ImportError> {
-        let (mut file, len) = self.setup.intake.open(path)?;
+        let (file, len) = self.setup.intake.open(path)?;
+        let mut file = Reading::new(file, &self.setup.engine);
         let sft = header_of_file(&registry.path(PolicyVersion::SFT))?;
         // Of the file as it stands, so that what is no model at all costs neither a copy nor a number.
         let is_gguf = is_gguf(&mut file, path)?;

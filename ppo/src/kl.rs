@@ -5,7 +5,8 @@
 //! and has less variance. As *losses* they are three different things, and this is where implementations go wrong: the
 //! expected gradient of k1 is zero, that of k2 is the gradient of KL(π ‖ π_ref), and that of k3 is the gradient of the
 //! *other* KL, KL(π_ref ‖ π) (arXiv 2510.01555). So the penalty is paid as k1 inside the reward of every token, where the
-//! policy gradient turns it into the right direction, and k3 is only ever reported.
+//! policy gradient turns it into the right direction, and k3 is reported. Who asks for the sources' losses gets them
+//! (`ppo.kl_in`).
 //!
 //! The penalty's coefficient may follow a controller that holds the KL near a target (Ziegler et al., section 2.2). It
 //! counts *episodes*: counting tokens or steps instead makes its horizon mean something else for every batch size.

@@ -9,13 +9,13 @@
 //! micro-batches instead would weigh short responses more, and is a mistake that golden file 20 has a number for.
 
 pub mod aggregation;
+pub mod penalty;
 pub mod policy;
-pub mod pretraining;
 pub mod value;
 
 pub use aggregation::Aggregation;
-pub use policy::{PolicyClip, PolicyLoss, PolicyTokens, policy_loss};
-pub use pretraining::{PretrainingLoss, pretraining_loss};
+pub use penalty::KlPenalty;
+pub use policy::{ApproxKl, PolicyClip, PolicyLoss, PolicyTokens, policy_loss};
 pub use value::{ValueLoss, ValueTokens, explained_variance, value_loss};
 
 /// Log-ratios are clamped to ± this before `exp`, and not the ratio afterwards: `e^20` is beyond any clip already, and

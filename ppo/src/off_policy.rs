@@ -191,7 +191,8 @@ pub fn ess_fraction(weights: &[f64], mask: &[bool]) -> f64 {
     sum * sum / squares / masked::count(mask) as f64
 }
 
-/// Whether sampling settings draw from the policy itself, at some temperature: nothing cut, penalised, biased or banned.
+/// Whether sampling settings draw from the policy itself, at some temperature: nothing cut, penalised, biased, banned or held
+/// to a grammar.
 ///
 /// Only then is the behavior log-prob the policy's own (class A of the eligibility rules); a truncated draw has it up to the
 /// mass that was kept.
@@ -202,7 +203,7 @@ pub fn is_exactly_on_policy(sampling: &SamplingParams) -> bool {
         || sampling.frequency_penalty != 0.0
         || sampling.repetition_penalty != 1.0
         || !sampling.logit_bias.is_empty();
-    let bans = sampling.min_tokens > 0 || sampling.ignore_eos;
+    let bans = sampling.min_tokens > 0 || sampling.ignore_eos || sampling.constrained;
     !sampling.is_greedy() && !truncates && !penalises && !bans
 }
 

@@ -29,8 +29,11 @@ use policy::{
 
 /// Sequences replayed for one candidate.
 const N_SEQUENCES: usize = 4;
-/// Their tokens, together, at most: parity is a spot check, not a second pass over the round.
+/// Their tokens, together, at most, but for one sequence where none is so short: parity is a spot check, not a second pass over
+/// the round.
 const N_TOKENS_MAX: usize = 2048;
+/// Response tokens that are read of such a one, after a prompt that leaves no room for them.
+const N_RESPONSE_MIN: usize = 64;
 
 /// Why parity could not be measured.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +95,8 @@ pub fn mean_limit(served: &Checkpoint, precision: Precision) -> f64 {
 ///
 /// The trainer computes in f32 where it has its weights in that ([`CausalLm::exact`]): the question is whether both have the
 /// same model, and the rounding of bf16 would hide the answer.
-/// - `sequences`: prompts with responses; the first few that fit are used.
+/// - `sequences`: prompts with responses; the first few that fit are used, and of a round in which none does the beginning of
+///   one.
 ///
 /// # Errors
 /// When either side cannot score.
@@ -104,20 +108,39 @@ pub fn measure<'a>(
 ) -> Result<Parity, ParityError> {
     let policy = policy.exact();
     let mut differences = Vec::new();
-    let mut n_left = N_TOKENS_MAX.min(N_SEQUENCES * engine.context_tokens() as usize);
-    for sequence in sequences.into_iter().take(N_SEQUENCES) {
-        let n = sequence.tokens.len();
-        if n > n_left || n > engine.context_tokens() as usize || sequence.prompt_len == 0 {
-            continue;
-        }
-        n_left -= n;
-        differences.extend(compare(engine, version, &policy, sequence)?);
+    for sequence in replayed(sequences, engine.context_tokens() as usize) {
+        differences.extend(compare(engine, version, &policy, &sequence)?);
     }
     Ok(Parity {
         n_tokens: differences.len(),
         max: differences.iter().copied().fold(0.0, f64::max),
         mean: differences.iter().sum::<f64>() / differences.len().max(1) as f64,
     })
+}
+
+/// The sequences that are replayed in an engine of this context: none only where no prompt leaves room for a response.
+fn replayed<'a>(sequences: impl IntoIterator<Item = &'a Sequence>, context_tokens: usize) -> Vec<Sequence> {
+    let is_usable = |s: &&Sequence| s.prompt_len > 0 && s.prompt_len < s.tokens.len().min(context_tokens);
+    let usable: Vec<&Sequence> = sequences.into_iter().filter(is_usable).collect();
+    let (mut chosen, mut n_left) = (Vec::new(), N_TOKENS_MAX);
+    for sequence in &usable {
+        let n = sequence.tokens.len();
+        if chosen.len() < N_SEQUENCES && n <= n_left.min(context_tokens) {
+            n_left -= n;
+            chosen.push((*sequence).clone());
+        }
+    }
+    if chosen.is_empty() {
+        let shortest = usable.iter().min_by_key(|sequence| sequence.prompt_len);
+        chosen.extend(shortest.map(|sequence| beginning(sequence, context_tokens)));
+    }
+    chosen
+}
+
+/// As much of a long sequence as is read, and at least one token of its response.
+fn beginning(sequence: &Sequence, context_tokens: usize) -> Sequence {
+    let n = N_TOKENS_MAX.max(sequence.prompt_len + N_RESPONSE_MIN).min(context_tokens).min(sequence.tokens.len());
+    Sequence { tokens: sequence.tokens[..n].to_vec(), prompt_len: sequence.prompt_len }
 }
 
 fn compare(
@@ -142,9 +165,31 @@ fn compare(
 #[cfg(test)]
 mod tests {
     use candle_core::quantized::GgmlDType;
-    use policy::{architecture::Shape, kernels::Precision, transformer::random_checkpoint};
+    use policy::{
+        TokenId, architecture::Shape, kernels::Precision, sequence_batch::Sequence, transformer::random_checkpoint,
+    };
 
-    use super::mean_limit;
+    use super::{mean_limit, replayed};
+
+    /// Goal: long text does not go unchecked. Method: prompts and responses of these lengths, before an engine of this context; what
+    /// is replayed of them, as length of the prompt and of all.
+    #[test]
+    fn something_is_replayed_however_long_the_sequences_are() {
+        let replayed_of = |lengths: &[(usize, usize)], context: usize| -> Vec<(usize, usize)> {
+            let of = |&(prompt, response): &(usize, usize)| {
+                Sequence::new(&vec![TokenId(1); prompt], &vec![TokenId(2); response])
+            };
+            let sequences: Vec<Sequence> = lengths.iter().map(of).collect();
+            replayed(&sequences, context).iter().map(|s| (s.prompt_len, s.tokens.len())).collect()
+        };
+        assert_eq!(replayed_of(&[(10, 40); 8], 4096), [(10, 50); 4], "a few of them");
+        assert_eq!(replayed_of(&[(10, 3000), (10, 1000), (10, 1100), (10, 900)], 4096), [(10, 1010), (10, 910)]);
+        assert_eq!(replayed_of(&[(500, 3000), (100, 3000), (300, 3000)], 8192), [(100, 2048)], "the beginning of one");
+        assert_eq!(replayed_of(&[(5000, 3000)], 8192), [(5000, 5064)], "with a part of its response");
+        assert_eq!(replayed_of(&[(5000, 3)], 8192), [(5000, 5003)]);
+        assert_eq!(replayed_of(&[(10, 40)], 24), [(10, 24)], "the engine's context has become smaller");
+        assert_eq!(replayed_of(&[(30, 40), (0, 9)], 24), [], "there is nothing that it could say of these");
+    }
 
     #[test]
     fn coarse_arithmetic_on_either_side_widens_the_limit() {

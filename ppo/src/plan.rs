@@ -47,6 +47,14 @@ pub fn plan(
     let experience = (config.rollouts_per_update * longest * NUMBERS_PER_TOKEN * 8) as u64;
     let mut all =
         vec![("the round's beginning, to go back to", undo(&roles, config)), ("the round's numbers", experience)];
+    let learnt = learnt_bytes(&roles);
+    if config.ptx != "off" {
+        // Beside the gradients of a pass: those of the minibatch, and the sum over the pieces of text.
+        all.push(("gradients of minibatch and pretraining text", 2 * learnt));
+    }
+    if config.ema_decay > 0.0 {
+        all.push(("the average of the policy's weights", learnt));
+    }
     all.extend_from_slice(others);
     Ok(MemoryPlan::new(&roles, pass, &all))
 }
@@ -70,17 +78,28 @@ fn roles<'a>(policy: &'a Shape, value: &'a Shape, config: &config::Ppo) -> Vec<R
     }
 }
 
-/// What [`crate::snapshot`] copies.
+/// What [`crate::snapshot`] copies, the average of the weights included: a round makes a new one and leaves the old to it.
 fn undo(roles: &[Role<'_>], config: &config::Ppo) -> u64 {
-    let bytes = |role: &Role<'_>| match role.held {
+    let learnt = learnt_bytes(roles);
+    let average = if config.ema_decay > 0.0 { learnt } else { 0 };
+    let whole = 3 * roles.iter().map(trained_bytes).sum::<u64>() + average;
+    match whole <= config.snapshot_mib << 20 {
+        true => whole,
+        false => learnt + average,
+    }
+}
+
+/// Bytes of the policy's weights, or of its adapter.
+fn learnt_bytes(roles: &[Role<'_>]) -> u64 {
+    roles.iter().map(trained_bytes).find(|n| *n > 0).unwrap_or(0)
+}
+
+/// Bytes of what learns of a role.
+fn trained_bytes(role: &Role<'_>) -> u64 {
+    match role.held {
         Held::Trained => weight_bytes(role.shape),
         Held::Frozen => 0,
         Held::Adapter(n) => 4 * n as u64,
-    };
-    let whole = 3 * roles.iter().map(bytes).sum::<u64>();
-    match whole <= config.snapshot_mib << 20 {
-        true => whole,
-        false => roles.iter().map(bytes).find(|n| *n > 0).unwrap_or(0),
     }
 }
 
@@ -105,5 +124,18 @@ mod tests {
         assert!(needed(|config| config.lora_rank = 16) < full / 3);
         assert!(needed(|config| config.snapshot_mib = 1 << 20) - full == 5 * weights, "the rest of six copies");
         assert!(needed(|config| config.activation_checkpointing = true) < full);
+        assert_eq!(
+            needed(|config| config.ptx = "fixed".to_owned()) - full,
+            2 * weights,
+            "of minibatch and of the text"
+        );
+        assert_eq!(needed(|config| config.ema_decay = 0.99) - full, 2 * weights, "the average, and the one before");
+        let six_copies = ((6 * weights) >> 20) + 1;
+        let with_room = |ema_decay| needed(|config| (config.snapshot_mib, config.ema_decay) = (six_copies, ema_decay));
+        assert_eq!(with_room(0.0) - full, 5 * weights);
+        assert_eq!(with_room(0.99) - full, 2 * weights, "seven copies find no room: weights and averages alone");
+        let adapters = |ptx: &str| needed(|config| (config.lora_rank, config.ptx) = (16, ptx.to_owned()));
+        let extra = adapters("auto") - adapters("off");
+        assert!(extra > 0 && extra < weights / 10, "text beside adapters costs what adapters cost: {extra}");
     }
 }

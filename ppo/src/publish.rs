@@ -3,7 +3,7 @@
 //! ```text
 //! write     aside, sync, rename, sync the folder                     a crash leaves nothing, or an orphan with its mark
 //! register  one row, `candidate`                                     a crash leaves a candidate that nobody judges
-//! load      on its own thread; canary: finite logits                 serving goes on with the live version throughout
+//! load      once there is a place; canary: finite logits             serving goes on with the live version throughout
 //! judge     parity with the trainer, then the gate                   refused: row `rejected`, file gone, live one untouched
 //! commit    one transaction: rollouts trained, version live          the one moment of truth
 //! promote   one pointer                                              requests from here on get the new version
@@ -18,24 +18,23 @@
 mod canary;
 mod examination;
 mod loader;
+mod place;
 mod switch;
 mod text;
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Instant};
 
 use policy::{
     PolicyVersion,
     checkpoint::{Checkpoint, Digest, WeightType},
-    engine::{Engine, EngineError, ResidentState},
+    engine::{Engine, EngineError},
     model_error::ModelError,
     sequence_batch::Sequence,
     transformer::is_adapter,
 };
 
 pub use loader::Loader;
+use place::Place;
 use reward::Scorer;
 pub use switch::{Switch, Switched};
 
@@ -49,11 +48,6 @@ use crate::{
     sync_point,
     update::RoundStats,
 };
-
-/// Old versions that may still be finishing requests when another is loaded: bounds memory, not requests.
-const N_DRAINING_MAX: usize = 3;
-/// How often the number of draining versions is looked at.
-const DRAIN_POLL: Duration = Duration::from_millis(20);
 
 /// Why nothing was published. The live version is what it was.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +70,14 @@ pub enum PublishError {
     /// Shutdown or an operator's command came first.
     #[error("the publication was interrupted")]
     Interrupted,
+}
+
+impl PublishError {
+    /// Whether there was no room in memory for a version, which says nothing about it: there may be some later.
+    #[must_use]
+    pub fn lacks_room(&self) -> bool {
+        matches!(self, PublishError::Engine(error) if error.lacks_room())
+    }
 }
 
 impl From<TrialError> for PublishError {
@@ -128,7 +130,6 @@ pub struct Proposal<'a> {
 }
 
 /// A candidate in memory, and the gate's word on it.
-#[derive(Clone, Debug)]
 pub struct Judged {
     /// Its number.
     pub version: PolicyVersion,
@@ -139,6 +140,7 @@ pub struct Judged {
     /// The version that was live when its round began.
     parent: PolicyVersion,
     started: Instant,
+    _place: Place,
 }
 
 /// What became of a proposal.
@@ -157,14 +159,14 @@ impl Publisher<'_> {
     /// # Errors
     /// [`PublishError`]; the candidate is rejected, and the claim is as it was.
     pub fn judge(&self, proposal: &Proposal<'_>, go_on: &(dyn Fn() -> bool + Sync)) -> Result<Judged, PublishError> {
-        self.wait_for_room(go_on)?;
         let version = self.registry.next_version()?;
         let (digest, limits) = self.write(version, proposal)?;
         self.tell_if_unchanged(version, digest, proposal.parent);
         sync_point::reached(self.registry.data_dir(), "registered");
         let started = Instant::now();
+        let place = Place { engine: self.engine.clone(), version };
         match self.examine(version, proposal, limits, go_on) {
-            Ok(verdict) => Ok(Judged { version, digest, verdict, parent: proposal.parent, started }),
+            Ok(verdict) => Ok(Judged { version, digest, verdict, parent: proposal.parent, started, _place: place }),
             Err(error) => {
                 self.abandon(version, &error.to_string());
                 Err(error)
@@ -182,7 +184,7 @@ impl Publisher<'_> {
         settlement: Settlement,
         mut numbers: BTreeMap<String, f64>,
     ) -> Result<Published, PublishError> {
-        let Judged { version, verdict, parent, started, .. } = judged;
+        let Judged { version, verdict, parent, started, _place, .. } = judged;
         numbers.extend(verdict.numbers.clone());
         sync_point::reached(self.registry.data_dir(), "judged");
         if !verdict.is_pass() {
@@ -200,9 +202,9 @@ impl Publisher<'_> {
             return Err(error);
         }
         sync_point::reached(self.registry.data_dir(), "committed");
-        // The row says live, and a restart would serve it: from here on there is no way back, only loud words.
+        // The row says live, and a restart would serve it: from here on there is no way back. The watch's thread goes on trying.
         if let Err(error) = self.switch.promote(version) {
-            tracing::error!(%version, %error, "published, but not in service yet");
+            tracing::error!(%version, %error, "published, but not in service yet; it is tried again");
         }
         self.counters.swaps.record(started.elapsed());
         Ok(Published { version, verdict })
@@ -225,17 +227,6 @@ impl Publisher<'_> {
             let started = Instant::now();
             self.loader.load(version, self.registry.path(version))?;
             self.counters.loads.record(started.elapsed());
-        }
-        Ok(())
-    }
-
-    fn wait_for_room(&self, go_on: impl Fn() -> bool) -> Result<(), PublishError> {
-        let draining = |r: &policy::engine::ResidentStatus| r.state == ResidentState::Draining;
-        while self.engine.residents().iter().filter(|r| draining(r)).count() > N_DRAINING_MAX {
-            if !go_on() {
-                return Err(PublishError::Interrupted);
-            }
-            std::thread::sleep(DRAIN_POLL);
         }
         Ok(())
     }

@@ -39,7 +39,9 @@ pub use retention::{Retention, Surplus};
 
 use crate::{
     clock::now_ms,
-    rollout_log::{LogError, RolloutLog, Seq, Settlement, VersionChange, VersionReport, VersionRow, VersionState, Who},
+    rollout_log::{
+        LogError, MadeVersion, RolloutLog, Seq, Settlement, VersionChange, VersionReport, VersionRow, VersionState, Who,
+    },
     watch::Service,
 };
 
@@ -90,6 +92,16 @@ impl Registry {
     pub fn rows(&self) -> Result<Vec<VersionRow>, RegistryError> {
         let rows = self.log.reader().versions()?;
         Ok(rows.into_iter().map(|row| self.resolve(row)).collect())
+    }
+
+    /// As [`Registry::rows`], each with its file and what made it.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn described(&self) -> Result<Vec<MadeVersion>, RegistryError> {
+        let reader = self.log.reader();
+        let rows = reader.versions()?.into_iter().map(|row| self.resolve(row));
+        rows.map(|row| Ok(reader.describe(row, &self.folder)?)).collect()
     }
 
     /// One version.
@@ -190,6 +202,14 @@ impl Registry {
     /// When the log cannot be read.
     pub fn last_service(&self, version: PolicyVersion, limit: usize) -> Result<Service, RegistryError> {
         Ok(self.log.reader().last_service(version, limit)?)
+    }
+
+    /// How many requests a version has answered after `start`, judged or not.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn n_answered(&self, version: PolicyVersion, start: Seq) -> Result<u64, RegistryError> {
+        Ok(self.log.reader().n_answered(version, start)?)
     }
 
     /// Registers a candidate whose file is written.

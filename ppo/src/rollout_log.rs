@@ -39,9 +39,11 @@ mod forget;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod gone;
 mod imports;
 mod judges;
 mod lock;
+mod opening;
 mod quarantine;
 mod read;
 mod record;
@@ -52,6 +54,7 @@ mod settings;
 mod state;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod transition;
 mod update_row;
 mod updates;
@@ -78,7 +81,7 @@ pub use forget::{FORGOTTEN, Forgotten};
 pub use imports::{ImportOutcome, ImportRow, ImportSource};
 pub use lock::LockHolder;
 pub use quarantine::Quarantine;
-pub use read::{Export, LogReader, LogStats, PageQuery};
+pub use read::{Export, Lesson, LogReader, LogStats, MadeVersion, Making, PageQuery};
 pub use record::{LoggedRollout, ScoreRecord, Seq, finish_word};
 pub use retention::Retention;
 pub use settings::LogSettings;
@@ -131,17 +134,11 @@ impl RolloutLog {
         let path = database(data_dir);
         let damaged = |error: LogError| error.at(&path);
         let mut connection = open_for_writing(&path).map_err(damaged)?;
-        let n_returned = transition::release_all(&connection).map_err(damaged)?;
-        if n_returned > 0 {
-            tracing::warn!(n_returned, "returned the claims of an update that did not finish");
-        }
-        let n_quarantined = quarantine::apply(&mut connection, &quarantine).map_err(damaged)?;
-        if n_quarantined > 0 {
-            tracing::warn!(n_quarantined, "dropped what quarantined users had brought");
-        }
+        let n_quarantined = opening::put_in_order(&mut connection, &quarantine).map_err(damaged)?;
         let reader = LogReader::open(data_dir).map_err(damaged)?;
         let (sender, commands) = bounded(settings.queue);
         let counters = Arc::new(LogCounters::default());
+        counters.dropped.add(DropReason::Quarantined, n_quarantined);
         let writer = Writer {
             connection,
             commands,

@@ -249,9 +249,9 @@ impl Pump {
 pub(crate) fn score_request(vocabulary: &Vocabulary, rollout: &Rollout, formula: Formula) -> ScoreRequest {
     let response: Vec<TokenId> = rollout.response.iter().map(|token| token.id).collect();
     ScoreRequest {
-        prompt_text: vocabulary.detokenize(&rollout.prompt, true),
+        prompt_text: vocabulary.detokenize(&rollout.prompt, true).into(),
         response_text: vocabulary.detokenize(&response, true),
-        prompt: rollout.prompt.clone(),
+        prompt: rollout.prompt.as_slice().into(),
         response,
         formula,
     }

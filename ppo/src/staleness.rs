@@ -3,10 +3,11 @@
 //! A version counts publications. The staleness of a rollout is the trainer's version minus that of its *oldest* token.
 //! Off-policy corrections are only corrections: AReaL's naive PPO loses half its accuracy at staleness 4 (arXiv
 //! 2505.24298), and in our own toy world every corrected variant broke at lag 48. So the bound is hard, and it is checked
-//! where a rollout is consumed.
+//! where a rollout is consumed: when it is claimed, and once more when it is to become an episode.
 //!
-//! On live traffic nobody can be refused, so [`Admission`] (AReaL's capacity rule) decides what becomes *eligible for
-//! training*: what is over capacity would be too old by the time its turn came.
+//! AReaL also bounds what is *begun* ([`Admission`]). The daemon does not: on live traffic nobody can be refused, rollouts are
+//! claimed oldest first, and what would be over capacity expires when its turn comes, with its reason. All that the rule would
+//! save is the judging of those.
 
 use policy::PolicyVersion;
 
@@ -17,7 +18,24 @@ pub fn staleness(trainer: PolicyVersion, token_versions: &[PolicyVersion]) -> u6
     trainer.0.saturating_sub(oldest.0)
 }
 
-/// AReaL's admission control.
+/// Publications between the trainer's version and the oldest token of a rollout, along the trainer's own ancestry; `None` when a
+/// token's version is not in it.
+///
+/// Numbers of versions have gaps, where candidates were refused or an earlier version was gone back to. So publications are
+/// counted, and [`staleness`] is taken of the counts.
+/// - `lineage`: the trainer's version, then its ancestors as far back as `ppo.max_staleness` allows;
+/// - `token_versions`: who drew each token.
+#[must_use]
+pub fn staleness_along(lineage: &[PolicyVersion], token_versions: &[PolicyVersion]) -> Option<u64> {
+    let published = |version: &PolicyVersion| {
+        let n = lineage.iter().rev().position(|of_lineage| of_lineage == version)?;
+        Some(PolicyVersion(n as u64))
+    };
+    let counts: Option<Vec<PolicyVersion>> = token_versions.iter().map(published).collect();
+    Some(staleness(published(lineage.first()?)?, &counts?))
+}
+
+/// AReaL's admission control, for a trainer that begins its rollouts itself; the daemon has no use for it (see above).
 ///
 /// `capacity = min(max_concurrent − running, (η + version + 1)·batch − (accepted + running))`.
 /// Source: AReaL `areal/infra/staleness_manager.py`.
@@ -75,7 +93,7 @@ impl Admission {
 
 #[cfg(test)]
 mod tests {
-    use super::{Admission, staleness};
+    use super::{Admission, staleness, staleness_along};
     use policy::PolicyVersion;
 
     #[test]
@@ -84,6 +102,25 @@ mod tests {
         assert_eq!(staleness(PolicyVersion(6), &versions), 3);
         assert_eq!(staleness(PolicyVersion(6), &[]), 0);
         assert_eq!(staleness(PolicyVersion(2), &versions), 0, "a trainer behind its data is not stale");
+    }
+
+    /// Goal: what training asks is the same number. Method: a lineage without gaps agrees with plain numbers; one with gaps counts
+    /// publications; a stranger among the tokens has no place.
+    #[test]
+    fn along_a_lineage_publications_count() {
+        let of = |numbers: &[u64]| numbers.iter().map(|n| PolicyVersion(*n)).collect::<Vec<_>>();
+        let whole = of(&[9, 8, 7, 6, 5]);
+        for versions in [of(&[7]), of(&[5, 7, 8, 9]), of(&[9, 9]), of(&[6, 5])] {
+            assert_eq!(staleness_along(&whole, &versions), Some(staleness(PolicyVersion(9), &versions)));
+            let within = of(&[9, 8, 7]);
+            let is_fresh = staleness(PolicyVersion(9), &versions) <= 2;
+            assert_eq!(staleness_along(&within, &versions).is_some(), is_fresh, "{versions:?}");
+        }
+        let with_gaps = of(&[12, 5, 4]);
+        assert_eq!(staleness_along(&with_gaps, &of(&[4])), Some(2));
+        assert_eq!(staleness_along(&with_gaps, &of(&[12, 5])), Some(1));
+        assert_eq!(staleness_along(&with_gaps, &of(&[12, 11])), None, "a candidate that was refused");
+        assert_eq!(staleness_along(&[], &of(&[0])), None);
     }
 
     #[test]

@@ -40,7 +40,8 @@ impl ScoreRule {
         let missing_eos = match config.missing_eos.as_str() {
             "replace" => MissingEos::Replace(config.missing_eos_score),
             "subtract" => MissingEos::Subtract(config.missing_eos_penalty),
-            "keep" => MissingEos::Keep,
+            // With "bootstrap" the value model speaks in place of the score, and nobody asks.
+            "keep" | "bootstrap" => MissingEos::Keep,
             other => panic!("config has checked the words of ppo.missing_eos, got {other}"),
         };
         ScoreRule { clip: Some(config.score_clip), missing_eos }

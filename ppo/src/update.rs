@@ -32,6 +32,7 @@ mod round_stats;
 mod sabotage;
 mod step;
 mod tally;
+mod tokens;
 mod watch;
 
 use std::time::Instant;
@@ -127,7 +128,7 @@ impl Round<'_> {
             Limits {
                 lineage: self.lineage,
                 vocab_size,
-                trains_client_limited: self.config.client_limit == "score",
+                trains_client_limited: self.config.client_limit != "drop",
                 held_out_share: self.config.held_out_share,
             },
         );
@@ -165,6 +166,7 @@ impl Round<'_> {
         stats.n_reward_versions = watch::n_reward_versions(rollouts);
         stats.is_value_warmup = is_warming_up;
         stats.policy_final_kl_k3 = arrival.kl_k3;
+        stats.policy_final_kl_to_reference = arrival.kl_to_reference;
         stats.experience_s = experience_s;
         stats.update_s = started.elapsed().as_secs_f64() - experience_s;
         Ok(RoundOutcome { fates, stats, lessons: arrival.lessons })

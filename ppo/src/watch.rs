@@ -5,6 +5,10 @@
 //! again and learning stands still until an operator has looked. Both conditions, because traffic changes too: a test alone
 //! would end in a rollback every time that harder questions come in.
 //!
+//! A little worse each time is never much worse than the one before. So the rewards are also held against those of every other
+//! ancestor that could serve again, version 0 among them, under the same two conditions ([`slide`]). Only the rewards: what
+//! is rewarded may well make answers longer, version by version.
+//!
 //! Scores are compared judge by judge: another reward model has another scale, and what it says of a new version beside what
 //! the old one said of an old version says nothing about either. Where no judge has seen enough of both, failures, lengths and
 //! thumbs have to do.
@@ -14,7 +18,7 @@
 
 use std::collections::BTreeMap;
 
-/// Rollouts below which nothing is said about a version.
+/// Rollouts below which nothing is said about a version, and between two looks past its nearest ancestor.
 pub const ROLLOUTS_MIN: usize = 32;
 /// Student's t (Welch) that a fall must reach.
 const T_MIN: f64 = 4.0;
@@ -68,18 +72,27 @@ pub struct Errors {
     pub finished: u64,
 }
 
+impl Errors {
+    /// Why a version with so many must go, in words.
+    #[must_use]
+    pub fn breach(self) -> Option<String> {
+        let Errors { failed, finished } = self;
+        let is_no_accident = failed >= FAILED_MIN && failed as f64 >= FAILED_SHARE * (failed + finished) as f64;
+        is_no_accident.then(|| format!("{failed} of {} requests failed in the engine", failed + finished))
+    }
+}
+
 /// Why the live version must go, in words; `None` while there is no reason.
 #[must_use]
 pub fn breach(live: &Service, before: &Service, errors: Errors) -> Option<String> {
-    let Errors { failed, finished } = errors;
-    if failed >= FAILED_MIN && failed as f64 >= FAILED_SHARE * (failed + finished) as f64 {
-        return Some(format!("{failed} of {} requests failed in the engine", failed + finished));
+    if let Some(why) = errors.breach() {
+        return Some(why);
     }
     if !live.is_enough() || !before.is_enough() {
         return None;
     }
     if let Some(fall) = reward_fell(live, before) {
-        return Some(fall);
+        return Some(fall.why);
     }
     let (new, old) = (mean(&live.lengths).max(1.0), mean(&before.lengths).max(1.0));
     if new / old >= LENGTH_FACTOR || old / new >= LENGTH_FACTOR {
@@ -88,14 +101,33 @@ pub fn breach(live: &Service, before: &Service, errors: Errors) -> Option<String
     thumbs_turned(live.thumbs, before.thumbs)
 }
 
-fn reward_fell(live: &Service, before: &Service) -> Option<String> {
+/// What one judge saw.
+struct Fall {
+    /// Of its scores of the ancestor.
+    deviations: f64,
+    why: String,
+}
+
+fn reward_fell(live: &Service, before: &Service) -> Option<Fall> {
     let before = before.by_judge();
     live.by_judge().into_iter().find_map(|(judge, scores)| {
         let (new, old) = (Sample::of(&scores), Sample::of(before.get(judge)?));
         let fell = old.mean - new.mean >= FALL_MIN * old.deviation() && t(old, new) >= T_MIN;
         let n = scores.len();
-        fell.then(|| format!("reward fell from {:.3} to {:.3} ({n} rollouts, judged by {judge})", old.mean, new.mean))
+        fell.then(|| Fall {
+            deviations: (old.mean - new.mean) / old.deviation(),
+            why: format!("reward fell from {:.3} to {:.3} ({n} rollouts, judged by {judge})", old.mean, new.mean),
+        })
     })
+}
+
+/// Which of these ancestors should serve in place of the live version, and why: of those that its reward has fallen from, beyond
+/// doubt and by much, the one that it has fallen furthest from. `None` while there is none.
+#[must_use]
+pub fn slide(live: &Service, ancestors: &[Service]) -> Option<(usize, String)> {
+    let fallen = ancestors.iter().enumerate().filter_map(|(i, before)| Some((i, reward_fell(live, before)?)));
+    let best = fallen.max_by(|(_, one), (_, other)| one.deviations.total_cmp(&other.deviations));
+    best.map(|(i, fall)| (i, format!("{}, little by little", fall.why)))
 }
 
 fn thumbs_turned(live: (usize, usize), before: (usize, usize)) -> Option<String> {
@@ -206,6 +238,26 @@ mod tests {
         );
         let fallen = breach(&both(service(40, noise, 20.0), sterner(1.0)), &before, none).unwrap();
         assert!(fallen.contains("reward fell") && fallen.contains("model@b"), "{fallen}");
+    }
+
+    /// Goal: losses of a tenth of a deviation a version do not go on for ever. Method: nine versions of two hundred rollouts each,
+    /// every one that much worse than its parent; each parent alone, and all ancestors, before one judge and before two.
+    #[test]
+    fn a_slide_is_a_breach_though_no_single_step_is() {
+        // The deviation of `noise`.
+        let step = 0.1 * 0.29;
+        let version = |judge: &str, back: usize| judged_by(judge, 200, move |i| noise(i) + step * back as f64, 20.0);
+        let live = version("model@a", 0);
+        assert_eq!(breach(&live, &version("model@a", 1), Errors::default()), None);
+        let ancestors: Vec<Service> = (2..=9).map(|back| version("model@a", back)).collect();
+        assert_eq!(slide(&live, &ancestors[..2]), None, "by little yet");
+        let (best, why) = slide(&live, &ancestors).unwrap();
+        assert_eq!(best, 7, "the best one, not the nearest");
+        assert!(why.contains("reward fell from") && why.contains("little by little"), "{why}");
+        let other: Vec<Service> = (2..=9).map(|back| version("model@b", back)).collect();
+        assert_eq!(slide(&live, &other), None, "nobody has judged both");
+        let level: Vec<Service> = vec![version("model@a", 0); 9];
+        assert_eq!(slide(&live, &level), None);
     }
 
     #[test]

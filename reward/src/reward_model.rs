@@ -9,6 +9,7 @@
 //! ranking loss tells nothing about a head's scale, and only on a common one can members disagree.
 
 mod canary;
+mod held_out;
 mod scale;
 mod scores;
 
@@ -29,6 +30,7 @@ use policy::{
     transformer::is_adapter,
 };
 
+pub use held_out::HeldOut;
 pub use scores::{member_scores, raw_scores};
 
 use scale::{check, numbers, read_numbers};

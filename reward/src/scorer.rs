@@ -10,14 +10,16 @@
 //!
 //! A lane cuts batches across callers, up to `reward.batch` responses and `reward.batch_tokens` tokens; callers take turns
 //! (`turns`), and each is answered with one outcome per response as soon as its last one is known. Queues are bounded by
-//! `reward.max_queue` jobs and jobs by responses; a full queue is refused and counted, and the pump simply comes back,
-//! because the log holds what it wants judged.
+//! `reward.max_queue` jobs, by what these hold (`queue`), and jobs by responses; a full queue is refused and counted, and the
+//! pump simply comes back, because the log holds what it wants judged.
 //!
 //! The reward model can be replaced while both lanes run ([`Scorer::seat`]): a job is judged by whoever sat when it was handed
 //! over, and a batch never holds responses of two sittings.
 
 mod counters;
+mod job;
 mod lane;
+mod queue;
 mod sitting;
 #[cfg(test)]
 mod tests;
@@ -35,75 +37,20 @@ use std::{
 use arc_swap::ArcSwapOption;
 pub(crate) use counters::Counters;
 pub use counters::ScorerStats;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
-use policy::{TokenId, engine::CancelFlag};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use self::lane::Worker;
-pub use self::sitting::Sitting;
+pub use self::{
+    job::{ScoreJob, ScoreRequest},
+    sitting::Sitting,
+};
+use self::{lane::Worker, queue::Queue};
 use crate::{
     score::{ScoreError, Scored},
-    sources::{Formula, NamedJudge, Rules},
+    sources::{NamedJudge, Rules},
 };
 
 /// Responses in one job.
 const JOB_ITEMS_MAX: usize = 4096;
-
-/// One response to judge.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ScoreRequest {
-    /// The prompt as the policy saw it.
-    pub prompt: Vec<TokenId>,
-    /// The response, end token included where it ended.
-    pub response: Vec<TokenId>,
-    /// The prompt as text, special tokens spelled out: what a reward server gets.
-    pub prompt_text: String,
-    /// The response as text, special tokens spelled out.
-    pub response_text: String,
-    /// Who judges it, from [`Rules`].
-    pub formula: Formula,
-}
-
-impl ScoreRequest {
-    /// Tokens that a model reads for it.
-    #[must_use]
-    pub fn n_tokens(&self) -> usize {
-        self.prompt.len() + self.response.len()
-    }
-}
-
-/// Responses of one caller, and the caller.
-pub struct ScoreJob {
-    items: Vec<ScoreRequest>,
-    /// Who judges them; `None` until it is handed over.
-    sitting: Option<Sitting>,
-    cancel: CancelFlag,
-    reply: Box<dyn FnOnce(Vec<Outcome>) + Send>,
-}
-
-impl ScoreJob {
-    /// `reply` is called once, on the scorer's thread, with one outcome per response in their order; it must not block. It
-    /// is dropped uncalled when the scorer ends first.
-    pub fn new(items: Vec<ScoreRequest>, reply: impl FnOnce(Vec<Outcome>) + Send + 'static) -> ScoreJob {
-        ScoreJob { items, sitting: None, cancel: CancelFlag::default(), reply: Box::new(reply) }
-    }
-
-    /// The same job, of which no more is judged once this flag is raised; `reply` is then dropped uncalled.
-    #[must_use]
-    pub fn cancelled_by(self, cancel: CancelFlag) -> ScoreJob {
-        ScoreJob { cancel, ..self }
-    }
-
-    /// The same job, judged by this sitting and not by whoever sits when it is handed over.
-    #[must_use]
-    pub fn judged_by(self, sitting: Sitting) -> ScoreJob {
-        ScoreJob { sitting: Some(sitting), ..self }
-    }
-
-    /// Who judges it.
-    fn sitting(&self) -> &Sitting {
-        self.sitting.as_ref().expect("it is filled in when a job is handed over")
-    }
-}
 
 /// Who is waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +67,7 @@ pub type Outcome = Result<Scored, ScoreError>;
 /// Why a job was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScorerError {
-    /// The lane's queue is full; try again later.
+    /// The lane's queue is full, by jobs or by what they hold; try again later.
     #[error("the scoring queue is full (reward.max_queue)")]
     Full,
     /// Too many responses at once.
@@ -138,8 +85,8 @@ pub struct Scorer {
 }
 
 struct Shared {
-    requests: Sender<ScoreJob>,
-    background: Sender<ScoreJob>,
+    requests: Queue,
+    background: Queue,
     counters: Arc<Counters>,
     rules: Rules,
     /// The reward model; empty where there is none.
@@ -171,8 +118,8 @@ impl Scorer {
         Worker::spawn(&setup, Lane::Requests, requests_jobs, 1)?;
         Worker::spawn(&setup, Lane::Background, background_jobs, n_background_threads)?;
         let shared = Shared {
-            requests,
-            background,
+            requests: Queue::new(requests),
+            background: Queue::new(background),
             counters,
             rules: Rules::new(reward),
             seat: ArcSwapOption::new(model.map(Arc::new)),
@@ -234,11 +181,7 @@ impl Scorer {
             Lane::Requests => &self.shared.requests,
             Lane::Background => &self.shared.background,
         };
-        match queue.try_send(job) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Full(_)) => refused(ScorerError::Full),
-            Err(TrySendError::Disconnected(_)) => refused(ScorerError::Closed),
-        }
+        queue.push(job).or_else(refused)
     }
 
     /// Hands over a job and waits for its outcomes: for owner threads, never for the HTTP runtime.
@@ -271,7 +214,7 @@ impl Scorer {
     /// What was done so far.
     #[must_use]
     pub fn stats(&self) -> ScorerStats {
-        let queued = self.shared.requests.len() + self.shared.background.len();
+        let queued = self.shared.requests.jobs.len() + self.shared.background.jobs.len();
         self.shared.counters.snapshot(queued)
     }
 

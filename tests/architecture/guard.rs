@@ -1,6 +1,6 @@
 //! The guard's own test: each rule sees a fault where there is one, and only there.
 
-use super::{files::SourceFile, manifests, rules};
+use super::{files::SourceFile, manifests, pitfalls, rules};
 
 type Rule = fn(&SourceFile) -> Vec<String>;
 
@@ -50,6 +50,21 @@ fn operations_without_gradient_are_seen() {
     check_rule(rule, "policy/src/a.rs", "use candle_nn::rotary_emb::rope;", 1);
     check_rule(rule, "policy/src/a.rs", "let y = x.apply_op1_no_bwd(&op)?;", 1);
     check_rule(rule, "policy/src/a.rs", "let y = rms_norm(&x)?; // not softmax_last_dim", 0);
+}
+
+#[test]
+fn what_lasts_without_a_failpoint_is_seen() {
+    let rule = rules::failpoint_beside_what_lasts;
+    for change in ["file.sync_all()?;", "file.sync_data()?;", "std::fs::rename(a, b)?;", "transaction.commit()?;"] {
+        check_rule(rule, "ppo/src/a.rs", &format!("fn f() {{\n    {change}\n}}"), 1);
+        check_rule(rule, "ppo/src/a.rs", &format!("failpoint(\"log.commit\")?;\n{change}"), 0);
+        check_rule(rule, "ppo/src/a.rs", &format!("// failpoint\n{change}"), 1);
+        check_rule(rule, "ppo/src/a.rs", &format!("failpoint::reached(a)?;\n{}{change}", "g();\n".repeat(3)), 1);
+        check_rule(rule, "ppo/src/a/tests.rs", change, 0);
+    }
+    check_rule(rule, "ppo/src/a.rs", "connection.execute_batch(\"VACUUM\")?;", 1);
+    check_rule(rule, "ppo/src/a.rs", "connection.query_row(\"PRAGMA wal_checkpoint(TRUNCATE)\", [], f)?;", 1);
+    check_rule(rule, "ppo/src/a.rs", "savepoint.commit()?; // VACUUM", 0);
 }
 
 #[test]
@@ -118,4 +133,25 @@ fn silent_dependencies_and_strangers_are_seen() {
     let paths = ["ppo/src/lib.rs", "README.md", "utils/mod.rs", "notes.txt"];
     assert_eq!(manifests::top_level_faults(paths.into_iter()).len(), 2);
     assert_eq!(manifests::readme_faults("fuzz/ config/ policy/ reward/ ppo/ daemon/").len(), 1);
+}
+
+#[test]
+fn pitfalls_without_a_test_are_seen() {
+    let source =
+        |path: &str| (path == "a/b.rs").then(|| "#[test]\n#[cfg(unix)]\nfn kept() {}\nfn helper() {}".to_owned());
+    let faults = |last: &str| {
+        let rows: String = (1..pitfalls::N_PITFALLS).map(|n| format!("| {n} | x | golden 01 |\n")).collect();
+        let table =
+            format!("## Pitfalls of learning from feedback\n| number | a | b |\n{rows}{last}\n\n## Next\n`c/d.rs::e`");
+        pitfalls::faults(&table, source, &["01".to_owned()]).len()
+    };
+    assert_eq!(faults("| 45 | x | `a/b.rs::kept` |"), 0);
+    for wrong in
+        ["", "| 45 | x | trust me |", "| 46 | x | `a/b.rs::kept` |", "| 45 | x | golden 01, 77; `a/b.rs::kept` |"]
+    {
+        assert!(faults(wrong) > 0, "{wrong}");
+    }
+    for name in ["a/b.rs::gone", "a/b.rs::helper", "a/c.rs::kept"] {
+        assert_eq!(faults(&format!("| 45 | x | `{name}` |")), 1, "{name}");
+    }
 }

@@ -7,6 +7,11 @@ const FILE_LINES_MAX: usize = 300;
 /// Lines of a function, from its name to its closing brace.
 const FUNCTION_LINES_MAX: usize = 70;
 
+/// Lines before a change that lasts in which its failpoint is.
+const FAILPOINT_LINES: usize = 3;
+/// Ends a part of a transaction, and puts nothing on the disk.
+const INNER_COMMIT: &str = "savepoint.commit()";
+
 /// Where JSON may be: on the wire, in the body of a reward server, and in what a model file says about itself.
 const JSON_PLACES: [&str; 5] = [
     "daemon/src/http/wire",
@@ -60,6 +65,22 @@ pub(super) fn no_fused_operations(file: &SourceFile) -> Vec<String> {
     file.faults("an operation of candle that records no gradient", |line| {
         fused.iter().any(|word| has_word(line, word)) || modules.iter().any(|path| line.contains(path))
     })
+}
+
+/// What lasts is changed beside a failpoint, so that a process can be made to die there.
+pub(super) fn failpoint_beside_what_lasts(file: &SourceFile) -> Vec<String> {
+    let calls = [".sync_all()", ".sync_data()", "fs::rename(", ".commit()"];
+    // SQLite commits these by itself; code has no literals, so they are looked for in the text.
+    let statements = ["\"VACUUM", "wal_checkpoint(", "\"COMMIT"];
+    let code: Vec<&str> = file.code.lines().collect();
+    let lasts = |(n, text): (usize, &str)| {
+        calls.iter().any(|call| code[n].contains(call)) && !code[n].contains(INNER_COMMIT)
+            || !code[n].trim().is_empty() && statements.iter().any(|statement| text.contains(statement))
+    };
+    let is_beside =
+        |n: usize| code[n.saturating_sub(FAILPOINT_LINES)..=n].iter().any(|line| line.contains("failpoint"));
+    let faulty = file.text.lines().enumerate().take(code.len()).filter(|line| lasts(*line) && !is_beside(line.0));
+    faulty.map(|(n, _)| format!("{}:{}: no failpoint right before what lasts", file.path, n + 1)).collect()
 }
 
 pub(super) fn short_files(file: &SourceFile) -> Vec<String> {

@@ -66,7 +66,7 @@ pub(super) const CASES: &[Case] = &[
         let mut longer = client::connect(b.process.address);
         longer.write_all(&post(&[("content-length", "5000")], GOOD.as_bytes())).expect("sent");
         longer.shutdown(std::net::Shutdown::Write).expect("half closed");
-        let reply = all_of(longer);
+        let reply = client::until_hung_up(longer);
         assert!(reply.is_empty() || reply.starts_with("HTTP/1.1 400"), "{reply}");
         for length in ["-1", "1e3", "0x10", "99999999999999999999999", "5, 5, 6", ""] {
             assert_eq!(b.raw(&post(&[("content-length", length)], GOOD.as_bytes())).status, 400, "{length:?}");
@@ -125,14 +125,6 @@ fn post(headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
 fn chunked(body: &[u8]) -> Vec<u8> {
     let size = format!("{:x}\r\n", body.len());
     post(&[("transfer-encoding", "chunked")], &[size.as_bytes(), body, b"\r\n0\r\n\r\n"].concat())
-}
-
-/// Whatever comes until the other side hangs up.
-pub(super) fn all_of(mut socket: std::net::TcpStream) -> String {
-    let mut reply = Vec::new();
-    // A reset is an end too.
-    let _ = socket.read_to_end(&mut reply);
-    String::from_utf8_lossy(&reply).into_owned()
 }
 
 /// Sends what comes before `at` at once and the rest one byte at a time, too slowly to be done in time; returns what the

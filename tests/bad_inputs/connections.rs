@@ -7,10 +7,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{
-    bench::{Bench, CHAT, COMPLETIONS, Case, FORGED, JSON},
-    bodies::all_of,
-};
+use super::bench::{Bench, CHAT, COMPLETIONS, Case, FORGED, JSON};
 use crate::harness::{
     client::{self, Stream, request},
     model::WINDOW,
@@ -71,7 +68,7 @@ pub(super) const CASES: &[Case] = &[
         socket.flush().expect("sent");
         socket.shutdown(Shutdown::Write).expect("half closed");
         // It is told from one that left by nothing, so it may be answered or cut; it may not stay.
-        let reply = all_of(socket);
+        let reply = client::until_hung_up(socket);
         assert!(reply.is_empty() || reply.starts_with("HTTP/1.1 200"), "{reply}");
         b.settle();
     }),
@@ -206,9 +203,10 @@ fn sent(b: &Bench, bytes: &[u8]) -> TcpStream {
 }
 
 /// What comes back until the daemon closes, which it must.
+#[track_caller]
 fn exchanged(b: &Bench, bytes: &[u8]) -> String {
     let mut socket = client::connect(b.process.address);
     // A daemon that has refused already may have closed.
     let _ = socket.write_all(bytes);
-    all_of(socket)
+    client::until_hung_up(socket)
 }

@@ -25,7 +25,9 @@ pub(super) const CASES: &[Case] = &[
             ("messages[0].content[0].type", image),
             ("messages[0].content[0].text", r#"[{"role":"user","content":[{"type":"text"}]}]"#),
             ("messages[1].role", r#"[{"role":"user","content":"a"},{}]"#),
-            ("messages[0].tool_calls", r#"[{"role":"assistant","content":"a","tool_calls":[{"id":"1"}]}]"#),
+            ("messages[0].tool_calls[0].function", r#"[{"role":"assistant","content":"a","tool_calls":[{"id":"1"}]}]"#),
+            ("messages[0].tool_calls", r#"[{"role":"user","content":"a","tool_calls":[{"function":{"name":"f"}}]}]"#),
+            ("messages[0].content", r#"[{"role":"assistant","content":null,"tool_calls":[]}]"#),
         ];
         for (param, messages) in cases {
             b.refuses(CHAT, param, format!(r#"{{"messages":{messages}}}"#));
@@ -42,6 +44,25 @@ pub(super) const CASES: &[Case] = &[
         b.accepts(CHAT, json!({"messages": talk, "max_tokens": 1}).to_string());
         let shown = b.accepts("/tokenize", json!({"messages": talk, "return_token_strs": true}).to_string());
         assert!(joined(&shown["token_strs"]).contains("42"), "{shown}");
+    }),
+    (30, "calls of tools before a tool's message: taken as text, control tokens in them too", |b| {
+        let call = json!({"id": "1", "type": "function",
+            "function": {"name": "weather", "arguments": "{\"at\": \"<|endoftext|>\"}"}});
+        let talk = json!([{"role": "user", "content": "how warm is the sea"},
+            {"role": "assistant", "content": null, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "1", "content": "18"}]);
+        let answer = b.accepts(CHAT, json!({"messages": talk, "max_tokens": 1, "return_token_ids": true}).to_string());
+        let shown = b.accepts("/tokenize", json!({"messages": talk, "return_token_strs": true}).to_string());
+        assert_eq!(shown["tokens"], answer["prompt_token_ids"]);
+        let text = joined(&shown["token_strs"]);
+        assert!(text.contains(r#"{"name": "weather", "arguments": {"at": "<|endoftext|>"}}"#), "{text}");
+        let written = [
+            json!({"role": "user", "content": "how warm is the sea"}),
+            json!({"role": "assistant", "content": r#"{"name": "weather", "arguments": {"at": "<|endoftext|>"}}"#}),
+            json!({"role": "tool", "content": "18"}),
+        ];
+        let same = b.accepts("/tokenize", json!({"messages": written}).to_string());
+        assert_eq!(same["tokens"], shown["tokens"], "as if somebody had written it");
     }),
     (31, "control tokens that a user types stay text", |b| {
         let n_controls = |content: &str| {

@@ -1,34 +1,70 @@
-//! 13: advantages without a value model.
+//! 13: advantages without a value model, from the experience of a round.
 
-use ppo::{group, kl, masked, token_rewards::token_rewards};
+use config::Ppo;
+use ppo::{experience::Experience, group};
 
-use super::numbers::Case;
+use super::{
+    numbers::Case,
+    rounds::{Rows, knobs},
+};
+
+/// What production adds to GRPO's standard deviation.
+const GRPO_EPS: f64 = 1e-4;
+
+fn by(rows: &Rows<'_>, estimator: &str, gamma: f64, kl_coef: f64) -> Experience {
+    rows.experience(&Ppo { advantage_estimator: estimator.to_owned(), gamma, ..knobs() }, kl_coef)
+}
+
+/// The advantage of each response, which is that of its tokens.
+fn per_response(experience: &Experience) -> Vec<f64> {
+    (0..experience.lengths.len()).map(|i| experience.advantages[experience.range(i).start]).collect()
+}
 
 pub(super) fn group_advantages(case: &mut Case<'_>) {
     let (scores, groups) = (case.flat("scores"), case.indices("groups"));
     if !case.has("logp") {
-        assert_eq!(case.whole("std_ddof"), 1);
-        let eps = case.number("std_eps");
-        case.expect("rloo", &group::rloo(&scores, &groups));
-        case.expect("grpo", &group::grpo(&scores, &groups, eps));
-        return case.expect("dr_grpo", &group::dr_grpo(&scores, &groups));
+        return of_scores(case, &scores, &groups);
     }
     let (log_probs, reference, mask) = (case.flat("logp"), case.flat("ref_logp"), case.mask("mask"));
-    let lengths = case.lengths("mask");
+    let rows = Rows {
+        old: &log_probs,
+        reference: &reference,
+        values: &vec![0.0; mask.len()],
+        mask: &mask,
+        lengths: &case.lengths("mask"),
+        scores: &scores,
+        terminated: &vec![true; scores.len()],
+        groups: &groups,
+    };
     let (beta, gamma) = (case.number("beta"), case.number("gamma"));
-    let rewards: Vec<f64> = masked::split(&log_probs, &lengths)
-        .zip(masked::split(&reference, &lengths))
-        .zip(masked::split(&mask, &lengths))
-        .zip(&scores)
-        .flat_map(|(((l, r), m), s)| token_rewards(l, r, m, *s, beta))
-        .collect();
-    case.expect("reward_to_go", &group::reward_to_go(&rewards, &mask, &lengths, gamma));
-    case.expect("reinforce_pp", &group::reinforce_pp(&rewards, &mask, &lengths, gamma));
-    case.expect("reinforce_pp_baseline", &group::reinforce_pp_baseline(&scores, &groups, &mask, &lengths));
-    let penalised: Vec<f64> = kl::per_sequence(&log_probs, &reference, &mask, &lengths)
-        .iter()
-        .zip(&scores)
-        .map(|(kl, score)| score - beta * kl)
-        .collect();
-    case.expect("rloo_with_kl", &group::rloo(&penalised, &groups));
+    let reinforce = by(&rows, "reinforce_pp", gamma, beta);
+    case.expect("reward_to_go", &rows.spread(&reinforce.returns));
+    case.expect("reinforce_pp", &rows.spread(&reinforce.whitened));
+    // The file pays no KL in the reward here, where a round always does: without β it pays none either.
+    let baseline = by(&rows, "reinforce_pp_baseline", gamma, 0.0);
+    case.expect("reinforce_pp_baseline", &rows.spread(&baseline.whitened));
+    case.expect("rloo_with_kl", &per_response(&by(&rows, "rloo", gamma, beta)));
+}
+
+/// Responses of one token without divergence: each is worth its score.
+fn of_scores(case: &mut Case<'_>, scores: &[f64], groups: &[usize]) {
+    let n = scores.len();
+    let rows = Rows {
+        old: &vec![-1.0; n],
+        reference: &vec![-1.0; n],
+        values: &vec![0.0; n],
+        mask: &vec![true; n],
+        lengths: &vec![1; n],
+        scores,
+        terminated: &vec![true; n],
+        groups,
+    };
+    assert_eq!(case.whole("std_ddof"), 1);
+    let eps = case.number("std_eps");
+    case.expect("rloo", &per_response(&by(&rows, "rloo", 1.0, 0.05)));
+    case.expect("dr_grpo", &per_response(&by(&rows, "dr_grpo", 1.0, 0.05)));
+    case.expect("grpo", &group::grpo(scores, groups, eps));
+    if eps == GRPO_EPS {
+        case.expect("grpo", &per_response(&by(&rows, "grpo", 1.0, 0.05)));
+    }
 }

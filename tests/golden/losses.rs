@@ -1,12 +1,15 @@
 //! 07, 08 and 14: PPO's losses, alone and with the pretraining mix.
 
-use candle_core::{Device, Tensor, Var};
-use policy::kernels;
-use ppo::loss::{self, Aggregation, PolicyClip, PolicyTokens, ValueTokens, explained_variance, pretraining_loss};
+use policy::{
+    optimizer::Gradients,
+    sequence_batch::{Sequence, SequenceBatch},
+    sft,
+};
+use ppo::loss::{self, Aggregation, PolicyClip, PolicyTokens, ValueTokens, explained_variance};
 
 use super::{
-    language_model::{surrogate, values},
     numbers::Case,
+    said::{Said, double, slopes},
 };
 
 pub(super) fn policy_loss(case: &mut Case<'_>) {
@@ -60,45 +63,80 @@ fn norm(x: &[f64]) -> f64 {
     x.iter().map(|v| v * v).sum::<f64>().sqrt()
 }
 
-fn matrix(rows: &[Vec<f64>]) -> Tensor {
-    Tensor::from_vec(rows.concat(), (rows.len(), rows[0].len()), &Device::Cpu).unwrap()
+/// A policy that is linear in features: logits = W·x.
+struct Linear {
+    weights: Vec<Vec<f64>>,
+    /// Of the rollouts, then of the text.
+    features: Vec<Vec<f64>>,
+    said: Said,
 }
 
-/// A linear policy, logits = W·x: the two losses' gradients in W are added before one step.
+impl Linear {
+    fn read(case: &Case<'_>) -> Linear {
+        let weights = case.rows("W");
+        let features = [case.rows("rl_features"), case.rows("ptx_features")].concat();
+        let product = |row: &[f64], x: &[f64]| row.iter().zip(x).map(|(w, x)| w * x).sum::<f64>();
+        let logits: Vec<f64> = features.iter().flat_map(|x| weights.iter().map(|row| product(row, x))).collect();
+        Linear { said: Said::new(&logits, weights.len()), weights, features }
+    }
+
+    /// The choices that these rows of features lead to, each a response of one token.
+    fn choices(&self, start: usize, targets: &[usize]) -> SequenceBatch {
+        let choice = |(row, target): (usize, &usize)| {
+            Sequence::text(vec![self.said.token(row, 0), self.said.token(row + 1, *target)])
+        };
+        SequenceBatch::new((start..).zip(targets).map(choice).collect())
+    }
+
+    /// d loss / dW.
+    fn in_weights(&self, gradients: &Gradients) -> Vec<f64> {
+        let (n_out, n_in) = (self.weights.len(), self.features[0].len());
+        let mut sum = vec![0.0; n_out * n_in];
+        for (slopes, x) in self.said.in_logits(gradients).chunks(n_out).zip(&self.features) {
+            for (i, w) in sum.iter_mut().enumerate() {
+                *w += slopes[i / n_in] * x[i % n_in];
+            }
+        }
+        sum
+    }
+}
+
+/// The two losses' gradients are added before one step, as in `ppo::update::pretraining`, whose own tests hold it to this sum:
+/// the policy loss through a pass, the text through fine-tuning's loss.
 pub(super) fn ppo_ptx(case: &mut Case<'_>) {
-    let weights = Var::from_tensor(&matrix(&case.rows("W"))).unwrap();
-    let log_probs = |features: &str, targets: &str| {
-        let logits = matrix(&case.rows(features)).matmul(&weights.as_tensor().t().unwrap()).unwrap();
-        let targets: Vec<u32> = case.indices(targets).into_iter().map(|t| t as u32).collect();
-        kernels::plain::log_prob_gather(&logits, &targets, &vec![1.0; targets.len()]).unwrap()
-    };
-    let gradient = |loss: &Tensor| values(loss.backward().unwrap().get(weights.as_tensor()).unwrap());
-    let (acting, pretraining) = (log_probs("rl_features", "rl_actions"), log_probs("ptx_features", "ptx_targets"));
+    let linear = Linear::read(case);
     let (old, advantages) = (case.flat("rl_old_logp"), case.flat("rl_advantages"));
     let mask = vec![true; old.len()];
     let coefficients = Aggregation::TokenMean.coefficients(&mask, &case.indices("rl_response_lens"));
-    let tokens = PolicyTokens {
-        log_probs: &values(&acting),
-        old: &old,
-        advantages: &advantages,
-        weights: &vec![1.0; mask.len()],
-        coefficients: &coefficients,
-        mask: &mask,
-    };
     let clip = PolicyClip { low: case.number("clip"), high: case.number("clip"), dual: None };
-    let ppo = loss::policy_loss(tokens, clip);
+    let mut ppo_loss = 0.0;
+    let actions = linear.choices(0, &case.indices("rl_actions"));
+    let ppo = linear.said.backward(&actions, 1.0, |rows| {
+        let range = rows.range.clone();
+        let tokens = PolicyTokens {
+            log_probs: &double(rows.log_probs),
+            old: &old[range.clone()],
+            advantages: &advantages[range.clone()],
+            weights: &vec![1.0; range.len()],
+            coefficients: &coefficients[range.clone()],
+            mask: &mask[range],
+        };
+        let loss = loss::policy_loss(tokens, clip);
+        ppo_loss += loss.loss;
+        slopes(&loss.grad, &[])
+    });
+    let texts = linear.choices(old.len(), &case.indices("ptx_targets"));
+    let (nll, mut ptx) = sft::loss_and_gradients(linear.said.model(), &texts.sequences, 1024).unwrap();
     let gamma = case.number("gamma_ptx");
-    let text = values(&pretraining);
-    let ptx = pretraining_loss(&text, &vec![true; text.len()], gamma);
-    let grad_ppo = gradient(&surrogate(&acting, &ppo.grad));
-    let grad_scaled = gradient(&surrogate(&pretraining, &ptx.grad));
-    let both = (surrogate(&acting, &ppo.grad) + surrogate(&pretraining, &ptx.grad)).unwrap();
-    case.expect("ppo_loss", &[ppo.loss]);
-    case.expect("ptx_loss", &[ptx.nll]);
-    case.expect("combined_loss", &[ppo.loss + ptx.loss]);
-    case.expect("grad_ppo", &grad_ppo);
-    case.expect("grad_ptx", &grad_scaled.iter().map(|g| g / gamma).collect::<Vec<f64>>());
-    case.expect("grad_combined", &gradient(&both));
-    case.expect("norm_ppo", &[norm(&grad_ppo)]);
-    case.expect("norm_scaled_ptx", &[norm(&grad_scaled)]);
+    case.expect_f32("ppo_loss", &[ppo_loss]);
+    case.expect_f32("ptx_loss", &[nll]);
+    case.expect_f32("combined_loss", &[ppo_loss + gamma * nll]);
+    case.expect_f32("grad_ppo", &linear.in_weights(&ppo));
+    case.expect_f32("grad_ptx", &linear.in_weights(&ptx));
+    ptx.scale(gamma).unwrap();
+    case.expect_f32("norm_ppo", &[norm(&linear.in_weights(&ppo))]);
+    case.expect_f32("norm_scaled_ptx", &[norm(&linear.in_weights(&ptx))]);
+    let mut both = ppo;
+    both.merge(&ptx).unwrap();
+    case.expect_f32("grad_combined", &linear.in_weights(&both));
 }

@@ -1,18 +1,17 @@
-//! 20: a whole minibatch, from logits and scores to gradients in logits and values.
+//! 20: a whole minibatch, from logits and scores to gradients in logits and values. By the oracle in f64, and in f32 by the
+//! trainer's passes; rewards, advantages and returns by what makes a round's experience.
 
 use candle_core::DType;
+use config::Ppo;
 use policy::kernels;
-use ppo::{
-    gae::{GaeOptions, gae},
-    loss::{self, Aggregation, PolicyClip, PolicyTokens, ValueTokens},
-    masked::{self, Whitening},
-    token_rewards::{ScoreRule, token_rewards},
-};
+use ppo::loss::{self, Aggregation, PolicyClip, PolicyTokens, ValueTokens};
 
 use super::{
     language_model::{Logits, padded, surrogate, values},
     numbers::Case,
     rewards::missing_eos,
+    rounds::Rows,
+    said::{double, slopes},
 };
 
 /// One minibatch, flat over response tokens.
@@ -74,49 +73,43 @@ fn trimmed(case: &Case<'_>, key: &str, lengths: &[usize]) -> Vec<f64> {
     case.rows(key).iter().zip(lengths).flat_map(|(row, n)| row[..*n].to_vec()).collect()
 }
 
-/// Rewards, advantages and returns as the experience is made, with the outputs between them.
-fn experience(
-    case: &mut Case<'_>,
-    old: &[f64],
-    reference: &[f64],
-    old_values: &[f64],
-    lengths: &[usize],
-) -> [Vec<f64>; 2] {
+/// Rewards, advantages and returns of a round, with the outputs between them; whitened advantages and returns are handed on.
+fn experience(case: &mut Case<'_>, dtype: DType, old: &[f64], reference: &[f64], lengths: &[usize]) -> [Vec<f64>; 2] {
     let width = case.rows("values_old")[0].len();
-    let rule = ScoreRule {
-        clip: None,
-        missing_eos: missing_eos(case.word("hyper/missing_eos"), case.number("hyper/missing_eos_value")),
+    let (gamma, lambda) = (case.number("hyper/gamma"), case.number("hyper/lambda"));
+    let rule = missing_eos(case.word("hyper/missing_eos"), case.number("hyper/missing_eos_value"));
+    let (scores, terminated) = (case.flat("scores"), case.mask("terminated"));
+    let rows = Rows {
+        old,
+        reference,
+        values: &trimmed(case, "values_old", lengths),
+        mask: &vec![true; old.len()],
+        lengths,
+        scores: &scores,
+        terminated: &terminated,
+        groups: &vec![0; lengths.len()],
     };
-    let options = GaeOptions { gamma: case.number("hyper/gamma"), lambda: case.number("hyper/lambda") };
-    let (mut rewards, mut advantages, mut returns) = (Vec::new(), Vec::new(), Vec::new());
-    let scores = case.flat("scores").into_iter().zip(case.mask("terminated"));
-    let sequences =
-        masked::split(old, lengths).zip(masked::split(reference, lengths)).zip(masked::split(old_values, lengths));
-    for (((old, reference), values), (score, terminated)) in sequences.zip(scores) {
-        let mask = vec![true; old.len()];
-        let paid = token_rewards(old, reference, &mask, rule.apply(score, terminated), case.number("hyper/beta"));
-        let got = gae(&paid, values, &mask, 0.0, options);
-        rewards.extend(paid);
-        advantages.extend(got.advantages);
-        returns.extend(got.returns);
-    }
-    let whitened = masked::whiten(&advantages, &vec![true; advantages.len()], Whitening::default());
-    case.expect("old_logp", &padded(old, lengths, width));
-    case.expect("ref_logp", &padded(reference, lengths, width));
-    case.expect("rewards", &padded(&rewards, lengths, width));
-    case.expect("advantages", &padded(&advantages, lengths, width));
-    case.expect("returns", &padded(&returns, lengths, width));
-    case.expect("whitened_advantages", &padded(&whitened, lengths, width));
-    [whitened, returns]
+    let got = rows.experience(&Ppo { gamma, lambda, ..rule }, case.number("hyper/beta"));
+    case.expect_as(dtype, "old_logp", &padded(old, lengths, width));
+    case.expect_as(dtype, "ref_logp", &padded(reference, lengths, width));
+    case.expect_as(dtype, "rewards", &padded(&got.rewards, lengths, width));
+    case.expect_as(dtype, "advantages", &padded(&got.advantages, lengths, width));
+    case.expect_as(dtype, "returns", &padded(&got.returns, lengths, width));
+    case.expect_as(dtype, "whitened_advantages", &padded(&got.whitened, lengths, width));
+    [got.whitened, got.returns]
 }
 
 pub(super) fn full_minibatch(case: &mut Case<'_>) {
+    by_the_oracle(case);
+    by_the_trainers_passes(case);
+}
+
+fn by_the_oracle(case: &mut Case<'_>) {
     let logits = Logits::read(case, "logits_new", DType::F64);
     let lengths = logits.lengths();
     let frozen = |key| values(&Logits::read(case, key, DType::F64).log_probs(1.0));
     let (old, reference) = (frozen("logits_old"), frozen("logits_ref"));
-    let old_values = trimmed(case, "values_old", &lengths);
-    let [advantages, returns] = experience(case, &old, &reference, &old_values, &lengths);
+    let [advantages, returns] = experience(case, DType::F64, &old, &reference, &lengths);
     let n = old.len();
     let log_probs = logits.log_probs(1.0);
     let entropies = kernels::plain::entropy(&logits.predicting(), &vec![1.0; n]).unwrap();
@@ -125,7 +118,7 @@ pub(super) fn full_minibatch(case: &mut Case<'_>) {
         values: trimmed(case, "vpred", &lengths),
         entropies: values(&entropies),
         old,
-        old_values,
+        old_values: trimmed(case, "values_old", &lengths),
         advantages,
         returns,
         lengths,
@@ -134,20 +127,59 @@ pub(super) fn full_minibatch(case: &mut Case<'_>) {
     let whole = minibatch.loss(0..n, &coefficients, case);
     let bonus: Vec<f64> = coefficients.iter().map(|c| -case.number("hyper/entropy_coef") * c).collect();
     let objective = (surrogate(&log_probs, &whole.policy.grad) + surrogate(&entropies, &bonus)).unwrap();
+    check(case, DType::F64, &minibatch, &whole);
+    case.expect("grad_logits_new", &logits.gradient(&objective));
+    micro_batches(case, &minibatch, &coefficients);
+}
+
+fn by_the_trainers_passes(case: &mut Case<'_>) {
+    let logits = Logits::read(case, "logits_new", DType::F32);
+    let lengths = logits.lengths();
+    let frozen = |key| {
+        let (said, batch) = Logits::read(case, key, DType::F32).said();
+        double(&said.log_probs(&batch, 1.0).log_probs)
+    };
+    let (old, reference) = (frozen("logits_old"), frozen("logits_ref"));
+    let [advantages, returns] = experience(case, DType::F32, &old, &reference, &lengths);
+    let n = old.len();
+    let coefficients = Aggregation::TokenMean.coefficients(&vec![true; n], &lengths);
+    let bonus: Vec<f64> = coefficients.iter().map(|c| -case.number("hyper/entropy_coef") * c).collect();
+    let mut minibatch = Minibatch {
+        log_probs: Vec::new(),
+        values: trimmed(case, "vpred", &lengths),
+        entropies: Vec::new(),
+        old,
+        old_values: trimmed(case, "values_old", &lengths),
+        advantages,
+        returns,
+        lengths,
+    };
+    let (said, batch) = logits.said();
+    let gradients = said.backward(&batch, 1.0, |rows| {
+        assert_eq!(rows.range, 0..n, "so few rows come at once");
+        (minibatch.log_probs, minibatch.entropies) = (double(rows.log_probs), double(rows.entropies));
+        slopes(&minibatch.loss(0..n, &coefficients, case).policy.grad, &bonus)
+    });
+    let whole = minibatch.loss(0..n, &coefficients, case);
+    check(case, DType::F32, &minibatch, &whole);
+    case.expect_f32("grad_logits_new", &said.in_logits(&gradients));
+}
+
+/// What both ways must say of the whole minibatch.
+fn check(case: &mut Case<'_>, dtype: DType, minibatch: &Minibatch, whole: &Parts) {
     let width = case.rows("values_old")[0].len();
     let vf_coef = case.number("hyper/vf_coef");
     let grad_values: Vec<f64> = whole.value.grad.iter().map(|g| vf_coef * g).collect();
-    case.expect("new_logp", &padded(&minibatch.log_probs, &minibatch.lengths, width));
-    case.expect("pg_loss", &[whole.policy.loss]);
-    case.expect("vf_loss", &[whole.value.loss]);
-    case.expect("entropy", &[whole.entropy]);
-    case.expect("loss", &[whole.total(case)]);
-    case.expect("pg_clipfrac", &[whole.policy.clip_fraction]);
-    case.expect("vf_clipfrac", &[whole.value.clip_fraction]);
-    case.expect("approxkl_k2", &[whole.policy.approx_kl_k2]);
-    case.expect("grad_logits_new", &logits.gradient(&objective));
-    case.expect("grad_vpred", &padded(&grad_values, &minibatch.lengths, width));
-    micro_batches(case, &minibatch, &coefficients);
+    let total = whole.total(case);
+    case.expect_as(dtype, "new_logp", &padded(&minibatch.log_probs, &minibatch.lengths, width));
+    case.expect_as(dtype, "pg_loss", &[whole.policy.loss]);
+    case.expect_as(dtype, "vf_loss", &[whole.value.loss]);
+    case.expect_as(dtype, "entropy", &[whole.entropy]);
+    case.expect_as(dtype, "loss", &[total]);
+    case.expect_as(dtype, "pg_clipfrac", &[whole.policy.clip_fraction]);
+    case.expect_as(dtype, "vf_clipfrac", &[whole.value.clip_fraction]);
+    case.expect_as(dtype, "approxkl_k2", &[whole.policy.approx_kl_k2]);
+    case.expect_as(dtype, "grad_vpred", &padded(&grad_values, &minibatch.lengths, width));
 }
 
 /// The first two sequences and the last two, as two micro-batches: rightly, and with the common mistake.

@@ -52,6 +52,7 @@ pub(super) struct Case<'a> {
     tolerance_f64: f64,
     tolerance_f32: f64,
     relative: bool,
+    /// Outputs that were compared, by their whole path: `loss/token_mean`.
     seen: BTreeSet<String>,
     wrong: Vec<String>,
 }
@@ -178,7 +179,7 @@ impl<'a> Case<'a> {
     }
 
     fn compare(&mut self, key: &str, got: &[f64], tolerance: f64) {
-        self.seen.insert(key.split('/').next().unwrap_or(key).to_owned());
+        self.seen.insert(key.to_owned());
         let Some(want) = self.outputs.pointer(&format!("/{key}")).map(flatten) else {
             self.wrong.push(format!("{}: no output {key} to compare with", self.label));
             return;
@@ -198,12 +199,22 @@ impl<'a> Case<'a> {
     }
 
     fn finish(mut self) -> Vec<String> {
-        for key in self.outputs.as_object().into_iter().flatten().map(|(key, _)| key) {
-            if !self.seen.contains(key) {
-                self.wrong.push(format!("{}: nothing checks the output {key}", self.label));
-            }
-        }
+        let mut keys = Vec::new();
+        leaves("", self.outputs, &mut keys);
+        let unseen = keys.iter().filter(|key| !self.seen.contains(*key));
+        self.wrong.extend(unseen.map(|key| format!("{}: nothing checks the output {key}", self.label)));
         self.wrong
+    }
+}
+
+/// The paths of everything below a value that is no table of others.
+fn leaves(path: &str, value: &Value, keys: &mut Vec<String>) {
+    match value.as_object() {
+        Some(table) => table.iter().for_each(|(key, value)| {
+            let path = if path.is_empty() { key.clone() } else { format!("{path}/{key}") };
+            leaves(&path, value, keys);
+        }),
+        None => keys.push(path.to_owned()),
     }
 }
 
@@ -215,4 +226,20 @@ fn flatten(value: &Value) -> Vec<f64> {
         Value::Number(number) => vec![number.as_f64().unwrap_or(f64::NAN)],
         _ => vec![f64::NAN],
     }
+}
+
+/// Goal: numbers that nothing checks are noticed wherever they stand. Method: outputs of which one at the top and one in a table
+/// are compared; each has a neighbour.
+#[test]
+fn an_output_that_nothing_checks_is_a_failure() {
+    let content = serde_json::json!({
+        "name": "00", "tolerance_f64": 1e-9, "tolerance_f32": 1e-5,
+        "cases": [{"comment": "c", "inputs": {}, "outputs": {"a": 1, "b": 2, "loss": {"known": [3], "new": [4]}}}],
+    });
+    let file = GoldenFile { name: "00".to_owned(), content };
+    let wrong = file.run(|case| {
+        case.expect("a", &[1.0]);
+        case.expect("loss/known", &[3.0]);
+    });
+    assert_eq!(wrong, ["00 (c): nothing checks the output b", "00 (c): nothing checks the output loss/new"]);
 }

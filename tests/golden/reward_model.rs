@@ -1,12 +1,23 @@
 //! 11 and 12: the ranking loss, the scale of scores, ensembles.
 
+use candle_core::{Device, Tensor};
+use policy::{
+    TokenId,
+    architecture::{Shape, llama},
+    scalar_model::{HEAD_BIAS, HEAD_WEIGHT, ScalarModel},
+    transformer::random_checkpoint,
+};
 use reward::{
     ensemble::{Combination, ensemble},
     normalization::Normalization,
     ranking::{PairNormaliser, RankingOptions, ranking_batch_loss},
+    ranking_trainer::{Ranking, RankingTrainOptions, loss_and_gradients},
 };
 
-use super::numbers::Case;
+use super::{
+    numbers::Case,
+    said::{LOUD, WIDTH},
+};
 
 pub(super) fn ranking_loss(case: &mut Case<'_>) {
     let scores = case.rows("scores");
@@ -26,6 +37,48 @@ pub(super) fn ranking_loss(case: &mut Case<'_>) {
     case.expect("grad_scores", &got.grad_scores.concat());
     case.expect("pair_accuracy", &[got.pair_accuracy()]);
     case.expect("n_pairs", &[got.n_pairs as f64]);
+    by_the_trainer(case, &scores, &ranks, options);
+}
+
+/// The same of a model that gives these scores: each response is one token with a direction of its own, in which the head holds
+/// its score. The gradient of the head is that of the scores.
+fn by_the_trainer(case: &mut Case<'_>, scores: &[Vec<f64>], ranks: &[Vec<u32>], loss: RankingOptions) {
+    let model = scorer(&scores.concat());
+    let mut next = 0_u32..;
+    let mut response = |_: &f64| vec![TokenId(next.next().expect("it never ends"))];
+    let rankings: Vec<Ranking> = scores
+        .iter()
+        .zip(ranks)
+        .map(|(scores, ranks)| Ranking { sequences: scores.iter().map(&mut response).collect(), ranks: ranks.clone() })
+        .collect();
+    let options = RankingTrainOptions { loss, ..RankingTrainOptions::default() };
+    let batch: Vec<&Ranking> = rankings.iter().collect();
+    let (report, gradients) = loss_and_gradients(&model, &batch, &options).unwrap();
+    let head = gradients.get(HEAD_WEIGHT).expect("the head has a gradient").to_vec().unwrap();
+    let slopes: Vec<f64> = head[..next.start as usize].iter().copied().map(f64::from).collect();
+    case.expect_f32("loss", &[report.loss]);
+    case.expect_f32("grad_scores", &slopes);
+    case.expect_f32("pair_accuracy", &[report.accuracy()]);
+    case.expect_f32("n_pairs", &[report.n_pairs as f64]);
+}
+
+/// A model whose token `i` scores `scores[i]`.
+fn scorer(scores: &[f64]) -> ScalarModel {
+    assert!(scores.len() <= WIDTH, "{} responses want a wider model", scores.len());
+    let mut checkpoint = random_checkpoint(&Shape::llama(WIDTH, WIDTH, 1, 1, 1, 8), 0).unwrap();
+    let mut put = |name: &str, values: Vec<f32>, dims: &[usize]| {
+        checkpoint.tensors.insert(name.to_owned(), Tensor::from_vec(values, dims, &Device::Cpu).unwrap());
+    };
+    let own_direction = (0..WIDTH * WIDTH).map(|i| if i / WIDTH == i % WIDTH { LOUD } else { 0.0 }).collect();
+    let mut head = vec![0.0; WIDTH];
+    head.iter_mut().zip(scores).for_each(|(weight, score)| *weight = *score as f32);
+    put(llama::TOKEN_EMBEDDING, own_direction, &[WIDTH, WIDTH]);
+    put(llama::OUTPUT_NORM, vec![1.0 / (WIDTH as f32).sqrt(); WIDTH], &[WIDTH]);
+    put(&llama::block(0, "attn_output"), vec![0.0; WIDTH * WIDTH], &[WIDTH, WIDTH]);
+    put(&llama::block(0, "ffn_down"), vec![0.0; WIDTH * 8], &[WIDTH, 8]);
+    put(HEAD_WEIGHT, head, &[1, WIDTH]);
+    put(HEAD_BIAS, vec![0.0], &[1]);
+    ScalarModel::from_checkpoint(&checkpoint, &Device::Cpu).unwrap()
 }
 
 pub(super) fn normalization(case: &mut Case<'_>) {

@@ -1,13 +1,16 @@
 //! 02 to 06: from log-probs and scores to whitened advantages.
 
+use config::Ppo;
 use ppo::{
     gae::GaeOptions,
     kl::{self, AdaptiveKl, KlEstimator},
     masked::{self, Variance, Whitening},
-    token_rewards::{MissingEos, ScoreRule},
 };
 
-use super::numbers::Case;
+use super::{
+    numbers::Case,
+    rounds::{self, Rows},
+};
 
 const ESTIMATORS: [(&str, KlEstimator); 3] = [("1", KlEstimator::K1), ("2", KlEstimator::K2), ("3", KlEstimator::K3)];
 
@@ -62,37 +65,39 @@ fn softmax(logits: &[f64]) -> Vec<f64> {
     weights.into_iter().map(|w| w / sum).collect()
 }
 
-/// The rule of a case that names one.
-pub(super) fn missing_eos(word: &str, value: f64) -> MissingEos {
-    match word {
-        "none" => MissingEos::Keep,
-        "replace" => MissingEos::Replace(value),
-        "subtract" => MissingEos::Subtract(value),
+/// The knobs of a rule that a case names.
+pub(super) fn missing_eos(word: &str, value: f64) -> Ppo {
+    let word = match word {
+        "none" => "keep",
+        "replace" | "subtract" => word,
         other => panic!("unknown missing-EOS rule {other}"),
-    }
+    };
+    let (missing_eos, missing_eos_score, missing_eos_penalty) = (word.to_owned(), value, value);
+    Ppo { missing_eos, missing_eos_score, missing_eos_penalty, ..rounds::knobs() }
 }
 
 pub(super) fn token_rewards(case: &mut Case<'_>) {
     let (log_probs, reference, mask) = (case.flat("logp"), case.flat("ref_logp"), case.mask("mask"));
     let lengths = case.lengths("mask");
-    let beta = case.number("beta");
-    let rule = ScoreRule {
-        clip: case.optional("score_clip"),
-        missing_eos: missing_eos(case.word("missing_eos"), case.number("missing_eos_value")),
+    let (scores, terminated) = (case.flat("scores"), case.mask("terminated"));
+    let rows = Rows {
+        old: &log_probs,
+        reference: &reference,
+        values: &vec![0.0; mask.len()],
+        mask: &mask,
+        lengths: &lengths,
+        scores: &scores,
+        terminated: &terminated,
+        groups: &vec![0; lengths.len()],
     };
-    let terminated = case.mask("terminated");
-    let scores: Vec<f64> = case.flat("scores").iter().zip(terminated).map(|(s, t)| rule.apply(*s, t)).collect();
-    let sequences = masked::split(&log_probs, &lengths)
-        .zip(masked::split(&reference, &lengths))
-        .zip(masked::split(&mask, &lengths))
-        .zip(&scores);
-    let rewards: Vec<Vec<f64>> =
-        sequences.map(|(((l, r), m), s)| ppo::token_rewards::token_rewards(l, r, m, *s, beta)).collect();
-    let totals: Vec<f64> = rewards.iter().map(|r| r.iter().sum()).collect();
-    let penalties: Vec<f64> = totals.iter().zip(&scores).map(|(total, score)| total - score).collect();
+    let score_clip = case.optional("score_clip").unwrap_or(f64::INFINITY);
+    let config = Ppo { score_clip, ..missing_eos(case.word("missing_eos"), case.number("missing_eos_value")) };
+    let got = rows.experience(&config, case.number("beta"));
+    let totals: Vec<f64> = (0..lengths.len()).map(|i| got.rewards[got.range(i)].iter().sum()).collect();
+    let penalties: Vec<f64> = totals.iter().zip(&got.scores).map(|(total, score)| total - score).collect();
     let kl = kl::per_sequence(&log_probs, &reference, &mask, &lengths);
-    case.expect("processed_scores", &scores);
-    case.expect("rewards", &rewards.concat());
+    case.expect("processed_scores", &got.scores);
+    case.expect("rewards", &rows.spread(&got.rewards));
     case.expect("mean_kl", &[kl.iter().sum::<f64>() / kl.len() as f64]);
     case.expect("kl_per_seq", &kl);
     case.expect("non_score_reward_per_seq", &penalties);

@@ -1,7 +1,7 @@
 //! HTTP as bytes on a socket, because half of what is tested is what no client library would send.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
     time::Duration,
 };
@@ -101,6 +101,17 @@ pub(crate) fn read_head(reader: &mut impl BufRead) -> (u16, Vec<(String, String)
     }
 }
 
+/// Whatever comes until the other side hangs up, which it must: silence on an open socket is no end. A reset is one.
+#[track_caller]
+pub(crate) fn until_hung_up(mut socket: TcpStream) -> String {
+    let mut said = Vec::new();
+    if let Err(error) = socket.read_to_end(&mut said) {
+        let said = String::from_utf8_lossy(&said);
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "nobody hung up: {error} after {said:?}");
+    }
+    String::from_utf8_lossy(&said).into_owned()
+}
+
 fn read_reply(reader: &mut impl BufRead) -> Reply {
     let (status, headers) = read_head(reader);
     let mut reply = Reply { status, headers, body: Vec::new() };
@@ -116,7 +127,8 @@ fn read_reply(reader: &mut impl BufRead) -> Reply {
     reply
 }
 
-fn read_chunk(reader: &mut impl BufRead) -> Option<Vec<u8>> {
+/// The next chunk of a body that comes in chunks; `None` at its end.
+pub(crate) fn read_chunk(reader: &mut impl BufRead) -> Option<Vec<u8>> {
     let mut size = String::new();
     reader.read_line(&mut size).expect("a chunk size");
     let size = usize::from_str_radix(size.trim(), 16).unwrap_or_else(|_| panic!("the stream broke off: {size:?}"));

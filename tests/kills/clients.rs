@@ -14,8 +14,11 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
-/// Clients at once; one more loads a model.
+/// Clients at once; one more loads a model, and one wants to be forgotten.
 const N_CLIENTS: u64 = 3;
+
+/// The user that is forgotten now and then.
+pub(super) const LEAVER: &str = "leaver";
 
 /// Feedback that was answered.
 #[derive(Clone, Debug)]
@@ -44,6 +47,11 @@ impl Clients {
         threads.push(std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(seed % 500));
             post(address, "/v1/policies", &body);
+            Vec::new()
+        }));
+        let own_over = Arc::clone(&over);
+        threads.push(std::thread::spawn(move || {
+            come_and_leave(address, &own_over);
             Vec::new()
         }));
         Clients { over, threads }
@@ -80,6 +88,14 @@ fn ask_and_judge(address: SocketAddr, over: &AtomicBool, seed: u64) -> Vec<Promi
         }
     }
     promises
+}
+
+fn come_and_leave(address: SocketAddr, over: &AtomicBool) {
+    while !over.load(Ordering::Relaxed) {
+        post(address, "/v1/completions", &json!({"prompt": "a bear", "max_tokens": 2, "user": LEAVER}));
+        std::thread::sleep(Duration::from_millis(150));
+        post(address, "/v1/rollouts/forget", &json!({"user": LEAVER}));
+    }
 }
 
 /// The body of a 200; `None` for everything else.

@@ -6,7 +6,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 /// Points where something has just changed on the disk or is about to.
-const POINTS: [&str; 21] = [
+const POINTS: [&str; 27] = [
     "file.write",
     "file.sync",
     "file.rename",
@@ -14,6 +14,12 @@ const POINTS: [&str; 21] = [
     "log.begin",
     "log.commit",
     "log.committed",
+    "schema.commit",
+    "open.commit",
+    "retention.commit",
+    "log.checkpoint",
+    "engine.start",
+    "engine.started",
     "engine.load",
     "engine.loaded",
     "engine.promote",
@@ -41,7 +47,7 @@ impl Fate {
     pub(super) fn draw(random: &mut ChaCha8Rng) -> Fate {
         let point = POINTS[random.random_range(0..POINTS.len())];
         let failpoints = match random.random_range(0..10) {
-            // Any point, counted from the start of the process: starting reaches some ten of them.
+            // Any point, counted from the start of the process: starting reaches some thirty of them.
             0..=3 => format!("*=kill@{}", random.random_range(1..300)),
             4..=5 => format!("{point}=kill@{}", random.random_range(1..4)),
             // It fails, goes on, and is killed in what comes of that.

@@ -1,6 +1,9 @@
 //! The ledger itself: each promise broken by hand, so that it is known to see.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 
 use policy::{FinishReason, LogProb, PolicyVersion, Rollout, RolloutId, SampledToken, SamplingParams, TokenId};
 use ppo::{
@@ -12,17 +15,17 @@ use ppo::{
     stats::UpdateOutcome,
 };
 
-use super::{clients::Promise, folder::Ledger};
-use crate::harness::versions::publish_versions;
+use super::{answer_of, clients::Promise, folder::Ledger};
+use crate::harness::{client::Reply, versions::publish_versions};
 
 pub(super) fn check_that_they_are_seen() {
     let folder = tempfile::tempdir().expect("a folder");
     publish_versions(folder.path(), 2);
     let ledger = || Ledger::new(folder.path());
     let newest = Some(PolicyVersion(2));
-    ledger().check_restart(newest, "policy@2");
+    ledger().check_restart(newest, Some("policy@2"));
     ledger().check_folder();
-    check_seen("has no row", || ledger().check_restart(newest, "policy@7"));
+    check_seen("has no row", || ledger().check_restart(newest, Some("policy@7")));
     let promise = Promise { id: "cmpl-0".to_owned(), user: "a".to_owned(), score: 1.0 };
     check_seen("answered feedback", || {
         let mut ledger = ledger();
@@ -43,13 +46,21 @@ pub(super) fn check_that_they_are_seen() {
     check_seen("trained twice", || ledger().check_folder());
     let mut damaging = ledger();
     damaging.damage_live_version();
-    check_seen("torn", || ledger().check_restart(newest, "policy@2"));
+    check_seen("torn", || ledger().check_restart(newest, Some("policy@2")));
+    let aged = ledger();
+    aged.add_old_exchanges();
+    check_seen("older than what is kept", || aged.until_old_exchanges_are_gone(Duration::ZERO));
+    check_seen("nobody answers", || drop(answer_of(&Reply { status: 503, headers: Vec::new(), body: Vec::new() })));
+    let nameless = br#"{"id":"cmpl-0"}"#.to_vec();
+    check_seen("who answered", || drop(answer_of(&Reply { status: 200, headers: Vec::new(), body: nameless })));
 }
 
 #[track_caller]
 fn check_seen(what: &str, check: impl FnOnce()) {
     let panic = catch_unwind(AssertUnwindSafe(check)).expect_err(what);
-    let said = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+    // Words alone are a `&str`; with numbers in them they are a `String`.
+    let words = panic.downcast_ref::<&str>().map(|words| (*words).to_owned());
+    let said = words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
     assert!(said.contains(what), "{said:?} does not say {what:?}");
 }
 
@@ -64,12 +75,11 @@ fn settings() -> LogSettings {
     LogSettings { commit_ms: 1, queue: 16, rescore_on_feedback: false }
 }
 
-/// Two updates that end with the same rollout, which no learner would make.
-fn train_twice(folder: &std::path::Path) {
-    let log = RolloutLog::open(folder, &settings()).expect("a log");
+/// An exchange from the beginning of time that nobody has judged.
+pub(super) fn exchange(request: &str) -> Rollout {
     let token = SampledToken { id: TokenId(1), log_prob: LogProb(-1.0), behavior: LogProb(-1.0), log_kept_mass: 0.0 };
-    let rollout = Rollout {
-        id: RolloutId { request: "cmpl-1".to_owned(), index: 0 },
+    Rollout {
+        id: RolloutId { request: request.to_owned(), index: 0 },
         version: PolicyVersion::SFT,
         prompt: vec![TokenId(1)],
         response: vec![token],
@@ -77,8 +87,13 @@ fn train_twice(folder: &std::path::Path) {
         finish: FinishReason::EndToken,
         user: None,
         created_ms: 0,
-    };
-    log.append(rollout).expect("room");
+    }
+}
+
+/// Two updates that end with the same rollout, which no learner would make.
+fn train_twice(folder: &std::path::Path) {
+    let log = RolloutLog::open(folder, &settings()).expect("a log");
+    log.append(exchange("cmpl-1")).expect("room");
     log.flush().expect("a commit");
     let score = ScoreRecord { score: 1.0, std: None, reward_version: "test".to_owned() };
     log.score(vec![(Seq(1), Verdict::Scored(score))]).expect("scored");

@@ -8,11 +8,21 @@ use std::{
 };
 
 use policy::{PolicyVersion, RolloutId, checkpoint};
-use ppo::rollout_log::{
-    Action, AuditRow, Feedback, LogReader, LoggedRollout, PageQuery, RolloutState, Seq, VersionRow, VersionState,
+use ppo::{
+    RolloutLog,
+    rollout_log::{
+        Action, AuditRow, Feedback, LogReader, LogSettings, LoggedRollout, PageQuery, RolloutState, Seq, VersionRow,
+        VersionState,
+    },
 };
 
-use super::clients::Promise;
+use super::{
+    clients::{LEAVER, Promise},
+    faults::exchange,
+};
+
+/// Exchanges that are older than what is kept.
+const N_OLD: usize = 1200;
 
 /// What must be there from now on.
 pub(super) struct Ledger {
@@ -69,7 +79,8 @@ impl Ledger {
         let after = self.rows.keys().next_back().copied();
         let query = PageQuery { limit: 1_000_000, after, ..PageQuery::default() };
         let rows = reader.page(&query).expect("every row can be read");
-        rows.into_iter().map(|row| (row.seq, row.rollout.id, row.state, row.trained_version)).collect()
+        let lasting = rows.into_iter().filter(|row| !is_transient(row));
+        lasting.map(|row| (row.seq, row.rollout.id, row.state, row.trained_version)).collect()
     }
 
     pub(super) fn newest_version(&self) -> Option<PolicyVersion> {
@@ -105,12 +116,30 @@ impl Ledger {
         }
         check_updates(&reader, &found);
         check_audit(&reader);
-        self.rows =
-            found.into_values().map(|row| (row.seq, (row.rollout.id, row.state, row.trained_version))).collect();
+        let lasting = found.into_values().filter(|row| !is_transient(row));
+        self.rows = lasting.map(|row| (row.seq, (row.rollout.id, row.state, row.trained_version))).collect();
     }
 
-    /// What a start must have made good: `before`, the newest version at death; `answered`, who serves (empty: nobody knows).
-    pub(super) fn check_restart(&self, before: Option<PolicyVersion>, answered: &str) {
+    /// Puts exchanges into a folder that nobody has which are older than what is kept, more than one transaction removes.
+    pub(super) fn add_old_exchanges(&self) {
+        let settings = LogSettings { commit_ms: 1, queue: N_OLD, rescore_on_feedback: false };
+        let log = RolloutLog::open(&self.data, &settings).expect("a log");
+        (0..N_OLD).for_each(|n| log.append(exchange(&format!("old-{n}"))).expect("room"));
+        log.close();
+    }
+
+    /// Waits for a daemon to have removed them.
+    pub(super) fn until_old_exchanges_are_gone(&self, patience: Duration) {
+        let reader = self.reader().expect("a log");
+        let until = Instant::now() + patience;
+        while self.all(&reader).iter().any(is_old) {
+            assert!(Instant::now() < until, "exchanges that are older than what is kept are still there");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// What a start must have made good: `before`, the newest version at death; `answered`, who serves (`None`: nobody knows).
+    pub(super) fn check_restart(&self, before: Option<PolicyVersion>, answered: Option<&str>) {
         let reader = self.reader().expect("a log");
         let rows = reader.versions().expect("readable");
         let live: Vec<&VersionRow> = rows.iter().filter(|row| row.state == VersionState::Live).collect();
@@ -122,7 +151,7 @@ impl Ledger {
             assert_ne!(row.state, VersionState::Candidate, "{} is nobody's candidate", row.version);
             self.check_file(&reader, row);
         }
-        if !answered.is_empty() {
+        if let Some(answered) = answered {
             let states: BTreeMap<String, VersionState> = reader
                 .versions()
                 .expect("readable")
@@ -186,6 +215,15 @@ impl Ledger {
             n_damaged: self.n_damaged,
         }
     }
+}
+
+fn is_old(row: &LoggedRollout) -> bool {
+    row.rollout.created_ms == 0
+}
+
+/// Whether an exchange may leave the log: because of its age, or because its user wants to be forgotten.
+fn is_transient(row: &LoggedRollout) -> bool {
+    is_old(row) || row.rollout.user.as_deref() == Some(LEAVER)
 }
 
 /// Whoever is live was made so by somebody, and whatever was refused was refused by somebody.

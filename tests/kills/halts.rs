@@ -61,7 +61,7 @@ fn ask_and_judge(daemon: &Process, score: f64) {
     }
 }
 
-fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
+pub(super) fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
     let until = Instant::now() + PATIENCE;
     while !is_true() {
         assert!(Instant::now() < until, "waited in vain for {what}");

@@ -12,6 +12,10 @@ use crate::http::wire::text::documents;
 /// The examples of `ppo.ptx_file`; none when `ppo.ptx` is off.
 pub(super) fn texts(config: &Ppo, vocabulary: &Vocabulary) -> Result<Arc<[Sequence]>, AppError> {
     if config.ptx == "off" {
+        if !config.ptx_file.is_empty() {
+            let path = &config.ptx_file;
+            tracing::warn!(path, "ppo.ptx_file is not read, because ppo.ptx is off; \"auto\" mixes it into every step");
+        }
         return Ok(Arc::new([]));
     }
     let path = &config.ptx_file;

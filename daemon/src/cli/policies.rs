@@ -4,10 +4,10 @@ mod change;
 mod export;
 mod show;
 
-use std::io::Write;
+use std::{io::Write, path::Path};
 
 use clap::{Args, Subcommand};
-use ppo::rollout_log::VersionRow;
+use ppo::rollout_log::{MadeVersion, Making};
 
 use super::{ConfigArgs, Outcome, rollouts};
 use crate::http::wire::{json, policy::PolicyRow};
@@ -51,30 +51,69 @@ pub(super) fn run(command: Command) -> Outcome {
 }
 
 fn list(args: &ListArgs) -> Outcome {
-    let rows = rollouts::open(&args.config)?.versions()?;
+    let reader = rollouts::open(&args.config)?;
+    let folder = Path::new(&args.config.load()?.daemon.data_dir).join("versions");
     let mut out = std::io::stdout().lock();
     if !args.json {
-        writeln!(out, "{:<12}{:<12}{:<12}{:>9}  {:<14}reason", "version", "state", "parent", "rollouts", "digest")?;
+        let head = ["version", "state", "parent", "rollouts", "bytes", "digest", "config", "scores", "reason"];
+        writeln!(out, "{}", columns(head.map(str::to_owned)))?;
     }
-    for row in rows {
+    for row in reader.versions()? {
+        let version = reader.describe(row, &folder)?;
         match args.json {
-            true => writeln!(out, "{}", json(&PolicyRow::new(row, None)))?,
-            false => writeln!(out, "{}", line(&row))?,
+            true => writeln!(out, "{}", json(&PolicyRow::new(version, None)))?,
+            false => writeln!(out, "{}", columns(cells(version)))?,
         }
     }
     Ok(())
 }
 
-fn line(row: &VersionRow) -> String {
-    let parent = row.parent.map_or_else(|| "-".to_owned(), |parent| parent.to_string());
-    let digest: String = row.digest.chars().take(12).collect();
-    let reason = row.reason.as_deref().unwrap_or("");
-    format!(
-        "{:<12}{:<12}{parent:<12}{:>9}  {digest:<14}{reason}",
+fn cells(version: MadeVersion) -> [String; 9] {
+    let MadeVersion { row, bytes, making } = version;
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let short = |digest: &str| -> String { digest.chars().take(12).collect() };
+    [
         row.version.to_string(),
-        row.state.as_str(),
-        row.n_rollouts
-    )
-    .trim_end()
-    .to_owned()
+        row.state.as_str().to_owned(),
+        or_none(row.parent.map(|parent| parent.to_string())),
+        row.n_rollouts.to_string(),
+        or_none(bytes.map(|bytes| bytes.to_string())),
+        short(&row.digest),
+        or_none(making.as_ref().map(|making| short(&making.config_digest))),
+        or_none(making.as_ref().and_then(judges)),
+        row.reason.unwrap_or_default(),
+    ]
+}
+
+/// Who judged, the first by name; it is one reward model, or one source of scores, in almost every round.
+fn judges(making: &Making) -> Option<String> {
+    let first = making.reward_versions.first()?;
+    match making.reward_versions.len() {
+        1 => Some(first.clone()),
+        n => Some(format!("{first}+{}", n - 1)),
+    }
+}
+
+/// At least two spaces apart, whatever is in them.
+fn columns([version, state, parent, rollouts, bytes, digest, config, scores, reason]: [String; 9]) -> String {
+    let line = format!(
+        "{version:<12}{state:<12}{parent:<12}{rollouts:>9}{bytes:>14}  {digest:<14}{config:<14}{scores:<20}  {reason}"
+    );
+    line.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_than_one_judge_is_told() {
+        let making = |names: &[&str]| Making {
+            update: 1,
+            config_digest: String::new(),
+            reward_versions: names.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let told = [&[][..], &["feedback"], &["feedback", "model@ab"]].map(|names| judges(&making(names)));
+        assert_eq!(told, [None, Some("feedback".to_owned()), Some("feedback+1".to_owned())]);
+    }
 }

@@ -23,7 +23,8 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// What to do with the log.
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Count rollouts by state, version and reason.
+    /// Count rollouts by state, version and reason, those included that had not trained when they left the log. What never reached
+    /// it (`queue_full`, `write_failed`) is counted by each daemon for itself, in `/metrics` only.
     Stats(StatsArgs),
     /// Write rollouts as JSON lines.
     Export(ExportArgs),

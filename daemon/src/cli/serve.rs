@@ -1,7 +1,10 @@
 //! `honed serve`.
 
 use super::{ConfigArgs, Outcome, say};
-use crate::{app::App, shutdown, telemetry};
+use crate::{
+    app::{App, AppError},
+    shutdown, telemetry,
+};
 
 pub(super) fn run(args: &ConfigArgs) -> Outcome {
     let config = args.load()?;
@@ -10,7 +13,7 @@ pub(super) fn run(args: &ConfigArgs) -> Outcome {
         tracing::warn!("{why}");
     }
     let runtime = crate::app::runtime()?;
-    runtime.block_on(async {
+    let served: Result<(), AppError> = runtime.block_on(async {
         let app = App::bind(config).await?;
         let reloader = app.reloader();
         let mut hangups = shutdown::hangups();
@@ -21,6 +24,8 @@ pub(super) fn run(args: &ConfigArgs) -> Outcome {
         });
         let ready = |address| say::show(format_args!("listening on http://{address}"));
         app.run(ready, shutdown::requested()).await
-    })?;
-    Ok(())
+    });
+    // Dropped, a runtime waits without end for what blocks beside it: a file that is copied, a model that is loaded.
+    runtime.shutdown_timeout(shutdown::GRACE);
+    Ok(served?)
 }

@@ -3,7 +3,7 @@
 //! Everything is made of [`Piece`]s. A stream sends each one as it comes; a whole answer is the pieces of each choice put
 //! together, so the two cannot differ.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -11,7 +11,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use policy::{PolicyVersion, TokenId, Vocabulary, engine::Event};
+use policy::{
+    PolicyVersion, TokenId, Vocabulary,
+    engine::{Event, ScoredToken},
+};
 
 use super::{
     best_of::BestOf,
@@ -25,6 +28,7 @@ use super::{
     stream::EventStream,
     wire::{
         log_probs::{TokenReport, TokenText},
+        timings::Timings,
         usage::Usage,
     },
 };
@@ -67,22 +71,32 @@ impl Piece {
 
 /// What of an answer depends on the route.
 pub(crate) trait Shape: Send + Unpin + 'static {
-    /// Events before the first token, if the route has any.
-    fn opening(&mut self) -> Vec<String>;
-    /// Keeps a scored prompt, for [`Shape::whole`] and [`Shape::prompt_chunks`].
+    /// The event of this number, from 0, of those before the first token; `None` behind the last. One at a time: together they
+    /// may take tens of megabytes.
+    fn opening(&self, number: u32) -> Option<String>;
+    /// Keeps a scored prompt, for [`Shape::whole`] and [`Shape::prompt_chunk`].
     fn keep_prompt(&mut self, scores: PromptScores);
-    /// The events of a stream that tell a kept prompt.
-    fn prompt_chunks(&mut self, prompt: usize) -> Vec<String>;
+    /// The event of this number, from 0, of those that tell a kept prompt; `None` behind the last, and then it is forgotten.
+    fn prompt_chunk(&mut self, prompt: usize, number: u32) -> Option<String>;
     /// Counts a piece of a stream, whether it is told or not, before [`Shape::chunk`].
     fn count(&mut self, piece: &Piece);
-    /// One event.
-    fn chunk(&mut self, piece: Piece) -> String;
+    /// One event; of a stream that ends with it, with the times of the whole.
+    fn chunk(&mut self, piece: Piece, timings: Option<Timings>) -> String;
     /// The last event, when usage was asked for.
-    fn usage_chunk(&self, usage: Usage) -> String;
-    /// Bytes that [`Shape::whole`] has at least, beside what was drawn.
+    fn usage_chunk(&self, totals: Totals) -> String;
+    /// Bytes that [`Shape::whole`] has at least, beside what was drawn; so have the events that tell the same.
     fn whole_bytes_min(&self) -> usize;
     /// The whole answer.
-    fn whole(&mut self, pieces: Vec<Piece>, usage: Usage) -> String;
+    fn whole(&mut self, pieces: Vec<Piece>, totals: Totals) -> String;
+}
+
+/// What is told at the end.
+#[derive(Clone, Copy)]
+pub(crate) struct Totals {
+    /// All tokens.
+    pub(crate) usage: Usage,
+    /// Where the time went; `None` when the engine was not asked.
+    pub(crate) timings: Option<Timings>,
 }
 
 /// What of an answer depends on the request, on every route.
@@ -109,12 +123,14 @@ pub(crate) enum Part {
     Prompt(PromptScores),
 }
 
-/// Turns events into parts and counts tokens on the way.
+/// Turns events into parts and counts tokens and times on the way.
 pub(crate) struct Assembly {
     settings: Settings,
     prompt_tokens: u64,
     completion_tokens: u64,
     cached_tokens: u64,
+    prefill: Duration,
+    decode: Duration,
     /// Where the text of each choice stands.
     chars: Vec<CharCount>,
 }
@@ -122,7 +138,9 @@ pub(crate) struct Assembly {
 impl Assembly {
     /// Nothing has happened yet.
     pub(crate) fn new(settings: Settings) -> Assembly {
-        Assembly { settings, prompt_tokens: 0, completion_tokens: 0, cached_tokens: 0, chars: Vec::new() }
+        let (prefill, decode) = (Duration::ZERO, Duration::ZERO);
+        let (prompt_tokens, completion_tokens, cached_tokens) = (0, 0, 0);
+        Assembly { settings, prompt_tokens, completion_tokens, cached_tokens, prefill, decode, chars: Vec::new() }
     }
 
     /// The part of one event; complete exchanges go into the deposit.
@@ -130,7 +148,9 @@ impl Assembly {
         match event {
             Event::Prompt { index, first, tokens } => {
                 let prompt = (index / self.settings.best_of.n_drawn) as usize;
-                let tokens = prompt_scores::reports(&self.settings.vocabulary, first, &tokens);
+                let vocabulary = &self.settings.vocabulary;
+                let reports = || prompt_scores::reports(vocabulary, first, &tokens);
+                let tokens = computing(tokens.len() * size_of::<ScoredToken>(), reports);
                 Part::Prompt(PromptScores { prompt, tokens })
             }
             Event::Token { index, token, text, top, .. } => {
@@ -157,7 +177,9 @@ impl Assembly {
                 if finished.index % self.settings.best_of.n_drawn == 0 {
                     self.prompt_tokens += finished.rollout.prompt.len() as u64;
                     self.cached_tokens += u64::from(finished.cached_tokens).min(finished.rollout.prompt.len() as u64);
+                    self.prefill += finished.timings.prefill;
                 }
+                self.decode += finished.timings.decode;
                 let finish = Some(finish_word(finished.rollout.finish));
                 let piece = Piece { choice: finished.index, text: finished.text_tail, finish, ..Piece::default() };
                 deposit.add(finished.rollout);
@@ -167,9 +189,12 @@ impl Assembly {
         }
     }
 
-    /// Counts so far.
-    pub(crate) fn usage(&self) -> Usage {
-        Usage::new(self.prompt_tokens, self.completion_tokens, self.cached_tokens)
+    /// Counts and times so far.
+    pub(crate) fn totals(&self) -> Totals {
+        let usage = Usage::new(self.prompt_tokens, self.completion_tokens, self.cached_tokens);
+        let computed = self.prompt_tokens - self.cached_tokens;
+        let timings = Timings::new(self.cached_tokens, (computed, self.prefill), (self.completion_tokens, self.decode));
+        Totals { usage, timings: Some(timings) }
     }
 
     /// Whether a stream ends with a usage chunk.
@@ -223,7 +248,7 @@ pub(crate) async fn whole(
         }
     }
     let pieces = assembly.settings.best_of.choose(pieces, &mut deposit);
-    let json = computing(shape.whole_bytes_min(), || shape.whole(pieces, assembly.usage()));
+    let json = computing(shape.whole_bytes_min(), || shape.whole(pieces, assembly.totals()));
     Ok(json_response(json, generation.version, deposit))
 }
 

@@ -12,27 +12,44 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use policy::engine::Tenant;
+use policy::{checkpoint::Digest, engine::Tenant};
 use ppo::rollout_log::Who;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use super::{context::Context, error::ApiError, hosts::names_loopback, request_id::RequestId};
 
-/// Secrets, compared in constant time.
+/// One secret. What is compared, in constant time, are digests: they have one length, where a comparison of texts tells by its
+/// time whether that of the key was right.
+struct Key {
+    text: String,
+    digest: Digest,
+}
+
+impl Key {
+    fn new(text: &str) -> Key {
+        Key { text: text.to_owned(), digest: Digest::of(text.as_bytes()) }
+    }
+
+    fn is(&self, sent: &Digest) -> Choice {
+        self.digest.0.ct_eq(&sent.0)
+    }
+}
+
+/// Secrets, all of which are looked at, whichever matches.
 #[derive(Default)]
-pub(crate) struct Keys(Vec<String>);
+pub(crate) struct Keys(Vec<Key>);
 
 impl Keys {
     /// Those of a file, one a line, and others. Empty lines and lines that begin with `#` do not count; an empty path is no file.
     pub(crate) fn read(path: &str, others: &config::KeyList) -> std::io::Result<Keys> {
-        let mut keys: Vec<String> = others.iter().map(str::to_owned).collect();
+        let mut keys: Vec<Key> = others.iter().map(Key::new).collect();
         if path.is_empty() {
             return Ok(Keys(keys));
         }
         let text = std::fs::read_to_string(Path::new(path))?;
         let n_before = keys.len();
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        keys.extend(lines.map(str::to_owned));
+        keys.extend(lines.map(Key::new));
         match keys.len() > n_before {
             true => Ok(Keys(keys)),
             // A file without a key would read as "no key needed", which nobody who wrote it meant.
@@ -42,7 +59,7 @@ impl Keys {
 
     /// One of them, for a command that is a client itself.
     pub(crate) fn any(&self) -> Option<String> {
-        self.0.first().cloned()
+        self.0.first().map(|key| key.text.clone())
     }
 
     /// Whether there is none, so that none is needed.
@@ -50,10 +67,9 @@ impl Keys {
         self.0.is_empty()
     }
 
-    /// Looks at every key and every byte, whatever matches early.
     fn contains(&self, key: &[u8]) -> bool {
-        let hit = |found: Choice, known: &String| found | known.as_bytes().ct_eq(key);
-        self.0.iter().fold(Choice::from(0), hit).into()
+        let sent = Digest::of(key);
+        self.0.iter().fold(Choice::from(0), |found, known| found | known.is(&sent)).into()
     }
 }
 
@@ -77,9 +93,9 @@ impl KeyRing {
             return Tenant::ANYBODY;
         };
         // As everywhere here, time does not tell which one it was.
-        let mut tenant = Tenant::ANYBODY.0;
+        let (mut tenant, sent) = (Tenant::ANYBODY.0, Digest::of(key));
         for (number, known) in (1u32..).zip(keys()) {
-            tenant.conditional_assign(&number, known.as_bytes().ct_eq(key));
+            tenant.conditional_assign(&number, known.is(&sent));
         }
         Tenant(tenant)
     }
@@ -173,7 +189,7 @@ mod tests {
     use super::*;
 
     fn ring(api: &[&str], admin: &[&str]) -> KeyRing {
-        let keys = |list: &[&str]| Keys(list.iter().map(|key| (*key).to_owned()).collect());
+        let keys = |list: &[&str]| Keys(list.iter().map(|key| Key::new(key)).collect());
         KeyRing { api: keys(api), admin: keys(admin) }
     }
 

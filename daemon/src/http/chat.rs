@@ -7,7 +7,7 @@ use policy::{PolicyVersion, engine::Tenant};
 use serde::Serialize;
 
 use super::{
-    answer::{self, Assembly, Piece, Settings, Shape},
+    answer::{self, Assembly, Piece, Settings, Shape, Totals},
     best_of::BestOf,
     body::JsonBytes,
     chunk_usage::ChunkUsage,
@@ -22,6 +22,7 @@ use super::{
         json,
         log_probs::ChatLogProbs,
         prompt_log_probs::{PromptLogProbs, PromptReport, prompt_log_probs, scores_bytes_min},
+        timings::Timings,
         usage::Usage,
     },
 };
@@ -104,11 +105,19 @@ struct Chats {
     usage: ChunkUsage,
 }
 
-/// What an answer tells of its prompt, when asked.
+/// What an answer tells beside its choices.
 #[derive(Default)]
-struct PromptFields {
-    ids: Option<Vec<u32>>,
-    log_probs: Option<PromptLogProbs>,
+struct Beside {
+    usage: Option<Option<Usage>>,
+    timings: Option<Timings>,
+    prompt_ids: Option<Vec<u32>>,
+    prompt_log_probs: Option<PromptLogProbs>,
+}
+
+impl Beside {
+    fn of(totals: Totals) -> Beside {
+        Beside { usage: Some(Some(totals.usage)), timings: totals.timings, ..Beside::default() }
+    }
 }
 
 impl Chats {
@@ -125,13 +134,7 @@ impl Chats {
         })
     }
 
-    fn json<C: Serialize>(
-        &self,
-        object: &'static str,
-        choices: Vec<C>,
-        usage: Option<Option<Usage>>,
-        prompt: PromptFields,
-    ) -> String {
+    fn json<C: Serialize>(&self, object: &'static str, choices: Vec<C>, beside: Beside) -> String {
         let body = Chat {
             id: &self.stamp.id,
             object,
@@ -139,34 +142,34 @@ impl Chats {
             model: &self.stamp.model,
             system_fingerprint: &self.fingerprint,
             choices,
-            usage,
-            prompt_token_ids: prompt.ids,
-            prompt_logprobs: prompt.log_probs,
+            usage: beside.usage,
+            timings: beside.timings,
+            prompt_token_ids: beside.prompt_ids,
+            prompt_logprobs: beside.prompt_log_probs,
         };
         json(&body)
     }
 
-    fn event(&self, choice: ChatChunkChoice, prompt_token_ids: Option<Vec<u32>>) -> String {
-        let prompt = PromptFields { ids: prompt_token_ids, log_probs: None };
+    fn event(&self, choice: ChatChunkChoice, beside: Beside) -> String {
         let usage = self.usage.of(choice.index);
-        self.json("chat.completion.chunk", vec![choice], usage, prompt)
+        self.json("chat.completion.chunk", vec![choice], Beside { usage, ..beside })
     }
 }
 
 impl Shape for Chats {
     /// Every choice begins with its role.
-    fn opening(&mut self) -> Vec<String> {
-        let role = |index| ChatChunkChoice {
-            index,
-            delta: Delta { role: Some("assistant"), content: Some(String::new()) },
-            logprobs: None,
-            finish_reason: None,
-            token_ids: None,
-        };
-        let ids = |index| {
-            if index == 0 { self.prompt_ids.clone() } else { None }
-        };
-        (0..self.n).map(|index| self.event(role(index), ids(index))).collect()
+    fn opening(&self, number: u32) -> Option<String> {
+        (number < self.n).then(|| {
+            let role = ChatChunkChoice {
+                index: number,
+                delta: Delta { role: Some("assistant"), content: Some(String::new()) },
+                logprobs: None,
+                finish_reason: None,
+                token_ids: None,
+            };
+            let prompt_ids = self.prompt_ids.clone().filter(|_| number == 0);
+            self.event(role, Beside { prompt_ids, ..Beside::default() })
+        })
     }
 
     fn keep_prompt(&mut self, scores: PromptScores) {
@@ -174,15 +177,15 @@ impl Shape for Chats {
     }
 
     /// A stream is never asked for its prompt's.
-    fn prompt_chunks(&mut self, _: usize) -> Vec<String> {
-        Vec::new()
+    fn prompt_chunk(&mut self, _: usize, _: u32) -> Option<String> {
+        None
     }
 
     fn count(&mut self, piece: &Piece) {
         self.usage.count(piece);
     }
 
-    fn chunk(&mut self, piece: Piece) -> String {
+    fn chunk(&mut self, piece: Piece, timings: Option<Timings>) -> String {
         let logprobs = self.log_probs(&piece);
         let is_last = piece.finish.is_some() && piece.text.is_empty();
         let choice = ChatChunkChoice {
@@ -192,19 +195,18 @@ impl Shape for Chats {
             finish_reason: piece.finish,
             token_ids: self.prompt_ids.is_some().then_some(piece.token_ids),
         };
-        self.event(choice, None)
+        self.event(choice, Beside { timings, ..Beside::default() })
     }
 
-    fn usage_chunk(&self, usage: Usage) -> String {
-        let prompt = PromptFields::default();
-        self.json("chat.completion.chunk", Vec::<ChatChunkChoice>::new(), Some(Some(usage)), prompt)
+    fn usage_chunk(&self, totals: Totals) -> String {
+        self.json("chat.completion.chunk", Vec::<ChatChunkChoice>::new(), Beside::of(totals))
     }
 
     fn whole_bytes_min(&self) -> usize {
         scores_bytes_min(&self.scores) + self.prompt_ids.as_ref().map_or(0, |ids| ids.len() * size_of::<u32>())
     }
 
-    fn whole(&mut self, pieces: Vec<Piece>, usage: Usage) -> String {
+    fn whole(&mut self, pieces: Vec<Piece>, totals: Totals) -> String {
         let choice = |piece: Piece| ChatChoice {
             index: piece.choice,
             logprobs: self.log_probs(&piece),
@@ -213,10 +215,11 @@ impl Shape for Chats {
             token_ids: self.prompt_ids.is_some().then_some(piece.token_ids),
         };
         let choices = pieces.into_iter().map(choice).collect();
-        let prompt = PromptFields {
-            ids: self.prompt_ids.clone(),
-            log_probs: self.prompt_log_probs.map(|n_top| prompt_log_probs(&self.scores, n_top as usize)),
+        let beside = Beside {
+            prompt_ids: self.prompt_ids.clone(),
+            prompt_log_probs: self.prompt_log_probs.map(|n_top| prompt_log_probs(&self.scores, n_top as usize)),
+            ..Beside::of(totals)
         };
-        self.json("chat.completion", choices, Some(Some(usage)), prompt)
+        self.json("chat.completion", choices, beside)
     }
 }

@@ -16,7 +16,7 @@ use policy::{
 };
 
 use super::{
-    answer::{self, Assembly, Piece, Settings, Shape},
+    answer::{self, Assembly, Piece, Settings, Shape, Totals},
     best_of::BestOf,
     body::JsonBytes,
     chunk_usage::ChunkUsage,
@@ -84,8 +84,7 @@ pub(crate) async fn post(
     let generation = Generation::start(&context, &services, job)?;
     let shape = shape.of_version(generation.version);
     match stream {
-        // It begins with the prompts.
-        true => Ok(computing(shape.whole_bytes_min(), || answer::stream(generation, Assembly::new(settings), shape))),
+        true => Ok(answer::stream(generation, Assembly::new(settings), shape)),
         false => answer::whole(generation, Assembly::new(settings), shape).await,
     }
 }
@@ -143,9 +142,10 @@ fn echo_only(
     };
     let shape = shape.of_version(version);
     let usage = Usage::new(prompts.iter().map(|prompt| prompt.len() as u64).sum(), 0, 0);
+    let totals = Totals { usage, timings: None };
     let choices = prompts.len() as u32 * shape.n;
     let pieces = (0..choices).map(|choice| Piece { choice, finish: Some("length"), ..Piece::default() });
-    let body = computing(shape.whole_bytes_min(), || echoes(shape, pieces.collect(), usage, stream));
+    let body = computing(shape.whole_bytes_min(), || echoes(shape, pieces.collect(), totals, stream));
     if !stream {
         return Ok(answer::json_response(body, version, Deposit::new(None)));
     }
@@ -154,14 +154,14 @@ fn echo_only(
 }
 
 /// The body of such an answer.
-fn echoes(mut shape: Completions, pieces: Vec<Piece>, usage: Usage, stream: bool) -> String {
+fn echoes(mut shape: Completions, pieces: Vec<Piece>, totals: Totals, stream: bool) -> String {
     if !stream {
-        return shape.whole(pieces, usage);
+        return shape.whole(pieces, totals);
     }
-    let mut events = shape.opening();
-    events.extend(pieces.into_iter().map(|piece| shape.chunk(piece)));
+    let mut events: Vec<String> = (0..).map_while(|number| shape.opening(number)).collect();
+    events.extend(pieces.into_iter().map(|piece| shape.chunk(piece, None)));
     if shape.usage.is_told_at_the_end() {
-        events.push(shape.usage_chunk(usage));
+        events.push(shape.usage_chunk(totals));
     }
     events.push("[DONE]".to_owned());
     // Each is let go as it is copied.

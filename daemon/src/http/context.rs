@@ -194,7 +194,7 @@ impl Context {
     /// For requests that bring work: not while loading, not while draining.
     pub(crate) fn admit(&self) -> Result<Arc<Services>, ApiError> {
         match self.0.draining.load(Ordering::Acquire) {
-            true => Err(ApiError::Unavailable("the daemon is shutting down")),
+            true => Err(ApiError::ShuttingDown),
             false => self.services(),
         }
     }

@@ -48,6 +48,9 @@ pub(crate) const ERROR_CODES: &[&str] = &[
     "internal_error",
 ];
 
+/// OpenAI's clients obey it, whatever the status.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
 /// An answer other than success.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
@@ -109,9 +112,12 @@ pub(crate) enum ApiError {
     /// Every slot and every waiting place is taken.
     #[error("too many requests are waiting; try again later")]
     QueueFull,
-    /// Starting or stopping.
+    /// Starting, or without something that comes back.
     #[error("{0}")]
     Unavailable(&'static str),
+    /// Draining: it admits nothing any more.
+    #[error("the daemon is shutting down")]
+    ShuttingDown,
     /// Longer than `daemon.request_timeout_s`.
     #[error("the request took longer than {0} seconds and was given up")]
     TimedOut(u64),
@@ -147,7 +153,7 @@ impl ApiError {
     pub(crate) fn not_recorded(what: &str, error: &LogError) -> ApiError {
         match error {
             LogError::Busy => ApiError::QueueFull,
-            LogError::Closed => ApiError::Unavailable("the daemon is shutting down"),
+            LogError::Closed => ApiError::ShuttingDown,
             _ => {
                 tracing::error!(%error, "{what} could not be recorded");
                 ApiError::Unavailable("the rollout log cannot be written now; the daemon's log says why")
@@ -167,7 +173,9 @@ impl ApiError {
             ApiError::HeadersTooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             ApiError::NotJson | ApiError::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             ApiError::QueueFull => StatusCode::TOO_MANY_REQUESTS,
-            ApiError::Unavailable(_) | ApiError::TimedOut(_) => StatusCode::SERVICE_UNAVAILABLE,
+            ApiError::Unavailable(_) | ApiError::ShuttingDown | ApiError::TimedOut(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             ApiError::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -177,7 +185,9 @@ impl ApiError {
             ApiError::NoKey => "authentication_error",
             ApiError::Forbidden(_) | ApiError::ForbiddenPath(_) => "permission_error",
             ApiError::QueueFull => "rate_limit_error",
-            ApiError::Unavailable(_) | ApiError::TimedOut(_) | ApiError::Internal => "server_error",
+            ApiError::Unavailable(_) | ApiError::ShuttingDown | ApiError::TimedOut(_) | ApiError::Internal => {
+                "server_error"
+            }
             _ => "invalid_request_error",
         }
     }
@@ -208,7 +218,7 @@ impl ApiError {
             ApiError::HeadersTooLarge(_) => "headers_too_large",
             ApiError::NotJson | ApiError::Encoded => "unsupported_media_type",
             ApiError::QueueFull => "queue_full",
-            ApiError::Unavailable(_) => "unavailable",
+            ApiError::Unavailable(_) | ApiError::ShuttingDown => "unavailable",
             ApiError::TimedOut(_) => "timeout",
             ApiError::Internal => "internal_error",
         }
@@ -240,6 +250,11 @@ impl IntoResponse for ApiError {
             ApiError::Unavailable(_) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
             }
+            // A client that retries by itself would reach this daemon again, which is ending.
+            ApiError::ShuttingDown => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+                headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+            }
             ApiError::NoKey => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
@@ -250,7 +265,7 @@ impl IntoResponse for ApiError {
             }
             // OpenAI's clients retry 409; the state that a compare-and-set saw does not come back by itself.
             ApiError::Conflict(_) | ApiError::NotLoaded(_) => {
-                headers.insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
+                headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
             }
             _ => {}
         }
@@ -260,7 +275,22 @@ impl IntoResponse for ApiError {
 
 #[cfg(test)]
 mod tests {
+    use axum::response::IntoResponse;
+
     use super::{ApiError, LogError, StatusCode};
+
+    /// Goal: a daemon that has yet to load is asked again, one that ends is not. Method: the headers of both.
+    #[test]
+    fn only_a_daemon_that_stays_is_asked_again() {
+        for (error, should_retry) in
+            [(ApiError::Unavailable("the model is loading"), None), (ApiError::ShuttingDown, Some("false"))]
+        {
+            let response = error.into_response();
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+            let header = |name| response.headers().get(name).map(|value| value.to_str().expect("ASCII"));
+            assert_eq!((header("retry-after"), header("x-should-retry")), (Some("5"), should_retry));
+        }
+    }
 
     #[test]
     fn what_the_log_cannot_take_now_may_be_sent_again() {

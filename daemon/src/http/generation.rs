@@ -113,7 +113,7 @@ impl Generation {
 
     /// The next event; `None` when every choice has finished. After an error nothing follows.
     pub(crate) fn poll_next(&mut self, cx: &mut task::Context<'_>) -> Poll<Option<Result<Event, ApiError>>> {
-        if self.choices_open == 0 {
+        if self.is_over() {
             return Poll::Ready(None);
         }
         if self.deadline.as_mut().poll(cx).is_ready() {
@@ -135,7 +135,7 @@ impl Generation {
                 // Nobody here cancels a request that is still read: the engine is shutting down.
                 if matches!(&event, Event::Finished(f) if f.rollout.finish == FinishReason::Cancelled) {
                     self.deposit.add_unanswered(event);
-                    return Poll::Ready(Some(Err(self.fail(shutting_down()))));
+                    return Poll::Ready(Some(Err(self.fail(ApiError::ShuttingDown))));
                 }
                 self.choices_open -= usize::from(matches!(event, Event::Finished(_)));
                 Ok(event)
@@ -146,6 +146,11 @@ impl Generation {
     /// The next event, awaited.
     pub(crate) async fn next(&mut self) -> Option<Result<Event, ApiError>> {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// Whether every choice has finished, so that nothing follows.
+    pub(crate) fn is_over(&self) -> bool {
+        self.choices_open == 0
     }
 
     /// Counts an error that has no status line of its own.
@@ -246,15 +251,11 @@ fn sink(sender: mpsc::UnboundedSender<Event>, offset: u32, mut unanswered: Depos
     })
 }
 
-fn shutting_down() -> ApiError {
-    ApiError::Unavailable("the daemon is shutting down")
-}
-
 fn refusal(services: &Services, rejection: Rejection) -> ApiError {
     match rejection {
         Rejection::Full { .. } => ApiError::QueueFull,
         Rejection::Draining(version) | Rejection::UnknownVersion(version) => models::absent(services, version),
-        Rejection::ShuttingDown => shutting_down(),
+        Rejection::ShuttingDown => ApiError::ShuttingDown,
         // Fields that are right by themselves: the wire looked at each.
         Rejection::Invalid(OutOfRange { field, rule }) => {
             let code = if matches!(field, "stop_token_ids" | "logit_bias") { UNKNOWN_TOKEN } else { FIELDS_DISAGREE };

@@ -63,7 +63,10 @@ fn refusal(error: ImportError) -> ApiError {
         ImportError::Intake(IntakeError::NotFound(_)) => ApiError::NotFound(message),
         ImportError::Intake(IntakeError::TooLarge { .. }) => ApiError::FileTooLarge(message),
         ImportError::Malformed(_) => ApiError::coded(INVALID_MODEL, "path", message),
-        ImportError::Stopping => ApiError::Unavailable("the daemon is shutting down"),
+        ImportError::Full => {
+            ApiError::Unavailable("as many versions are in memory as may be (policy.residents_max); try again later")
+        }
+        ImportError::Stopping => ApiError::ShuttingDown,
         ImportError::Unjudged { .. } => {
             ApiError::Unavailable("the file could not be judged now; the cause is in the daemon's log")
         }

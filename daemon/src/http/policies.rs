@@ -7,7 +7,7 @@ use policy::PolicyVersion;
 use ppo::{
     learner::LearnerError,
     registry::RegistryError,
-    rollout_log::{LogError, VersionRow, Who},
+    rollout_log::{LogError, MadeVersion, Who},
 };
 
 use super::{
@@ -72,11 +72,11 @@ fn unknown(version: &str) -> ApiError {
 
 async fn rows(services: Arc<Services>) -> Result<Vec<PolicyRow>, ApiError> {
     let states: BTreeMap<_, _> = services.engine.residents().iter().map(|r| (r.version, r.state)).collect();
-    let rows = blocking(move || services.registry.rows()).await?;
+    let rows = blocking(move || services.registry.described()).await?;
     let rows = rows.map_err(|error| ApiError::internal("reading the versions", error))?;
-    let shown = |row: VersionRow| {
-        let state = states.get(&row.version).copied();
-        PolicyRow::new(row, state)
+    let shown = |version: MadeVersion| {
+        let state = states.get(&version.row.version).copied();
+        PolicyRow::new(version, state)
     };
     Ok(rows.into_iter().map(shown).collect())
 }
@@ -100,14 +100,21 @@ pub(super) fn refusal(error: LearnerError) -> ApiError {
             tracing::error!(%error, "a version cannot be activated");
             ApiError::Conflict("the version's file is missing or damaged".to_owned())
         }
+        LearnerError::Publish(error) if error.lacks_room() => {
+            tracing::warn!(%error, "a version cannot be activated now");
+            ApiError::Unavailable(
+                "there is no room in memory for another version now; the daemon's log has the numbers",
+            )
+        }
         LearnerError::Busy => ApiError::QueueFull,
-        LearnerError::Closed => ApiError::Unavailable("the daemon is shutting down"),
+        LearnerError::Closed => ApiError::ShuttingDown,
         other => ApiError::internal("activation", other),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use policy::engine::EngineError;
     use ppo::publish::PublishError;
 
     use super::{ApiError, LearnerError, LogError, PolicyVersion, RegistryError, refusal};
@@ -124,5 +131,21 @@ mod tests {
         assert!(both(lost).iter().all(|told| matches!(told, ApiError::Conflict(_))));
         let full = || LogError::Commit("database or disk is full".to_owned());
         assert!(both(full).iter().all(|told| matches!(told, ApiError::Unavailable(_))));
+    }
+
+    /// Goal: an activation that found no room may be tried again, and one that failed otherwise is our fault. Method: each lack of
+    /// room, and a thread that there was not.
+    #[test]
+    fn whoever_finds_no_room_in_memory_is_told_to_come_back() {
+        let told = |error: EngineError| refusal(LearnerError::from(PublishError::from(error)));
+        let version = PolicyVersion(3);
+        let crowded = EngineError::Crowded { version, places: 2, residents: vec![PolicyVersion(1), PolicyVersion(2)] };
+        let memory =
+            EngineError::Memory { version, needed: 9, parts: "weights 9".to_owned(), room: 8, limit: "the machine" };
+        for error in [crowded, memory] {
+            assert!(matches!(told(error), ApiError::Unavailable(_)));
+        }
+        let thread = EngineError::Thread(version, std::io::Error::other("no threads"));
+        assert!(matches!(told(thread), ApiError::Internal));
     }
 }

@@ -73,7 +73,7 @@ pub(crate) async fn get_reward(
 }
 
 /// Splits tokens at the prompt's end; a token across the border belongs to the response.
-fn split(vocabulary: &Vocabulary, mut prompt: Vec<TokenId>, prompt_bytes: usize) -> Item<'static> {
+fn split(vocabulary: &Vocabulary, mut prompt: Vec<TokenId>, prompt_bytes: usize) -> Item {
     let mut bytes = 0;
     let inside = prompt.iter().take_while(|token| {
         bytes += vocabulary.piece(**token).len();

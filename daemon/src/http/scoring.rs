@@ -6,7 +6,7 @@
 
 mod item;
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     http::{HeaderName, HeaderValue},
@@ -16,8 +16,8 @@ use policy::{TokenId, Vocabulary, engine::CancelFlag};
 use reward::{Lane, ScoreError, ScoreJob, ScoreRequest, Scored, Scorer, ScorerError, Sitting, scorer::Outcome};
 use tokio::sync::oneshot;
 
-pub(crate) use self::item::Item;
 use self::item::too_long;
+pub(crate) use self::item::{Item, Prompt};
 use super::{
     computing,
     context::{Context, Limits, Services},
@@ -29,8 +29,8 @@ use super::{
 /// The header of every score: who judged, as in the rollout log.
 pub(crate) const REWARD_VERSION_HEADER: HeaderName = HeaderName::from_static("x-honed-reward-version");
 
-/// Bytes of what one request hands to the scorer at most, tokens and texts: a prompt is copied for each of its responses. With
-/// four bytes to a token these are some sixteen million tokens, more than a request is waited for.
+/// Bytes of what one request has judged at most, tokens and texts, each response with its prompt: for the judge reads it again
+/// each time. With four bytes to a token these are some sixteen million tokens, more than a request is waited for.
 const JOB_BYTES_MAX: usize = 128 << 20;
 
 /// Scores of one request, in its order.
@@ -88,21 +88,20 @@ impl Bench {
     }
 
     /// What is asked about an item, when it fits or may be cut; `param` is what the client calls it.
-    pub(crate) fn ask(&self, item: Item<'_>, param: &str) -> Result<ScoreRequest, ApiError> {
+    pub(crate) fn ask(&self, item: Item, param: &str) -> Result<ScoreRequest, ApiError> {
         let Item { prompt, mut response } = item.fit(self.window(), self.options.cut, param)?;
         response.shrink_to_fit();
-        let text = |tokens: &[TokenId]| self.vocabulary.detokenize(tokens, true);
         Ok(ScoreRequest {
-            prompt_text: text(&prompt),
-            response_text: text(&response),
+            prompt_text: prompt.text(&self.vocabulary),
+            response_text: self.vocabulary.detokenize(&response, true),
             formula: self.scorer()?.rules().for_text(),
-            prompt: prompt.into_owned(),
+            prompt: prompt.tokens,
             response,
         })
     }
 
-    /// The same of prompts with their responses: one with each, or each with its own. A prompt becomes tokens once, however
-    /// many responses it has. `name` is what the client calls the responses.
+    /// The same of prompts with their responses: one with each, or each with its own. A prompt becomes tokens once and is in
+    /// memory once, however many responses it has, unless it is cut. `name` is what the client calls the responses.
     pub(crate) fn ask_pairs(
         &self,
         prompts: &[String],
@@ -115,10 +114,11 @@ impl Bench {
         (0..responses.len()).try_for_each(|i| self.check_bytes(n_bytes(i), &param(i)))?;
         computing((0..responses.len()).map(n_bytes).sum(), || {
             let shared = (prompts.len() == 1).then(|| self.prompt(&prompts[0], name)).transpose()?;
+            let shared = shared.map(|tokens| Prompt::shared(tokens, &self.vocabulary));
             let ask = |(i, response): (usize, &String)| {
                 let prompt = match &shared {
-                    Some(tokens) => Cow::Borrowed(tokens.as_slice()),
-                    None => Cow::Owned(self.prompt(prompt_of(i), &param(i))?),
+                    Some(prompt) => prompt.clone(),
+                    None => self.prompt(prompt_of(i), &param(i))?.into(),
                 };
                 self.ask(Item::pair(&self.vocabulary, prompt, response, &param(i))?, &param(i))
             };
@@ -133,7 +133,7 @@ impl Bench {
         let outcomes = submit(scorer, requests, &self.sitting, self.context.limits()).await?;
         let scored: Result<Vec<Scored>, ScoreError> = outcomes.into_iter().collect();
         let mut scored = scored.map_err(|error| match error {
-            ScoreError::Closing => ApiError::Unavailable("the daemon is shutting down"),
+            ScoreError::Closing => ApiError::ShuttingDown,
             other => ApiError::internal("scoring", other),
         })?;
         if self.options.squash {
@@ -214,12 +214,12 @@ async fn submit(
     submitted.map_err(|error| match error {
         ScorerError::Full => ApiError::QueueFull,
         ScorerError::TooMany(_) => ApiError::invalid("input", error.to_string()),
-        ScorerError::Closed => ApiError::Unavailable("the daemon is shutting down"),
+        ScorerError::Closed => ApiError::ShuttingDown,
     })?;
     tokio::time::timeout(limits.request_timeout(), outcomes)
         .await
         .map_err(|_| ApiError::TimedOut(limits.request_timeout_s))?
-        .map_err(|_| ApiError::Unavailable("the daemon is shutting down"))
+        .map_err(|_| ApiError::ShuttingDown)
 }
 
 #[cfg(test)]
@@ -228,14 +228,15 @@ mod tests {
 
     use super::*;
 
-    /// Goal: a prompt that is copied for each response is bounded by what the copies take, and refused before they are all made.
-    /// Method: requests that each take a hundredth of the bound, counted as they are made.
+    /// Goal: a prompt counts with each of its responses, and what is too much is refused before all of it is made. Method: requests
+    /// that each take a hundredth of the bound, counted as they are made.
     #[test]
     fn what_one_request_hands_over_is_bounded() {
+        let text: Arc<str> = "x".repeat(JOB_BYTES_MAX / 100 - 12).into();
         let request = || ScoreRequest {
-            prompt: vec![TokenId(1); 2],
+            prompt: [TokenId(1); 2].into(),
             response: vec![TokenId(2)],
-            prompt_text: "x".repeat(JOB_BYTES_MAX / 100 - 12),
+            prompt_text: Arc::clone(&text),
             response_text: String::new(),
             formula: Formula::MODEL,
         };

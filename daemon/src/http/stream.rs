@@ -15,6 +15,7 @@ use tokio::time::Sleep;
 
 use super::{
     answer::{Assembly, Part, Shape},
+    computing,
     error::ApiError,
     generation::Generation,
 };
@@ -31,25 +32,30 @@ pub(crate) struct EventStream<S> {
     shape: S,
     silence: Pin<Box<Sleep>>,
     is_over: bool,
-    opening: std::vec::IntoIter<String>,
+    known: Option<Known>,
+}
+
+/// What is told in a row of events, all known before the first of them is sent: the number of the next one.
+#[derive(Clone, Copy)]
+enum Known {
+    Opening(u32),
+    Prompt(usize, u32),
 }
 
 impl<S: Shape> EventStream<S> {
     /// A stream that begins with the shape's opening.
-    pub(crate) fn new(generation: Generation, assembly: Assembly, mut shape: S) -> EventStream<S> {
-        let opening = shape.opening().into_iter();
+    pub(crate) fn new(generation: Generation, assembly: Assembly, shape: S) -> EventStream<S> {
         let silence = Box::pin(tokio::time::sleep(KEEP_ALIVE));
-        EventStream { generation, assembly, shape, silence, is_over: false, opening }
+        EventStream { generation, assembly, shape, silence, is_over: false, known: Some(Known::Opening(0)) }
     }
 
-    /// Writes every event that is ready.
+    /// Writes every event that is ready, until the frame is full.
     fn gather(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) {
-        while out.len() < FRAME_BYTES
-            && let Some(event) = self.opening.next()
-        {
-            write(out, &event);
-        }
         while !self.is_over && out.len() < FRAME_BYTES {
+            if self.known.is_some() {
+                computing(self.shape.whole_bytes_min(), || self.tell_known(out));
+                continue;
+            }
             match self.generation.poll_next(cx) {
                 Poll::Pending => return,
                 Poll::Ready(Some(Ok(event))) => self.take(event, out),
@@ -59,27 +65,42 @@ impl<S: Shape> EventStream<S> {
         }
     }
 
+    /// Makes and writes events of what is known, one at a time, until there are no more or the frame is full.
+    fn tell_known(&mut self, out: &mut BytesMut) {
+        while out.len() < FRAME_BYTES
+            && let Some(known) = self.known
+        {
+            let (event, next) = match known {
+                Known::Opening(number) => (self.shape.opening(number), Known::Opening(number + 1)),
+                Known::Prompt(prompt, number) => {
+                    (self.shape.prompt_chunk(prompt, number), Known::Prompt(prompt, number + 1))
+                }
+            };
+            self.known = event.as_ref().map(|_| next);
+            event.iter().for_each(|event| write(out, event));
+        }
+    }
+
     fn take(&mut self, event: Event, out: &mut BytesMut) {
         match self.assembly.part(event, &mut self.generation.deposit) {
             Part::Piece(piece) => {
                 self.shape.count(&piece);
                 if !piece.is_silent() {
-                    write(out, &self.shape.chunk(piece));
+                    let is_last = self.generation.is_over() && !self.assembly.include_usage();
+                    let timings = if is_last { self.assembly.totals().timings } else { None };
+                    write(out, &self.shape.chunk(piece, timings));
                 }
             }
             Part::Prompt(scores) => {
-                let prompt = scores.prompt;
+                self.known = Some(Known::Prompt(scores.prompt, 0));
                 self.shape.keep_prompt(scores);
-                for event in self.shape.prompt_chunks(prompt) {
-                    write(out, &event);
-                }
             }
         }
     }
 
     fn end(&mut self, out: &mut BytesMut) {
         if self.assembly.include_usage() {
-            write(out, &self.shape.usage_chunk(self.assembly.usage()));
+            write(out, &self.shape.usage_chunk(self.assembly.totals()));
         }
         write(out, "[DONE]");
         self.is_over = true;

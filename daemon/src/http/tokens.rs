@@ -12,7 +12,8 @@ use super::{
     wire::{
         error::UNKNOWN_TOKEN,
         tokens::{
-            DetokenizeRequest, DetokenizeResponse, TokenizeInput, TokenizeRequest, TokenizeResponse, TokenizerInfo,
+            DetokenizeRequest, DetokenizeResponse, Piece, TokenEntry, TokenizeInput, TokenizeRequest, TokenizeResponse,
+            TokenizerInfo,
         },
     },
 };
@@ -31,8 +32,15 @@ pub(crate) async fn tokenize(
         count: tokens.len(),
         max_model_len: services.engine.context_tokens() as usize,
         token_strs: request.return_token_strs.then(|| tokens.iter().map(|&id| piece(&vocabulary, id)).collect()),
-        tokens: tokens.iter().map(|token| token.0).collect(),
+        tokens: tokens.iter().map(|&id| entry(&vocabulary, id, request.with_pieces)).collect(),
     }))
+}
+
+fn entry(vocabulary: &Vocabulary, id: TokenId, with_piece: bool) -> TokenEntry {
+    match with_piece {
+        true => TokenEntry::WithPiece { id: id.0, piece: Piece::of(vocabulary.piece(id)) },
+        false => TokenEntry::Id(id.0),
+    }
 }
 
 fn tokens_of(vocabulary: &Vocabulary, input: TokenizeInput) -> Result<Vec<TokenId>, ApiError> {

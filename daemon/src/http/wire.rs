@@ -31,9 +31,12 @@ pub(crate) mod score;
 pub(crate) mod scoring;
 pub(crate) mod shapes;
 pub(crate) mod text;
+pub(crate) mod timings;
 pub(crate) mod tokens;
+mod tool_calls;
 pub(crate) mod trace;
 pub(crate) mod training;
+mod unbuilt;
 pub(crate) mod usage;
 
 use serde::Serialize;

@@ -39,6 +39,9 @@ use crate::{
 /// Heads of one ensemble at most; Coste et al. gain nothing beyond five.
 const HEADS_MAX: usize = 64;
 
+/// Highest learning rate of an adapter, unless told (TRL's `RewardConfig`: 1e-4).
+const LORA_LEARNING_RATE: f64 = 1e-4;
+
 /// `honed train reward`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -67,9 +70,10 @@ pub(crate) struct Args {
     /// Prompts in one optimiser step; all pairs of a prompt stay together. The last step of an epoch takes what is left of it.
     #[arg(long, value_name = "N", default_value_t = RankingTrainOptions::default().batch, value_parser = count)]
     batch: usize,
-    /// Highest learning rate (InstructGPT C.2: 9e-6).
-    #[arg(long, value_name = "RATE", default_value_t = RankingTrainOptions::default().learning_rate, value_parser = not_negative)]
-    learning_rate: f64,
+    /// Highest learning rate; without it 9e-6 (InstructGPT C.2), or with --lora-rank 1e-4 (TRL): an adapter wants ten times
+    /// the step of whole weights.
+    #[arg(long, value_name = "RATE", value_parser = not_negative)]
+    learning_rate: Option<f64>,
     /// Tokens in one forward and backward pass: bounds memory, changes no gradient.
     #[arg(long, value_name = "N", default_value_t = RankingTrainOptions::default().micro_batch_tokens, value_parser = count)]
     micro_batch_tokens: usize,
@@ -182,7 +186,10 @@ fn options(args: &Args) -> RankingTrainOptions {
         epochs: args.epochs,
         batch: args.batch,
         micro_batch_tokens: args.micro_batch_tokens,
-        learning_rate: args.learning_rate,
+        learning_rate: args.learning_rate.unwrap_or(match args.lora_rank {
+            0 => RankingTrainOptions::default().learning_rate,
+            _ => LORA_LEARNING_RATE,
+        }),
         warmup_steps: args.fit.warmup_steps,
         final_share: args.fit.final_share(),
         max_grad_norm: args.fit.max_grad_norm,
@@ -238,7 +245,10 @@ fn finish(
     for (member, map) in maps.iter().enumerate() {
         say::show(format_args!("head {member}: gain {:.4}, bias {:.4}", map.gain, map.bias));
     }
-    let reward_model = RewardModel::new(model, source, &maps, args.fit.weight_type())?;
+    let mut reward_model = RewardModel::new(model, source, &maps, args.fit.weight_type())?;
+    if let Some(held_out) = quality.held_out() {
+        reward_model = reward_model.with_held_out(held_out);
+    }
     if reward_model.n_members() > 1 {
         let spread = samples.spread(&reward_model)?;
         say::show(format_args!("spread of the heads on the scaling answers: {spread:.4} (mean standard deviation)"));
@@ -249,4 +259,21 @@ fn finish(
         "wrote {path} (sha256 {digest}); judge with it: honed serve --model SFT --set reward.model={path}"
     ));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_adapter_learns_at_a_rate_of_its_own_unless_told() {
+        let rate = |call: &str| {
+            let known = <Args as clap::Args>::augment_args(clap::Command::new("reward"));
+            let given = known.get_matches_from(call.split(' '));
+            options(&<Args as clap::FromArgMatches>::from_arg_matches(&given).expect("well-formed")).learning_rate
+        };
+        assert_eq!(rate("reward --data d --out o"), 9e-6);
+        assert_eq!(rate("reward --data d --out o --lora-rank 4"), 1e-4);
+        assert_eq!(rate("reward --data d --out o --lora-rank 4 --learning-rate 9e-6"), 9e-6);
+    }
 }

@@ -51,7 +51,7 @@ pub fn digest(path: &Path) -> Result<Digest> {
 ///
 /// # Errors
 /// When the file cannot be read.
-pub fn digest_of(file: &mut File) -> io::Result<Digest> {
+pub fn digest_of(file: &mut (impl Read + Seek)) -> io::Result<Digest> {
     file.rewind()?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0u8; 1 << 20];

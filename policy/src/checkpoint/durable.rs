@@ -37,7 +37,7 @@ pub fn stream_durably(path: &Path, contents: impl FnOnce(&mut BufWriter<File>) -
 ///
 /// # Errors
 /// When `from` cannot be read or is shorter by now, or when the disk refuses; what was written aside is then removed.
-pub fn copy_durably(from: &mut File, len: u64, to: &Path) -> Result<()> {
+pub fn copy_durably(from: &mut impl Read, len: u64, to: &Path) -> Result<()> {
     stream_durably(to, |out| {
         let copied = io::copy(&mut from.take(len), out).and_then(|n| match n == len {
             true => Ok(()),
@@ -45,6 +45,17 @@ pub fn copy_durably(from: &mut File, len: u64, to: &Path) -> Result<()> {
         });
         copied.map_err(|source| ModelError::Io { path: to.to_owned(), source })
     })
+}
+
+/// Gives a whole file another name, and syncs the folders of both: else a power cut may leave it under the old one, or none.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn rename_durably(from: &Path, to: &Path) -> Result<()> {
+    let io = |source: io::Error| ModelError::Io { path: from.to_owned(), source };
+    failpoint::reached("file.rename").map_err(io)?;
+    fs::rename(from, to).map_err(io)?;
+    sync_folder_of(to).and_then(|()| sync_folder_of(from)).map_err(io)
 }
 
 fn aside_of(path: &Path) -> PathBuf {
@@ -67,10 +78,15 @@ fn write_and_rename(
     file.sync_all().map_err(io)?;
     failpoint::reached("file.rename").map_err(io)?;
     fs::rename(aside, path).map_err(io)?;
-    failpoint::reached("folder.sync").map_err(io)?;
+    sync_folder_of(path).map_err(io)
+}
+
+/// Without it, the name of the file in there may be lost.
+fn sync_folder_of(path: &Path) -> io::Result<()> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)
+    failpoint::reached("folder.sync")?;
+    File::open(folder)?.sync_all()
 }

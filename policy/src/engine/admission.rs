@@ -45,8 +45,8 @@ impl Worker<'_> {
         self.cells.give_to(i, exchange.audience.clone(), sequence.index);
         sequence.cached_tokens = u32::try_from(n).unwrap_or(u32::MAX);
         let scores = sequence.scores_prompt();
-        add(&self.counters.prompt_tokens, prompt.len());
-        add(&self.counters.cached_prompt_tokens, n);
+        add(&self.counters.engine.prompt_tokens, prompt.len());
+        add(&self.counters.engine.cached_prompt_tokens, n);
         self.occupy(i, Work::Answer(Box::new(sequence)));
         let row = exchange.prompt_row.borrow();
         if n == prompt.len()

@@ -1,8 +1,8 @@
 //! A grammar while a response is drawn: which tokens may come next.
 //!
 //! Tokens outside are never drawn: they count as mass that truncation cut, so the behavior log-prob is that of the
-//! distribution really drawn from and the kept mass says how far that is from the policy's own. A response whose grammar
-//! cut much does not train, by the rule that truncation has anyway.
+//! distribution really drawn from and the kept mass says how far that is from the policy's own. What was drawn so is marked
+//! ([`SamplingParams::constrained`](crate::SamplingParams)) and never trains, however little the grammar cut.
 
 mod compiler;
 

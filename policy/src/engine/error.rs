@@ -35,6 +35,37 @@ pub enum EngineError {
     /// The live version and version 0 stay in memory.
     #[error("{0} cannot be retired: it is {1}")]
     StillNeeded(PolicyVersion, &'static str),
+    /// A version would not fit into memory.
+    #[error(
+        "no memory for {version}: it needs {needed} MiB ({parts}) of {room} MiB that {limit} leaves; fewer or shorter \
+         sequences (policy.parallel, policy.context_tokens) and fewer kept prompts (policy.prefix_cache_tokens) need less"
+    )]
+    Memory {
+        /// Whose.
+        version: PolicyVersion,
+        /// What it would take, MiB.
+        needed: u64,
+        /// The same by what it is for.
+        parts: String,
+        /// What there is, MiB.
+        room: u64,
+        /// Who sets the limit.
+        limit: &'static str,
+    },
+    /// As many versions are in memory as may be.
+    #[error(
+        "no place in memory for {version}: beside version 0 there may be {places} (policy.residents_max), and there are \
+         {}",
+        residents.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    Crowded {
+        /// Whose.
+        version: PolicyVersion,
+        /// `policy.residents_max`.
+        places: usize,
+        /// Those that have the places.
+        residents: Vec<PolicyVersion>,
+    },
     /// A forward pass failed or gave logits that are not finite.
     #[error("{version} failed a forward pass: {reason}")]
     Forward {
@@ -55,4 +86,12 @@ pub enum EngineError {
     /// A text has no tokens.
     #[error("a text {0}")]
     Tokenize(#[from] TokenizeError),
+}
+
+impl EngineError {
+    /// Whether there was no room for a version, which says nothing about it: there may be some later.
+    #[must_use]
+    pub fn lacks_room(&self) -> bool {
+        matches!(self, EngineError::Memory { .. } | EngineError::Crowded { .. })
+    }
 }

@@ -8,11 +8,7 @@ use std::{
 
 use crate::{
     engine::{
-        Event, Failure, Finished, Sink, Timings,
-        cells::Audience,
-        resident::Job,
-        stats::{Counters, add},
-        tenant::Place,
+        Event, Failure, Finished, Sink, Timings, cells::Audience, resident::Job, stats::ResidentCounters, tenant::Place,
     },
     rollout::{FinishReason, Rollout, RolloutId, SampledToken},
     token::TokenId,
@@ -44,6 +40,7 @@ impl Exchange {
         let sink = std::mem::replace(&mut job.request.sink, Box::new(|_| ()));
         let params = &mut job.request.sampling;
         params.seed = Some(job.seed);
+        params.constrained = job.request.constraint.is_some();
         let mut banned = Vec::new();
         if params.ignore_eos || params.min_tokens > 0 {
             banned.extend(vocabulary.end_tokens());
@@ -117,7 +114,7 @@ impl Exchange {
 
     /// Ends every choice that has no slot yet, unless the request has failed. There may be thousands, between two passes: nothing
     /// is prepared for drawing.
-    pub(super) fn finish_unstarted(&self, finish: FinishReason, version: PolicyVersion, counters: &Counters) {
+    pub(super) fn finish_unstarted(&self, finish: FinishReason, version: PolicyVersion, counters: &ResidentCounters) {
         let at = Instant::now();
         let waited = at.saturating_duration_since(self.job.submitted);
         let unstarted = self.n_started.replace(self.job.request.n)..self.job.request.n;
@@ -135,9 +132,11 @@ impl Exchange {
     }
 
     /// Ends the whole request with one `Failed`.
-    pub(super) fn fail(&self, failure: Failure, counters: &Counters) {
+    pub(super) fn fail(&self, failure: Failure, counters: &ResidentCounters) {
         if !self.failed.replace(true) {
-            add(&counters.failed, usize::from(matches!(failure, Failure::Engine(_))));
+            if matches!(failure, Failure::Engine(_)) {
+                counters.count_failure();
+            }
             self.send(Event::Failed(failure));
         }
     }

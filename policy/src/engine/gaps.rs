@@ -68,7 +68,7 @@ impl Worker<'_> {
         self.put_away(into, 0);
         if self.cells.take(into, from, n) == n {
             self.slots[into] = std::mem::take(&mut self.slots[from]);
-            add(&self.counters.moves, 1);
+            add(&self.counters.engine.moves, 1);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! A look into a GGUF file before C++ sees it: what [`crate::checkpoint::gguf`] checks, and the two things that the engine
-//! wants to know. A truncated download or a half-written file ends here with a sentence instead of a signal.
+//! A look into a GGUF file before C++ sees it: what [`crate::checkpoint::gguf`] checks, and what the engine wants
+//! to know. A truncated download or a half-written file ends here with a sentence instead of a signal.
 
 use std::path::Path;
 
@@ -8,6 +8,9 @@ use crate::{checkpoint::header_of_file, engine::EngineError, model_error::ModelE
 /// Numbers of an architecture that llama.cpp asserts instead of refusing, by the end of their key.
 const ASSERTED: [(&str, std::ops::RangeInclusive<u32>); 2] = [(".block_count", 1..=512), (".expert_count", 0..=1024)];
 
+/// GGUF's `general.file_type` of a file whose matrices are all f32.
+pub(super) const ALL_F32: u32 = 0;
+
 /// What a header says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Inspected {
@@ -15,6 +18,8 @@ pub(crate) struct Inspected {
     pub(crate) tokenizer: String,
     /// Whether it is an adapter, to be served beside version 0's weights.
     pub(crate) is_adapter: bool,
+    /// Whether all its matrices are f32.
+    pub(crate) is_f32: bool,
 }
 
 /// Checks the header of a GGUF file.
@@ -46,5 +51,10 @@ pub(crate) fn inspect(path: &Path) -> Result<Inspected, EngineError> {
             }
         }
     }
-    Ok(Inspected { is_adapter: is_adapter(&header.metadata), tokenizer: header.vocabulary_digest })
+    let file_type = header.metadata.get("general.file_type").and_then(|value| value.to_u32().ok());
+    Ok(Inspected {
+        is_adapter: is_adapter(&header.metadata),
+        is_f32: file_type == Some(ALL_F32),
+        tokenizer: header.vocabulary_digest,
+    })
 }

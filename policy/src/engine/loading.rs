@@ -31,8 +31,6 @@ use crate::{
     token::TokenId,
 };
 
-/// GGUF's `general.file_type` of a file whose matrices are all f32.
-const ALL_F32: &str = "0";
 /// Tokens of the canary forward.
 const CANARY_TOKENS: usize = 16;
 /// Below this many parameters one thread serves best.
@@ -54,6 +52,11 @@ impl FlashAttention {
             "off" => FlashAttention::Off,
             _ => FlashAttention::Auto,
         }
+    }
+
+    /// Whether llama.cpp is asked for the matrix of scores instead.
+    pub(super) fn is_off(self, is_f32: bool, gpu_layers: u32) -> bool {
+        self.policy(is_f32, gpu_layers) == LLAMA_FLASH_ATTN_TYPE_DISABLED
     }
 
     /// As llama.cpp takes it; its own "auto" turns it off where the device has no kernel.
@@ -116,7 +119,7 @@ pub(super) fn context<'m>(
     let n_ctx = setup.context_tokens.checked_mul(parallel).and_then(NonZeroU32::new);
     let n_ctx = n_ctx.ok_or_else(|| refused(setup, "the context windows together exceed 2^32 tokens"))?;
     let n_batch = u32::try_from(setup.batch_tokens + setup.parallel).map_err(|_| refused(setup, "batch too large"))?;
-    let is_f32 = model.meta_val_str("general.file_type").is_ok_and(|kind| kind == ALL_F32);
+    let is_f32 = is_f32(model);
     let cache_type = if is_f32 { KvCacheType::F32 } else { KvCacheType::F16 };
     let params = LlamaContextParams::default()
         .with_n_ctx(Some(n_ctx))
@@ -169,9 +172,27 @@ pub(super) fn reads_of_a_move(model: &LlamaModel, setup: &Setup) -> usize {
 
 /// Bytes of a sequence's keys and values, in f32.
 fn buffer_bytes(model: &LlamaModel, setup: &Setup) -> f64 {
-    let (heads, kv_heads) = (f64::from(model.n_head().max(1)), f64::from(model.n_head_kv()));
-    let token_bytes = 2.0 * 4.0 * f64::from(model.n_layer()) * f64::from(model.n_embd()) / heads * kv_heads;
-    token_bytes * f64::from(setup.context_tokens)
+    4.0 * cell_numbers(model) as f64 * f64::from(setup.context_tokens)
+}
+
+/// Numbers that the keys and values of one token are.
+pub(super) fn cell_numbers(model: &LlamaModel) -> u64 {
+    let hidden = u64::try_from(model.n_embd()).unwrap_or(0);
+    let length = |key: &str| number_of(model, key).unwrap_or(hidden / u64::from(model.n_head().max(1)));
+    let head = length("attention.key_length") + length("attention.value_length");
+    u64::from(model.n_layer()) * u64::from(model.n_head_kv()) * head
+}
+
+/// A number of the model's architecture by the end of its key, if its file has it.
+pub(super) fn number_of(model: &LlamaModel, key: &str) -> Option<u64> {
+    let architecture = model.meta_val_str("general.architecture").ok()?;
+    model.meta_val_str(&format!("{architecture}.{key}")).ok()?.parse().ok()
+}
+
+/// Whether all matrices of the file are f32.
+pub(super) fn is_f32(model: &LlamaModel) -> bool {
+    let kind = model.meta_val_str("general.file_type").ok();
+    kind.and_then(|kind| kind.parse().ok()) == Some(gguf::ALL_F32)
 }
 
 /// Tokens of the prefix cache: as configured, but none where a part of what a sequence held cannot stand alone: a sliding

@@ -142,7 +142,8 @@ impl Worker<'_> {
 
     /// Whether a stream waits for more than its own resident's passes. A GPU computes a chunk in hardly more time than a token.
     fn shares_time(&self, has_streams: bool) -> bool {
-        self.setup.gpu_layers == 0 && (self.setup.gate.is_shared() || has_streams && self.counters.rest.has_guest())
+        self.setup.gpu_layers == 0
+            && (self.setup.gate.is_shared() || has_streams && self.counters.engine.rest.has_guest())
     }
 
     /// Rows of logits that one pass may give to scorings.

@@ -20,11 +20,12 @@ use crate::{
         EngineError, GenerateRequest, Rejection,
         loading::Weights,
         nursery::Nursery,
-        stats::Counters,
+        stats::{Counters, ResidentCounters},
         tenant::{Place, Tenant, Waiting, WaitingMax},
         worker::{Setup, Worker},
     },
     log_prob::LogProb,
+    memory::allocator,
     token::TokenId,
     version::PolicyVersion,
 };
@@ -74,6 +75,7 @@ pub(super) struct Resident {
     pub(super) version: PolicyVersion,
     pub(super) path: PathBuf,
     pub(super) load: Arc<Load>,
+    pub(super) counters: Arc<ResidentCounters>,
     door: RwLock<Option<Sender<Command>>>,
     /// Ends when the thread has freed everything.
     freed: Receiver<()>,
@@ -96,13 +98,16 @@ impl Resident {
         let (version, path, parallel) = (setup.version, setup.path.clone(), setup.parallel);
         let cache_tokens_max = parallel * setup.context_tokens as usize;
         // Admission counts requests before they are sent, so the channel itself is never the limit.
-        let (door, commands) = bounded(waiting_max.all + parallel + SCORES_MAX);
+        let (door, commands) = bounded(waiting_max.all.requests + parallel + SCORES_MAX);
         let (ready, started) = bounded(1);
         let (freeing, freed) = bounded::<()>(0);
         let load = Arc::new(Load::default());
-        let shared = Arc::clone(&load);
+        let counters = Arc::new(ResidentCounters::new(counters));
+        let (shared, counted) = (Arc::clone(&load), Arc::clone(&counters));
         let body = move || {
-            Worker::run(weights, setup, shared, counters, &commands, &ready);
+            Worker::run(weights, setup, shared, counted, &commands, &ready);
+            // First: whoever waits for its place asks how much memory there is.
+            allocator::give_back();
             on_freed();
             drop(freeing);
         };
@@ -110,7 +115,7 @@ impl Resident {
         let lost = || EngineError::Load { path: path.clone(), reason: "its thread ended".into() };
         started.recv().map_err(|_| lost())??;
         let door = RwLock::new(Some(door));
-        Ok(Resident { version, path, load, door, freed, waiting_max, parallel, cache_tokens_max })
+        Ok(Resident { version, path, load, counters, door, freed, waiting_max, parallel, cache_tokens_max })
     }
 
     /// Admits the prompts of one request, which take one place together, or gives them back with the reason.
@@ -121,7 +126,8 @@ impl Resident {
         };
         let free = self.parallel.saturating_sub(self.load.running.load(Ordering::Relaxed));
         let tenant = jobs.first().map_or(Tenant::ANYBODY, |job| job.request.tenant);
-        let place = match self.load.waiting.enter(tenant, self.waiting_max.and(free)) {
+        let n_sequences = jobs.iter().map(|job| job.request.n as usize).sum();
+        let place = match self.load.waiting.enter(tenant, n_sequences, self.waiting_max.and(free)) {
             Ok(place) => place,
             Err(waiting) => return Err((jobs, Rejection::Full { waiting })),
         };

@@ -61,6 +61,11 @@ impl Rest {
         self.guests.load(Ordering::Relaxed) > 0
     }
 
+    #[cfg(test)]
+    pub(super) fn n_guests(&self) -> usize {
+        self.guests.load(Ordering::Relaxed)
+    }
+
     /// Called by owner threads between two passes, with the length of the one before.
     pub(super) fn keep(&self, pass: Duration) {
         let asked = Duration::from_micros(self.until_us.load(Ordering::Relaxed));

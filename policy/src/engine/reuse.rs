@@ -107,6 +107,6 @@ impl Worker<'_> {
         let n = self.cells.take(i, awaited.slot, n);
         self.cells.give_to(i, audience.clone(), sequence.index);
         sequence.cached_tokens = u32::try_from(n).unwrap_or(u32::MAX);
-        add(&self.counters.cached_prompt_tokens, n.saturating_sub(before));
+        add(&self.counters.engine.cached_prompt_tokens, n.saturating_sub(before));
     }
 }

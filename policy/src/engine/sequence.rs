@@ -12,7 +12,7 @@ use crate::{
         exchange::Exchange,
         sampler::{self, Draw, History, ORDER, Sampler},
         softmax::NotFinite,
-        stats::{Counters, add},
+        stats::{ResidentCounters, add},
         text::TextStream,
     },
     log_prob::LogProb,
@@ -47,7 +47,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) vocabulary: &'a Vocabulary,
     pub(super) context_tokens: usize,
     pub(super) sampler: &'a mut Sampler,
-    pub(super) counters: &'a Counters,
+    pub(super) counters: &'a ResidentCounters,
 }
 
 /// One choice in a slot.
@@ -154,7 +154,7 @@ impl Sequence {
         self.first_token.get_or_insert(at);
         self.history.push(token.id, &request.sampling);
         self.response.push(token);
-        add(&around.counters.generated_tokens, 1);
+        add(&around.counters.engine.generated_tokens, 1);
         let armed = self.response.len() > request.sampling.min_tokens as usize;
         let stops_here = request.sampling.stop_token_ids.contains(&token.id);
         let bytes = if stops_here { &[] } else { around.vocabulary.text_piece(token.id) };
@@ -180,7 +180,7 @@ impl Sequence {
     }
 
     /// Sends the end of this choice.
-    pub(super) fn finish(mut self, finish: FinishReason, version: PolicyVersion, counters: &Counters) {
+    pub(super) fn finish(mut self, finish: FinishReason, version: PolicyVersion, counters: &ResidentCounters) {
         counters.count_finish(finish);
         let text_tail = self.text.finish();
         let exchange = Rc::clone(&self.exchange);

@@ -1,6 +1,10 @@
-//! Counters of the engine, as Prometheus wants them: monotone, shared by all residents, read without a lock.
+//! Counters of the engine, as Prometheus wants them: monotone, shared by all residents, read without a lock. How requests end
+//! is also counted for each resident by itself: whoever watches one version must not be told of another's failures.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use super::rest::Rest;
 use crate::rollout::FinishReason;
@@ -22,8 +26,27 @@ pub(super) struct Counters {
     pub(super) rest: Rest,
 }
 
-/// Upper ends of the classes of [`EngineStats::step_sizes`], tokens; above the last lies one more class.
-pub const STEP_SIZES: [usize; 13] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096];
+/// Where one resident counts.
+#[derive(Debug)]
+pub(super) struct ResidentCounters {
+    /// What all residents count together.
+    pub(super) engine: Arc<Counters>,
+    failed: AtomicU64,
+    finished: AtomicU64,
+}
+
+/// How what was asked of a resident has ended, since it came into memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Endings {
+    /// Requests that ended in a failure of the engine.
+    pub failed: u64,
+    /// Responses that ended, however.
+    pub finished: u64,
+}
+
+/// Upper ends of the classes of [`EngineStats::step_sizes`], tokens; above the last lies one more class. A pass has at most
+/// `policy.batch_tokens` tokens, and the last end is vLLM's.
+pub const STEP_SIZES: [usize; 15] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384];
 
 /// Every finish reason, in the order of [`EngineStats::finished`].
 pub const FINISH_REASONS: [FinishReason; 5] = [
@@ -93,14 +116,50 @@ impl Counters {
         add(&self.step_tokens, n_tokens);
         add(&self.step_sizes[STEP_SIZES.partition_point(|&end| end < n_tokens)], 1);
     }
+}
+
+impl ResidentCounters {
+    pub(super) fn new(engine: Arc<Counters>) -> ResidentCounters {
+        ResidentCounters { engine, failed: AtomicU64::new(0), finished: AtomicU64::new(0) }
+    }
 
     pub(super) fn count_finish(&self, reason: FinishReason) {
         let i = FINISH_REASONS.iter().position(|&r| r == reason).expect("FINISH_REASONS holds every reason");
-        add(&self.finished[i], 1);
+        add(&self.engine.finished[i], 1);
+        add(&self.finished, 1);
+    }
+
+    pub(super) fn count_failure(&self) {
+        add(&self.engine.failed, 1);
+        add(&self.failed, 1);
+    }
+
+    pub(super) fn endings(&self) -> Endings {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Endings { failed: get(&self.failed), finished: get(&self.finished) }
     }
 }
 
 /// Relaxed: a reading of several counters is never one moment.
 pub(super) fn add(counter: &AtomicU64, n: usize) {
     counter.fetch_add(n as u64, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: the largest pass that can be configured has a class with an end, so that a quantile of it is no infinity. Method:
+    /// passes at the ends of classes and beside them, the largest among them.
+    #[test]
+    fn every_pass_that_can_be_configured_has_a_class() {
+        let counters = Counters::default();
+        for n_tokens in [1, 2, 3, 4096, 4097, 8192, 8193, 16384] {
+            counters.count_step(n_tokens);
+        }
+        let sizes = counters.read().step_sizes;
+        let class = |end| sizes[STEP_SIZES.iter().position(|&size| size == end).expect("an end")];
+        assert_eq!([1, 2, 4, 4096, 8192, 16384].map(class), [1, 1, 1, 1, 2, 2]);
+        assert_eq!(sizes.iter().sum::<u64>(), 8, "none lies above the last end");
+    }
 }

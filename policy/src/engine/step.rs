@@ -29,7 +29,7 @@ impl Worker<'_> {
     }
 
     fn apply(&mut self, plan: Plan) {
-        self.counters.count_step(usize::try_from(self.batch.n_tokens()).unwrap_or(0));
+        self.counters.engine.count_step(usize::try_from(self.batch.n_tokens()).unwrap_or(0));
         for (i, tokens) in &plan.gains {
             self.cells.append(*i, tokens);
             if let Some(Work::Answer(sequence)) = &self.slots[*i].work {

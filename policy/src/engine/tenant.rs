@@ -19,11 +19,54 @@ impl Tenant {
     pub const ANYBODY: Tenant = Tenant(0);
 }
 
-/// Requests admitted and not yet in a slot: of all, and of each tenant that is told apart.
+/// Requests, and the sequences that they ask for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Crowd {
+    pub(super) requests: usize,
+    pub(super) sequences: usize,
+}
+
+impl Crowd {
+    /// Whether, this being as many as may wait, a request with so many sequences may join those that do. The first may, whatever
+    /// it asks for.
+    fn admits(self, waiting: Crowd, n_sequences: usize) -> bool {
+        let has_room = waiting.requests == 0 || waiting.sequences + n_sequences <= self.sequences;
+        waiting.requests < self.requests && has_room
+    }
+
+    fn join(&mut self, n_sequences: usize) {
+        self.requests += 1;
+        self.sequences += n_sequences;
+    }
+
+    fn leave(&mut self, n_sequences: usize) {
+        self.requests = self.requests.saturating_sub(1);
+        self.sequences = self.sequences.saturating_sub(n_sequences);
+    }
+
+    /// A share of both, at least one where there is any.
+    fn share(self, share: f64) -> Crowd {
+        let of = |all: usize| ((all as f64 * share).ceil() as usize).clamp(all.min(1), all);
+        Crowd { requests: of(self.requests), sequences: of(self.sequences) }
+    }
+
+    fn and(self, free: usize) -> Crowd {
+        Crowd { requests: self.requests + free, sequences: self.sequences + free }
+    }
+}
+
+/// Requests of which some sequence was admitted and is not yet in a slot: of all, and of each tenant that is told apart.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    all: AtomicUsize,
-    of: Mutex<HashMap<Tenant, usize>>,
+    crowds: Mutex<Crowds>,
+    /// How many there are in all, for whoever only looks.
+    n_requests: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Crowds {
+    all: Crowd,
+    of: HashMap<Tenant, Crowd>,
 }
 
 /// A place among those who wait, given back when it is dropped.
@@ -31,65 +74,72 @@ pub(super) struct Waiting {
 pub(super) struct Place {
     waiting: Arc<Waiting>,
     tenant: Tenant,
+    n_sequences: usize,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.waiting.leave(self.tenant);
+        self.waiting.leave(self.tenant, self.n_sequences);
     }
 }
 
 /// How many may wait: of all tenants together, and of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct WaitingMax {
-    pub(super) all: usize,
-    pub(super) of_one: usize,
+    pub(super) all: Crowd,
+    pub(super) of_one: Crowd,
 }
 
 impl WaitingMax {
-    /// A queue of `all` places of which one tenant may fill a share, at least one place.
-    pub(super) fn new(all: usize, share: f64) -> WaitingMax {
-        WaitingMax { all, of_one: ((all as f64 * share).ceil() as usize).clamp(all.min(1), all) }
+    /// A queue of which one tenant may fill a share, at least one place.
+    pub(super) fn new(all: Crowd, share: f64) -> WaitingMax {
+        WaitingMax { all, of_one: all.share(share) }
     }
 
-    /// The same with as many places more as slots are free.
+    /// The same with as many more as slots are free.
     pub(super) fn and(self, free: usize) -> WaitingMax {
-        WaitingMax { all: self.all + free, of_one: self.of_one + free }
+        WaitingMax { all: self.all.and(free), of_one: self.of_one.and(free) }
     }
 }
 
 impl Waiting {
     pub(super) fn count(&self) -> usize {
-        self.all.load(Ordering::Relaxed)
+        self.n_requests.load(Ordering::Relaxed)
     }
 
-    /// Takes a place.
+    /// Takes a place for a request with so many sequences.
     ///
     /// # Errors
-    /// How many wait, of all or of this tenant, if that is as many as may.
-    pub(super) fn enter(self: &Arc<Waiting>, tenant: Tenant, max: WaitingMax) -> Result<Place, usize> {
-        let mut of = self.of.lock().expect(UNPOISONED);
-        let all = self.all.load(Ordering::Relaxed);
-        if all >= max.all {
-            return Err(all);
+    /// How many requests wait, of all or of this tenant, where these or their sequences are as many as may.
+    pub(super) fn enter(
+        self: &Arc<Waiting>,
+        tenant: Tenant,
+        n_sequences: usize,
+        max: WaitingMax,
+    ) -> Result<Place, usize> {
+        let mut crowds = self.crowds.lock().expect(UNPOISONED);
+        if !max.all.admits(crowds.all, n_sequences) {
+            return Err(crowds.all.requests);
         }
         if tenant != Tenant::ANYBODY {
-            let own = of.entry(tenant).or_default();
-            if *own >= max.of_one {
-                return Err(*own);
+            let own = crowds.of.entry(tenant).or_default();
+            if !max.of_one.admits(*own, n_sequences) {
+                return Err(own.requests);
             }
-            *own += 1;
+            own.join(n_sequences);
         }
-        self.all.store(all + 1, Ordering::Release);
-        Ok(Place { waiting: Arc::clone(self), tenant })
+        crowds.all.join(n_sequences);
+        self.n_requests.store(crowds.all.requests, Ordering::Release);
+        Ok(Place { waiting: Arc::clone(self), tenant, n_sequences })
     }
 
-    fn leave(&self, tenant: Tenant) {
-        let mut of = self.of.lock().expect(UNPOISONED);
-        if let Some(own) = of.get_mut(&tenant) {
-            *own = own.saturating_sub(1);
+    fn leave(&self, tenant: Tenant, n_sequences: usize) {
+        let mut crowds = self.crowds.lock().expect(UNPOISONED);
+        if let Some(own) = crowds.of.get_mut(&tenant) {
+            own.leave(n_sequences);
         }
-        self.all.fetch_sub(1, Ordering::Release);
+        crowds.all.leave(n_sequences);
+        self.n_requests.store(crowds.all.requests, Ordering::Release);
     }
 }
 
@@ -97,36 +147,59 @@ impl Waiting {
 mod tests {
     use super::*;
 
+    fn queue(requests: usize) -> Crowd {
+        Crowd { requests, sequences: 1000 }
+    }
+
     /// The places that a tenant gets who asks ten times.
     fn places(waiting: &Arc<Waiting>, tenant: Tenant, max: WaitingMax) -> Vec<Place> {
-        (0..10).filter_map(|_| waiting.enter(tenant, max).ok()).collect()
+        (0..10).filter_map(|_| waiting.enter(tenant, 1, max).ok()).collect()
     }
 
     #[test]
     fn one_tenant_never_fills_the_queue() {
-        let (waiting, max) = (Arc::default(), WaitingMax::new(8, 0.75));
+        let (waiting, max) = (Arc::default(), WaitingMax::new(queue(8), 0.75));
         let (heavy, light) = (Tenant(1), Tenant(2));
         let mut of_heavy = places(&waiting, heavy, max);
         assert_eq!(of_heavy.len(), 6);
-        assert_eq!(waiting.enter(heavy, max).err(), Some(6));
+        assert_eq!(waiting.enter(heavy, 1, max).err(), Some(6));
         let of_light = places(&waiting, light, max);
         assert_eq!(of_light.len(), 2, "the queue itself has a bound");
         drop(of_heavy.pop());
         assert_eq!(waiting.count(), 7);
-        assert!(waiting.enter(heavy, max).is_ok());
+        assert!(waiting.enter(heavy, 1, max).is_ok());
     }
 
     #[test]
     fn who_is_not_told_apart_may_fill_it() {
-        let (waiting, max) = (Arc::default(), WaitingMax::new(8, 0.1));
+        let (waiting, max) = (Arc::default(), WaitingMax::new(queue(8), 0.1));
         assert_eq!(places(&waiting, Tenant::ANYBODY, max).len(), 8);
     }
 
     #[test]
     fn every_tenant_has_a_place_where_there_is_one() {
         for (all, share, of_one) in [(0, 0.5, 0), (1, 0.01, 1), (256, 0.75, 192), (3, 0.5, 2), (4, 1.0, 4)] {
-            assert_eq!(WaitingMax::new(all, share), WaitingMax { all, of_one });
+            assert_eq!(WaitingMax::new(queue(all), share).of_one.requests, of_one);
         }
-        assert_eq!(WaitingMax::new(0, 0.5).and(2), WaitingMax { all: 2, of_one: 2 });
+        assert_eq!(WaitingMax::new(queue(0), 0.5).and(2).of_one, Crowd { requests: 2, sequences: 502 });
+    }
+
+    /// Goal: requests wait by what they ask for, and the first is never too large. Method: a queue of many places and few
+    /// sequences, of which one tenant may have half.
+    #[test]
+    fn sequences_have_a_bound_of_their_own() {
+        let (waiting, max) = (Arc::default(), WaitingMax::new(Crowd { requests: 100, sequences: 10 }, 0.5));
+        let enter = |tenant, n_sequences| Waiting::enter(&waiting, Tenant(tenant), n_sequences, max);
+        let huge = enter(1, 128).expect("nobody waits");
+        assert_eq!((enter(1, 1).err(), enter(2, 1).err()), (Some(1), Some(1)));
+        drop(huge);
+        let four = enter(1, 4).expect("the huge one is gone");
+        assert_eq!(enter(1, 2).err(), Some(1), "half are for others");
+        let five = enter(2, 5).expect("it is another's half");
+        assert_eq!(enter(3, 2).err(), Some(2), "nine wait");
+        let last = enter(3, 1).expect("nine wait");
+        assert_eq!((waiting.count(), enter(4, 1).err()), (3, Some(3)));
+        drop((four, five, last));
+        assert_eq!((waiting.count(), enter(1, 128).is_ok()), (0, true));
     }
 }

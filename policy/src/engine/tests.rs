@@ -6,6 +6,7 @@ mod deterministic;
 mod fairness;
 mod generation;
 mod model;
+mod places;
 mod prefixes;
 mod prompts;
 mod residents;

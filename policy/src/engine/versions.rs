@@ -2,18 +2,17 @@
 
 use std::{
     path::Path,
-    sync::{Arc, OnceLock, atomic::Ordering},
+    sync::{Arc, OnceLock, PoisonError, Weak, atomic::Ordering},
     time::{Duration, Instant},
 };
+
+use dashmap::DashMap;
 
 use crate::{
     engine::{Engine, EngineError, UNPOISONED, gguf, loading, resident::Resident, worker::Setup},
     failpoint, threads,
     version::PolicyVersion,
 };
-
-/// How long a load waits for the one that stepped down to finish what it runs and free its memory.
-const STEPPED_DOWN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What [`Engine::recall`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +41,8 @@ impl InMemory {
 }
 
 /// What is called with those that are still in memory when a version has left it.
-pub(super) type Freed = Arc<OnceLock<Box<dyn Fn(&[InMemory]) + Send + Sync>>>;
+pub(super) type Freed = Arc<OnceLock<Tell>>;
+type Tell = Box<dyn Fn(&[InMemory]) + Send + Sync>;
 
 impl Engine {
     /// Has `tell` called whenever a version has left memory, on the thread that held it, with those that are still there. Only
@@ -70,12 +70,17 @@ impl Engine {
     }
 
     /// Brings a version into memory beside the live one; blocks the caller until its canary has passed. The file must speak
-    /// version 0's vocabulary. A version that has stepped down makes room for it, once its header has been found in order.
+    /// version 0's vocabulary. A version that has stepped down makes room for it, once its header has been found in order, and
+    /// it waits a while for those that are leaving. One version is loaded at a time: each has the places and the memory that
+    /// the one before has left.
     ///
     /// # Errors
-    /// [`EngineError`] with the reason; who serves is then what it was.
+    /// [`EngineError`] with the reason, and one that [lacks room](EngineError::lacks_room) where it might be loaded later; who
+    /// serves is then what it was.
     pub fn load(&self, version: PolicyVersion, path: &Path) -> Result<(), EngineError> {
         let shared = &self.0;
+        // Nothing is guarded but the order, so a panic in a load breaks nothing.
+        let _turn = shared.loading.lock().unwrap_or_else(PoisonError::into_inner);
         let refused = |reason: &str| EngineError::Load { path: path.to_owned(), reason: reason.into() };
         if shared.shutting_down.load(Ordering::Acquire) {
             return Err(refused("the engine is shutting down"));
@@ -83,26 +88,16 @@ impl Engine {
         if self.is_ready(version) {
             return Err(EngineError::AlreadyLoaded(version));
         }
-        let _guest = shared.counters.rest.guest();
         failpoint::reached("engine.load").map_err(|error| refused(&error.to_string()))?;
-        if gguf::inspect(path)?.tokenizer != shared.vocabulary.digest() {
+        let found = gguf::inspect(path)?;
+        if found.tokenizer != shared.vocabulary.digest() {
             return Err(refused("its tokenizer is not version 0's"));
         }
-        self.make_room_for(version);
-        let setup = Setup::new(&shared.config, &shared.vocabulary, &shared.gate, shared.context_tokens, version, path);
+        let setup = self.setup(version, path);
+        self.admit(&setup, &found)?;
+        let _guest = shared.counters.rest.guest();
         let weights = loading::weights(&setup, Some(&shared.base))?;
-        let (residents, freed) = (Arc::downgrade(&shared.residents), Arc::downgrade(&shared.freed));
-        let forget = move || {
-            let Some(residents) = residents.upgrade() else { return };
-            let is_gone = |resident: &Resident| resident.version == version && resident.is_draining();
-            // Before it leaves the list, so that a shutdown waits until whoever is told has done what there is to do.
-            if let Some(tell) = freed.upgrade().as_deref().and_then(OnceLock::get) {
-                let others = residents.iter().filter(|resident| !is_gone(resident));
-                let others: Vec<InMemory> = others.map(|resident| InMemory::of(&resident)).collect();
-                tell(&others);
-            }
-            residents.remove_if(&version, |_, resident| resident.is_draining());
-        };
+        let forget = forgetting(version, Arc::downgrade(&shared.residents), Arc::downgrade(&shared.freed));
         let resident = Resident::start(
             &shared.nursery,
             (setup, weights),
@@ -190,14 +185,10 @@ impl Engine {
         }
     }
 
-    /// Whoever has stepped down leaves memory before another version comes into it.
-    fn make_room_for(&self, version: PolicyVersion) {
-        let stepped_down = self.0.swap.lock().expect(UNPOISONED).take_if(|other| *other != version);
-        let Some(resident) = stepped_down.and_then(|other| self.resident(other)) else { return };
-        resident.drain();
-        if !resident.wait_freed(STEPPED_DOWN_PATIENCE) {
-            tracing::debug!(version = %resident.version, "still answers while another version is loaded");
-        }
+    /// What a version is loaded with.
+    pub(super) fn setup(&self, version: PolicyVersion, path: &Path) -> Setup {
+        let shared = &self.0;
+        Setup::new(&shared.config, &shared.vocabulary, &shared.gate, shared.context_tokens, version, path)
     }
 
     /// Lets a version finish what it runs and free its memory on its own thread. Returns at once; to retire a version that
@@ -234,5 +225,24 @@ impl Engine {
             resident.wait_freed(Duration::from_secs(60));
         }
         unfinished.is_empty()
+    }
+}
+
+/// What is done on a version's thread once it has freed its memory.
+fn forgetting(
+    version: PolicyVersion,
+    residents: Weak<DashMap<PolicyVersion, Arc<Resident>>>,
+    freed: Weak<OnceLock<Tell>>,
+) -> impl FnOnce() + Send + 'static {
+    move || {
+        let Some(residents) = residents.upgrade() else { return };
+        let is_gone = |resident: &Resident| resident.version == version && resident.is_draining();
+        // Before it leaves the list, so that a shutdown waits until whoever is told has done what there is to do.
+        if let Some(tell) = freed.upgrade().as_deref().and_then(OnceLock::get) {
+            let others = residents.iter().filter(|resident| !is_gone(resident));
+            let others: Vec<InMemory> = others.map(|resident| InMemory::of(&resident)).collect();
+            tell(&others);
+        }
+        residents.remove_if(&version, |_, resident| resident.is_draining());
     }
 }

@@ -37,7 +37,7 @@ use crate::{
         reuse::Awaited,
         sampler::Sampler,
         sequence::Sequence,
-        stats::Counters,
+        stats::ResidentCounters,
         tenant::Place,
     },
     log_prob::LogProb,
@@ -132,7 +132,7 @@ pub(super) struct Worker<'m> {
     pub(super) sampler: Sampler,
     /// A row of logits while it is drawn from; kept for its allocation.
     pub(super) row: Vec<f32>,
-    pub(super) counters: Arc<Counters>,
+    pub(super) counters: Arc<ResidentCounters>,
     pub(super) load: Arc<Load>,
     pub(super) queue: Queue,
     /// Bounded by admission.
@@ -157,7 +157,7 @@ impl Worker<'_> {
         weights: Weights,
         setup: Setup,
         load: Arc<Load>,
-        counters: Arc<Counters>,
+        counters: Arc<ResidentCounters>,
         commands: &Receiver<Command>,
         ready: &Sender<Result<(), EngineError>>,
     ) {
@@ -175,7 +175,7 @@ impl Worker<'_> {
         weights: &Weights,
         setup: Setup,
         load: Arc<Load>,
-        counters: Arc<Counters>,
+        counters: Arc<ResidentCounters>,
     ) -> Result<Worker<'_>, EngineError> {
         let model: &LlamaModel = &weights.model;
         let adapter = loading::adapter(weights, &setup)?;
@@ -225,7 +225,7 @@ impl Worker<'_> {
                 }
             } else {
                 self.at_work.get_or_insert_with(|| self.setup.gate.work());
-                self.counters.rest.keep(self.last_pass);
+                self.counters.engine.rest.keep(self.last_pass);
                 let began = Instant::now();
                 self.step();
                 self.last_pass = began.elapsed();

@@ -5,8 +5,9 @@
 //! its prompt, which costs several answers a prompt and spares a model: live traffic mostly has one answer a prompt, so
 //! there only GAE and REINFORCE++ learn anything.
 //!
-//! The KL penalty is in the rewards for all of them. DeepSeek's GRPO and REINFORCE++-baseline pay it as a loss of its own
-//! instead (k3, k2); in the reward it has the right gradient (see [`kl`](crate::kl)) and the same β as everywhere else.
+//! The KL penalty is in the rewards for all of them, where it has the right gradient (see [`kl`](crate::kl)) and the same β
+//! as everywhere else: a group then compares S_i − β·ΣKL. DeepSeek's GRPO and REINFORCE++-baseline compare bare scores and pay
+//! the KL as a loss of its own (k3, k2): that is `ppo.kl_in = "loss"` ([`KlPenalty`](crate::loss::KlPenalty)). Dr. GRPO pays none.
 
 use std::collections::BTreeMap;
 
@@ -32,9 +33,9 @@ pub enum AdvantageEstimator {
     Grpo,
     /// The return minus the group's mean.
     DrGrpo,
-    /// The reward to go, whitened.
+    /// The reward to go, whitened (Hu, arXiv 2501.03262, section 3).
     ReinforcePp,
-    /// The return minus the group's mean, whitened.
+    /// The return minus the group's mean, whitened (the same, section 3.3).
     ReinforcePpBaseline,
 }
 
@@ -115,8 +116,9 @@ impl Experience {
         for i in 0..self.episodes.len() {
             let range = self.range(i);
             let mask = vec![true; range.len()];
-            // An answer that was cut off is final too: its score was replaced, there is nothing left to come.
-            let got = gae(&self.rewards[range.clone()], &self.passes.values[range], &mask, 0.0, options);
+            // 0 after most answers that were cut off too: their score was replaced, there is nothing left to come.
+            let bootstrap = self.passes.last_values[i];
+            let got = gae(&self.rewards[range.clone()], &self.passes.values[range], &mask, bootstrap, options);
             self.advantages.extend(got.advantages);
             self.returns.extend(got.returns);
         }

@@ -4,7 +4,10 @@ use policy::{FinishReason, PolicyVersion, TokenId, sequence_batch::Sequence};
 use reward::ScoredRollout;
 
 use super::held_out::is_held_out;
-use crate::rollout_log::{DropReason, obstacle};
+use crate::{
+    rollout_log::{DropReason, obstacle},
+    staleness::staleness_along,
+};
 
 /// One rollout as the trainer reads it.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +39,13 @@ impl Episode {
     pub fn n_tokens(&self) -> usize {
         self.behavior.len()
     }
+}
+
+/// Whether the value model says what an answer that was cut off would still have earned: V after its last token takes the place
+/// of its score. By the daemon's own limit: `ppo.missing_eos`; by the client's: `ppo.client_limit`.
+pub(super) fn bootstraps(episode: &Episode, config: &config::Ppo) -> bool {
+    let word = if episode.cut_by_daemon { &config.missing_eos } else { &config.client_limit };
+    !episode.terminated && word == "bootstrap"
 }
 
 /// What an episode must fit.
@@ -81,7 +91,8 @@ fn episode(index: usize, scored: &ScoredRollout, limits: Limits<'_>) -> Result<E
     if rollout.finish == FinishReason::ClientLimit && !limits.trains_client_limited {
         return Err(DropReason::ClientLimit);
     }
-    let Some(staleness) = limits.lineage.iter().position(|v| *v == rollout.version) else {
+    // All of its tokens are one version's.
+    let Some(staleness) = staleness_along(limits.lineage, &[rollout.version]) else {
         return Err(DropReason::Stale);
     };
     if rollout.prompt.is_empty() {
@@ -105,6 +116,6 @@ fn episode(index: usize, scored: &ScoredRollout, limits: Limits<'_>) -> Result<E
         score: scored.scored().score.0,
         terminated: matches!(rollout.finish, FinishReason::EndToken | FinishReason::Stop),
         cut_by_daemon: rollout.finish == FinishReason::DaemonLimit,
-        staleness: staleness as u64,
+        staleness,
     })
 }

@@ -2,6 +2,7 @@
 
 use super::{
     AdvantageEstimator, Episode,
+    episode::bootstraps,
     micro_batches::{Budget, MicroBatches, Pace, batch_of, temperatures_of},
 };
 use crate::{error::PpoError, models::Models};
@@ -17,6 +18,9 @@ pub struct Passes {
     pub reference: Vec<f64>,
     /// V_old, before each token, score units; 0 where the estimator asks no value model.
     pub values: Vec<f64>,
+    /// V_old after the last token, one an *episode*, score units; 0 but for answers that were cut off and whose rest the value
+    /// model guesses.
+    pub last_values: Vec<f64>,
 }
 
 impl Passes {
@@ -59,8 +63,31 @@ impl Passes {
             entropies: flat.scatter(entropies),
             reference: flat.scatter(reference),
             values,
+            last_values: last_values(episodes, models, config, pace)?,
         })
     }
+}
+
+/// One an episode, from a pass over those alone that need it.
+fn last_values(
+    episodes: &[Episode],
+    models: &Models,
+    config: &config::Ppo,
+    pace: Pace<'_>,
+) -> Result<Vec<f64>, PpoError> {
+    let cut: Vec<usize> = (0..episodes.len()).filter(|&i| bootstraps(&episodes[i], config)).collect();
+    let mut last = vec![0.0; episodes.len()];
+    if cut.is_empty() {
+        return Ok(last);
+    }
+    let pieces = MicroBatches::of(episodes, &cut, Budget::of(models, config));
+    let values = models
+        .value
+        .open(|model| Ok(pieces.map(pace, |members| model.scores_at_last(&batch_of(episodes, members)))))??;
+    for (members, values) in pieces.pieces().iter().zip(values) {
+        members.iter().zip(values).for_each(|(&i, value)| last[i] = f64::from(value));
+    }
+    Ok(last)
 }
 
 /// Where the tokens of each piece belong among those of all episodes.
@@ -104,16 +131,17 @@ impl Passes {
     pub(super) fn without_broken(self, episodes: Vec<Episode>) -> (Vec<Episode>, Passes, Vec<usize>) {
         let (mut whole, mut rest, mut broken) = (Vec::new(), Passes::default(), Vec::new());
         let mut start = 0;
-        for episode in episodes {
+        for (episode, last_value) in episodes.into_iter().zip(self.last_values) {
             let range = start..start + episode.n_tokens();
             start = range.end;
             let own = [&self.old, &self.entropies, &self.reference, &self.values].map(|x| &x[range.clone()]);
-            if !own.iter().all(|x| x.iter().all(|v| v.is_finite())) {
+            if !(last_value.is_finite() && own.iter().all(|x| x.iter().all(|v| v.is_finite()))) {
                 broken.push(episode.index);
                 continue;
             }
             let kept = [&mut rest.old, &mut rest.entropies, &mut rest.reference, &mut rest.values];
             kept.into_iter().zip(own).for_each(|(all, own)| all.extend_from_slice(own));
+            rest.last_values.push(last_value);
             whole.push(episode);
         }
         (whole, rest, broken)

@@ -4,7 +4,7 @@ mod weights;
 use policy::{FinishReason, PolicyVersion, TokenId};
 use reward::ScoredRollout;
 
-use super::{Episode, Experience, Limits, Passes, admit};
+use super::{Episode, Experience, Limits, Passes, admit, bootstraps};
 use crate::{
     rollout_log::DropReason,
     test_world::{END, VOCAB, World, share_of},
@@ -92,6 +92,9 @@ fn episode(index: usize, n_tokens: usize, score: f64, terminated: bool) -> Episo
     }
 }
 
+/// What the value model says of the rest of an answer that was cut off, where it is asked.
+const LAST_VALUE: f64 = 0.75;
+
 fn from_passes(episodes: Vec<Episode>, old: &[f64], reference: &[f64], values: &[f64]) -> Experience {
     from_passes_with(episodes, [old, reference, values], |_| ())
 }
@@ -101,15 +104,16 @@ fn from_passes_with(
     [old, reference, values]: [&[f64]; 3],
     change: impl FnOnce(&mut config::Ppo),
 ) -> Experience {
+    let mut config = config::Config::default().ppo;
+    (config.lambda, config.score_clip, config.missing_eos_score) = (1.0, 2.0, -1.0);
+    change(&mut config);
     let passes = Passes {
         old: old.to_vec(),
         entropies: vec![0.0; old.len()],
         reference: reference.to_vec(),
         values: values.to_vec(),
+        last_values: episodes.iter().map(|e| if bootstraps(e, &config) { LAST_VALUE } else { 0.0 }).collect(),
     };
-    let mut config = config::Config::default().ppo;
-    (config.lambda, config.score_clip, config.missing_eos_score) = (1.0, 2.0, -1.0);
-    change(&mut config);
     Experience::from_passes(episodes, passes, &config, 0.1)
 }
 
@@ -121,6 +125,34 @@ fn rewards_pay_the_penalty_per_token_and_the_score_at_the_end() {
     assert_eq!(got.rewards, vec![-0.1, 2.0, -1.0]);
     assert_eq!(got.returns, vec![1.9, 2.0, -1.0]);
     assert_eq!(got.advantages, vec![1.4, 1.5, -1.0]);
+}
+
+/// Goal: the rest of an answer that was cut off is worth what the value model says of it, in place of a score, and only where a
+/// knob says so. Method: one that ended, one that the daemon cut and one that its client cut, at λ = 1 and γ = 0.5.
+#[test]
+fn the_value_model_may_speak_for_what_was_cut_off() {
+    let returns = |missing_eos: &str, client_limit: &str| {
+        let mut by_client = episode(2, 1, 0.5, false);
+        by_client.cut_by_daemon = false;
+        let episodes = vec![episode(0, 1, 1.0, true), episode(1, 2, 1.0, false), by_client];
+        let passes = [&[-1.0; 4][..], &[-1.0; 4], &[0.1; 4]];
+        let got = from_passes_with(episodes, passes, |config| {
+            (config.missing_eos, config.client_limit) = (missing_eos.to_string(), client_limit.to_string());
+            config.gamma = 0.5;
+        });
+        assert!((got.advantages[2] - (got.returns[2] - 0.1)).abs() < 1e-12);
+        got.returns
+    };
+    let rest = 0.5 * LAST_VALUE;
+    for (missing_eos, client_limit, expected) in [
+        ("replace", "score", [1.0, -0.5, -1.0, 0.5]),
+        ("bootstrap", "score", [1.0, 0.5 * rest, rest, 0.5]),
+        ("replace", "bootstrap", [1.0, -0.5, -1.0, rest]),
+    ] {
+        let got = returns(missing_eos, client_limit);
+        let close = got.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12);
+        assert!(close, "{missing_eos}, {client_limit}: {got:?} instead of {expected:?}");
+    }
 }
 
 /// A sequence that another policy drew has no say in the scale of the others' advantages.
@@ -153,8 +185,9 @@ fn a_pass_that_is_not_finite_drops_its_episode_only() {
         entropies: vec![0.5; 4],
         reference: vec![-1.0, -2.0, -3.0, -4.0],
         values: vec![0.0, 0.0, f64::NAN, 0.0],
+        last_values: vec![0.5, 0.0, 0.0],
     };
     let (whole, rest, broken) = passes.without_broken(episodes);
     assert_eq!(whole.iter().map(|e| e.index).collect::<Vec<_>>(), vec![4, 9]);
-    assert_eq!((rest.reference, broken), (vec![-1.0, -2.0, -4.0], vec![6]));
+    assert_eq!((rest.reference, rest.last_values, broken), (vec![-1.0, -2.0, -4.0], vec![0.5, 0.0], vec![6]));
 }

@@ -18,13 +18,13 @@ pub struct Lesson {
 }
 
 /// Lessons below which nothing is said.
-const LESSONS_MIN: usize = 16;
+pub const LESSONS_MIN: usize = 16;
 
 /// Student's t of the covariance between what episodes were paid and how much likelier they became, `Δ_i`, nats:
 ///
 /// `p_i = (paid_i − mean paid) · (Δ_i − mean Δ)`, `t = mean p / (sd p / √n)`.
 ///
-/// Far below 0: the update unlearnt its lessons. `None` with fewer than sixteen episodes, or where nothing differs.
+/// Far below 0: the update unlearnt its lessons. `None` with fewer than [`LESSONS_MIN`] episodes, or where nothing differs.
 #[must_use]
 pub fn alignment(lessons: &[Lesson]) -> Option<f64> {
     let n = lessons.len();

@@ -1,18 +1,46 @@
 //! Two versions' answers to the same questions, compared.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use policy::{FinishReason, Rollout, TokenId};
 
-/// Pairs below which no interval is worth its name.
+use super::questions::Asked;
+
+/// Independent pairs below which no interval is worth its name.
 pub const PAIRS_MIN: usize = 8;
 /// Quantile of the normal distribution for a two-sided 95 % interval.
 const Z_95: f64 = 1.96;
 
+/// One question, answered by both.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pair {
+    /// The place of the first pair with this prompt.
+    pub prompt: usize,
+    /// The place of the first one with the same answers to it, too.
+    pub draw: usize,
+    /// Reward of the first − reward of the second; 0 until they are judged.
+    pub difference: f64,
+}
+
+impl Pair {
+    /// Of answers that belong together, not judged yet.
+    #[must_use]
+    pub fn unjudged(first: &[Rollout], second: &[Rollout]) -> Vec<Pair> {
+        let ids = |rollout: &Rollout| rollout.response.iter().map(|token| token.id).collect::<Vec<TokenId>>();
+        let (mut prompts, mut draws) = (HashMap::new(), HashMap::new());
+        let pair = |(i, (first, second)): (usize, (&Rollout, &Rollout))| {
+            let prompt = *prompts.entry(first.prompt.clone()).or_insert(i);
+            let draw = *draws.entry((prompt, ids(first), ids(second))).or_insert(i);
+            Pair { prompt, draw, difference: 0.0 }
+        };
+        first.iter().zip(second).enumerate().map(pair).collect()
+    }
+}
+
 /// A mean of paired differences, with what is known about it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PairedDifference {
-    /// Pairs.
+    /// Differences that are independent of each other.
     pub n: usize,
     /// Mean of first − second.
     pub mean: f64,
@@ -21,16 +49,21 @@ pub struct PairedDifference {
 }
 
 impl PairedDifference {
-    /// Of two lists that belong together; `None` below [`PAIRS_MIN`].
+    /// The mean over prompts of the mean over each one's pairs: answers to one prompt resemble each other, so that asking it
+    /// again makes its own difference surer and no other one. `None` below [`PAIRS_MIN`].
+    ///
+    /// Where traffic has fewer prompts than that, over the pairs of different answers: what is found is then true of these
+    /// prompts, and there are no others that it had to be true of. The same answers again are never another pair.
     #[must_use]
-    pub fn of(first: &[f64], second: &[f64]) -> Option<PairedDifference> {
-        let n = first.len().min(second.len());
+    pub fn of(pairs: &[Pair]) -> Option<PairedDifference> {
+        let by_prompt = means_by(pairs, |pair| pair.prompt);
+        let differences = if by_prompt.len() < PAIRS_MIN { means_by(pairs, |pair| pair.draw) } else { by_prompt };
+        let n = differences.len();
         if n < PAIRS_MIN {
             return None;
         }
-        let differences = first.iter().zip(second).map(|(a, b)| a - b);
-        let mean = differences.clone().sum::<f64>() / n as f64;
-        let variance = differences.map(|d| (d - mean).powi(2)).sum::<f64>() / (n - 1) as f64;
+        let mean = differences.iter().sum::<f64>() / n as f64;
+        let variance = differences.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / (n - 1) as f64;
         Some(PairedDifference { n, mean, standard_error: (variance / n as f64).sqrt() })
     }
 
@@ -45,6 +78,16 @@ impl PairedDifference {
     pub fn lower(&self) -> f64 {
         self.mean - Z_95 * self.standard_error
     }
+}
+
+/// Mean difference of the pairs that share a key, in order of the keys.
+fn means_by(pairs: &[Pair], key: impl Fn(&Pair) -> usize) -> Vec<f64> {
+    let mut sums: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
+    for pair in pairs {
+        let (sum, n) = sums.entry(key(pair)).or_default();
+        (*sum, *n) = (*sum + pair.difference, *n + 1.0);
+    }
+    sums.into_values().map(|(sum, n)| sum / n).collect()
 }
 
 /// What the answers of one version are like.
@@ -91,6 +134,8 @@ pub struct Comparison {
     pub candidate: Manner,
     /// The live version's answers to the same questions, drawn with the same random numbers.
     pub live: Manner,
+    /// What they were asked.
+    pub asked: Asked,
     /// Reward of the candidate − reward of the live version; `None` where nothing judges, or there are too few pairs.
     pub reward: Option<PairedDifference>,
     /// Who judged both: the reward version of every score; `None` where `reward` is.
@@ -122,16 +167,45 @@ mod tests {
         }
     }
 
+    /// So many pairs of this difference, of one prompt, all drawn anew.
+    fn pairs(prompt: usize, n: usize, difference: f64) -> Vec<Pair> {
+        (0..n).map(|i| Pair { prompt, draw: prompt + i, difference }).collect()
+    }
+
     #[test]
     fn a_paired_difference_by_hand() {
-        let first = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
-        let second = [0.0, 2.0, 2.0, 4.0, 4.0, 6.0, 6.0, 8.0];
-        let difference = PairedDifference::of(&first, &second).unwrap();
+        let all: Vec<Pair> = (0..8).flat_map(|i| pairs(i, 1, ((i + 1) % 2) as f64)).collect();
+        let difference = PairedDifference::of(&all).unwrap();
         // Differences 1 and 0 in turn: variance 8 · 0.25 / 7, error √(that / 8).
         assert_eq!((difference.n, difference.mean), (8, 0.5));
         assert!((difference.standard_error - (2.0f64 / 7.0 / 8.0).sqrt()).abs() < 1e-15);
         assert!(difference.lower() > 0.0 && difference.upper() < 1.0);
-        assert_eq!(PairedDifference::of(&first[..7], &second[..7]), None);
+        assert_eq!(PairedDifference::of(&all[..7]), None);
+    }
+
+    /// Goal: a prompt that is asked often weighs no more than others, and asked again it makes nothing surer than it is. Method: the
+    /// eight differences above, with the first prompt asked a hundred times; one prompt alone, with new answers each time and with
+    /// the same ones.
+    #[test]
+    fn copies_of_a_question_are_not_independent() {
+        let once: Vec<Pair> = (0..8).flat_map(|i| pairs(1000 * i, 1, ((i + 1) % 2) as f64)).collect();
+        let often = [pairs(0, 100, 1.0), once[1..].to_vec()].concat();
+        assert_eq!(PairedDifference::of(&often), PairedDifference::of(&once));
+        assert_eq!(PairedDifference::of(&pairs(0, 32, -1.0)).unwrap().n, 32, "all that is asked is this prompt");
+        let same = vec![Pair { prompt: 0, draw: 0, difference: -1.0 }; 32];
+        assert_eq!(PairedDifference::of(&same), None, "one greedy prompt was asked once, however often");
+    }
+
+    #[test]
+    fn pairs_know_their_prompt_and_whether_they_were_drawn_before() {
+        let asked = |prompt: u32, said: u32| Rollout {
+            prompt: vec![TokenId(prompt)],
+            ..answer(&[said], FinishReason::EndToken)
+        };
+        let first = [asked(1, 5), asked(2, 5), asked(1, 5), asked(1, 5), asked(1, 6)];
+        let second = [asked(1, 7), asked(2, 7), asked(1, 7), asked(1, 8), asked(1, 7)];
+        let found: Vec<_> = Pair::unjudged(&first, &second).iter().map(|pair| (pair.prompt, pair.draw)).collect();
+        assert_eq!(found, [(0, 0), (1, 1), (0, 0), (0, 3), (0, 4)]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use reward::{ScoreError, Scorer, ScorerError};
 
 use super::{
     comparison::{Comparison, Manner},
-    questions::Question,
+    questions::{Asked, Question},
 };
 use crate::rollout_log::LogError;
 
@@ -94,7 +94,8 @@ impl Trial<'_> {
         });
         let (of_candidate, of_live) = (of_candidate?, of_live?);
         let (reward, judge) = self.judge(&of_candidate, &of_live)?.unzip();
-        Ok(Some(Comparison { candidate: Manner::of(&of_candidate), live: Manner::of(&of_live), reward, judge }))
+        let (candidate, live) = (Manner::of(&of_candidate), Manner::of(&of_live));
+        Ok(Some(Comparison { candidate, live, asked: Asked::of(self.questions), reward, judge }))
     }
 
     fn answers(&self, version: PolicyVersion, go_on: &dyn Fn() -> bool) -> Result<Vec<Rollout>, TrialError> {
@@ -145,7 +146,7 @@ impl Trial<'_> {
         cancel: &CancelFlag,
         answers: crossbeam_channel::Sender<(usize, Result<Rollout, String>)>,
     ) -> GenerateRequest {
-        let Question { prompt, sampling } = &self.questions[i];
+        let Question { prompt, sampling, .. } = &self.questions[i];
         GenerateRequest {
             id: format!("trial-{i}"),
             prompt: prompt.clone(),

@@ -139,6 +139,9 @@ pub fn judge(evidence: &Evidence<'_>, config: &config::Ppo) -> Verdict {
     let mode = Mode::of(config);
     if mode != Mode::Off {
         round_is_sound(evidence, config, &mut doubts);
+        if evidence.alignment.is_none() {
+            verdict.numbers.insert(names::NO_ALIGNMENT.to_string(), 1.0);
+        }
         if let Some(trial) = evidence.trial {
             manner_is_kept(trial, config, &mut doubts);
             reward_is_kept(trial, evidence.lineage, &mut doubts, &mut verdict.numbers);
@@ -175,7 +178,12 @@ fn is_what_it_claims(evidence: &Evidence<'_>, verdict: &mut Verdict) {
         ("parity/mean", parity.mean),
         ("parity/limit", parity_limits.hard),
     ];
-    let measured = [("gate/alignment", evidence.alignment), ("gate/ptx_rise", evidence.ptx_rise)];
+    let kl = evidence.stats.policy_final_kl_to_reference;
+    let measured = [
+        ("gate/alignment", evidence.alignment),
+        ("gate/objective_kl", Some(kl).filter(|kl| kl.is_finite())),
+        ("gate/ptx_rise", evidence.ptx_rise),
+    ];
     let measured = measured.into_iter().filter_map(|(name, value)| Some((name, value?)));
     verdict.numbers.extend(numbers.into_iter().chain(measured).map(|(name, value)| (name.to_string(), value)));
 }
@@ -185,8 +193,12 @@ fn round_is_sound(evidence: &Evidence<'_>, config: &config::Ppo, doubts: &mut Ve
     let skip_kl = crate::guard::limit(config.skip_kl).min(f64::MAX);
     Verdict::within(doubts, "KL to the live policy, nats per token", stats.policy_final_kl_k3, skip_kl);
     let kl_limit = if config.kl_adaptive { KL_TARGET_MULTIPLE * config.kl_target } else { f64::MAX };
-    Verdict::within(doubts, "KL to version 0, nats per episode", stats.objective_kl, kl_limit);
+    Verdict::within(doubts, "KL to version 0, nats per episode", stats.policy_final_kl_to_reference, kl_limit);
     Verdict::within(doubts, "objective", stats.objective_rlhf_reward, f64::MAX);
+    if evidence.parity.n_tokens == 0 {
+        doubts
+            .push("engine and trainer were not compared: no prompt of the round leaves room for an answer".to_string());
+    }
     if let Some(alignment) = evidence.alignment {
         let what = "the update made better-paid answers less likely (t of their covariance)";
         Verdict::at_least(doubts, what, alignment, ALIGNMENT_MIN);
@@ -211,11 +223,17 @@ fn manner_is_kept(trial: &Comparison, config: &config::Ppo, doubts: &mut Vec<Str
 }
 
 fn reward_is_kept(trial: &Comparison, lineage: &[Rung], doubts: &mut Vec<String>, numbers: &mut BTreeMap<String, f64>) {
-    let Comparison { candidate, live, reward, judge } = trial;
+    let Comparison { candidate, live, asked, reward, judge } = trial;
     let mut note = |name: &str, value: f64| {
         numbers.insert(name.to_string(), value);
     };
     note("gate/prompts", candidate.n as f64);
+    let of_prompts = [
+        (names::PROMPTS, asked.n_prompts),
+        (names::PROMPTS_HELD_OUT, asked.n_held_out),
+        (names::PROMPTS_LEARNT, asked.n_learnt),
+    ];
+    of_prompts.into_iter().for_each(|(name, n)| note(name, n as f64));
     for (who, manner) in [("candidate", candidate), ("live", live)] {
         note(&format!("gate/length_{who}"), manner.length);
         note(&format!("gate/eos_rate_{who}"), manner.eos_rate);
@@ -233,8 +251,7 @@ fn reward_is_kept(trial: &Comparison, lineage: &[Rung], doubts: &mut Vec<String>
     note("gate/drift", drift);
     let interval = format!("{:.4} to {:.4}", reward.lower(), reward.upper());
     if !reward.mean.is_finite() || reward.upper() < 0.0 {
-        let n = reward.n;
-        doubts.push(format!("reward on {n} held-out questions is lower than the live version's by {interval}"));
+        doubts.push(format!("reward on {asked} is lower than the live version's by {interval}"));
     }
     let what = "reward added up along the lineage, in standard errors";
     Verdict::at_least(doubts, what, drift, DRIFT_MIN);
@@ -243,7 +260,7 @@ fn reward_is_kept(trial: &Comparison, lineage: &[Rung], doubts: &mut Vec<String>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gate::{Manner, PairedDifference};
+    use crate::gate::{Asked, Manner, PairedDifference};
 
     const LIMITS: ParityLimits = ParityLimits { expected: 2e-3, hard: 2e-2 };
 
@@ -263,13 +280,19 @@ mod tests {
         let manner = Manner { n: 32, length: 20.0, eos_rate: 0.9, distinct_2: 0.5 };
         let mut case = Case {
             parity: Parity { n_tokens: 9, max: 1e-3, mean: 1e-4 },
-            stats: RoundStats { objective_kl: 100.0, policy_final_kl_k3: 0.01, ..RoundStats::default() },
+            stats: RoundStats {
+                objective_kl: 0.0,
+                policy_final_kl_to_reference: 100.0,
+                policy_final_kl_k3: 0.01,
+                ..RoundStats::default()
+            },
             config: config::Config::default().ppo,
             n_broken_tensors: 0,
             alignment: Some(1.0),
             trial: Comparison {
                 candidate: manner.clone(),
                 live: manner,
+                asked: Asked { n_prompts: 32, n_held_out: 32, n_learnt: 0 },
                 reward: Some(PairedDifference { n: 32, mean: -0.1, standard_error: 0.1 }),
                 judge: Some("model@ab".to_owned()),
             },
@@ -295,6 +318,7 @@ mod tests {
         let verdict = verdict(|_| ());
         assert_eq!(verdict.refusals, Vec::<String>::new());
         assert_eq!((verdict.numbers["gate/pass"], verdict.numbers["parity/max"]), (1.0, 1e-3));
+        assert_eq!(verdict.numbers["gate/objective_kl"], 100.0, "the candidate's, not that of where the round began");
         assert_eq!(verdict.numbers[names::REWARD_DIFFERENCE], -0.1, "a little worse may be chance");
     }
 
@@ -316,11 +340,12 @@ mod tests {
     /// What breaks one check.
     type Fault = fn(&mut Case);
 
-    const CHECKS: [(&str, Fault); 12] = [
+    const CHECKS: [(&str, Fault); 13] = [
         ("live policy", |case| case.stats.policy_final_kl_k3 = 1.01 * case.config.skip_kl),
         ("version 0", |case| case.config.kl_adaptive = true),
-        ("version 0", |case| case.stats.objective_kl = f64::INFINITY),
+        ("version 0", |case| case.stats.policy_final_kl_to_reference = f64::INFINITY),
         ("objective", |case| case.stats.objective_rlhf_reward = f64::NAN),
+        ("not compared", |case| case.parity = Parity::default()),
         ("less likely", |case| case.alignment = Some(-3.4)),
         ("pretraining", |case| case.ptx_rise = Some(0.51)),
         ("length", |case| case.trial.candidate.length = 42.0),
@@ -342,6 +367,33 @@ mod tests {
         let nan =
             verdict(|case| case.trial.reward = Some(PairedDifference { n: 9, mean: f64::NAN, standard_error: 1.0 }));
         assert!(!nan.is_pass());
+    }
+
+    /// Goal: what there was nothing to check with is no refusal, and the report says so.
+    #[test]
+    fn a_missing_alignment_is_reported() {
+        let with = |alignment, mode: &str| {
+            let verdict = verdict(|case| (case.alignment, case.config.gate) = (alignment, mode.to_string()));
+            (verdict.is_pass(), verdict.numbers.get(names::NO_ALIGNMENT).copied())
+        };
+        assert_eq!(with(None, "strict"), (true, Some(1.0)));
+        assert_eq!(with(None, "off"), (true, None), "nobody looked for it");
+        assert_eq!(with(Some(1.0), "strict"), (true, None));
+    }
+
+    #[test]
+    fn a_refusal_says_what_was_asked() {
+        let said = |n_prompts, n_held_out, n_learnt| {
+            let verdict = verdict(|case| {
+                case.trial.asked = Asked { n_prompts, n_held_out, n_learnt };
+                case.trial.reward = Some(PairedDifference { n: 9, mean: -1.0, standard_error: 0.1 });
+            });
+            verdict.refusals[0].split(" is lower").next().unwrap().to_string()
+        };
+        assert_eq!(said(32, 32, 0), "reward on 32 held-out prompts");
+        assert_eq!(said(32, 0, 0), "reward on 32 prompts of recent traffic");
+        assert_eq!(said(1, 0, 1), "reward on 1 prompt (0 held out, 1 that the update had learnt from)");
+        assert_eq!(said(32, 16, 4), "reward on 32 prompts (16 held out, 4 that the update had learnt from)");
     }
 
     #[test]

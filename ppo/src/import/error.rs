@@ -23,6 +23,9 @@ pub enum ImportError {
     /// Nothing is begun any more.
     #[error("the daemon is shutting down")]
     Stopping,
+    /// Every place in memory is taken by a version that stays.
+    #[error("as many versions are in memory as may be (policy.residents_max); try again when a candidate has left")]
+    Full,
     /// It is not opened.
     #[error(transparent)]
     Intake(#[from] IntakeError),
@@ -82,6 +85,7 @@ impl ImportError {
             ImportError::Registry(RegistryError::Model(error)) => !matches!(error, ModelError::Io { .. }),
             ImportError::Busy
             | ImportError::Stopping
+            | ImportError::Full
             | ImportError::Unjudged { .. }
             | ImportError::Engine(_)
             | ImportError::Trial(_)

@@ -16,11 +16,11 @@ use policy::{
     failpoint,
 };
 
-use super::{Accepts, Importer, error::ImportError, io_error};
+use super::{Accepts, Importer, error::ImportError, io_error, reading::Reading};
 
 impl Importer {
     /// Weights under Hugging Face's names, as a file like version 0's would hold them.
-    pub(super) fn convert(&self, file: &mut File, len: u64, sft: &Header) -> Result<Checkpoint, ImportError> {
+    pub(super) fn convert(&self, file: &mut Reading<'_>, len: u64, sft: &Header) -> Result<Checkpoint, ImportError> {
         file.rewind().map_err(|error| Malformed(format!("it cannot be read: {error}")))?;
         let header = safetensors::Header::read(file, len)?;
         let source = Checkpoint::read(&self.setup.registry.path(PolicyVersion::SFT))?;
@@ -31,14 +31,15 @@ impl Importer {
     pub(super) fn examine(&self, copy: &Path, sft: &Header) -> Result<Digest, ImportError> {
         failpoint::passed("import.copied");
         let opened = File::open(copy).and_then(|file| Ok((file.metadata()?.len(), file)));
-        let (len, mut file) = opened.map_err(|source| io_error(copy, source))?;
+        let (len, file) = opened.map_err(|source| io_error(copy, source))?;
+        let mut file = Reading::new(file, &self.setup.engine);
         let header = self.look(&mut file, len, sft)?;
         check_finite(&mut file, &header)?;
         checkpoint::digest_of(&mut file).map_err(|source| io_error(copy, source))
     }
 
     /// The header, and whether it could be a version here.
-    pub(super) fn look(&self, file: &mut File, len: u64, sft: &Header) -> Result<Header, ImportError> {
+    pub(super) fn look(&self, file: &mut Reading<'_>, len: u64, sft: &Header) -> Result<Header, ImportError> {
         file.seek(SeekFrom::Start(0)).map_err(|error| Malformed(format!("it cannot be read: {error}")))?;
         let header = Header::read(&mut *file, len)?;
         let wrong = match (check_fit(&header, sft)?, self.setup.accepts) {
@@ -65,7 +66,7 @@ impl Importer {
 ///
 /// # Errors
 /// When it begins as neither, or cannot be read.
-pub(super) fn is_gguf(file: &mut File, path: &Path) -> Result<bool, ImportError> {
+pub(super) fn is_gguf(file: &mut Reading<'_>, path: &Path) -> Result<bool, ImportError> {
     let mut start = Vec::new();
     let read = file.by_ref().take(9).read_to_end(&mut start).and_then(|_| file.rewind());
     read.map_err(|source| io_error(path, source))?;

@@ -52,7 +52,8 @@ impl Importer {
         let missing = match trial {
             None => "no questions: nobody has asked anything yet, and ppo.gate_file is empty, or ppo.gate_prompts is 0",
             Some(trial) if trial.reward.is_none() => {
-                "no judge of the trial: no reward model or server, or fewer than eight questions (ppo.gate_prompts)"
+                "no judge of the trial: no reward model or server, or fewer than eight different questions or answers \
+                 (ppo.gate_prompts)"
             }
             Some(_) => return,
         };
@@ -70,7 +71,8 @@ impl Importer {
     fn trial(&self, version: PolicyVersion) -> Result<Option<Comparison>, TrialError> {
         let ImportSetup { engine, log, gate, scorer, questions, .. } = &*self.setup;
         let rows = log.reader().newest(Seq(i64::MAX), gate::ROWS_MAX)?;
-        let sources = gate::Sources { rows: &rows, file: questions, window: gate::Window::of(engine) };
+        let (quarantine, window) = (log.quarantine(), gate::Window::of(engine));
+        let sources = gate::Sources { rows: &rows, file: questions, learnt: &[], quarantine, window };
         let questions = gate::questions(sources, gate, version.0);
         let trial = Trial { engine, scorer: scorer.as_ref(), questions: &questions };
         let mut n_begun = 0;

@@ -157,7 +157,7 @@ fn a_strict_gate_refuses_a_worse_file_and_takes_a_better_or_an_equal_one() {
     world.ask();
     let error = world.load(&saying(|id| id >= PAID)).unwrap_err();
     let ImportError::Rejected { version, reason } = &error else { panic!("{error}") };
-    assert!(reason.contains("reward on 16 held-out questions is lower"), "{reason}");
+    assert!(reason.contains("reward on 1 prompt of recent traffic is lower"), "{reason}");
     let row = world.registry.row(*version).unwrap().unwrap();
     assert_eq!((row.state, row.reason.as_ref()), (VersionState::Rejected, Some(reason)));
     assert_eq!((row.numbers["gate/pass"], row.numbers["gate/prompts"]), (0.0, 16.0), "the report is kept");
@@ -188,7 +188,7 @@ fn an_observing_gate_takes_a_worse_file_and_one_that_is_off_does_not_look() {
         let n_observed = world.number(1, "gate/observed");
         assert_eq!(n_observed.is_some_and(|n| n >= 1.0), is_looked_at, "{mode}: {n_observed:?}");
         let row = world.registry.row(PolicyVersion(1)).unwrap().unwrap();
-        let is_told = row.objections().is_some_and(|told| told.contains("held-out questions is lower"));
+        let is_told = row.objections().is_some_and(|told| told.contains("recent traffic is lower"));
         assert_eq!((row.state, is_told), (VersionState::Retained, is_looked_at), "{mode}: {:?}", row.reason);
         assert_eq!((world.last_act().outcome(), world.last_act().detail), ("done", row.reason), "{mode}");
         assert_eq!(world.number(1, names::REWARD_DIFFERENCE).is_some(), is_looked_at, "{mode}");
@@ -219,6 +219,30 @@ fn a_file_that_nobody_could_judge_says_so() {
             world.close();
         }
     }
+}
+
+/// Goal: the daemon's end does not wait until a file is read, and the file is not blamed for it. Method: an end that comes right
+/// after the file has got its turn.
+#[test]
+fn a_file_is_read_no_further_once_the_daemon_stops() {
+    let world = World::new(|_| ());
+    std::fs::write(world.dir.path().join("models/new.gguf"), saying(|id| id < PAID)).unwrap();
+    world.engine.shutdown(Duration::from_secs(10));
+    let wish = Wish { path: Path::new("new.gguf"), source: ImportSource::Folder, who: &Who::folder(), promote: None };
+    let mut row = ImportRow {
+        at_ms: 0,
+        source: wish.source,
+        path: String::new(),
+        outcome: ImportOutcome::Refused,
+        digest: None,
+        version: None,
+        reason: None,
+    };
+    let error = world.importer.take(wish, &mut row).unwrap_err();
+    assert!(matches!(error, ImportError::Stopping) && !error.is_final(), "{error}");
+    assert_eq!((row.digest, row.version), (None, None), "it was read to its end");
+    assert!(!world.registry.path(PolicyVersion(1)).exists(), "it was copied");
+    world.close();
 }
 
 /// Goal: whoever copies known weights into the watched folder is told once, and nobody is told at every start. Method: the same bytes
@@ -286,5 +310,25 @@ fn what_begins_as_no_model_is_called_none() {
         let why = world.load(bytes).unwrap_err().to_string();
         assert!(why.contains(word), "{bytes:?}: {why}");
     }
+    world.close();
+}
+
+/// Goal: a file for which there is no place costs neither a copy nor a number, and may come again. Method: two versions that stay in
+/// memory; then one of them goes.
+#[test]
+fn a_file_waits_outside_while_every_place_in_memory_is_taken() {
+    let world = World::new(|_| ());
+    let others = [8, 9].map(PolicyVersion);
+    for version in others {
+        world.engine.load(version, &world.registry.path(PolicyVersion::SFT)).unwrap();
+    }
+    let file = saying(|id| id < PAID);
+    let error = world.load(&file).unwrap_err();
+    assert!(matches!(error, ImportError::Full) && !error.is_final(), "{error}");
+    assert!(world.find("again.gguf", &file).is_err());
+    assert_eq!(world.last_act().outcome(), "refused");
+    assert_eq!(world.log.reader().audit(0, 100).unwrap().len(), 1, "what the folder brings comes again by itself");
+    world.engine.retire(others[0]).unwrap();
+    assert_eq!(world.load(&file).unwrap(), PolicyVersion(1));
     world.close();
 }

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use policy::PolicyVersion;
+use policy::{PolicyVersion, TokenId};
 
 use super::{
     LearnerState,
@@ -191,7 +191,7 @@ impl Owner {
         self.board.set_state(LearnerState::Publishing);
         let (publisher, parent) = (self.publisher(loader), trainer.head.version);
         let sequences = batch.sequences();
-        let questions = self.questions(trainer.head.update, batch)?;
+        let questions = self.questions(trainer.head.update, batch, &batch.trained_prompts(&round.fates))?;
         let go_on = || !self.interrupt.load(Ordering::Acquire);
         let judged = trainer.pool.install(|| {
             let proposal = Proposal {
@@ -246,7 +246,7 @@ impl Owner {
     }
 
     /// What the gate asks: chosen by the claim alone, so that an update that is repeated after a crash asks the same.
-    fn questions(&self, update: u64, batch: &Batch) -> Result<Vec<Question>, AttemptError> {
+    fn questions(&self, update: u64, batch: &Batch, learnt: &[&[TokenId]]) -> Result<Vec<Question>, AttemptError> {
         let config = &self.setup.config;
         if config.gate_prompts == 0 || gate::Mode::of(config) == gate::Mode::Off {
             return Ok(Vec::new());
@@ -254,8 +254,14 @@ impl Owner {
         let newest = batch.seqs.iter().copied().max();
         let rows = newest.map(|seq| self.setup.log.reader().newest(seq, gate::ROWS_MAX)).transpose();
         let rows = rows.map_err(RegistryError::from)?.unwrap_or_default();
-        let window = gate::Window::of(&self.setup.engine);
-        Ok(gate::questions(gate::Sources { rows: &rows, file: &self.setup.questions, window }, config, update))
+        let sources = gate::Sources {
+            rows: &rows,
+            file: &self.setup.questions,
+            learnt,
+            quarantine: self.setup.log.quarantine(),
+            window: gate::Window::of(&self.setup.engine),
+        };
+        Ok(gate::questions(sources, config, update))
     }
 
     /// What the models are the state of, once this update has ended at this version.

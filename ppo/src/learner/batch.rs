@@ -55,8 +55,16 @@ impl Batch {
         BTreeMap::from([("objective/scores_member_variance".to_string(), mean)])
     }
 
+    /// Without those that begin with nothing: the engine has no log-prob for a first token.
     pub(super) fn sequences(&self) -> Vec<Sequence> {
-        self.rollouts.iter().take(N_REPLAYABLE).map(sequence).collect()
+        let begun = self.rollouts.iter().filter(|scored| !scored.rollout().prompt.is_empty());
+        begun.take(N_REPLAYABLE).map(sequence).collect()
+    }
+
+    /// Prompts of the rollouts that took part.
+    pub(super) fn trained_prompts(&self, fates: &[Fate]) -> Vec<&[TokenId]> {
+        let trained = self.rollouts.iter().zip(fates).filter(|(_, fate)| **fate == Fate::Trained);
+        trained.map(|(scored, _)| scored.rollout().prompt.as_slice()).collect()
     }
 }
 

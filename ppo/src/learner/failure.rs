@@ -70,6 +70,7 @@ impl AttemptError {
             PublishError::Trial(TrialError::Judge(error)) if error.is_final() => None,
             // Of the candidate's own weights.
             PublishError::Engine(EngineError::Forward { .. }) => None,
+            PublishError::Engine(error) if error.lacks_room() => Some("room in memory"),
             PublishError::Trial(TrialError::Judge(_) | TrialError::Scorer(_)) => Some("whoever judges the trial"),
             PublishError::Trial(TrialError::Log(_)) | PublishError::Registry(_) | PublishError::Model(_) => Some(DISK),
             PublishError::Trial(TrialError::Engine { .. }) | PublishError::Engine(_) => Some("the engine"),
@@ -132,6 +133,8 @@ mod tests {
         let engine = |error| waits_for(PublishError::Engine(error));
         let forward = EngineError::Forward { version: PolicyVersion(1), reason: "not finite".to_owned() };
         assert_eq!(engine(forward), None);
+        let crowded = EngineError::Crowded { version: PolicyVersion(3), places: 2, residents: vec![PolicyVersion(1)] };
+        assert_eq!(engine(crowded), Some("room in memory"));
         assert_eq!(engine(EngineError::Backend("gone".to_owned())), Some("the engine"));
         assert_eq!(AttemptError::Panic("a bug".to_owned()).waits_for(), None);
     }

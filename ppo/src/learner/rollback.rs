@@ -124,11 +124,15 @@ impl Owner {
 
     /// The last good version is read if need be, and serves again.
     pub(super) fn roll_back(&mut self, breach: &Breach, loader: &Loader) -> Result<(), LearnerError> {
-        if !self.setup.engine.is_ready(breach.good) {
+        let was_there = self.setup.engine.is_ready(breach.good);
+        if !was_there {
             self.setup.registry.verify(breach.good)?;
             self.publisher(loader).load(breach.good)?;
         }
         let switched = self.rollback.at_once(breach);
+        if !was_there && switched.is_err() {
+            self.rollback.switch.forget_unless_live(breach.good);
+        }
         self.hear_of_rollback();
         self.follow();
         switched?;

@@ -23,7 +23,9 @@ pub(super) fn check(setup: &LearnerSetup) -> Result<(), BuildError> {
     let file = policy::memory::weight_bytes(&shape);
     // What will be trained, which is not always what is configured.
     let config = form::configured(&setup.config, form_of(setup, &setup.registry.live()?)?);
-    let plan = plan(&shape, &value, None, &config, longest, &[("version 0 as a file", file)])?;
+    let candidate = setup.engine.bytes_of_another(config.lora_rank > 0);
+    let others = [("version 0 as a file", file), ("a candidate in the engine", candidate)];
+    let plan = plan(&shape, &value, None, &config, longest, &others)?;
     tracing::info!("{plan}");
     Ok(plan.check()?)
 }

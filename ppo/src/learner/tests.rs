@@ -1,11 +1,15 @@
 //! The learner over the real things: a small random Llama in a GGUF file, llama.cpp serving it, a log and a registry on disk.
 
 mod busy;
+mod canary;
 mod crash;
+mod failures;
 mod forms;
 mod halts;
 mod outages;
 mod past;
+mod places;
+mod pointer;
 mod refusals;
 mod replays;
 mod resume;

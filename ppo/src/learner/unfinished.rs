@@ -2,7 +2,8 @@
 //!
 //! Its record is in the log and its rollouts are still claimed, so it is repeated: the same rollouts with the same scores
 //! from the same state give the version that the last process would have published. Where that is no longer what the
-//! operator wants, or the state is another, the rollouts are given back and the next claim decides.
+//! operator wants, or the state is another, or some of its rollouts may not train any more because their user is quarantined
+//! since, the rollouts are given back and the next claim decides.
 
 use super::{ATTEMPTS_MAX, batch::Batch, owner::Owner, trainer::Trainer};
 use crate::{
@@ -40,7 +41,10 @@ impl Owner {
         }
         let rows = log.repeat_update(number)?;
         if rows.len() < used.len() {
-            tracing::warn!(update = number, "rollouts of an unfinished update are gone; the others are given back");
+            tracing::warn!(
+                update = number,
+                "rollouts of an unfinished update may not train any more; the others are given back"
+            );
             log.settle(end(Outcome::Released))?;
             return Ok(None);
         }

@@ -14,18 +14,21 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use policy::{PolicyVersion, engine::Engine};
+use policy::{
+    PolicyVersion,
+    engine::{Endings, Engine},
+};
 
 use super::{LearnerSetup, rollback::Rollback};
 use crate::{
     registry::{Registry, RegistryError},
     rollout_log::{Seq, VersionState},
-    watch::{self, Errors},
+    watch::{self, Errors, ROLLOUTS_MIN, Service},
 };
 
 /// Pause between two looks while nothing is about to be claimed.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Ancestors that are looked at for one with enough rollouts.
+/// Ancestors that are looked at, beside version 0.
 const ANCESTORS_MAX: u64 = 16;
 
 /// A version, and where the log ended when it went live.
@@ -47,6 +50,8 @@ struct Memory {
     began: Option<(ServiceId, Errors)>,
     /// The service whose first rollouts were all there when they were compared, and good enough.
     passed: Option<ServiceId>,
+    /// The service that was last held against all ancestors, and how many judged rollouts of it there were then.
+    held_against_all: Option<(ServiceId, usize)>,
 }
 
 /// A live version that must go.
@@ -77,15 +82,14 @@ impl Watch {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let live = self.registry.live()?.version;
         let id = (live, self.registry.live_since(live)?);
-        let errors = memory.errors_since(id, self.count());
+        let errors = memory.errors_since(id, self.count(live));
         if live == PolicyVersion::SFT || memory.passed == Some(id) {
             return Ok(None);
         }
         let service = self.registry.service(live, id.1, self.n_rollouts)?;
-        let ancestors = self.registry.lineage(live, ANCESTORS_MAX)?;
-        for good in ancestors.into_iter().skip(1).filter(|version| self.may_serve(*version)) {
-            // Its last ones: of what was asked, and who judged, they are the most alike.
-            let before = self.registry.last_service(good, self.n_rollouts)?;
+        let mut ancestors = self.ancestors(live)?.into_iter();
+        for good in ancestors.by_ref() {
+            let before = self.last_of(good)?;
             if before.is_enough() || good == PolicyVersion::SFT {
                 if let Some(why) = watch::breach(&service, &before, errors) {
                     return Ok(Some(Breach { live, good, why }));
@@ -93,16 +97,49 @@ impl Watch {
                 break;
             }
         }
+        // These are many, and whoever compares often finds something by chance: so not before there is enough more to go by.
+        let n = service.scores.len();
+        if n >= self.n_rollouts || n >= memory.n_held_against_all(id) + ROLLOUTS_MIN {
+            if let Some((good, why)) = self.slide(&service, ancestors.collect())? {
+                return Ok(Some(Breach { live, good, why }));
+            }
+            memory.held_against_all = Some((id, n));
+        }
         // Only now: it passes by having been compared, however many came between two looks.
-        if service.scores.len() >= self.n_rollouts {
+        if n >= self.n_rollouts {
             memory.passed = Some(id);
         }
         Ok(None)
     }
 
-    fn count(&self) -> Errors {
-        let stats = self.engine.stats();
-        Errors { failed: stats.failed, finished: stats.finished.iter().sum() }
+    /// Versions that could serve in its place: the nearest first, version 0 last, however far back that is.
+    fn ancestors(&self, live: PolicyVersion) -> Result<Vec<PolicyVersion>, RegistryError> {
+        let mut ancestors = self.registry.lineage(live, ANCESTORS_MAX)?;
+        if !ancestors.contains(&PolicyVersion::SFT) {
+            ancestors.push(PolicyVersion::SFT);
+        }
+        Ok(ancestors.into_iter().skip(1).filter(|version| self.may_serve(*version)).collect())
+    }
+
+    /// What users got from it: its last answers, for of what was asked, and who judged, they are the most alike.
+    fn last_of(&self, version: PolicyVersion) -> Result<Service, RegistryError> {
+        self.registry.last_service(version, self.n_rollouts)
+    }
+
+    /// The ancestor that the live version has fallen from little by little, and what is to be said of that.
+    fn slide(
+        &self,
+        live: &Service,
+        ancestors: Vec<PolicyVersion>,
+    ) -> Result<Option<(PolicyVersion, String)>, RegistryError> {
+        let services = ancestors.iter().map(|version| self.last_of(*version)).collect::<Result<Vec<_>, _>>()?;
+        Ok(watch::slide(live, &services).map(|(i, why)| (ancestors[i], why)))
+    }
+
+    /// Of this version alone: a canary's failures are no fault of the version beside it.
+    fn count(&self, version: PolicyVersion) -> Errors {
+        let Endings { failed, finished } = self.engine.endings(version);
+        Errors { failed, finished }
     }
 
     fn may_serve(&self, version: PolicyVersion) -> bool {
@@ -112,6 +149,11 @@ impl Watch {
 }
 
 impl Memory {
+    /// Judged rollouts of this service that there were when it was last held against all ancestors.
+    fn n_held_against_all(&self, id: ServiceId) -> usize {
+        self.held_against_all.filter(|(held, _)| *held == id).map_or(0, |(_, n)| n)
+    }
+
     /// What the engine counted since this service was first seen.
     fn errors_since(&mut self, id: ServiceId, now: Errors) -> Errors {
         let (began, then) = *self.began.get_or_insert((id, now));
@@ -119,7 +161,9 @@ impl Memory {
             self.began = Some((id, now));
             return Errors::default();
         }
-        Errors { failed: now.failed - then.failed, finished: now.finished - then.finished }
+        // One that came into memory again meanwhile began anew.
+        let since = |now: u64, then: u64| now.checked_sub(then).unwrap_or(now);
+        Errors { failed: since(now.failed, then.failed), finished: since(now.finished, then.finished) }
     }
 }
 
@@ -130,11 +174,8 @@ pub(super) struct WatchKeeper {
 }
 
 impl WatchKeeper {
-    /// Starts it, unless nothing is to be looked at.
+    /// Starts it. Where no service is to be watched, it still sees to it that who is live serves.
     pub(super) fn start(watch: Arc<Watch>, rollback: Arc<Rollback>) -> std::io::Result<WatchKeeper> {
-        if watch.n_rollouts == 0 {
-            return Ok(WatchKeeper { stop: None, thread: None });
-        }
         let (stop, stopped) = bounded(0);
         let thread =
             std::thread::Builder::new().name("watch".to_string()).spawn(move || keep(&watch, &rollback, &stopped))?;
@@ -153,6 +194,7 @@ impl Drop for WatchKeeper {
 
 fn keep(watch: &Watch, rollback: &Rollback, stopped: &Receiver<()>) {
     while stopped.recv_timeout(PAUSE) == Err(RecvTimeoutError::Timeout) {
+        rollback.switch.keep_up();
         match watch.look() {
             Ok(None) => {}
             Ok(Some(breach)) => {

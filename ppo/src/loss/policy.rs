@@ -16,7 +16,8 @@ use crate::{
 pub struct PolicyTokens<'a> {
     /// ℓ of the weights under gradient, nats.
     pub log_probs: &'a [f64],
-    /// ℓ_old of the weights at the start of the update, nats.
+    /// What the ratio is centred on, nats: ℓ_old of the weights at the start of the update, or with `ppo.importance =
+    /// "bypass" the log-prob that the token was drawn with.
     pub old: &'a [f64],
     /// A, whitened.
     pub advantages: &'a [f64],
@@ -67,12 +68,48 @@ pub struct PolicyLoss {
     pub clip_fraction_high: f64,
     /// Share of tokens that the dual clip stopped.
     pub dual_clip_fraction: f64,
-    /// Mean of ℓ_old − ℓ: KL(π_old ‖ π), nats, may be negative.
+    /// [`ApproxKl::k1`] to what the ratio is centred on.
     pub approx_kl_k1: f64,
-    /// Mean of (ℓ − ℓ_old)²/2, nats (`lm-human-preferences` `approxkl`).
+    /// [`ApproxKl::k2`] to it.
     pub approx_kl_k2: f64,
-    /// Mean of e^(ℓ − ℓ_old) − 1 − (ℓ − ℓ_old): never negative, nats.
+    /// [`ApproxKl::k3`] to it.
     pub approx_kl_k3: f64,
+}
+
+/// How far a policy has gone from an older one whose samples these are: means over the mask, nats.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ApproxKl {
+    /// Mean of ℓ_old − ℓ: KL(π_old ‖ π), may be negative.
+    pub k1: f64,
+    /// Mean of (ℓ − ℓ_old)²/2 (`lm-human-preferences` `approxkl`).
+    pub k2: f64,
+    /// Mean of e^(ℓ − ℓ_old) − 1 − (ℓ − ℓ_old): never negative.
+    pub k3: f64,
+}
+
+impl ApproxKl {
+    /// KL(π_old ‖ π) by its three estimators (Schulman, "Approximating KL divergence", 2020).
+    ///
+    /// - `log_probs`, `old`: `[n]`, nats; `mask`: `[n]`.
+    ///
+    /// Log-ratios beyond ±20 are clamped before `exp`.
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    #[must_use]
+    pub fn of(log_probs: &[f64], old: &[f64], mask: &[bool]) -> ApproxKl {
+        assert_eq!((log_probs.len(), old.len()), (mask.len(), mask.len()), "one mask entry per token");
+        let mut sum = ApproxKl::default();
+        for t in (0..mask.len()).filter(|t| mask[*t]) {
+            // The samples are old's, so its estimators see old as the policy and the new one as the reference.
+            let divergence = old[t] - log_probs[t];
+            sum.k1 += KlEstimator::K1.value(divergence);
+            sum.k2 += KlEstimator::K2.value(divergence);
+            sum.k3 += KlEstimator::K3.value(divergence.clamp(-LOG_RATIO_MAX, LOG_RATIO_MAX));
+        }
+        let mean = 1.0 / masked::count(mask).max(1) as f64;
+        ApproxKl { k1: sum.k1 * mean, k2: sum.k2 * mean, k3: sum.k3 * mean }
+    }
 }
 
 /// PPO's policy loss.
@@ -94,6 +131,7 @@ pub fn policy_loss(tokens: PolicyTokens<'_>, clip: PolicyClip) -> PolicyLoss {
     let n = tokens.mask.len();
     let lengths = [tokens.log_probs, tokens.old, tokens.advantages, tokens.weights, tokens.coefficients];
     assert!(lengths.iter().all(|x| x.len() == n), "every slice has one entry per token");
+    let kl = ApproxKl::of(tokens.log_probs, tokens.old, tokens.mask);
     let mut result = PolicyLoss {
         loss: 0.0,
         grad: vec![0.0; n],
@@ -103,22 +141,15 @@ pub fn policy_loss(tokens: PolicyTokens<'_>, clip: PolicyClip) -> PolicyLoss {
         clip_fraction: 0.0,
         clip_fraction_high: 0.0,
         dual_clip_fraction: 0.0,
-        approx_kl_k1: 0.0,
-        approx_kl_k2: 0.0,
-        approx_kl_k3: 0.0,
+        approx_kl_k1: kl.k1,
+        approx_kl_k2: kl.k2,
+        approx_kl_k3: kl.k3,
     };
     for t in (0..n).filter(|t| tokens.mask[*t]) {
         add_token(&mut result, &tokens, clip, t);
     }
     let mean = 1.0 / result.n_tokens.max(1) as f64;
-    for sum in [
-        &mut result.clip_fraction,
-        &mut result.clip_fraction_high,
-        &mut result.dual_clip_fraction,
-        &mut result.approx_kl_k1,
-        &mut result.approx_kl_k2,
-        &mut result.approx_kl_k3,
-    ] {
+    for sum in [&mut result.clip_fraction, &mut result.clip_fraction_high, &mut result.dual_clip_fraction] {
         *sum *= mean;
     }
     result
@@ -126,7 +157,6 @@ pub fn policy_loss(tokens: PolicyTokens<'_>, clip: PolicyClip) -> PolicyLoss {
 
 fn add_token(sum: &mut PolicyLoss, tokens: &PolicyTokens<'_>, clip: PolicyClip, t: usize) {
     let advantage = tokens.advantages[t];
-    // The samples are old's, so its estimators see old as the policy and the new one as the reference.
     let divergence = tokens.old[t] - tokens.log_probs[t];
     let rho = ratio(-divergence);
     let plain = -advantage * rho;
@@ -145,9 +175,6 @@ fn add_token(sum: &mut PolicyLoss, tokens: &PolicyTokens<'_>, clip: PolicyClip, 
     sum.grad[t] = scale * slope;
     sum.per_token[t] = loss;
     sum.ratios[t] = rho;
-    sum.approx_kl_k1 += KlEstimator::K1.value(divergence);
-    sum.approx_kl_k2 += KlEstimator::K2.value(divergence);
-    sum.approx_kl_k3 += KlEstimator::K3.value(divergence.clamp(-LOG_RATIO_MAX, LOG_RATIO_MAX));
 }
 
 #[cfg(test)]

@@ -1,8 +1,12 @@
 //! The canary: a candidate that has passed the gate answers a share of the traffic, and is judged by what users get.
 //!
 //! A group-sequential test (Pocock 1977): the rewards of candidate and live version, both since the canary began, are compared
-//! after every fifth of `ppo.canary_rollouts`, each time against the same bound, which keeps the chance of a wrong refusal
-//! over all five looks at 5 %. So a candidate that is clearly worse goes after the first few dozen answers.
+//! after every fifth of `ppo.canary_rollouts`, as soon as there are [`LOOK_MIN`] on each side, each time against the same bound,
+//! which keeps the chance of a wrong refusal over all five looks at 5 %. So a candidate that is clearly worse goes after the
+//! first few dozen answers. When `ppo.canary_s` is over, one look at what there is takes the place of all that were still to come.
+//!
+//! Requests that fail are never judged, and a candidate that fails must not pass for want of a test: they are counted, and too
+//! many of them are a reason of their own; so is having answered nobody until the end.
 
 use std::time::{Duration, Instant};
 
@@ -12,25 +16,46 @@ use super::{PublishError, Publisher};
 use crate::{
     registry::RegistryError,
     rollout_log::Seq,
-    watch::{Service, welch},
+    watch::{Errors, Service, welch},
 };
 
 /// Looks at most.
 const LOOKS: usize = 5;
 /// Pocock's bound for five looks and 5 %, two-sided.
 const BOUND: f64 = 2.413;
+/// Judged answers on each side at the first look: t of two against two says nothing.
+const LOOK_MIN: usize = 20;
+/// The same when the time is over, where no other look will follow.
+const LAST_LOOK_MIN: usize = 8;
 /// Pause between two questions to the log.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What the canary found.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Finding {
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Finding {
     /// Judged rollouts of the candidate.
-    pub(super) n: usize,
-    /// t of candidate − live at the last look; `None` before the first.
-    pub(super) t: Option<f64>,
+    pub(crate) n: usize,
+    /// t of candidate − live at the last look; `None` where too little was judged for any.
+    pub(crate) t: Option<f64>,
+    /// Requests that the candidate failed over.
+    pub(crate) n_failed: u64,
     /// Why it is refused.
-    pub(super) refusal: Option<String>,
+    pub(crate) refusal: Option<String>,
+}
+
+impl Finding {
+    /// Compares what was judged.
+    fn look(&mut self, new: &Service, old: &Service) {
+        self.t = welch(&new.scores, &old.scores);
+        self.refusal = self.t.filter(|t| *t <= -BOUND).map(|t| {
+            format!("canary: reward of {} answers is lower than the live version's, t {t:.2}", new.scores.len())
+        });
+    }
+}
+
+/// Judged answers on each side at the looks that are planned.
+fn looks(n_wanted: usize) -> impl Iterator<Item = usize> {
+    (1..=LOOKS).map(move |look| (n_wanted * look).div_ceil(LOOKS)).filter(move |n| *n >= LOOK_MIN.min(n_wanted))
 }
 
 /// Ends the canary whatever comes.
@@ -48,7 +73,7 @@ impl Publisher<'_> {
     ///
     /// # Errors
     /// When the engine does not have it, the log cannot be read, or a command comes first.
-    pub(super) fn canary(
+    pub(crate) fn canary(
         &self,
         candidate: PolicyVersion,
         live: PolicyVersion,
@@ -57,40 +82,78 @@ impl Publisher<'_> {
         let n_wanted = self.config.canary_rollouts;
         let deadline = Instant::now() + Duration::from_secs(self.config.canary_s);
         let start = self.registry.newest_rollout()?;
+        let n_failed_before = self.engine.endings(candidate).failed;
         self.engine.begin_canary(candidate, self.config.canary_share)?;
         let _running = Running(self.engine);
         tracing::info!(version = %candidate, share = self.config.canary_share, "a canary begins");
-        let mut finding = Finding { n: 0, t: None, refusal: None };
-        for look in 1..=LOOKS {
-            let n = (n_wanted * look).div_ceil(LOOKS);
-            loop {
-                if !go_on() {
-                    return Err(PublishError::Interrupted);
-                }
-                let [new, old] = [candidate, live].map(|version| self.service_since(version, start, n_wanted));
-                let (new, old) = (new?, old?);
-                finding.n = new.scores.len();
-                if new.scores.len() >= n && old.scores.len() >= n {
-                    finding.t = welch(&new.scores, &old.scores);
-                    break;
-                }
-                if Instant::now() >= deadline {
-                    tracing::warn!(version = %candidate, rollouts = finding.n, "the canary's time is over");
-                    return Ok(finding);
-                }
-                std::thread::sleep(PAUSE);
+        let mut finding = Finding::default();
+        let mut looks = looks(n_wanted).peekable();
+        while let Some(n_planned) = looks.peek().copied() {
+            if !go_on() {
+                return Err(PublishError::Interrupted);
             }
-            if let Some(t) = finding.t.filter(|t| *t <= -BOUND) {
-                let n = finding.n;
-                finding.refusal =
-                    Some(format!("canary: reward of {n} answers is lower than the live version's, t {t:.2}"));
-                return Ok(finding);
+            // Before the log is read: what came in the meantime is in it.
+            let is_over = Instant::now() >= deadline;
+            let [new, old] = [candidate, live].map(|version| self.registry.service(version, start, n_wanted));
+            let (new, old) = (new?, old?);
+            finding.n = new.scores.len();
+            finding.n_failed = self.engine.endings(candidate).failed.saturating_sub(n_failed_before);
+            finding.refusal = self.failure(candidate, start, finding.n_failed)?;
+            let n = if is_over { LAST_LOOK_MIN } else { n_planned };
+            let is_enough = new.scores.len() >= n && old.scores.len() >= n;
+            if is_enough && finding.refusal.is_none() {
+                finding.look(&new, &old);
+                looks.next();
+            }
+            if is_over && finding.refusal.is_none() {
+                tracing::warn!(version = %candidate, rollouts = finding.n, "the canary's time is over");
+                finding.refusal = self.silence(candidate, start, &finding)?;
+            }
+            if is_over || finding.refusal.is_some() {
+                break;
+            }
+            if !is_enough {
+                std::thread::sleep(PAUSE);
             }
         }
         Ok(finding)
     }
 
-    fn service_since(&self, version: PolicyVersion, start: Seq, n: usize) -> Result<Service, RegistryError> {
-        self.registry.service(version, start, n)
+    /// Why its failures refuse it.
+    fn failure(&self, candidate: PolicyVersion, start: Seq, failed: u64) -> Result<Option<String>, RegistryError> {
+        if failed == 0 {
+            return Ok(None);
+        }
+        let finished = self.registry.n_answered(candidate, start)?;
+        Ok(Errors { failed, finished }.breach().map(|why| format!("canary: {why}")))
+    }
+
+    /// Why its silence does.
+    fn silence(
+        &self,
+        candidate: PolicyVersion,
+        start: Seq,
+        finding: &Finding,
+    ) -> Result<Option<String>, RegistryError> {
+        if finding.n > 0 || self.registry.n_answered(candidate, start)? > 0 {
+            return Ok(None);
+        }
+        let (seconds, n_failed) = (self.config.canary_s, finding.n_failed);
+        Ok(Some(format!(
+            "canary: it answered nobody in {seconds} s, and failed over {n_failed} requests (ppo.canary_s)"
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::looks;
+
+    #[test]
+    fn no_look_is_taken_at_a_handful() {
+        let at = |n| looks(n).collect::<Vec<_>>();
+        assert_eq!(at(100), [20, 40, 60, 80, 100]);
+        assert_eq!(at(40), [24, 32, 40]);
+        assert_eq!(at(20), [20], "the least that can be configured is looked at once");
     }
 }

@@ -4,7 +4,7 @@ use policy::{PolicyVersion, model_error::ModelError};
 
 use super::{Proposal, PublishError, Publisher, text};
 use crate::{
-    gate::{self, Comparison, Evidence, Mode, Trial, Verdict},
+    gate::{self, Comparison, Evidence, Mode, Trial, Verdict, names},
     models::Models,
     parity::{self, ParityLimits},
 };
@@ -22,7 +22,7 @@ impl Publisher<'_> {
             // The engine's canary would fail over them, which looks like an accident and would be tried again.
             return Ok(Verdict::broken(n_broken_tensors));
         }
-        self.load(version)?;
+        self.load_candidate(version, go_on)?;
         let policy = &proposal.models.policy;
         let parity = parity::measure(self.engine, version, policy, proposal.sequences)?;
         if parity.max > parity_limits.expected {
@@ -32,12 +32,17 @@ impl Publisher<'_> {
         let is_sane = parity.max <= parity_limits.hard;
         // What is refused anyway need not stand trial.
         let trial = if looks && is_sane { self.trial(version, proposal, go_on)? } else { None };
+        let alignment = if looks { gate::alignment(proposal.lessons) } else { None };
+        if looks && alignment.is_none() {
+            let lessons = proposal.lessons.len();
+            tracing::info!(%version, lessons, "too few lessons to hold the update against them, or they do not differ");
+        }
         let evidence = Evidence {
             n_broken_tensors,
             parity,
             parity_limits,
             stats: proposal.stats,
-            alignment: if looks { gate::alignment(proposal.lessons) } else { None },
+            alignment,
             trial: trial.as_ref(),
             lineage: &gate::rungs(self.registry, proposal.parent)?,
             ptx_rise: if looks { text::rise(proposal)? } else { None },
@@ -62,7 +67,9 @@ impl Publisher<'_> {
     ) -> Result<(), PublishError> {
         let finding = self.canary(version, live, go_on)?;
         verdict.numbers.insert("canary/rollouts".to_string(), finding.n as f64);
-        verdict.numbers.extend(finding.t.map(|t| ("canary/t".to_string(), t)));
+        verdict.numbers.insert("canary/failed".to_string(), finding.n_failed as f64);
+        let (name, number) = finding.t.map_or((names::CANARY_UNTESTED, 1.0), |t| ("canary/t", t));
+        verdict.numbers.insert(name.to_string(), number);
         match Mode::of(self.config) {
             Mode::Strict => verdict.refusals.extend(finding.refusal),
             Mode::Observe | Mode::Off => verdict.observed.extend(finding.refusal),

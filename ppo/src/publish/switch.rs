@@ -1,8 +1,8 @@
 //! Changing who serves, in an instant: the row, then the pointer.
 //!
 //! Whoever wants another version live comes through here, one at a time: the learner with what it has published, an operator,
-//! the watch. So the log and the engine name the same version but for a pointer that failed, and whoever comes second finds another version live
-//! than it expected. What is in memory was checked when it came there, and going back to it reads no file: milliseconds, on
+//! the watch. So the log and the engine name the same version but for a pointer that failed, which the watch's thread has
+//! follow its row ([`Switch::catch_up`]), and whoever comes second finds another version live than it expected. What is in memory was checked when it came there, and going back to it reads no file: milliseconds, on
 //! the caller's thread at the caller's priority, whatever the learner is doing.
 
 use std::{
@@ -110,12 +110,7 @@ impl Switch {
             Switched::NotInMemory => Err(EngineError::NotResident(version).into()),
             switched => Ok(switched),
         });
-        switched.inspect_err(|_| {
-            // Where only the pointer failed, the row says that it serves, and the next attempt finds it here.
-            if self.registry.live().is_ok_and(|live| live.version != version) {
-                self.forget(version);
-            }
-        })
+        switched.inspect_err(|_| self.forget_unless_live(version))
     }
 
     /// The watch's word: `good` in place of `live`, whose row says why, if it is in memory. Then, before the row, it is
@@ -178,9 +173,66 @@ impl Switch {
         Ok(())
     }
 
+    /// Has the engine serve what the row says is live, where a pointer failed after its row; brings it into memory first where
+    /// it is not there.
+    ///
+    /// # Errors
+    /// When it still cannot: the next look tries again.
+    pub(crate) fn catch_up(&self) -> Result<Switched, PublishError> {
+        let followed = self.follow_row()?;
+        if followed != Switched::NotInMemory {
+            return Ok(followed);
+        }
+        let _one_at_a_time = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = self.registry.live()?.version;
+        let was_there = self.engine.is_ready(live);
+        if !was_there {
+            // Beside serving, because the digest of a whole file would take half a core from the streams.
+            self.engine.beside_serving(|| -> Result<(), PublishError> {
+                let row = self.registry.verify(live)?;
+                Ok(self.engine.load(live, &row.path)?)
+            })?;
+        }
+        let followed = self.follow_row();
+        if !was_there {
+            self.forget_unless_live(live);
+        }
+        followed
+    }
+
+    /// As [`Switch::catch_up`], for whoever comes again soon.
+    pub(crate) fn keep_up(&self) {
+        if let Err(error) = self.catch_up() {
+            tracing::error!(%error, "the version that the log calls live does not serve yet; it is tried again");
+        }
+    }
+
+    fn follow_row(&self) -> Result<Switched, PublishError> {
+        // Under it nobody is between a row and its pointer.
+        let _turn = self.turn();
+        let live = self.registry.live()?.version;
+        if self.engine.live() == live {
+            return Ok(Switched::Already);
+        }
+        if self.engine.recall(live) == Recall::Absent {
+            return Ok(Switched::NotInMemory);
+        }
+        self.promote(live)?;
+        tracing::warn!(version = %live, "it serves now, after its row and its pointer had parted");
+        Ok(Switched::Done)
+    }
+
     fn step_down(&self, version: PolicyVersion) {
         if let Err(error) = self.engine.step_down(version) {
             tracing::warn!(%version, %error, "a version does not wait for its return");
+        }
+    }
+
+    /// Lets a version leave memory again that was brought there to go live and did not: it would keep a place for nothing.
+    pub(crate) fn forget_unless_live(&self, version: PolicyVersion) {
+        // Where only the pointer failed, the row says that it serves, and the next attempt finds it here.
+        if self.registry.live().is_ok_and(|live| live.version != version) {
+            self.forget(version);
         }
     }
 

@@ -16,7 +16,7 @@ use std::{
     time::SystemTime,
 };
 
-use policy::PolicyVersion;
+use policy::{PolicyVersion, checkpoint};
 
 use super::{Registry, RegistryError, files};
 use crate::rollout_log::VersionState;
@@ -38,17 +38,19 @@ impl Registry {
     /// Removes what this code left behind, and moves aside what it did not.
     pub(super) fn clear_up(&self) -> Result<(), RegistryError> {
         let states = self.rows()?.into_iter().map(|row| (row.version, row.state)).collect();
-        self.remove_and_move(&states).map_err(|source| RegistryError::io(&self.folder, source))
+        self.remove_and_move(&states)
     }
 
-    fn remove_and_move(&self, states: &BTreeMap<PolicyVersion, VersionState>) -> io::Result<()> {
-        let names: Vec<String> = files::names(&self.folder)?.into_iter().filter(|name| files::is_ours(name)).collect();
+    fn remove_and_move(&self, states: &BTreeMap<PolicyVersion, VersionState>) -> Result<(), RegistryError> {
+        let io = |source| RegistryError::io(&self.folder, source);
+        let names = files::names(&self.folder).map_err(io)?;
+        let names: Vec<String> = names.into_iter().filter(|name| files::is_ours(name)).collect();
         let marked = names.iter().filter(|name| files::is_mark(name)).filter_map(|name| files::owner(name)).collect();
         let of_fate =
             |fate| -> Vec<&String> { names.iter().filter(|name| fate_of(name, states, &marked) == fate).collect() };
         let gone = of_fate(Fate::Goes);
         for name in &gone {
-            fs::remove_file(self.folder.join(name))?;
+            fs::remove_file(self.folder.join(name)).map_err(io)?;
         }
         if !gone.is_empty() {
             tracing::warn!(files = ?gone, "removed files of versions that were never published or are retired");
@@ -60,19 +62,20 @@ impl Registry {
         Ok(())
     }
 
-    fn move_aside(&self, names: &[&String]) -> io::Result<()> {
+    fn move_aside(&self, names: &[&String]) -> Result<(), RegistryError> {
+        let io = |source| RegistryError::io(&self.folder, source);
         let aside = self.folder.join(ASIDE);
-        fs::create_dir_all(&aside)?;
+        fs::create_dir_all(&aside).map_err(io)?;
         let mut by_stem: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (stem, suffix) in names.iter().filter_map(|name| name.split_once('.')) {
             by_stem.entry(stem).or_default().push(suffix);
         }
         for (stem, suffixes) in by_stem {
             // Numbers are given again where their rows are gone, so another file may lie there under this name.
-            let free = free_stem(&aside, stem)?;
+            let free = free_stem(&aside, stem).map_err(io)?;
             for suffix in suffixes {
                 let (from, to) = (self.folder.join(format!("{stem}.{suffix}")), aside.join(format!("{free}.{suffix}")));
-                fs::rename(&from, &to)?;
+                checkpoint::rename_durably(&from, &to)?;
                 tracing::warn!(
                     from = %from.display(),
                     to = %to.display(),
@@ -80,7 +83,7 @@ impl Registry {
                 );
             }
         }
-        bound(&aside, self.retention.versions.saturating_add(N_BESIDE_KEPT))
+        bound(&aside, self.retention.versions.saturating_add(N_BESIDE_KEPT)).map_err(io)
     }
 }
 

@@ -7,7 +7,9 @@
 use policy::{LogProb, PolicyVersion, SampledToken, SamplingParams, TokenId};
 
 /// First byte of a sampling record in today's layout.
-const SAMPLING_LAYOUT: u8 = 1;
+const SAMPLING_LAYOUT: u8 = 2;
+/// The layout before constraints were noted: it ends one byte earlier.
+const SAMPLING_LAYOUT_BEFORE: u8 = 1;
 
 /// Token ids, 4 bytes each, little-endian.
 pub(super) fn token_ids(tokens: impl Iterator<Item = TokenId>) -> Vec<u8> {
@@ -126,6 +128,7 @@ pub(super) fn sampling(params: &SamplingParams) -> Vec<u8> {
     put_len(&mut bytes, params.stop_token_ids.len());
     bytes.extend(token_ids(params.stop_token_ids.iter().copied()));
     bytes.push(u8::from(params.ignore_eos));
+    bytes.push(u8::from(params.constrained));
     bytes
 }
 
@@ -133,7 +136,7 @@ pub(super) fn sampling(params: &SamplingParams) -> Vec<u8> {
 pub(super) fn parse_sampling(bytes: &[u8]) -> Result<SamplingParams, String> {
     let mut reader = Reader(bytes);
     let layout = reader.array::<1>()?[0];
-    if layout != SAMPLING_LAYOUT {
+    if ![SAMPLING_LAYOUT, SAMPLING_LAYOUT_BEFORE].contains(&layout) {
         return Err(format!("sampling layout: expected {SAMPLING_LAYOUT}, found {layout}"));
     }
     let params = SamplingParams {
@@ -151,6 +154,7 @@ pub(super) fn parse_sampling(bytes: &[u8]) -> Result<SamplingParams, String> {
         stop: reader.list(Reader::text)?,
         stop_token_ids: reader.list(|r| Ok(TokenId(r.word()?)))?,
         ignore_eos: reader.array::<1>()?[0] != 0,
+        constrained: layout == SAMPLING_LAYOUT && reader.array::<1>()?[0] != 0,
     };
     if reader.0.is_empty() { Ok(params) } else { Err(format!("sampling record: {} bytes too many", reader.0.len())) }
 }

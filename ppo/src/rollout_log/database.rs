@@ -10,7 +10,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::{LogError, schema};
+use super::{LogError, schema, transaction::failpoint};
 
 /// In the header of a file in which nothing deleted was ever left: `hone`.
 const CLEAN: i32 = 0x686f_6e65;
@@ -113,9 +113,11 @@ pub(super) fn open_for_writing(path: &Path) -> Result<Connection, LogError> {
 pub(super) fn leave_no_copy(connection: &Connection) -> Result<(), LogError> {
     let found: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     if found != CLEAN {
+        failpoint("log.vacuum")?;
         connection.execute_batch("VACUUM")?;
         connection.pragma_update(None, "application_id", CLEAN)?;
     }
+    failpoint("log.checkpoint")?;
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
     Ok(())
 }

@@ -6,7 +6,9 @@
 //! * *exact*: not greedy, nothing truncated, nothing penalised. Trains.
 //! * *truncated*: top-k, top-p or min-p cut something, but every token kept at least nine tenths of the mass. Trains with
 //!   the recorded behavior log-prob in its importance weight; the small bias of the support is accepted.
-//! * anything else is logged, exported and open to feedback, and is `dropped` with its reason from the first row on, so
+//!   So do the bans of `min_tokens` and `ignore_eos`: what they take from the end tokens is mass cut like any other.
+//! * anything else (greedy, penalised, biased, or held to a grammar, which makes another policy of it however little it cuts)
+//!   is logged, exported and open to feedback, and is `dropped` with its reason from the first row on, so
 //!   that no scorer spends time on it and no learner has to look at it again.
 
 use policy::{FinishReason, Rollout};
@@ -37,7 +39,7 @@ pub fn obstacle(rollout: &Rollout) -> Option<DropReason> {
         || sampling.frequency_penalty != 0.0
         || sampling.repetition_penalty != 1.0
         || !sampling.logit_bias.is_empty();
-    if penalised {
+    if penalised || sampling.constrained {
         return Some(DropReason::Altered);
     }
     let finite = |token: &policy::SampledToken| {

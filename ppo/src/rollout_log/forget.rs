@@ -20,7 +20,8 @@ use super::{
     RolloutLog,
     audit::{self, Act, Action, Who},
     error::LogError,
-    judges,
+    gone, judges,
+    state::DropReason,
     writer::Command,
 };
 
@@ -93,6 +94,7 @@ pub(super) fn forget(connection: &Connection, user: &str, who: &Who, is_heard: b
         [user],
     )?;
     let n_rollouts = connection.execute("DELETE FROM rollouts WHERE user = ?1 AND state <> 'claimed'", [user])?;
+    gone::count(connection, DropReason::Forgotten, forgotten.n_untrained)?;
     (forgotten.n_feedback, forgotten.n_rollouts) = (n_feedback as u64, n_rollouts as u64);
     let removed = format!("removed {n_rollouts} rollouts and {n_feedback} words of feedback");
     audit::insert(connection, &Act::new(who, Action::Forget, audit::user_subject(user)).done_with(removed))?;

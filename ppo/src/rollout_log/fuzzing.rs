@@ -13,6 +13,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         logit_bias: vec![(TokenId(3), -1.5), (TokenId(9), 2.0)],
         stop: vec!["\n\n".to_owned(), "é".to_owned()],
         stop_token_ids: vec![TokenId(9)],
+        constrained: true,
         ..SamplingParams::default()
     };
     let token =

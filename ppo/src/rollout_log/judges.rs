@@ -42,3 +42,13 @@ pub(super) fn rejudge_without(connection: &Connection, user: &str) -> Result<usi
         [user],
     )?)
 }
+
+/// Gives every claimed rollout whose score heard this user back to the scorer, where the claim is one of a process that died.
+/// Returns how many.
+pub(super) fn unclaim_without(connection: &Connection, user: &str) -> Result<usize, LogError> {
+    Ok(connection.execute(
+        "UPDATE rollouts SET state = 'generated', score = NULL, score_std = NULL, reward_version = NULL
+         WHERE state = 'claimed' AND seq IN (SELECT seq FROM feedback WHERE user = ?1 AND applied)",
+        [user],
+    )?)
+}

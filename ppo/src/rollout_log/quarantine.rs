@@ -42,18 +42,19 @@ impl Quarantine {
     }
 }
 
-/// At open: what they brought before they were caught leaves the queue, and what was judged by their words is judged again.
-/// Returns how many rows were dropped.
-pub(super) fn apply(connection: &mut Connection, quarantine: &Quarantine) -> Result<usize, LogError> {
-    let transaction = connection.transaction()?;
+/// At open: what they brought before they were caught leaves the queue, and what was judged by their words is judged again. So it
+/// is with what an update holds that a process died in, which therefore misses rows and is not repeated. From then on nothing of
+/// theirs can be claimed or given back: what they bring is dropped as it comes. Returns how many rows were dropped.
+pub(super) fn apply(connection: &Connection, quarantine: &Quarantine) -> Result<u64, LogError> {
     let mut n_dropped = 0;
     for user in &quarantine.0 {
-        n_dropped += transaction.execute(
-            "UPDATE rollouts SET state = 'dropped', reason = ?2 WHERE user = ?1 AND state IN ('generated', 'scored')",
+        n_dropped += connection.execute(
+            "UPDATE rollouts SET state = 'dropped', reason = ?2
+             WHERE user = ?1 AND state IN ('generated', 'scored', 'claimed')",
             params![user, DropReason::Quarantined.as_str()],
         )?;
-        judges::rejudge_without(&transaction, user)?;
+        judges::rejudge_without(connection, user)?;
+        judges::unclaim_without(connection, user)?;
     }
-    transaction.commit()?;
-    Ok(n_dropped)
+    Ok(n_dropped as u64)
 }

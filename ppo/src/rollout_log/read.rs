@@ -2,11 +2,16 @@
 //! writer never waits for it. It also opens without the folder's lock: `honed rollouts stats` works beside a running daemon.
 
 mod export;
+mod making;
+mod named;
 mod service;
 
 use std::{collections::BTreeMap, ops::RangeInclusive, path::Path};
 
 pub use export::Export;
+pub use making::{Lesson, MadeVersion, Making};
+#[cfg(test)]
+pub(super) use named::NEWEST_NAMED;
 use policy::{PolicyVersion, RolloutId};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -14,7 +19,7 @@ use super::{
     audit::{self, AuditRow},
     database::open_for_reading,
     error::LogError,
-    feedback,
+    feedback, gone,
     imports::{self, ImportRow},
     record::{self, LoggedRollout, Seq},
     redaction, schema,
@@ -47,7 +52,7 @@ pub struct LogStats {
     pub by_state: BTreeMap<RolloutState, u64>,
     /// Rows by the version that drew them.
     pub by_version: BTreeMap<PolicyVersion, u64>,
-    /// Rows that do not train, by reason (expired ones under `stale`).
+    /// Rows that do not train, by reason (expired ones under `stale`), and those that had not trained when they left the log.
     pub dropped: BTreeMap<DropReason, u64>,
     /// Words of users.
     pub n_feedback: u64,
@@ -161,7 +166,7 @@ impl LogReader {
         Ok(rows)
     }
 
-    /// Counts over the whole log, from an index alone.
+    /// Counts over the whole log, from an index alone, and of what has left it.
     pub fn stats(&self) -> Result<LogStats, LogError> {
         let mut stats = LogStats { by_state: RolloutState::ALL.map(|state| (state, 0)).into(), ..LogStats::default() };
         let mut statement = self
@@ -176,6 +181,11 @@ impl LogReader {
                 *stats.by_state.entry(state).or_default() += n;
             }
             if let Some(reason) = row.get::<_, Option<String>>(2)?.and_then(|word| DropReason::parse(&word)) {
+                *stats.dropped.entry(reason).or_default() += n;
+            }
+        }
+        if self.has(schema::WITH_GONE) {
+            for (reason, n) in gone::counts(&self.connection)? {
                 *stats.dropped.entry(reason).or_default() += n;
             }
         }

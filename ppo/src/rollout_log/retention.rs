@@ -7,12 +7,14 @@
 
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, TransactionBehavior, params};
+use rusqlite::{Connection, params};
 
 use super::{
     RolloutLog,
     error::LogError,
+    gone,
     state::DropReason,
+    transaction::{begin, commit},
     writer::{Command, Writer},
 };
 use crate::clock::now_ms;
@@ -104,7 +106,7 @@ struct Removed {
 
 /// One transaction.
 fn remove(connection: &mut Connection, retention: Retention, now_ms: u64) -> Result<Removed, LogError> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let transaction = begin(connection)?;
     let before = now_ms.saturating_sub(u64::try_from(retention.age.as_millis()).unwrap_or(u64::MAX));
     let old: Vec<(i64, bool)> = transaction
         .prepare_cached(OLD)?
@@ -116,8 +118,10 @@ fn remove(connection: &mut Connection, retention: Retention, now_ms: u64) -> Res
         transaction.prepare_cached("DELETE FROM feedback WHERE seq = ?1")?.execute([seq])?;
         transaction.prepare_cached("DELETE FROM rollouts WHERE seq = ?1")?.execute([seq])?;
     }
-    transaction.commit()?;
-    Ok(Removed { n: old.len(), n_untrained: old.iter().filter(|(_, is_untrained)| *is_untrained).count() as u64 })
+    let n_untrained = old.iter().filter(|(_, is_untrained)| *is_untrained).count() as u64;
+    gone::count(&transaction, DropReason::Outdated, n_untrained)?;
+    commit(transaction, "retention.commit")?;
+    Ok(Removed { n: old.len(), n_untrained })
 }
 
 #[cfg(test)]

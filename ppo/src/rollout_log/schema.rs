@@ -3,12 +3,15 @@
 //! `PRAGMA user_version` holds the number of the last step that ran. A step is never edited once released; a change is a new
 //! step at the end. Each runs in one transaction with its number, so a crash leaves the file before or after it, not between.
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::Connection;
 
-use super::error::LogError;
+use super::{
+    error::LogError,
+    transaction::{begin, commit},
+};
 
 /// Steps in order; entry i brings a file from number i to i + 1.
-pub(super) const STEPS: [&str; 7] = [
+pub(super) const STEPS: [&str; 8] = [
     // 1: rollouts, feedback, versions.
     "CREATE TABLE rollouts (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -157,6 +160,13 @@ pub(super) const STEPS: [&str; 7] = [
     "CREATE INDEX rollouts_in_order ON rollouts (version, seq);
      CREATE INDEX scored_in_order ON rollouts (version, seq) WHERE score IS NOT NULL;
      CREATE INDEX rollouts_by_age ON rollouts (created_ms);",
+    // 8: counts of rows that are gone, by the reason why they had not trained; and ways to what made a version.
+    "CREATE TABLE gone (
+        reason TEXT PRIMARY KEY,
+        n INTEGER NOT NULL
+     ) STRICT, WITHOUT ROWID;
+     CREATE INDEX updates_by_version ON updates (version);
+     CREATE INDEX judges_by_update ON update_rollouts (number, reward_version);",
 ];
 
 /// Number of the schema that this build writes.
@@ -173,6 +183,9 @@ pub(super) const WITH_AUDIT: u32 = 4;
 
 /// Number of the first schema that says when versions went live.
 pub(super) const WITH_SERVICES: u32 = 6;
+
+/// Number of the first schema that counts what is gone.
+pub(super) const WITH_GONE: u32 = 8;
 
 /// Number of the schema in the file; 0 for a new file.
 pub(super) fn number(connection: &Connection) -> Result<u32, LogError> {
@@ -191,10 +204,10 @@ pub(super) fn migrate_through(connection: &mut Connection, steps: &[&str]) -> Re
         return Err(LogError::SchemaTooNew { found, supported });
     }
     for (at, step) in steps.iter().enumerate().skip(found as usize) {
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let transaction = begin(connection)?;
         transaction.execute_batch(step)?;
         transaction.pragma_update(None, "user_version", at as u32 + 1)?;
-        transaction.commit()?;
+        commit(transaction, "schema.commit")?;
     }
     Ok(())
 }

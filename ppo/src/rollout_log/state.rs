@@ -7,6 +7,7 @@
 //!     ▼              ▼        ▼
 //!  dropped{reason}, expired{stale}   dropped{reason}
 //! ```
+//! Only when a log is opened, a claim of a dead process goes back to `generated` where a quarantined user had judged it.
 //! Every transition is one statement that names the old state, so a late or repeated one changes nothing.
 
 use std::fmt;
@@ -76,7 +77,7 @@ pub enum DropReason {
     ClientLimit,
     /// Temperature 0: nothing was drawn.
     Greedy,
-    /// Penalties or logit bias moved the distribution away from the policy's.
+    /// Penalties, logit bias or a grammar moved the distribution away from the policy's.
     Altered,
     /// Truncation kept less than nine tenths of the mass at some token.
     TruncatedMass,
@@ -104,13 +105,13 @@ pub enum DropReason {
     Gate,
     /// Updates with it kept failing.
     UpdateFailed,
-    /// Its user was forgotten before it trained (counted only: the row is gone).
+    /// Its user was forgotten before it trained (counted only, in the table `gone`: the row is no more).
     Forgotten,
-    /// It had not trained when `ppo.log.keep_days` were over (counted only: the row is gone).
+    /// It had not trained when `ppo.log.keep_days` were over (counted only, likewise).
     Outdated,
-    /// The writer's queue was full (counted only: it never reached the log).
+    /// The writer's queue was full (counted only, by this process: it never reached the log).
     QueueFull,
-    /// The log could not be written (counted only).
+    /// The log could not be written (counted only, by this process).
     WriteFailed,
 }
 

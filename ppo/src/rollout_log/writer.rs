@@ -16,7 +16,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use policy::{Rollout, Vocabulary};
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, Transaction};
 
 use super::{
     answer::{Listening, Pending, Tally, answer, insert, refuse},
@@ -30,6 +30,7 @@ use super::{
     record::{LoggedRollout, Seq},
     retention::{Due, Retention},
     state::DropReason,
+    transaction::{begin, commit},
     transition::{Claim, ClaimRequest, Heard, Verdict},
     update_row::{Settlement, UpdateStart},
     version_row::VersionChange,
@@ -217,8 +218,7 @@ fn transact(
     pending: &mut Vec<Pending>,
     tally: &mut Tally,
 ) -> Result<(), LogError> {
-    failpoint("log.begin")?;
-    let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut transaction = begin(connection)?;
     for rollout in exchanges {
         insert(&transaction, rollout, listening, tally)?;
     }
@@ -226,10 +226,7 @@ fn transact(
         pending.push(answer(call, &mut transaction, listening, tally));
         still_one(&transaction)?;
     }
-    failpoint("log.commit")?;
-    transaction.commit()?;
-    policy::failpoint::passed("log.committed");
-    Ok(())
+    commit(transaction, "log.commit")
 }
 
 /// A command that finds the disk full or broken has SQLite take everything back that came before it, in the middle of the batch.
@@ -241,9 +238,4 @@ fn still_one(transaction: &Transaction<'_>) -> Result<(), LogError> {
         }
         false => Ok(()),
     }
-}
-
-/// An error of a failpoint is one of the disk.
-fn failpoint(name: &'static str) -> Result<(), LogError> {
-    policy::failpoint::reached(name).map_err(|error| LogError::Commit(error.to_string()))
 }

@@ -2,22 +2,23 @@
 //!
 //! Every step sees how far the ones before it have gone, and nobody sees the last one: of a round with one minibatch and one
 //! epoch that is all of it. So after it the first episodes that trained are read once more. What they say decides whether the
-//! round is taken back (`ppo.skip_kl`), and is what the gate knows of the way from the live version and of what was learnt.
+//! round is taken back (`ppo.skip_kl`), and is what the gate knows of the way from the live version, of the way from version 0
+//! and of what was learnt.
 
 use crate::{
     error::PpoError,
     experience::{Budget, Experience, MicroBatches, Pace, batch_of, temperatures_of},
-    gate::Lesson,
+    gate::{LESSONS_MIN, Lesson},
     kl::KlEstimator,
-    loss::LOG_RATIO_MAX,
+    loss::{LOG_RATIO_MAX, ratio},
     masked,
     models::Models,
 };
 
 /// Episodes that are read at most.
 const EPISODES_MAX: usize = 64;
-/// Tokens that are read at most, prompts included, but for a single longer episode: a spot check, not one more pass over a
-/// round of long answers.
+/// Tokens that are read at most, prompts included, beyond the first [`LESSONS_MIN`] episodes: a spot check, not one more pass
+/// over a round of long answers. Those are read however long they are, or the gate could not look at long answers at all.
 const TOKENS_MAX: usize = 8192;
 
 /// What the policy says now of the first episodes that it learnt from.
@@ -25,6 +26,8 @@ const TOKENS_MAX: usize = 8192;
 pub(super) struct Arrival {
     /// KL(old ‖ now) as k3, nats per token.
     pub(super) kl_k3: f64,
+    /// KL(now ‖ reference), nats per episode ([`to_reference`]).
+    pub(super) kl_to_reference: f64,
     /// What each was paid, and how likely it was and is.
     pub(super) lessons: Vec<Lesson>,
 }
@@ -54,39 +57,54 @@ impl Arrival {
         for (members, now) in pieces.pieces().iter().zip(now) {
             let lengths: Vec<usize> = members.iter().map(|i| experience.lengths[*i]).collect();
             for (&i, now) in members.iter().zip(masked::split(&now, &lengths)) {
-                let old = &experience.passes.old[experience.range(i)];
-                arrival.kl_k3 += old.iter().zip(now).map(|(old, now)| k3(*old, f64::from(*now))).sum::<f64>();
-                arrival.lessons.push(lesson(experience, i, now));
+                let passes = [&experience.passes.old, &experience.passes.reference];
+                let [old, reference] = passes.map(|log_probs| &log_probs[experience.range(i)]);
+                let now = now.iter().copied().map(f64::from);
+                arrival.kl_k3 += old.iter().zip(now.clone()).map(|(old, now)| k3(*old, now)).sum::<f64>();
+                let both = old.iter().zip(reference).zip(now.clone());
+                arrival.kl_to_reference +=
+                    both.map(|((old, reference), now)| to_reference(*old, now, *reference)).sum::<f64>();
                 n_tokens += now.len();
+                arrival.lessons.push(lesson(experience, i, now));
             }
         }
         arrival.kl_k3 /= n_tokens.max(1) as f64;
+        arrival.kl_to_reference /= arrival.lessons.len().max(1) as f64;
         Ok(arrival)
     }
 }
 
-/// As the policy loss counts it: the samples are old's, so old is the policy and what it has become the reference.
-fn k3(old: f64, now: f64) -> f64 {
-    KlEstimator::K3.value((old - now).clamp(-LOG_RATIO_MAX, LOG_RATIO_MAX))
+/// k3 of the policy against the reference, nats, bounded as the policy loss has it. On the way of the round the samples are old's,
+/// so there old is the policy and what it has become the reference.
+fn k3(policy: f64, reference: f64) -> f64 {
+    KlEstimator::K3.value((policy - reference).clamp(-LOG_RATIO_MAX, LOG_RATIO_MAX))
+}
+
+/// What one token says of the KL from the reference to the policy as it is now, nats: `π/π_old · (e^−D − 1 + D)`,
+/// `D = ℓ_now − ℓ_ref`.
+///
+/// k3 (Schulman 2020) is for samples of the policy, and these are old's: hence the weight. Without it, and with k1, the mean
+/// would be KL(old ‖ ref) − KL(old ‖ now): the further the update went, the smaller. The states are still those that old came to.
+fn to_reference(old: f64, now: f64, reference: f64) -> f64 {
+    ratio(now - old) * k3(now, reference)
 }
 
 /// The first episodes that trained, as many as are read.
 fn members(experience: &Experience) -> Vec<usize> {
     let trained = (0..experience.episodes.len()).filter(|&i| experience.is_kept(i)).take(EPISODES_MAX);
     let mut n_tokens = 0;
-    let fit = trained.take_while(|&i| {
-        let is_first = n_tokens == 0;
+    let fit = trained.enumerate().take_while(|&(n, i)| {
         n_tokens += experience.episodes[i].sequence.tokens.len();
-        is_first || n_tokens <= TOKENS_MAX
+        n < LESSONS_MIN || n_tokens <= TOKENS_MAX
     });
-    fit.collect()
+    fit.map(|(_, i)| i).collect()
 }
 
-fn lesson(experience: &Experience, i: usize, now: &[f32]) -> Lesson {
+fn lesson(experience: &Experience, i: usize, now: impl Iterator<Item = f64>) -> Lesson {
     let range = experience.range(i);
     Lesson {
         paid: experience.rewards[range.clone()].iter().sum(),
         old_log_prob: experience.passes.old[range].iter().sum(),
-        new_log_prob: now.iter().copied().map(f64::from).sum(),
+        new_log_prob: now.sum(),
     }
 }

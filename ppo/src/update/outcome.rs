@@ -54,7 +54,7 @@ impl RoundOutcome {
 }
 
 /// Rollouts that were filtered, or whose round came to nothing, are spent all the same: given back, they would only be
-/// claimed again.
+/// claimed again, and a learner that claims the oldest first would never come past them.
 pub(super) fn settle(fates: &mut [Fate], experience: &Experience, progress: &Progress) {
     for index in &experience.broken {
         fates[*index] = Fate::Dropped(DropReason::NonFinite);

@@ -8,7 +8,6 @@ use crate::{
     loss::explained_variance,
     masked::{self, Variance},
     metrics,
-    off_policy::ess_fraction,
 };
 
 /// What a round was like. Means over tokens are over all response tokens of the round unless they say otherwise.
@@ -73,6 +72,10 @@ pub struct RoundStats {
     /// KL(old ‖ new) as k3 after the last step, nats per token, over the first episodes that trained: what `skip_kl` and the
     /// gate judge. 0 where the policy made no step, or ran away before the last.
     pub policy_final_kl_k3: f64,
+    /// KL to the reference after the last step, nats per episode, over the same episodes: what the gate judges, since
+    /// [`RoundStats::objective_kl`] is of the policy that the round began with. In the gate's report, and not among the numbers
+    /// of the round, which older records would lack.
+    pub policy_final_kl_to_reference: f64,
     /// Share of tokens whose clipped objective was the worse one (TRL `policy/clipfrac_avg`, verl `actor/pg_clipfrac`).
     pub policy_clip_fraction: f64,
     /// The part of it above 1, where a good token became likelier (TRL `clip_ratio/high_mean`).
@@ -81,9 +84,9 @@ pub struct RoundStats {
     pub policy_clip_fraction_low: f64,
     /// Share of tokens that `dual_clip` stopped (verl `actor/pg_clipfrac_lower`).
     pub policy_clip_fraction_dual: f64,
-    /// Policy loss, mean over minibatches (TRL `loss/policy_avg`).
+    /// Policy loss, mean over minibatches (TRL `loss/policy_avg`); with the KL penalty where `ppo.kl_in` is "loss".
     pub policy_loss: f64,
-    /// Mean of π/π_old (TRL `val/ratio`).
+    /// Mean of π/π_old (TRL `val/ratio`); with `ppo.importance = "bypass"` of π/π_behavior.
     pub ratio_mean: f64,
     /// Its variance (TRL `val/ratio_var`).
     pub ratio_var: f64,
@@ -135,7 +138,8 @@ pub struct RoundStats {
     /// β of the next round.
     pub kl_coef_next: f64,
 
-    /// Effective sample size of the importance weights over the tokens that train, a share (PipelineRL `rl/ess`).
+    /// Effective sample size of the importance weights over the tokens that may train, a share (PipelineRL `rl/ess`); those
+    /// that are filtered weigh 0, so it is at most the share that is left.
     pub ess: f64,
     /// Mean importance weight over the tokens that train (verl `rollout_corr/rollout_is_mean`).
     pub importance_weight_mean: f64,
@@ -234,7 +238,7 @@ impl RoundStats {
         let weights = &experience.importance;
         let behavior = experience.episodes.iter().flat_map(|e| &e.behavior);
         let gaps = experience.passes.old.iter().zip(behavior).map(|(old, behavior)| (old - behavior).abs());
-        self.ess = ess_fraction(&weights.weights, &weights.kept);
+        self.ess = weights.ess_fraction;
         self.importance_weight_mean = masked::mean(&weights.weights, &weights.kept);
         self.importance_truncated_fraction = weights.truncated_fraction;
         self.filtered_fraction = weights.filtered_fraction;

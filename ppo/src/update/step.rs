@@ -1,7 +1,5 @@
 //! One minibatch: gradients over its micro-batches, and one step of each optimiser.
 
-use std::ops::Range;
-
 use policy::{
     causal_lm::HeadSlopes,
     model_error::Result as ModelResult,
@@ -13,12 +11,13 @@ use super::{
     pretraining,
     progress::{Fault, Progress, fault_of},
     tally::{PolicyTally, ValueTally},
+    tokens::Tokens,
 };
 use crate::{
     error::PpoError,
     experience::{AdvantageEstimator, Budget, Experience, MicroBatches, Pace, batch_of, go_on, temperatures_of},
     guard::{Guard, limit, spike},
-    loss::{Aggregation, PolicyClip, PolicyTokens, ValueTokens, policy_loss, value_loss},
+    loss::{Aggregation, PolicyClip, value_loss},
     models::Models,
 };
 
@@ -47,17 +46,6 @@ pub(super) struct Minibatch<'a> {
     members: Vec<usize>,
     /// c_t, flat over the whole round; 0 outside the minibatch.
     coefficients: Vec<f64>,
-}
-
-/// The tokens of one micro-batch, gathered from the flat vectors of the round.
-struct Tokens {
-    old: Vec<f64>,
-    advantages: Vec<f64>,
-    weights: Vec<f64>,
-    old_values: Vec<f64>,
-    returns: Vec<f64>,
-    coefficients: Vec<f64>,
-    mask: Vec<bool>,
 }
 
 impl<'a> Minibatch<'a> {
@@ -178,8 +166,9 @@ impl<'a> Minibatch<'a> {
                 let tokens = self.tokens(members);
                 let mut tally = PolicyTally::default();
                 lm.backward(&batch, &temperatures, gradients, |rows| {
-                    let loss = policy_loss(tokens.policy(&rows.range, &floats(rows.log_probs)), clip);
-                    tally.add(&loss);
+                    let log_probs = floats(rows.log_probs);
+                    let loss = tokens.policy_loss(&rows.range, &log_probs, clip);
+                    tally.add(&loss, tokens.approx_kl(&rows.range, &log_probs));
                     Ok(HeadSlopes { log_probs: slopes(&loss.grad), entropies: tokens.bonus(&rows.range, config) })
                 })?;
                 Ok(tally)
@@ -233,51 +222,7 @@ impl<'a> Minibatch<'a> {
     }
 
     fn tokens(&self, members: &[usize]) -> Tokens {
-        let experience = self.experience;
-        let gather =
-            |x: &[f64]| -> Vec<f64> { members.iter().flat_map(|i| x[experience.range(*i)].iter().copied()).collect() };
-        let coefficients = gather(&self.coefficients);
-        Tokens {
-            old: gather(&experience.proximal),
-            advantages: gather(&experience.whitened),
-            weights: gather(&experience.importance.weights),
-            old_values: gather(&experience.passes.values),
-            returns: gather(&experience.returns),
-            mask: vec![true; coefficients.len()],
-            coefficients,
-        }
-    }
-}
-
-impl Tokens {
-    /// Some of them, with their log-probs now.
-    fn policy<'a>(&'a self, range: &Range<usize>, log_probs: &'a [f64]) -> PolicyTokens<'a> {
-        PolicyTokens {
-            log_probs,
-            old: &self.old[range.clone()],
-            advantages: &self.advantages[range.clone()],
-            weights: &self.weights[range.clone()],
-            coefficients: &self.coefficients[range.clone()],
-            mask: &self.mask[range.clone()],
-        }
-    }
-
-    /// Slopes of the entropy bonus −c·Σ c_t·H_t (`ppo.entropy_coef`); none when it is off.
-    fn bonus(&self, range: &Range<usize>, config: &config::Ppo) -> Vec<f32> {
-        match config.entropy_coef {
-            0.0 => Vec::new(),
-            coef => self.coefficients[range.clone()].iter().map(|c| (-coef * c) as f32).collect(),
-        }
-    }
-
-    fn value<'a>(&'a self, values: &'a [f64]) -> ValueTokens<'a> {
-        ValueTokens {
-            values,
-            old: &self.old_values,
-            returns: &self.returns,
-            coefficients: &self.coefficients,
-            mask: &self.mask,
-        }
+        Tokens::gather(self.experience, &self.coefficients, members)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Sums over micro-batches of what the losses report as means.
 
-use crate::loss::{PolicyLoss, ValueLoss};
+use crate::loss::{ApproxKl, PolicyLoss, ValueLoss};
 
 /// Of the policy loss.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,8 +21,9 @@ pub(super) struct PolicyTally {
 }
 
 impl PolicyTally {
-    /// One micro-batch; the micro-batches of a minibatch are one minibatch.
-    pub(super) fn add(&mut self, loss: &PolicyLoss) {
+    /// One micro-batch, and how far the policy had gone since the round began; the micro-batches of a minibatch are one
+    /// minibatch.
+    pub(super) fn add(&mut self, loss: &PolicyLoss, kl: ApproxKl) {
         let n = loss.n_tokens as f64;
         self.n_minibatches = 1;
         self.n_tokens += loss.n_tokens;
@@ -30,9 +31,9 @@ impl PolicyTally {
         self.clipped += n * loss.clip_fraction;
         self.clipped_high += n * loss.clip_fraction_high;
         self.clipped_dual += n * loss.dual_clip_fraction;
-        self.k1 += n * loss.approx_kl_k1;
-        self.k2 += n * loss.approx_kl_k2;
-        self.k3 += n * loss.approx_kl_k3;
+        self.k1 += n * kl.k1;
+        self.k2 += n * kl.k2;
+        self.k3 += n * kl.k3;
         self.ratios += loss.ratios.iter().sum::<f64>();
         self.squared_ratios += loss.ratios.iter().map(|r| r * r).sum::<f64>();
         self.ratio_max = loss.ratios.iter().copied().fold(self.ratio_max, f64::max);

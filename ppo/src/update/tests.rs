@@ -1,5 +1,7 @@
 mod estimators;
 mod lora;
+mod optimum;
+mod penalty;
 mod pretraining;
 mod rails;
 
@@ -239,6 +241,8 @@ fn a_round_that_runs_away_is_taken_back() {
 #[test]
 fn data_of_another_policy_make_no_step() {
     let mut world = World::new(9);
+    // No divergence yet: a controller that heard of this round would let β fall.
+    (world.config.kl_adaptive, world.config.kl_horizon) = (true, 100);
     let mut rollouts = world.rollouts(8, share_of(TokenId(3)));
     rollouts = rollouts.into_iter().map(|r| World::redrawn(r, |token| token.behavior.0 -= 1.0)).collect();
     let before = bytes_of(world.models.policy.parameters());
@@ -246,6 +250,7 @@ fn data_of_another_policy_make_no_step() {
     assert!(!outcome.has_new_policy());
     assert_eq!(outcome.stats.filtered_fraction, 1.0);
     assert_eq!(outcome.n_dropped()[&DropReason::OffPolicy], 8);
+    assert!(outcome.is_skipped(), "and it is told");
     assert_eq!(bytes_of(world.models.policy.parameters()), before);
     assert_eq!(outcome.stats.kl_coef, outcome.stats.kl_coef_next);
 }

@@ -9,9 +9,8 @@ use crate::{
     control::{ControlState, ROUNDS_REMEMBERED, Recent},
     experience::Experience,
     guard::{Guard, Trips, parts_ways},
-    kl, masked,
+    kl,
     models::Models,
-    off_policy::ess_fraction,
     rollout_log::DropReason,
 };
 
@@ -55,10 +54,10 @@ impl Round<'_> {
         if config.kl_budget > 0.0 && kl > config.kl_budget {
             trips.add(Guard::KlBudget, kl, config.kl_budget);
         }
-        let importance = &experience.importance;
-        // Over the tokens that are left: the filtered ones weigh 0 by decision, not by accident.
-        let ess = ess_fraction(&importance.weights, &importance.kept);
-        if masked::count(&importance.kept) > 0 && ess < config.ess_min {
+        // Over all tokens that may train: what is filtered weighs 0, or one answer that is left would speak for the round.
+        let ess = experience.importance.ess_fraction;
+        let may_train = experience.is_alone.iter().any(|alone| !alone);
+        if may_train && ess < config.ess_min {
             trips.add(Guard::Ess, ess, config.ess_min);
         }
         watch_held_out(&mut models.control, experience, held_out, trips);

@@ -43,6 +43,23 @@ fn a_saved_model_gives_the_same_scores() {
     assert_eq!(read.normalizations(), model.normalizations());
 }
 
+/// Goal: what was measured goes with the file, and a file that says what cannot be says nothing. Method: saved and read; then
+/// shares that are none.
+#[test]
+fn a_file_says_how_well_it_judges_or_nothing() {
+    let plain = reward_model(Normalization { gain: 2.0, bias: -3.0 }).unwrap();
+    assert_eq!(plain.held_out(), None);
+    let read = |model: &RewardModel| {
+        RewardModel::from_bytes(&model.checkpoint().to_bytes().unwrap(), &Device::Cpu).unwrap().held_out()
+    };
+    let held_out = HeldOut { accuracy: 0.75, n_pairs: 128 };
+    assert_eq!(read(&plain.with_held_out(held_out)), Some(held_out));
+    for accuracy in [f64::NAN, f64::INFINITY, -0.1, 1.5] {
+        let wrong = reward_model(Normalization { gain: 2.0, bias: -3.0 }).unwrap();
+        assert_eq!(read(&wrong.with_held_out(HeldOut { accuracy, n_pairs: 1 })), None, "{accuracy}");
+    }
+}
+
 #[test]
 fn a_model_without_gain_and_bias_is_refused() {
     let saved = reward_model(Normalization { gain: 2.0, bias: -3.0 }).unwrap();

@@ -6,11 +6,12 @@ use std::{
 };
 
 use crossbeam_channel::unbounded;
+use policy::{TokenId, engine::CancelFlag};
 
 use super::*;
 use crate::{
     score::{Judgement, Score},
-    sources::model::Judge,
+    sources::{Formula, model::Judge},
 };
 
 fn reward(batch: usize) -> config::Reward {
@@ -25,9 +26,9 @@ fn scorer(batch: usize, judge: impl Fn(&[Vec<TokenId>]) -> Result<Vec<f64>, Stri
 
 fn item(prompt: u32, response: u32, formula: Formula) -> ScoreRequest {
     ScoreRequest {
-        prompt: vec![TokenId(prompt)],
+        prompt: [TokenId(prompt)].into(),
         response: vec![TokenId(response)],
-        prompt_text: String::new(),
+        prompt_text: "".into(),
         response_text: String::new(),
         formula,
     }
@@ -114,7 +115,7 @@ fn callers_take_turns_and_batches_are_cut_by_tokens() {
     let mut config = reward(32);
     config.batch_tokens = 30;
     let scorer = Scorer::start(&config, Some(model), 1).expect("threads");
-    let long = ScoreRequest { prompt: vec![TokenId(7); 8], ..item(7, 1, Formula::MODEL) };
+    let long = ScoreRequest { prompt: [TokenId(7); 8].into(), ..item(7, 1, Formula::MODEL) };
     let (reply, replies) = unbounded();
     for (name, job) in [("large", vec![long; 100]), ("small", items(0..1))] {
         let reply = reply.clone();

@@ -14,6 +14,7 @@ use policy::{
     TokenId,
     causal_lm::CausalLm,
     checkpoint::{self, Digest},
+    failpoint,
 };
 use rayon::ThreadPool;
 
@@ -88,6 +89,7 @@ pub fn load(
     let (model, digest) = match file {
         ModelFile::BuiltIn(bytes) => (RewardModel::from_bytes(bytes, &Device::Cpu)?, Digest::of(bytes)),
         ModelFile::At(path) => {
+            failpoint::reached("reward.load").map_err(|error| RewardModelError::Weights(error.to_string()))?;
             let before = checkpoint::digest(path)?;
             let model = RewardModel::load_beside(path, base)?;
             // The digest is the model's name: scores must not carry that of other bytes.
@@ -117,7 +119,7 @@ impl ModelSource {
     /// One outcome per item. When a batch fails, its items are judged one by one, so that only the guilty ones fail.
     pub(crate) fn score(&self, judge: &Judge, items: &[&ScoreRequest]) -> Vec<Result<Judgement, ScoreError>> {
         let sequences: Vec<Vec<TokenId>> =
-            items.iter().map(|item| [item.prompt.as_slice(), &item.response].concat()).collect();
+            items.iter().map(|item| [&item.prompt[..], &item.response].concat()).collect();
         match self.ask(judge, &sequences) {
             Ok(judgements) => judgements.into_iter().map(checked).collect(),
             Err(error) if sequences.len() == 1 => vec![Err(error)],

@@ -203,7 +203,7 @@ fn request_body(items: &[&ScoreRequest]) -> Vec<u8> {
     let texts = |text: fn(&ScoreRequest) -> String| items.iter().map(|item| text(item)).collect::<Vec<_>>();
     let body = json!({
         "query": texts(|item| format!("{}{}", item.prompt_text, item.response_text)),
-        "prompts": texts(|item| item.prompt_text.clone()),
+        "prompts": texts(|item| item.prompt_text.to_string()),
         // Reference answers, which live traffic does not have; OpenRLHF sends empty strings too.
         "labels": texts(|_| String::new()),
     });

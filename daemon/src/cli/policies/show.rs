@@ -3,11 +3,14 @@
 use std::{collections::BTreeSet, io::Write, path::Path};
 
 use policy::PolicyVersion;
-use ppo::rollout_log::{UpdateRow, VersionRow};
+use ppo::rollout_log::{Lesson, MadeVersion, UpdateRow};
 
 use crate::{
     cli::{ConfigArgs, Outcome, clock::utc, rollouts},
-    http::wire::{json, policy::PolicyRow},
+    http::wire::{
+        json,
+        policy::{PolicyRow, PolicyWithRollouts},
+    },
 };
 
 /// Which version.
@@ -18,6 +21,9 @@ pub(crate) struct ShowArgs {
     /// One line of JSON instead of a table.
     #[arg(long)]
     json: bool,
+    /// Name each rollout of the update that made it.
+    #[arg(long)]
+    rollouts: bool,
     #[command(flatten)]
     config: ConfigArgs,
 }
@@ -33,25 +39,32 @@ pub(crate) struct DiffArgs {
     config: ConfigArgs,
 }
 
-/// A version, where its file lies, and the update that made it.
+/// A version, where its file lies, the update that made it, and what that used.
 struct Known {
-    row: VersionRow,
-    bytes: Option<u64>,
+    version: MadeVersion,
     update: Option<UpdateRow>,
+    lessons: Vec<Lesson>,
 }
 
 pub(super) fn show(args: &ShowArgs) -> Outcome {
     let known = known(&args.config, args.version)?;
     let mut out = std::io::stdout().lock();
     if args.json {
-        writeln!(out, "{}", json(&PolicyRow::new(known.row, None)))?;
+        let row = PolicyRow::new(known.version, None);
+        match args.rollouts {
+            true => writeln!(out, "{}", json(&PolicyWithRollouts::new(row, known.lessons)))?,
+            false => writeln!(out, "{}", json(&row))?,
+        }
         return Ok(());
     }
     for (name, value) in known.facts() {
         writeln!(out, "{name:<12}{value}")?;
     }
-    for (name, value) in &known.row.numbers {
+    for (name, value) in &known.version.row.numbers {
         writeln!(out, "  {name:<44}{:>16}", readable(*value))?;
+    }
+    for lesson in known.lessons.iter().filter(|_| args.rollouts) {
+        writeln!(out, "{}", told(lesson))?;
     }
     Ok(())
 }
@@ -62,17 +75,11 @@ pub(super) fn diff(args: &DiffArgs) -> Outcome {
     for ((name, a), (_, b)) in from.facts().into_iter().zip(to.facts()) {
         writeln!(out, "{name:<12}{a:<36}{b}{}", if a == b { "  (the same)" } else { "" })?;
     }
-    let names: BTreeSet<&String> = from.row.numbers.keys().chain(to.row.numbers.keys()).collect();
-    writeln!(
-        out,
-        "\n{:<46}{:>14}{:>14}{:>14}",
-        "",
-        from.row.version.to_string(),
-        to.row.version.to_string(),
-        "change"
-    )?;
+    let [a, b] = [&from, &to].map(|known| &known.version.row);
+    let names: BTreeSet<&String> = a.numbers.keys().chain(b.numbers.keys()).collect();
+    writeln!(out, "\n{:<46}{:>14}{:>14}{:>14}", "", a.version.to_string(), b.version.to_string(), "change")?;
     for name in names {
-        let [a, b] = [&from, &to].map(|known| known.row.numbers.get(name).copied());
+        let [a, b] = [&from, &to].map(|known| known.version.row.numbers.get(name).copied());
         let shown = |x: Option<f64>| x.map_or_else(|| "-".to_owned(), readable);
         let change = a.zip(b).map(|(a, b)| b - a);
         writeln!(out, "  {name:<44}{:>14}{:>14}{:>14}", shown(a), shown(b), shown(change))?;
@@ -110,24 +117,37 @@ fn known(config: &ConfigArgs, version: u64) -> Result<Known, Box<dyn std::error:
     let row = reader.version(version)?;
     let row = row.ok_or_else(|| format!("there is no {version}; `honed policies list` shows what there is"))?;
     let folder = Path::new(&config.load()?.daemon.data_dir).join("versions");
-    let bytes = std::fs::metadata(folder.join(&row.path)).ok().map(|file| file.len());
     let update = reader.update_of(version)?;
-    Ok(Known { row, bytes, update })
+    let lessons = match &update {
+        Some(update) => reader.lessons(update.start.number)?,
+        None => Vec::new(),
+    };
+    Ok(Known { version: reader.describe(row, &folder)?, update, lessons })
+}
+
+/// The id of a rollout and what became of it.
+fn told(lesson: &Lesson) -> String {
+    match &lesson.row {
+        Some((id, state)) => format!("  rollout {:>8}  {}-{}  {state}", lesson.seq.0, id.request, id.index),
+        None => format!("  rollout {:>8}  it has left the log", lesson.seq.0),
+    }
 }
 
 impl Known {
     fn facts(&self) -> Vec<(&'static str, String)> {
-        let row = &self.row;
+        let MadeVersion { row, bytes, making } = &self.version;
         let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         vec![
             ("version", row.version.to_string()),
             ("state", row.state.as_str().to_owned()),
             ("parent", or_none(row.parent.map(|parent| parent.to_string()))),
             ("created", utc(row.created_ms)),
-            ("file", or_none(self.bytes.map(|bytes| format!("{} ({bytes} bytes)", row.path.display())))),
+            ("file", or_none(bytes.map(|bytes| format!("{} ({bytes} bytes)", row.path.display())))),
             ("digest", row.digest.chars().take(32).collect()),
             ("update", or_none(self.update.as_ref().map(|update| update.start.number.to_string()))),
+            ("config", or_none(making.as_ref().map(|making| making.config_digest.chars().take(32).collect()))),
             ("rollouts", row.n_rollouts.to_string()),
+            ("scores", or_none(making.as_ref().map(|making| making.reward_versions.join(", ")))),
             ("reason", or_none(row.reason.clone())),
         ]
     }

@@ -1,6 +1,10 @@
 //! What the gate said of a version, and whether there was one that looked.
 
-use ppo::{gate::names, import::UNJUDGED, rollout_log::VersionState};
+use ppo::{
+    gate::{Asked, names},
+    import::UNJUDGED,
+    rollout_log::VersionState,
+};
 
 use super::Story;
 
@@ -30,12 +34,33 @@ impl Story {
         let trial = number(names::REWARD_DIFFERENCE).zip(number(names::REWARD_DIFFERENCE_ERROR));
         let trial = trial.map_or_else(String::new, |(mean, error)| {
             format!(
-                "; on held-out questions its reward differed by {mean:+.4} (standard error {error:.4}) from the live \
-                 version's"
+                "; {} its reward differed by {mean:+.4} (standard error {error:.4}) from the live version's",
+                self.asked()
             )
         });
         let verdict = if is_pass { "let it serve" } else { "refused it" };
-        format!("The gate {verdict}{}{trial}.{objections}", self.parity())
+        format!("The gate {verdict}{}{trial}.{}{objections}", self.parity(), self.missing())
+    }
+
+    /// What both were asked, and whether it knew that already.
+    fn asked(&self) -> String {
+        let number = |name: &str| self.row.numbers.get(name).map(|number| *number as usize);
+        let counted = number(names::PROMPTS).zip(number(names::PROMPTS_HELD_OUT)).zip(number(names::PROMPTS_LEARNT));
+        // A honed that did not count called all of them held out, which they were where a share of the users was.
+        counted.map_or_else(
+            || "on the questions of its trial".to_owned(),
+            |((n_prompts, n_held_out), n_learnt)| format!("on {}", Asked { n_prompts, n_held_out, n_learnt }),
+        )
+    }
+
+    /// Checks that there was too little for.
+    fn missing(&self) -> String {
+        let told = [
+            (names::NO_ALIGNMENT, "It had too few lessons to be held against them, or they did not differ."),
+            (names::CANARY_UNTESTED, "Too few answers of its canary were judged for a test."),
+        ];
+        let told = told.into_iter().filter(|(name, _)| self.row.numbers.contains_key(*name));
+        told.map(|(_, words)| format!(" {words}")).collect()
     }
 
     /// Of a file from outside nothing but the log-prob that it lost was measured then; of an update the record knows the mode.
@@ -145,6 +170,27 @@ mod tests {
         let old = story(Some("observe"), &numbers, None).verdict();
         assert!(old.ends_with("; the words of its objections, 1, were not kept."), "{old}");
         assert_eq!(story(Some("strict"), &[PASS, ("gate/observed", 0.0)], None).verdict(), "The gate let it serve.");
+    }
+
+    /// Goal: nothing is called held out that was not, and what could not be checked is told.
+    #[test]
+    fn what_was_asked_and_what_was_missing_is_told() {
+        let of_trial = [(names::REWARD_DIFFERENCE, 0.5), (names::REWARD_DIFFERENCE_ERROR, 0.25)];
+        let told =
+            |more: &[(&str, f64)]| story(Some("strict"), &[&[PASS], &of_trial[..], more].concat(), None).verdict();
+        let counted = |n, n_held_out, n_learnt| {
+            let numbers = [n, n_held_out, n_learnt];
+            let names = [names::PROMPTS, names::PROMPTS_HELD_OUT, names::PROMPTS_LEARNT];
+            told(&names.into_iter().zip(numbers).collect::<Vec<_>>())
+        };
+        let differed = "its reward differed by +0.5000 (standard error 0.2500) from the live version's.";
+        let said = |on: &str| format!("The gate let it serve; on {on} {differed}");
+        assert_eq!(counted(32.0, 32.0, 0.0), said("32 held-out prompts"));
+        assert_eq!(counted(32.0, 0.0, 0.0), said("32 prompts of recent traffic"));
+        assert_eq!(counted(9.0, 0.0, 2.0), said("9 prompts (0 held out, 2 that the update had learnt from)"));
+        assert_eq!(told(&[]), said("the questions of its trial"), "written by a honed that did not count");
+        let missing = told(&[(names::NO_ALIGNMENT, 1.0), (names::CANARY_UNTESTED, 1.0)]);
+        assert!(missing.contains(" It had too few lessons") && missing.ends_with("judged for a test."), "{missing}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use policy::{PolicyVersion, Vocabulary};
 
 use crate::http::{
-    answer::{Piece, Shape},
+    answer::{Piece, Shape, Totals},
     chars::CharCount,
     chunk_usage::ChunkUsage,
     prompt_scores::PromptScores,
@@ -14,6 +14,7 @@ use crate::http::{
         log_probs::LegacyLogProbs,
         prompt::Prompt,
         prompt_log_probs::{PromptLogProbs, PromptReport, prompt_log_probs, scores_bytes_min},
+        timings::Timings,
         usage::Usage,
     },
 };
@@ -140,7 +141,7 @@ impl Completions {
         Some(prompt_log_probs(self.scores.get(prompt)?, n_top as usize))
     }
 
-    fn json(&self, choices: Vec<CompletionChoice>, usage: Option<Option<Usage>>) -> String {
+    fn json(&self, choices: Vec<CompletionChoice>, usage: Option<Option<Usage>>, timings: Option<Timings>) -> String {
         let body = Completion {
             id: &self.stamp.id,
             object: "text_completion",
@@ -149,13 +150,14 @@ impl Completions {
             system_fingerprint: &self.fingerprint,
             choices,
             usage,
+            timings,
         };
         json(&body)
     }
 
     fn event(&self, choice: CompletionChoice) -> String {
         let usage = self.usage.of(choice.index);
-        self.json(vec![choice], usage)
+        self.json(vec![choice], usage, None)
     }
 
     /// The beginning of a stream's choice, before anything is drawn.
@@ -174,17 +176,16 @@ impl Completions {
 
 impl Shape for Completions {
     /// The prompts, when they are echoed without log-probs or their ids are wanted.
-    fn opening(&mut self) -> Vec<String> {
+    fn opening(&self, number: u32) -> Option<String> {
         let echoes: &[Echo] = if self.scores_echo() { &[] } else { &self.echo };
-        let n_prompts = echoes.len().max(self.prompt_ids.as_ref().map_or(0, Vec::len)) as u32;
-        let events = (0..n_prompts * self.n).map(|choice| {
-            let prompt = self.prompt_of(choice);
+        let n_prompts = echoes.len().max(self.prompt_ids.as_ref().map_or(0, Vec::len));
+        let prompt = self.prompt_of(number);
+        (prompt < n_prompts).then(|| {
             let text = echoes.get(prompt).map(|echo| echo.text.clone()).unwrap_or_default();
-            let mut choice = self.beginning(choice, text, None);
+            let mut choice = self.beginning(number, text, None);
             choice.prompt_token_ids = self.prompt_ids.as_ref().map(|ids| ids[prompt].clone());
             self.event(choice)
-        });
-        events.collect()
+        })
     }
 
     fn keep_prompt(&mut self, scores: PromptScores) {
@@ -194,29 +195,28 @@ impl Shape for Completions {
         self.scores[scores.prompt] = scores.tokens;
     }
 
-    fn prompt_chunks(&mut self, prompt: usize) -> Vec<String> {
-        let Some(log_probs) = self.echo_log_probs(prompt) else {
-            return Vec::new();
-        };
-        // A stream tells a prompt once and then needs it no more.
-        self.scores[prompt] = Vec::new();
-        let text = &self.echo[prompt].text;
-        let first = prompt as u32 * self.n;
-        let event = |choice| self.event(self.beginning(choice, text.clone(), Some(log_probs.clone())));
-        (first..first + self.n).map(event).collect()
+    fn prompt_chunk(&mut self, prompt: usize, number: u32) -> Option<String> {
+        if number == self.n {
+            self.scores[prompt] = Vec::new();
+            return None;
+        }
+        let log_probs = self.echo_log_probs(prompt)?;
+        let choice = prompt as u32 * self.n + number;
+        Some(self.event(self.beginning(choice, self.echo[prompt].text.clone(), Some(log_probs))))
     }
 
     fn count(&mut self, piece: &Piece) {
         self.usage.count(piece);
     }
 
-    fn chunk(&mut self, piece: Piece) -> String {
+    fn chunk(&mut self, piece: Piece, timings: Option<Timings>) -> String {
         let choice = self.choice(piece);
-        self.event(choice)
+        let usage = self.usage.of(choice.index);
+        self.json(vec![choice], usage, timings)
     }
 
-    fn usage_chunk(&self, usage: Usage) -> String {
-        self.json(Vec::new(), Some(Some(usage)))
+    fn usage_chunk(&self, totals: Totals) -> String {
+        self.json(Vec::new(), Some(Some(totals.usage)), totals.timings)
     }
 
     fn whole_bytes_min(&self) -> usize {
@@ -226,7 +226,7 @@ impl Shape for Completions {
         (scores + texts + ids) * self.n as usize
     }
 
-    fn whole(&mut self, pieces: Vec<Piece>, usage: Usage) -> String {
+    fn whole(&mut self, pieces: Vec<Piece>, totals: Totals) -> String {
         let mut choices = Vec::with_capacity(pieces.len());
         for piece in pieces {
             let prompt = self.prompt_of(piece.choice);
@@ -242,7 +242,7 @@ impl Shape for Completions {
             choice.prompt_token_ids = self.prompt_ids.as_ref().map(|ids| ids[prompt].clone());
             choices.push(choice);
         }
-        self.json(choices, Some(Some(usage)))
+        self.json(choices, Some(Some(totals.usage)), totals.timings)
     }
 }
 

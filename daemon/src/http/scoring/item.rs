@@ -1,6 +1,6 @@
 //! One response to judge, as tokens: refused where it is over-long, or cut as the client said.
 
-use std::borrow::Cow;
+use std::sync::Arc;
 
 use policy::{TokenId, Vocabulary, chat_template::Message};
 
@@ -13,34 +13,60 @@ use crate::http::{
     },
 };
 
+/// A prompt as the policy saw it; clones share it.
+#[derive(Clone, Default)]
+pub(crate) struct Prompt {
+    pub(super) tokens: Arc<[TokenId]>,
+    /// Where there are many responses to it, so that its text is made once.
+    text: Option<Arc<str>>,
+}
+
+impl Prompt {
+    /// One that many responses have.
+    pub(super) fn shared(tokens: Vec<TokenId>, vocabulary: &Vocabulary) -> Prompt {
+        let prompt = Prompt::from(tokens);
+        Prompt { text: Some(prompt.text(vocabulary)), ..prompt }
+    }
+
+    /// As a reward server gets it, special tokens spelled out.
+    pub(super) fn text(&self, vocabulary: &Vocabulary) -> Arc<str> {
+        self.text.clone().unwrap_or_else(|| vocabulary.detokenize(&self.tokens, true).into())
+    }
+}
+
+impl From<Vec<TokenId>> for Prompt {
+    fn from(tokens: Vec<TokenId>) -> Prompt {
+        Prompt { tokens: tokens.into(), text: None }
+    }
+}
+
 /// One response to judge, as tokens.
-pub(crate) struct Item<'a> {
-    /// As the policy saw it; of many responses to one prompt, theirs together.
-    pub(crate) prompt: Cow<'a, [TokenId]>,
+pub(crate) struct Item {
+    pub(crate) prompt: Prompt,
     /// To the token at which the score is read.
     pub(crate) response: Vec<TokenId>,
 }
 
-impl<'a> Item<'a> {
+impl Item {
     /// A prompt and a response that ended: its end token is where the score is read. `param` is what the client calls them.
     pub(crate) fn pair(
         vocabulary: &Vocabulary,
-        prompt: impl Into<Cow<'a, [TokenId]>>,
+        prompt: impl Into<Prompt>,
         response: &str,
         param: &str,
-    ) -> Result<Item<'a>, ApiError> {
+    ) -> Result<Item, ApiError> {
         let mut response = vocabulary.tokenize(response).map_err(|error| prompts::untokenized(param, &error))?;
         response.push(vocabulary.end_token());
         Ok(Item { prompt: prompt.into(), response })
     }
 
     /// Prompt and response in one.
-    pub(crate) fn whole(response: Vec<TokenId>) -> Item<'a> {
-        Item { prompt: Cow::default(), response }
+    pub(crate) fn whole(response: Vec<TokenId>) -> Item {
+        Item { prompt: Prompt::default(), response }
     }
 
     /// A conversation that ends with the answer to be judged.
-    pub(crate) fn chat(vocabulary: &Vocabulary, messages: &[Message]) -> Result<Item<'a>, ApiError> {
+    pub(crate) fn chat(vocabulary: &Vocabulary, messages: &[Message]) -> Result<Item, ApiError> {
         let (_, context) = messages.split_last().expect("the wire checked that there is an answer");
         let prompt = vocabulary.chat(context).map_err(prompts::refused_by_template)?;
         let mut whole = vocabulary.chat_with_answer(messages).map_err(prompts::refused_by_template)?;
@@ -50,8 +76,8 @@ impl<'a> Item<'a> {
     }
 
     /// Nothing over-long is judged silently: it is refused, or cut as the client said.
-    pub(super) fn fit(self, window: usize, cut: Option<Cut>, param: &str) -> Result<Item<'a>, ApiError> {
-        let tokens = self.prompt.len() + self.response.len();
+    pub(super) fn fit(self, window: usize, cut: Option<Cut>, param: &str) -> Result<Item, ApiError> {
+        let tokens = self.prompt.tokens.len() + self.response.len();
         let item = match cut {
             Some(cut) => self.keep(cut.tokens_max.unwrap_or(window).min(window), cut.keep),
             None if tokens > window => return Err(too_long(param, &format!("{tokens} tokens"), window)),
@@ -67,8 +93,8 @@ impl<'a> Item<'a> {
     }
 
     /// Its last or its first `n` tokens, copied where it has more: a list that is cut in its place keeps the room of the whole.
-    fn keep(self, n: usize, keep: Keep) -> Item<'a> {
-        let (prompt, response) = (&self.prompt[..], &self.response[..]);
+    fn keep(self, n: usize, keep: Keep) -> Item {
+        let (prompt, response) = (&self.prompt.tokens[..], &self.response[..]);
         let n_over = (prompt.len() + response.len()).saturating_sub(n);
         if n_over == 0 {
             return self;
@@ -97,8 +123,9 @@ pub(super) fn too_long(param: &str, size: &str, window: usize) -> ApiError {
 mod tests {
     use super::*;
 
-    fn item(prompt: std::ops::Range<u32>, response: std::ops::Range<u32>) -> Item<'static> {
-        Item { prompt: prompt.map(TokenId).collect(), response: response.map(TokenId).collect() }
+    fn item(prompt: std::ops::Range<u32>, response: std::ops::Range<u32>) -> Item {
+        let prompt = prompt.map(TokenId).collect::<Vec<_>>();
+        Item { prompt: prompt.into(), response: response.map(TokenId).collect() }
     }
 
     /// Goal: a cut keeps the end or the beginning of prompt and response together. Method: ten tokens in a row, every
@@ -111,21 +138,34 @@ mod tests {
                 [(Keep::End, &all[10_usize.saturating_sub(n)..]), (Keep::Beginning, &all[..n.min(10)])]
             {
                 let cut = item(0..6, 6..10).keep(n, keep);
-                assert_eq!([cut.prompt.into_owned(), cut.response].concat(), expected, "{n} {keep:?}");
+                assert_eq!([&cut.prompt.tokens[..], &cut.response].concat(), expected, "{n} {keep:?}");
             }
         }
     }
 
     /// Goal: what was cut away is no longer in memory: thousands of responses may share a prompt that is nearly a body long.
-    /// Method: a long prompt that is borrowed, and a long response.
+    /// Method: a long prompt that is shared, and a long response.
     #[test]
     fn what_is_cut_away_takes_no_room() {
         let long: Vec<TokenId> = (0..100_000).map(TokenId).collect();
+        let shared = Prompt { text: Some("long".into()), ..Prompt::from(long.clone()) };
         for keep in [Keep::End, Keep::Beginning] {
-            let cut = Item { prompt: Cow::Borrowed(&long), response: long.clone() }.keep(100_010, keep);
-            let (Cow::Owned(prompt), response) = (cut.prompt, cut.response) else { panic!("a cut prompt is a copy") };
-            assert_eq!(prompt.len() + response.len(), 100_010);
-            assert!(prompt.capacity() + response.capacity() < 101_000, "{keep:?}");
+            let cut = Item { prompt: shared.clone(), response: long.clone() }.keep(100_010, keep);
+            let (prompt, response) = (cut.prompt, cut.response);
+            assert!(!Arc::ptr_eq(&prompt.tokens, &shared.tokens), "a cut prompt is a copy");
+            assert_eq!(prompt.text, None, "with a text of its own");
+            assert_eq!(prompt.tokens.len() + response.len(), 100_010);
+            assert!(response.capacity() < 101_000 - prompt.tokens.len(), "{keep:?}");
+        }
+    }
+
+    #[test]
+    fn a_prompt_that_fits_is_shared_by_its_responses() {
+        let prompt = Prompt { text: Some("six".into()), ..Prompt::from(vec![TokenId(1); 6]) };
+        let fit = |cut| Item { prompt: prompt.clone(), response: vec![TokenId(7)] }.fit(10, cut, "x");
+        for cut in [None, Some(Cut { tokens_max: None, keep: Keep::End })] {
+            let fitted = fit(cut).expect("it fits").prompt;
+            assert!(Arc::ptr_eq(&fitted.tokens, &prompt.tokens) && fitted.text == prompt.text);
         }
     }
 
@@ -138,6 +178,6 @@ mod tests {
         assert!(fit(9, cut(None, Keep::End)).is_ok());
         assert!(fit(6, cut(None, Keep::Beginning)).is_err(), "nothing of the response is left");
         let short = fit(10, cut(Some(3), Keep::End)).expect("it was cut");
-        assert_eq!((short.prompt.len(), short.response.len()), (0, 3));
+        assert_eq!((short.prompt.tokens.len(), short.response.len()), (0, 3));
     }
 }

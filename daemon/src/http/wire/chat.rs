@@ -10,6 +10,8 @@ use super::{
     log_probs::ChatLogProbs,
     prompt_log_probs::PromptLogProbs,
     sampling::{Generation, LOG_PROBS_MAX},
+    timings::Timings,
+    tool_calls,
     usage::Usage,
 };
 
@@ -75,21 +77,29 @@ fn message(value: Value, path: &str) -> Result<Message, FieldError> {
     if !ROLES.contains(&role.as_str()) {
         return Err(f.error("role", &format!("must be one of {}, not {role:?}", ROLES.join(", "))));
     }
-    f.refuse(&["tool_calls", "function_call"])?;
-    let content = match f.required("content")? {
-        Value::String(text) => text,
-        Value::Array(parts) => {
-            let parts = parts.into_iter().enumerate();
-            parts
-                .map(|(i, part)| text_part(&format!("{}[{i}]", f.path("content")), part))
-                .collect::<Result<String, _>>()?
-        }
-        other => {
-            return Err(f.error("content", &format!("must be a string or a list of parts, not {}", kind(&other))));
-        }
+    let calls = tool_calls::take(&mut f, &role)?;
+    let content = match f.take("content") {
+        Some(content) => text(content, &f)?,
+        // OpenAI's own answers have none beside calls.
+        None if !calls.is_empty() => String::new(),
+        None => return Err(f.error("content", "is required")),
     };
+    let said = Some(content).filter(|content| calls.is_empty() || !content.is_empty());
+    let content = said.into_iter().chain(calls).collect::<Vec<_>>().join("\n");
     let role = if role == "developer" { "system".to_owned() } else { role };
     Ok(Message { role, content })
+}
+
+/// A text, or its parts put together.
+fn text(content: Value, f: &Fields) -> Result<String, FieldError> {
+    match content {
+        Value::String(text) => Ok(text),
+        Value::Array(parts) => {
+            let parts = parts.into_iter().enumerate();
+            parts.map(|(i, part)| text_part(&format!("{}[{i}]", f.path("content")), part)).collect()
+        }
+        other => Err(f.error("content", &format!("must be a string or a list of parts, not {}", kind(&other)))),
+    }
 }
 
 fn text_part(path: &str, part: Value) -> Result<String, FieldError> {
@@ -114,6 +124,9 @@ pub(crate) struct Chat<'a, C> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Usage>)]
     pub(crate) usage: Option<Option<Usage>>,
+    /// Of a whole answer, or in the last chunk of a stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timings: Option<Timings>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) prompt_token_ids: Option<Vec<u32>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -172,6 +185,11 @@ mod tests {
             ("messages[0].role", r#"{"messages":[{"role":"boss","content":"a"}]}"#),
             ("messages[0].content", r#"{"messages":[{"role":"user","content":null}]}"#),
             ("messages[0].content", r#"{"messages":[{"role":"user","content":{"a":1}}]}"#),
+            ("messages[0].content", r#"{"messages":[{"role":"assistant","content":null,"tool_calls":[]}]}"#),
+            (
+                "messages[0].tool_calls[0].function",
+                r#"{"messages":[{"role":"assistant","content":null,"tool_calls":[{"id":"1"}]}]}"#,
+            ),
             (
                 "messages[0].content[0].type",
                 r#"{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"http://169.254.169.254"}}]}]}"#,
@@ -186,6 +204,22 @@ mod tests {
             let error = ChatRequest::parse(json.as_bytes()).err().unwrap_or_else(|| panic!("{json} passed"));
             assert_eq!(error.param.as_deref(), Some(param), "{json}");
         }
+    }
+
+    /// Goal: a conversation in which tools were called can be sent again. Method: OpenAI's own shape, whose assistant says nothing
+    /// beside the call, and one that does.
+    #[test]
+    fn calls_of_tools_are_text_of_their_assistant() {
+        let json = r#"{"messages":[{"role":"user","content":"how warm?"},
+            {"role":"assistant","content":null,"refusal":null,"tool_calls":[
+                {"id":"1","type":"function","function":{"name":"warmth","arguments":"{\"at\": \"sea\"}"}}]},
+            {"role":"tool","tool_call_id":"1","content":"18"},
+            {"role":"assistant","content":"18. And","function_call":{"name":"wind","arguments":"{}"}}]}"#;
+        let r = ChatRequest::parse(json.as_bytes()).unwrap_or_else(|e| panic!("{e:?}"));
+        let said: Vec<_> = r.messages.iter().map(|m| (m.role.as_str(), m.content.as_str())).collect();
+        let call = r#"{"name": "warmth", "arguments": {"at": "sea"}}"#;
+        let both = "18. And\n{\"name\": \"wind\", \"arguments\": {}}";
+        assert_eq!(said, [("user", "how warm?"), ("assistant", call), ("tool", "18"), ("assistant", both)]);
     }
 
     #[test]

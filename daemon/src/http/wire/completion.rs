@@ -9,6 +9,7 @@ use super::{
     prompt::{self, Prompt},
     prompt_log_probs::PromptLogProbs,
     sampling::{Generation, LOG_PROBS_MAX},
+    timings::Timings,
     usage::Usage,
 };
 
@@ -60,6 +61,9 @@ pub(crate) struct Completion<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Usage>)]
     pub(crate) usage: Option<Option<Usage>>,
+    /// Of a whole answer, or in the last chunk of a stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timings: Option<Timings>,
 }
 
 /// One response, or a piece of it.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use policy::{PolicyVersion, engine::ResidentState};
-use ppo::rollout_log::VersionRow;
+use ppo::rollout_log::{Lesson, MadeVersion, RolloutState};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -26,9 +26,17 @@ pub(crate) struct PolicyRow {
     parent: Option<u64>,
     state: &'static str,
     digest: String,
+    /// Bytes of its file; null when that is gone.
+    bytes: Option<u64>,
     created_ms: u64,
+    /// Number of the update that made it; null for version 0 and for what was brought from outside.
+    update: Option<u64>,
+    /// Digest of the configuration that this update ran with.
+    config_digest: Option<String>,
     /// Rollouts that trained it.
     rollouts: u64,
+    /// Who had given these rollouts their scores: a reward model by its digest, or another source.
+    reward_versions: Vec<String>,
     /// Why it was rejected, retired or rolled back; and what the gate objected to when it only observed.
     reason: Option<String>,
     /// What the update and the gate measured.
@@ -43,8 +51,13 @@ impl PolicyRow {
         self.version
     }
 
-    /// A row, and what the engine does with the version when it holds it.
-    pub(crate) fn new(row: VersionRow, resident: Option<ResidentState>) -> PolicyRow {
+    /// A version, and what the engine does with it when it holds it.
+    pub(crate) fn new(version: impl Into<MadeVersion>, resident: Option<ResidentState>) -> PolicyRow {
+        let MadeVersion { row, bytes, making } = version.into();
+        let (update, config_digest, reward_versions) = match making {
+            Some(making) => (Some(making.update), Some(making.config_digest), making.reward_versions),
+            None => (None, None, Vec::new()),
+        };
         PolicyRow {
             id: row.version.to_string(),
             object: "policy",
@@ -52,12 +65,45 @@ impl PolicyRow {
             parent: row.parent.map(|parent| parent.0),
             state: row.state.as_str(),
             digest: row.digest,
+            bytes,
             created_ms: row.created_ms,
+            update,
+            config_digest,
             rollouts: row.n_rollouts,
+            reward_versions,
             reason: row.reason,
             numbers: row.numbers,
             resident: resident.is_some_and(ResidentState::admits),
         }
+    }
+}
+
+/// A version with the rollouts of the update that made it, for `honed policies show --json --rollouts`.
+#[derive(Debug, Serialize)]
+pub(crate) struct PolicyWithRollouts {
+    #[serde(flatten)]
+    policy: PolicyRow,
+    used: Vec<UsedRow>,
+}
+
+/// One rollout of an update; of what has left the log, only its place.
+#[derive(Debug, Serialize)]
+struct UsedRow {
+    seq: i64,
+    id: Option<String>,
+    index: Option<u32>,
+    state: Option<&'static str>,
+}
+
+impl PolicyWithRollouts {
+    /// In the order in which the update used them.
+    pub(crate) fn new(policy: PolicyRow, lessons: Vec<Lesson>) -> PolicyWithRollouts {
+        let used = lessons.into_iter().map(|lesson| {
+            let (id, state) = lesson.row.unzip();
+            let (id, index) = id.map(|id| (id.request, id.index)).unzip();
+            UsedRow { seq: lesson.seq.0, id, index, state: state.map(RolloutState::as_str) }
+        });
+        PolicyWithRollouts { policy, used: used.collect() }
     }
 }
 
@@ -103,4 +149,48 @@ pub(crate) fn expected_live(body: &[u8]) -> Result<Option<PolicyVersion>, FieldE
     }
     let expected = Fields::parse(body)?.integer("expected_live", 0..=i64::MAX)?;
     Ok(expected.map(|version| PolicyVersion(version.cast_unsigned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use policy::RolloutId;
+    use ppo::rollout_log::{Making, Seq, VersionRow, VersionState};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Goal: whoever reads a version's row learns what trained it. Method: one that an update made, and one that was brought.
+    #[test]
+    fn a_row_says_what_made_its_version() {
+        let row = VersionRow {
+            version: PolicyVersion(3),
+            parent: Some(PolicyVersion(2)),
+            state: VersionState::Live,
+            digest: "d".to_owned(),
+            path: "policy-3.gguf".into(),
+            created_ms: 1,
+            n_rollouts: 2,
+            reason: None,
+            numbers: BTreeMap::new(),
+        };
+        let making = Making { update: 9, config_digest: "c".to_owned(), reward_versions: vec!["model@ab".to_owned()] };
+        let made = MadeVersion { row: row.clone(), bytes: Some(7), making: Some(making) };
+        let told = |row: &PolicyRow| serde_json::to_value(row).unwrap();
+        let keys = ["bytes", "update", "config_digest", "reward_versions", "rollouts"];
+        let of = |told: &Value| keys.map(|key| told[key].clone());
+        let told_of_made = told(&PolicyRow::new(made.clone(), None));
+        assert_eq!(of(&told_of_made), [json!(7), json!(9), json!("c"), json!(["model@ab"]), json!(2)]);
+        assert_eq!(of(&told(&PolicyRow::new(row, None))), [json!(null), json!(null), json!(null), json!([]), json!(2)]);
+
+        let id = RolloutId { request: "cmpl-1".to_owned(), index: 4 };
+        let lessons =
+            vec![Lesson { seq: Seq(5), row: Some((id, RolloutState::Trained)) }, Lesson { seq: Seq(6), row: None }];
+        let with_rollouts = PolicyWithRollouts::new(PolicyRow::new(made, None), lessons);
+        let mut expected = told_of_made;
+        expected["used"] = json!([
+            {"seq": 5, "id": "cmpl-1", "index": 4, "state": "trained"},
+            {"seq": 6, "id": null, "index": null, "state": null},
+        ]);
+        assert_eq!(serde_json::to_value(with_rollouts).unwrap(), expected);
+    }
 }

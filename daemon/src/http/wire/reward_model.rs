@@ -22,10 +22,21 @@ pub(crate) struct RewardModelCard {
     since_ms: u64,
     /// One for each head: `score = gain·raw + bias`.
     normalization: Vec<NormalizationRow>,
+    /// How well it judged what its training had held back, as its file says; null where it does not.
+    held_out: Option<HeldOutRow>,
     /// Of a change: who judged before; null when it is the same model.
     replaced: Option<String>,
     /// Of a change: rollouts that the old one judged and that wait to be judged again.
     rejudged: u64,
+}
+
+/// What `honed train reward` measured.
+#[derive(Debug, Serialize, ToSchema)]
+struct HeldOutRow {
+    /// Share of pairs whose preferred response scores higher.
+    accuracy: f64,
+    /// Pairs.
+    pairs: u64,
 }
 
 /// The map from a head's output to a score.
@@ -38,13 +49,14 @@ struct NormalizationRow {
 impl RewardModelCard {
     /// Who sits.
     pub(crate) fn of(seated: &Seated) -> RewardModelCard {
-        let maps = seated.model.normalizations().iter();
+        let (maps, held_out) = (seated.model.normalizations().iter(), seated.model.held_out());
         RewardModelCard {
             object: "reward_model",
             version: seated.version.clone(),
             path: seated.path.as_ref().map(|path| path.display().to_string()),
             since_ms: seated.since_ms,
             normalization: maps.map(|map| NormalizationRow { gain: map.gain, bias: map.bias }).collect(),
+            held_out: held_out.map(|measured| HeldOutRow { accuracy: measured.accuracy, pairs: measured.n_pairs }),
             replaced: None,
             rejudged: 0,
         }

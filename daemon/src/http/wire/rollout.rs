@@ -68,6 +68,8 @@ struct Sampling {
     max_tokens: u32,
     min_tokens: u32,
     ignore_eos: bool,
+    /// A grammar said which tokens may come next: it never trains.
+    constrained: bool,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -125,6 +127,7 @@ impl From<&SamplingParams> for Sampling {
             max_tokens: s.max_tokens,
             min_tokens: s.min_tokens,
             ignore_eos: s.ignore_eos,
+            constrained: s.constrained,
         }
     }
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{
     fields::{FieldError, Fields, as_integer, asks_for_nothing, is_within, kind},
     grammar::{self, NamedGrammar},
+    unbuilt,
 };
 
 /// Choices per prompt at most (OpenAI's limit; CVE-2026-34756 is what happens without one).
@@ -22,26 +23,6 @@ const LOGIT_BIAS_MAX: usize = 1024;
 pub(crate) const NAME_CHARS_MAX: usize = 512;
 /// Alternatives per token at most (vLLM's default; OpenAI allows 5 for completions, 20 for chat).
 pub(crate) const LOG_PROBS_MAX: u32 = 20;
-
-/// Fields of HTTP.md that would change the answer and are not built.
-const NOT_BUILT: &[&str] = &[
-    "continue_final_message",
-    "include_stop_str_in_output",
-    "bad_words",
-    "allowed_token_ids",
-    "chat_template",
-    "truncate_prompt_tokens",
-    "use_beam_search",
-    "lora",
-    "return_tokens_as_token_ids",
-    "n_predict",
-    "mirostat",
-    "dry_multiplier",
-    "xtc_probability",
-];
-/// Fields of vLLM and llama-server of which only the value that changes nothing is built.
-const ONLY_TRUE: [&str; 3] = ["skip_special_tokens", "add_special_tokens", "detokenize"];
-const ONLY_ONE: [&str; 3] = ["repeat_penalty", "typical_p", "length_penalty"];
 
 /// What a stream tells of token counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,9 +79,7 @@ impl Generation {
         max_tokens_names: &[&'static str],
         max_tokens_min: u32,
     ) -> Result<Generation, FieldError> {
-        f.refuse(NOT_BUILT)?;
-        f.refuse_but(&ONLY_TRUE, |value| *value == true, "must be true")?;
-        f.refuse_but(&ONLY_ONE, |value| value.as_f64() == Some(1.0), "must be 1")?;
+        unbuilt::refuse(f)?;
         let grammar = grammar::take(f)?;
         if f.boolean("add_generation_prompt")? == Some(false) {
             return Err(f.error("add_generation_prompt", "must be true in this version of honed"));
@@ -112,12 +91,14 @@ impl Generation {
             }
         }
         free_of_form(f, grammar.is_some())?;
-        let n = f.count("n", 1..=N_MAX)?.unwrap_or(1);
+        // llama-server's own name counts there too, of two.
+        let (n, n_cmpl) = (f.count("n", 1..=N_MAX)?, f.count("n_cmpl", 1..=N_MAX)?);
+        let (n, n_name) = (n_cmpl.or(n).unwrap_or(1), if n_cmpl.is_some() { "n_cmpl" } else { "n" });
         let stream = f.boolean("stream")?.unwrap_or(false);
         let best_of = f.count("best_of", 1..=N_MAX)?;
         let n_drawn = best_of.unwrap_or(n);
         if n_drawn < n {
-            return Err(f.disagrees("best_of", &format!("must be at least `n`, which is {n}, not {n_drawn}")));
+            return Err(f.disagrees("best_of", &format!("must be at least `{n_name}`, which is {n}, not {n_drawn}")));
         }
         if n_drawn > n && stream {
             return Err(f.disagrees("best_of", "must equal `n` when `stream` is true: the best are known at the end"));
@@ -133,7 +114,7 @@ impl Generation {
             max_tokens_name,
             n,
             n_drawn,
-            choices_name: (n_drawn > 1).then_some(if best_of.is_some() { "best_of" } else { "n" }),
+            choices_name: (n_drawn > 1).then_some(if best_of.is_some() { "best_of" } else { n_name }),
             stream,
             usage: stream_usage(f, stream)?,
             prompt_log_probs,
@@ -182,6 +163,7 @@ fn sampling(f: &mut Fields, max_tokens: Option<u32>) -> Result<SamplingParams, F
         logit_bias: logit_bias(f)?,
         seed: seed(f)?,
         max_tokens: max_tokens.unwrap_or(default.max_tokens),
+        constrained: default.constrained,
         min_tokens: f.count("min_tokens", 0..=i32::MAX as u32)?.unwrap_or(0),
         stop: stop(f)?,
         stop_token_ids: stop_token_ids(f)?,
@@ -314,10 +296,9 @@ mod tests {
                 "stream_options.continuous_usage_stats",
                 r#"{"stream":true,"stream_options":{"continuous_usage_stats":1}}"#,
             ),
-            ("skip_special_tokens", r#"{"skip_special_tokens":false}"#),
-            ("repeat_penalty", r#"{"repeat_penalty":1.1}"#),
+            ("n_cmpl", r#"{"n_cmpl":129}"#),
+            ("best_of", r#"{"best_of":1,"n_cmpl":2}"#),
             ("n_predict", r#"{"n_predict":5}"#),
-            ("mirostat", r#"{"mirostat":2}"#),
             ("response_format.type", r#"{"response_format":{"type":"yaml"}}"#),
             ("stop_token_ids", r#"{"stop_token_ids":[-1]}"#),
             ("ignore_eos", r#"{"guided_regex":"a","ignore_eos":true}"#),
@@ -333,6 +314,12 @@ mod tests {
             let error = take(json).err().unwrap_or_else(|| panic!("{json} passed"));
             assert_eq!(error.param.as_deref(), Some(param), "{json}");
         }
+    }
+
+    #[test]
+    fn llama_servers_name_of_n_counts() {
+        let n = |json: &str| take(json).unwrap_or_else(|e| panic!("{json}: {e:?}")).n;
+        assert_eq!([n(r#"{"n_cmpl":3}"#), n(r#"{"n":2,"n_cmpl":3}"#), n(r#"{"n":2,"n_cmpl":null}"#)], [3, 3, 2]);
     }
 
     #[test]
@@ -361,6 +348,7 @@ mod tests {
         assert_eq!(names(r#"{"n":2,"best_of":128,"max_tokens":1}"#), (Some("best_of"), "max_tokens"));
         assert_eq!(names(r#"{"n":128,"max_completion_tokens":5}"#), (Some("n"), "max_completion_tokens"));
         assert_eq!(names(r#"{"n":1,"top_logprobs":20}"#), (None, "top_logprobs"));
+        assert_eq!(names(r#"{"n_cmpl":128,"n":2}"#), (Some("n_cmpl"), "n_cmpl"));
     }
 
     #[test]

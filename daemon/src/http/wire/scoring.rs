@@ -10,6 +10,19 @@ pub(crate) const RESPONSES_MAX: usize = 4096;
 /// A reward model has one label, which no file names; Hugging Face's configurations call a nameless one so.
 pub(crate) const LABEL: &str = "LABEL_0";
 
+/// Fields of vLLM, SGLang, Jina and Cohere that would change scores and are not built.
+const NOT_BUILT: &[&str] = &[
+    "apply_softmax",
+    "instruction",
+    "item_first",
+    "label_token_ids",
+    "max_chunks_per_doc",
+    "max_tokens_per_doc",
+    "normalize",
+    "rank_fields",
+    "softmax",
+];
+
 /// Which end an over-long input keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Keep {
@@ -42,6 +55,7 @@ pub(crate) struct ScoringOptions {
 impl ScoringOptions {
     /// Takes them out. `use_activation` and `activation` are vLLM's, `raw_scores` is TEI's.
     pub(crate) fn take(f: &mut Fields) -> Result<ScoringOptions, FieldError> {
+        f.refuse(NOT_BUILT)?;
         let squash = f.boolean("use_activation")?.or(f.boolean("activation")?);
         let raw = f.boolean("raw_scores")?;
         Ok(ScoringOptions {
@@ -99,6 +113,7 @@ mod tests {
         let cut = |json| options(json).unwrap_or_else(|e| panic!("{e:?}")).cut;
         let end = |tokens_max| Some(Cut { tokens_max, keep: Keep::End });
         assert_eq!(cut("{}"), None);
+        assert_eq!(cut(r#"{"apply_softmax":false,"normalize":null}"#), None);
         assert_eq!(cut(r#"{"truncate":false,"truncation_direction":"right"}"#), None);
         assert_eq!(cut(r#"{"truncate":true}"#), end(None));
         assert_eq!(cut(r#"{"truncate_prompt_tokens":-1}"#), end(None));
@@ -123,6 +138,9 @@ mod tests {
             ("truncation_side", r#"{"truncation_side":"middle"}"#),
             ("raw_scores", r#"{"raw_scores":"no"}"#),
             ("model", r#"{"model":1}"#),
+            ("instruction", r#"{"instruction":"be strict"}"#),
+            ("max_tokens_per_doc", r#"{"max_tokens_per_doc":64}"#),
+            ("apply_softmax", r#"{"apply_softmax":true}"#),
         ] {
             assert_eq!(options(json).expect_err(json).param.as_deref(), Some(param), "{json}");
         }

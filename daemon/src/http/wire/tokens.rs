@@ -19,8 +19,10 @@ pub(crate) struct TokenizeRequest {
     pub(crate) model: Option<String>,
     /// What is to be cut.
     pub(crate) input: TokenizeInput,
-    /// The text of every token beside its id.
+    /// The text of every token beside its id, in a list of its own (vLLM).
     pub(crate) return_token_strs: bool,
+    /// The same within the list of ids (llama-server).
+    pub(crate) with_pieces: bool,
 }
 
 /// What is to be cut into tokens.
@@ -46,14 +48,15 @@ impl TokenizeRequest {
     /// the end token's id by tokenising its text. Generation never does that to a text that it is given.
     pub(crate) fn parse(body: &[u8]) -> Result<TokenizeRequest, FieldError> {
         let mut f = Fields::parse(body)?;
-        f.refuse(&["chat_template", "chat_template_kwargs", "tools", "continue_final_message", "with_pieces"])?;
+        f.refuse(&["chat_template", "chat_template_kwargs", "tools", "continue_final_message"])?;
         if f.boolean("add_generation_prompt")? == Some(false) {
             return Err(f.error("add_generation_prompt", "must be true in this version of honed"));
         }
         let model = f.text("model", NAME_CHARS_MAX)?;
         let return_token_strs = f.boolean("return_token_strs")?.unwrap_or(false);
+        let with_pieces = f.boolean("with_pieces")?.unwrap_or(false);
         let input = input(&mut f)?;
-        Ok(TokenizeRequest { model, input, return_token_strs })
+        Ok(TokenizeRequest { model, input, return_token_strs, with_pieces })
     }
 }
 
@@ -76,11 +79,46 @@ pub(crate) struct TokenizeResponse {
     pub(crate) count: usize,
     /// Tokens of prompt and response together that the model takes.
     pub(crate) max_model_len: usize,
-    /// Their ids.
-    pub(crate) tokens: Vec<u32>,
+    /// Their ids, with their pieces when asked for.
+    pub(crate) tokens: Vec<TokenEntry>,
     /// Their texts, when asked for; what is no whole character shows as U+FFFD.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) token_strs: Option<Vec<String>>,
+}
+
+/// A token.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum TokenEntry {
+    /// Its id.
+    Id(u32),
+    /// As llama-server shows it when asked for pieces.
+    WithPiece {
+        /// Its id.
+        id: u32,
+        /// Its text.
+        piece: Piece,
+    },
+}
+
+/// The text of a token.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum Piece {
+    /// Whole characters.
+    Text(String),
+    /// Bytes that are none by themselves.
+    Bytes(Vec<u8>),
+}
+
+impl Piece {
+    /// Of these bytes.
+    pub(crate) fn of(bytes: &[u8]) -> Piece {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Piece::Text(text.to_owned()),
+            Err(_) => Piece::Bytes(bytes.to_vec()),
+        }
+    }
 }
 
 /// Ids that are to become text.
@@ -152,7 +190,7 @@ mod tests {
             ("add_special_tokens", r#"{"prompt":"a","add_special_tokens":1}"#),
             ("return_token_strs", r#"{"prompt":"a","return_token_strs":"yes"}"#),
             ("add_generation_prompt", r#"{"prompt":"a","add_generation_prompt":false}"#),
-            ("with_pieces", r#"{"content":"a","with_pieces":true}"#),
+            ("with_pieces", r#"{"content":"a","with_pieces":"yes"}"#),
             ("chat_template", r#"{"messages":[{"role":"user","content":"a"}],"chat_template":"x"}"#),
             ("model", r#"{"prompt":"a","model":5}"#),
         ];

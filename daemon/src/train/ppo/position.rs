@@ -2,10 +2,14 @@
 //!
 //! Stopping must change nothing, and what a process counts is gone when it is killed. So each answer is named after its
 //! prompt's place in the endless shuffle, and the answers are logged in the order of their names: what is in the log is the
-//! beginning of all that will ever be drawn, and the place of the next answer is where that beginning ends.
+//! beginning of all that will ever be drawn, and the place of the next answer is where that beginning ends: after the newest one,
+//! whatever of the older ones has left the log since (`ppo.log.keep_days`).
 
 use policy::{Rollout, RolloutId};
 use ppo::rollout_log::{LogError, LogReader, RolloutState};
+
+/// What the names of a run's answers begin with.
+const NAME: &str = "train-ppo-";
 
 /// Where the next answer belongs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,11 +26,11 @@ impl Position {
     /// # Errors
     /// When the log cannot be read.
     pub(super) fn after_log(reader: &LogReader, n_samples: u32) -> Result<Position, LogError> {
-        let n_prompts = n_first(|prompt| Ok::<_, LogError>(reader.rollout(&id(prompt, 0))?.is_some()))?;
-        let whole = Position { prompt: n_prompts, n_answers: 0 };
-        let Some(last) = n_prompts.checked_sub(1) else {
-            return Ok(whole);
+        let newest = reader.newest_named(NAME)?;
+        let Some(last) = newest.and_then(|newest| prompt_of(&newest.request)) else {
+            return Ok(Position::default());
         };
+        let whole = Position { prompt: last + 1, n_answers: 0 };
         let logged = (0..n_samples).map_while(|index| reader.rollout(&id(last, index)).transpose());
         let states = logged.map(|row| Ok(row?.state)).collect::<Result<Vec<_>, LogError>>()?;
         // What has been learnt from was complete, also if an earlier run drew fewer answers to each prompt.
@@ -50,24 +54,12 @@ pub(super) fn named(rollout: Rollout, prompt: u64) -> Rollout {
 }
 
 fn id(prompt: u64, index: u32) -> RolloutId {
-    RolloutId { request: format!("train-ppo-{prompt}"), index }
+    RolloutId { request: format!("{NAME}{prompt}"), index }
 }
 
-/// How many numbers from 0 on are there, where none is missing before the last: by doubling, then by halving.
-fn n_first<E>(is_there: impl Fn(u64) -> Result<bool, E>) -> Result<u64, E> {
-    let mut end = 1;
-    while is_there(end - 1)? {
-        end *= 2;
-    }
-    let (mut low, mut high) = (end / 2, end - 1);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        match is_there(middle)? {
-            true => low = middle + 1,
-            false => high = middle,
-        }
-    }
-    Ok(low)
+/// The prompt of an answer with this name; `None` for a name that no run gives.
+fn prompt_of(request: &str) -> Option<u64> {
+    request.strip_prefix(NAME)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -78,8 +70,9 @@ mod tests {
     use policy::{FinishReason, LogProb, PolicyVersion, SampledToken, SamplingParams, TokenId};
     use ppo::{
         RolloutLog,
-        rollout_log::{DropReason, LogSettings, Verdict},
+        rollout_log::{DropReason, LogSettings, Retention, Verdict},
     };
+    use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
     use super::*;
 
@@ -102,13 +95,6 @@ mod tests {
             created_ms: 1,
         };
         named(rollout, prompt)
-    }
-
-    #[test]
-    fn the_end_of_a_beginning_is_found() {
-        for n in (0..70).chain([1000, 4095, 4096, 4097]) {
-            assert_eq!(n_first(|i| Ok::<_, ()>(i < n)), Ok(n));
-        }
     }
 
     /// Goal: whatever a kill has left in the log, the next answer is the one after it. Method: answers in the order in which a
@@ -135,5 +121,34 @@ mod tests {
         let gone = |index| (seq(index), Verdict::Dropped(DropReason::NonFinite));
         log.score((0..3).map(gone).collect()).unwrap();
         assert_eq!(position(4), Position { prompt: 5, n_answers: 0 }, "whatever became of it was of a whole prompt");
+    }
+
+    /// Goal: a run whose oldest answers have left the log goes on where it stopped, and not at its first prompt again. Method: twelve
+    /// prompts, more than a digit's worth, the first of them older than what is kept; then a request of somebody else.
+    #[test]
+    fn a_run_goes_on_although_its_first_answers_have_left_the_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = LogSettings { commit_ms: 1, queue: 64, rescore_on_feedback: false };
+        let log = RolloutLog::open(folder.path(), &settings).unwrap();
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+        for prompt in 0..12 {
+            for index in 0..2 {
+                let created_ms = if prompt < 10 { 1 } else { now_ms };
+                log.append(Rollout { created_ms, ..answer(prompt, index) }).unwrap();
+            }
+        }
+        let other = RolloutId { request: "cmpl-99".to_owned(), index: 0 };
+        log.append(Rollout { id: other, created_ms: now_ms, ..answer(0, 0) }).unwrap();
+        log.keep(Retention { age: Duration::from_secs(86_400), n_updates: 0 }).unwrap();
+        let until = Instant::now() + Duration::from_secs(60);
+        while log.reader().stats().unwrap().n_rollouts > 5 {
+            assert!(Instant::now() < until, "the first answers stay");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(
+            log.reader().rollout(&id(0, 0)).unwrap().is_none() && log.reader().rollout(&id(9, 1)).unwrap().is_none()
+        );
+        assert_eq!(Position::after_log(&log.reader(), 2).unwrap(), Position { prompt: 12, n_answers: 0 });
+        assert_eq!(Position::after_log(&log.reader(), 3).unwrap(), Position { prompt: 11, n_answers: 2 });
     }
 }

@@ -1,6 +1,7 @@
 //! The configuration of an offline run: a daemon's that learns from this run alone, and nothing that needs traffic or people.
 
 use config::{Config, Sources};
+use policy::engine::CHOICES_MAX;
 use ppo::experience::AdvantageEstimator;
 
 use super::Args;
@@ -37,6 +38,7 @@ pub(super) fn of(args: &Args) -> Result<Config> {
 fn assignments(args: &Args) -> std::result::Result<Vec<String>, Misuse> {
     let mut sets = vec![
         format!("policy.max_queue={QUEUE}"),
+        format!("policy.max_queue_sequences={}", QUEUE * CHOICES_MAX as usize),
         // Whoever asks for learning is told when nobody could judge.
         "ppo.enabled=true".to_owned(),
         "ppo.user_share_max=1.0".to_owned(),

@@ -7,7 +7,7 @@ use ppo::metrics::{PairAgreement, pair_agreement};
 use reward::{
     agreement::{Agreement, labeler_agreement},
     ranking_trainer::Ranking,
-    reward_model::raw_scores,
+    reward_model::{HeldOut, raw_scores},
 };
 
 use super::comparisons::Comparisons;
@@ -22,6 +22,14 @@ pub(super) struct Quality {
     validation: Option<(PairAgreement, usize)>,
     /// Of all rankings, held back or not; `None` when nobody ranked what another had ranked.
     ceiling: Option<Agreement>,
+}
+
+impl Quality {
+    /// What the model's file will say of it; `None` when nothing was held back.
+    pub(super) fn held_out(&self) -> Option<HeldOut> {
+        let (agreement, n_pairs) = self.validation.as_ref()?;
+        Some(HeldOut { accuracy: agreement.accuracy, n_pairs: *n_pairs as u64 })
+    }
 }
 
 /// Measures on raw scores: the ranking loss makes σ(gap) a probability, and a gain would change what it says.

@@ -49,6 +49,7 @@ pub(super) fn reference(args: &Args, base: &Base, rankings: &[Preference]) -> Re
     }
     let config = config::Policy {
         max_queue: args.reference_samples,
+        max_queue_sequences: args.reference_samples,
         threads: usize::from(args.fit.threads),
         ..config::Config::default().policy
     };

@@ -15,6 +15,7 @@ fn responses_belong_to_the_language_and_end_by_themselves() {
     for choice in constrained(&test, Grammar::Regex("[0-9]{2,4}".into()), 6) {
         assert!(digits(&choice.text), "{:?}", choice.text);
         assert_eq!(choice.finished.rollout.finish, FinishReason::EndToken);
+        assert!(choice.finished.rollout.sampling.constrained, "the learner must know");
         check_replay(&test.engine, &choice, 1e-3);
     }
     let choices = ["yes", "no", "the user \"é\""].map(str::to_owned);

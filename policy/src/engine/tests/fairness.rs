@@ -108,3 +108,27 @@ fn one_tenant_leaves_room_in_the_queue() {
     let other = test.submit(Target::Live, long(2)).expect("a place is left for others");
     admitted.into_iter().chain([other]).for_each(|answer| answer.cancel.cancel());
 }
+
+/// Goal: a few requests with many choices are as full a queue as many with one. Method: one slot, taken; a request that nobody waits
+/// before is admitted whatever it asks for, and then only as many choices as may wait.
+#[test]
+fn the_queue_is_bounded_by_sequences_too() {
+    let test = TestEngine::with(Model::default(), |config| {
+        config.parallel = 1;
+        config.max_queue_sequences = 10;
+    });
+    let running = occupy(&test);
+    let ask = |n| test.submit(Target::Live, Ask { n, ..Ask::exactly(test.tokens("a word"), 3) });
+    let huge = ask(64).expect("nobody waits");
+    assert!(matches!(ask(1), Err(Rejection::Full { waiting: 1 })));
+    huge.cancel.cancel();
+    huge.wait();
+    while test.engine.stats().waiting > 0 {
+        std::thread::yield_now();
+    }
+    let (six, four) = (ask(6).expect("nobody waits"), ask(4).expect("these are ten"));
+    assert!(matches!(ask(1), Err(Rejection::Full { waiting: 2 })));
+    running.cancel.cancel();
+    assert_eq!((waits(six).len(), waits(four).len()), (6, 4));
+    assert_eq!(waits(ask(64).expect("nobody waits")).len(), 64);
+}

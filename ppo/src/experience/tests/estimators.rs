@@ -1,7 +1,7 @@
 use policy::TokenId;
 
 use super::{super::AdvantageEstimator, Episode, Experience, episode, from_passes_with};
-use crate::{group, masked};
+use crate::{group, kl::KlEstimator, loss::KlPenalty, masked};
 
 /// Five answers: three to one prompt, one that is alone, one more to the first prompt; of one or two tokens.
 fn episodes() -> Vec<Episode> {
@@ -56,6 +56,49 @@ fn the_baseline_of_reinforce_pp_is_whitened_over_what_trains() {
     let advantages = on_tokens(&group::dr_grpo(&RETURNS, &[0; 4]));
     let trains = [true, true, true, true, true, false, true];
     assert_close(&got.whitened, &masked::whiten(&advantages, &trains, masked::Whitening::default()));
+}
+
+/// Goal: with the penalty in the loss, groups compare bare scores, as the sources do. Method: golden file 13, through what makes an
+/// experience, beside a reference that is far away.
+#[test]
+fn with_the_penalty_in_the_loss_bare_scores_are_compared() {
+    let advantages = |estimator: &str, scores: &[f64], groups: &[u32], lengths: &[usize]| {
+        let answers = scores.iter().zip(groups).zip(lengths).enumerate();
+        let episodes = answers.map(|(i, ((score, group), n_tokens))| {
+            let mut answer = episode(i, *n_tokens, *score, true);
+            answer.sequence.tokens[0] = TokenId(*group);
+            answer
+        });
+        let n: usize = lengths.iter().sum();
+        let passes = [&vec![-1.0; n][..], &vec![-4.0; n], &vec![0.0; n]];
+        let got = from_passes_with(episodes.collect(), passes, |config| {
+            (config.advantage_estimator, config.kl_in) = (estimator.to_string(), "loss".to_string());
+            config.kl_estimator = "k3".to_string();
+        });
+        assert_eq!(got.kl_penalty, Some(KlPenalty { estimator: KlEstimator::K3, coef: 0.1 }));
+        got.whitened
+    };
+    let scores = [1.0031, 1.3066, -0.4831, -1.3166, 0.7246, 0.3811, 1.6486, -1.6322, -1.6322, -1.1029];
+    let groups = [0, 0, 0, 0, 1, 1, 1, 2, 2, 3];
+    let grpo = [
+        0.7058877815907567,
+        0.9505622239306317,
+        -0.49225111859218373,
+        -1.164198886929205,
+        -0.295135574670972,
+        -0.819058416528744,
+        1.114193991199716,
+        0.0,
+        0.0,
+        0.0,
+    ];
+    assert_close(&advantages("grpo", &scores, &groups, &[1; 10]), &grpo);
+    let dr_grpo = [0.8756, 1.1791, -0.6106, -1.4441, -0.1935, -0.537, 0.7305, 0.0, 0.0, 0.0];
+    assert_close(&advantages("dr_grpo", &scores, &groups, &[1; 10]), &dr_grpo);
+    let baseline =
+        advantages("reinforce_pp_baseline", &[1.8375, -0.4719, 0.1216, -1.8429], &[0, 0, 1, 1], &[4, 2, 3, 5]);
+    let per_answer = [1.0667897875559917, -1.1133024129727584, 0.9039955985973085, -0.950508224014075];
+    assert_close(&baseline, &group::per_token(&per_answer, &[4, 2, 3, 5]));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use reward::{Lane, Ruling, ScoreError, ScoreRequest, Scorer, scorer::Outcome};
 
 use super::{Trial, TrialError};
 use crate::{
-    gate::comparison::{PAIRS_MIN, PairedDifference},
+    gate::comparison::{Pair, PairedDifference},
     scoring::score_request,
 };
 
@@ -25,7 +25,7 @@ impl Trial<'_> {
         let requests = |answers: &[Rollout]| -> Vec<ScoreRequest> {
             answers.iter().map(|answer| score_request(&vocabulary, answer, formula)).collect()
         };
-        compared(scorer, requests(of_candidate), requests(of_live))
+        compared(scorer, Pair::unjudged(of_candidate, of_live), [requests(of_candidate), requests(of_live)])
     }
 }
 
@@ -33,32 +33,31 @@ impl Trial<'_> {
 /// between two versions.
 fn compared(
     scorer: &Scorer,
-    of_candidate: Vec<ScoreRequest>,
-    of_live: Vec<ScoreRequest>,
+    pairs: Vec<Pair>,
+    [of_candidate, of_live]: [Vec<ScoreRequest>; 2],
 ) -> Result<Option<Judged>, TrialError> {
     let sitting = scorer.sitting();
     let candidate = scorer.score_by(sitting.clone(), Lane::Background, of_candidate)?;
     let live = scorer.score_by(sitting, Lane::Background, of_live)?;
-    Ok(paired(candidate, live)?)
+    Ok(paired(pairs, candidate, live)?)
 }
 
 /// A question of which one answer can never be judged is left out: asked again, it would end every trial of this update. Left
 /// with too few, the trial was none, which is no pass.
-fn paired(candidate: Vec<Outcome>, live: Vec<Outcome>) -> Result<Option<Judged>, ScoreError> {
-    let (mut new, mut old, mut judge, mut unjudged) = (Vec::new(), Vec::new(), None, None);
-    let is_enough = candidate.len() >= PAIRS_MIN;
-    for pair in candidate.into_iter().zip(live) {
-        match pair {
+fn paired(pairs: Vec<Pair>, candidate: Vec<Outcome>, live: Vec<Outcome>) -> Result<Option<Judged>, ScoreError> {
+    let (mut judged, mut judge, mut unjudged) = (Vec::new(), None, None);
+    let is_enough = PairedDifference::of(&pairs).is_some();
+    for (pair, outcomes) in pairs.into_iter().zip(candidate.into_iter().zip(live)) {
+        match outcomes {
             (Ok(candidate), Ok(live)) => {
-                new.push(candidate.score.0);
-                old.push(live.score.0);
+                judged.push(Pair { difference: candidate.score.0 - live.score.0, ..pair });
                 judge.get_or_insert(candidate.reward_version);
             }
             (Err(error), _) | (_, Err(error)) if error.is_final() => unjudged = Some(error),
             (Err(error), _) | (_, Err(error)) => return Err(error),
         }
     }
-    match (PairedDifference::of(&new, &old).zip(judge), unjudged) {
+    match (PairedDifference::of(&judged).zip(judge), unjudged) {
         (None, Some(error)) if is_enough => Err(error),
         (judged, _) => Ok(judged),
     }
@@ -75,13 +74,18 @@ mod tests {
 
     fn requests() -> Vec<ScoreRequest> {
         let request = |id: u32| ScoreRequest {
-            prompt: vec![TokenId(1)],
+            prompt: [TokenId(1)].into(),
             response: vec![TokenId(id)],
-            prompt_text: String::new(),
+            prompt_text: "".into(),
             response_text: String::new(),
             formula: Formula::MODEL,
         };
         (0..16).map(request).collect()
+    }
+
+    /// So many questions, each with a prompt of its own.
+    fn pairs(n: usize) -> Vec<Pair> {
+        (0..n).map(|i| Pair { prompt: i, draw: i, difference: 0.0 }).collect()
     }
 
     fn judge(version: &str, score: impl Fn(&[TokenId]) -> f64 + Send + Sync + 'static) -> NamedJudge {
@@ -103,7 +107,7 @@ mod tests {
         });
         let scorer = Scorer::start(&config::Config::default().reward, Some(mild), 1).unwrap();
         seat.set(scorer.clone()).ok().unwrap();
-        let (difference, name) = compared(&scorer, requests(), requests()).unwrap().unwrap();
+        let (difference, name) = compared(&scorer, pairs(16), [requests(), requests()]).unwrap().unwrap();
         assert_eq!((difference.n, difference.mean, name.as_str()), (16, 0.0, "model@a"));
         assert_eq!(scorer.sitting().model_version(), "model@b", "it was replaced meanwhile");
     }
@@ -118,11 +122,16 @@ mod tests {
             outcomes[i] = outcome;
             outcomes
         };
-        let (difference, name) = paired(with(10, 3, refused()), with(10, 5, refused())).unwrap().unwrap();
+        let paired = |n, candidate, live| super::paired(pairs(n), candidate, live);
+        let (difference, name) = paired(10, with(10, 3, refused()), with(10, 5, refused())).unwrap().unwrap();
         assert_eq!((difference.n, difference.mean, name.as_str()), (8, 0.0, "remote"));
-        assert_eq!(paired(with(8, 0, refused()), all(8)), Err(ScoreError::Refused { status: 413 }), "too few are left");
-        assert_eq!(paired(all(7), all(7)), Ok(None), "there never were enough");
+        assert_eq!(
+            paired(8, with(8, 0, refused()), all(8)),
+            Err(ScoreError::Refused { status: 413 }),
+            "too few are left"
+        );
+        assert_eq!(paired(7, all(7), all(7)), Ok(None), "there never were enough");
         let gone = ScoreError::Remote("no connection".to_owned());
-        assert_eq!(paired(with(10, 0, Err(gone.clone())), all(10)), Err(gone), "what may pass is waited for");
+        assert_eq!(paired(10, with(10, 0, Err(gone.clone())), all(10)), Err(gone), "what may pass is waited for");
     }
 }

@@ -33,7 +33,7 @@ fn the_history_and_the_backlog_are_there_from_the_start() {
     let cases: [Case; 4] = [
         (|_| (), UpdateOutcome::Promoted, None),
         (refuse_everything, UpdateOutcome::Rejected, Some("KL to version 0")),
-        (filter_everything, UpdateOutcome::NoStep, Some("every rollout of the round was filtered: 8 off_policy")),
+        (filter_everything, UpdateOutcome::NoStep, Some("where it was: ess; rollouts dropped: 8 off_policy")),
         (object_to_everything, UpdateOutcome::Promoted, Some("the gate only observed: KL to version 0")),
     ];
     for (change, outcome, reason) in cases {

@@ -77,13 +77,14 @@ fn an_observing_gate_promotes_and_writes_down_what_was_wrong() {
     world.close();
 }
 
-/// Goal: without a gate a bad version serves, but not for long. Method: version 1 is what it is; its answers are judged far
-/// worse than version 0's were. The last good version must serve again, learning must stand still and say why, and go on when
-/// told to.
+/// Goal: without a gate a bad version serves, but not for long. Method: a learner that goes the wrong way, fast; one rule judges
+/// what version 0 and what version 1 say. The last good version must serve again, learning must stand still and say why, and go
+/// on when told to.
 #[test]
 fn the_watch_rolls_a_bad_version_back_and_learning_pauses() {
     let mut world = World::new(|config| {
         flipped(config);
+        (config.policy_learning_rate, config.epochs) = (-2e-2, 4);
         config.gate = "off".to_string();
     });
     let learner = world.start_learner();
@@ -91,14 +92,16 @@ fn the_watch_rolls_a_bad_version_back_and_learning_pauses() {
     world.judge(rule);
     let record = world.until_updates(&learner, 1).pop().unwrap();
     assert_eq!(record.outcome, UpdateOutcome::Promoted, "without a gate");
-    world.serve_ending(70);
-    world.judge(|rollout| rule(rollout) - 4.0 * f64::from(u8::from(rollout.version == PolicyVersion(1))));
+    // Fewer than the next update would take, so that there is nothing to be learnt from them meanwhile.
+    world.serve_ending(60);
+    world.judge(rule);
     eventually("a rollback", || learner.counters().rollbacks == 1);
     eventually("the pause", || matches!(learner.status().state, LearnerState::Halted(_)));
     assert_eq!(world.serve_ending(1)[0].version, PolicyVersion::SFT);
     let rows = world.registry.rows().unwrap();
     assert_eq!(rows[0].state, VersionState::Live);
-    assert!(rows[1].reason.as_deref().unwrap().contains("reward fell"), "{:?}", rows[1].reason);
+    let why = rows[1].reason.as_deref().unwrap();
+    assert!(why.contains("reward fell") && !why.contains("little by little"), "{why}");
     let LearnerState::Halted(why) = learner.status().state else { unreachable!("it was halted") };
     assert!(why.contains("rolled back"), "{why}");
     assert_eq!(learner.history().len(), 1, "nothing was learnt from what the bad version said");
@@ -158,7 +161,8 @@ fn a_canary_that_does_badly_is_refused_and_one_that_does_well_takes_over() {
         assert!(seen >= 8, "it answered {seen} requests");
         if outcome == UpdateOutcome::Rejected {
             assert!(record.reason.unwrap().contains("canary"));
-            assert!(record.numbers["canary/rollouts"] >= 8.0, "a fifth of the rollouts is the first look");
+            let n = record.numbers["canary/rollouts"];
+            assert!(n >= 24.0, "the first look is at three fifths, which are more than a handful: {n}");
             assert_eq!(world.serve_ending(1)[0].version, PolicyVersion::SFT);
             world.judge(rule);
         }

@@ -36,15 +36,21 @@ pub(super) fn world_with_an_import(change: impl FnOnce(&mut config::Ppo)) -> Wor
         (config.rollouts_per_update, config.watch_rollouts) = (10_000, 48);
         change(config);
     });
-    let registry = &world.registry;
-    assert_eq!(registry.next_version().unwrap(), IMPORT);
-    fs::copy(registry.path(PolicyVersion::SFT), registry.path(IMPORT)).unwrap();
-    let digest = checkpoint::digest(&registry.path(IMPORT)).unwrap();
-    registry.register(&Candidate { version: IMPORT, parent: PolicyVersion::SFT, digest, n_rollouts: 0 }).unwrap();
-    registry.keep(IMPORT, BTreeMap::new()).unwrap();
+    assert_eq!(bring(&world, PolicyVersion::SFT), IMPORT);
     world.serve_ending(64);
     world.judge(well);
     world
+}
+
+/// A version with the weights of version 0 that could be activated.
+fn bring(world: &World, parent: PolicyVersion) -> PolicyVersion {
+    let registry = &world.registry;
+    let version = registry.next_version().unwrap();
+    fs::copy(registry.path(PolicyVersion::SFT), registry.path(version)).unwrap();
+    let digest = checkpoint::digest(&registry.path(version)).unwrap();
+    registry.register(&Candidate { version, parent, digest, n_rollouts: 0 }).unwrap();
+    registry.keep(version, BTreeMap::new()).unwrap();
+    version
 }
 
 /// Without a learner, which would look by itself.
@@ -53,7 +59,10 @@ pub(super) fn go_live(world: &World, version: PolicyVersion) {
         world.engine.load(version, &world.registry.path(version)).unwrap();
     }
     world.registry.activate(version, None).unwrap();
-    world.engine.promote(version).unwrap();
+    let before = world.engine.promote(version).unwrap();
+    if before != version {
+        world.engine.step_down(before).unwrap();
+    }
 }
 
 fn is_bad(watch: &Watch) -> bool {
@@ -112,6 +121,36 @@ fn a_sterner_judge_brings_no_version_down() {
     world.serve_ending(64);
     world.judge_as("another", badly);
     assert!(is_bad(&Watch::new(&world.setup(None))));
+    world.close();
+}
+
+/// Goal: versions that get worse a little each time end where they were best. Method: four versions of the same weights, each
+/// judged a fifth of a deviation below its parent: no step is a breach, and the fourth is worse than version 0 beyond doubt.
+#[test]
+fn a_slide_over_several_versions_is_rolled_back_to_where_it_began() {
+    // Deviation 0.29, whatever was said.
+    let noise = |rollout: &Rollout| {
+        let n = u64::from_str_radix(rollout.id.request.trim_start_matches("cmpl-"), 16).unwrap();
+        (n * 37 % 100) as f64 / 100.0
+    };
+    let rule = |rollout: &Rollout| noise(rollout) - 0.06 * rollout.version.0 as f64;
+    let mut world = World::new(|config| (config.rollouts_per_update, config.watch_rollouts) = (10_000, 64));
+    world.serve_ending(64);
+    world.judge(rule);
+    let watch = Watch::new(&world.setup(None));
+    for n in 1..=4 {
+        let version = bring(&world, PolicyVersion(n - 1));
+        go_live(&world, version);
+        world.serve_ending(64);
+        world.judge(rule);
+        let breach = watch.look().unwrap();
+        let expected = (n == 4).then_some(PolicyVersion::SFT);
+        assert_eq!(breach.as_ref().map(|breach| breach.good), expected, "version {n}");
+        if let Some(breach) = breach {
+            assert!(breach.why.contains("little by little"), "{}", breach.why);
+            assert_eq!(watch.look().unwrap(), Some(breach), "whoever carries it out looks again");
+        }
+    }
     world.close();
 }
 

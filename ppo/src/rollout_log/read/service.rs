@@ -14,11 +14,12 @@ use crate::{
 use policy::PolicyVersion;
 
 impl LogReader {
-    /// The newest rows up to a position whose responses were drawn to an end and are there, newest first.
+    /// The newest rows up to a position whose responses were drawn to an end and are there, newest first; none that was dropped
+    /// because its user is in quarantine.
     pub fn newest(&self, up_to: Seq, limit: usize) -> Result<Vec<LoggedRollout>, LogError> {
         let sql = format!(
             "SELECT {} FROM rollouts WHERE seq <= ?1 AND finish <> 'cancelled'
-                AND reason IS NOT 'pii' ORDER BY seq DESC LIMIT ?2",
+                AND reason IS NOT 'pii' AND reason IS NOT 'quarantined' ORDER BY seq DESC LIMIT ?2",
             record::COLUMNS
         );
         self.rows(&sql, params![up_to.0, limit as i64])
@@ -52,6 +53,16 @@ impl LogReader {
     pub fn last_service(&self, version: PolicyVersion, limit: usize) -> Result<Service, LogError> {
         self.service_in(version, Seq(0), limit, "DESC")
     }
+
+    /// How many requests a version has answered after `start`, judged or not.
+    pub fn n_answered(&self, version: PolicyVersion, start: Seq) -> Result<u64, LogError> {
+        let mut statement = self.connection.prepare_cached(LogReader::ANSWERED)?;
+        let n: i64 = statement.query_row([version.0 as i64, start.0], |row| row.get(0))?;
+        Ok(n as u64)
+    }
+
+    pub(in crate::rollout_log) const ANSWERED: &str =
+        "SELECT COUNT(*) FROM rollouts WHERE version = ?1 AND seq > ?2 AND finish <> 'cancelled'";
 
     fn service_in(&self, version: PolicyVersion, start: Seq, limit: usize, order: &str) -> Result<Service, LogError> {
         let mut statement = self.connection.prepare_cached(&LogReader::service_sql(order))?;

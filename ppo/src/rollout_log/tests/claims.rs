@@ -98,6 +98,7 @@ fn what_cannot_train_is_dropped_when_logged_and_says_why() {
         (with_sampling(|s| s.temperature = 1e-40), DropReason::Greedy),
         (with_sampling(|s| s.presence_penalty = 0.5), DropReason::Altered),
         (with_sampling(|s| s.logit_bias = vec![(TokenId(4), 1.0)]), DropReason::Altered),
+        (with_sampling(|s| s.constrained = true), DropReason::Altered),
         (cut, DropReason::TruncatedMass),
         (broken, DropReason::NonFinite),
     ];
@@ -112,6 +113,8 @@ fn what_cannot_train_is_dropped_when_logged_and_says_why() {
     let mut slightly_cut = rollout(1, 0);
     slightly_cut.response[0].log_kept_mass = 0.95_f32.ln();
     assert_eq!(obstacle(&slightly_cut), None);
+    slightly_cut.sampling.min_tokens = 3;
+    assert_eq!(obstacle(&slightly_cut), None, "a ban cuts mass, and its mass is judged");
     for finish in [FinishReason::ClientLimit, FinishReason::DaemonLimit] {
         assert_eq!(obstacle(&Rollout { finish, ..rollout(1, 0) }), None);
     }

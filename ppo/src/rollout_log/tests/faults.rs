@@ -88,6 +88,8 @@ fn old_logs_are_brought_up_to_date() {
         assert!(reader.newest_update().unwrap().is_none() && reader.imports().unwrap().is_empty());
         assert!(reader.audit(0, 9).unwrap().is_empty());
         assert_eq!(reader.live_since(PolicyVersion(0)).unwrap(), Seq(0));
+        assert!(reader.stats().unwrap().dropped.is_empty());
+        assert_eq!(reader.newest_named("cmpl-").unwrap(), Some(rollout(3, 0).id));
         let log = open(dir.path());
         assert_eq!(everything(&log)[0].rollout, rollout(3, 0));
         let import = ImportRow {
@@ -104,6 +106,10 @@ fn old_logs_are_brought_up_to_date() {
         let row = Act::new(&Who::cli(), Action::Retire, "policy@1".to_owned()).done();
         log.note(row.clone());
         assert_eq!(log.reader().audit(0, 9).unwrap(), [AuditRow { number: 1, ..row }], "after {n_steps} steps");
+        log.append(Rollout { user: Some("ann".to_owned()), ..rollout(4, 0) }).unwrap();
+        log.flush().unwrap();
+        log.forget_user("ann", &Who::cli()).unwrap();
+        assert_eq!(log.reader().stats().unwrap().dropped, [(DropReason::Forgotten, 1)].into());
     }
 }
 
@@ -155,10 +161,62 @@ fn quarantined_users_train_nothing_and_are_not_heard() {
     let dropped = (RolloutState::Dropped, Some(DropReason::Quarantined));
     let (judged_again, kept) = ((RolloutState::Generated, None), (RolloutState::Scored, None));
     assert_eq!(states(&log), [judged_again, dropped, kept]);
+    assert_eq!(log.counters().dropped[&DropReason::Quarantined], 1, "what an open drops is counted");
     log.append(of(3, "mallory")).unwrap();
     assert!(!log.append_feedback(words(2, "mallory")).unwrap().applied);
     assert!(log.append_feedback(words(0, "bob")).unwrap().applied);
     assert_eq!(states(&log), [judged_again, dropped, kept, dropped]);
     assert_eq!(everything(&log)[2].feedback.len(), 1, "kept for whoever investigates");
+    assert_eq!(log.counters().dropped[&DropReason::Quarantined], 2);
+    let newest = log.reader().newest(Seq(i64::MAX), 10).unwrap();
+    assert_eq!(
+        newest.iter().map(|row| row.seq).collect::<Vec<_>>(),
+        [Seq(3), Seq(1)],
+        "nor does the gate ask what they asked"
+    );
+}
+
+/// Goal: an update that a process died in does not carry a quarantined user's exchanges, or what their words made of others', into
+/// a version. Method: both are claimed, beside a row that has nothing to do with them and one whose words nobody had listened to.
+#[test]
+fn what_an_unfinished_update_holds_of_a_quarantined_user_is_let_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    for (n, user) in [(0, "mallory"), (1, "alice"), (2, "alice"), (3, "alice")] {
+        log.append(Rollout { user: Some(user.to_owned()), ..rollout(n, 0) }).unwrap();
+    }
+    log.flush().unwrap();
+    let words = |n: u32| Feedback {
+        id: rollout(n, 0).id,
+        user: Some("mallory".to_owned()),
+        score: Some(9.0),
+        label: None,
+        edit: None,
+        comment: None,
+        created_ms: 0,
+    };
+    assert!(log.append_feedback(words(1)).unwrap().applied);
+    score_all(&log, 1.0);
+    let start = UpdateStart {
+        number: 7,
+        start: Start::Fresh,
+        parent: PolicyVersion(0),
+        parent_digest: String::new(),
+        state_before: String::new(),
+        config: String::new(),
+        arithmetic: String::new(),
+        n_threads: 1,
+        pretraining: String::new(),
+    };
+    let request = ClaimRequest { n_rollouts: 4, lineage: vec![PolicyVersion(0)], user_share_max: 1.0 };
+    granted(log.begin_update(request, start).unwrap());
+    assert!(!log.append_feedback(words(2)).unwrap().applied, "it is claimed");
+    log.close();
+    drop(log);
+    let log = RolloutLog::open_with(dir.path(), &settings(), Quarantine::parse("mallory")).unwrap();
     assert_eq!(log.counters().dropped[&DropReason::Quarantined], 1);
+    let states: Vec<_> = everything(&log).iter().map(|row| (row.state, row.score.is_some())).collect();
+    let claimed = (RolloutState::Claimed, true);
+    assert_eq!(states, [(RolloutState::Dropped, true), (RolloutState::Generated, false), claimed, claimed]);
+    assert_eq!(log.repeat_update(7).unwrap().len(), 2, "it misses rows, so the learner gives the others back");
 }

@@ -71,10 +71,12 @@ fn everything_of_one_user_goes_and_versions_remember_that_it_did() {
     assert_eq!(everything(&log)[2].feedback.len(), 1, "what bob said about bob's is not");
     assert_eq!(log.reader().version(PolicyVersion(1)).unwrap().unwrap().numbers[FORGOTTEN], 2.0);
     assert_eq!(log.counters().dropped[&DropReason::Forgotten], 1);
+    assert_eq!(log.reader().stats().unwrap().dropped, [(DropReason::Forgotten, 1)].into());
 
     log.settle(vec![(held[0].seq, Outcome::Released)]).unwrap();
     assert_eq!(log.forget_user("ann", &Who::cli()).unwrap().n_rollouts, 1);
     assert_eq!(log.forget_user("ann", &Who::cli()).unwrap(), Forgotten::default(), "once is enough");
+    assert_eq!(LogReader::open(dir.path()).unwrap().stats().unwrap().dropped[&DropReason::Forgotten], 2, "for good");
     assert_eq!(users(), [bob.clone(), bob, None]);
     for file in std::fs::read_dir(dir.path()).unwrap() {
         let bytes = std::fs::read(file.unwrap().path()).unwrap_or_default();

@@ -53,6 +53,7 @@ fn old_exchanges_leave_and_say_so() {
     keep(&log, 5, 0);
     left(&log, &[1, 4, 5]);
     assert_eq!(log.counters().dropped[&DropReason::Outdated], 2, "the first had trained");
+    assert_eq!(log.reader().stats().unwrap().dropped, [(DropReason::Outdated, 2)].into(), "the log knows it too");
     assert!(matches!(log.append_feedback(said), Err(LogError::NotFound { .. })));
     log.append(rollout(6, 0)).unwrap();
     log.flush().unwrap();
@@ -61,6 +62,9 @@ fn old_exchanges_leave_and_say_so() {
         .query_row("SELECT COUNT(*) FROM feedback", [], |row| row.get(0))
         .unwrap();
     assert_eq!(feedback, 0);
+    log.close();
+    drop(log);
+    assert_eq!(LogReader::open(dir.path()).unwrap().stats().unwrap().dropped[&DropReason::Outdated], 2, "for good");
 }
 
 /// Goal: a restart can compute the newest updates again, whatever their age. Method: three updates of two old rows each.
@@ -101,15 +105,28 @@ fn rows_of_a_version_are_found_in_order() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()));
     let connection = Connection::open(database(dir.path())).unwrap();
-    let check = |sql: &str, index: &str| {
+    let plan = |sql: &str| {
         let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
         let nothing = vec![rusqlite::types::Null; statement.parameter_count()];
         let lines = statement.query_map(rusqlite::params_from_iter(nothing), |row| row.get::<_, String>(3)).unwrap();
-        let plan = lines.collect::<Result<Vec<_>, _>>().unwrap().join("; ");
+        lines.collect::<Result<Vec<_>, _>>().unwrap().join("; ")
+    };
+    let check = |sql: &str, index: &str| {
+        let plan = plan(sql);
         assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{plan}");
     };
     check(&LogReader::service_sql("ASC"), "scored_in_order");
     check(&LogReader::service_sql("DESC"), "scored_in_order");
     check(&LogReader::replayable_sql(), "rollouts_in_order");
+    check(LogReader::ANSWERED, "rollouts_in_order");
     check(super::super::retention::OLD, "rollouts_by_age");
+    let [update, judges] = LogReader::making_sql();
+    check(update, "INDEX updates_by_version (version=?)");
+    check(judges, "COVERING INDEX judges_by_update (number=? AND reward_version>?)");
+    assert!(!plan(judges).contains("SCAN update_rollouts"), "{}", plan(judges));
+    let newest = plan(super::super::read::NEWEST_NAMED);
+    assert!(
+        newest.contains("SEARCH rollouts USING COVERING INDEX") && newest.contains("(request>? AND request<?)"),
+        "{newest}"
+    );
 }

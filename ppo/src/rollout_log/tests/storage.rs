@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{super::schema, *};
+use super::{
+    super::{blob, schema},
+    *,
+};
 
 #[test]
 fn every_bit_of_a_rollout_comes_back() {
@@ -22,6 +25,7 @@ fn every_bit_of_a_rollout_comes_back() {
         stop: vec!["\n\n".to_string(), "é".to_string()],
         stop_token_ids: vec![TokenId(9)],
         ignore_eos: true,
+        constrained: true,
         ..SamplingParams::default()
     };
     let log = open(dir.path());
@@ -29,6 +33,19 @@ fn every_bit_of_a_rollout_comes_back() {
     log.close();
     drop(log);
     assert_eq!(everything(&open(dir.path()))[0].rollout, original);
+}
+
+/// A log from before constraints were noted is read as one without any; today's record cut short is an error.
+#[test]
+fn sampling_settings_of_the_layout_before_are_read() {
+    let params = SamplingParams { top_k: 7, stop_token_ids: vec![TokenId(9)], ..SamplingParams::default() };
+    let mut bytes = blob::sampling(&SamplingParams { constrained: true, ..params.clone() });
+    bytes.pop();
+    assert!(blob::parse_sampling(&bytes).is_err());
+    bytes[0] = 1;
+    assert_eq!(blob::parse_sampling(&bytes), Ok(params));
+    bytes[0] = 3;
+    assert!(blob::parse_sampling(&bytes).unwrap_err().contains("layout"));
 }
 
 #[test]

@@ -75,6 +75,56 @@ fn an_update_is_recorded_with_its_claim_and_completed_with_its_end() {
     assert!(log.settle(settlement).is_err(), "an update ends once");
 }
 
+/// Goal: what trained a version can be told: update, configuration, judges, each rollout, also one that has left the log. Method: an
+/// update whose rollouts two judges have scored, and a version that nobody made.
+#[test]
+fn what_made_a_version_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    for (n, judge) in [(0, "model@b"), (1, "model@a"), (2, "model@b")] {
+        log.append(rollout(n, 0)).unwrap();
+        log.flush().unwrap();
+        let score = ScoreRecord { score: 1.0, std: None, reward_version: judge.to_string() };
+        log.score(vec![(Seq(i64::from(n) + 1), Verdict::Scored(score))]).unwrap();
+    }
+    let rows = granted(log.begin_update(request(3), start(7)).unwrap());
+    let file = dir.path().join("policy-4.gguf");
+    std::fs::write(&file, [0; 123]).unwrap();
+    let row = |version| VersionRow {
+        version: PolicyVersion(version),
+        parent: None,
+        state: VersionState::Candidate,
+        digest: "d".to_string(),
+        path: "policy-4.gguf".into(),
+        created_ms: 1,
+        n_rollouts: 3,
+        reason: None,
+        numbers: [].into(),
+    };
+    log.change_version(VersionChange::Register(row(4)), &Who::learner()).unwrap();
+    let outcomes = rows.iter().map(|row| (row.seq, Outcome::Trained(PolicyVersion(4)))).collect();
+    let made = UpdateEnd {
+        outcome: UpdateOutcome::Promoted,
+        version: Some(PolicyVersion(4)),
+        digest: Some("d".to_string()),
+        ..end(7)
+    };
+    log.settle(Settlement { outcomes, update: Some(UpdateChange::End(Box::new(made))) }).unwrap();
+    Connection::open(database(dir.path())).unwrap().execute("DELETE FROM rollouts WHERE seq = 2", []).unwrap();
+
+    let reader = LogReader::open(dir.path()).unwrap();
+    let described = reader.describe(row(4), dir.path()).unwrap();
+    let making = described.making.unwrap();
+    assert_eq!((described.bytes, making.update), (Some(123), 7));
+    assert_eq!(making.reward_versions, ["model@a", "model@b"]);
+    assert_eq!(making.config_digest, policy::checkpoint::Digest::of(start(7).config.as_bytes()).to_string());
+    let trained = |n: u32| Some((rollout(n, 0).id, RolloutState::Trained));
+    let lessons: Vec<_> = reader.lessons(7).unwrap().into_iter().map(|lesson| (lesson.seq.0, lesson.row)).collect();
+    assert_eq!(lessons, [(1, trained(0)), (2, None), (3, trained(2))]);
+    let retired = VersionRow { state: VersionState::Retired, ..row(5) };
+    assert_eq!(reader.describe(retired.clone(), dir.path()).unwrap(), MadeVersion::from(retired));
+}
+
 /// Goal: an end and its rollouts are one. Method: an end for an update that was never begun; its rollouts must stay.
 #[test]
 fn an_end_that_cannot_be_written_moves_no_rollout() {

@@ -1,8 +1,7 @@
-use policy::{TokenId, causal_lm::CausalLm, checkpoint::WeightType};
+use policy::{TokenId, causal_lm::CausalLm, checkpoint::WeightType, sequence_batch::SequenceBatch};
 
-use super::{Fate, run};
+use super::{Fate, experience, run};
 use crate::{
-    averaging::move_average,
     rollout_log::DropReason,
     test_world::{World, bytes_of, share_of},
 };
@@ -120,6 +119,38 @@ fn the_first_targets_are_whole_returns() {
     assert!((stats.return_mean - mean).abs() < 1e-6, "{} instead of {mean}", stats.return_mean);
 }
 
+/// Goal: what was cut off is continued by the value model's own word at its last token, and nothing else is. Method: a value model
+/// that has learnt something, asked for each answer by itself.
+#[test]
+fn what_was_cut_off_is_continued_by_the_value_model() {
+    let mut world = World::new(39);
+    (world.config.value_learning_rate, world.config.warmup_updates) = (1e-2, 0);
+    for update in 0..3 {
+        let rollouts = world.rollouts(16, share_of(TokenId(3)));
+        run(&mut world, &rollouts, update);
+    }
+    let rollouts = world.rollouts(32, share_of(TokenId(3)));
+    assert!(experience(&world, &rollouts).passes.last_values.iter().all(|value| *value == 0.0), "nobody asked");
+    world.config.missing_eos = "bootstrap".to_string();
+    let got = experience(&world, &rollouts);
+    let mut n_cut = 0;
+    for (i, episode) in got.episodes.iter().enumerate() {
+        let batch = SequenceBatch::new(vec![episode.sequence.clone()]);
+        let alone = f64::from(world.models.value.scores_at_last(&batch).unwrap()[0]);
+        let expected = if episode.terminated { 0.0 } else { alone };
+        n_cut += usize::from(!episode.terminated);
+        assert!((got.passes.last_values[i] - expected).abs() < 1e-5, "{i}: {:?}", got.passes.last_values);
+        assert!(alone.abs() > 1e-3, "it has an opinion");
+        if !episode.terminated {
+            // At the last token: the KL, and what is still to come (gamma is 1).
+            let last = got.range(i).end - 1;
+            let target = got.rewards[last] + alone - got.passes.values[last];
+            assert!((got.advantages[last] - target).abs() < 1e-5);
+        }
+    }
+    assert!(n_cut > 0 && n_cut < got.episodes.len(), "{n_cut} were cut off");
+}
+
 #[test]
 fn a_value_loss_without_weight_moves_nothing() {
     let mut world = World::new(36);
@@ -144,7 +175,7 @@ fn the_average_of_the_weights_follows_the_rounds() {
     for update in 0..3 {
         let rollouts = world.rollouts(8, share_of(TokenId(3)));
         run(&mut world, &rollouts, update);
-        move_average(&mut expected, &weights(&world), 0.9);
+        expected.iter_mut().zip(weights(&world)).for_each(|(a, w)| *a = 0.9 * *a + 0.1 * w);
     }
     let average = world.models.average.clone().unwrap();
     let got = average.tensors()[name].flatten_all().unwrap().to_vec1::<f32>().unwrap();

@@ -1,7 +1,10 @@
-use policy::TokenId;
+use std::ops::ControlFlow;
 
-use super::{Fate, RoundOutcome, experience, run};
+use policy::{PolicyVersion, TokenId};
+
+use super::{Fate, LINEAGE, Round, RoundOutcome, experience, run};
 use crate::{
+    gate::{LESSONS_MIN, alignment},
     guard::{Action, Guard},
     rollout_log::DropReason,
     stats::named,
@@ -34,6 +37,61 @@ fn a_few_tokens_that_carry_the_round_stop_it() {
     assert_forbids(&mut world, &rollouts, Guard::Ess);
     world.config.ess_min = 0.0;
     assert!(run(&mut world, &rollouts, 0).has_new_policy(), "the floor is a knob");
+}
+
+/// Goal: one answer does not speak for a round whose others were filtered. Method: all but one drawn by somebody else, whose own
+/// weights are even; then all of them.
+#[test]
+fn a_round_of_which_little_is_left_makes_no_step() {
+    for n_left in [1, 0] {
+        let mut world = World::new(51);
+        let rollouts = world.rollouts(16, share_of(TokenId(3)));
+        let redrawn = |(i, rollout)| match i < n_left {
+            true => rollout,
+            false => World::redrawn(rollout, |token| token.behavior.0 -= 1.0),
+        };
+        let rollouts: Vec<_> = rollouts.into_iter().enumerate().map(redrawn).collect();
+        let stats = assert_forbids(&mut world, &rollouts, Guard::Ess).stats;
+        assert!(stats.filtered_fraction > 0.5 && stats.ess <= 1.0 - stats.filtered_fraction + 1e-6, "{stats:?}");
+    }
+}
+
+/// Goal: a filter that takes a quarter does not stop a round. Method: as above.
+#[test]
+fn a_round_of_which_most_is_left_goes_on() {
+    let mut world = World::new(52);
+    let rollouts = world.rollouts(32, share_of(TokenId(3)));
+    let redrawn = |(i, rollout)| match i % 4 {
+        0 => World::redrawn(rollout, |token| token.behavior.0 -= 1.0),
+        _ => rollout,
+    };
+    let rollouts: Vec<_> = rollouts.into_iter().enumerate().map(redrawn).collect();
+    let outcome = run(&mut world, &rollouts, 0);
+    assert!(outcome.has_new_policy() && outcome.stats.filtered_fraction > 0.1, "{:?}", outcome.stats.trips);
+}
+
+/// Goal: with "bypass" the guards still measure what the round did, not how stale its rollouts are. Method: rollouts of the first
+/// version, learnt from by a policy that has gone further since than one round may; every step is made.
+#[test]
+fn stale_rollouts_are_no_distance_that_a_bypass_round_has_made() {
+    let mut world = World::new(53);
+    let stale = world.rollouts(32, share_of(TokenId(3)));
+    (world.config.policy_learning_rate, world.config.warmup_updates) = (1e-2, 0);
+    (world.config.stop_kl, world.config.skip_kl) = (0.0, 0.0);
+    for update in 0..8 {
+        let rollouts = world.rollouts(32, share_of(TokenId(3)));
+        run(&mut world, &rollouts, update);
+    }
+    let knobs = config::Config::default().ppo;
+    (world.config.stop_kl, world.config.skip_kl) = (knobs.stop_kl, knobs.skip_kl);
+    (world.config.importance, world.config.policy_learning_rate) = ("bypass".to_string(), 1e-5);
+    let round = Round { config: &world.config, update: 8, lineage: &[PolicyVersion(8), LINEAGE[0]], pretraining: &[] };
+    let outcome = round.run(&mut world.models, &stale, &mut || ControlFlow::Continue(())).unwrap();
+    let stats = &outcome.stats;
+    assert!(stats.behavior_kl_k3 > knobs.stop_kl, "it is further than one round may go: {}", stats.behavior_kl_k3);
+    assert_eq!((stats.n_policy_steps, stats.stopped, stats.ran_away), (4, false, false), "{:?}", stats.trips);
+    assert!(stats.policy_approx_kl_k3 < 1e-3, "{}", stats.policy_approx_kl_k3);
+    assert!(outcome.fates.iter().all(|fate| *fate == Fate::Trained) && !outcome.is_skipped());
 }
 
 #[test]
@@ -120,6 +178,62 @@ fn a_last_step_that_goes_too_far_takes_the_round_back() {
             assert_eq!(outcome.lessons.len(), 32);
         }
     }
+}
+
+/// Goal: the gate judges how far the candidate is from version 0, and not how far its parent was. Method: a long step from version
+/// 0 itself, where the round's own number knows no distance; what is said of it against the exact divergence in the states of the
+/// same answers, and a second round's against the first one's end.
+#[test]
+fn the_candidates_distance_from_version_0_is_known() {
+    let mut world = World::new(51);
+    (world.config.policy_learning_rate, world.config.warmup_updates, world.config.skip_kl) = (2e-2, 0, 0.0);
+    world.config.minibatch = 16;
+    let rollouts = world.rollouts(64, share_of(TokenId(3)));
+    let first = run(&mut world, &rollouts, 0).stats;
+    assert!(first.objective_kl.abs() < 1e-5, "the round began at version 0: {}", first.objective_kl);
+    let rows =
+        |lm: &policy::causal_lm::CausalLm, tokens: &[TokenId]| lm.logits(tokens).unwrap().to_vec2::<f32>().unwrap();
+    let softmax = |row: &[f32]| {
+        let sum: f64 = row.iter().map(|l| f64::from(*l).exp()).sum();
+        row.iter().map(|l| f64::from(*l).exp() / sum).collect::<Vec<f64>>()
+    };
+    let mut exact = 0.0;
+    for scored in &rollouts {
+        let rollout = scored.rollout();
+        let tokens: Vec<TokenId> =
+            rollout.prompt.iter().copied().chain(rollout.response.iter().map(|t| t.id)).collect();
+        let (now, reference) = (rows(&world.models.policy, &tokens), rows(&world.models.reference, &tokens));
+        for t in rollout.prompt.len() - 1..tokens.len() - 1 {
+            let pairs = softmax(&now[t]).into_iter().zip(softmax(&reference[t]));
+            exact += pairs.map(|(p, q)| p * (p / q).ln()).sum::<f64>();
+        }
+    }
+    exact /= rollouts.len() as f64;
+    let told = first.policy_final_kl_to_reference;
+    assert!(exact > 0.05 && (told / exact - 1.0).abs() < 0.25, "{told}, exactly {exact}");
+    assert!(!named(&first).values().any(|number| *number == told), "records of older updates have no such number");
+    let rollouts = world.rollouts(64, share_of(TokenId(3)));
+    let second = run(&mut world, &rollouts, 1).stats;
+    assert!(second.objective_kl > 0.02, "{}", second.objective_kl);
+}
+
+/// Goal: long text does not keep the gate from looking at what was learnt. Method: prompts so long that eight episodes are more than
+/// is read of short ones.
+#[test]
+fn as_many_lessons_as_the_gate_needs_are_read_however_long_they_are() {
+    let mut world = World::new(52);
+    // The prompts are not those that the answers were drawn after.
+    (world.config.importance, world.config.skip_kl) = ("off".to_string(), 0.0);
+    let lengthened = |scored: reward::ScoredRollout| {
+        let (mut rollout, judgement) = scored.into_parts();
+        rollout.prompt = (0..1030).map(|i| TokenId(1 + i % 10)).collect();
+        reward::ScoredRollout::new(rollout, judgement).unwrap()
+    };
+    let rollouts: Vec<_> = world.rollouts(24, share_of(TokenId(3))).into_iter().map(lengthened).collect();
+    let outcome = run(&mut world, &rollouts, 0);
+    assert!(outcome.has_new_policy(), "{:?}", outcome.stats.trips);
+    assert_eq!(outcome.lessons.len(), LESSONS_MIN);
+    assert!(alignment(&outcome.lessons).is_some());
 }
 
 /// Goal: a step that the value model left out while it warms up does not make the round a refused one; a round that left all of

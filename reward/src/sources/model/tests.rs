@@ -11,9 +11,9 @@ use crate::{
 
 fn sequence(prompt: u32, response: u32) -> ScoreRequest {
     ScoreRequest {
-        prompt: vec![TokenId(prompt), TokenId(1)],
+        prompt: [TokenId(prompt), TokenId(1)].into(),
         response: vec![TokenId(response), TokenId(0)],
-        prompt_text: String::new(),
+        prompt_text: "".into(),
         response_text: String::new(),
         formula: Formula::MODEL,
     }
@@ -48,7 +48,7 @@ fn a_loaded_model_judges_under_the_digest_of_its_file() {
     assert!(matches!(other, Err(RewardModelError::Vocabulary { .. })));
 
     let items = vec![sequence(2, 3), sequence(4, 5)];
-    let whole = |item: &ScoreRequest| [item.prompt.as_slice(), &item.response].concat();
+    let whole = |item: &ScoreRequest| [&item.prompt[..], &item.response].concat();
     let expected = model.score(&items.iter().map(whole).collect::<Vec<_>>()).unwrap();
     assert!(expected[0] != expected[1], "the test sees which score is whose");
     let scorer = Scorer::start(&reward, Some(from_file), 1).unwrap();

@@ -51,9 +51,9 @@ fn http(status: &str, body: &str) -> String {
 
 fn item(prompt: &str, response: &str) -> ScoreRequest {
     ScoreRequest {
-        prompt: Vec::new(),
+        prompt: [].into(),
         response: Vec::new(),
-        prompt_text: prompt.to_owned(),
+        prompt_text: prompt.into(),
         response_text: response.to_owned(),
         formula: Formula::REMOTE,
     }

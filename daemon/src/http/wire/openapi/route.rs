@@ -242,7 +242,10 @@ fn reason(status: u16) -> &'static str {
         415 => "The body is not `application/json`, or it is compressed.",
         429 => "Too many requests are waiting; `Retry-After` says when to come back.",
         431 => "The start line and the headers are larger than `daemon.header_bytes_max`.",
-        503 => "Loading or draining, or the disk is full; `Retry-After` says when to come back.",
+        503 => {
+            "Loading or draining, or the disk is full; `Retry-After` says when to come back, and `x-should-retry: false` that \
+             this daemon ends."
+        }
         _ => "Our fault; the log names the cause beside the request's id.",
     }
 }

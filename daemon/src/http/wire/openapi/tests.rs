@@ -49,7 +49,9 @@ fn looked_at(parse: &dyn Fn(&[u8]) -> bool, bodies: &[&str]) -> BTreeSet<String>
     names
 }
 
-const TALK: &str = r#"[{"role":"user","content":[{"type":"text","text":"a"}]},{"role":"assistant","content":"b"}]"#;
+const TALK: &str = r#"[{"role":"user","content":[{"type":"text","text":"a"}]},
+    {"role":"assistant","content":"b","tool_calls":[{"type":"function","function":{"name":"c","arguments":"{}"}}],
+        "function_call":{"name":"d","arguments":{}}}]"#;
 
 /// Fields that both generation routes have; of the forms of an answer at most one at a time.
 const GENERATION: [&str; 4] = [

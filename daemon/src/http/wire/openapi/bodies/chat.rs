@@ -1,22 +1,69 @@
 //! `POST /v1/chat/completions`, and conversations wherever they may be sent.
 
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{
+    ToSchema,
+    openapi::schema::{AnyOfBuilder, ArrayBuilder, ObjectBuilder, Type},
+};
 
 use super::{
     SharedBody,
-    rules::{any_of, generation, ruled, up_to, when, with, yes},
-    unions::{ModalitiesBody, ToolChoiceBody},
+    rules::{any_of, generation, given, null, ruled, up_to, when, with, yes},
+    unions::{ArgumentsBody, ModalitiesBody, ToolChoiceBody},
 };
+
+ruled! {
+    /// One turn of a conversation.
+    pub(crate) MessageBody, "Message": MessageFields, {
+        let assistant = || ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["assistant"]));
+        let no_calls = AnyOfBuilder::new().item(null()).item(ArrayBuilder::new().max_items(Some(0)));
+        let said = with("content", given()).property("tool_calls", no_calls).property("function_call", null());
+        let calls = with("tool_calls", ArrayBuilder::new().min_items(Some(1))).property("role", assistant());
+        let call = with("function_call", ObjectBuilder::new().schema_type(Type::Object)).property("role", assistant());
+        [any_of([said, calls, call])]
+    };
+}
 
 /// One turn of a conversation.
 #[derive(Serialize, ToSchema)]
-#[schema(as = Message)]
-pub(crate) struct MessageBody {
+struct MessageFields {
     /// Who speaks.
     role: Role,
-    /// What is said. Plain text: what spells a control token stays text.
-    content: Content,
+    /// What is said; it may be missing beside calls of tools. Plain text: what spells a control token stays text.
+    content: Option<Content>,
+    /// Tools that an assistant called earlier: they become lines of its content, `{"name": …, "arguments": …}`.
+    #[schema(max_items = 128)]
+    tool_calls: Option<Vec<ToolCallBody>>,
+    /// The same, as OpenAI called it before.
+    function_call: Option<FunctionCallBody>,
+}
+
+/// One call.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ToolCall)]
+struct ToolCallBody {
+    /// `function`.
+    r#type: Option<ToolKind>,
+    /// What was called.
+    function: FunctionCallBody,
+}
+
+/// The one kind of tool.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum ToolKind {
+    Function,
+}
+
+/// A function and what it was given.
+#[derive(Serialize, ToSchema)]
+#[schema(as = FunctionCall)]
+struct FunctionCallBody {
+    /// Its name.
+    #[schema(min_length = 1, max_length = 512)]
+    name: String,
+    /// None is `{}`.
+    arguments: Option<ArgumentsBody>,
 }
 
 /// Who speaks; `developer` is OpenAI's newer name of `system`.

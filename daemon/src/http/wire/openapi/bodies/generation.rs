@@ -23,6 +23,9 @@ pub(crate) struct SharedBody {
     /// Choices for each prompt.
     #[schema(minimum = 1, maximum = 128, default = 1)]
     n: Option<i64>,
+    /// The same, as llama-server calls it; of two, this one counts.
+    #[schema(minimum = 1, maximum = 128)]
+    n_cmpl: Option<i64>,
     /// Choices to draw, of which the best `n` by mean log-probability are told; with `stream` it must equal `n`.
     #[schema(minimum = 1, maximum = 128)]
     best_of: Option<i64>,
@@ -31,7 +34,8 @@ pub(crate) struct SharedBody {
     stream: Option<bool>,
     /// Only with `stream`.
     stream_options: Option<StreamOptions>,
-    /// 1 is the model's own distribution; below 0.00001 the most probable token is taken.
+    /// 1 is the model's own distribution; below 0.00001 the most probable token is taken, which the last bits of logits may
+    /// decide: see `seed`.
     #[schema(minimum = 0, maximum = 2, default = 1)]
     temperature: Option<f64>,
     /// The smallest set of tokens with this probability mass.
@@ -54,8 +58,8 @@ pub(crate) struct SharedBody {
     repetition_penalty: Option<f64>,
     /// Token ids and what is added to their logits.
     logit_bias: Option<BiasBody>,
-    /// The same seed gives the same answer, but for the last bits of logits, which depend on what is computed beside it; with
-    /// `policy.deterministic` to the byte.
+    /// The same seed gives the same answer, and so does `temperature` 0, but for the last bits of logits, which depend on what
+    /// is computed beside it and can turn a draw. Only `policy.deterministic` promises the same bytes.
     seed: Option<SeedBody>,
     /// Tokens before which the end token is not drawn.
     #[schema(minimum = 0, maximum = 2147483647, default = 0)]

@@ -45,6 +45,9 @@ struct TokenizeFields {
     /// The text of each token too.
     #[schema(default = false)]
     return_token_strs: Option<bool>,
+    /// Each token as an object of its id and its piece, a text, or a list of bytes where it is none (llama-server).
+    #[schema(default = false)]
+    with_pieces: Option<bool>,
 }
 
 /// Turn token ids into text.

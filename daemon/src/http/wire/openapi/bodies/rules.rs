@@ -29,7 +29,7 @@ pub(super) fn null() -> ObjectBuilder {
 }
 
 /// Anything else.
-fn given() -> ObjectBuilder {
+pub(super) fn given() -> ObjectBuilder {
     let types = [Type::Boolean, Type::Number, Type::String, Type::Array, Type::Object];
     ObjectBuilder::new().schema_type(SchemaType::from_iter(types))
 }

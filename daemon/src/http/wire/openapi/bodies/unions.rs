@@ -123,6 +123,8 @@ union! {
     TrueBody, "True": [only(Type::Boolean, [true])];
     /// There are no tools, so nothing is called either way.
     ToolChoiceBody, "ToolChoice": [only(Type::String, ["none", "auto"])];
+    /// The text of an object, as the model wrote it, or the object.
+    ArgumentsBody, "Arguments": [text(0), ObjectBuilder::new().schema_type(Type::Object).into()];
     /// This model writes text only.
     ModalitiesBody, "Modalities": [only(Type::String, ["text"]), list(only(Type::String, ["text"]), 0, 8)];
     /// A JSON schema, or the text of one.

@@ -1,0 +1,106 @@
+//! Places in memory: how many versions there may be beside version 0, and who waits for whom.
+//!
+//! Each version has a key-value cache of its own, which may be larger than its weights. Whoever leaves keeps its place until
+//! its last answer has ended and its memory is free. So a load has whoever has stepped down leave, waits for those that are
+//! leaving, and is refused where that takes too long or nobody is: a refusal costs a later attempt, a version too many may
+//! cost the process. A version that comes back while its last answers run takes its own place again, so that a rollback waits
+//! for nobody's answers.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    engine::{
+        Engine, EngineError, UNPOISONED, footprint::Footprint, gguf::Inspected, resident::Resident, worker::Setup,
+    },
+    memory::machine,
+    version::PolicyVersion,
+};
+
+/// How long a load waits for those that are leaving.
+const LEAVING_PATIENCE: Duration = Duration::from_secs(10);
+/// How long it waits before it looks again whether the engine shuts down.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+impl Engine {
+    /// Whether there is a place for this version now. Whoever has stepped down begins to leave for it, so where nobody else
+    /// comes first there will be one as soon as the answers of those that are leaving have ended. Returns at once.
+    #[must_use]
+    pub fn make_room(&self, version: PolicyVersion) -> bool {
+        self.ask_to_leave(version);
+        self.places_taken(version).len() < self.0.config.residents_max
+    }
+
+    /// Whether every place is taken by a version that stays: the live one, and one that is being judged, say.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let stepped_down = *self.0.swap.lock().expect(UNPOISONED);
+        let stays = |resident: &&Arc<Resident>| !resident.is_draining() && Some(resident.version) != stepped_down;
+        self.places_taken(PolicyVersion::SFT).iter().filter(stays).count() >= self.0.config.residents_max
+    }
+
+    /// Bytes that a version beside those in memory will take: a whole model, or an adapter beside version 0's weights.
+    #[must_use]
+    pub fn bytes_of_another(&self, is_adapter: bool) -> u64 {
+        let shared = &self.0;
+        let Some(first) = self.resident(PolicyVersion::SFT) else { return 0 };
+        let setup = self.setup(PolicyVersion::SFT.next(), &first.path);
+        let is_f32 = super::loading::is_f32(&shared.base);
+        let found = Inspected { tokenizer: String::new(), is_adapter, is_f32 };
+        let weights = if is_adapter { 0 } else { shared.base.size() };
+        Footprint::of(&shared.base, &setup, &found, weights).bytes()
+    }
+
+    /// Waits until there is a place for a version, and asks whether there is memory for it.
+    pub(super) fn admit(&self, setup: &Setup, found: &Inspected) -> Result<(), EngineError> {
+        self.await_place(setup)?;
+        let refused = |error: std::io::Error| EngineError::Load { path: setup.path.clone(), reason: error.to_string() };
+        let file_bytes = std::fs::metadata(&setup.path).map_err(refused)?.len();
+        Footprint::of(&self.0.base, setup, found, file_bytes).check(setup.version, machine())
+    }
+
+    fn await_place(&self, setup: &Setup) -> Result<(), EngineError> {
+        let (version, places) = (setup.version, self.0.config.residents_max);
+        let until = Instant::now() + LEAVING_PATIENCE;
+        loop {
+            self.ask_to_leave(version);
+            let taken = self.places_taken(version);
+            if taken.len() < places {
+                return Ok(());
+            }
+            if self.is_shutting_down() {
+                let reason = "the engine is shutting down".to_owned();
+                return Err(EngineError::Load { path: setup.path.clone(), reason });
+            }
+            let leaving = taken.iter().find(|resident| resident.is_draining());
+            let Some(leaving) = leaving.filter(|_| Instant::now() < until) else {
+                let residents = taken.iter().map(|resident| resident.version).collect();
+                return Err(EngineError::Crowded { version, places, residents });
+            };
+            leaving.wait_freed(LOOK_AGAIN);
+        }
+    }
+
+    /// Whoever has stepped down leaves memory before another version comes into it.
+    fn ask_to_leave(&self, version: PolicyVersion) {
+        let stepped_down = self.0.swap.lock().expect(UNPOISONED).take_if(|other| *other != version);
+        if let Some(resident) = stepped_down.and_then(|other| self.resident(other)) {
+            resident.drain();
+        }
+    }
+
+    /// A resident of every version but version 0 and this one; of two, where one is leaving, the other.
+    fn places_taken(&self, but: PolicyVersion) -> Vec<Arc<Resident>> {
+        let mut taken: Vec<_> = self.0.residents.iter().map(|entry| Arc::clone(entry.value())).collect();
+        let mut replaced = self.0.replaced.lock().expect(UNPOISONED);
+        replaced.retain(|old| !old.wait_freed(Duration::ZERO));
+        taken.extend(replaced.iter().map(Arc::clone));
+        taken.retain(|resident| ![PolicyVersion::SFT, but].contains(&resident.version));
+        // Each is asked once: doors close meanwhile.
+        taken.sort_by_cached_key(|resident| (resident.version, resident.is_draining()));
+        taken.dedup_by_key(|resident| resident.version);
+        taken
+    }
+}

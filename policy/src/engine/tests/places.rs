@@ -1,0 +1,215 @@
+use std::{
+    sync::{
+        Barrier,
+        atomic::AtomicBool,
+        mpsc::{Sender, channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::*;
+use crate::{
+    engine::{footprint::Footprint, gguf::Inspected},
+    memory::{Room, machine},
+};
+
+const ONE: PolicyVersion = PolicyVersion(1);
+const TWO: PolicyVersion = PolicyVersion(2);
+
+fn in_memory(test: &TestEngine) -> Vec<u64> {
+    test.engine.residents().iter().map(|resident| resident.version.0).collect()
+}
+
+/// A file with weights of its own, for versions that [`TestEngine::load`] does not expect to be taken.
+fn file(test: &TestEngine, version: u64) -> std::path::PathBuf {
+    Model { seed: 100 + version, ..Model::default() }.write(&test.folder)
+}
+
+/// A response that stands still at its first token, until the sender is dropped.
+fn stuck(test: &TestEngine, version: PolicyVersion) -> Sender<()> {
+    let (held, release) = channel::<()>();
+    let (reached, begun) = channel();
+    let (mut request, _) = request(Ask::exactly(test.tokens("the"), 3));
+    request.sink = Box::new(move |event| {
+        if matches!(event, Event::Token { .. }) {
+            reached.send(()).unwrap_or_default();
+            // Ends with the sender.
+            release.recv().unwrap_or_default();
+        }
+    });
+    test.engine.submit(Target::Version(version), request).unwrap();
+    begun.recv().unwrap();
+    held
+}
+
+/// Goal: no more versions than may be are ever in memory. Method: a live one and one that stays; a third is refused without a
+/// wait, by names, and finds its place once one has left.
+#[test]
+fn a_version_too_many_is_refused_and_told_who_is_there() {
+    let test = TestEngine::new();
+    test.load(1);
+    test.engine.promote(ONE).unwrap();
+    assert!(!test.engine.is_full());
+    test.load(2);
+    assert!(test.engine.is_full() && !test.engine.make_room(PolicyVersion(3)));
+    let asked = Instant::now();
+    let error = test.engine.load(PolicyVersion(3), &file(&test, 3)).unwrap_err();
+    assert!(asked.elapsed() < Duration::from_secs(5), "nobody is leaving");
+    assert!(error.lacks_room(), "{error}");
+    assert!(error.to_string().contains("policy@1, policy@2"), "{error}");
+    assert_eq!(in_memory(&test), [0, 1, 2]);
+    test.engine.retire(TWO).unwrap();
+    assert!(!test.engine.is_full(), "it is leaving");
+    test.load(3);
+    assert_eq!(in_memory(&test), [0, 1, 3]);
+}
+
+/// Goal: an old version's answers are neither cut nor joined by a version too many. Method: a response that stands still on the
+/// version before, while another one is loaded; then it goes on.
+#[test]
+fn a_load_waits_for_the_answers_of_whoever_leaves() {
+    let test = TestEngine::new();
+    test.load(1);
+    test.engine.promote(ONE).unwrap();
+    let held = stuck(&test, ONE);
+    test.load(2);
+    test.engine.promote(TWO).unwrap();
+    test.engine.step_down(ONE).unwrap();
+    assert!(!test.engine.is_full(), "who has stepped down is in nobody's way");
+    let path = file(&test, 3);
+    thread::scope(|scope| {
+        let load = scope.spawn(|| test.engine.load(PolicyVersion(3), &path));
+        while test.engine.is_ready(ONE) {
+            thread::yield_now();
+        }
+        thread::sleep(Duration::from_millis(200));
+        assert!(!load.is_finished() && !test.engine.make_room(PolicyVersion(3)));
+        assert_eq!(in_memory(&test), [0, 1, 2]);
+        drop(held);
+        load.join().unwrap().unwrap();
+    });
+    assert_eq!(in_memory(&test), [0, 2, 3]);
+    assert_eq!(test.engine.stats().failed, 0);
+}
+
+/// Goal: the way back to the version before waits for nobody. Method: it has left service, and one of its responses stands still; it
+/// is loaded again, and a third version is not.
+#[test]
+fn whoever_comes_back_takes_its_own_place() {
+    let test = TestEngine::new();
+    test.load(1);
+    let held = stuck(&test, ONE);
+    test.load(2);
+    test.engine.promote(TWO).unwrap();
+    test.engine.retire(ONE).unwrap();
+    assert!(test.engine.make_room(ONE) && !test.engine.make_room(PolicyVersion(3)));
+    test.engine.load(ONE, &test.engine.residents()[1].path).unwrap();
+    assert_eq!(test.engine.promote(ONE).unwrap(), TWO);
+    assert!(test.engine.is_full() && !test.engine.make_room(PolicyVersion(3)), "one version has one place");
+    drop(held);
+    assert_eq!(test.ask(Ask::exactly(test.tokens("the"), 3))[0].finished.rollout.version, ONE);
+}
+
+/// Goal: whoever loads plans with what the one before has left. Method: two threads that load as fast as they can; the residents
+/// never have two guests.
+#[test]
+fn two_loads_at_once_take_turns() {
+    let test = TestEngine::with(Model::default(), |config| config.residents_max = 8);
+    let paths: Vec<_> = (1..=6).map(|version| file(&test, version)).collect();
+    let (start, is_done) = (Barrier::new(2), AtomicBool::new(false));
+    let most = thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut most = 0;
+            while !is_done.load(Ordering::Acquire) {
+                most = most.max(test.engine.0.counters.rest.n_guests());
+                thread::yield_now();
+            }
+            most
+        });
+        let load = |first: u64| {
+            start.wait();
+            for version in (first..=6).step_by(2) {
+                test.engine.load(PolicyVersion(version), &paths[version as usize - 1]).unwrap();
+            }
+        };
+        let loads = [1, 2].map(|first| scope.spawn(move || load(first)));
+        loads.into_iter().for_each(|load| load.join().unwrap());
+        is_done.store(true, Ordering::Release);
+        watch.join().unwrap()
+    });
+    assert_eq!(most, 1);
+    assert_eq!(in_memory(&test), [0, 1, 2, 3, 4, 5, 6]);
+}
+
+/// Goal: a version for which there is no memory is refused before any of it is asked for. Method: a file that says to be larger
+/// than any machine.
+#[test]
+fn what_would_not_fit_is_refused_with_its_numbers() {
+    let test = TestEngine::new();
+    let path = file(&test, 1);
+    let huge = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+    // A hole: it takes no room on the disk.
+    huge.set_len(1 << 42).unwrap();
+    let error = test.engine.load(ONE, &path).unwrap_err();
+    assert!(error.lacks_room(), "{error}");
+    let (text, room) = (error.to_string(), machine().expect("this machine says what it has"));
+    assert!(text.contains("weights 4194304, key-value cache 1, ") && text.contains(room.limit), "{text}");
+    assert_eq!(in_memory(&test), [0]);
+    assert_eq!(test.ask(Ask::exactly(test.tokens("the"), 3)).len(), 1);
+}
+
+/// Goal: a footprint counts what a resident takes. Method: by hand, for a file in f32, one in f16 and an adapter.
+#[test]
+fn a_footprint_counts_weights_caches_and_passes() {
+    let test = TestEngine::with(Model::default(), |config| config.prefix_cache_tokens = 1024);
+    let (base, setup) = (&test.engine.0.base, test.engine.setup(ONE, &file(&test, 1)));
+    let of = |is_adapter, is_f32, bytes| {
+        let found = Inspected { tokenizer: String::new(), is_adapter, is_f32 };
+        Footprint::of(base, &setup, &found, bytes)
+    };
+    // Two layers, two heads of sixteen, keys and values; eight sequences of 256 tokens, and 1024 tokens beside them.
+    let cells = |number: u64| 2 * 2 * (16 + 16) * number * (8 * 256 + 1024);
+    let (exact, rounded, adapter) = (of(false, true, 9_000_000), of(false, false, 9_000_000), of(true, false, 1000));
+    // In f32 the scores of four heads are a matrix.
+    let scores = (512 + 8) * 4 * 256 * 4;
+    assert_eq!(exact.bytes() - rounded.bytes(), cells(4) - cells(2) + scores);
+    assert_eq!(exact.bytes() - adapter.bytes(), 9_000_000 - 1000, "as exact as version 0, which is in f32");
+    assert!(test.engine.bytes_of_another(false) > test.engine.bytes_of_another(true));
+    let room = |available| Some(Room { available, limit: "the machine" });
+    exact.check(ONE, None).unwrap();
+    exact.check(ONE, room(exact.bytes())).unwrap();
+    let refused = exact.check(ONE, room(exact.bytes() - 1)).unwrap_err().to_string();
+    assert!(
+        refused.contains("weights 9, key-value cache 1, kept prompts 1") && refused.contains("policy@1"),
+        "{refused}"
+    );
+}
+
+/// Goal: nobody is blamed for another version's failures. Method: requests that make the pass of one version fail, which has a token
+/// whose embedding is no number; what is counted of it, of version 0, and of all.
+#[test]
+fn failures_are_counted_where_they_happen() {
+    /// Not among those of a canary.
+    const SPOILT: u32 = 17;
+    let test = TestEngine::new();
+    let path = file(&test, 1);
+    let mut checkpoint = crate::checkpoint::Checkpoint::read(&path).unwrap();
+    let table = checkpoint.tensors.get_mut("token_embd.weight").unwrap();
+    let mut rows: Vec<Vec<f32>> = table.to_vec2().unwrap();
+    rows[SPOILT as usize].fill(f32::NAN);
+    *table = candle_core::Tensor::new(rows, &candle_core::Device::Cpu).unwrap();
+    let path = test.folder.path().join("spoilt.gguf");
+    checkpoint.write(&path).unwrap();
+    test.engine.load(ONE, &path).unwrap();
+    for version in [ONE, PolicyVersion::SFT, ONE] {
+        let (request, events) = request(Ask::exactly(vec![TokenId(SPOILT)], 3));
+        test.engine.submit(Target::Version(version), request).unwrap();
+        let has_failed = events.iter().any(|event| matches!(event, Event::Failed(_)));
+        assert_eq!(has_failed, version == ONE);
+    }
+    assert_eq!(test.engine.endings(ONE), Endings { failed: 2, finished: 0 });
+    assert_eq!(test.engine.endings(PolicyVersion::SFT), Endings { failed: 0, finished: 1 });
+    assert_eq!(test.engine.endings(TWO), Endings::default());
+    assert_eq!(test.engine.stats().failed, 2);
+}

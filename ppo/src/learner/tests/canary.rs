@@ -1,0 +1,134 @@
+//! The canary when little is seen of the candidate until its time is over, and nothing good.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use candle_core::Tensor;
+use policy::{
+    PolicyVersion, Rollout, SamplingParams, TokenId,
+    architecture::llama::{OUTPUT, TOKEN_EMBEDDING},
+    engine::{Event, GenerateRequest, Target},
+};
+
+use super::{watching::*, world::*};
+use crate::{
+    publish::{Loader, Publisher, Switch},
+    stats::LearnerCounters,
+    test_world::served_model,
+};
+
+/// A world whose import, half of the traffic given, has so many seconds.
+fn world(seconds: u64) -> World {
+    let world = world_with_an_import(|config| {
+        (config.canary_share, config.canary_rollouts, config.canary_s) = (0.5, 40, seconds);
+    });
+    world.engine.load(IMPORT, &world.registry.path(IMPORT)).unwrap();
+    world
+}
+
+/// Runs the canary while `traffic` flows: how many answers were judged, whether they were tested, and why it is refused.
+fn fly(world: &mut World, traffic: impl FnOnce(&mut World, &dyn Fn() -> bool)) -> (usize, bool, Option<String>) {
+    let counters = Arc::new(LearnerCounters::default());
+    let (engine, registry, config) = (world.engine.clone(), world.registry.clone(), world.config.clone());
+    let switch = Switch::new(engine.clone(), registry.clone(), Arc::clone(&counters));
+    let loader = Loader::start(engine.clone()).unwrap();
+    let is_over = AtomicBool::new(false);
+    let finding = std::thread::scope(|scope| {
+        let canary = scope.spawn(|| {
+            let publisher = Publisher {
+                engine: &engine,
+                loader: &loader,
+                switch: &switch,
+                registry: &registry,
+                config: &config,
+                counters: &counters,
+                scorer: None,
+            };
+            let finding = publisher.canary(IMPORT, PolicyVersion::SFT, &|| true);
+            is_over.store(true, Ordering::Release);
+            finding
+        });
+        traffic(world, &|| is_over.load(Ordering::Acquire));
+        canary.join().unwrap().unwrap()
+    });
+    (finding.n, finding.t.is_some(), finding.refusal)
+}
+
+/// So many answers of the import, and about as many of version 0.
+fn serve_until(world: &mut World, n: usize, rule: fn(&Rollout) -> f64) {
+    let mut seen = 0;
+    while seen < n {
+        seen += world.serve_ending(2).iter().filter(|rollout| rollout.version == IMPORT).count();
+        world.judge(rule);
+    }
+}
+
+/// Goal: the end of its time is no way past the test. Method: a dozen answers, fewer than the first look wants, judged badly and
+/// judged like version 0's; and so few that no test is worth its name.
+#[test]
+fn what_was_gathered_is_tested_when_the_time_is_over() {
+    let mut bad = world(3);
+    let (n, is_tested, refusal) = fly(&mut bad, |world, _| serve_until(world, 12, badly));
+    assert!((12..24).contains(&n) && is_tested, "{n}");
+    assert!(refusal.unwrap().contains("reward of"));
+    let (n, is_tested, refusal) = fly(&mut bad, |world, _| serve_until(world, 3, badly));
+    assert!((3..8).contains(&n) && !is_tested, "{n}");
+    assert_eq!(refusal, None, "three answers say nothing, but there were some");
+    bad.close();
+}
+
+/// Goal: who never answers anybody is not let in for want of a bad answer. Method: no request at all; then a version of whose
+/// weights some are no numbers, which the tokens of its first pass do not meet, and requests that do.
+#[test]
+fn a_candidate_that_answers_nobody_or_fails_is_refused() {
+    let mut world = world(1);
+    let (n, is_tested, refusal) = fly(&mut world, |_, _| ());
+    assert_eq!((n, is_tested), (0, false));
+    assert!(refusal.unwrap().contains("answered nobody in 1 s"));
+    world.config.canary_s = 600;
+    world.engine.retire(IMPORT).unwrap();
+    eventually("the import to leave", || !world.engine.residents().iter().any(|one| one.version == IMPORT));
+    let path = world.registry.path(IMPORT);
+    std::fs::remove_file(&path).unwrap();
+    broken_at(7).write(&path).unwrap();
+    world.engine.load(IMPORT, &path).unwrap();
+    let (_, _, refusal) = fly(&mut world, |world, is_over| {
+        while !is_over() {
+            ask(world, TokenId(7));
+        }
+    });
+    let refusal = refusal.unwrap();
+    assert!(refusal.contains("requests failed in the engine"), "{refusal}");
+    let failed = |version| world.engine.endings(version).failed;
+    assert!(failed(IMPORT) >= 5 && failed(PolicyVersion::SFT) == 0);
+    world.close();
+}
+
+/// The served model with one row of its embedding that is no number, and an output of its own, which is whole.
+fn broken_at(id: usize) -> policy::checkpoint::Checkpoint {
+    let mut checkpoint = served_model();
+    let table = checkpoint.tensors[TOKEN_EMBEDDING].clone();
+    let mut rows: Vec<Vec<f32>> = table.to_vec2().unwrap();
+    rows[id].fill(f32::NAN);
+    let broken = Tensor::from_vec(rows.concat(), table.dims(), table.device()).unwrap();
+    checkpoint.tensors.insert(TOKEN_EMBEDDING.to_string(), broken);
+    checkpoint.tensors.insert(OUTPUT.to_string(), table);
+    checkpoint
+}
+
+/// One request that may fail, to its end.
+fn ask(world: &World, token: TokenId) {
+    let (sender, events) = std::sync::mpsc::channel();
+    let request = GenerateRequest {
+        id: "cmpl-broken".to_string(),
+        prompt: vec![token],
+        sampling: SamplingParams { max_tokens: 2, ..SamplingParams::default() },
+        sink: Box::new(move |event| drop(sender.send(event))),
+        ..GenerateRequest::default()
+    };
+    world.engine.submit(Target::Live, request).unwrap();
+    let is_end = |event: &Event| matches!(event, Event::Finished(_) | Event::Failed(_));
+    assert!(events.iter().any(|event| is_end(&event)));
+}

@@ -1,0 +1,32 @@
+//! Why rollouts had not trained that have left the log: their rows cannot say it any more, so they are counted here, in the
+//! transaction that removes them.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, params};
+
+use super::{error::LogError, state::DropReason};
+
+/// Counts rows that go.
+pub(super) fn count(connection: &Connection, reason: DropReason, n: u64) -> Result<(), LogError> {
+    if n > 0 {
+        connection
+            .prepare_cached(
+                "INSERT INTO gone (reason, n) VALUES (?1, ?2) ON CONFLICT (reason) DO UPDATE SET n = n + excluded.n",
+            )?
+            .execute(params![reason.as_str(), n as i64])?;
+    }
+    Ok(())
+}
+
+/// All counts.
+pub(super) fn counts(connection: &Connection) -> Result<BTreeMap<DropReason, u64>, LogError> {
+    let mut statement = connection.prepare_cached("SELECT reason, n FROM gone")?;
+    let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))?;
+    let mut counts = BTreeMap::new();
+    for row in rows {
+        let (word, n) = row?;
+        counts.extend(DropReason::parse(&word).map(|reason| (reason, n as u64)));
+    }
+    Ok(counts)
+}
