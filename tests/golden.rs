@@ -38,11 +38,9 @@ type Check = fn(&mut Case<'_>);
 /// Which function checks which file. A comment says what nothing but tests calls, and is checked all the same.
 const CHECKS: [(&str, Check); 22] = [
     ("01_logprob_gather", language_model::log_prob_gather),
-    // `KlEstimator::gradient`: no loss of ours is a KL; it is paid in the reward, by `KlEstimator::value`.
     ("02_kl_estimators", rewards::kl_estimators),
     ("03_rewards", rewards::token_rewards),
     ("04_adaptive_kl", rewards::adaptive_kl),
-    // A bootstrap other than 0: every answer of ours is final.
     ("05_gae", rewards::gae),
     // The mean kept, and the variance over n - 1: rounds whiten by `Whitening::default()`.
     ("06_whiten", rewards::whiten),

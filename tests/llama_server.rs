@@ -126,13 +126,14 @@ fn ids_and_texts_are_one_prompt() {
 }
 
 /// Goal: any number of requests on any number of slots is answered, each with its own text; all slots are used where there are
-/// requests enough, and none twice. Method: as many clients at once; seeds tell whose text is whose; the running gauge is read
-/// while they wait. The first client may be served before the last one has come, so that a busy machine gets several tries.
+/// requests enough, and none twice. Method: as many clients at once; seeds tell whose text is whose, in passes of their own, for
+/// passes that are shared round otherwise; the running gauge is read while they wait. The first client may be served before the last one has come, so that a busy machine gets several tries.
 #[test]
 fn more_requests_than_slots_wait_their_turn() {
     const TRIES: usize = 20;
     for (n_slots, n_requests) in [(1, 3), (2, 2), (2, 4), (4, 2), (4, 6)] {
-        let daemon = TestDaemon::builder().set(format!("policy.parallel={n_slots}")).start();
+        let builder = TestDaemon::builder().set("policy.deterministic=true");
+        let daemon = builder.set(format!("policy.parallel={n_slots}")).start();
         let ask = |seed: usize| {
             let body =
                 json!({"prompt": format!("{PROMPT} {seed}"), "seed": seed, "max_tokens": 200, "ignore_eos": true});

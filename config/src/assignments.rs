@@ -10,6 +10,17 @@ use toml::Value;
 use crate::{Config, ConfigError, Ppo, Sources};
 
 impl Ppo {
+    /// The defaults for whole weights, or those for `adapters`.
+    ///
+    /// # Panics
+    /// Never: a test loads both.
+    #[must_use]
+    pub fn defaults(adapters: bool) -> Ppo {
+        let sets = if adapters { vec!["ppo.lora_rank=16".to_owned()] } else { Vec::new() };
+        let sources = Sources { file: None, env: Vec::new(), sets };
+        Config::load(sources).expect("defaults are in their own ranges").ppo
+    }
+
     /// One line a knob, in the order of the section; the section of the log, which changes no weight, is left out.
     #[must_use]
     pub fn assignments(&self) -> String {

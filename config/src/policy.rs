@@ -19,13 +19,13 @@ section! {
         batch_tokens: u32 => whole(32, 8192);
         /// Tokens of computed prompts kept beside the slots, per version in memory, for prompts that begin alike; 0: none. Memory in f16: 4 bytes times layers times key-value width each (8192 tokens of a 135M Llama: 190 MB).
         prefix_cache_tokens: usize => whole(0, 16_777_216);
-        /// Versions in memory beside version 0: the live one, and one more, be it a candidate, a file that is judged, or the version before, which waits for its return. Each has a cache of its own. One that leaves counts until its last answer has ended: who wants its place waits, the learner as long as that takes, others for 10 seconds, and is refused then; so is at once what would not fit into memory.
+        /// Versions in memory beside version 0: the live one, and one more, be it a candidate, a file that is judged, or the version before, which waits for its return. A version that is loaded to go live at once has one place more, so that an activation or a rollback waits for nobody's judging. Each has a cache of its own. One that leaves counts until its last answer has ended: who wants its place or its memory waits, the learner as long as that takes, an import that has been copied for ten minutes, others for 10 seconds, and is refused then; so is at once an import that begins while all places are taken, and what would not fit into memory though nobody leaves.
         residents_max: usize => whole(2, 64);
         /// Compute every sequence in forward passes of its own, so that a seed gives the same bytes whatever else is running; nothing is batched or cached then, so all requests together decode at the speed of one.
         deterministic: bool => SWITCH;
         /// Requests that may wait for a slot before newcomers get 429.
         max_queue: usize => whole(0, 100_000);
-        /// Sequences that those requests may ask for together before newcomers get 429, each prompt counted once for each of its choices until all of its request have a slot; where nobody waits, a request is admitted whatever it asks for.
+        /// Sequences that those requests may ask for together before newcomers get 429, each prompt counted once for each of its choices that has no slot yet, and of one request no more than one client's share (max_queue_share); where nobody waits, a request is admitted whatever it asks for.
         max_queue_sequences: usize => whole(1, 100_000_000);
         /// Share of that queue, of its requests and of their sequences, which the requests of one API key may fill when several keys are configured, so that one client never shuts the others out.
         max_queue_share: f64 => real(0.01, 1.0);

@@ -80,7 +80,7 @@ section! {
         missing_eos_score: f64 => real(-1000.0, 1000.0);
         /// Taken off the clipped score of such an answer with "subtract" (TRL: 1).
         missing_eos_penalty: f64 => real(0.0, 1000.0);
-        /// What becomes of an answer that the client's max_tokens cut off: "score" trains on it with the score of the text that there is; "drop" trains on whole answers only; "bootstrap" as for missing_eos. "drop" is the stricter rule, because the cut was not the policy's doing; it is not the default, because most clients set max_tokens, and a model whose answers seldom end by themselves would then have nothing to learn from.
+        /// What becomes of an answer that the client's max_tokens cut off: "score" trains on it with the score of the text that there is; "drop" trains on whole answers only; "bootstrap" as for missing_eos, which needs answers that do end: without one there is no score. "drop" is the stricter rule, because the cut was not the policy's doing; it is not the default, because most clients set max_tokens, and a model whose answers seldom end by themselves would then have nothing to learn from.
         client_limit: String => one_of(&["score", "drop", "bootstrap"]);
         /// Versions that a rollout may be behind the trainer.
         max_staleness: u64 => whole(0, 64);
@@ -153,7 +153,7 @@ section! {
         /// Share of the traffic that a candidate which passed the gate answers before it may answer all; 0: none. Learning waits meanwhile.
         canary_share: f64 => real(0.0, 0.5);
         /// Judged answers of such a candidate, compared with the live version's of the same time after every fifth that makes at least 20 (a sequential test: what is clearly worse goes early). Too many failed requests refuse it at once.
-        canary_rollouts: usize => whole(20, 1_000_000);
+        canary_rollouts: usize => whole(10, 1_000_000);
         /// Seconds after which what a canary has shown has to do: 8 judged answers on each side are compared, with fewer the gate's report says that they were not, and a candidate that has answered nobody is refused.
         canary_s: u64 => whole(1, 604_800);
         /// Judged rollouts since a version went live that are held against its last good ancestor's, also while learning is paused; when they are worse beyond doubt and by much (reward, length, thumbs down, failures), that ancestor serves again and learning pauses. Their reward is also held against every ancestor that is kept, version 0 among them. Below 32 only failures count; 0: no watch. Nor is there one with enabled = false.

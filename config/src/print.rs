@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use toml::Value;
 
-use crate::{Config, SECTIONS};
+use crate::{Config, Origin, SECTIONS};
 
 impl Config {
     /// TOML with every effective value under what it is for and what it may hold, and behind it where it came from. Loading it
@@ -19,6 +19,8 @@ impl Config {
             writeln!(text, "{blank}[{}]", section.path).expect("a String takes all text");
             for knob in section.knobs {
                 let origin = self.origins.of(&format!("{}.{}", section.path, knob.name));
+                // What follows from another knob stays free to follow it: named, it would stay when that one changes.
+                let mark = if origin == Origin::Lora { "# " } else { "" };
                 // A comment ends at a line break, and a path may hold one.
                 let origin = origin.to_string().replace(char::is_control, " ");
                 let value = match &table[knob.name] {
@@ -26,7 +28,7 @@ impl Config {
                     Value::Float(x) => format!("{x:?}"),
                     value => value.to_string(),
                 };
-                writeln!(text, "# {} [{}]\n{} = {value} # {origin}", knob.doc.trim(), knob.rule, knob.name)
+                writeln!(text, "# {} [{}]\n{mark}{} = {value} # {origin}", knob.doc.trim(), knob.rule, knob.name)
                     .expect("a String takes all text");
             }
         }

@@ -104,8 +104,10 @@ fn adapters_have_defaults_of_their_own() {
     assert_eq!((sizes(&named), rates(&named)), ((64, 32), (2e-5, 9e-6)));
     assert_eq!(named.origins.of("ppo.value_learning_rate"), Origin::Set);
     let printed = load_file("[ppo]\nlora_rank = 4").expect("valid").print();
-    assert!(printed.contains("policy_learning_rate = 2e-5 # default with ppo.lora_rank\n"), "{printed}");
+    assert!(printed.contains("\n# policy_learning_rate = 2e-5 # default with ppo.lora_rank\n"), "{printed}");
     assert_eq!(rates(&load_file(&printed).expect("what we print we can read")), (2e-5, 5e-5));
+    let without = printed.replace("lora_rank = 4 ", "lora_rank = 0 ");
+    assert_eq!(rates(&load_file(&without).expect("valid")), (2e-6, 9e-6), "what followed from the rank goes with it");
 }
 
 /// The knobs' own comments name what adapters have instead.

@@ -56,7 +56,7 @@ impl Activator {
     fn load(&self, version: PolicyVersion) -> Result<(), PublishError> {
         let row = self.registry.verify(version)?;
         let started = Instant::now();
-        self.engine.load(version, &row.path)?;
+        self.engine.load_to_serve(version, &row.path)?;
         self.switch.counters().loads.record(started.elapsed());
         Ok(())
     }

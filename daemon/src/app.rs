@@ -199,12 +199,17 @@ async fn drain(context: &Context, patience: Duration, closing: &watch::Sender<bo
         tracing::warn!("some responses were cut at the end of the drain");
     }
     closing.send_replace(true);
-    // Not every admitted request is the engine's: scores are judged elsewhere, and a stream is over once it is read.
-    if tokio::time::timeout(shutdown::patience_until(until), server).await.is_err() {
+    let learning = services.clone();
+    let learning = tokio::task::spawn_blocking(move || end_learning(&learning, until));
+    // Not every admitted request is the engine's: scores are judged elsewhere, and a stream is over once it is read. None of
+    // them needs what learns, which would have nothing left of the drain if it were told only after the last of them.
+    let connections = tokio::time::timeout(shutdown::patience_until(until), server);
+    let (ended, learning) = tokio::join!(connections, learning);
+    if ended.is_err() {
         tracing::warn!("some connections did not end in time");
     }
-    let closed = tokio::task::spawn_blocking(move || close(&services, until)).await;
-    if closed.is_err() {
+    let closed = tokio::task::spawn_blocking(move || close_scores_and_log(&services)).await;
+    if learning.is_err() || closed.is_err() {
         tracing::error!("a part panicked while it closed");
     }
     if let Some(tracer) = context.tracer().cloned() {
@@ -218,6 +223,12 @@ async fn drain(context: &Context, patience: Duration, closing: &watch::Sender<bo
 
 /// Owner threads end; the log last, because all others write to it. `until`: when the drain is to be over.
 pub(crate) fn close(services: &Services, until: Instant) {
+    end_learning(services, until);
+    close_scores_and_log(services);
+}
+
+/// What changes versions ends: the watch of a folder, and the learner.
+fn end_learning(services: &Services, until: Instant) {
     if let Some(importing) = &services.importing {
         importing.stop();
     }
@@ -231,6 +242,10 @@ pub(crate) fn close(services: &Services, until: Instant) {
             "the learner did not end in time (what was left of daemon.drain_s, or a few seconds); its claims go back at the next start"
         );
     }
+}
+
+/// What answers without the learner ends: the scorer, then its pump, then the log.
+fn close_scores_and_log(services: &Services) {
     if let Some(scorer) = &services.scorer {
         scorer.shutdown(shutdown::GRACE);
     }

@@ -15,7 +15,7 @@ pub(crate) mod say;
 mod serve;
 mod why;
 
-use std::{error::Error, io, process::ExitCode};
+use std::{error::Error, io};
 
 use clap::{Parser, Subcommand};
 use config::ConfigError;
@@ -77,8 +77,8 @@ enum Command {
     Doctor(ConfigArgs),
 }
 
-/// Runs the command that the process was called with.
-pub fn main() -> ExitCode {
+/// Runs the command that the process was called with, and gives its exit code.
+pub fn main() -> u8 {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args).map_err(Into::into),
@@ -94,9 +94,9 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         // `honed rollouts export | head` ends the pipe, and nothing is wrong.
-        Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(error.as_ref()) => 0,
         Err(error) => {
             say::tell(format_args!("honed: {error}"));
             let mut said = error.to_string();
@@ -110,7 +110,7 @@ pub fn main() -> ExitCode {
                 }
                 cause = error.source();
             }
-            ExitCode::from(if is_misuse(error.as_ref()) { 2 } else { 1 })
+            if is_misuse(error.as_ref()) { 2 } else { 1 }
         }
     }
 }

@@ -1,8 +1,6 @@
 //! `honed`: see `honed --help`.
 
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
+fn main() {
     policy::threads::prepare_process();
-    daemon::cli::main()
+    policy::threads::end_process(daemon::cli::main())
 }

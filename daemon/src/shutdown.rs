@@ -4,9 +4,11 @@
 //! 2. What runs gets `daemon.drain_s`; what is left is ended with an error event.
 //! 3. The listener closes, connections end after their current answer: of the engine, of the scorer, to a client that reads
 //!    slowly. They get what is left of `daemon.drain_s`.
-//! 4. The learner and the scorer stop (an update that runs is abandoned, its claims go back), the log is flushed and closed. The
-//!    learner breaks off between two micro-batches, which may take long, so it gets what is left of `daemon.drain_s`.
-//! 5. What still blocks after that (a file that is being taken in, a model that is being loaded) is left behind.
+//! 4. Beside them the learner stops (an update that runs is abandoned, its claims go back): it breaks off between two
+//!    micro-batches, which may take long, so it too gets what is left of `daemon.drain_s`.
+//! 5. The scorer stops, the log is flushed and closed.
+//! 6. What still blocks after that (a file that is being taken in, a model that is being loaded) is left behind: the process
+//!    ends without a look at it ([`policy::threads::end_process`]).
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// How long connections get at least to write out what was ended, and owner threads to end.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
-/// How long connections, and then the learner, get when the drain is to be over at `until`: what is left, and never less than
+/// How long connections and the learner get when the drain is to be over at `until`: what is left, and never less than
 /// [`GRACE`].
 pub(crate) fn patience_until(until: Instant) -> Duration {
     until.saturating_duration_since(Instant::now()).max(GRACE)
@@ -46,7 +48,7 @@ pub async fn requested() {
             }
         }
         tracing::warn!("asked twice: stopping at once");
-        std::process::exit(1);
+        policy::threads::end_process(1);
     });
 }
 

@@ -153,7 +153,7 @@ impl Engine {
         let setup = Setup::new(config, &vocabulary, &gate, context_tokens, PolicyVersion::SFT, sft);
         let weights = loading::weights(&setup, None)?;
         let base = Arc::clone(&weights.model);
-        let start = Resident::start(&nursery, (setup, weights), Arc::clone(&counters), waiting_max(config), || ());
+        let start = Resident::start(&nursery, (setup, weights), Arc::clone(&counters), waiting_max(config), |_| ());
         let first = Arc::new(start?);
         failpoint::passed("engine.started");
         residents.insert(PolicyVersion::SFT, Arc::clone(&first));

@@ -11,13 +11,16 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    io::{self, Write},
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use candle_core::Var;
 
-use crate::model_error::{ModelError, Result};
+use crate::{
+    memory::allocator,
+    model_error::{ModelError, Result},
+};
 
 /// Of everything that learns, or judges in the background: the weakest normal priority.
 pub const NICE_LEARNER: libc::c_int = 19;
@@ -126,7 +129,7 @@ pub fn apart<T: Send>(lower: impl FnOnce() + Send, work: impl FnOnce() -> T + Se
 /// And a limit on the size of files (`ulimit -f`) becomes an error of the write that meets it, as a full disk is; by default it
 /// is a signal that ends the process.
 pub fn prepare_process() {
-    keep_freed_memory();
+    allocator::keep_freed_memory();
     // SAFETY: no handler runs, the signal is only ignored.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -138,16 +141,17 @@ pub fn prepare_process() {
     }
 }
 
-/// Buffers up to 32 MiB, which is the most that glibc allows, are carved from memory that stays.
-fn keep_freed_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: settings of the allocator, made before other threads start; it checks their range itself.
-    unsafe {
-        // Heaps of other threads are given back whenever they are empty, whatever the thresholds say.
-        libc::mallopt(libc::M_ARENA_MAX, 1);
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
-    }
+/// Ends the process with this code, as a return from `main` does, but without the destructors of C++ for what is static.
+///
+/// A daemon leaves behind what does not end in time. A thread that loads a model meanwhile would find destroyed, under its
+/// feet, what llama.cpp keeps in static objects: SIGSEGV in place of the exit code. Nothing of ours waits for a destructor:
+/// what must last is on the disk by now.
+pub fn end_process(code: u8) -> ! {
+    // Nobody is left to be told that nobody reads.
+    let _ = io::stdout().flush();
+    let _ = io::stderr().flush();
+    // SAFETY: it takes a number and does not return; no handler and no destructor runs.
+    unsafe { libc::_exit(code.into()) }
 }
 
 /// How many micro-batches should run at once in the current pool: one per thread for a small model, whose matrix products
@@ -245,6 +249,28 @@ mod tests {
         let child = apart(|| *seen.lock().unwrap() = name(), || std::thread::spawn(name).join().unwrap());
         assert_eq!((seen.lock().unwrap().trim_end(), child.trim_end()), (BESIDE, BESIDE));
         assert_ne!(caller.trim_end(), BESIDE);
+    }
+
+    /// Goal: who leaves threads behind still ends with its code, and with all that it said. Method: this test again, as a process
+    /// in which whatever `exit` calls aborts, as a destructor under a thread may; a word without a line's end waits in the buffer.
+    #[test]
+    fn a_process_ends_with_its_code_and_its_words_whatever_exit_would_call() {
+        const CHILD: &str = "HONED_TEST_END_PROCESS";
+        extern "C" fn abort() {
+            // SAFETY: it takes nothing and does not return.
+            unsafe { libc::abort() }
+        }
+        if std::env::var_os(CHILD).is_some() {
+            // SAFETY: the function that it is given is there as long as the process.
+            assert_eq!(unsafe { libc::atexit(abort) }, 0);
+            io::stdout().write_all(b"said").unwrap();
+            end_process(7);
+        }
+        let name = std::thread::current().name().expect("tests have names").to_owned();
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        let ended = child.args(["--exact", &name, "--nocapture"]).env(CHILD, "1").output().unwrap();
+        assert_eq!(ended.status.code(), Some(7), "{ended:?}");
+        assert!(ended.stdout.ends_with(b"said"), "{ended:?}");
     }
 
     #[test]

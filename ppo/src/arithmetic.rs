@@ -6,12 +6,16 @@
 
 use policy::kernels;
 
+/// Counts changes of what an update computes, or of what its numbers mean, within one version of honed.
+const REVISION: u32 = 2;
+
 /// Device, matrix products, what bf16 the processor has (which decides what `dtype = "auto"` means), its vectors, and the
-/// honed that computes. The type itself is part of the configuration, which is recorded beside this.
+/// honed that computes, to its revision. The type itself is part of the configuration, which is recorded beside this.
 #[must_use]
 pub fn arithmetic(config: &config::Ppo) -> String {
     let (products, bf16, vectors) = (kernels::backend(), kernels::bf16_level(), vectors());
-    format!("{} {products} bf16:{bf16} {vectors} honed {}", config.device, env!("CARGO_PKG_VERSION"))
+    let version = env!("CARGO_PKG_VERSION");
+    format!("{} {products} bf16:{bf16} {vectors} honed {version} revision {REVISION}", config.device)
 }
 
 /// The vector extensions that the matrix products choose by.

@@ -174,6 +174,17 @@ impl Experience {
         self.lengths.iter().sum()
     }
 
+    /// What episode `i` is paid in all: its score, or what the value model says in its place, and the penalty for the KL, whether the
+    /// rewards pay it or the loss.
+    #[must_use]
+    pub fn paid(&self, i: usize) -> f64 {
+        let range = self.range(i);
+        let rewards: f64 = self.rewards[range.clone()].iter().sum();
+        let kl = |range: Range<usize>| range.map(|t| self.passes.old[t] - self.passes.reference[t]).sum::<f64>();
+        let in_loss = self.kl_penalty.map_or(0.0, |penalty| penalty.coef * kl(range));
+        rewards + self.passes.last_values[i] - in_loss
+    }
+
     /// Whether any token of episode `i` trains; else it left the range of the importance weights, or is alone.
     #[must_use]
     pub fn is_kept(&self, i: usize) -> bool {

@@ -44,8 +44,22 @@ pub(crate) fn of_version(
 }
 
 /// The configuration with the knobs that ask for this form; as it is where they ask for it already.
+///
+/// Rates go with the form: one that is the default of the form that was asked for becomes the default of this one. Whole weights at
+/// the rates of adapters would run away.
 pub(crate) fn configured(config: &config::Ppo, form: Form) -> config::Ppo {
     let mut config = config.clone();
+    if asked(&config).is_some() != form.is_some() {
+        let [from, to] = [asked(&config).is_some(), form.is_some()].map(config::Ppo::defaults);
+        for (rate, from, to) in [
+            (&mut config.policy_learning_rate, from.policy_learning_rate, to.policy_learning_rate),
+            (&mut config.value_learning_rate, from.value_learning_rate, to.value_learning_rate),
+        ] {
+            if *rate == from {
+                *rate = to;
+            }
+        }
+    }
     config.lora_rank = form.map_or(0, |lora| lora.rank);
     if let Some(lora) = form.filter(|lora| lora.alpha != config.lora_alpha as f32) {
         // By way of its shortest decimals: 0.1 in f32 is 0.1 to whoever reads the record.
@@ -61,15 +75,15 @@ pub(crate) fn configured(config: &config::Ppo, form: Form) -> config::Ppo {
 pub(crate) fn tell(version: PolicyVersion, kept: Form, config: &config::Ppo) {
     let asked = asked(config);
     if asked != kept {
+        let used = configured(config, kept);
         tracing::warn!(
             %version,
             kept = shown(kept),
             configured = shown(asked),
-            policy_learning_rate = config.policy_learning_rate,
-            value_learning_rate = config.value_learning_rate,
-            "ppo.lora_rank and ppo.lora_alpha are those that the live version was trained with: learning keeps them, at the \
-             rates that are configured (adapters want some ten times those of whole weights); to begin with the configured \
-             ones, activate version 0 or name another data folder"
+            policy_learning_rate = used.policy_learning_rate,
+            value_learning_rate = used.value_learning_rate,
+            "ppo.lora_rank and ppo.lora_alpha are those that the live version was trained with: learning keeps them, at these \
+             rates; to begin with the configured ones, activate version 0 or name another data folder"
         );
     }
 }
@@ -103,6 +117,20 @@ mod tests {
         assert_eq!(kept(knobs(8, 128.0), lora(4, 0.1)), (4, 0.1));
         assert_eq!(kept(knobs(4, 16.0), None), (0, 16.0));
         assert_eq!(kept(knobs(0, 32.0), lora(2, 1e6)), (2, 4096.0), "a record must load again");
+    }
+
+    /// Goal: whole weights never learn at the default rates of adapters, nor adapters at theirs, and a rate that somebody named stays.
+    #[test]
+    fn default_rates_go_with_the_form() {
+        let lora = Some(LoraShape { rank: 4, alpha: 32.0 });
+        let rates = |config: &config::Ppo| (config.policy_learning_rate, config.value_learning_rate);
+        let [whole, adapters] = [false, true].map(config::Ppo::defaults);
+        assert!(adapters.lora_rank > 0 && rates(&adapters) == (2e-5, 5e-5), "{adapters:?}");
+        assert_eq!(rates(&configured(&adapters, None)), rates(&whole));
+        assert_eq!(rates(&configured(&whole, lora)), rates(&adapters));
+        assert_eq!(rates(&configured(&adapters, lora)), rates(&adapters));
+        let named = config::Ppo { policy_learning_rate: 1e-4, ..adapters };
+        assert_eq!(rates(&configured(&named, None)), (1e-4, whole.value_learning_rate));
     }
 
     #[test]

@@ -66,6 +66,8 @@ pub mod names {
     pub const PROMPTS_LEARNT: &str = "gate/prompts_learnt";
     /// 1 where there was too little to hold the update against its own lessons.
     pub const NO_ALIGNMENT: &str = "gate/no_alignment";
+    /// 1 where no trial compared rewards: nothing to ask, nobody to judge, or too few answers that differed.
+    pub const NO_REWARD: &str = "gate/no_reward";
     /// 1 where too few answers of the canary were judged for a test.
     pub const CANARY_UNTESTED: &str = "canary/untested";
 }

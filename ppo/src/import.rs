@@ -51,6 +51,7 @@ use self::{examination::is_gguf, reading::Reading};
 use crate::{
     clock::now_ms,
     learner::LearnerError,
+    publish::place::Place,
     registry::{Candidate, Registry, RegistryError},
     rollout_log::{Act, Action, ImportOutcome, ImportRow, ImportSource, RolloutLog, Who},
 };
@@ -206,6 +207,7 @@ impl Importer {
             registered => registered?,
         };
         failpoint::passed("import.registered");
+        let _place = Place { engine: self.setup.engine.clone(), version };
         let judged = self.judge(version);
         failpoint::passed("import.judged");
         let ended = self.end(registry, version, judged, &wish);

@@ -18,7 +18,7 @@
 mod canary;
 mod examination;
 mod loader;
-mod place;
+pub(crate) mod place;
 mod switch;
 mod text;
 
@@ -218,14 +218,18 @@ impl Publisher<'_> {
         }
     }
 
-    /// Brings a version into memory unless it is there.
+    /// Brings a version that is to go live into memory, unless it is there.
     ///
     /// # Errors
     /// When the engine refuses the file.
-    pub fn load(&self, version: PolicyVersion) -> Result<(), PublishError> {
+    pub fn load_to_serve(&self, version: PolicyVersion) -> Result<(), PublishError> {
+        Ok(self.load(Engine::load_to_serve, version)?)
+    }
+
+    fn load(&self, how: loader::How, version: PolicyVersion) -> Result<(), EngineError> {
         if !self.engine.is_ready(version) {
             let started = Instant::now();
-            self.loader.load(version, self.registry.path(version))?;
+            self.loader.load(how, version, self.registry.path(version))?;
             self.counters.loads.record(started.elapsed());
         }
         Ok(())

@@ -220,11 +220,18 @@ impl Round<'_> {
         needs_values && models.control.n_value_rounds < self.config.value_warmup_updates
     }
 
-    /// Steps 2 to 5. While the value model warms up its targets are whole returns (λ = 1): what it says itself is not worth
-    /// bootstrapping from yet.
+    /// Steps 2 to 5. While the value model warms up its targets are whole returns (λ = 1, and scores also of what was cut off): what
+    /// it says itself is not worth bootstrapping from yet.
     fn collect(&self, episodes: Vec<Episode>, models: &Models, pace: Pace<'_>) -> Result<Experience, PpoError> {
-        let lambda = if self.is_warming_up(models) { 1.0 } else { self.config.lambda };
-        let config = config::Ppo { lambda, ..self.config.clone() };
+        let mut config = self.config.clone();
+        if self.is_warming_up(models) {
+            config.lambda = 1.0;
+            for (knob, otherwise) in [(&mut config.missing_eos, "keep"), (&mut config.client_limit, "score")] {
+                if knob == "bootstrap" {
+                    otherwise.clone_into(knob);
+                }
+            }
+        }
         Experience::collect(episodes, models, &config, models.kl_coef, pace)
     }
 

@@ -40,8 +40,10 @@ pub(super) fn group_advantages(case: &mut Case<'_>) {
     let reinforce = by(&rows, "reinforce_pp", gamma, beta);
     case.expect("reward_to_go", &rows.spread(&reinforce.returns));
     case.expect("reinforce_pp", &rows.spread(&reinforce.whitened));
-    // The file pays no KL in the reward here, where a round always does: without β it pays none either.
-    let baseline = by(&rows, "reinforce_pp_baseline", gamma, 0.0);
+    // The file pays no KL in the reward here: it is a term of the loss.
+    let [name, kl_in, k2] = ["reinforce_pp_baseline", "loss", "k2"].map(str::to_owned);
+    let in_loss = Ppo { advantage_estimator: name, kl_in, kl_estimator: k2, gamma, ..knobs() };
+    let baseline = rows.experience(&in_loss, beta);
     case.expect("reinforce_pp_baseline", &rows.spread(&baseline.whitened));
     case.expect("rloo_with_kl", &per_response(&by(&rows, "rloo", gamma, beta)));
 }

@@ -10,6 +10,7 @@ use config::Config;
 use tokio::sync::oneshot;
 
 use super::{App, AppError, runtime};
+use crate::shutdown;
 
 /// A daemon that admits requests. Dropping it drains it.
 pub struct Running {
@@ -27,7 +28,8 @@ impl Running {
         let (stop, stopped) = oneshot::channel();
         let (ready, address) = mpsc::channel();
         let thread = thread::Builder::new().name("daemon".to_owned()).spawn(move || {
-            runtime()?.block_on(async {
+            let runtime = runtime()?;
+            let ended = runtime.block_on(async {
                 let app = App::bind(config).await?;
                 let tell = move |address| {
                     // Nobody waits any more when the starter panicked; then the drop of `stop` ends the daemon.
@@ -38,7 +40,10 @@ impl Running {
                     let _ = stopped.await;
                 };
                 app.run(tell, stop).await
-            })
+            });
+            // Dropped, it would wait without end for what blocks beside it, as in `honed serve`.
+            runtime.shutdown_timeout(shutdown::GRACE);
+            ended
         })?;
         match address.recv() {
             Ok(address) => Ok(Running { address, stop: Some(stop), thread: Some(thread) }),

@@ -26,6 +26,7 @@ pub(super) fn run(args: &ConfigArgs) -> Outcome {
         app.run(ready, shutdown::requested()).await
     });
     // Dropped, a runtime waits without end for what blocks beside it: a file that is copied, a model that is loaded.
+    // What is left then ends with the process, in which `main` leaves no destructor to run under it.
     runtime.shutdown_timeout(shutdown::GRACE);
     Ok(served?)
 }

@@ -111,14 +111,19 @@ impl Generation {
         })
     }
 
+    /// Ready with the error once the request has taken as long as it may; nothing follows then.
+    pub(crate) fn poll_deadline(&mut self, cx: &mut task::Context<'_>) -> Poll<ApiError> {
+        ready!(self.deadline.as_mut().poll(cx));
+        Poll::Ready(self.fail(ApiError::TimedOut(self.context.limits().request_timeout_s)))
+    }
+
     /// The next event; `None` when every choice has finished. After an error nothing follows.
     pub(crate) fn poll_next(&mut self, cx: &mut task::Context<'_>) -> Poll<Option<Result<Event, ApiError>>> {
         if self.is_over() {
             return Poll::Ready(None);
         }
-        if self.deadline.as_mut().poll(cx).is_ready() {
-            let error = ApiError::TimedOut(self.context.limits().request_timeout_s);
-            return Poll::Ready(Some(Err(self.fail(error))));
+        if let Poll::Ready(error) = self.poll_deadline(cx) {
+            return Poll::Ready(Some(Err(error)));
         }
         Poll::Ready(Some(match ready!(self.events.poll_recv(cx)) {
             Some(Event::Failed(Failure::Engine(reason))) => Err(self.fail_inside(&reason)),

@@ -53,6 +53,10 @@ impl<S: Shape> EventStream<S> {
     fn gather(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) {
         while !self.is_over && out.len() < FRAME_BYTES {
             if self.known.is_some() {
+                // A long prompt is told for as long as somebody reads it.
+                if let Poll::Ready(error) = self.generation.poll_deadline(cx) {
+                    return self.end_with(&error, out);
+                }
                 computing(self.shape.whole_bytes_min(), || self.tell_known(out));
                 continue;
             }

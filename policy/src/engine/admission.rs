@@ -22,10 +22,7 @@ impl Worker<'_> {
             let Some(exchange) = self.queue.next() else {
                 return;
             };
-            // It waits as long as any of its choices does.
-            if exchange.n_unstarted() == 1 {
-                exchange.leave_queue();
-            }
+            exchange.leave_queue_by_one();
             self.start_choice(&exchange);
         }
     }

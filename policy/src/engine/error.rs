@@ -1,6 +1,6 @@
 //! What can fail when versions are loaded, scored or released.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::{version::PolicyVersion, vocabulary::TokenizeError};
 
@@ -54,14 +54,14 @@ pub enum EngineError {
     },
     /// As many versions are in memory as may be.
     #[error(
-        "no place in memory for {version}: beside version 0 there may be {places} (policy.residents_max), and there are \
-         {}",
+        "no place in memory for {version}: beside version 0 there may be {places} (policy.residents_max, and one more for \
+         who is to serve), and there are {}",
         residents.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     )]
     Crowded {
         /// Whose.
         version: PolicyVersion,
-        /// `policy.residents_max`.
+        /// `policy.residents_max`, and one more for a version that is to serve.
         places: usize,
         /// Those that have the places.
         residents: Vec<PolicyVersion>,
@@ -89,6 +89,10 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    pub(super) fn shutting_down(path: &Path) -> EngineError {
+        EngineError::Load { path: path.to_owned(), reason: "the engine is shutting down".to_owned() }
+    }
+
     /// Whether there was no room for a version, which says nothing about it: there may be some later.
     #[must_use]
     pub fn lacks_room(&self) -> bool {

@@ -19,7 +19,7 @@ use crate::{
 /// A request on its owner thread, shared by its choices.
 pub(super) struct Exchange {
     pub(super) job: Job,
-    /// Shared with the other prompts of its request, until it has a slot.
+    /// Shared with the other prompts of its request, until every choice has a slot.
     place: Cell<Option<Rc<Place>>>,
     /// Choices that have a slot or had one.
     pub(super) n_started: Cell<u32>,
@@ -82,9 +82,19 @@ impl Exchange {
         self.job.request.n - self.n_started.get()
     }
 
-    /// It waits no longer: every choice has a slot, or it is over.
+    /// One of its choices waits no longer: a slot is free. With the last of them it leaves those who wait.
+    pub(super) fn leave_queue_by_one(&self) {
+        if let Some(place) = self.place.take() {
+            place.give_back(1);
+            self.place.set(Some(place).filter(|_| self.n_unstarted() > 1));
+        }
+    }
+
+    /// It waits no longer, none of its choices: it is over.
     pub(super) fn leave_queue(&self) {
-        self.place.take();
+        if let Some(place) = self.place.take() {
+            place.give_back(self.n_unstarted() as usize);
+        }
     }
 
     pub(super) fn is_cancelled(&self) -> bool {

@@ -4,7 +4,8 @@
 //! its last answer has ended and its memory is free. So a load has whoever has stepped down leave, waits for those that are
 //! leaving, and is refused where that takes too long or nobody is: a refusal costs a later attempt, a version too many may
 //! cost the process. A version that comes back while its last answers run takes its own place again, so that a rollback waits
-//! for nobody's answers.
+//! for nobody's answers. Who is loaded to serve has one place more ([`Engine::load_to_serve`]), so that a rollback does not
+//! wait for whoever is judged either.
 
 use std::{
     sync::Arc,
@@ -41,6 +42,12 @@ impl Engine {
         self.places_taken(PolicyVersion::SFT).iter().filter(stays).count() >= self.0.config.residents_max
     }
 
+    /// Whether a version is leaving memory, which will have more room then.
+    #[must_use]
+    pub fn is_anybody_leaving(&self) -> bool {
+        self.leaving().is_some()
+    }
+
     /// Bytes that a version beside those in memory will take: a whole model, or an adapter beside version 0's weights.
     #[must_use]
     pub fn bytes_of_another(&self, is_adapter: bool) -> u64 {
@@ -53,26 +60,32 @@ impl Engine {
         Footprint::of(&shared.base, &setup, &found, weights).bytes()
     }
 
-    /// Waits until there is a place for a version, and asks whether there is memory for it.
-    pub(super) fn admit(&self, setup: &Setup, found: &Inspected) -> Result<(), EngineError> {
-        self.await_place(setup)?;
+    /// Waits until there is one of so many places for a version, and memory for it.
+    pub(super) fn admit(&self, setup: &Setup, found: &Inspected, places: usize) -> Result<(), EngineError> {
         let refused = |error: std::io::Error| EngineError::Load { path: setup.path.clone(), reason: error.to_string() };
         let file_bytes = std::fs::metadata(&setup.path).map_err(refused)?.len();
-        Footprint::of(&self.0.base, setup, found, file_bytes).check(setup.version, machine())
-    }
-
-    fn await_place(&self, setup: &Setup) -> Result<(), EngineError> {
-        let (version, places) = (setup.version, self.0.config.residents_max);
+        let footprint = Footprint::of(&self.0.base, setup, found, file_bytes);
         let until = Instant::now() + LEAVING_PATIENCE;
         loop {
+            self.await_place(setup, places, until)?;
+            // Asked first: whoever has left by the time that memory is looked at has left it free.
+            let leaving = self.leaving();
+            let Err(error) = footprint.check(setup.version, machine()) else { return Ok(()) };
+            let Some(leaving) = leaving.filter(|_| Instant::now() < until) else { return Err(error) };
+            leaving.wait_freed(LOOK_AGAIN);
+        }
+    }
+
+    fn await_place(&self, setup: &Setup, places: usize, until: Instant) -> Result<(), EngineError> {
+        let version = setup.version;
+        loop {
+            if self.is_shutting_down() {
+                return Err(EngineError::shutting_down(&setup.path));
+            }
             self.ask_to_leave(version);
             let taken = self.places_taken(version);
             if taken.len() < places {
                 return Ok(());
-            }
-            if self.is_shutting_down() {
-                let reason = "the engine is shutting down".to_owned();
-                return Err(EngineError::Load { path: setup.path.clone(), reason });
             }
             let leaving = taken.iter().find(|resident| resident.is_draining());
             let Some(leaving) = leaving.filter(|_| Instant::now() < until) else {
@@ -85,18 +98,29 @@ impl Engine {
 
     /// Whoever has stepped down leaves memory before another version comes into it.
     fn ask_to_leave(&self, version: PolicyVersion) {
-        let stepped_down = self.0.swap.lock().expect(UNPOISONED).take_if(|other| *other != version);
-        if let Some(resident) = stepped_down.and_then(|other| self.resident(other)) {
+        // Held until its door is closed: whoever has it come back in between would promote a version that leaves.
+        let mut stepped_down = self.0.swap.lock().expect(UNPOISONED);
+        if let Some(resident) = stepped_down.take_if(|other| *other != version).and_then(|other| self.resident(other)) {
             resident.drain();
         }
     }
 
+    /// Somebody who is leaving and still has memory.
+    fn leaving(&self) -> Option<Arc<Resident>> {
+        self.not_freed().into_iter().find(|resident| resident.is_draining())
+    }
+
+    /// Everybody who has memory. A thread that panicked has freed its own, and could not say so.
+    fn not_freed(&self) -> Vec<Arc<Resident>> {
+        let mut all: Vec<_> = self.0.residents.iter().map(|entry| Arc::clone(entry.value())).collect();
+        all.extend(self.0.replaced.lock().expect(UNPOISONED).iter().map(Arc::clone));
+        all.retain(|resident| !resident.wait_freed(Duration::ZERO));
+        all
+    }
+
     /// A resident of every version but version 0 and this one; of two, where one is leaving, the other.
     fn places_taken(&self, but: PolicyVersion) -> Vec<Arc<Resident>> {
-        let mut taken: Vec<_> = self.0.residents.iter().map(|entry| Arc::clone(entry.value())).collect();
-        let mut replaced = self.0.replaced.lock().expect(UNPOISONED);
-        replaced.retain(|old| !old.wait_freed(Duration::ZERO));
-        taken.extend(replaced.iter().map(Arc::clone));
+        let mut taken = self.not_freed();
         taken.retain(|resident| ![PolicyVersion::SFT, but].contains(&resident.version));
         // Each is asked once: doors close meanwhile.
         taken.sort_by_cached_key(|resident| (resident.version, resident.is_draining()));

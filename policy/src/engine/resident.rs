@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, RwLock,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -70,8 +70,20 @@ pub(super) struct Load {
     pub(super) abort: AtomicBool,
 }
 
+/// Tells a resident from another one of the same version, before or after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ResidentId(u64);
+
+impl ResidentId {
+    fn next() -> ResidentId {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        ResidentId(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 /// The handle of one owner thread.
 pub(super) struct Resident {
+    pub(super) id: ResidentId,
     pub(super) version: PolicyVersion,
     pub(super) path: PathBuf,
     pub(super) load: Arc<Load>,
@@ -87,14 +99,16 @@ pub(super) struct Resident {
 
 impl Resident {
     /// Serves a version on a thread of its own and waits until it has passed its canary. The weights were read by the caller,
-    /// whose priority is the right one for that. `on_freed` runs on the thread after everything is freed.
+    /// whose priority is the right one for that. `on_freed` runs on the thread after everything is freed, and is told whose it
+    /// was.
     pub(super) fn start(
         nursery: &Nursery,
         (setup, weights): (Setup, Weights),
         counters: Arc<Counters>,
         waiting_max: WaitingMax,
-        on_freed: impl FnOnce() + Send + 'static,
+        on_freed: impl FnOnce(ResidentId) + Send + 'static,
     ) -> Result<Resident, EngineError> {
+        let id = ResidentId::next();
         let (version, path, parallel) = (setup.version, setup.path.clone(), setup.parallel);
         let cache_tokens_max = parallel * setup.context_tokens as usize;
         // Admission counts requests before they are sent, so the channel itself is never the limit.
@@ -108,14 +122,14 @@ impl Resident {
             Worker::run(weights, setup, shared, counted, &commands, &ready);
             // First: whoever waits for its place asks how much memory there is.
             allocator::give_back();
-            on_freed();
+            on_freed(id);
             drop(freeing);
         };
         nursery.spawn(version, Box::new(body))?;
         let lost = || EngineError::Load { path: path.clone(), reason: "its thread ended".into() };
         started.recv().map_err(|_| lost())??;
         let door = RwLock::new(Some(door));
-        Ok(Resident { version, path, load, counters, door, freed, waiting_max, parallel, cache_tokens_max })
+        Ok(Resident { id, version, path, load, counters, door, freed, waiting_max, parallel, cache_tokens_max })
     }
 
     /// Admits the prompts of one request, which take one place together, or gives them back with the reason.

@@ -1,6 +1,7 @@
 //! Fairness between those who share a resident, the holders of different keys.
 
 use std::{
+    cell::Cell,
     collections::HashMap,
     sync::{
         Arc, Mutex,
@@ -15,7 +16,7 @@ use super::UNPOISONED;
 pub struct Tenant(pub u32);
 
 impl Tenant {
-    /// Everybody who is not told apart; may fill the whole queue.
+    /// Everybody who is not told apart; may fill the whole queue, if not with one request.
     pub const ANYBODY: Tenant = Tenant(0);
 }
 
@@ -39,8 +40,8 @@ impl Crowd {
         self.sequences += n_sequences;
     }
 
-    fn leave(&mut self, n_sequences: usize) {
-        self.requests = self.requests.saturating_sub(1);
+    fn leave(&mut self, n_requests: usize, n_sequences: usize) {
+        self.requests = self.requests.saturating_sub(n_requests);
         self.sequences = self.sequences.saturating_sub(n_sequences);
     }
 
@@ -69,17 +70,29 @@ struct Crowds {
     of: HashMap<Tenant, Crowd>,
 }
 
-/// A place among those who wait, given back when it is dropped.
+/// A place among those who wait, given back when it is dropped; room for sequences goes back as they start.
 #[derive(Debug)]
 pub(super) struct Place {
     waiting: Arc<Waiting>,
     tenant: Tenant,
-    n_sequences: usize,
+    /// Sequences that have no slot yet.
+    n_unstarted: Cell<usize>,
+    /// Those of them that are counted.
+    n_counted: Cell<usize>,
+}
+
+impl Place {
+    /// So many of its sequences wait no longer.
+    pub(super) fn give_back(&self, n_sequences: usize) {
+        self.n_unstarted.set(self.n_unstarted.get().saturating_sub(n_sequences));
+        let counted = self.n_counted.get().min(self.n_unstarted.get());
+        self.waiting.leave(self.tenant, 0, self.n_counted.replace(counted) - counted);
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.waiting.leave(self.tenant, self.n_sequences);
+        self.waiting.leave(self.tenant, 1, self.n_counted.get());
     }
 }
 
@@ -107,7 +120,8 @@ impl Waiting {
         self.n_requests.load(Ordering::Relaxed)
     }
 
-    /// Takes a place for a request with so many sequences.
+    /// Takes a place for a request with so many sequences. No more of them are counted than one tenant may have waiting: the
+    /// first request may ask for any number, and would shut the others out until its last sequence but a few has a slot.
     ///
     /// # Errors
     /// How many requests wait, of all or of this tenant, where these or their sequences are as many as may.
@@ -117,28 +131,30 @@ impl Waiting {
         n_sequences: usize,
         max: WaitingMax,
     ) -> Result<Place, usize> {
+        let n_counted = n_sequences.min(max.of_one.sequences);
         let mut crowds = self.crowds.lock().expect(UNPOISONED);
-        if !max.all.admits(crowds.all, n_sequences) {
+        if !max.all.admits(crowds.all, n_counted) {
             return Err(crowds.all.requests);
         }
         if tenant != Tenant::ANYBODY {
             let own = crowds.of.entry(tenant).or_default();
-            if !max.of_one.admits(*own, n_sequences) {
+            if !max.of_one.admits(*own, n_counted) {
                 return Err(own.requests);
             }
-            own.join(n_sequences);
+            own.join(n_counted);
         }
-        crowds.all.join(n_sequences);
+        crowds.all.join(n_counted);
         self.n_requests.store(crowds.all.requests, Ordering::Release);
-        Ok(Place { waiting: Arc::clone(self), tenant, n_sequences })
+        let (n_unstarted, n_counted) = (Cell::new(n_sequences), Cell::new(n_counted));
+        Ok(Place { waiting: Arc::clone(self), tenant, n_unstarted, n_counted })
     }
 
-    fn leave(&self, tenant: Tenant, n_sequences: usize) {
+    fn leave(&self, tenant: Tenant, n_requests: usize, n_sequences: usize) {
         let mut crowds = self.crowds.lock().expect(UNPOISONED);
         if let Some(own) = crowds.of.get_mut(&tenant) {
-            own.leave(n_sequences);
+            own.leave(n_requests, n_sequences);
         }
-        crowds.all.leave(n_sequences);
+        crowds.all.leave(n_requests, n_sequences);
         self.n_requests.store(crowds.all.requests, Ordering::Release);
     }
 }
@@ -191,8 +207,10 @@ mod tests {
         let (waiting, max) = (Arc::default(), WaitingMax::new(Crowd { requests: 100, sequences: 10 }, 0.5));
         let enter = |tenant, n_sequences| Waiting::enter(&waiting, Tenant(tenant), n_sequences, max);
         let huge = enter(1, 128).expect("nobody waits");
-        assert_eq!((enter(1, 1).err(), enter(2, 1).err()), (Some(1), Some(1)));
-        drop(huge);
+        assert_eq!(enter(1, 1).err(), Some(1), "its half is full");
+        let other = enter(2, 128).expect("one request has no more than its tenant's half");
+        assert_eq!(enter(3, 1).err(), Some(2), "two halves are all");
+        drop((huge, other));
         let four = enter(1, 4).expect("the huge one is gone");
         assert_eq!(enter(1, 2).err(), Some(1), "half are for others");
         let five = enter(2, 5).expect("it is another's half");
@@ -200,6 +218,28 @@ mod tests {
         let last = enter(3, 1).expect("nine wait");
         assert_eq!((waiting.count(), enter(4, 1).err()), (3, Some(3)));
         drop((four, five, last));
+        assert_eq!(waiting.crowds.lock().unwrap().all, Crowd::default());
         assert_eq!((waiting.count(), enter(1, 128).is_ok()), (0, true));
+    }
+
+    /// Goal: room goes back as sequences start, never more than was taken. Method: the numbers, sequence by sequence.
+    #[test]
+    fn room_goes_back_as_sequences_start() {
+        let (waiting, max) = (Arc::<Waiting>::default(), WaitingMax::new(Crowd { requests: 100, sequences: 10 }, 0.5));
+        let of_all = || waiting.crowds.lock().unwrap().all.sequences;
+        let own = || waiting.crowds.lock().unwrap().of[&Tenant(1)];
+        let place = Waiting::enter(&waiting, Tenant(1), 8, max).expect("nobody waits");
+        assert_eq!((of_all(), own()), (5, Crowd { requests: 1, sequences: 5 }));
+        let other = Waiting::enter(&waiting, Tenant(2), 2, max).expect("there is room");
+        for left in [5, 5, 5, 4, 3] {
+            place.give_back(1);
+            assert_eq!((of_all(), own()), (left + 2, Crowd { requests: 1, sequences: left }));
+        }
+        // The rest at once, as of a request that is cancelled, and no more than there is.
+        place.give_back(3);
+        place.give_back(1);
+        assert_eq!((of_all(), own()), (2, Crowd { requests: 1, sequences: 0 }));
+        drop((place, other));
+        assert_eq!((of_all(), own()), (0, Crowd::default()));
     }
 }

@@ -9,7 +9,11 @@ use std::{
 use dashmap::DashMap;
 
 use crate::{
-    engine::{Engine, EngineError, UNPOISONED, gguf, loading, resident::Resident, worker::Setup},
+    engine::{
+        Engine, EngineError, UNPOISONED, gguf, loading,
+        resident::{Resident, ResidentId},
+        worker::Setup,
+    },
     failpoint, threads,
     version::PolicyVersion,
 };
@@ -78,12 +82,25 @@ impl Engine {
     /// [`EngineError`] with the reason, and one that [lacks room](EngineError::lacks_room) where it might be loaded later; who
     /// serves is then what it was.
     pub fn load(&self, version: PolicyVersion, path: &Path) -> Result<(), EngineError> {
+        self.load_into(self.0.config.residents_max, version, path)
+    }
+
+    /// As [`Engine::load`], for a version that goes live as soon as it is there: it has one place more, so that nobody's
+    /// judging is in the way of an activation or a rollback. Memory is asked for all the same.
+    ///
+    /// # Errors
+    /// As [`Engine::load`].
+    pub fn load_to_serve(&self, version: PolicyVersion, path: &Path) -> Result<(), EngineError> {
+        self.load_into(self.0.config.residents_max + 1, version, path)
+    }
+
+    fn load_into(&self, places: usize, version: PolicyVersion, path: &Path) -> Result<(), EngineError> {
         let shared = &self.0;
         // Nothing is guarded but the order, so a panic in a load breaks nothing.
         let _turn = shared.loading.lock().unwrap_or_else(PoisonError::into_inner);
         let refused = |reason: &str| EngineError::Load { path: path.to_owned(), reason: reason.into() };
-        if shared.shutting_down.load(Ordering::Acquire) {
-            return Err(refused("the engine is shutting down"));
+        if self.is_shutting_down() {
+            return Err(EngineError::shutting_down(path));
         }
         if self.is_ready(version) {
             return Err(EngineError::AlreadyLoaded(version));
@@ -94,7 +111,7 @@ impl Engine {
             return Err(refused("its tokenizer is not version 0's"));
         }
         let setup = self.setup(version, path);
-        self.admit(&setup, &found)?;
+        self.admit(&setup, &found, places)?;
         let _guest = shared.counters.rest.guest();
         let weights = loading::weights(&setup, Some(&shared.base))?;
         let forget = forgetting(version, Arc::downgrade(&shared.residents), Arc::downgrade(&shared.freed));
@@ -107,6 +124,10 @@ impl Engine {
         )?;
         failpoint::passed("engine.loaded");
         let mut replaced = shared.replaced.lock().expect(UNPOISONED);
+        // Under it a shutdown looks who is there: it sees this one, or is seen here.
+        if self.is_shutting_down() {
+            return Err(EngineError::shutting_down(path));
+        }
         replaced.retain(|old| !old.wait_freed(Duration::ZERO));
         match shared.residents.entry(version) {
             dashmap::Entry::Occupied(entry) if !entry.get().is_draining() => Err(EngineError::AlreadyLoaded(version)),
@@ -214,8 +235,10 @@ impl Engine {
     pub fn shutdown(&self, deadline: Duration) -> bool {
         self.0.shutting_down.store(true, Ordering::Release);
         let until = Instant::now() + deadline;
+        let mut replaced = self.0.replaced.lock().expect(UNPOISONED);
         let mut residents: Vec<_> = self.0.residents.iter().map(|entry| Arc::clone(entry.value())).collect();
-        residents.append(&mut self.0.replaced.lock().expect(UNPOISONED));
+        residents.append(&mut replaced);
+        drop(replaced);
         residents.iter().for_each(|resident| resident.drain());
         let left = |until: Instant| until.saturating_duration_since(Instant::now());
         let unfinished: Vec<_> = residents.iter().filter(|resident| !resident.wait_freed(left(until))).collect();
@@ -228,21 +251,21 @@ impl Engine {
     }
 }
 
-/// What is done on a version's thread once it has freed its memory.
+/// What is done on a version's thread once it has freed its memory. Its successor, the same version loaded again, stays.
 fn forgetting(
     version: PolicyVersion,
     residents: Weak<DashMap<PolicyVersion, Arc<Resident>>>,
     freed: Weak<OnceLock<Tell>>,
-) -> impl FnOnce() + Send + 'static {
-    move || {
+) -> impl FnOnce(ResidentId) + Send + 'static {
+    move |id| {
         let Some(residents) = residents.upgrade() else { return };
-        let is_gone = |resident: &Resident| resident.version == version && resident.is_draining();
+        let is_gone = |resident: &Resident| resident.id == id;
         // Before it leaves the list, so that a shutdown waits until whoever is told has done what there is to do.
         if let Some(tell) = freed.upgrade().as_deref().and_then(OnceLock::get) {
             let others = residents.iter().filter(|resident| !is_gone(resident));
             let others: Vec<InMemory> = others.map(|resident| InMemory::of(&resident)).collect();
             tell(&others);
         }
-        residents.remove_if(&version, |_, resident| resident.is_draining());
+        residents.remove_if(&version, |_, resident| is_gone(resident));
     }
 }

@@ -39,12 +39,21 @@ fn control_group(root: &Path, membership: &str) -> Option<u64> {
         let mut fields = line.splitn(3, ':').skip(1);
         let (controllers, path) = (fields.next()?, fields.next()?);
         let names = match controllers {
-            "" => Names { folder: "", limit: "memory.max", usage: "memory.current", cache: "inactive_file" },
+            "" => Names {
+                folder: "",
+                limit: "memory.max",
+                usage: "memory.current",
+                idle_cache: "inactive_file",
+                busy_cache: "active_file",
+                mapped: "file_mapped",
+            },
             "memory" => Names {
                 folder: "memory",
                 limit: "memory.limit_in_bytes",
                 usage: "memory.usage_in_bytes",
-                cache: "total_inactive_file",
+                idle_cache: "total_inactive_file",
+                busy_cache: "total_active_file",
+                mapped: "total_mapped_file",
             },
             _ => return None,
         };
@@ -58,7 +67,12 @@ struct Names {
     folder: &'static str,
     limit: &'static str,
     usage: &'static str,
-    cache: &'static str,
+    /// File pages that nobody has read again.
+    idle_cache: &'static str,
+    /// Those that were.
+    busy_cache: &'static str,
+    /// File pages that somebody has mapped.
+    mapped: &'static str,
 }
 
 impl Names {
@@ -68,14 +82,19 @@ impl Names {
         own.ancestors().take_while(|folder| folder.starts_with(&top)).filter_map(|folder| self.left(folder)).min()
     }
 
-    /// The limit less what is used; cached file pages that nobody needs give way.
+    /// The limit less what is used. File pages give way, but for those that are mapped: what was written, hashed or read through
+    /// a mapping that is gone counts as used for as long as nothing wants its room.
     fn left(&self, folder: &Path) -> Option<u64> {
         let number = |name: &str| fs::read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
         // Without a limit the file says `max`, which is no number.
         let (limit, usage) = (number(self.limit)?, number(self.usage)?);
         let stat = fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
-        let cache = stat.lines().find_map(|line| line.strip_prefix(self.cache)?.trim().parse::<u64>().ok());
-        Some(limit.saturating_sub(usage.saturating_sub(cache.unwrap_or(0))))
+        let bytes = |name: &str| {
+            let found = stat.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+            found.unwrap_or(0)
+        };
+        let cache = bytes(self.idle_cache) + bytes(self.busy_cache).saturating_sub(bytes(self.mapped));
+        Some(limit.saturating_sub(usage.saturating_sub(cache)))
     }
 }
 
@@ -93,13 +112,15 @@ mod tests {
     #[test]
     fn the_tightest_group_on_the_way_up_counts_and_its_cache_is_room() {
         let root = tempfile::tempdir().unwrap();
-        let stat = "anon 5\ninactive_file 300\nactive_file 7\n";
+        let stat = "anon 5\nfile_mapped 20\ninactive_file 300\nactive_file 70\n";
         write(&root.path().join("a"), &[("memory.max", "2000\n"), ("memory.current", "900\n"), ("memory.stat", stat)]);
         write(&root.path().join("a/b"), &[("memory.max", "max\n"), ("memory.current", "100\n")]);
-        assert_eq!(control_group(root.path(), "0::/a/b\n"), Some(1400));
+        assert_eq!(control_group(root.path(), "0::/a/b\n"), Some(1450), "what is mapped is used");
         write(&root.path().join("a/b"), &[("memory.max", "150\n")]);
         assert_eq!(control_group(root.path(), "0::/a/b\n"), Some(50));
         assert_eq!(control_group(root.path(), "0::/c\n"), None);
+        write(&root.path().join("a"), &[("memory.stat", "file_mapped 80\nactive_file 70\ninactive_file 300\n")]);
+        assert_eq!(control_group(root.path(), "0::/a\n"), Some(1400));
     }
 
     #[test]
@@ -108,10 +129,10 @@ mod tests {
         let files = [
             ("memory.limit_in_bytes", "1000"),
             ("memory.usage_in_bytes", "400"),
-            ("memory.stat", "total_inactive_file 50"),
+            ("memory.stat", "total_mapped_file 10\ntotal_inactive_file 50\ntotal_active_file 30"),
         ];
         write(&root.path().join("memory/x"), &files);
-        assert_eq!(control_group(root.path(), "7:cpu,cpuacct:/x\n5:memory:/x\n"), Some(650));
+        assert_eq!(control_group(root.path(), "7:cpu,cpuacct:/x\n5:memory:/x\n"), Some(670));
     }
 
     #[cfg(target_os = "linux")]

@@ -25,7 +25,8 @@ pub struct Passes {
 
 impl Passes {
     /// Runs the policy, the reference, and the value model where advantages need it, over all episodes, one model after the
-    /// other: each is opened once, and in bf16 only one rounded copy is alive.
+    /// other: in bf16 only one rounded copy is alive. The value model is opened again where it is asked for the rest of
+    /// answers that were cut off.
     ///
     /// # Errors
     /// When a pass fails, or `pace` says stop.

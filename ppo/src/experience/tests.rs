@@ -155,6 +155,28 @@ fn the_value_model_may_speak_for_what_was_cut_off() {
     }
 }
 
+/// Goal: what an answer is paid in all is the same whether the rewards or the loss pay the KL, and the value model's word counts
+/// where it takes the score's place. Method: two answers away from the reference, one of them cut off.
+#[test]
+fn an_answer_is_paid_the_same_wherever_the_penalty_is() {
+    let paid = |kl_in: &str, missing_eos: &str| {
+        let episodes = vec![episode(0, 2, 1.0, true), episode(1, 1, 1.0, false)];
+        let got = from_passes_with(episodes, [&[-1.0; 3], &[-2.0, -1.5, -1.5], &[0.0; 3]], |config| {
+            (config.kl_in, config.kl_estimator) =
+                (kl_in.to_string(), if kl_in == "loss" { "k2" } else { "k1" }.to_string());
+            config.missing_eos = missing_eos.to_string();
+        });
+        [got.paid(0), got.paid(1)]
+    };
+    // β is 0.1; Σ k1 is 1.5 and 0.5.
+    for (missing_eos, in_place) in [("replace", -1.0), ("bootstrap", LAST_VALUE)] {
+        for kl_in in ["reward", "loss"] {
+            let [whole, cut] = paid(kl_in, missing_eos);
+            assert!((whole - 0.85).abs() < 1e-12 && (cut - (in_place - 0.05)).abs() < 1e-12, "{kl_in} {whole} {cut}");
+        }
+    }
+}
+
 /// A sequence that another policy drew has no say in the scale of the others' advantages.
 #[test]
 fn whitening_looks_only_at_what_trains() {

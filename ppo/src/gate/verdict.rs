@@ -142,6 +142,9 @@ pub fn judge(evidence: &Evidence<'_>, config: &config::Ppo) -> Verdict {
         if evidence.alignment.is_none() {
             verdict.numbers.insert(names::NO_ALIGNMENT.to_string(), 1.0);
         }
+        if evidence.trial.is_none_or(|trial| trial.reward.is_none() || trial.judge.is_none()) {
+            verdict.numbers.insert(names::NO_REWARD.to_string(), 1.0);
+        }
         if let Some(trial) = evidence.trial {
             manner_is_kept(trial, config, &mut doubts);
             reward_is_kept(trial, evidence.lineage, &mut doubts, &mut verdict.numbers);

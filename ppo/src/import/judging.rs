@@ -5,14 +5,19 @@
 //! candidate of the learner has, and the sum of trials along the lineage. A file becomes a child of the live version, so the next
 //! candidate's lineage counts it too.
 
+use std::time::{Duration, Instant};
+
 use policy::PolicyVersion;
 
 use super::{ImportError, ImportSetup, Importer, loss};
 use crate::{
     gate::{self, Comparison, Mode, Trial, TrialError, Verdict},
+    publish::place::once_there_is_room,
     rollout_log::Seq,
 };
 
+/// How long a file that is to be judged waits for room in memory: as long as a candidate may be asked and judged.
+const PLACE_PATIENCE: Duration = Duration::from_secs(600);
 /// Trials that are begun anew because another version went live meanwhile.
 const TRIALS_MAX: usize = 3;
 
@@ -26,7 +31,7 @@ impl Importer {
     /// When the check could not be made, which is no pass.
     pub(super) fn judge(&self, version: PolicyVersion) -> Result<Verdict, ImportError> {
         let ImportSetup { engine, registry, log, loss_max, gate, .. } = &*self.setup;
-        engine.load(version, &registry.path(version))?;
+        self.bring_in(version)?;
         let loss = loss::measure(engine, log, version)?;
         let mode = Mode::of(gate);
         let mut verdict = Verdict::default();
@@ -45,6 +50,19 @@ impl Importer {
             tracing::warn!(%version, doubt, "the gate would have refused this file (ppo.gate = \"observe\")");
         }
         Ok(verdict)
+    }
+
+    /// Waits for the learner's candidate, say, which has come first: the copy and the number are spent.
+    fn bring_in(&self, version: PolicyVersion) -> Result<(), ImportError> {
+        let ImportSetup { engine, registry, .. } = &*self.setup;
+        let until = Instant::now() + PLACE_PATIENCE;
+        let go_on = || !engine.is_shutting_down() && Instant::now() < until;
+        let load = || engine.load(version, &registry.path(version));
+        if !once_there_is_room(engine, version, &go_on, load)? {
+            // Says who has the places, or that nothing is begun any more.
+            load()?;
+        }
+        Ok(())
     }
 
     /// Where nobody was asked, or nobody judged, that is part of the report; `daemon.import_unjudged` says what follows.

@@ -332,3 +332,25 @@ fn a_file_waits_outside_while_every_place_in_memory_is_taken() {
     assert_eq!(world.load(&file).unwrap(), PolicyVersion(1));
     world.close();
 }
+
+/// Goal: a file that has cost a copy and a number by the time that a candidate comes first is judged after it. Method: a judging for
+/// which there is no place until one of two versions goes.
+#[test]
+fn a_copy_that_is_made_waits_for_its_place() {
+    let world = World::new(|_| ());
+    world.ask();
+    let others = [8, 9].map(PolicyVersion);
+    for version in others {
+        world.engine.load(version, &world.registry.path(PolicyVersion::SFT)).unwrap();
+    }
+    let version = world.registry.next_version().unwrap();
+    std::fs::write(world.registry.path(version), saying(|id| id < PAID)).unwrap();
+    std::thread::scope(|scope| {
+        let judging = scope.spawn(|| world.importer.judge(version));
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(!judging.is_finished());
+        world.engine.retire(others[0]).unwrap();
+        assert!(judging.join().unwrap().unwrap().refusals.is_empty());
+    });
+    world.close();
+}

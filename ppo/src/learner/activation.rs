@@ -42,7 +42,7 @@ impl Owner {
         let publisher = self.publisher(loader);
         let switched = self.rollback.switch.load_and_activate(version, expected_live, who, || {
             self.setup.registry.verify(version)?;
-            publisher.load(version)
+            publisher.load_to_serve(version)
         });
         Ok(switched? == Switched::Done)
     }

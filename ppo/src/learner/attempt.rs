@@ -20,6 +20,7 @@ use super::{
 use crate::{
     clock::now_ms,
     error::PpoError,
+    form,
     gate::{self, Question, Verdict},
     publish::{Loader, Proposal, Published},
     registry::RegistryError,
@@ -125,7 +126,7 @@ impl Owner {
     }
 
     fn learn_and_publish(&self, trainer: &mut Trainer, batch: &Batch, loader: &Loader) -> Result<Ended, AttemptError> {
-        let config = &self.setup.config;
+        let config = &form::configured(&self.setup.config, trainer.models.form());
         let lineage = self.setup.registry.lineage(trainer.head.version, config.max_staleness)?;
         let models = &mut trainer.models;
         models.prepare(config);

@@ -127,7 +127,7 @@ impl Owner {
         let was_there = self.setup.engine.is_ready(breach.good);
         if !was_there {
             self.setup.registry.verify(breach.good)?;
-            self.publisher(loader).load(breach.good)?;
+            self.publisher(loader).load_to_serve(breach.good)?;
         }
         let switched = self.rollback.at_once(breach);
         if !was_there && switched.is_err() {

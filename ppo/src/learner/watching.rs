@@ -161,9 +161,13 @@ impl Memory {
             self.began = Some((id, now));
             return Errors::default();
         }
-        // One that came into memory again meanwhile began anew.
-        let since = |now: u64, then: u64| now.checked_sub(then).unwrap_or(now);
-        Errors { failed: since(now.failed, then.failed), finished: since(now.finished, then.finished) }
+        let since = now.failed.checked_sub(then.failed).zip(now.finished.checked_sub(then.finished));
+        if let Some((failed, finished)) = since {
+            return Errors { failed, finished };
+        }
+        // It came into memory again meanwhile, and both counts began anew there.
+        self.began = Some((id, Errors::default()));
+        now
     }
 }
 
@@ -204,5 +208,24 @@ fn keep(watch: &Watch, rollback: &Rollback, stopped: &Receiver<()>) {
             }
             Err(error) => tracing::warn!(%error, "the watch could not look at the live version and will try again"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a version that was loaded again is judged by what it did since, all of it. Method: one count falls below what it was
+    /// first seen at; then both are past it again.
+    #[test]
+    fn counts_that_began_anew_are_taken_whole() {
+        let mut memory = Memory::default();
+        let mut since = |failed, finished| {
+            let Errors { failed, finished } =
+                memory.errors_since((PolicyVersion(1), Seq(7)), Errors { failed, finished });
+            (failed, finished)
+        };
+        assert_eq!([since(2, 100), since(5, 130)], [(0, 0), (3, 30)]);
+        assert_eq!([since(3, 50), since(4, 120)], [(3, 50), (4, 120)]);
     }
 }

@@ -55,7 +55,7 @@ impl Finding {
 
 /// Judged answers on each side at the looks that are planned.
 fn looks(n_wanted: usize) -> impl Iterator<Item = usize> {
-    (1..=LOOKS).map(move |look| (n_wanted * look).div_ceil(LOOKS)).filter(move |n| *n >= LOOK_MIN.min(n_wanted))
+    (1..=LOOKS).map(move |look| (n_wanted * look).div_ceil(LOOKS)).filter(|n| *n >= LOOK_MIN)
 }
 
 /// Ends the canary whatever comes.
@@ -79,7 +79,7 @@ impl Publisher<'_> {
         live: PolicyVersion,
         go_on: &(dyn Fn() -> bool + Sync),
     ) -> Result<Finding, PublishError> {
-        let n_wanted = self.config.canary_rollouts;
+        let n_wanted = self.config.canary_rollouts.max(LOOK_MIN);
         let deadline = Instant::now() + Duration::from_secs(self.config.canary_s);
         let start = self.registry.newest_rollout()?;
         let n_failed_before = self.engine.endings(candidate).failed;

@@ -4,7 +4,10 @@
 //! again. A resident that was loaded from the learner's thread would serve at nice 19 for the rest of its life. So loading
 //! has a thread of its own, started before the learner lowers itself; it sleeps except while it loads.
 
-use std::{path::PathBuf, thread::JoinHandle};
+use std::{
+    path::{Path, PathBuf},
+    thread::JoinHandle,
+};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use policy::{
@@ -12,7 +15,11 @@ use policy::{
     engine::{Engine, EngineError},
 };
 
+/// [`Engine::load`] or [`Engine::load_to_serve`].
+pub(super) type How = fn(&Engine, PolicyVersion, &Path) -> Result<(), EngineError>;
+
 struct Load {
+    how: How,
     version: PolicyVersion,
     path: PathBuf,
     reply: Sender<Result<(), EngineError>>,
@@ -32,9 +39,9 @@ impl Loader {
     pub fn start(engine: Engine) -> std::io::Result<Loader> {
         let (loads, received): (Sender<Load>, Receiver<Load>) = bounded(1);
         let thread = std::thread::Builder::new().name("version-loader".to_string()).spawn(move || {
-            for Load { version, path, reply } in received {
+            for Load { how, version, path, reply } in received {
                 // The one who waits below never gives up before this.
-                let _ = reply.send(engine.load(version, &path));
+                let _ = reply.send(how(&engine, version, &path));
             }
         })?;
         Ok(Loader { loads: Some(loads), thread: Some(thread) })
@@ -44,9 +51,9 @@ impl Loader {
     ///
     /// # Errors
     /// What [`Engine::load`] says.
-    pub fn load(&self, version: PolicyVersion, path: PathBuf) -> Result<(), EngineError> {
+    pub(super) fn load(&self, how: How, version: PolicyVersion, path: PathBuf) -> Result<(), EngineError> {
         let (reply, answer) = bounded(1);
-        let load = Load { version, path, reply };
+        let load = Load { how, version, path, reply };
         let loads = self.loads.as_ref().expect("taken only in drop");
         loads.send(load).expect("the thread lives as long as its handle");
         answer.recv().expect("the thread answers every load")

@@ -190,7 +190,7 @@ impl Switch {
             // Beside serving, because the digest of a whole file would take half a core from the streams.
             self.engine.beside_serving(|| -> Result<(), PublishError> {
                 let row = self.registry.verify(live)?;
-                Ok(self.engine.load(live, &row.path)?)
+                Ok(self.engine.load_to_serve(live, &row.path)?)
             })?;
         }
         let followed = self.follow_row();

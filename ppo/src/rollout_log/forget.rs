@@ -88,6 +88,9 @@ pub(super) fn forget(connection: &Connection, user: &str, who: &Who, is_heard: b
     if is_heard {
         judges::rejudge_without(connection, user)?;
     }
+    for (reason, n) in reasons(connection, user)? {
+        gone::count_word(connection, &reason, n)?;
+    }
     let n_feedback = connection.execute(
         "DELETE FROM feedback WHERE user = ?1
             OR seq IN (SELECT seq FROM rollouts WHERE user = ?1 AND state <> 'claimed')",
@@ -99,6 +102,15 @@ pub(super) fn forget(connection: &Connection, user: &str, who: &Who, is_heard: b
     let removed = format!("removed {n_rollouts} rollouts and {n_feedback} words of feedback");
     audit::insert(connection, &Act::new(who, Action::Forget, audit::user_subject(user)).done_with(removed))?;
     Ok(forgotten)
+}
+
+/// Why those of the user's exchanges had not trained whose rows say so.
+fn reasons(connection: &Connection, user: &str) -> Result<Vec<(String, u64)>, LogError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT reason, COUNT(*) FROM rollouts WHERE user = ?1 AND reason IS NOT NULL GROUP BY reason",
+    )?;
+    let rows = statement.query_map([user], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// Versions whose rows exist and that the user's exchanges trained.

@@ -9,12 +9,17 @@ use super::{error::LogError, state::DropReason};
 
 /// Counts rows that go.
 pub(super) fn count(connection: &Connection, reason: DropReason, n: u64) -> Result<(), LogError> {
+    count_word(connection, reason.as_str(), n)
+}
+
+/// The same by the word that their own column has.
+pub(super) fn count_word(connection: &Connection, reason: &str, n: u64) -> Result<(), LogError> {
     if n > 0 {
         connection
             .prepare_cached(
                 "INSERT INTO gone (reason, n) VALUES (?1, ?2) ON CONFLICT (reason) DO UPDATE SET n = n + excluded.n",
             )?
-            .execute(params![reason.as_str(), n as i64])?;
+            .execute(params![reason, n as i64])?;
     }
     Ok(())
 }

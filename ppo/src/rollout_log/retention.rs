@@ -28,8 +28,8 @@ const EVERY: Duration = Duration::from_secs(600);
 /// Updates beyond those since the newest state whose rollouts stay: states that cannot be read, and rounds that are taken back.
 const MORE_UPDATES: u64 = 64;
 
-/// The oldest rows that may go, and whether they might still have trained.
-pub(super) const OLD: &str = "SELECT seq, state IN ('generated', 'scored') FROM rollouts
+/// The oldest rows that may go, whether they might still have trained, and why they had not, where that was known.
+pub(super) const OLD: &str = "SELECT seq, state IN ('generated', 'scored'), reason FROM rollouts
     WHERE created_ms < ?1 AND state <> 'claimed' AND seq NOT IN
         (SELECT seq FROM update_rollouts WHERE number > (SELECT MAX(number) FROM updates) - ?2)
     ORDER BY created_ms LIMIT ?3";
@@ -108,17 +108,20 @@ struct Removed {
 fn remove(connection: &mut Connection, retention: Retention, now_ms: u64) -> Result<Removed, LogError> {
     let transaction = begin(connection)?;
     let before = now_ms.saturating_sub(u64::try_from(retention.age.as_millis()).unwrap_or(u64::MAX));
-    let old: Vec<(i64, bool)> = transaction
+    let old: Vec<(i64, bool, Option<String>)> = transaction
         .prepare_cached(OLD)?
         .query_map(params![before as i64, retention.n_updates as i64, PIECE as i64], |row| {
-            Ok((row.get(0)?, row.get(1)?))
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
         })?
         .collect::<Result<_, _>>()?;
-    for (seq, _) in &old {
+    for (seq, _, reason) in &old {
         transaction.prepare_cached("DELETE FROM feedback WHERE seq = ?1")?.execute([seq])?;
         transaction.prepare_cached("DELETE FROM rollouts WHERE seq = ?1")?.execute([seq])?;
+        if let Some(reason) = reason {
+            gone::count_word(&transaction, reason, 1)?;
+        }
     }
-    let n_untrained = old.iter().filter(|(_, is_untrained)| *is_untrained).count() as u64;
+    let n_untrained = old.iter().filter(|(_, is_untrained, _)| *is_untrained).count() as u64;
     gone::count(&transaction, DropReason::Outdated, n_untrained)?;
     commit(transaction, "retention.commit")?;
     Ok(Removed { n: old.len(), n_untrained })

@@ -103,7 +103,7 @@ fn members(experience: &Experience) -> Vec<usize> {
 fn lesson(experience: &Experience, i: usize, now: impl Iterator<Item = f64>) -> Lesson {
     let range = experience.range(i);
     Lesson {
-        paid: experience.rewards[range.clone()].iter().sum(),
+        paid: experience.paid(i),
         old_log_prob: experience.passes.old[range].iter().sum(),
         new_log_prob: now.sum(),
     }

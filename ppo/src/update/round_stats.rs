@@ -193,13 +193,14 @@ impl RoundStats {
         let everything = vec![true; passes.old.len()];
         let kl = kl::per_sequence(&passes.old, &passes.reference, &everything, &experience.lengths);
         let k3 = kl::per_token(KlEstimator::K3, &passes.old, &passes.reference, &everything);
-        let rewards: Vec<f64> =
-            masked::split(&experience.rewards, &experience.lengths).map(|r| r.iter().sum()).collect();
+        let paid: Vec<f64> = (0..experience.episodes.len()).map(|i| experience.paid(i)).collect();
+        let scores = experience.scores.iter().zip(&passes.last_values);
+        let scores: Vec<f64> = scores.map(|(score, in_its_place)| score + in_its_place).collect();
         self.objective_kl = mean(&kl);
         self.objective_kl_k3 = mean(&k3);
         self.objective_entropy = mean(&passes.entropies);
-        self.objective_rlhf_reward = mean(&rewards);
-        self.objective_non_score_reward = self.objective_rlhf_reward - mean(&experience.scores);
+        self.objective_rlhf_reward = mean(&paid);
+        self.objective_non_score_reward = self.objective_rlhf_reward - mean(&scores);
     }
 
     fn describe_scores(&mut self, experience: &Experience) {

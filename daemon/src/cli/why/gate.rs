@@ -57,6 +57,10 @@ impl Story {
     fn missing(&self) -> String {
         let told = [
             (names::NO_ALIGNMENT, "It had too few lessons to be held against them, or they did not differ."),
+            (
+                names::NO_REWARD,
+                "No trial compared its reward: nothing to ask, nobody to judge, or too few answers that differed.",
+            ),
             (names::CANARY_UNTESTED, "Too few answers of its canary were judged for a test."),
         ];
         let told = told.into_iter().filter(|(name, _)| self.row.numbers.contains_key(*name));

@@ -11,7 +11,7 @@ use super::{
     prompt_log_probs::PromptLogProbs,
     sampling::{Generation, LOG_PROBS_MAX},
     timings::Timings,
-    tool_calls,
+    tool_calls, unbuilt,
     usage::Usage,
 };
 
@@ -48,6 +48,7 @@ impl ChatRequest {
 }
 
 fn refuse(f: &mut Fields) -> Result<(), FieldError> {
+    unbuilt::refuse_in_chat(f)?;
     f.refuse(&["tools", "functions", "audio", "chat_template_kwargs", "web_search_options", "prediction", "echo"])?;
     f.refuse_but(&["function_call"], |choice| choice == "none" || choice == "auto", "must be \"none\" or \"auto\"")?;
     let choice = f.take("tool_choice");

@@ -17,9 +17,12 @@ const CALLS_MAX: usize = 128;
 
 /// Takes `tool_calls` and the older `function_call` of a message of this role, a line for each call.
 pub(super) fn take(f: &mut Fields, role: &str) -> Result<Vec<String>, FieldError> {
-    let asks = |name: &&&str| f.peek(name).is_some_and(|value| !asks_for_nothing(value));
-    if let Some(name) = ["tool_calls", "function_call"].iter().find(|name| role != "assistant" && asks(name)) {
-        return Err(f.error(name, "is only for messages of role assistant"));
+    for name in ["tool_calls", "function_call"] {
+        if f.peek(name).is_some_and(asks_for_nothing) {
+            f.take(name);
+        } else if role != "assistant" && f.peek(name).is_some() {
+            return Err(f.error(name, "is only for messages of role assistant"));
+        }
     }
     let path = f.path("tool_calls");
     let calls = f.list("tool_calls", CALLS_MAX)?.unwrap_or_default().into_iter().enumerate();
@@ -46,11 +49,16 @@ fn line(function: Value, path: &str) -> Result<String, FieldError> {
     let arguments = match function.take("arguments") {
         None => "{}".to_owned(),
         Some(Value::String(text)) if text.trim().is_empty() => "{}".to_owned(),
-        Some(Value::String(text)) if is_object(&text) => text.trim().to_owned(),
+        Some(Value::String(text)) if is_object(&text) => on_one_line(&text),
         Some(value @ (Value::String(_) | Value::Object(_))) => value.to_string(),
         Some(_) => return Err(function.error("arguments", "must be an object or the text of one")),
     };
     Ok(format!("{{\"name\": {}, \"arguments\": {arguments}}}", json(&name)))
+}
+
+/// JSON without line breaks, every number and the order of keys as they were written. Strings have none: they spell them `\n`.
+fn on_one_line(json: &str) -> String {
+    json.split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 fn is_object(text: &str) -> bool {
@@ -76,6 +84,13 @@ mod tests {
                 r#"{"name":"sum","arguments":"{\"b\": 1, \"a\": 2.50}"}"#,
                 r#"{"name": "sum", "arguments": {"b": 1, "a": 2.50}}"#,
             ),
+            // Pretty-printed, with a line break that is spelled inside of a string.
+            (
+                r#"{"name":"sum","arguments":"{\n  \"b\": 1,\r\n  \"a\": \"x\\n  y\"\n}\n"}"#,
+                r#"{"name": "sum", "arguments": { "b": 1, "a": "x\n  y" }}"#,
+            ),
+            // Not an object, so that its text stays a text.
+            (r#"{"name":"sum","arguments":"{\n1"}"#, r#"{"name": "sum", "arguments": "{\n1"}"#),
             (r#"{"name":"sum","arguments":{"a":1}}"#, r#"{"name": "sum", "arguments": {"a":1}}"#),
             (r#"{"name":"sum","arguments":"{\"a\": 1"}"#, r#"{"name": "sum", "arguments": "{\"a\": 1"}"#),
             (r#"{"name":"a\"b","arguments":""}"#, r#"{"name": "a\"b", "arguments": {}}"#),
@@ -87,6 +102,12 @@ mod tests {
             r#"{"tool_calls":[{"function":{"name":"a"}},{"function":{"name":"b"}}],"function_call":{"name":"c"}}"#;
         assert_eq!(lines("assistant", both).map(|lines| lines.len()), Ok(3));
         assert_eq!(lines("user", r#"{"tool_calls":[],"function_call":null}"#), Ok(Vec::new()));
+        for (role, nothing) in
+            ["null", "false", "0", "\"\"", "[]", "{}"].iter().flat_map(|n| [("user", n), ("assistant", n)])
+        {
+            let message = format!(r#"{{"tool_calls":{nothing},"function_call":{nothing}}}"#);
+            assert_eq!(lines(role, &message), Ok(Vec::new()), "{message}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-use super::fields::{FieldError, Fields};
+use super::fields::{FieldError, Fields, asks_for_nothing};
 
 /// Refused unless they ask for nothing.
 const NOT_BUILT: &[&str] = &[
@@ -29,7 +29,6 @@ const NOT_BUILT: &[&str] = &[
     "prompt_logprob_start",
     "prompt_logprob_token_ids",
     "return_tokens_as_token_ids",
-    "truncate_prompt_tokens",
     // llama-server: how it draws.
     "dry_multiplier",
     "dynatemp_range",
@@ -39,7 +38,6 @@ const NOT_BUILT: &[&str] = &[
     "min_keep",
     "mirostat",
     "n_indent",
-    "n_predict",
     "samplers",
     "xtc_probability",
     // llama-server: what it reads and tells.
@@ -72,8 +70,12 @@ const NOT_BUILT: &[&str] = &[
 /// Of these only the value that changes nothing is built.
 const ONLY_TRUE: [&str; 4] = ["skip_special_tokens", "add_special_tokens", "detokenize", "include_reasoning"];
 const ONLY_ONE: [&str; 3] = ["repeat_penalty", "typical_p", "length_penalty"];
-/// What a model thinks aloud stays in its text, and nothing tells it how much to think.
-const ONLY_NONE: [&str; 2] = ["reasoning_format", "reasoning_effort"];
+/// Limits of another kind than ours: refused unless they ask for nothing, or, with -1, for no limit.
+const NO_LIMIT: [&str; 2] = ["n_predict", "truncate_prompt_tokens"];
+/// Nothing tells a model how much to think,
+const ONLY_NONE: [&str; 1] = ["reasoning_effort"];
+/// and what it thinks aloud stays in its text. llama-server's own page leaves the format to the server in every request.
+const NONE_OR_AUTO: [&str; 1] = ["reasoning_format"];
 const ONLY_MEDIUM: [&str; 1] = ["verbosity"];
 /// llama-server's clients turn these off with a number that is not above 0.
 const ONLY_NOT_ABOVE_0: [&str; 2] = ["t_max_predict_ms", "top_n_sigma"];
@@ -87,12 +89,19 @@ const PENALTIES: [(&str, f64); 3] =
 pub(super) fn refuse(f: &mut Fields) -> Result<(), FieldError> {
     penalties_of_all_tokens(f)?;
     f.refuse(NOT_BUILT)?;
+    f.refuse_but(&NO_LIMIT, |value| asks_for_nothing(value) || value.as_f64() == Some(-1.0), "must be -1")?;
     f.refuse_but(&ONLY_TRUE, |value| *value == true, "must be true")?;
     f.refuse_but(&ONLY_ONE, |value| value.as_f64() == Some(1.0), "must be 1")?;
     f.refuse_but(&ONLY_NONE, |value| value == "none", "must be \"none\"")?;
+    f.refuse_but(&NONE_OR_AUTO, |value| value == "none" || value == "auto", "must be \"none\" or \"auto\"")?;
     f.refuse_but(&ONLY_MEDIUM, |value| value == "medium", "must be \"medium\"")?;
     f.refuse_but(&ONLY_NOT_ABOVE_0, |value| value.as_f64().is_some_and(|x| x <= 0.0), "must not be above 0")?;
     f.refuse_but(&ONLY_BELOW_0, |value| value.as_f64().is_some_and(|x| x < 0.0), "must be below 0")
+}
+
+/// As [`refuse`], where a template writes the special tokens of a conversation: vLLM's clients say that none are added to them.
+pub(super) fn refuse_in_chat(f: &mut Fields) -> Result<(), FieldError> {
+    f.refuse_but(&["add_special_tokens"], Value::is_boolean, "must be true or false")
 }
 
 /// Penalties here know all tokens of an answer; llama-server's `repeat_last_n` asks for the last few. Its clients send it by
@@ -120,7 +129,7 @@ mod tests {
     /// Goal: no field that is not built is taken silently. Method: what somebody who wants something of it sends.
     #[test]
     fn what_asks_for_something_is_refused_by_name() {
-        let lists = [&ONLY_NONE[..], &ONLY_MEDIUM, &ONLY_NOT_ABOVE_0, &ONLY_BELOW_0].concat();
+        let lists = [&NO_LIMIT[..], &ONLY_NONE, &NONE_OR_AUTO, &ONLY_MEDIUM, &ONLY_NOT_ABOVE_0, &ONLY_BELOW_0].concat();
         let asking = NOT_BUILT.iter().chain(&lists).map(|name| (*name, ["1", "\"high\"", "[1]"]));
         for (name, values) in asking {
             let is_number = ONLY_NOT_ABOVE_0.contains(&name) || ONLY_BELOW_0.contains(&name);
@@ -131,6 +140,9 @@ mod tests {
         }
         for (name, value) in [
             ("n_probs", "5"),
+            ("n_predict", "-2"),
+            ("truncate_prompt_tokens", "5"),
+            ("add_special_tokens", "false"),
             ("return_tokens", "true"),
             ("t_max_predict_ms", "0.5"),
             ("top_n_sigma", "2.0"),
@@ -151,7 +163,7 @@ mod tests {
     /// clients, and nulls.
     #[test]
     fn what_changes_nothing_passes() {
-        for name in NOT_BUILT {
+        for name in NOT_BUILT.iter().chain(&NO_LIMIT) {
             for nothing in ["null", "false", "0", "\"\"", "[]", "{}"] {
                 assert_eq!(refused(&format!(r#"{{"{name}":{nothing}}}"#)), None, "{name} {nothing}");
             }
@@ -163,6 +175,12 @@ mod tests {
             "include_reasoning":true,"reasoning_effort":"none","reasoning_format":"none","verbosity":"medium",
             "spaces_between_special_tokens":true,"priority":0,"parallel_tool_calls":true,"vllm_xargs":null}"#;
         assert_eq!(refused(habits), None);
+        assert_eq!(refused(r#"{"reasoning_format":"auto","n_predict":-1,"truncate_prompt_tokens":-1}"#), None);
+        for (value, passes) in [("false", true), ("true", true), ("null", true), ("1", false)] {
+            let chat = format!(r#"{{"add_special_tokens":{value}}}"#);
+            let mut f = Fields::parse(chat.as_bytes()).expect("an object");
+            assert_eq!(refuse_in_chat(&mut f).and_then(|()| refuse(&mut f)).is_ok(), passes, "{chat}");
+        }
     }
 
     #[test]

@@ -110,7 +110,7 @@ fn one_tenant_leaves_room_in_the_queue() {
 }
 
 /// Goal: a few requests with many choices are as full a queue as many with one. Method: one slot, taken; a request that nobody waits
-/// before is admitted whatever it asks for, and then only as many choices as may wait.
+/// before is admitted whatever it asks for, and counts as no more than one client may have; then only as many choices as may wait.
 #[test]
 fn the_queue_is_bounded_by_sequences_too() {
     let test = TestEngine::with(Model::default(), |config| {
@@ -120,7 +120,11 @@ fn the_queue_is_bounded_by_sequences_too() {
     let running = occupy(&test);
     let ask = |n| test.submit(Target::Live, Ask { n, ..Ask::exactly(test.tokens("a word"), 3) });
     let huge = ask(64).expect("nobody waits");
-    assert!(matches!(ask(1), Err(Rejection::Full { waiting: 1 })));
+    assert!(matches!(ask(3), Err(Rejection::Full { waiting: 1 })));
+    let few = ask(2).expect("there is room beside one request");
+    assert!(matches!(ask(1), Err(Rejection::Full { waiting: 2 })));
+    few.cancel.cancel();
+    few.wait();
     huge.cancel.cancel();
     huge.wait();
     while test.engine.stats().waiting > 0 {
@@ -131,4 +135,20 @@ fn the_queue_is_bounded_by_sequences_too() {
     running.cancel.cancel();
     assert_eq!((waits(six).len(), waits(four).len()), (6, 4));
     assert_eq!(waits(ask(64).expect("nobody waits")).len(), 64);
+}
+
+/// Goal: room goes back with each choice that gets a slot, not with the last one. Method: one slot and room for ten; of five long
+/// choices the first is drawn.
+#[test]
+fn a_choice_that_has_a_slot_waits_no_longer() {
+    let test = TestEngine::with(Model::default(), |config| {
+        config.parallel = 1;
+        config.max_queue_sequences = 10;
+    });
+    let ask = |n| test.submit(Target::Live, Ask { n, ..Ask::exactly(test.tokens("the"), 250) });
+    let first = ask(5).expect("nobody waits");
+    first.events.recv().unwrap();
+    let second = ask(6).expect("four wait");
+    assert!(matches!(ask(1), Err(Rejection::Full { waiting: 2 })));
+    [first, second].iter().for_each(|answer| answer.cancel.cancel());
 }

@@ -111,6 +111,61 @@ fn whoever_comes_back_takes_its_own_place() {
     assert_eq!(test.ask(Ask::exactly(test.tokens("the"), 3))[0].finished.rollout.version, ONE);
 }
 
+/// Goal: a version that leaves takes no entry along but its own. Method: it is loaded again while one of its responses stands still,
+/// and leaves once more, another response running; then the first of the two has left.
+#[test]
+fn whoever_leaves_is_not_taken_for_its_successor() {
+    let test = TestEngine::new();
+    test.load(1);
+    let (before, first) = (test.engine.resident(ONE).unwrap(), stuck(&test, ONE));
+    test.engine.retire(ONE).unwrap();
+    test.engine.load(ONE, &before.path).unwrap();
+    let (after, second) = (test.engine.resident(ONE).unwrap(), stuck(&test, ONE));
+    test.engine.retire(ONE).unwrap();
+    drop(first);
+    assert!(before.wait_freed(Duration::from_secs(30)));
+    assert_eq!(in_memory(&test), [0, 1], "it answers still");
+    assert!(test.engine.is_anybody_leaving());
+    drop(second);
+    assert!(after.wait_freed(Duration::from_secs(30)));
+    assert_eq!(in_memory(&test), [0]);
+    assert!(!test.engine.is_anybody_leaving());
+}
+
+/// Goal: who is to serve does not wait for whoever is judged. Method: a live version and one that stays; a third is refused, and
+/// comes when it is to go live. Beside it there is no place then, nor a second one more.
+#[test]
+fn who_is_to_serve_has_one_place_more() {
+    let test = TestEngine::new();
+    test.load(1);
+    test.engine.promote(ONE).unwrap();
+    test.load(2);
+    let [third, fourth] = [3, 4].map(PolicyVersion);
+    assert!(matches!(test.engine.load(third, &file(&test, 3)), Err(EngineError::Crowded { .. })));
+    test.engine.load_to_serve(third, &file(&test, 3)).unwrap();
+    assert!(matches!(test.engine.load_to_serve(fourth, &file(&test, 4)), Err(EngineError::Crowded { .. })));
+    assert_eq!(test.engine.promote(third).unwrap(), ONE);
+    test.engine.step_down(ONE).unwrap();
+    assert!(test.engine.is_full(), "the live one, and one that is judged");
+    test.engine.load_to_serve(fourth, &file(&test, 4)).unwrap();
+    assert_eq!(in_memory(&test), [0, 2, 3, 4]);
+}
+
+/// Goal: a thread that ended in a panic has no place. Method: a client whose sink panics on it; then another version comes.
+#[test]
+fn a_thread_that_panicked_keeps_no_place() {
+    let test = TestEngine::new();
+    test.load(1);
+    test.load(2);
+    let (mut request, _) = request(Ask::exactly(test.tokens("the"), 3));
+    request.sink = Box::new(|_| panic!("of a test"));
+    let two = test.engine.resident(TWO).unwrap();
+    test.engine.submit(Target::Version(TWO), request).unwrap();
+    assert!(two.wait_freed(Duration::from_secs(30)));
+    assert!(!test.engine.is_full());
+    test.load(3);
+}
+
 /// Goal: whoever loads plans with what the one before has left. Method: two threads that load as fast as they can; the residents
 /// never have two guests.
 #[test]

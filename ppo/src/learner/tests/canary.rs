@@ -1,8 +1,11 @@
 //! The canary when little is seen of the candidate until its time is over, and nothing good.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use candle_core::Tensor;
@@ -28,8 +31,15 @@ fn world(seconds: u64) -> World {
     world
 }
 
-/// Runs the canary while `traffic` flows: how many answers were judged, whether they were tested, and why it is refused.
-fn fly(world: &mut World, traffic: impl FnOnce(&mut World, &dyn Fn() -> bool)) -> (usize, bool, Option<String>) {
+/// How many answers were judged, whether they were tested, and why it is refused.
+type Seen = (usize, bool, Option<String>);
+
+/// Runs the canary while `traffic` flows; `go_on` is what it asks before each look.
+fn fly(
+    world: &mut World,
+    go_on: &(dyn Fn() -> bool + Sync),
+    traffic: impl FnOnce(&mut World, &dyn Fn() -> bool),
+) -> Seen {
     let counters = Arc::new(LearnerCounters::default());
     let (engine, registry, config) = (world.engine.clone(), world.registry.clone(), world.config.clone());
     let switch = Switch::new(engine.clone(), registry.clone(), Arc::clone(&counters));
@@ -46,7 +56,7 @@ fn fly(world: &mut World, traffic: impl FnOnce(&mut World, &dyn Fn() -> bool)) -
                 counters: &counters,
                 scorer: None,
             };
-            let finding = publisher.canary(IMPORT, PolicyVersion::SFT, &|| true);
+            let finding = publisher.canary(IMPORT, PolicyVersion::SFT, go_on);
             is_over.store(true, Ordering::Release);
             finding
         });
@@ -65,15 +75,32 @@ fn serve_until(world: &mut World, n: usize, rule: fn(&Rollout) -> f64) {
     }
 }
 
+/// Runs the canary over so many answers of the import: it looks when they are all judged, however long that has taken.
+fn fly_over(world: &mut World, n: usize, rule: fn(&Rollout) -> f64) -> Seen {
+    let (begun, has_begun) = crossbeam_channel::bounded(1);
+    let (serving, served) = crossbeam_channel::bounded::<()>(0);
+    let go_on = || {
+        begun.try_send(()).unwrap_or_default();
+        // Ends with the sender.
+        served.recv().unwrap_or_default();
+        true
+    };
+    fly(world, &go_on, move |world, _| {
+        has_begun.recv_timeout(Duration::from_secs(60)).unwrap();
+        serve_until(world, n, rule);
+        drop(serving);
+    })
+}
+
 /// Goal: the end of its time is no way past the test. Method: a dozen answers, fewer than the first look wants, judged badly and
 /// judged like version 0's; and so few that no test is worth its name.
 #[test]
 fn what_was_gathered_is_tested_when_the_time_is_over() {
-    let mut bad = world(3);
-    let (n, is_tested, refusal) = fly(&mut bad, |world, _| serve_until(world, 12, badly));
+    let mut bad = world(1);
+    let (n, is_tested, refusal) = fly_over(&mut bad, 12, badly);
     assert!((12..24).contains(&n) && is_tested, "{n}");
     assert!(refusal.unwrap().contains("reward of"));
-    let (n, is_tested, refusal) = fly(&mut bad, |world, _| serve_until(world, 3, badly));
+    let (n, is_tested, refusal) = fly_over(&mut bad, 3, badly);
     assert!((3..8).contains(&n) && !is_tested, "{n}");
     assert_eq!(refusal, None, "three answers say nothing, but there were some");
     bad.close();
@@ -84,7 +111,7 @@ fn what_was_gathered_is_tested_when_the_time_is_over() {
 #[test]
 fn a_candidate_that_answers_nobody_or_fails_is_refused() {
     let mut world = world(1);
-    let (n, is_tested, refusal) = fly(&mut world, |_, _| ());
+    let (n, is_tested, refusal) = fly(&mut world, &|| true, |_, _| ());
     assert_eq!((n, is_tested), (0, false));
     assert!(refusal.unwrap().contains("answered nobody in 1 s"));
     world.config.canary_s = 600;
@@ -94,7 +121,7 @@ fn a_candidate_that_answers_nobody_or_fails_is_refused() {
     std::fs::remove_file(&path).unwrap();
     broken_at(7).write(&path).unwrap();
     world.engine.load(IMPORT, &path).unwrap();
-    let (_, _, refusal) = fly(&mut world, |world, is_over| {
+    let (_, _, refusal) = fly(&mut world, &|| true, |world, is_over| {
         while !is_over() {
             ask(world, TokenId(7));
         }

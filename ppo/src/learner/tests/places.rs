@@ -4,11 +4,11 @@ use std::sync::mpsc::{Sender, channel};
 
 use policy::{
     PolicyVersion, SamplingParams,
-    engine::{Engine, Event, GenerateRequest, Target},
+    engine::{Engine, EngineError, Event, GenerateRequest, Target},
 };
 
 use super::{super::*, watching::*, world::*};
-use crate::{rollout_log::RolloutState, stats::UpdateOutcome, sync_point};
+use crate::{publish::place::once_there_is_room, rollout_log::RolloutState, stats::UpdateOutcome, sync_point};
 
 /// A response that stands still at its first token, until the sender is dropped.
 fn stuck(engine: &Engine, version: PolicyVersion) -> Sender<()> {
@@ -75,6 +75,34 @@ fn a_candidate_without_a_place_holds_up_nobody() {
     assert_eq!((world.engine.live(), world.registry.live().unwrap().version), (IMPORT, IMPORT));
     eventually("the end of the update", || !learner.history().is_empty());
     assert_eq!(learner.history()[0].outcome, UpdateOutcome::Interrupted);
+    world.close();
+}
+
+/// Goal: a lack of memory is waited for like a lack of places while somebody is leaving, and is an error otherwise. Method: loads
+/// that are refused beside a version that cannot leave, one of whose responses stands still; then without it.
+#[test]
+fn memory_that_is_about_to_be_free_is_waited_for() {
+    let world = world_with_an_import(|_| ());
+    world.engine.load(IMPORT, &world.registry.path(IMPORT)).unwrap();
+    let held = stuck(&world.engine, IMPORT);
+    world.engine.retire(IMPORT).unwrap();
+    let (version, n_loads) = (PolicyVersion(9), std::cell::Cell::new(0));
+    let refused =
+        || EngineError::Memory { version, needed: 9, parts: "weights 9".to_owned(), room: 8, limit: "the machine" };
+    let load = |n_refused| {
+        n_loads.set(0);
+        once_there_is_room(&world.engine, version, &|| true, || {
+            n_loads.set(n_loads.get() + 1);
+            if n_loads.get() <= n_refused { Err(refused()) } else { Ok(()) }
+        })
+    };
+    assert!(load(3).unwrap());
+    assert_eq!(n_loads.get(), 4);
+    assert!(!once_there_is_room(&world.engine, version, &|| false, || Err(refused())).unwrap(), "nobody wants it now");
+    drop(held);
+    eventually("the import to leave", || !world.engine.is_anybody_leaving());
+    assert!(load(3).is_err());
+    assert_eq!(n_loads.get(), 1);
     world.close();
 }
 

@@ -67,6 +67,28 @@ fn old_exchanges_leave_and_say_so() {
     assert_eq!(LogReader::open(dir.path()).unwrap().stats().unwrap().dropped[&DropReason::Outdated], 2, "for good");
 }
 
+/// Goal: whoever asks why exchanges did not train is told the same after they have gone. Method: greedy ones, some of a user who is
+/// forgotten, the others too old.
+#[test]
+fn reasons_outlive_their_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = aged(dir.path(), &[9, 9, 9]);
+    for (n, user) in [(3, None), (4, Some("ann")), (5, Some("ann"))] {
+        let mut greedy = Rollout { user: user.map(str::to_owned), ..rollout(n, 0) };
+        (greedy.sampling.temperature, greedy.created_ms) = (0.0, 1);
+        log.append(greedy).unwrap();
+    }
+    log.flush().unwrap();
+    let dropped = || log.reader().stats().unwrap().dropped;
+    assert_eq!(dropped(), [(DropReason::Greedy, 3)].into());
+    log.forget_user("ann", &Who::cli()).unwrap();
+    assert_eq!(dropped(), [(DropReason::Greedy, 3)].into());
+    keep(&log, 5, 0);
+    left(&log, &[]);
+    assert_eq!(dropped(), [(DropReason::Greedy, 3), (DropReason::Outdated, 3)].into());
+    log.close();
+}
+
 /// Goal: a restart can compute the newest updates again, whatever their age. Method: three updates of two old rows each.
 #[test]
 fn what_the_newest_updates_used_stays() {

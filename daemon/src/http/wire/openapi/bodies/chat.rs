@@ -9,17 +9,20 @@ use utoipa::{
 use super::{
     SharedBody,
     rules::{any_of, generation, given, null, ruled, up_to, when, with, yes},
-    unions::{ArgumentsBody, ModalitiesBody, ToolChoiceBody},
+    unions::{ArgumentsBody, ModalitiesBody, NoListBody, NothingBody, ToolChoiceBody},
 };
 
 ruled! {
     /// One turn of a conversation.
     pub(crate) MessageBody, "Message": MessageFields, {
         let assistant = || ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["assistant"]));
-        let no_calls = AnyOfBuilder::new().item(null()).item(ArrayBuilder::new().max_items(Some(0)));
-        let said = with("content", given()).property("tool_calls", no_calls).property("function_call", null());
-        let calls = with("tool_calls", ArrayBuilder::new().min_items(Some(1))).property("role", assistant());
-        let call = with("function_call", ObjectBuilder::new().schema_type(Type::Object)).property("role", assistant());
+        let list = || ArrayBuilder::new().max_items(Some(128));
+        let or_nothing = |list| AnyOfBuilder::new().item(null()).item(NothingBody::schema()).item(list);
+        let none = || or_nothing(list().max_items(Some(0)));
+        let said = with("content", given()).property("tool_calls", none()).property("function_call", none());
+        let calls = with("tool_calls", list().min_items(Some(1))).property("role", assistant());
+        let call = ObjectBuilder::new().schema_type(Type::Object).min_properties(Some(1));
+        let call = with("function_call", call).property("tool_calls", or_nothing(list())).property("role", assistant());
         [any_of([said, calls, call])]
     };
 }
@@ -32,10 +35,33 @@ struct MessageFields {
     /// What is said; it may be missing beside calls of tools. Plain text: what spells a control token stays text.
     content: Option<Content>,
     /// Tools that an assistant called earlier: they become lines of its content, `{"name": …, "arguments": …}`.
-    #[schema(max_items = 128)]
-    tool_calls: Option<Vec<ToolCallBody>>,
+    tool_calls: Option<ToolCallsBody>,
     /// The same, as OpenAI called it before.
-    function_call: Option<FunctionCallBody>,
+    function_call: Option<LastCallBody>,
+}
+
+/// Calls, or what asks for none.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[schema(as = ToolCalls)]
+enum ToolCallsBody {
+    /// At most 128.
+    Calls(Vec<ToolCallBody>),
+    /// None.
+    Nothing(NothingBody),
+}
+
+/// A call, or what asks for none.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[schema(as = LastCall)]
+enum LastCallBody {
+    /// One.
+    Call(FunctionCallBody),
+    /// None.
+    Nothing(NothingBody),
+    /// None.
+    NoList(NoListBody),
 }
 
 /// One call.

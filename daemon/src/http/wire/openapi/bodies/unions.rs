@@ -125,6 +125,15 @@ union! {
     ToolChoiceBody, "ToolChoice": [only(Type::String, ["none", "auto"])];
     /// The text of an object, as the model wrote it, or the object.
     ArgumentsBody, "Arguments": [text(0), ObjectBuilder::new().schema_type(Type::Object).into()];
+    /// What some clients send for nothing.
+    NothingBody, "Nothing": [
+        only(Type::Boolean, [false]),
+        only(Type::Number, [0]),
+        only(Type::String, [""]),
+        ObjectBuilder::new().schema_type(Type::Object).max_properties(Some(0)).into(),
+    ];
+    /// An empty list.
+    NoListBody, "NoList": [ArrayBuilder::new().max_items(Some(0)).into()];
     /// This model writes text only.
     ModalitiesBody, "Modalities": [only(Type::String, ["text"]), list(only(Type::String, ["text"]), 0, 8)];
     /// A JSON schema, or the text of one.
