@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// Which weights produced something. Version 0 is the frozen SFT snapshot; each publication takes the next number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PolicyVersion(pub u64);
 
 impl PolicyVersion {

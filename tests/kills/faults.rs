@@ -9,7 +9,7 @@ use policy::{FinishReason, LogProb, PolicyVersion, Rollout, RolloutId, SampledTo
 use ppo::{
     RolloutLog,
     rollout_log::{
-        Act, Action, Claim, ClaimRequest, LogSettings, Outcome, RolloutState, ScoreRecord, Seq, Settlement, Start,
+        Act, Action, Claim, ClaimRequest, LogSettings, Outcome, RolloutState, ScoreRecord, Seq, Settlement,
         UpdateChange, UpdateEnd, UpdateStart, Verdict, Who,
     },
     stats::UpdateOutcome,
@@ -98,17 +98,7 @@ fn train_twice(folder: &std::path::Path) {
     let score = ScoreRecord { score: 1.0, std: None, reward_version: "test".to_owned() };
     log.score(vec![(Seq(1), Verdict::Scored(score))]).expect("scored");
     for number in 0..2 {
-        let start = UpdateStart {
-            number,
-            start: Start::Fresh,
-            parent: PolicyVersion::SFT,
-            parent_digest: String::new(),
-            state_before: String::new(),
-            config: String::new(),
-            arithmetic: String::new(),
-            n_threads: 1,
-            pretraining: String::new(),
-        };
+        let start = UpdateStart { number, n_threads: 1, ..UpdateStart::default() };
         let request = ClaimRequest { n_rollouts: 1, lineage: vec![PolicyVersion::SFT], user_share_max: 1.0 };
         assert!(matches!(log.begin_update(request, start).expect("begun"), Claim::Granted(_)));
         let end = UpdateEnd {

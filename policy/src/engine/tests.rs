@@ -5,6 +5,7 @@ mod constraints;
 mod deterministic;
 mod fairness;
 mod generation;
+mod memory;
 mod model;
 mod places;
 mod prefixes;

@@ -17,6 +17,7 @@ mod sabotage;
 mod saving;
 mod switching;
 mod trust;
+mod unfinished;
 mod updates;
 mod watching;
 mod world;

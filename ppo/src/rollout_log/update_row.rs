@@ -14,13 +14,14 @@ use super::{
 use crate::stats::UpdateOutcome;
 
 /// How the state before an update came about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Start {
     /// It is what the update before it left.
     Continued,
     /// Another version was activated: its weights with fresh moments, the value model as it was.
     Rebased,
     /// Its parent's weights, fresh moments, the value model at its beginning.
+    #[default]
     Fresh,
 }
 
@@ -44,8 +45,8 @@ impl Start {
     }
 }
 
-/// Written in the transaction of the claim, before the update begins.
-#[derive(Clone, Debug, PartialEq)]
+/// Written in the transaction of the claim, before the update begins. By default the first one of all, by nobody in particular.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct UpdateStart {
     /// Number of the update over the life of the data directory.
     pub number: u64,

@@ -1,3 +1,4 @@
+mod arrival;
 mod estimators;
 mod lora;
 mod optimum;

@@ -32,7 +32,7 @@ mod tests {
     use ppo::{
         RolloutLog,
         rollout_log::{
-            ClaimRequest, LogSettings, ScoreRecord, Settlement, Start, UpdateChange, UpdateEnd, UpdateStart, Verdict,
+            ClaimRequest, LogSettings, ScoreRecord, Settlement, UpdateChange, UpdateEnd, UpdateStart, Verdict,
         },
         stats::UpdateOutcome,
     };
@@ -50,17 +50,7 @@ mod tests {
         let score = ScoreRecord { score: 1.0, std: None, reward_version: "rm".to_owned() };
         log.score(vec![(seq, Verdict::Scored(score))]).unwrap();
         let request = ClaimRequest { n_rollouts: 1, lineage: vec![PolicyVersion::SFT], user_share_max: 1.0 };
-        let start = UpdateStart {
-            number: 7,
-            start: Start::Fresh,
-            parent: PolicyVersion::SFT,
-            parent_digest: String::new(),
-            state_before: String::new(),
-            config: String::new(),
-            arithmetic: String::new(),
-            n_threads: 1,
-            pretraining: String::new(),
-        };
+        let start = UpdateStart { number: 7, n_threads: 1, ..UpdateStart::default() };
         log.begin_update(request, start).unwrap();
         log
     }

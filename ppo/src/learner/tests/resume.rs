@@ -9,7 +9,7 @@ use std::{
 use super::{super::*, world::*};
 use crate::{
     registry::Candidate,
-    rollout_log::{LogReader, LogSettings, PageQuery, Quarantine, RolloutState, Start, UpdateRow},
+    rollout_log::{LogReader, RolloutState, Start},
     state::StateFolder,
     sync_point,
     test_world::served_model,
@@ -18,7 +18,7 @@ use crate::{
 /// Updates of every run.
 pub(super) const N_UPDATES: u64 = 4;
 /// The update during which copies are taken: one before it, one after it.
-const WATCHED: u64 = 1;
+pub(super) const WATCHED: u64 = 1;
 
 /// Rollouts of all updates are there before the first, so that no run depends on what its engine says when.
 pub(super) fn stocked(change: impl FnOnce(&mut config::Ppo)) -> World {
@@ -86,7 +86,7 @@ pub(super) fn copy_at(world: &World, moment: &'static str, to: &Path) {
 }
 
 /// Copies the folder at every moment of the watched update, as a crash there would leave it.
-fn copies_of(world: &World, into: &Path) -> Arc<Mutex<Vec<(&'static str, PathBuf)>>> {
+pub(super) fn copies_of(world: &World, into: &Path) -> Arc<Mutex<Vec<(&'static str, PathBuf)>>> {
     let copies = Arc::new(Mutex::new(Vec::new()));
     let (root, into, taken) = (world.folder_path().to_path_buf(), into.to_path_buf(), Arc::clone(&copies));
     let mut n_claimed = 0;
@@ -227,27 +227,6 @@ fn a_learner_that_begins_at_a_version_from_outside_misses_nothing() {
     world.close();
 }
 
-/// Goal: what kills the process each time is given up. Method: a copy from the middle of an update, with a record that says
-/// that three processes have died in it.
-#[test]
-fn an_update_that_keeps_killing_the_process_is_dropped() {
-    let into = tempfile::tempdir().unwrap();
-    let mut world = stocked(|_| ());
-    let copies = copies_of(&world, into.path());
-    finish(&mut world);
-    let config = world.config.clone();
-    world.close();
-    let path = copies.lock().unwrap()[0].1.clone();
-    let connection = rusqlite::Connection::open(path.join("data/rollouts.sqlite")).unwrap();
-    connection.execute("UPDATE updates SET n_attempts = 3 WHERE outcome = 'open'", []).unwrap();
-    drop(connection);
-    let mut world = reopened(path, &config);
-    let learner = world.start_learner();
-    eventually("the next update", || learner.history().len() as u64 > WATCHED);
-    assert_eq!(world.states()[&RolloutState::Dropped], config.rollouts_per_update);
-    world.close();
-}
-
 /// Goal: an activation is part of the history. Method: two updates, back to version 1, two more; then die, without a state,
 /// and come back.
 #[test]
@@ -272,53 +251,5 @@ fn a_rollback_is_followed_when_the_history_is_computed_again() {
     let learner = world.start_learner();
     eventually("the updates", || learner.counters().replayed == N_UPDATES);
     assert_eq!((history(world.log.data_dir()), learner.counters().resets), (expected, 0));
-    world.close();
-}
-
-/// Goal: whoever is caught while an update runs is not in the version that the restart publishes. Method: a copy from the middle of an
-/// update, one of whose rollouts is of a user who is on the list when it is opened.
-#[test]
-fn an_unfinished_update_with_a_quarantined_user_is_not_repeated() {
-    let into = tempfile::tempdir().unwrap();
-    let mut world = stocked(|_| ());
-    let copies = copies_of(&world, into.path());
-    finish(&mut world);
-    let config = world.config.clone();
-    world.close();
-    let path = copies.lock().unwrap()[0].1.clone();
-    let data = path.join("data");
-    let connection = rusqlite::Connection::open(data.join("rollouts.sqlite")).unwrap();
-    let caught = "UPDATE rollouts SET user = 'mallory' WHERE state = 'claimed' AND seq =
-        (SELECT seq FROM update_rollouts WHERE number = 1 AND position = 3)";
-    assert_eq!(connection.execute(caught, []).unwrap(), 1);
-    drop(connection);
-    let settings = LogSettings { commit_ms: 5, queue: 1024, rescore_on_feedback: false };
-    RolloutLog::open_with(&data, &settings, Quarantine::parse("mallory")).unwrap().close();
-    let mut world = reopened(path, &config);
-    // One is missing for the last update.
-    world.feed();
-    finish(&mut world);
-    let row: UpdateRow = world.log.reader().update(WATCHED).unwrap().unwrap();
-    assert_eq!(row.n_attempts, 1, "it began anew");
-    let rows = world.log.reader().page(&PageQuery { limit: 100_000, ..PageQuery::default() }).unwrap();
-    let caught: Vec<_> = rows.iter().filter(|row| row.rollout.user.is_some()).map(|row| row.state).collect();
-    assert_eq!(caught, [RolloutState::Dropped]);
-    world.close();
-}
-
-#[test]
-fn another_configuration_gives_the_unfinished_claim_back() {
-    let into = tempfile::tempdir().unwrap();
-    let mut world = stocked(|_| ());
-    let copies = copies_of(&world, into.path());
-    finish(&mut world);
-    let config = config::Ppo { policy_learning_rate: 2e-3, ..world.config.clone() };
-    world.close();
-    let path = copies.lock().unwrap()[0].1.clone();
-    let mut world = reopened(path, &config);
-    let learner = finish(&mut world);
-    let row: UpdateRow = world.log.reader().update(WATCHED).unwrap().unwrap();
-    assert_eq!((row.start.config, row.n_attempts), (config.assignments(), 1), "it began anew");
-    assert_eq!(learner.counters().resets, 0);
     world.close();
 }

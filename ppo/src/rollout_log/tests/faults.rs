@@ -197,17 +197,7 @@ fn what_an_unfinished_update_holds_of_a_quarantined_user_is_let_go() {
     };
     assert!(log.append_feedback(words(1)).unwrap().applied);
     score_all(&log, 1.0);
-    let start = UpdateStart {
-        number: 7,
-        start: Start::Fresh,
-        parent: PolicyVersion(0),
-        parent_digest: String::new(),
-        state_before: String::new(),
-        config: String::new(),
-        arithmetic: String::new(),
-        n_threads: 1,
-        pretraining: String::new(),
-    };
+    let start = UpdateStart { number: 7, n_threads: 1, ..UpdateStart::default() };
     let request = ClaimRequest { n_rollouts: 4, lineage: vec![PolicyVersion(0)], user_share_max: 1.0 };
     granted(log.begin_update(request, start).unwrap());
     assert!(!log.append_feedback(words(2)).unwrap().applied, "it is claimed");
