@@ -17,7 +17,7 @@
 //! * engine and trainer were compared at all: agreement over no token is none;
 //! * the update did not unlearn its own lessons ([`alignment`]);
 //! * the trial ([`Trial`]): the candidate answers questions beside the live version, with the same random numbers; held-out
-//!   ones where there are any, else what it did not learn from just now, as far as there is enough of that ([`questions`]). It
+//!   ones where a share is held out, else what it did not learn from just now, as far as there is enough of that ([`questions`]). It
 //!   is refused when its reward is lower beyond doubt (the whole 95 % interval of the paired difference below 0), when the
 //!   differences that the same judge found along its lineage add up to a loss beyond doubt ([`drift`]), or when its manner
 //!   breaks: lengths, ends, repetition;

@@ -15,6 +15,7 @@ pub mod value;
 
 pub use aggregation::Aggregation;
 pub use penalty::KlPenalty;
+pub(crate) use policy::bounded_k3;
 pub use policy::{ApproxKl, PolicyClip, PolicyLoss, PolicyTokens, policy_loss};
 pub use value::{ValueLoss, ValueTokens, explained_variance, value_loss};
 

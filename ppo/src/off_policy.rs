@@ -199,12 +199,18 @@ pub fn ess_fraction(weights: &[f64], mask: &[bool]) -> f64 {
 #[must_use]
 pub fn is_exactly_on_policy(sampling: &SamplingParams) -> bool {
     let truncates = sampling.top_k != 0 || sampling.top_p < 1.0 || sampling.min_p > 0.0;
-    let penalises = sampling.presence_penalty != 0.0
+    let bans = sampling.min_tokens > 0 || sampling.ignore_eos;
+    !sampling.is_greedy() && !truncates && !is_altered(sampling) && !bans
+}
+
+/// Whether sampling settings draw from another policy, however little it differs: penalised, biased, or held to a grammar.
+#[must_use]
+pub fn is_altered(sampling: &SamplingParams) -> bool {
+    sampling.presence_penalty != 0.0
         || sampling.frequency_penalty != 0.0
         || sampling.repetition_penalty != 1.0
-        || !sampling.logit_bias.is_empty();
-    let bans = sampling.min_tokens > 0 || sampling.ignore_eos || sampling.constrained;
-    !sampling.is_greedy() && !truncates && !penalises && !bans
+        || !sampling.logit_bias.is_empty()
+        || sampling.constrained
 }
 
 /// Versions for the log-linear approximation of ℓ_old of one token.

@@ -35,6 +35,7 @@ use policy::{PolicyVersion, checkpoint};
 
 pub use adoption::Adoption;
 pub use error::RegistryError;
+pub use files::versions_folder;
 pub use retention::{Retention, Surplus};
 
 use crate::{
@@ -202,14 +203,6 @@ impl Registry {
     /// When the log cannot be read.
     pub fn last_service(&self, version: PolicyVersion, limit: usize) -> Result<Service, RegistryError> {
         Ok(self.log.reader().last_service(version, limit)?)
-    }
-
-    /// How many requests a version has answered after `start`, judged or not.
-    ///
-    /// # Errors
-    /// When the log cannot be read.
-    pub fn n_answered(&self, version: PolicyVersion, start: Seq) -> Result<u64, RegistryError> {
-        Ok(self.log.reader().n_answered(version, start)?)
     }
 
     /// Registers a candidate whose file is written.

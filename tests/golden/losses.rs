@@ -40,9 +40,10 @@ pub(super) fn policy_loss(case: &mut Case<'_>) {
         case.expect("per_token_loss", &got.per_token);
         case.expect("clipfrac", &[got.clip_fraction]);
         case.expect("dual_clipfrac", &[got.dual_clip_fraction]);
-        case.expect("approxkl_k1", &[got.approx_kl_k1]);
-        case.expect("approxkl_k2", &[got.approx_kl_k2]);
-        case.expect("approxkl_k3", &[got.approx_kl_k3]);
+        let kl = loss::ApproxKl::of(tokens.log_probs, tokens.old, tokens.mask);
+        case.expect("approxkl_k1", &[kl.k1]);
+        case.expect("approxkl_k2", &[kl.k2]);
+        case.expect("approxkl_k3", &[kl.k3]);
     }
 }
 

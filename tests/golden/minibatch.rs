@@ -4,7 +4,7 @@
 use candle_core::DType;
 use config::Ppo;
 use policy::kernels;
-use ppo::loss::{self, Aggregation, PolicyClip, PolicyTokens, ValueTokens};
+use ppo::loss::{self, Aggregation, ApproxKl, PolicyClip, PolicyTokens, ValueTokens};
 
 use super::{
     language_model::{Logits, padded, surrogate, values},
@@ -178,7 +178,9 @@ fn check(case: &mut Case<'_>, dtype: DType, minibatch: &Minibatch, whole: &Parts
     case.expect_as(dtype, "loss", &[total]);
     case.expect_as(dtype, "pg_clipfrac", &[whole.policy.clip_fraction]);
     case.expect_as(dtype, "vf_clipfrac", &[whole.value.clip_fraction]);
-    case.expect_as(dtype, "approxkl_k2", &[whole.policy.approx_kl_k2]);
+    let everything = vec![true; minibatch.old.len()];
+    let kl = ApproxKl::of(&minibatch.log_probs, &minibatch.old, &everything);
+    case.expect_as(dtype, "approxkl_k2", &[kl.k2]);
     case.expect_as(dtype, "grad_vpred", &padded(&grad_values, &minibatch.lengths, width));
 }
 

@@ -7,7 +7,10 @@ mod show;
 use std::{io::Write, path::Path};
 
 use clap::{Args, Subcommand};
-use ppo::rollout_log::{MadeVersion, Making};
+use ppo::{
+    registry::versions_folder,
+    rollout_log::{MadeVersion, Making},
+};
 
 use super::{ConfigArgs, Outcome, rollouts};
 use crate::http::wire::{json, policy::PolicyRow};
@@ -52,7 +55,7 @@ pub(super) fn run(command: Command) -> Outcome {
 
 fn list(args: &ListArgs) -> Outcome {
     let reader = rollouts::open(&args.config)?;
-    let folder = Path::new(&args.config.load()?.daemon.data_dir).join("versions");
+    let folder = versions_folder(Path::new(&args.config.load()?.daemon.data_dir));
     let mut out = std::io::stdout().lock();
     if !args.json {
         let head = ["version", "state", "parent", "rollouts", "bytes", "digest", "config", "scores", "reason"];

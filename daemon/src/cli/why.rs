@@ -10,8 +10,11 @@ use std::{
 
 use clap::Args;
 use policy::{PolicyVersion, checkpoint};
-use ppo::rollout_log::{
-    Action, FORGOTTEN, LogError, LogReader, LoggedRollout, Start, UpdateRow, UsedRollout, VersionRow, VersionState,
+use ppo::{
+    registry::versions_folder,
+    rollout_log::{
+        Action, FORGOTTEN, LogError, LogReader, LoggedRollout, Start, UpdateRow, UsedRollout, VersionRow, VersionState,
+    },
 };
 
 use super::{ConfigArgs, Outcome, clock::utc, rollouts, say};
@@ -60,7 +63,7 @@ struct Story {
 
 pub(super) fn run(args: &WhyArgs) -> Outcome {
     let story = Story::read(&rollouts::open(&args.config)?, PolicyVersion(args.version))?;
-    let folder = Path::new(&args.config.load()?.daemon.data_dir).join("versions");
+    let folder = versions_folder(Path::new(&args.config.load()?.daemon.data_dir));
     Ok(say::answer(story.tell(&folder.join(&story.row.path)).trim_end())?)
 }
 

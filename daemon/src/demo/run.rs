@@ -282,7 +282,7 @@ fn live_file(data_dir: &Path) -> Result<PathBuf> {
     let rows = ppo::rollout_log::LogReader::open(data_dir).map_err(log)?.versions().map_err(log)?;
     let live = rows.into_iter().find(|row| row.state == ppo::rollout_log::VersionState::Live);
     let live = live.ok_or_else(|| DemoError::Daemon("no version is live".to_owned()))?;
-    Ok(data_dir.join("versions").join(live.path))
+    Ok(ppo::registry::versions_folder(data_dir).join(live.path))
 }
 
 #[cfg(test)]

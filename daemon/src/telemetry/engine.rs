@@ -117,7 +117,7 @@ impl EngineMetrics {
 
     /// Several of the engine's reasons share a word.
     fn set_finished(&self, finished: &[u64; FINISH_REASONS.len()]) {
-        for word in ["stop", "length", "abort"] {
+        for word in FINISH_REASONS.map(finish_word) {
             let of_word = FINISH_REASONS.iter().zip(finished).filter(|(reason, _)| finish_word(**reason) == word);
             raise(&self.finished.with_label_values(&[word]), of_word.map(|(_, n)| n).sum());
         }

@@ -8,7 +8,7 @@
 //! wait for whoever is judged either.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -60,40 +60,54 @@ impl Engine {
         Footprint::of(&shared.base, &setup, &found, weights).bytes()
     }
 
-    /// Waits until there is one of so many places for a version, and memory for it.
-    pub(super) fn admit(&self, setup: &Setup, found: &Inspected, places: usize) -> Result<(), EngineError> {
+    /// Waits until there is one of so many places for a version, and memory for it; with what is given back, nobody else loads.
+    pub(super) fn admit(
+        &self,
+        setup: &Setup,
+        found: &Inspected,
+        places: usize,
+    ) -> Result<MutexGuard<'_, ()>, EngineError> {
         let refused = |error: std::io::Error| EngineError::Load { path: setup.path.clone(), reason: error.to_string() };
         let file_bytes = std::fs::metadata(&setup.path).map_err(refused)?.len();
         let footprint = Footprint::of(&self.0.base, setup, found, file_bytes);
+        // Nothing is guarded but the order, so a panic in a load breaks nothing.
+        let next = || self.0.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turn = next();
+        // From its turn on: another's load takes nothing of its patience.
         let until = Instant::now() + LEAVING_PATIENCE;
-        loop {
-            self.await_place(setup, places, until)?;
-            // Asked first: whoever has left by the time that memory is looked at has left it free.
-            let leaving = self.leaving();
-            let Err(error) = footprint.check(setup.version, machine()) else { return Ok(()) };
-            let Some(leaving) = leaving.filter(|_| Instant::now() < until) else { return Err(error) };
-            leaving.wait_freed(LOOK_AGAIN);
-        }
-    }
-
-    fn await_place(&self, setup: &Setup, places: usize, until: Instant) -> Result<(), EngineError> {
-        let version = setup.version;
         loop {
             if self.is_shutting_down() {
                 return Err(EngineError::shutting_down(&setup.path));
             }
-            self.ask_to_leave(version);
-            let taken = self.places_taken(version);
-            if taken.len() < places {
-                return Ok(());
+            if self.is_ready(setup.version) {
+                return Err(EngineError::AlreadyLoaded(setup.version));
             }
-            let leaving = taken.iter().find(|resident| resident.is_draining());
-            let Some(leaving) = leaving.filter(|_| Instant::now() < until) else {
-                let residents = taken.iter().map(|resident| resident.version).collect();
-                return Err(EngineError::Crowded { version, places, residents });
-            };
+            let Some((error, leaving)) = self.lack(setup.version, places, &footprint) else { return Ok(turn) };
+            // Who waits is in nobody's way: another may find its own place meanwhile.
+            drop(turn);
+            let Some(leaving) = leaving.filter(|_| Instant::now() < until) else { return Err(error) };
             leaving.wait_freed(LOOK_AGAIN);
+            turn = next();
         }
+    }
+
+    /// What there is too little of for a version, and who is leaving with some of it.
+    fn lack(
+        &self,
+        version: PolicyVersion,
+        places: usize,
+        footprint: &Footprint,
+    ) -> Option<(EngineError, Option<Arc<Resident>>)> {
+        self.ask_to_leave(version);
+        let taken = self.places_taken(version);
+        if taken.len() >= places {
+            let residents = taken.iter().map(|resident| resident.version).collect();
+            let leaving = taken.into_iter().find(|resident| resident.is_draining());
+            return Some((EngineError::Crowded { version, places, residents }, leaving));
+        }
+        // Asked first: whoever has left by the time that memory is looked at has left it free.
+        let leaving = self.leaving();
+        footprint.check(version, machine()).err().map(|error| (error, leaving))
     }
 
     /// Whoever has stepped down leaves memory before another version comes into it.

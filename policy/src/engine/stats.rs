@@ -33,6 +33,7 @@ pub(super) struct ResidentCounters {
     pub(super) engine: Arc<Counters>,
     failed: AtomicU64,
     finished: AtomicU64,
+    cancelled: AtomicU64,
 }
 
 /// How what was asked of a resident has ended, since it came into memory.
@@ -42,6 +43,8 @@ pub struct Endings {
     pub failed: u64,
     /// Responses that ended, however.
     pub finished: u64,
+    /// Those among them that nobody waited for any more.
+    pub cancelled: u64,
 }
 
 /// Upper ends of the classes of [`EngineStats::step_sizes`], tokens; above the last lies one more class. A pass has at most
@@ -120,13 +123,19 @@ impl Counters {
 
 impl ResidentCounters {
     pub(super) fn new(engine: Arc<Counters>) -> ResidentCounters {
-        ResidentCounters { engine, failed: AtomicU64::new(0), finished: AtomicU64::new(0) }
+        ResidentCounters {
+            engine,
+            failed: AtomicU64::new(0),
+            finished: AtomicU64::new(0),
+            cancelled: AtomicU64::new(0),
+        }
     }
 
     pub(super) fn count_finish(&self, reason: FinishReason) {
         let i = FINISH_REASONS.iter().position(|&r| r == reason).expect("FINISH_REASONS holds every reason");
         add(&self.engine.finished[i], 1);
         add(&self.finished, 1);
+        add(&self.cancelled, usize::from(reason == FinishReason::Cancelled));
     }
 
     pub(super) fn count_failure(&self) {
@@ -136,7 +145,7 @@ impl ResidentCounters {
 
     pub(super) fn endings(&self) -> Endings {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Endings { failed: get(&self.failed), finished: get(&self.finished) }
+        Endings { failed: get(&self.failed), finished: get(&self.finished), cancelled: get(&self.cancelled) }
     }
 }
 

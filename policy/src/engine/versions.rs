@@ -2,7 +2,7 @@
 
 use std::{
     path::Path,
-    sync::{Arc, OnceLock, PoisonError, Weak, atomic::Ordering},
+    sync::{Arc, OnceLock, Weak, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -96,12 +96,8 @@ impl Engine {
 
     fn load_into(&self, places: usize, version: PolicyVersion, path: &Path) -> Result<(), EngineError> {
         let shared = &self.0;
-        // Nothing is guarded but the order, so a panic in a load breaks nothing.
-        let _turn = shared.loading.lock().unwrap_or_else(PoisonError::into_inner);
         let refused = |reason: &str| EngineError::Load { path: path.to_owned(), reason: reason.into() };
-        if self.is_shutting_down() {
-            return Err(EngineError::shutting_down(path));
-        }
+        // Asked again when its turn has come: what is there already needs no file that is whole.
         if self.is_ready(version) {
             return Err(EngineError::AlreadyLoaded(version));
         }
@@ -111,7 +107,7 @@ impl Engine {
             return Err(refused("its tokenizer is not version 0's"));
         }
         let setup = self.setup(version, path);
-        self.admit(&setup, &found, places)?;
+        let _turn = self.admit(&setup, &found, places)?;
         let _guest = shared.counters.rest.guest();
         let weights = loading::weights(&setup, Some(&shared.base))?;
         let forget = forgetting(version, Arc::downgrade(&shared.residents), Arc::downgrade(&shared.freed));

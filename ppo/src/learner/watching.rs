@@ -10,7 +10,7 @@
 use std::{
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -28,6 +28,8 @@ use crate::{
 
 /// Pause between two looks while nothing is about to be claimed.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Pause at most between two attempts to have the live version serve, where its pointer had failed.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Ancestors that are looked at, beside version 0.
 const ANCESTORS_MAX: u64 = 16;
 
@@ -138,7 +140,7 @@ impl Watch {
 
     /// Of this version alone: a canary's failures are no fault of the version beside it.
     fn count(&self, version: PolicyVersion) -> Errors {
-        let Endings { failed, finished } = self.engine.endings(version);
+        let Endings { failed, finished, .. } = self.engine.endings(version);
         Errors { failed, finished }
     }
 
@@ -197,8 +199,8 @@ impl Drop for WatchKeeper {
 }
 
 fn keep(watch: &Watch, rollback: &Rollback, stopped: &Receiver<()>) {
+    let (mut due, mut pause) = (Instant::now(), PAUSE);
     while stopped.recv_timeout(PAUSE) == Err(RecvTimeoutError::Timeout) {
-        rollback.switch.keep_up();
         match watch.look() {
             Ok(None) => {}
             Ok(Some(breach)) => {
@@ -207,6 +209,11 @@ fn keep(watch: &Watch, rollback: &Rollback, stopped: &Receiver<()>) {
                 }
             }
             Err(error) => tracing::warn!(%error, "the watch could not look at the live version and will try again"),
+        }
+        // Each attempt may read a whole file, and wait for memory: what cannot be is tried ever more rarely.
+        if due <= Instant::now() {
+            pause = if rollback.switch.keep_up() { PAUSE } else { (2 * pause).min(PAUSE_MAX) };
+            due = Instant::now() + pause;
         }
     }
 }

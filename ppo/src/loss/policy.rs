@@ -68,12 +68,6 @@ pub struct PolicyLoss {
     pub clip_fraction_high: f64,
     /// Share of tokens that the dual clip stopped.
     pub dual_clip_fraction: f64,
-    /// [`ApproxKl::k1`] to what the ratio is centred on.
-    pub approx_kl_k1: f64,
-    /// [`ApproxKl::k2`] to it.
-    pub approx_kl_k2: f64,
-    /// [`ApproxKl::k3`] to it.
-    pub approx_kl_k3: f64,
 }
 
 /// How far a policy has gone from an older one whose samples these are: means over the mask, nats.
@@ -105,11 +99,16 @@ impl ApproxKl {
             let divergence = old[t] - log_probs[t];
             sum.k1 += KlEstimator::K1.value(divergence);
             sum.k2 += KlEstimator::K2.value(divergence);
-            sum.k3 += KlEstimator::K3.value(divergence.clamp(-LOG_RATIO_MAX, LOG_RATIO_MAX));
+            sum.k3 += bounded_k3(divergence);
         }
         let mean = 1.0 / masked::count(mask).max(1) as f64;
         ApproxKl { k1: sum.k1 * mean, k2: sum.k2 * mean, k3: sum.k3 * mean }
     }
+}
+
+/// k3 of a log-ratio, policy less reference, that is clamped before `exp`.
+pub(crate) fn bounded_k3(divergence: f64) -> f64 {
+    KlEstimator::K3.value(divergence.clamp(-LOG_RATIO_MAX, LOG_RATIO_MAX))
 }
 
 /// PPO's policy loss.
@@ -131,7 +130,6 @@ pub fn policy_loss(tokens: PolicyTokens<'_>, clip: PolicyClip) -> PolicyLoss {
     let n = tokens.mask.len();
     let lengths = [tokens.log_probs, tokens.old, tokens.advantages, tokens.weights, tokens.coefficients];
     assert!(lengths.iter().all(|x| x.len() == n), "every slice has one entry per token");
-    let kl = ApproxKl::of(tokens.log_probs, tokens.old, tokens.mask);
     let mut result = PolicyLoss {
         loss: 0.0,
         grad: vec![0.0; n],
@@ -141,9 +139,6 @@ pub fn policy_loss(tokens: PolicyTokens<'_>, clip: PolicyClip) -> PolicyLoss {
         clip_fraction: 0.0,
         clip_fraction_high: 0.0,
         dual_clip_fraction: 0.0,
-        approx_kl_k1: kl.k1,
-        approx_kl_k2: kl.k2,
-        approx_kl_k3: kl.k3,
     };
     for t in (0..n).filter(|t| tokens.mask[*t]) {
         add_token(&mut result, &tokens, clip, t);

@@ -10,14 +10,10 @@
 
 use std::time::{Duration, Instant};
 
-use policy::PolicyVersion;
+use policy::{PolicyVersion, engine::Endings};
 
 use super::{PublishError, Publisher};
-use crate::{
-    registry::RegistryError,
-    rollout_log::Seq,
-    watch::{Errors, Service, welch},
-};
+use crate::watch::{Errors, Service, welch};
 
 /// Looks at most.
 const LOOKS: usize = 5;
@@ -82,7 +78,7 @@ impl Publisher<'_> {
         let n_wanted = self.config.canary_rollouts.max(LOOK_MIN);
         let deadline = Instant::now() + Duration::from_secs(self.config.canary_s);
         let start = self.registry.newest_rollout()?;
-        let n_failed_before = self.engine.endings(candidate).failed;
+        let before = self.engine.endings(candidate);
         self.engine.begin_canary(candidate, self.config.canary_share)?;
         let _running = Running(self.engine);
         tracing::info!(version = %candidate, share = self.config.canary_share, "a canary begins");
@@ -97,8 +93,9 @@ impl Publisher<'_> {
             let [new, old] = [candidate, live].map(|version| self.registry.service(version, start, n_wanted));
             let (new, old) = (new?, old?);
             finding.n = new.scores.len();
-            finding.n_failed = self.engine.endings(candidate).failed.saturating_sub(n_failed_before);
-            finding.refusal = self.failure(candidate, start, finding.n_failed)?;
+            let ended = since(self.engine.endings(candidate), before);
+            finding.n_failed = ended.failed;
+            finding.refusal = failure(ended);
             let n = if is_over { LAST_LOOK_MIN } else { n_planned };
             let is_enough = new.scores.len() >= n && old.scores.len() >= n;
             if is_enough && finding.refusal.is_none() {
@@ -107,7 +104,7 @@ impl Publisher<'_> {
             }
             if is_over && finding.refusal.is_none() {
                 tracing::warn!(version = %candidate, rollouts = finding.n, "the canary's time is over");
-                finding.refusal = self.silence(candidate, start, &finding)?;
+                finding.refusal = self.silence(&finding, ended);
             }
             if is_over || finding.refusal.is_some() {
                 break;
@@ -119,30 +116,30 @@ impl Publisher<'_> {
         Ok(finding)
     }
 
-    /// Why its failures refuse it.
-    fn failure(&self, candidate: PolicyVersion, start: Seq, failed: u64) -> Result<Option<String>, RegistryError> {
-        if failed == 0 {
-            return Ok(None);
-        }
-        let finished = self.registry.n_answered(candidate, start)?;
-        Ok(Errors { failed, finished }.breach().map(|why| format!("canary: {why}")))
-    }
-
-    /// Why its silence does.
-    fn silence(
-        &self,
-        candidate: PolicyVersion,
-        start: Seq,
-        finding: &Finding,
-    ) -> Result<Option<String>, RegistryError> {
-        if finding.n > 0 || self.registry.n_answered(candidate, start)? > 0 {
-            return Ok(None);
+    /// Why its silence refuses it: answers whose client had left by then are none.
+    fn silence(&self, finding: &Finding, ended: Endings) -> Option<String> {
+        if finding.n > 0 || ended.finished > ended.cancelled {
+            return None;
         }
         let (seconds, n_failed) = (self.config.canary_s, finding.n_failed);
-        Ok(Some(format!(
-            "canary: it answered nobody in {seconds} s, and failed over {n_failed} requests (ppo.canary_s)"
-        )))
+        Some(format!("canary: it answered nobody in {seconds} s, and failed over {n_failed} requests (ppo.canary_s)"))
     }
+}
+
+/// What ended after `before`, stored or not.
+fn since(now: Endings, before: Endings) -> Endings {
+    Endings {
+        failed: now.failed.saturating_sub(before.failed),
+        finished: now.finished.saturating_sub(before.finished),
+        cancelled: now.cancelled.saturating_sub(before.cancelled),
+    }
+}
+
+/// Why its failures refuse it.
+fn failure(ended: Endings) -> Option<String> {
+    let Endings { failed, finished, cancelled } = ended;
+    let why = Errors { failed, finished: finished.saturating_sub(cancelled) }.breach();
+    why.map(|why| format!("canary: {why}"))
 }
 
 #[cfg(test)]

@@ -200,11 +200,13 @@ impl Switch {
         followed
     }
 
-    /// As [`Switch::catch_up`], for whoever comes again soon.
-    pub(crate) fn keep_up(&self) {
-        if let Err(error) = self.catch_up() {
+    /// As [`Switch::catch_up`], for whoever comes again; whether it need not be soon.
+    pub(crate) fn keep_up(&self) -> bool {
+        let caught_up = self.catch_up();
+        if let Err(error) = &caught_up {
             tracing::error!(%error, "the version that the log calls live does not serve yet; it is tried again");
         }
+        caught_up.is_ok()
     }
 
     fn follow_row(&self) -> Result<Switched, PublishError> {

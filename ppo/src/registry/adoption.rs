@@ -12,7 +12,7 @@ use std::{
 
 use policy::{PolicyVersion, checkpoint};
 
-use super::{Registry, RegistryError, files};
+use super::{Registry, RegistryError, files, versions_folder};
 use crate::{
     clock::now_ms,
     rollout_log::{RolloutLog, VersionChange, VersionRow, VersionState, Who, has_log},
@@ -111,7 +111,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Unclaimed`], or when the folder cannot be read.
     pub fn check_unclaimed(data_dir: &Path) -> Result<(), RegistryError> {
-        if has_log(data_dir) { Ok(()) } else { check_unclaimed(&data_dir.join("versions")) }
+        if has_log(data_dir) { Ok(()) } else { check_unclaimed(&versions_folder(data_dir)) }
     }
 
     /// Takes the registration of version 0 back where nothing refers to it yet: the folder is nobody's again.

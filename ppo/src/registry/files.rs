@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use policy::{PolicyVersion, checkpoint, model_error::ModelError};
@@ -18,6 +18,12 @@ pub(super) const WEIGHTS: &str = "gguf";
 /// It is written before them and removed after them, so that they are never there without it. Nobody syncs it: the folder's sync
 /// behind the name of the weights takes with it what was named before.
 pub(super) const UNREGISTERED: &str = "unregistered";
+
+/// Where the files of versions lie in a data directory.
+#[must_use]
+pub fn versions_folder(data_dir: &Path) -> PathBuf {
+    data_dir.join("versions")
+}
 
 pub(super) fn name(version: PolicyVersion, suffix: &str) -> String {
     format!("policy-{}.{suffix}", version.0)

@@ -7,7 +7,7 @@ use std::{
 
 use policy::PolicyVersion;
 
-use super::{Registry, RegistryError, Retention};
+use super::{Registry, RegistryError, Retention, versions_folder};
 use crate::rollout_log::{RolloutLog, Who};
 
 impl Registry {
@@ -32,7 +32,7 @@ impl Registry {
     }
 
     pub(super) fn at(log: RolloutLog, n_kept: usize) -> Registry {
-        let folder = log.data_dir().join("versions");
+        let folder = versions_folder(log.data_dir());
         let retention = Retention { versions: n_kept, bytes: u64::MAX };
         Registry {
             log,

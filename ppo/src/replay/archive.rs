@@ -14,6 +14,7 @@ use reward::{Score, Scored, ScoredRollout};
 use super::ReplayError;
 use crate::{
     form::{self, Form},
+    registry::versions_folder,
     rollout_log::{LogReader, LoggedRollout, UpdateRow},
     state::StateFolder,
 };
@@ -125,7 +126,7 @@ impl Archive {
     }
 
     fn versions(&self) -> PathBuf {
-        self.data_dir.join("versions")
+        versions_folder(&self.data_dir)
     }
 }
 

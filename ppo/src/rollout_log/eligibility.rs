@@ -14,6 +14,7 @@
 use policy::{FinishReason, Rollout};
 
 use super::state::DropReason;
+use crate::off_policy::is_altered;
 
 /// Smallest mass that truncation may keep at any token of a rollout that trains. Source: RLHF notes 5.5, class B.
 pub const KEPT_MASS_MIN: f32 = 0.9;
@@ -35,11 +36,7 @@ pub fn obstacle(rollout: &Rollout) -> Option<DropReason> {
     if sampling.is_greedy() {
         return Some(DropReason::Greedy);
     }
-    let penalised = sampling.presence_penalty != 0.0
-        || sampling.frequency_penalty != 0.0
-        || sampling.repetition_penalty != 1.0
-        || !sampling.logit_bias.is_empty();
-    if penalised || sampling.constrained {
+    if is_altered(sampling) {
         return Some(DropReason::Altered);
     }
     let finite = |token: &policy::SampledToken| {

@@ -9,7 +9,7 @@ mod service;
 use std::{collections::BTreeMap, ops::RangeInclusive, path::Path};
 
 pub use export::Export;
-pub use making::{Lesson, MadeVersion, Making};
+pub use making::{MadeVersion, Making, UsedByUpdate};
 #[cfg(test)]
 pub(super) use named::NEWEST_NAMED;
 use policy::{PolicyVersion, RolloutId};

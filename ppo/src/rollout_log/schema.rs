@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Steps in order; entry i brings a file from number i to i + 1.
-pub(super) const STEPS: [&str; 8] = [
+pub(super) const STEPS: [&str; 9] = [
     // 1: rollouts, feedback, versions.
     "CREATE TABLE rollouts (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -167,6 +167,8 @@ pub(super) const STEPS: [&str; 8] = [
      ) STRICT, WITHOUT ROWID;
      CREATE INDEX updates_by_version ON updates (version);
      CREATE INDEX judges_by_update ON update_rollouts (number, reward_version);",
+    // 9: who judged the rollouts of an update is read from their own order.
+    "DROP INDEX judges_by_update;",
 ];
 
 /// Number of the schema that this build writes.

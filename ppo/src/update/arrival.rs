@@ -9,8 +9,7 @@ use crate::{
     error::PpoError,
     experience::{Budget, Experience, MicroBatches, Pace, batch_of, temperatures_of},
     gate::{LESSONS_MIN, Lesson},
-    kl::KlEstimator,
-    loss::{LOG_RATIO_MAX, ratio},
+    loss::{bounded_k3, ratio},
     masked,
     models::Models,
 };
@@ -60,7 +59,7 @@ impl Arrival {
                 let passes = [&experience.passes.old, &experience.passes.reference];
                 let [old, reference] = passes.map(|log_probs| &log_probs[experience.range(i)]);
                 let now = now.iter().copied().map(f64::from);
-                arrival.kl_k3 += old.iter().zip(now.clone()).map(|(old, now)| k3(*old, now)).sum::<f64>();
+                arrival.kl_k3 += old.iter().zip(now.clone()).map(|(old, now)| bounded_k3(old - now)).sum::<f64>();
                 let both = old.iter().zip(reference).zip(now.clone());
                 arrival.kl_to_reference +=
                     both.map(|((old, reference), now)| to_reference(*old, now, *reference)).sum::<f64>();
@@ -74,19 +73,13 @@ impl Arrival {
     }
 }
 
-/// k3 of the policy against the reference, nats, bounded as the policy loss has it. On the way of the round the samples are old's,
-/// so there old is the policy and what it has become the reference.
-fn k3(policy: f64, reference: f64) -> f64 {
-    KlEstimator::K3.value((policy - reference).clamp(-LOG_RATIO_MAX, LOG_RATIO_MAX))
-}
-
 /// What one token says of the KL from the reference to the policy as it is now, nats: `π/π_old · (e^−D − 1 + D)`,
 /// `D = ℓ_now − ℓ_ref`.
 ///
 /// k3 (Schulman 2020) is for samples of the policy, and these are old's: hence the weight. Without it, and with k1, the mean
 /// would be KL(old ‖ ref) − KL(old ‖ now): the further the update went, the smaller. The states are still those that old came to.
 fn to_reference(old: f64, now: f64, reference: f64) -> f64 {
-    ratio(now - old) * k3(now, reference)
+    ratio(now - old) * bounded_k3(now - reference)
 }
 
 /// The first episodes that trained, as many as are read.

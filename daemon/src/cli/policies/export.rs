@@ -10,7 +10,7 @@ use policy::{
     checkpoint::{self, Checkpoint, copy_durably},
     transformer::{is_adapter, merged},
 };
-use ppo::rollout_log::VersionRow;
+use ppo::{registry::versions_folder, rollout_log::VersionRow};
 
 use crate::cli::{ConfigArgs, Outcome, rollouts, say};
 
@@ -65,7 +65,7 @@ fn good_file(rows: &[VersionRow], version: PolicyVersion, data_dir: &Path) -> Re
 fn file_of(rows: &[VersionRow], version: PolicyVersion, data_dir: &Path) -> Result<(String, PathBuf), String> {
     let row = rows.iter().find(|row| row.version == version);
     let row = row.ok_or_else(|| format!("there is no {version}; `honed policies list` shows what there is"))?;
-    let file = data_dir.join("versions").join(&row.path);
+    let file = versions_folder(data_dir).join(&row.path);
     match file.is_file() {
         true => Ok((row.digest.clone(), file)),
         false => Err(format!("the file of {version} is gone: it is {}", row.state.as_str())),

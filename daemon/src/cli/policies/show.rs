@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, io::Write, path::Path};
 
 use policy::PolicyVersion;
-use ppo::rollout_log::{Lesson, MadeVersion, UpdateRow};
+use ppo::{
+    registry::versions_folder,
+    rollout_log::{MadeVersion, UpdateRow, UsedByUpdate},
+};
 
 use crate::{
     cli::{ConfigArgs, Outcome, clock::utc, rollouts},
@@ -43,7 +46,7 @@ pub(crate) struct DiffArgs {
 struct Known {
     version: MadeVersion,
     update: Option<UpdateRow>,
-    lessons: Vec<Lesson>,
+    used: Vec<UsedByUpdate>,
 }
 
 pub(super) fn show(args: &ShowArgs) -> Outcome {
@@ -52,7 +55,7 @@ pub(super) fn show(args: &ShowArgs) -> Outcome {
     if args.json {
         let row = PolicyRow::new(known.version, None);
         match args.rollouts {
-            true => writeln!(out, "{}", json(&PolicyWithRollouts::new(row, known.lessons)))?,
+            true => writeln!(out, "{}", json(&PolicyWithRollouts::new(row, known.used)))?,
             false => writeln!(out, "{}", json(&row))?,
         }
         return Ok(());
@@ -63,8 +66,8 @@ pub(super) fn show(args: &ShowArgs) -> Outcome {
     for (name, value) in &known.version.row.numbers {
         writeln!(out, "  {name:<44}{:>16}", readable(*value))?;
     }
-    for lesson in known.lessons.iter().filter(|_| args.rollouts) {
-        writeln!(out, "{}", told(lesson))?;
+    for rollout in known.used.iter().filter(|_| args.rollouts) {
+        writeln!(out, "{}", told(rollout))?;
     }
     Ok(())
 }
@@ -116,20 +119,20 @@ fn known(config: &ConfigArgs, version: u64) -> Result<Known, Box<dyn std::error:
     let version = PolicyVersion(version);
     let row = reader.version(version)?;
     let row = row.ok_or_else(|| format!("there is no {version}; `honed policies list` shows what there is"))?;
-    let folder = Path::new(&config.load()?.daemon.data_dir).join("versions");
+    let folder = versions_folder(Path::new(&config.load()?.daemon.data_dir));
     let update = reader.update_of(version)?;
-    let lessons = match &update {
-        Some(update) => reader.lessons(update.start.number)?,
+    let used = match &update {
+        Some(update) => reader.used_by(update.start.number)?,
         None => Vec::new(),
     };
-    Ok(Known { version: reader.describe(row, &folder)?, update, lessons })
+    Ok(Known { version: reader.describe(row, &folder)?, update, used })
 }
 
 /// The id of a rollout and what became of it.
-fn told(lesson: &Lesson) -> String {
-    match &lesson.row {
-        Some((id, state)) => format!("  rollout {:>8}  {}-{}  {state}", lesson.seq.0, id.request, id.index),
-        None => format!("  rollout {:>8}  it has left the log", lesson.seq.0),
+fn told(rollout: &UsedByUpdate) -> String {
+    match &rollout.row {
+        Some((id, state)) => format!("  rollout {:>8}  {}-{}  {state}", rollout.seq.0, id.request, id.index),
+        None => format!("  rollout {:>8}  it has left the log", rollout.seq.0),
     }
 }
 

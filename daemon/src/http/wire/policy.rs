@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use policy::{PolicyVersion, engine::ResidentState};
-use ppo::rollout_log::{Lesson, MadeVersion, RolloutState};
+use ppo::rollout_log::{MadeVersion, RolloutState, UsedByUpdate};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -97,11 +97,11 @@ struct UsedRow {
 
 impl PolicyWithRollouts {
     /// In the order in which the update used them.
-    pub(crate) fn new(policy: PolicyRow, lessons: Vec<Lesson>) -> PolicyWithRollouts {
-        let used = lessons.into_iter().map(|lesson| {
-            let (id, state) = lesson.row.unzip();
+    pub(crate) fn new(policy: PolicyRow, used: Vec<UsedByUpdate>) -> PolicyWithRollouts {
+        let used = used.into_iter().map(|rollout| {
+            let (id, state) = rollout.row.unzip();
             let (id, index) = id.map(|id| (id.request, id.index)).unzip();
-            UsedRow { seq: lesson.seq.0, id, index, state: state.map(RolloutState::as_str) }
+            UsedRow { seq: rollout.seq.0, id, index, state: state.map(RolloutState::as_str) }
         });
         PolicyWithRollouts { policy, used: used.collect() }
     }
@@ -183,9 +183,11 @@ mod tests {
         assert_eq!(of(&told(&PolicyRow::new(row, None))), [json!(null), json!(null), json!(null), json!([]), json!(2)]);
 
         let id = RolloutId { request: "cmpl-1".to_owned(), index: 4 };
-        let lessons =
-            vec![Lesson { seq: Seq(5), row: Some((id, RolloutState::Trained)) }, Lesson { seq: Seq(6), row: None }];
-        let with_rollouts = PolicyWithRollouts::new(PolicyRow::new(made, None), lessons);
+        let used = vec![
+            UsedByUpdate { seq: Seq(5), row: Some((id, RolloutState::Trained)) },
+            UsedByUpdate { seq: Seq(6), row: None },
+        ];
+        let with_rollouts = PolicyWithRollouts::new(PolicyRow::new(made, None), used);
         let mut expected = told_of_made;
         expected["used"] = json!([
             {"seq": 5, "id": "cmpl-1", "index": 4, "state": "trained"},

@@ -93,6 +93,33 @@ fn a_load_waits_for_the_answers_of_whoever_leaves() {
     assert_eq!(test.engine.stats().failed, 0);
 }
 
+/// Goal: whoever waits for a place keeps nobody from another. Method: a load that waits for a response which stands still; meanwhile
+/// a version comes that is to go live.
+#[test]
+fn who_waits_for_a_place_is_in_nobodys_way() {
+    let test = TestEngine::new();
+    test.load(1);
+    test.engine.promote(ONE).unwrap();
+    let held = stuck(&test, ONE);
+    test.load(2);
+    test.engine.promote(TWO).unwrap();
+    test.engine.step_down(ONE).unwrap();
+    let (third, fourth) = (file(&test, 3), file(&test, 4));
+    thread::scope(|scope| {
+        let load = scope.spawn(|| test.engine.load(PolicyVersion(3), &third));
+        while test.engine.is_ready(ONE) {
+            thread::yield_now();
+        }
+        test.engine.load_to_serve(PolicyVersion(4), &fourth).unwrap();
+        assert!(!load.is_finished(), "it waits still");
+        test.engine.promote(PolicyVersion(4)).unwrap();
+        test.engine.step_down(TWO).unwrap();
+        drop(held);
+        load.join().unwrap().unwrap();
+    });
+    assert_eq!(in_memory(&test), [0, 3, 4]);
+}
+
 /// Goal: the way back to the version before waits for nobody. Method: it has left service, and one of its responses stands still; it
 /// is loaded again, and a third version is not.
 #[test]
@@ -263,8 +290,8 @@ fn failures_are_counted_where_they_happen() {
         let has_failed = events.iter().any(|event| matches!(event, Event::Failed(_)));
         assert_eq!(has_failed, version == ONE);
     }
-    assert_eq!(test.engine.endings(ONE), Endings { failed: 2, finished: 0 });
-    assert_eq!(test.engine.endings(PolicyVersion::SFT), Endings { failed: 0, finished: 1 });
+    assert_eq!(test.engine.endings(ONE), Endings { failed: 2, finished: 0, cancelled: 0 });
+    assert_eq!(test.engine.endings(PolicyVersion::SFT), Endings { failed: 0, finished: 1, cancelled: 0 });
     assert_eq!(test.engine.endings(TWO), Endings::default());
     assert_eq!(test.engine.stats().failed, 2);
 }

@@ -8,18 +8,16 @@ use std::{
     time::Duration,
 };
 
-use candle_core::Tensor;
-use policy::{
-    PolicyVersion, Rollout, SamplingParams, TokenId,
-    architecture::llama::{OUTPUT, TOKEN_EMBEDDING},
-    engine::{Event, GenerateRequest, Target},
-};
+use policy::{PolicyVersion, Rollout, TokenId, engine::Target};
 
-use super::{watching::*, world::*};
+use super::{
+    failures::{ask, broken_at},
+    watching::*,
+    world::*,
+};
 use crate::{
     publish::{Loader, Publisher, Switch},
     stats::LearnerCounters,
-    test_world::served_model,
 };
 
 /// A world whose import, half of the traffic given, has so many seconds.
@@ -106,6 +104,19 @@ fn what_was_gathered_is_tested_when_the_time_is_over() {
     bad.close();
 }
 
+/// Goal: answers that nobody stores are answers all the same. Method: requests that never reach the log.
+#[test]
+fn a_candidate_whose_answers_are_not_stored_has_answered() {
+    let mut world = world(1);
+    let seen = fly(&mut world, &|| true, |world, is_over| {
+        while !is_over() {
+            ask(world, Target::Live, TokenId(7));
+        }
+    });
+    assert_eq!(seen, (0, false, None));
+    world.close();
+}
+
 /// Goal: who never answers anybody is not let in for want of a bad answer. Method: no request at all; then a version of whose
 /// weights some are no numbers, which the tokens of its first pass do not meet, and requests that do.
 #[test]
@@ -123,7 +134,7 @@ fn a_candidate_that_answers_nobody_or_fails_is_refused() {
     world.engine.load(IMPORT, &path).unwrap();
     let (_, _, refusal) = fly(&mut world, &|| true, |world, is_over| {
         while !is_over() {
-            ask(world, TokenId(7));
+            ask(world, Target::Live, TokenId(7));
         }
     });
     let refusal = refusal.unwrap();
@@ -131,31 +142,4 @@ fn a_candidate_that_answers_nobody_or_fails_is_refused() {
     let failed = |version| world.engine.endings(version).failed;
     assert!(failed(IMPORT) >= 5 && failed(PolicyVersion::SFT) == 0);
     world.close();
-}
-
-/// The served model with one row of its embedding that is no number, and an output of its own, which is whole.
-fn broken_at(id: usize) -> policy::checkpoint::Checkpoint {
-    let mut checkpoint = served_model();
-    let table = checkpoint.tensors[TOKEN_EMBEDDING].clone();
-    let mut rows: Vec<Vec<f32>> = table.to_vec2().unwrap();
-    rows[id].fill(f32::NAN);
-    let broken = Tensor::from_vec(rows.concat(), table.dims(), table.device()).unwrap();
-    checkpoint.tensors.insert(TOKEN_EMBEDDING.to_string(), broken);
-    checkpoint.tensors.insert(OUTPUT.to_string(), table);
-    checkpoint
-}
-
-/// One request that may fail, to its end.
-fn ask(world: &World, token: TokenId) {
-    let (sender, events) = std::sync::mpsc::channel();
-    let request = GenerateRequest {
-        id: "cmpl-broken".to_string(),
-        prompt: vec![token],
-        sampling: SamplingParams { max_tokens: 2, ..SamplingParams::default() },
-        sink: Box::new(move |event| drop(sender.send(event))),
-        ..GenerateRequest::default()
-    };
-    world.engine.submit(Target::Live, request).unwrap();
-    let is_end = |event: &Event| matches!(event, Event::Finished(_) | Event::Failed(_));
-    assert!(events.iter().any(|event| is_end(&event)));
 }

@@ -1,11 +1,12 @@
 //! Failures of the engine, and which version the watch holds them against.
 
-use std::{collections::BTreeMap, sync::mpsc::channel};
+use std::collections::BTreeMap;
 
+use candle_core::Tensor;
 use policy::{
     PolicyVersion, SamplingParams, TokenId,
-    architecture::llama::TOKEN_EMBEDDING,
-    engine::{Engine, Event, GenerateRequest, Target},
+    architecture::llama::{OUTPUT, TOKEN_EMBEDDING},
+    engine::{Event, GenerateRequest, Target},
 };
 
 use super::{super::watching::Watch, watching::*, world::*};
@@ -16,14 +17,7 @@ const SPOILT: u32 = 17;
 
 /// Version 0's weights, but that whoever reads one token computes no numbers any more.
 fn register_a_spoilt_version(world: &World) -> PolicyVersion {
-    let mut checkpoint = served_model();
-    let table = checkpoint.tensors[TOKEN_EMBEDDING].clone();
-    let mut rows: Vec<Vec<f32>> = table.to_vec2().unwrap();
-    // What it says must stay whole.
-    checkpoint.tensors.insert("output.weight".to_owned(), table);
-    rows[SPOILT as usize].fill(f32::NAN);
-    let spoilt = candle_core::Tensor::new(rows, &candle_core::Device::Cpu).unwrap();
-    checkpoint.tensors.insert(TOKEN_EMBEDDING.to_owned(), spoilt);
+    let checkpoint = broken_at(SPOILT as usize);
     let version = world.registry.next_version().unwrap();
     let digest = checkpoint.write(&world.registry.path(version)).unwrap();
     world.registry.register(&Candidate { version, parent: PolicyVersion::SFT, digest, n_rollouts: 0 }).unwrap();
@@ -31,18 +25,36 @@ fn register_a_spoilt_version(world: &World) -> PolicyVersion {
     version
 }
 
-fn fail(engine: &Engine, version: PolicyVersion) {
+/// The served model with one row of its embedding that is no number, and an output of its own, which is whole.
+pub(super) fn broken_at(id: usize) -> policy::checkpoint::Checkpoint {
+    let mut checkpoint = served_model();
+    let table = checkpoint.tensors[TOKEN_EMBEDDING].clone();
+    let mut rows: Vec<Vec<f32>> = table.to_vec2().unwrap();
+    rows[id].fill(f32::NAN);
+    let broken = Tensor::from_vec(rows.concat(), table.dims(), table.device()).unwrap();
+    checkpoint.tensors.insert(TOKEN_EMBEDDING.to_string(), broken);
+    checkpoint.tensors.insert(OUTPUT.to_string(), table);
+    checkpoint
+}
+
+/// One request that may fail; its end.
+pub(super) fn ask(world: &World, target: Target, token: TokenId) -> Event {
+    let (sender, events) = std::sync::mpsc::channel();
+    let request = GenerateRequest {
+        id: "cmpl-broken".to_string(),
+        prompt: vec![token],
+        sampling: SamplingParams { max_tokens: 2, ..SamplingParams::default() },
+        sink: Box::new(move |event| drop(sender.send(event))),
+        ..GenerateRequest::default()
+    };
+    world.engine.submit(target, request).unwrap();
+    let is_end = |event: &Event| matches!(event, Event::Finished(_) | Event::Failed(_));
+    events.iter().find(is_end).expect("every request ends")
+}
+
+fn fail(world: &World, version: PolicyVersion) {
     for _ in 0..8 {
-        let (sender, events) = channel();
-        let request = GenerateRequest {
-            id: "cmpl-fails".to_string(),
-            prompt: vec![TokenId(SPOILT)],
-            sampling: SamplingParams { max_tokens: 2, ..SamplingParams::default() },
-            sink: Box::new(move |event| drop(sender.send(event))),
-            ..GenerateRequest::default()
-        };
-        engine.submit(Target::Version(version), request).unwrap();
-        assert!(events.iter().any(|event| matches!(event, Event::Failed(_))));
+        assert!(matches!(ask(world, Target::Version(version), TokenId(SPOILT)), Event::Failed(_)));
     }
 }
 
@@ -56,11 +68,11 @@ fn failures_are_held_against_the_version_that_failed() {
     go_live(&world, IMPORT);
     world.engine.load(spoilt, &world.registry.path(spoilt)).unwrap();
     assert_eq!(watch.look().unwrap(), None, "nothing is known of it");
-    fail(&world.engine, spoilt);
+    fail(&world, spoilt);
     assert_eq!(watch.look().unwrap(), None, "it was not the live one");
     go_live(&world, spoilt);
     assert_eq!(watch.look().unwrap(), None, "not in this service");
-    fail(&world.engine, spoilt);
+    fail(&world, spoilt);
     let breach = watch.look().unwrap().expect("it was the live one");
     assert!(breach.live == spoilt && breach.why.contains("8 of 8 requests failed"), "{breach:?}");
     world.close();

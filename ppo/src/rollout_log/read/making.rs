@@ -45,7 +45,7 @@ pub struct Making {
 
 /// One rollout of an update.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lesson {
+pub struct UsedByUpdate {
     /// Its position in the log.
     pub seq: Seq,
     /// Its name and where it stands; `None` when it has left the log.
@@ -54,13 +54,8 @@ pub struct Lesson {
 
 const UPDATE: &str = "SELECT number, config FROM updates WHERE version = ?1 ORDER BY number DESC LIMIT 1";
 
-/// Steps from one judge to the next in the index, past all rows that they share.
-const JUDGES: &str = "WITH RECURSIVE judges (name) AS (
-        SELECT MIN(reward_version) FROM update_rollouts WHERE number = ?1
-        UNION ALL
-        SELECT (SELECT MIN(reward_version) FROM update_rollouts WHERE number = ?1 AND reward_version > name)
-        FROM judges WHERE name IS NOT NULL
-     ) SELECT name FROM judges WHERE name IS NOT NULL";
+const JUDGES: &str = "SELECT DISTINCT reward_version FROM update_rollouts
+    WHERE number = ?1 ORDER BY reward_version";
 
 impl LogReader {
     /// What is known of a version beyond its row; `folder`: where the files of versions lie.
@@ -87,13 +82,13 @@ impl LogReader {
     }
 
     /// The rollouts of an update, in its order, without what they hold.
-    pub fn lessons(&self, update: u64) -> Result<Vec<Lesson>, LogError> {
+    pub fn used_by(&self, update: u64) -> Result<Vec<UsedByUpdate>, LogError> {
         let mut statement = self.connection.prepare_cached(
             "SELECT seq, request, choice, state FROM update_rollouts LEFT JOIN rollouts USING (seq)
              WHERE number = ?1 ORDER BY position",
         )?;
         let mut found = statement.query(params![update as i64])?;
-        let mut lessons = Vec::new();
+        let mut used = Vec::new();
         while let Some(row) = found.next()? {
             let seq: i64 = row.get(0)?;
             let request: Option<String> = row.get(1)?;
@@ -106,9 +101,9 @@ impl LogReader {
                     Some((RolloutId { request, index: row.get(2)? }, state))
                 }
             };
-            lessons.push(Lesson { seq: Seq(seq), row });
+            used.push(UsedByUpdate { seq: Seq(seq), row });
         }
-        Ok(lessons)
+        Ok(used)
     }
 
     #[cfg(test)]

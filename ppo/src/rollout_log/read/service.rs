@@ -54,16 +54,6 @@ impl LogReader {
         self.service_in(version, Seq(0), limit, "DESC")
     }
 
-    /// How many requests a version has answered after `start`, judged or not.
-    pub fn n_answered(&self, version: PolicyVersion, start: Seq) -> Result<u64, LogError> {
-        let mut statement = self.connection.prepare_cached(LogReader::ANSWERED)?;
-        let n: i64 = statement.query_row([version.0 as i64, start.0], |row| row.get(0))?;
-        Ok(n as u64)
-    }
-
-    pub(in crate::rollout_log) const ANSWERED: &str =
-        "SELECT COUNT(*) FROM rollouts WHERE version = ?1 AND seq > ?2 AND finish <> 'cancelled'";
-
     fn service_in(&self, version: PolicyVersion, start: Seq, limit: usize, order: &str) -> Result<Service, LogError> {
         let mut statement = self.connection.prepare_cached(&LogReader::service_sql(order))?;
         let mut rows = statement.query(params![version.0 as i64, limit as i64, start.0])?;

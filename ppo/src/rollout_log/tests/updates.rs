@@ -119,7 +119,7 @@ fn what_made_a_version_is_known() {
     assert_eq!(making.reward_versions, ["model@a", "model@b"]);
     assert_eq!(making.config_digest, policy::checkpoint::Digest::of(start(7).config.as_bytes()).to_string());
     let trained = |n: u32| Some((rollout(n, 0).id, RolloutState::Trained));
-    let lessons: Vec<_> = reader.lessons(7).unwrap().into_iter().map(|lesson| (lesson.seq.0, lesson.row)).collect();
+    let lessons: Vec<_> = reader.used_by(7).unwrap().into_iter().map(|used| (used.seq.0, used.row)).collect();
     assert_eq!(lessons, [(1, trained(0)), (2, None), (3, trained(2))]);
     let retired = VersionRow { state: VersionState::Retired, ..row(5) };
     assert_eq!(reader.describe(retired.clone(), dir.path()).unwrap(), MadeVersion::from(retired));
