@@ -119,6 +119,24 @@ fn versions_without_their_database_are_refused_by_every_command() {
     }
 }
 
+/// Goal: a start that cannot serve what is live says so and names the way on; nobody gets older weights in their place unasked.
+/// Method: a version whose load fails, a start, the command that the refusal names, and another start.
+#[test]
+fn a_live_version_that_cannot_be_loaded_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path();
+    publish_versions(data, 1);
+    let sets = ["ppo.enabled=false", "daemon.failpoints=engine.load=error"];
+    let said = refused(&mut serve(data, &model::file(), &sets));
+    assert!(said.contains("policy@1, the live version, cannot be loaded") && said.contains("activate N"), "{said}");
+    assert!(honed(data, &["policies", "activate", "0"]).output().expect("it ends by itself").status.success());
+    let daemon = Process::serve(data, &sets);
+    let policies = client::raw(daemon.address, &request("GET", "/v1/policies", &[], b"")).ok();
+    let is_live = |policy: &&serde_json::Value| policy["state"] == "live";
+    let live = policies["data"].as_array().expect("a list").iter().find(is_live).expect("one is live");
+    assert_eq!(live["version"], 0);
+}
+
 /// Goal: weights that the database does not know are not removed, and whoever looks for them finds their name. Method: a copy of a
 /// version under a number that nobody gave, and one start.
 #[test]

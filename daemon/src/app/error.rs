@@ -56,7 +56,18 @@ pub enum AppError {
         /// Why.
         reason: String,
     },
-    /// The engine does not start, or the live version does not.
+    /// The live version cannot be loaded. Nobody is served an older one in its place unasked.
+    #[error(
+        "{version}, the live version, cannot be loaded: {source}; start again when what it lacks is there, or make another \
+         version live first: `honed policies list`, `honed policies activate N`"
+    )]
+    Live {
+        /// The live version.
+        version: policy::PolicyVersion,
+        /// Why.
+        source: policy::engine::EngineError,
+    },
+    /// The engine does not start.
     #[error(transparent)]
     Engine(#[from] policy::engine::EngineError),
     /// The rollout log cannot be used.

@@ -149,7 +149,8 @@ pub(super) fn bytes_kept(config: &config::Ppo) -> u64 {
 fn serve_live(engine: &Engine, registry: &Registry) -> Result<(), AppError> {
     let live = registry.live()?;
     if live.version != PolicyVersion::SFT {
-        engine.load(live.version, &live.path)?;
+        let unloadable = |source| AppError::Live { version: live.version, source };
+        engine.load(live.version, &live.path).map_err(unloadable)?;
         engine.promote(live.version)?;
         tracing::info!(version = %live.version, "serving the last promoted version");
     }
