@@ -4,6 +4,7 @@ pub(crate) mod client;
 pub(crate) mod daemon;
 pub(crate) mod forge;
 pub(crate) mod importing;
+pub(crate) mod judge;
 pub(crate) mod model;
 pub(crate) mod process;
 pub(crate) mod versions;

@@ -1,17 +1,18 @@
 //! What a stop waits for and what it leaves behind, and what waits to be judged: behind a judge that takes its time.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    io::Write,
+    net::{SocketAddr, TcpStream},
     path::Path,
-    sync::mpsc::{self, Receiver, Sender},
     time::{Duration, Instant},
 };
 
+use ppo::rollout_log::LogReader;
 use serde_json::{Value, json};
 
 use crate::harness::{
     client::{self, request},
+    judge::slow_judge,
     model::{self, WINDOW},
     process::Process,
 };
@@ -20,45 +21,6 @@ const JSON: (&str, &str) = ("content-type", "application/json");
 
 fn post(path: &str, body: &Value) -> Vec<u8> {
     request("POST", path, &[JSON], body.to_string().as_bytes())
-}
-
-/// A reward server that answers each question after so long, and tells that it was asked.
-fn slow_judge(pause: Duration) -> (String, Receiver<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let url = format!("reward.remote_url=http://{}/", listener.local_addr().expect("bound"));
-    let (asked, questions) = mpsc::channel();
-    std::thread::spawn(move || {
-        for socket in listener.incoming() {
-            let (socket, asked) = (socket.expect("a connection"), asked.clone());
-            std::thread::spawn(move || judge(&socket, &asked, pause));
-        }
-    });
-    (url, questions)
-}
-
-fn judge(socket: &TcpStream, asked: &Sender<()>, pause: Duration) {
-    let mut reader = BufReader::new(socket);
-    let mut length = 0;
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).expect("a head");
-        match line.trim_end().split_once(':') {
-            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
-                length = value.trim().parse().expect("a length");
-            }
-            None if line.trim_end().is_empty() => break,
-            _ => {}
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).expect("a body");
-    let question: Value = serde_json::from_slice(&body).expect("JSON");
-    // The test may be over, and so may the daemon be, by the time that there is an answer.
-    let _ = asked.send(());
-    std::thread::sleep(pause);
-    let answer = json!({"rewards": vec![0.5; question["query"].as_array().expect("texts").len()]}).to_string();
-    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", answer.len());
-    let _ = { socket }.write_all([head, answer].concat().as_bytes());
 }
 
 /// Goal: a shutdown cuts no request that was admitted, whoever answers it. Method: a judge that is asked three times in a row, the
@@ -76,10 +38,24 @@ fn sigterm_waits_for_scores_that_were_asked_for() {
     questions.recv_timeout(Duration::from_secs(30)).expect("the judge is asked");
     daemon.signal(libc::SIGTERM);
     let stopped = Instant::now();
+    turn_away(address);
     let answer = asking.join().expect("an answer").ok();
     assert_eq!(answer["data"].as_array().map(Vec::len), Some(3), "{answer}");
     assert!(daemon.wait().success());
     assert!(stopped.elapsed() < Duration::from_secs(20), "nothing else was to be waited for: {:?}", stopped.elapsed());
+}
+
+/// Whoever comes while a daemon ends hears so, and probes are answered. It has been told to stop a moment ago.
+fn turn_away(address: SocketAddr) {
+    let get = |path: &str| client::raw(address, &request("GET", path, &[], b""));
+    while get("/readyz").status == 200 {
+        std::thread::yield_now();
+    }
+    // Long after the engine has nothing to do any more.
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!((get("/readyz").status, get("/livez").status), (503, 200));
+    let refused = client::raw(address, &post("/v1/completions", &json!({"prompt": "a"})));
+    assert!(refused.status == 503 && refused.header("retry-after").is_some(), "{}", refused.text());
 }
 
 /// A file with other weights in the folder for models, the daemon at it when it is told to stop, and how long it took then.
@@ -125,6 +101,38 @@ fn sigterm_leaves_behind_what_blocks() {
         ["off", "load"].map(stopped).map(|one| one.join().expect("it stopped"))
     });
     assert!(took.iter().all(|took| *took < Duration::from_secs(25)), "{took:?}");
+}
+
+/// Goal: what nobody has read by the end is in the log all the same, as nobody's answer, and the end comes when it should: all that
+/// has to be waited for has one grace together. Method: streams that are not read, and a judge that does not answer.
+#[test]
+fn what_nobody_read_is_in_the_log() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (url, questions) = slow_judge(Duration::from_secs(300));
+    let sets = ["ppo.enabled=false", "reward.source=remote", &url, "daemon.drain_s=2"];
+    let mut daemon = Process::serve(folder.path(), &sets);
+    client::until_ready(daemon.address);
+    let send = |path: &str, body: Value| {
+        let mut socket = client::connect(daemon.address);
+        socket.write_all(&post(path, &body)).expect("sent");
+        socket
+    };
+    let body =
+        json!({"prompt": "a", "n": 64, "max_tokens": WINDOW - 8, "ignore_eos": true, "logprobs": 5, "stream": true});
+    let unread = send("/v1/completions", body);
+    let judged = send("/v1/rewards", json!({"input": [{"prompt": "a", "completion": "b"}]}));
+    questions.recv_timeout(Duration::from_secs(30)).expect("the judge is asked");
+    let finished = "honed_generation_tokens_total";
+    while metric(daemon.address, finished) < 8.0 * WINDOW as f64 {
+        std::thread::yield_now();
+    }
+    daemon.signal(libc::SIGTERM);
+    let stopped = Instant::now();
+    assert!(daemon.wait().success());
+    assert!(stopped.elapsed() < Duration::from_secs(10), "drain_s and one grace: {:?}", stopped.elapsed());
+    drop((unread, judged));
+    let stats = LogReader::open(folder.path()).expect("a log").stats().expect("numbers");
+    assert_eq!(stats.n_rollouts, 64, "{stats:?}");
 }
 
 fn metric(address: SocketAddr, name: &str) -> f64 {

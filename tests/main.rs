@@ -16,6 +16,7 @@ mod golden;
 mod harness;
 mod http_audit;
 mod http_behavior;
+mod http_deadlines;
 mod http_draining;
 mod http_errors;
 mod http_generation;

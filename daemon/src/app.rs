@@ -16,12 +16,7 @@ mod running;
 mod source;
 mod version_0;
 
-use std::{
-    future::Future,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use config::Config;
 use policy::{Vocabulary, sequence_batch::Sequence};
@@ -30,8 +25,8 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 pub use self::{error::AppError, reloader::Reloader, running::Running};
 use crate::{
-    http::{self, AllowedHosts, ConnectionLimits, Context, ContextSetup, Limits, Services},
-    shutdown,
+    http::{self, AllowedHosts, ConnectionLimits, Context, ContextSetup, Limits, Services, Stop},
+    shutdown::Deadline,
     telemetry::{Metrics, traces::Tracer},
 };
 
@@ -98,8 +93,8 @@ impl App {
         let (daemon, parallel) = (config.daemon.clone(), config.policy.parallel);
         let limits = ConnectionLimits::new(&daemon);
         let router = http::router(context.clone(), &daemon.cors_origins);
-        let closing = watch::Sender::new(false);
-        let server = tokio::spawn(http::serve(listener, router, limits, closing.subscribe()));
+        let stopping = watch::Sender::new(Stop::No);
+        let server = tokio::spawn(http::serve(listener, router, limits, stopping.subscribe()));
         let mut stop = std::pin::pin!(stop);
         let loading = tokio::task::spawn_blocking(move || load_and_announce(&config, address));
         let services = tokio::select! {
@@ -111,7 +106,8 @@ impl App {
         context.set_services(services);
         ready(address);
         stop.await;
-        drain(&context, Duration::from_secs(daemon.drain_s), &closing, server).await;
+        tracing::info!(drain_s = daemon.drain_s, "draining");
+        drain(&context, Deadline::after(Duration::from_secs(daemon.drain_s)), &stopping, server).await;
         Ok(())
     }
 }
@@ -185,35 +181,31 @@ pub(crate) fn services(config: &Config) -> Result<Services, AppError> {
     load::services(config)
 }
 
-/// Admits nothing new, lets what runs finish, ends the rest, and closes every part in the order of [`shutdown`].
-async fn drain(context: &Context, patience: Duration, closing: &watch::Sender<bool>, server: JoinHandle<()>) {
-    tracing::info!(drain_s = patience.as_secs(), "draining");
-    let until = Instant::now() + patience;
+/// Admits nothing new, lets what runs finish, ends the rest, and closes every part in the order of [`shutdown`](crate::shutdown).
+async fn drain(context: &Context, deadline: Deadline, stopping: &watch::Sender<Stop>, server: JoinHandle<()>) {
     context.drain();
     let Ok(services) = context.services() else {
         return;
     };
     let engine = services.engine.clone();
-    let drained = tokio::task::spawn_blocking(move || engine.shutdown(patience)).await;
-    if !drained.unwrap_or(false) {
+    let drained = tokio::task::spawn_blocking(move || engine.shutdown(deadline.drain()));
+    // A step of a large model may outlast the rest of the time; then its responses are cut with their connections.
+    let drained = tokio::time::timeout(deadline.cut(), drained).await;
+    if !matches!(drained, Ok(Ok(true))) {
         tracing::warn!("some responses were cut at the end of the drain");
     }
-    closing.send_replace(true);
+    stopping.send_replace(Stop::Finish);
     let learning = services.clone();
-    let learning = tokio::task::spawn_blocking(move || end_learning(&learning, until));
+    let learning = tokio::task::spawn_blocking(move || end_learning(&learning, deadline));
     // Not every admitted request is the engine's: scores are judged elsewhere, and a stream is over once it is read. None of
     // them needs what learns, which would have nothing left of the drain if it were told only after the last of them.
-    let connections = tokio::time::timeout(shutdown::patience_until(until), server);
-    let (ended, learning) = tokio::join!(connections, learning);
-    if ended.is_err() {
-        tracing::warn!("some connections did not end in time");
-    }
-    let closed = tokio::task::spawn_blocking(move || close_scores_and_log(&services)).await;
+    let (_, learning) = tokio::join!(finish(stopping, server, deadline), learning);
+    let closed = tokio::task::spawn_blocking(move || close_scores_and_log(&services, deadline)).await;
     if learning.is_err() || closed.is_err() {
         tracing::error!("a part panicked while it closed");
     }
     if let Some(tracer) = context.tracer().cloned() {
-        let sent = tokio::task::spawn_blocking(move || tracer.shutdown(shutdown::GRACE)).await;
+        let sent = tokio::task::spawn_blocking(move || tracer.shutdown(deadline.traced())).await;
         if !sent.unwrap_or(false) {
             tracing::warn!("the collector did not take the last traces in time");
         }
@@ -221,18 +213,28 @@ async fn drain(context: &Context, patience: Duration, closing: &watch::Sender<bo
     tracing::info!("stopped");
 }
 
-/// Owner threads end; the log last, because all others write to it. `until`: when the drain is to be over.
-pub(crate) fn close(services: &Services, until: Instant) {
-    end_learning(services, until);
-    close_scores_and_log(services);
+/// Waits for the connections, and cuts those that do not end: what they hold belongs in the log, which is closed next.
+async fn finish(stopping: &watch::Sender<Stop>, mut server: JoinHandle<()>, deadline: Deadline) {
+    if tokio::time::timeout(deadline.read(), &mut server).await.is_err() {
+        tracing::warn!("some connections did not end in time and were cut");
+        stopping.send_replace(Stop::Cut);
+        // It only drops them; one whose answer is being computed at this moment ends when it is.
+        let _ = tokio::time::timeout(deadline.judged(), server).await;
+    }
+}
+
+/// Owner threads end; the log last, because all others write to it.
+pub(crate) fn close(services: &Services, deadline: Deadline) {
+    end_learning(services, deadline);
+    close_scores_and_log(services, deadline);
 }
 
 /// What changes versions ends: the watch of a folder, and the learner.
-fn end_learning(services: &Services, until: Instant) {
+fn end_learning(services: &Services, deadline: Deadline) {
     if let Some(importing) = &services.importing {
-        importing.stop();
+        importing.stop(deadline.read());
     }
-    let patience = shutdown::patience_until(until);
+    let patience = deadline.read();
     if let Some(learning) = &services.learning
         && !learning.learner.shutdown(patience)
     {
@@ -245,9 +247,9 @@ fn end_learning(services: &Services, until: Instant) {
 }
 
 /// What answers without the learner ends: the scorer, then its pump, then the log.
-fn close_scores_and_log(services: &Services) {
+fn close_scores_and_log(services: &Services, deadline: Deadline) {
     if let Some(scorer) = &services.scorer {
-        scorer.shutdown(shutdown::GRACE);
+        scorer.shutdown(deadline.judged());
     }
     if let Some(learning) = &services.learning {
         learning.stop_pump();

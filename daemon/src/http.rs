@@ -66,7 +66,7 @@ pub(crate) use self::{
     error::ERROR_CODES,
     hosts::AllowedHosts,
     reward_model::replace as replace_reward_model,
-    server::{ConnectionLimits, serve},
+    server::{ConnectionLimits, Stop, serve},
 };
 use self::{
     context::VERSION_HEADER,

@@ -2,25 +2,66 @@
 //!
 //! 1. `/readyz` answers 503 and nothing new is admitted; connections are still accepted, so that load balancers see it.
 //! 2. What runs gets `daemon.drain_s`; what is left is ended with an error event.
-//! 3. The listener closes, connections end after their current answer: of the engine, of the scorer, to a client that reads
-//!    slowly. They get what is left of `daemon.drain_s`.
+//! 3. Connections end after their current answer: of the engine, of the scorer, to a client that reads slowly. They get what is
+//!    left of `daemon.drain_s`. Until the last of them the listener stays open, and who comes new is told to go elsewhere.
 //! 4. Beside them the learner stops (an update that runs is abandoned, its claims go back): it breaks off between two
 //!    micro-batches, which may take long, so it too gets what is left of `daemon.drain_s`.
-//! 5. The scorer stops, the log is flushed and closed.
+//! 5. What is left of the connections is cut, and with them goes to the log what nobody read; the scorer stops; the log is
+//!    flushed and closed.
 //! 6. What still blocks after that (a file that is being taken in, a model that is being loaded) is left behind: the process
 //!    ends without a look at it ([`policy::threads::end_process`]).
+//!
+//! All of it ends within [`GRACE`] of `daemon.drain_s`: a supervisor that kills should wait a little longer than both.
 
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// How long connections get at least to write out what was ended, and owner threads to end.
+/// How long after the drain everything has ended: clients have read what was cut, owner threads have gone.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
-/// How long connections and the learner get when the drain is to be over at `until`: what is left, and never less than
-/// [`GRACE`].
-pub(crate) fn patience_until(until: Instant) -> Duration {
-    until.saturating_duration_since(Instant::now()).max(GRACE)
+/// When each part of a daemon that is asked to stop has ended. The parts share one [`GRACE`]: had each its own, the last would
+/// end long after a supervisor has lost its patience.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    drained: Instant,
+}
+
+impl Deadline {
+    /// From now on, with so long for what was admitted.
+    pub(crate) fn after(drain: Duration) -> Deadline {
+        Deadline { drained: Instant::now() + drain }
+    }
+
+    /// What is left of the drain.
+    pub(crate) fn drain(self) -> Duration {
+        self.left(0)
+    }
+
+    /// For the engine to end what is cut at the end of the drain.
+    pub(crate) fn cut(self) -> Duration {
+        self.left(2)
+    }
+
+    /// For clients to read their answers, and for the learner to break off.
+    pub(crate) fn read(self) -> Duration {
+        self.left(3)
+    }
+
+    /// For the scorer, which may be waiting for a judge that does not answer.
+    pub(crate) fn judged(self) -> Duration {
+        self.left(4).min(GRACE)
+    }
+
+    /// For the last traces.
+    pub(crate) fn traced(self) -> Duration {
+        self.left(5).min(GRACE)
+    }
+
+    /// What is left of the drain and of so many fifths of the grace.
+    fn left(self, fifths: u32) -> Duration {
+        (self.drained + GRACE * fifths / 5).saturating_duration_since(Instant::now())
+    }
 }
 
 /// Two signals closer than this are one request: `timeout` and some supervisors signal the process and then its group.
@@ -54,15 +95,18 @@ pub async fn requested() {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
-    use super::{GRACE, patience_until};
+    use super::{Deadline, GRACE};
 
+    /// Goal: whoever needs its whole time leaves some to those after it, and all end within one grace. Method: a drain that is over.
     #[test]
-    fn patience_is_what_is_left_of_the_drain_and_never_less_than_the_grace() {
-        let now = Instant::now();
-        let left = patience_until(now + Duration::from_secs(30));
-        assert!(left > GRACE && left <= Duration::from_secs(30), "{left:?}");
-        assert_eq!((patience_until(now), patience_until(now + GRACE / 2)), (GRACE, GRACE));
+    fn the_parts_share_one_grace() {
+        let over = Deadline::after(Duration::ZERO);
+        let parts = [over.drain(), over.cut(), over.read(), over.judged(), over.traced()];
+        assert!(parts[0].is_zero() && parts[4] <= GRACE, "{parts:?}");
+        assert!(parts.windows(2).all(|part| part[0] + Duration::from_millis(900) < part[1]), "{parts:?}");
+        let long = Deadline::after(Duration::from_secs(60));
+        assert!(long.read() > Duration::from_secs(60) && long.judged() == GRACE, "what ends early waits for nobody");
     }
 }

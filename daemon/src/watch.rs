@@ -40,6 +40,8 @@ pub(crate) struct Watch {
     /// Disconnected once the thread has ended, which tells with a deadline what a join tells without one.
     ended: Receiver<Infallible>,
     thread: Option<JoinHandle<()>>,
+    /// For the file at hand, when it ends.
+    patience: Duration,
 }
 
 /// What tells two states of a file apart.
@@ -97,14 +99,19 @@ impl Watch {
             watcher.run(pause, &stopped);
         };
         let thread = std::thread::Builder::new().name("import-watch".to_owned()).spawn(run)?;
-        Ok(Watch { stop: Some(stop), ended, thread: Some(thread) })
+        Ok(Watch { stop: Some(stop), ended, thread: Some(thread), patience: shutdown::GRACE })
+    }
+
+    /// Ends it after the file at hand, or leaves that behind when `patience` is over.
+    pub(crate) fn stop(mut self, patience: Duration) {
+        self.patience = patience;
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         self.stop = None;
-        if self.ended.recv_timeout(shutdown::GRACE) == Err(RecvTimeoutError::Timeout) {
+        if self.ended.recv_timeout(self.patience) == Err(RecvTimeoutError::Timeout) {
             tracing::warn!("the import folder's file at hand is left behind; it is taken again at the next start");
             return;
         }

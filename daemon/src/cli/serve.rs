@@ -25,8 +25,8 @@ pub(super) fn run(args: &ConfigArgs) -> Outcome {
         let ready = |address| say::show(format_args!("listening on http://{address}"));
         app.run(ready, shutdown::requested()).await
     });
-    // Dropped, a runtime waits without end for what blocks beside it: a file that is copied, a model that is loaded.
-    // What is left then ends with the process, in which `main` leaves no destructor to run under it.
-    runtime.shutdown_timeout(shutdown::GRACE);
+    // Dropped, a runtime waits without end for what blocks beside it: a file that is copied, a model that is loaded. All that had
+    // something to finish had its time; the rest ends with the process, in which `main` leaves no destructor to run under it.
+    runtime.shutdown_background();
     Ok(served?)
 }

@@ -78,9 +78,11 @@ impl Importing {
         Importing { importer, watch: Mutex::new(watch) }
     }
 
-    /// Stops the watch after the file at hand.
-    pub(crate) fn stop(&self) {
-        drop(self.watch.lock().unwrap_or_else(PoisonError::into_inner).take());
+    /// Stops the watch after the file at hand, if that ends within `patience`.
+    pub(crate) fn stop(&self, patience: Duration) {
+        if let Some(watch) = self.watch.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            watch.stop(patience);
+        }
     }
 }
 

@@ -244,8 +244,13 @@ impl IntoResponse for ApiError {
         response.extensions_mut().insert(ErrorCode(self.code()));
         let headers = response.headers_mut();
         match self {
-            ApiError::QueueFull | ApiError::TimedOut(_) => {
+            ApiError::QueueFull => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            // Where it was the request that is too long for its time, a client that retries by itself has it computed in vain again.
+            ApiError::TimedOut(_) => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+                headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
             }
             ApiError::Unavailable(_) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));

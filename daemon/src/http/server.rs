@@ -3,14 +3,14 @@
 //! axum's own `serve` has neither a limit of connections nor a time for headers, so the accept loop is ours: a permit per
 //! connection is taken before `accept`, so that a flood waits in the kernel's queue instead of in our memory.
 
-use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Router, extract::ConnectInfo, extract::Request};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
 };
 use tower::ServiceExt;
 
@@ -52,27 +52,46 @@ impl ConnectionLimits {
     }
 }
 
-/// Accepts until `stop` turns true; then finishes what runs, each connection after its current request.
+/// How far the end of the daemon has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stop {
+    /// It serves.
+    No,
+    /// Connections end after their current answer. New ones are still accepted, for one answer each: a probe or a client that
+    /// meets a closed port learns less than one that is told 503.
+    Finish,
+    /// Connections end now, and with them what they were answering.
+    Cut,
+}
+
+/// Accepts until it is asked to stop and all connections of before have ended.
 pub(crate) async fn serve(
     listener: TcpListener,
     app: Router,
     limits: ConnectionLimits,
-    mut stop: watch::Receiver<bool>,
+    mut asked: watch::Receiver<Stop>,
 ) {
     let permits = Arc::new(Semaphore::new(limits.connections_max));
     let permits_max = u32::try_from(limits.connections_max).expect("the config bounds connections");
+    let (stop, mut cut) = (watch::Sender::new(Stop::No), asked.clone());
+    // Held by connections from before the end: nothing comes through it, and it is over with the last of them.
+    let (alive, mut all_ended) = mpsc::channel::<Infallible>(1);
+    let mut alive = Some(alive);
     loop {
-        let permit = tokio::select! {
-            permit = permits.clone().acquire_owned() => permit.expect("the semaphore is never closed"),
-            () = stopped(&mut stop) => break,
-        };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stopped(&mut stop) => break,
+            accepted = accept(&listener, &permits) => accepted,
+            () = reached(&mut asked, Stop::Finish), if alive.is_some() => {
+                alive = None;
+                stop.send_replace(Stop::Finish);
+                continue;
+            }
+            _ = all_ended.recv(), if alive.is_none() => break,
+            () = reached(&mut cut, Stop::Cut) => break,
         };
         match accepted {
-            Ok((socket, peer)) => {
-                tokio::spawn(connection(socket, peer, app.clone(), limits, stop.clone(), permit));
+            Ok((socket, peer, permit)) => {
+                let life = Life { alive: alive.clone(), stop: stop.subscribe(), _permit: permit };
+                tokio::spawn(connection(socket, peer, app.clone(), limits, life));
             }
             // Out of file descriptors, most likely: breathe, and the connections that end will free some.
             Err(error) => {
@@ -82,17 +101,28 @@ pub(crate) async fn serve(
         }
     }
     drop(listener);
+    stop.send_replace(Stop::Cut);
     let _all_ended = permits.acquire_many(permits_max).await;
 }
 
-async fn connection(
-    socket: TcpStream,
-    peer: SocketAddr,
-    app: Router,
-    limits: ConnectionLimits,
-    mut stop: watch::Receiver<bool>,
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> std::io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
+    let (socket, peer) = listener.accept().await?;
+    Ok((socket, peer, permit))
+}
+
+/// What a connection holds while it lives, and what ends it.
+struct Life {
+    /// `None` for one that came when the daemon was ending already.
+    alive: Option<mpsc::Sender<Infallible>>,
+    stop: watch::Receiver<Stop>,
     _permit: OwnedSemaphorePermit,
-) {
+}
+
+async fn connection(socket: TcpStream, peer: SocketAddr, app: Router, limits: ConnectionLimits, mut life: Life) {
     // A token is a small write; Nagle would hold it back for the acknowledgement of the last one.
     let _ = socket.set_nodelay(true);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
@@ -102,13 +132,15 @@ async fn connection(
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
     builder.max_buf_size(limits.header_bytes_max + HEADER_SLACK_BYTES).max_headers(limits.headers_max);
+    builder.keep_alive(life.alive.is_some());
     let socket = ReadersOnly::new(socket, limits.write_timeout);
     let presence = socket.presence();
     let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
+    let mut cut = life.stop.clone();
     let served = async {
         tokio::select! {
             ended = connection.as_mut() => ended,
-            () = stopped(&mut stop) => {
+            () = reached(&mut life.stop, Stop::Finish), if life.alive.is_some() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -122,6 +154,7 @@ async fn connection(
         }
         // Dropping the connection drops what it answers, and with it the work.
         () = left(presence) => tracing::debug!(%peer, "a client left"),
+        () = reached(&mut cut, Stop::Cut) => tracing::debug!(%peer, "a connection was cut"),
     }
 }
 
@@ -131,7 +164,7 @@ async fn left(presence: Presence) {
     tokio::time::sleep(FAREWELL).await;
 }
 
-/// Resolves when `stop` is true, or when nobody is left who could make it so.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    let _ = stop.wait_for(|stop| *stop).await;
+/// Resolves when the end has come so far, or when nobody is left who could bring it there.
+async fn reached(stop: &mut watch::Receiver<Stop>, stage: Stop) {
+    let _ = stop.wait_for(|stop| *stop >= stage).await;
 }

@@ -15,7 +15,7 @@ mod table;
 
 use std::{
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use config::Config;
@@ -37,7 +37,7 @@ use super::{
     options::{count, not_greedy},
     output::folder_of,
 };
-use crate::{app, cli::say, telemetry};
+use crate::{app, cli::say, shutdown::Deadline, telemetry};
 
 /// `honed train ppo`.
 #[derive(clap::Args)]
@@ -99,10 +99,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let newest = Ended::newest(&args.out);
     let services = app::services(&config).map_err(Box::new)?;
     let ended = Driver::new(args, &config, &services, &prompts, &interrupt)?.after(newest).run();
-    let patience = Duration::from_secs(config.daemon.drain_s);
-    let until = Instant::now() + patience;
-    services.engine.shutdown(patience);
-    app::close(&services, until);
+    let deadline = Deadline::after(Duration::from_secs(config.daemon.drain_s));
+    services.engine.shutdown(deadline.drain());
+    app::close(&services, deadline);
     ended
 }
 
