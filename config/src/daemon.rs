@@ -33,8 +33,7 @@ section! {
         connections_max: usize => whole(1, 1_000_000);
         /// Web pages of these origins may call the API and read its answers (CORS); empty: of none but the daemon's own.
         cors_origins: String => ORIGINS;
-        /// Seconds that running requests get at shutdown; the learner, asked after them to end, gets what is left, at least 3. All
-        /// has ended 5 seconds after them at the latest: what kills a daemon that does not stop should wait longer than both.
+        /// Seconds that running requests get at shutdown; the learner, asked after them to end, gets what is left, at least 3. All has ended 5 seconds after them at the latest: what kills a daemon that does not stop should wait longer than both.
         drain_s: u64 => whole(0, 3600);
         /// Folder from which `POST /v1/policies` may load model files, and from no other; empty: from none.
         import_dir: String => TEXT;
