@@ -86,21 +86,23 @@ fn a_text_that_is_not_asked_for_is_said_to_be_unread() {
     assert_eq!(log.matches("ppo.ptx_file is not read, because ppo.ptx is off").count(), 1, "{log}");
 }
 
-/// Goal: several answers to one request are a group, one that is alone is not. Method: two requests for three answers, two
-/// for one.
+/// Goal: several answers to one request are a group, one that is alone is not. Method: two requests for four answers, which are
+/// enough for a round, and four for one.
 #[test]
 fn answers_to_one_request_are_compared_and_a_lone_one_says_why_it_does_not_train() {
-    let daemon = learner().set("ppo.advantage_estimator=rloo").start();
-    for (prompt, n) in [("the ocean", 3), ("a bear", 3), ("what color", 1), ("the sky", 1)] {
+    let daemon = learner().set("ppo.advantage_estimator=rloo").set("ppo.rollouts_per_update=12").start();
+    for (prompt, n) in
+        [("the ocean", 4), ("a bear", 4), ("what color", 1), ("the sky", 1), ("a day", 1), ("the sea", 1)]
+    {
         ask(&daemon, prompt, n, 5);
     }
     daemon.wait_for("an update", |daemon| !updates(daemon).is_empty());
     let update = updates(&daemon).remove(0);
-    assert_eq!((&update["numbers"]["singletons"], &update["numbers"]["steps/value"]), (&json!(2.0), &json!(0.0)));
+    assert_eq!((&update["numbers"]["singletons"], &update["numbers"]["steps/value"]), (&json!(4.0), &json!(0.0)));
     assert_eq!(update["outcome"], "promoted", "{update}");
     let rows = daemon.get("/v1/rollouts?limit=100").ok();
     let reasons = rows["data"].as_array().expect("rows").iter().filter(|row| row["reason"] == "singleton").count();
-    assert_eq!(reasons, 2);
+    assert_eq!(reasons, 4);
     daemon.stop();
 }
 

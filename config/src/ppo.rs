@@ -14,7 +14,7 @@ section! {
     Ppo, "ppo" {
         /// Learn from traffic; false: serve and log only.
         enabled: bool => SWITCH;
-        /// Episodes in one update round (InstructGPT C.4: 512; 128 suits 0.1 to 1 B parameters). By default 64 with lora_rank: adapters learn worse from large batches.
+        /// Episodes in one update round (InstructGPT C.4: 512; 128 suits 0.1 to 1 B parameters). By default 64 with lora_rank: adapters learn worse from large batches. A round of which fewer than 8 may train, or fewer than all where it has no more, makes no step.
         rollouts_per_update: usize => whole(1, 65_536);
         /// Episodes in one optimiser step; must divide rollouts_per_update. By default 16 with lora_rank.
         minibatch: usize => whole(1, 65_536);
@@ -34,7 +34,7 @@ section! {
         policy_learning_rate: f64 => real(0.0, 1.0);
         /// Adam step size of the value model (InstructGPT C.4: 9e-6). By default 5e-5 with lora_rank.
         value_learning_rate: f64 => real(0.0, 1.0);
-        /// Update rounds over which both rates rise linearly from a tenth (InstructGPT C.4: 10).
+        /// Update rounds over which both rates rise linearly from a tenth (InstructGPT C.4: 10); of the policy those in which it made a step, from the beginning again where its moments are fresh, as after an activation.
         warmup_updates: u64 => whole(0, 100_000);
         /// KL penalty per nat, beta (InstructGPT C.4: 0.02; TRL: 0.05).
         kl_coef: f64 => real(0.0, 100.0);
@@ -116,7 +116,7 @@ section! {
         stop_kl: f64 => real(0.0, 1000.0);
         /// The policy makes no more steps in a round when k3(old, new) is above stop_kl (Spinning Up: 0.015); above skip_kl the round is taken back. 0: never.
         skip_kl: f64 => real(0.0, 1000.0);
-        /// KL to version 0, nats per episode, beyond which learning pauses; 0: no bound, because it grows with the length of answers.
+        /// KL to version 0, nats per episode, beyond which the gate refuses a candidate, and learning pauses where the live version is beyond it all the same; 0: no bound, because it grows with the length of answers.
         kl_budget: f64 => real(0.0, 1_000_000.0);
         /// A step is skipped when its gradient norm, or its largest ratio, is more than this many times the median of the last steps; 0: never.
         grad_spike: f64 => real(0.0, 1_000_000.0);

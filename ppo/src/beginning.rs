@@ -174,6 +174,7 @@ impl Beginning {
                 self.models(weights, config)?
             }
         };
+        control.n_policy_rounds = 0;
         if models.form() != had {
             // Gradients of other parameters have other norms.
             control.forget_steps();
@@ -232,5 +233,31 @@ mod tests {
             };
             assert_eq!(after(false), after(true), "rank {lora_rank}");
         }
+    }
+
+    /// Goal: fresh moments are warmed up, however old the folder is. Method: models that have learnt for some rounds go over to other
+    /// weights; the rates of the round before and of the one after.
+    #[test]
+    fn fresh_moments_begin_at_a_tenth_of_the_rate() {
+        let config = config::Ppo { warmup_updates: 2, ..World::new(62).config };
+        let dir = tempfile::tempdir().unwrap();
+        let sft = dir.path().join("sft.gguf");
+        served_model().write(&sft).unwrap();
+        let beginning = Beginning::new(&sft, ValueStart::Policy, &config).unwrap();
+        let mut models = beginning.models(beginning.source(), &config).unwrap();
+        let rollouts = World::new(62).rollouts(8, share_of(TokenId(3)));
+        let lineage = [PolicyVersion::SFT];
+        let share = |models: &mut Models, update| {
+            // The rollouts are another model's.
+            let config = config::Ppo { importance: "off".to_string(), ..config.clone() };
+            let round = Round { config: &config, update, lineage: &lineage, pretraining: &[] };
+            let outcome = round.run(models, &rollouts, &mut || ControlFlow::Continue(())).unwrap();
+            assert!(outcome.has_new_policy());
+            outcome.stats.policy_learning_rate / config.policy_learning_rate
+        };
+        let shares: Vec<f64> = (0..3).map(|update| share(&mut models, update)).collect();
+        assert_eq!(shares, [0.1, 0.55, 1.0]);
+        let mut models = beginning.rebased(models, beginning.source(), &config).unwrap();
+        assert_eq!(share(&mut models, 3), 0.1);
     }
 }

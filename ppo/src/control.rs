@@ -1,9 +1,9 @@
 //! The small numbers that a learner carries from round to round, beside weights, moments and β.
 //!
 //! Some are decisions that were made once (the weight of the pretraining text), some are positions (in the order of that
-//! text, in the warm-up of the value model), some are memories against which the next step is judged (the last gradient
-//! norms). A run that goes on without them is another run: so they can be written down as a list of named numbers, and read
-//! back, bit for bit.
+//! text, in the warm-up of the value model, in the rise of the policy's rate), some are memories against which the next step is
+//! judged (the last gradient norms). A run that goes on without them is another run: so they can be written down as a list of
+//! named numbers, and read back, bit for bit.
 
 mod recent;
 
@@ -26,6 +26,8 @@ pub struct ControlState {
     pub ptx_drawn: u64,
     /// Rounds so far in which only the value model learnt.
     pub n_value_rounds: u64,
+    /// Rounds in which the policy made a step, since its moments were fresh.
+    pub n_policy_rounds: u64,
     /// Gradient norms of the policy before clipping, step by step.
     pub policy_grad_norms: Recent,
     /// Gradient norms of the value model before clipping.
@@ -44,6 +46,7 @@ impl Default for ControlState {
             ptx_coef: None,
             ptx_drawn: 0,
             n_value_rounds: 0,
+            n_policy_rounds: 0,
             policy_grad_norms: Recent::new(STEPS_REMEMBERED),
             value_grad_norms: Recent::new(STEPS_REMEMBERED),
             ratio_maxima: Recent::new(STEPS_REMEMBERED),
@@ -62,6 +65,9 @@ impl ControlState {
             ("n_value_rounds".to_string(), self.n_value_rounds as f64),
         ]);
         numbers.extend(self.ptx_coef.map(|coef| ("ptx_coef".to_string(), coef)));
+        // States of a honed that did not count them have no such number, and their fingerprints are without it.
+        let n_policy_rounds = (self.n_policy_rounds > 0).then_some(self.n_policy_rounds as f64);
+        numbers.extend(n_policy_rounds.map(|n| ("n_policy_rounds".to_string(), n)));
         for (name, recent) in self.memories() {
             numbers.extend((0..).zip(recent.values()).map(|(i, value): (u32, f64)| (format!("{name}.{i:03}"), value)));
         }
@@ -75,6 +81,7 @@ impl ControlState {
         let count = |name: &str| numbers.get(name).map_or(0, |n| *n as u64);
         state.ptx_coef = numbers.get("ptx_coef").copied();
         (state.ptx_drawn, state.n_value_rounds) = (count("ptx_drawn"), count("n_value_rounds"));
+        state.n_policy_rounds = count("n_policy_rounds");
         for (name, recent) in state.memories_mut() {
             let prefix = format!("{name}.");
             // Sorted by name is oldest first.
@@ -118,12 +125,24 @@ mod tests {
 
     #[test]
     fn what_was_written_down_is_read_back_bit_for_bit() {
-        let mut state =
-            ControlState { ptx_coef: Some(1.0 / 3.0), ptx_drawn: 77, n_value_rounds: 2, ..ControlState::default() };
+        let mut state = ControlState {
+            ptx_coef: Some(1.0 / 3.0),
+            ptx_drawn: 77,
+            n_value_rounds: 2,
+            n_policy_rounds: 5,
+            ..ControlState::default()
+        };
         // More than it remembers, so that the oldest are gone and the order matters.
         (0..STEPS_REMEMBERED + 5).for_each(|i| state.policy_grad_norms.push(0.1 * i as f64));
         state.held_out_scores.push(-0.5);
         assert_eq!(ControlState::from_numbers(&state.numbers()), state);
         assert_eq!(ControlState::from_numbers(&Default::default()), ControlState::default());
+    }
+
+    /// Goal: a state that an older honed wrote has the fingerprint that it was written with. Method: the names of its numbers.
+    #[test]
+    fn what_older_states_lack_is_not_written_at_its_start() {
+        let names: Vec<String> = ControlState::default().numbers().into_keys().collect();
+        assert_eq!(names, ["n_value_rounds", "ptx_drawn"]);
     }
 }

@@ -23,6 +23,11 @@ pub use trips::{Trip, Trips};
 
 /// Rounds in a row without a policy step, because of guards or the gate, after which the learner goes back.
 pub const SKIPPED_ROUNDS_MAX: u32 = 3;
+/// Steps of the policy that one round may leave out in a row; then it is taken back.
+pub const SKIPPED_STEPS_MAX: u32 = 3;
+/// Episodes below which a round makes no step (lm-human-preferences asks for 8 in what is whitened together): a few would be
+/// compared with each other alone, and move the weights as far as a hundred.
+pub const EPISODES_MIN: usize = 8;
 /// Steps that must be remembered before a spike can be told from the usual.
 const STEPS_MIN: usize = 8;
 
@@ -47,6 +52,10 @@ pub enum Guard {
     Parity,
     /// Scores rise where it trains and fall where it does not: `ppo.held_out_share`.
     HeldOut,
+    /// Of what was given to the round too few may train: fewer than [`EPISODES_MIN`], or than all where it was given fewer.
+    EffectiveBatch,
+    /// [`SKIPPED_STEPS_MAX`] steps of the policy in a row were left out.
+    SkippedSteps,
 }
 
 /// What is done.
@@ -77,7 +86,7 @@ impl Action {
 
 impl Guard {
     /// All guards.
-    pub const ALL: [Guard; 9] = [
+    pub const ALL: [Guard; 11] = [
         Guard::StopKl,
         Guard::SkipKl,
         Guard::KlBudget,
@@ -87,6 +96,8 @@ impl Guard {
         Guard::Ess,
         Guard::Parity,
         Guard::HeldOut,
+        Guard::EffectiveBatch,
+        Guard::SkippedSteps,
     ];
 
     /// The word in metrics.
@@ -102,6 +113,8 @@ impl Guard {
             Guard::Ess => "ess",
             Guard::Parity => "parity",
             Guard::HeldOut => "held_out",
+            Guard::EffectiveBatch => "effective_batch",
+            Guard::SkippedSteps => "skipped_steps",
         }
     }
 
@@ -110,7 +123,7 @@ impl Guard {
     pub fn action(self) -> Action {
         match self {
             Guard::StopKl => Action::StopEpoch,
-            Guard::SkipKl | Guard::Ess => Action::SkipRound,
+            Guard::SkipKl | Guard::Ess | Guard::EffectiveBatch | Guard::SkippedSteps => Action::SkipRound,
             Guard::GradientSpike | Guard::RatioSpike | Guard::NonFinite => Action::SkipStep,
             Guard::KlBudget | Guard::Parity | Guard::HeldOut => Action::Pause,
         }
@@ -139,7 +152,21 @@ impl Guard {
                 "the reward is being gamed: raise ppo.kl_coef, improve the reward model, or activate an earlier version; \
                  then resume learning"
             }
+            Guard::EffectiveBatch => {
+                "too few rollouts of the round may train: see why the others were dropped; raise ppo.rollouts_per_update, set \
+                 ppo.client_limit to score, or ask for several answers to a prompt where ppo.advantage_estimator compares them"
+            }
+            Guard::SkippedSteps => {
+                "the guards beside it say what was wrong with the steps; look at the scores of this round for outliers, or \
+                 lower ppo.policy_learning_rate"
+            }
         }
+    }
+
+    /// Whether a trip says something about the learner's health, and not about the traffic alone.
+    #[must_use]
+    pub fn is_about_the_learner(self) -> bool {
+        self != Guard::EffectiveBatch
     }
 }
 

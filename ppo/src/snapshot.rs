@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 use policy::optimizer::AdamState;
 
-use crate::{averaging::WeightAverage, error::PpoError, models::Models, state::Half};
+use crate::{averaging::WeightAverage, control::ControlState, error::PpoError, models::Models, state::Half};
 
 /// What a round may have to go back to.
 pub struct Snapshot {
@@ -58,7 +58,12 @@ impl Snapshot {
 
     /// Puts the policy back, with its optimiser where there is a copy.
     pub(crate) fn restore_policy(&self, models: &mut Models) -> Result<(), PpoError> {
-        self.policy.put_back(models, Half::Policy)
+        self.policy.put_back(models, Half::Policy)?;
+        if self.policy.optimizer.is_some() {
+            // What the moments have seen.
+            models.control.n_policy_rounds = ControlState::from_numbers(&self.control).n_policy_rounds;
+        }
+        Ok(())
     }
 }
 
@@ -191,6 +196,7 @@ mod tests {
         snapshot.restore_policy(&mut world.models).unwrap();
         assert_eq!(bits(&world), (before.0, learnt.1));
         assert!(world.models.policy_optimizer.state().step > 0, "the moments go on");
+        assert_eq!(world.models.control.n_policy_rounds, 1, "and so does their warm-up");
         assert!(!world.models.is_spoilt);
         snapshot.restore(&mut world.models).unwrap();
         assert!(world.models.is_spoilt);
@@ -205,9 +211,10 @@ mod tests {
         let before = bits(&world);
         learn(&mut world);
         let learnt = bits(&world);
+        assert_eq!(world.models.control.n_policy_rounds, 1);
         snapshot.restore_policy(&mut world.models).unwrap();
         assert_eq!(bits(&world), (before.0, learnt.1));
-        assert_eq!(world.models.policy_optimizer.state().step, 0);
+        assert_eq!((world.models.policy_optimizer.state().step, world.models.control.n_policy_rounds), (0, 0));
         assert!(world.models.value_optimizer.state().step > 0);
     }
 }

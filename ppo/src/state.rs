@@ -8,7 +8,8 @@
 //! A state is: the f32 masters of policy and value model, both optimisers' moments and step counts, the numbers of
 //! [`Models::control`] (β and whatever else steers), the number of the next update, and the version that it stands at.
 //! A file also says the forms of the two models, adapters' alphas among them, which no tensor tells.
-//! What is a function of these, of the configuration or of the log (reference, minibatch order, warm-up) is not part of it.
+//! What is a function of these, of the configuration or of the log (reference, minibatch order, the rise of the value model's
+//! rate) is not part of it.
 
 mod file;
 mod folder;

@@ -17,8 +17,9 @@
 //!
 //! Guard rails ([`guard`](crate::guard)), for a round runs unattended: the policy's steps end when the policy is `stop_kl`
 //! away from where the round began; when a step went beyond `skip_kl`, the last one among them, the round is taken back (a
-//! policy that far away is broken, and the steps before are why); a step whose loss or gradient is not finite, or far beyond the usual, is skipped; a
-//! round whose weights say that the data are somebody else's makes no step at all.
+//! policy that far away is broken, and the steps before are why); a step whose loss or gradient is not finite, or far beyond the
+//! usual, is skipped, and the round is taken back when several in a row are; a round of which too little may train, or whose
+//! weights say that the data are somebody else's, makes no step at all.
 //!
 //! Call it inside the learner's thread pool (`pool.install(..)`): micro-batches run side by side, one a thread. The result
 //! does not depend on the number of threads.
@@ -68,7 +69,8 @@ const WARMUP_START: f64 = 0.1;
 pub struct Round<'a> {
     /// Every knob of the section.
     pub config: &'a config::Ppo,
-    /// Rounds before this one, over the life of the data folder: moves the warm-up and seeds the order of episodes.
+    /// Rounds before this one, over the life of the data folder: moves the value model's warm-up of its rate, and seeds the order
+    /// of episodes.
     pub update: u64,
     /// The version that `models.policy` holds, then its ancestors as far back as `ppo.max_staleness` allows; rollouts of
     /// other versions are stale.
@@ -138,11 +140,15 @@ impl Round<'_> {
         }
         let held_out = watch::held_out_score(rollouts, &fates);
         let kl_coef = models.kl_coef;
-        let is_warming_up = self.is_warming_up(models);
+        let (is_warming_up, rates) = (self.is_warming_up(models), self.learning_rates(models));
         let experience = self.collect(admitted.episodes, models, pace)?;
         let experience_s = started.elapsed().as_secs_f64();
         let mut progress = Progress::default();
         self.watch(models, &experience, held_out, &mut progress.trips);
+        if progress.trips.is_empty() {
+            // What tripped already says more exactly why nothing is learnt.
+            watch::watch_size(&experience, &fates, &mut progress.trips);
+        }
         let mut arrival = Arrival::default();
         if has_lessons(&experience) && !progress.trips.forbid_learning() {
             self.update(models, &experience, &mut progress, pace)?;
@@ -154,12 +160,12 @@ impl Round<'_> {
             progress.n_policy_steps = 0;
         }
         models.control.n_value_rounds += u64::from(is_warming_up && progress.n_value_steps > 0);
+        models.control.n_policy_rounds += u64::from(progress.n_policy_steps > 0);
         self.average(models, &progress)?;
         self.adapt_kl_coef(models, &experience, &progress);
         settle(&mut fates, &experience, &progress);
         let mut stats = RoundStats::new(&experience, &progress);
         stats.n_dropped = fates.iter().filter(|fate| matches!(fate, Fate::Dropped(_))).count();
-        let rates = self.learning_rates();
         (stats.policy_learning_rate, stats.value_learning_rate) = (rates.policy, rates.value);
         (stats.kl_coef, stats.kl_coef_next) = (kl_coef, models.kl_coef);
         stats.held_out_score = held_out;
@@ -181,7 +187,7 @@ impl Round<'_> {
     ) -> Result<(), PpoError> {
         let plan = Plan {
             config: self.config,
-            rates: self.learning_rates(),
+            rates: self.learning_rates(models),
             pretraining: self.pretraining,
             is_warming_up: self.is_warming_up(models),
         };
@@ -235,18 +241,26 @@ impl Round<'_> {
         Experience::collect(episodes, models, &config, models.kl_coef, pace)
     }
 
-    /// The moving average of the policy's weights takes its step when the policy took one.
+    /// The moving average of the policy's weights takes its step when the policy took one, and ends where nobody wants one any more.
     fn average(&self, models: &mut Models, progress: &Progress) -> Result<(), PpoError> {
+        if self.config.ema_decay == 0.0 {
+            models.average = None;
+        }
         if let Some(average) = models.average.as_mut().filter(|_| progress.n_policy_steps > 0) {
             average.follow(models.policy.parameters(), self.config.ema_decay)?;
         }
         Ok(())
     }
 
-    fn learning_rates(&self) -> LearningRates {
+    /// The policy's rate rises with its own rounds since its moments were fresh: neither the rounds in which the value model warms
+    /// up alone nor those before an activation tell Adam how large its gradients are. The value model learns in every round.
+    fn learning_rates(&self, models: &Models) -> LearningRates {
         let config = self.config;
-        let rate = |peak| warmup_then_constant(peak, WARMUP_START, self.update, config.warmup_updates);
-        LearningRates { policy: rate(config.policy_learning_rate), value: rate(config.value_learning_rate) }
+        let rate = |peak, n_rounds| warmup_then_constant(peak, WARMUP_START, n_rounds, config.warmup_updates);
+        LearningRates {
+            policy: rate(config.policy_learning_rate, models.control.n_policy_rounds),
+            value: rate(config.value_learning_rate, self.update),
+        }
     }
 
     fn adapt_kl_coef(&self, models: &mut Models, experience: &Experience, progress: &Progress) {

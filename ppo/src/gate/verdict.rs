@@ -195,8 +195,13 @@ fn round_is_sound(evidence: &Evidence<'_>, config: &config::Ppo, doubts: &mut Ve
     let stats = evidence.stats;
     let skip_kl = crate::guard::limit(config.skip_kl).min(f64::MAX);
     Verdict::within(doubts, "KL to the live policy, nats per token", stats.policy_final_kl_k3, skip_kl);
-    let kl_limit = if config.kl_adaptive { KL_TARGET_MULTIPLE * config.kl_target } else { f64::MAX };
-    Verdict::within(doubts, "KL to version 0, nats per episode", stats.policy_final_kl_to_reference, kl_limit);
+    let of_target = if config.kl_adaptive { KL_TARGET_MULTIPLE * config.kl_target } else { f64::MAX };
+    let budget = crate::guard::limit(config.kl_budget).min(f64::MAX);
+    let what = match budget < of_target {
+        true => "KL to version 0, nats per episode (ppo.kl_budget)",
+        false => "KL to version 0, nats per episode",
+    };
+    Verdict::within(doubts, what, stats.policy_final_kl_to_reference, of_target.min(budget));
     Verdict::within(doubts, "objective", stats.objective_rlhf_reward, f64::MAX);
     if evidence.parity.n_tokens == 0 {
         doubts
@@ -336,6 +341,20 @@ mod tests {
         assert!(!with(f64::INFINITY).is_pass() && !with(f64::NAN).is_pass());
     }
 
+    #[test]
+    fn of_two_limits_of_the_kl_the_tighter_one_is_named() {
+        // The candidate is 100 nats away.
+        let with = |kl_budget, kl_target| {
+            let verdict = verdict(|case| {
+                (case.config.kl_budget, case.config.kl_adaptive, case.config.kl_target) = (kl_budget, true, kl_target);
+            });
+            assert!(verdict.refusals.len() <= 1, "{:?}", verdict.refusals);
+            verdict.refusals.first().map(|why| why.contains("ppo.kl_budget"))
+        };
+        assert_eq!((with(90.0, 9.5), with(90.0, 8.5)), (Some(true), Some(false)));
+        assert_eq!((with(101.0, 11.0), with(0.0, 11.0), with(0.0, 9.5)), (None, None, Some(false)));
+    }
+
     fn rung(judge: &str) -> Rung {
         Rung { judge: judge.to_owned(), mean: -0.1, standard_error: 0.1 }
     }
@@ -343,10 +362,11 @@ mod tests {
     /// What breaks one check.
     type Fault = fn(&mut Case);
 
-    const CHECKS: [(&str, Fault); 13] = [
+    const CHECKS: [(&str, Fault); 14] = [
         ("live policy", |case| case.stats.policy_final_kl_k3 = 1.01 * case.config.skip_kl),
         ("version 0", |case| case.config.kl_adaptive = true),
         ("version 0", |case| case.stats.policy_final_kl_to_reference = f64::INFINITY),
+        ("(ppo.kl_budget): expected at most 99,", |case| case.config.kl_budget = 99.0),
         ("objective", |case| case.stats.objective_rlhf_reward = f64::NAN),
         ("not compared", |case| case.parity = Parity::default()),
         ("less likely", |case| case.alignment = Some(-3.4)),

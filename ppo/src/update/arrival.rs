@@ -17,8 +17,9 @@ use crate::{
 /// Episodes that are read at most.
 const EPISODES_MAX: usize = 64;
 /// Tokens that are read at most, prompts included, beyond the first [`LESSONS_MIN`] episodes: a spot check, not one more pass
-/// over a round of long answers. Those are read however long they are, or the gate could not look at long answers at all.
-const TOKENS_MAX: usize = 8192;
+/// over a round of long answers. Those are read however long they are, or the gate could not look at long answers at all. It is
+/// room for 64 episodes of 512 tokens: with half as many lessons the gate overlooks more (see [`gate`](crate::gate)).
+const TOKENS_MAX: usize = 32_768;
 
 /// What the policy says now of the first episodes that it learnt from.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -42,7 +43,7 @@ impl Arrival {
         config: &config::Ppo,
         pace: Pace<'_>,
     ) -> Result<Arrival, PpoError> {
-        let members = members(experience);
+        let members = members(experience, config.minibatch);
         let episodes = &experience.episodes;
         let pieces = MicroBatches::of(episodes, &members, Budget::of(models, config));
         let now = models.policy.open(|lm| {
@@ -83,14 +84,25 @@ fn to_reference(old: f64, now: f64, reference: f64) -> f64 {
 }
 
 /// The first episodes that trained, as many as are read.
-fn members(experience: &Experience) -> Vec<usize> {
-    let trained = (0..experience.episodes.len()).filter(|&i| experience.is_kept(i)).take(EPISODES_MAX);
-    let mut n_tokens = 0;
-    let fit = trained.enumerate().take_while(|&(n, i)| {
-        n_tokens += experience.episodes[i].sequence.tokens.len();
-        n < LESSONS_MIN || n_tokens <= TOKENS_MAX
-    });
-    fit.map(|(_, i)| i).collect()
+fn members(experience: &Experience, minibatch: usize) -> Vec<usize> {
+    let mut trained: Vec<usize> = (0..experience.episodes.len()).filter(|&i| experience.is_kept(i)).collect();
+    let n_tokens: Vec<usize> = trained.iter().map(|&i| experience.episodes[i].sequence.tokens.len()).collect();
+    trained.truncate(n_read(&n_tokens, minibatch));
+    trained
+}
+
+/// How many of the episodes that trained are read, of which these are the tokens. Where they are too few for the gate to judge what
+/// was learnt, only the size of the way is asked, which a minibatch shows.
+fn n_read(n_tokens: &[usize], minibatch: usize) -> usize {
+    if n_tokens.len() < LESSONS_MIN {
+        return n_tokens.len().min(minibatch);
+    }
+    let mut sum = 0;
+    let fits = |&(n, tokens): &(usize, &usize)| {
+        sum += tokens;
+        n < LESSONS_MIN || sum <= TOKENS_MAX
+    };
+    n_tokens.iter().take(EPISODES_MAX).enumerate().take_while(fits).count()
 }
 
 fn lesson(experience: &Experience, i: usize, now: impl Iterator<Item = f64>) -> Lesson {
@@ -99,5 +111,19 @@ fn lesson(experience: &Experience, i: usize, now: impl Iterator<Item = f64>) -> 
         paid: experience.paid(i),
         old_log_prob: experience.passes.old[range].iter().sum(),
         new_log_prob: now.sum(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::n_read;
+
+    #[test]
+    fn the_gate_gets_all_the_lessons_there_is_room_for_and_a_short_round_is_read_once() {
+        assert_eq!(n_read(&[512; 128], 32), 64);
+        assert_eq!(n_read(&[1024; 128], 32), 32);
+        assert_eq!(n_read(&[5000; 128], 32), 16, "as many as it needs, however long they are");
+        assert_eq!((n_read(&[100; 16], 4), n_read(&[100; 15], 4)), (16, 4), "nobody can judge fifteen");
+        assert_eq!((n_read(&[100; 15], 32), n_read(&[], 32)), (15, 0));
     }
 }

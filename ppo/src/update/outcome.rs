@@ -33,11 +33,13 @@ impl RoundOutcome {
     }
 
     /// Whether guard rails kept it from teaching anything. A round that is only to warm the value model up has done what it was
-    /// for when that made a step, whichever others were left out.
+    /// for when that made a step, whichever others were left out; and where nothing is wrong but that the traffic gave too little
+    /// to learn from, the learner is not to blame, and must not lose its moments over it.
     #[must_use]
     pub fn is_skipped(&self) -> bool {
         let has_warmed_up = self.stats.is_value_warmup && self.stats.n_value_steps > 0;
-        !self.has_new_policy() && !has_warmed_up && !self.stats.trips.is_empty()
+        let is_to_blame = self.stats.trips.iter().any(|(guard, _)| guard.is_about_the_learner());
+        !self.has_new_policy() && !has_warmed_up && is_to_blame
     }
 
     /// How many rollouts were dropped, by reason.
@@ -68,6 +70,7 @@ pub(super) fn settle(fates: &mut [Fate], experience: &Experience, progress: &Pro
             () if learnt => Fate::Trained,
             () if progress.trips.pausing().is_some() => Fate::Dropped(DropReason::Guard),
             () if progress.trips.count(Guard::Ess) > 0 => Fate::Dropped(DropReason::OffPolicy),
+            () if progress.trips.count(Guard::EffectiveBatch) > 0 => Fate::Dropped(DropReason::Guard),
             () => Fate::Dropped(DropReason::UpdateFailed),
         };
     }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     control::Recent,
-    guard::{Guard, Trips, limit, spike},
+    guard::{Guard, SKIPPED_STEPS_MAX, Trips, limit, spike},
 };
 
 /// What the steps of a round came to.
@@ -19,9 +19,12 @@ pub(super) struct Progress {
     pub(super) n_policy_steps: usize,
     pub(super) n_value_steps: usize,
     pub(super) n_skipped_steps: usize,
+    /// Steps of the policy that were left out since it made one.
+    n_skipped_in_a_row: u32,
     /// The KL budget is spent: no more policy steps.
     pub(super) stopped: bool,
-    /// The policy is so far from where it began that the round must be taken back.
+    /// The policy is so far from where it began, or so many of its steps in a row were left out, that the round must be taken
+    /// back.
     pub(super) ran_away: bool,
     /// What the guard rails said.
     pub(super) trips: Trips,
@@ -52,6 +55,24 @@ impl Progress {
         if k3 > skip {
             self.ran_away = true;
             self.trips.add(Guard::SkipKl, k3, skip);
+        }
+    }
+
+    /// The policy has made a step.
+    pub(super) fn count_policy_step(&mut self) {
+        self.n_policy_steps += 1;
+        self.n_skipped_in_a_row = 0;
+    }
+
+    /// This step of the policy is not made. One is an outlier; several in a row say that those before them broke something, and
+    /// what is left of the round would not mend it.
+    pub(super) fn skip_policy_step(&mut self, fault: Fault) {
+        self.skip_step(fault);
+        self.n_skipped_in_a_row += 1;
+        if self.n_skipped_in_a_row == SKIPPED_STEPS_MAX {
+            (self.stopped, self.ran_away) = (true, true);
+            let limit = f64::from(SKIPPED_STEPS_MAX);
+            self.trips.add(Guard::SkippedSteps, f64::from(self.n_skipped_in_a_row), limit);
         }
     }
 
@@ -109,6 +130,22 @@ mod tests {
         progress.skip_step(Fault { guard: Guard::NonFinite, value: f64::NAN, limit: f64::MAX });
         let counts = [Guard::StopKl, Guard::SkipKl, Guard::NonFinite].map(|guard| progress.trips.count(guard));
         assert_eq!((counts, progress.n_skipped_steps), ([1, 1, 1], 1));
+    }
+
+    #[test]
+    fn only_steps_left_out_in_a_row_take_the_round_back() {
+        let fault = Fault { guard: Guard::NonFinite, value: f64::NAN, limit: f64::MAX };
+        let mut progress = Progress::default();
+        for _ in 0..2 {
+            (0..2).for_each(|_| progress.skip_policy_step(fault));
+            // Of the value model: another run.
+            progress.skip_step(fault);
+            assert!(!progress.stopped && !progress.ran_away);
+            progress.count_policy_step();
+        }
+        (0..3).for_each(|_| progress.skip_policy_step(fault));
+        assert!(progress.stopped && progress.ran_away);
+        assert_eq!((progress.n_skipped_steps, progress.trips.count(Guard::SkippedSteps)), (9, 1));
     }
 
     #[test]

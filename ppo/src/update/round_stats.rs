@@ -37,7 +37,7 @@ pub struct RoundStats {
     pub held_out_score: Option<f64>,
     /// `stop_kl` ended the policy's steps early.
     pub stopped: bool,
-    /// `skip_kl` took the round back.
+    /// The round was taken back: `skip_kl`, or too many steps of the policy left out in a row.
     pub ran_away: bool,
 
     /// KL to the reference per episode, Σ_t k1, nats (TRL `objective/kl`); measured at the start of the round.

@@ -109,7 +109,7 @@ impl<'a> Minibatch<'a> {
         control.policy_grad_norms.push(norm);
         control.ratio_maxima.push(tally.ratio_max);
         if let Some(fault) = fault {
-            progress.skip_step(fault);
+            progress.skip_policy_step(fault);
             return Ok(());
         }
         let factor = clip_factor(norm, limit(config.max_grad_norm));
@@ -117,7 +117,7 @@ impl<'a> Minibatch<'a> {
         progress.gradients = gradients;
         progress.policy_grad_norms.push(norm);
         progress.ptx.extend(ptx);
-        progress.n_policy_steps += 1;
+        progress.count_policy_step();
         Ok(())
     }
 

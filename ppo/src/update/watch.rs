@@ -8,7 +8,7 @@ use super::{Fate, Round};
 use crate::{
     control::{ControlState, ROUNDS_REMEMBERED, Recent},
     experience::Experience,
-    guard::{Guard, Trips, parts_ways},
+    guard::{EPISODES_MIN, Guard, Trips, parts_ways},
     kl,
     models::Models,
     rollout_log::DropReason,
@@ -16,14 +16,28 @@ use crate::{
 
 /// Mean score of the rollouts that are held out; `None` when there are none.
 pub(super) fn held_out_score(rollouts: &[ScoredRollout], fates: &[Fate]) -> Option<f64> {
-    let is_held_out = |fate: &Fate| *fate == Fate::Dropped(DropReason::HeldOut);
     let scores: Vec<f64> = rollouts
         .iter()
         .zip(fates)
-        .filter(|(_, fate)| is_held_out(fate))
+        .filter(|(_, fate)| is_held_out(**fate))
         .map(|(rollout, _)| rollout.scored().score.0)
         .collect();
     (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64)
+}
+
+fn is_held_out(fate: Fate) -> bool {
+    fate == Fate::Dropped(DropReason::HeldOut)
+}
+
+/// Whether enough of what was given to the round may train. What is held out was not given to it; whatever else does not train
+/// was, also what is in the denominator of no other guard because it never became an episode, or is alone.
+pub(super) fn watch_size(experience: &Experience, fates: &[Fate], trips: &mut Trips) {
+    let n_given = fates.iter().filter(|fate| !is_held_out(**fate)).count();
+    let n_kept = (0..experience.episodes.len()).filter(|&i| experience.is_kept(i)).count();
+    let floor = EPISODES_MIN.min(n_given);
+    if n_kept < floor {
+        trips.add(Guard::EffectiveBatch, n_kept as f64, floor as f64);
+    }
 }
 
 /// By how many versions of the reward source these rollouts were judged.

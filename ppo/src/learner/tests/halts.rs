@@ -57,6 +57,7 @@ fn a_death_right_after_a_guard_tripped_leaves_learning_halted() {
     let mut world = World::new(|config| {
         config.policy_learning_rate = 2e-2;
         (config.stop_kl, config.skip_kl, config.kl_budget) = (10.0, 10.0, 1e-3);
+        config.gate = "observe".to_string();
     });
     copy_at(&world, "settled", into.path());
     let learner = world.start_learner();

@@ -157,6 +157,8 @@ fn a_guard_pauses_the_learner_and_says_why() {
     let mut world = World::new(|config| {
         config.policy_learning_rate = 2e-2;
         (config.stop_kl, config.skip_kl, config.kl_budget) = (10.0, 10.0, 1e-3);
+        // A strict gate would not have let it live.
+        config.gate = "observe".to_string();
     });
     let learner = world.start_learner();
     world.feed();

@@ -78,8 +78,8 @@ fn the_candidates_distance_from_version_0_is_known() {
     assert!((second.objective_kl / told - 1.0).abs() < 0.5, "{}, told {told}", second.objective_kl);
 }
 
-/// Goal: long text does not keep the gate from looking at what was learnt. Method: prompts so long that eight episodes are more than
-/// is read of short ones.
+/// Goal: long text does not keep the gate from looking at what was learnt. Method: prompts so long that sixteen episodes are more
+/// than is read of short ones.
 #[test]
 fn as_many_lessons_as_the_gate_needs_are_read_however_long_they_are() {
     let mut world = World::new(52);
@@ -87,10 +87,10 @@ fn as_many_lessons_as_the_gate_needs_are_read_however_long_they_are() {
     (world.config.importance, world.config.skip_kl) = ("off".to_string(), 0.0);
     let lengthened = |scored: reward::ScoredRollout| {
         let (mut rollout, judgement) = scored.into_parts();
-        rollout.prompt = (0..1030).map(|i| TokenId(1 + i % 10)).collect();
+        rollout.prompt = (0..2060).map(|i| TokenId(1 + i % 10)).collect();
         reward::ScoredRollout::new(rollout, judgement).unwrap()
     };
-    let rollouts: Vec<_> = world.rollouts(24, share_of(TokenId(3))).into_iter().map(lengthened).collect();
+    let rollouts: Vec<_> = world.rollouts(18, share_of(TokenId(3))).into_iter().map(lengthened).collect();
     let outcome = run(&mut world, &rollouts, 0);
     assert!(outcome.has_new_policy(), "{:?}", outcome.stats.trips);
     assert_eq!(outcome.lessons.len(), LESSONS_MIN);

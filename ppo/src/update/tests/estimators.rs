@@ -54,11 +54,11 @@ fn traffic_with_one_answer_a_prompt_is_dropped_with_its_reason() {
     let outcome = run(&mut world, &rollouts, 0);
     assert_eq!(outcome.n_dropped()[&DropReason::Singleton], 6);
     assert_eq!((outcome.stats.n_singletons, outcome.has_new_policy()), (6, false));
-    assert!(!outcome.is_skipped(), "nothing is wrong with it");
+    assert!(!outcome.is_skipped(), "nothing is wrong with the learner");
     assert_eq!(bytes_of(world.models.policy.parameters()), before);
-    rollouts.extend(world.groups(1, 3, share_of(TokenId(3))));
+    rollouts.extend(world.groups(1, 7, share_of(TokenId(3))));
     let outcome = run(&mut world, &rollouts, 0);
-    assert_eq!(outcome.fates.iter().filter(|fate| **fate == Fate::Trained).count(), 4, "the first found company");
+    assert_eq!(outcome.fates.iter().filter(|fate| **fate == Fate::Trained).count(), 8, "the first found company");
 }
 
 /// Goal: the bonus has the right sign and reaches the gradient. Method: a policy that has become sure of itself, one more
@@ -103,6 +103,29 @@ fn the_value_model_warms_up_alone() {
     let rollouts = world.rollouts(16, share_of(TokenId(3)));
     let outcome = run(&mut world, &rollouts, 2);
     assert!(outcome.has_new_policy() && !outcome.stats.is_value_warmup);
+}
+
+/// Goal: rounds in which the policy stood still are none of its warm-up. Method: a warm-up of the value model that is longer than
+/// that of the rates, and after it a round that is taken back; the rates of each round, in tenths of what they come to.
+#[test]
+fn the_policys_rate_rises_with_its_own_rounds() {
+    let mut world = World::new(40);
+    (world.config.value_warmup_updates, world.config.warmup_updates) = (3, 3);
+    let knobs = world.config.clone();
+    let mut tenths = Vec::new();
+    for update in 0..8 {
+        world.config.skip_kl = if update == 4 { 1e-12 } else { knobs.skip_kl };
+        let rollouts = world.rollouts(16, share_of(TokenId(3)));
+        let stats = run(&mut world, &rollouts, update).stats;
+        assert_eq!((stats.ran_away, stats.is_value_warmup), (update == 4, update < 3));
+        let of = |rate: f64, peak: f64| (10.0 * rate / peak).round() as u32;
+        tenths.push((
+            of(stats.policy_learning_rate, knobs.policy_learning_rate),
+            of(stats.value_learning_rate, knobs.value_learning_rate),
+        ));
+    }
+    assert_eq!(tenths, [(1, 1), (1, 4), (1, 7), (1, 10), (4, 10), (4, 10), (7, 10), (10, 10)]);
+    assert_eq!(world.models.control.n_policy_rounds, 4);
 }
 
 /// While it warms up, its targets are whole returns: γ and the value model's own words do not enter them.
@@ -185,4 +208,8 @@ fn the_average_of_the_weights_follows_the_rounds() {
     let checkpoint = average.to_checkpoint(&base, WeightType::F32);
     let policy = CausalLm::from_checkpoint(&checkpoint, &candle_core::Device::Cpu).unwrap();
     assert_eq!(policy.parameters()[name].flatten_all().unwrap().to_vec1::<f32>().unwrap(), got);
+    world.config.ema_decay = 0.0;
+    let rollouts = world.rollouts(8, share_of(TokenId(3)));
+    run(&mut world, &rollouts, 3);
+    assert!(world.models.average.is_none(), "nobody wants it any more");
 }
