@@ -14,7 +14,7 @@ section! {
     Ppo, "ppo" {
         /// Learn from traffic; false: serve and log only.
         enabled: bool => SWITCH;
-        /// Episodes in one update round (InstructGPT C.4: 512; 128 suits 0.1 to 1 B parameters). By default 64 with lora_rank: adapters learn worse from large batches. A round of which fewer than 8 may train, or fewer than all where it has no more, makes no step.
+        /// Episodes in one update round (InstructGPT C.4: 512; 128 suits 0.1 to 1 B parameters). By default 64 with lora_rank: adapters learn worse from large batches. A round of which fewer than 8 may train, or of a small one fewer than half, makes no step.
         rollouts_per_update: usize => whole(1, 65_536);
         /// Episodes in one optimiser step; must divide rollouts_per_update. By default 16 with lora_rank.
         minibatch: usize => whole(1, 65_536);

@@ -52,7 +52,7 @@ pub enum Guard {
     Parity,
     /// Scores rise where it trains and fall where it does not: `ppo.held_out_share`.
     HeldOut,
-    /// Of what was given to the round too few may train: fewer than [`EPISODES_MIN`], or than all where it was given fewer.
+    /// Of what was given to the round too few may train: fewer than [`EPISODES_MIN`], and of a small round fewer than half.
     EffectiveBatch,
     /// [`SKIPPED_STEPS_MAX`] steps of the policy in a row were left out.
     SkippedSteps,

@@ -5,6 +5,7 @@ mod optimum;
 mod penalty;
 mod pretraining;
 mod rails;
+mod size;
 
 use std::ops::ControlFlow;
 

@@ -34,7 +34,7 @@ fn is_held_out(fate: Fate) -> bool {
 pub(super) fn watch_size(experience: &Experience, fates: &[Fate], trips: &mut Trips) {
     let n_given = fates.iter().filter(|fate| !is_held_out(**fate)).count();
     let n_kept = (0..experience.episodes.len()).filter(|&i| experience.is_kept(i)).count();
-    let floor = EPISODES_MIN.min(n_given);
+    let floor = EPISODES_MIN.min(n_given.div_ceil(2));
     if n_kept < floor {
         trips.add(Guard::EffectiveBatch, n_kept as f64, floor as f64);
     }
