@@ -66,13 +66,13 @@ section! {
         loss_length: usize => whole(1, 1_048_576);
         /// Weight of the entropy bonus, nats; 0: none, as in all sources of RLHF.
         entropy_coef: f64 => real(0.0, 10.0);
-        /// Clip of the value prediction around the old one (Ziegler et al. 2019: 0.2).
+        /// Clip of the value prediction around the old one, score units; 0: none, plain regression (Ziegler et al. 2019: 0.2).
         value_clip: f64 => real(0.0, 1000.0);
         /// Weight of the value loss before its gradient is clipped (Ziegler et al. 2019: 0.1 with one optimiser for both models; ours has its own: 1).
         value_coef: f64 => real(0.0, 1000.0);
         /// First rounds in which only the value model learns, from whole returns (OpenRLHF freezing_steps; 0: none).
         value_warmup_updates: u64 => whole(0, 100_000);
-        /// Scores are clipped to plus and minus this, after normalisation (OpenRLHF: 10).
+        /// Scores are clipped to plus and minus this, after normalisation; 0: not clipped (OpenRLHF: 10).
         score_clip: f64 => real(0.0, 1_000_000.0);
         /// What becomes of the score of an answer that the daemon's own limit cut off before its end token: "replace" by missing_eos_score (Ziegler et al. 2019), "subtract" missing_eos_penalty (TRL), "keep", or "bootstrap": what the value model says after its last token stands for the rest ("gae" only).
         missing_eos: String => one_of(&["replace", "subtract", "keep", "bootstrap"]);
