@@ -7,9 +7,11 @@ use std::path::PathBuf;
 use candle_core::Device;
 use policy::{
     causal_lm::CausalLm,
+    checkpoint::Checkpoint,
     memory::{Held, MemoryPlan, Role, weight_bytes},
     sequence_batch::Sequence,
     sft::SftOptions,
+    transformer::{Adapter, LoraShape},
 };
 
 use self::fitting::Run;
@@ -19,7 +21,7 @@ use super::{
     encode::Encoder,
     error::{Result, TrainError},
     interrupt::Interrupt,
-    options::{FitOptions, count, not_negative, share},
+    options::{FitOptions, count, lora_alpha, lora_rank, not_negative, share},
     output::Output,
     split::{Split, split},
 };
@@ -28,6 +30,9 @@ use crate::{
     http::wire::dataset::{Example, PromptText, Record},
     telemetry,
 };
+
+/// Highest learning rate of an adapter, unless told.
+const LORA_LEARNING_RATE: f64 = 1e-4;
 
 /// `honed train sft`. Dropout is 0, as it must be in everything that PPO goes on from.
 #[derive(clap::Args)]
@@ -47,15 +52,23 @@ pub(crate) struct Args {
     /// Share of each batch that comes from --mix (InstructGPT C.3: 0.1).
     #[arg(long, value_name = "SHARE", default_value_t = 0.1, value_parser = share, requires = "mix")]
     mix_share: f64,
+    /// Rank of a low-rank adapter that learns in place of the weights (LoRA), in every linear layer; 0: full fine-tuning. What is
+    /// written is a whole model all the same, adapter and --model in one: it serves, and is where `reward` and `ppo` start.
+    #[arg(long, value_name = "R", default_value_t = 0, value_parser = lora_rank)]
+    lora_rank: usize,
+    /// The adapter's updates are multiplied by this / rank.
+    #[arg(long, value_name = "ALPHA", default_value_t = 32.0, value_parser = lora_alpha)]
+    lora_alpha: f64,
     /// Passes over the records (InstructGPT C.3: 2 for the model that PPO starts from; C.1: 16).
     #[arg(long, value_name = "N", default_value_t = SftOptions::default().epochs, value_parser = count)]
     epochs: usize,
     /// Records in one optimiser step, mixed ones included; the last step of an epoch takes what is left of it.
     #[arg(long, value_name = "N", default_value_t = SftOptions::default().batch, value_parser = count)]
     batch: usize,
-    /// Highest learning rate (InstructGPT C.1: 9.65e-6).
-    #[arg(long, value_name = "RATE", default_value_t = SftOptions::default().learning_rate, value_parser = not_negative)]
-    learning_rate: f64,
+    /// Highest learning rate; without it 1e-5 (InstructGPT C.1: 9.65e-6), or with --lora-rank 1e-4: an adapter wants ten times
+    /// the step of whole weights ("LoRA Without Regret").
+    #[arg(long, value_name = "RATE", value_parser = not_negative)]
+    learning_rate: Option<f64>,
     /// Tokens in one forward and backward pass: bounds memory, changes no gradient.
     #[arg(long, value_name = "N", default_value_t = SftOptions::default().micro_batch_tokens, value_parser = count)]
     micro_batch_tokens: usize,
@@ -76,6 +89,27 @@ struct Data {
     mix: Vec<Sequence>,
 }
 
+impl Args {
+    fn options(&self) -> SftOptions {
+        let (fit, usual) = (&self.fit, SftOptions::default());
+        SftOptions {
+            epochs: self.epochs,
+            batch: self.batch,
+            micro_batch_tokens: self.micro_batch_tokens,
+            learning_rate: self.learning_rate.unwrap_or(match self.lora_rank {
+                0 => usual.learning_rate,
+                _ => LORA_LEARNING_RATE,
+            }),
+            warmup_steps: fit.warmup_steps,
+            final_share: fit.final_share(),
+            mix_share: self.mix_share,
+            max_grad_norm: fit.max_grad_norm,
+            seed: fit.seed,
+            ..usual
+        }
+    }
+}
+
 pub(super) fn run(args: &Args) -> Result<()> {
     telemetry::init_logging("text", "warn");
     let output = output(args)?;
@@ -88,10 +122,20 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let source = base.checkpoint()?;
     let pool = args.fit.pool()?;
     pool.install(|| {
-        let model = CausalLm::from_checkpoint(&source, &Device::Cpu)?;
-        let model = model.with_precision(args.fit.precision(&base.shape)?).with_keep(args.fit.keep());
+        let model = model(args, &base, &source)?.with_keep(args.fit.keep());
         Run { args, data: &data, model: &model, source: &source, output: &output, interrupt: &interrupt }.train()
     })
+}
+
+/// What learns: the whole model, or an adapter beside its frozen weights.
+fn model(args: &Args, base: &Base, source: &Checkpoint) -> Result<CausalLm> {
+    let model = CausalLm::from_checkpoint(source, &Device::Cpu)?.with_precision(args.fit.precision(&base.shape)?);
+    if args.lora_rank == 0 {
+        return Ok(model);
+    }
+    let lora = LoraShape { rank: args.lora_rank, alpha: args.lora_alpha as f32 };
+    let adapter = Adapter::new(&base.shape, lora, args.fit.seed, &Device::Cpu)?;
+    Ok(model.frozen()?.with_adapter(adapter))
 }
 
 /// Looks at every name that the run will write, and keeps them off the files that it reads.
@@ -160,7 +204,34 @@ fn plan(args: &Args, base: &Base, data: &Data) -> Result<MemoryPlan> {
     let tokens = args.micro_batch_tokens.max(longest).min(args.batch.saturating_mul(longest));
     let pass = args.fit.pass(&base.shape, tokens, true)?;
     let tokens_in_memory = all().map(|s| s.tokens.len() as u64 * 4).sum();
-    let role = Role { name: "policy", shape: &base.shape, held: Held::Trained };
-    let others = [("the file's own weights", weight_bytes(&base.shape)), ("data", tokens_in_memory)];
-    Ok(MemoryPlan::new(&[role], pass, &others))
+    let (shape, weights) = (&base.shape, weight_bytes(&base.shape));
+    let role = |name, held| Role { name, shape, held };
+    let mut others = vec![("the file's own weights", weights), ("data", tokens_in_memory)];
+    let roles = match args.lora_rank {
+        0 => vec![role("policy", Held::Trained)],
+        rank => {
+            // Adapter and base become one beside both of them.
+            others.push(("what will be written", weights));
+            let n = Adapter::n_parameters(shape, rank);
+            vec![role("the model", Held::Frozen), role("policy's adapter", Held::Adapter(n))]
+        }
+    };
+    Ok(MemoryPlan::new(&roles, pass, &others))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_adapter_learns_at_a_rate_of_its_own_unless_told() {
+        let rate = |call: &str| {
+            let known = <Args as clap::Args>::augment_args(clap::Command::new("sft"));
+            let given = known.get_matches_from(call.split(' '));
+            <Args as clap::FromArgMatches>::from_arg_matches(&given).expect("well-formed").options().learning_rate
+        };
+        assert_eq!(rate("sft --data d --out o"), 1e-5);
+        assert_eq!(rate("sft --data d --out o --lora-rank 4"), 1e-4);
+        assert_eq!(rate("sft --data d --out o --lora-rank 4 --learning-rate 2e-5"), 2e-5);
+    }
 }

@@ -5,7 +5,8 @@ use std::{ops::ControlFlow, path::Path};
 use policy::{
     causal_lm::CausalLm,
     checkpoint::{Checkpoint, Digest},
-    sft::{self, SftOptions, SftProgress, check_after, mean_nll},
+    sft::{self, SftProgress, check_after, mean_nll},
+    transformer::merged,
 };
 
 use super::{Args, Data};
@@ -44,7 +45,7 @@ struct Epoch {
 impl Run<'_> {
     /// Trains to the end, or until somebody interrupts.
     pub(super) fn train(&self) -> Result<()> {
-        let options = self.options();
+        let options = self.args.options();
         let before = self.validation_nll()?;
         if let Some(nll) = before {
             say::show(format_args!("epoch 0  validation loss {nll:.4}"));
@@ -79,22 +80,6 @@ impl Run<'_> {
             Some(error) => Err(error),
             None if last.step < last.n_steps => Err(self.interrupted(&last)?),
             None => self.finish(before, after),
-        }
-    }
-
-    fn options(&self) -> SftOptions {
-        let (args, fit) = (self.args, &self.args.fit);
-        SftOptions {
-            epochs: args.epochs,
-            batch: args.batch,
-            micro_batch_tokens: args.micro_batch_tokens,
-            learning_rate: args.learning_rate,
-            warmup_steps: fit.warmup_steps,
-            final_share: fit.final_share(),
-            mix_share: args.mix_share,
-            max_grad_norm: fit.max_grad_norm,
-            seed: fit.seed,
-            ..SftOptions::default()
         }
     }
 
@@ -135,8 +120,15 @@ impl Run<'_> {
         Ok((line, nll))
     }
 
+    /// Writes a whole model: of an adapter, what it and its base are together.
     fn written(&self, path: &Path) -> Result<Digest> {
-        weights::write(&self.model.to_checkpoint(self.source, self.args.fit.weight_type())?, path)
+        let weight_type = self.args.fit.weight_type();
+        let mut checkpoint = self.model.to_checkpoint(self.source, weight_type)?;
+        if self.model.trunk().adapter().is_some() {
+            checkpoint = merged(self.source, &checkpoint)?;
+            checkpoint.retype(&self.source.types, weight_type);
+        }
+        weights::write(&checkpoint, path)
     }
 
     fn interrupted(&self, last: &SftProgress) -> Result<TrainError> {
