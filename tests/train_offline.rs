@@ -4,6 +4,7 @@
 //! Method throughout: the real binary as a process of its own in a folder of its own, as a user would call it; what it
 //! leaves is given to the daemon, which must take it.
 
+mod chosen;
 mod ppo;
 mod spared;
 

@@ -9,6 +9,7 @@ mod base;
 mod dataset;
 mod encode;
 mod error;
+mod footprint;
 mod interrupt;
 mod options;
 mod output;

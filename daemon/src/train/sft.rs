@@ -1,11 +1,13 @@
 //! `honed train sft`: supervised fine-tuning on a file of demonstrations.
 
 mod fitting;
+mod jury;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use policy::{
+    TokenId, Vocabulary,
     causal_lm::CausalLm,
     checkpoint::Checkpoint,
     memory::{Held, MemoryPlan, Role, weight_bytes},
@@ -14,12 +16,13 @@ use policy::{
     transformer::{Adapter, LoraShape},
 };
 
-use self::fitting::Run;
+use self::{fitting::Run, jury::Jury};
 use super::{
     base::Base,
     dataset::{Line, read},
     encode::Encoder,
     error::{Result, TrainError},
+    footprint::{cache_bytes, judge_shape},
     interrupt::Interrupt,
     options::{FitOptions, count, lora_alpha, lora_rank, not_negative, share},
     output::Output,
@@ -79,6 +82,8 @@ pub(crate) struct Args {
     #[arg(long)]
     keep_epochs: bool,
     #[command(flatten)]
+    judge: jury::JudgeOptions,
+    #[command(flatten)]
     fit: FitOptions,
 }
 
@@ -87,6 +92,8 @@ struct Data {
     train: Vec<Sequence>,
     validation: Vec<Sequence>,
     mix: Vec<Sequence>,
+    /// What is answered for a reward model.
+    prompts: Vec<Vec<TokenId>>,
 }
 
 impl Args {
@@ -122,8 +129,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let source = base.checkpoint()?;
     let pool = args.fit.pool()?;
     pool.install(|| {
+        let jury = Jury::load(args, &base, &source, &data.prompts)?;
         let model = model(args, &base, &source)?.with_keep(args.fit.keep());
-        Run { args, data: &data, model: &model, source: &source, output: &output, interrupt: &interrupt }.train()
+        let (jury, base) = (jury.as_ref(), &base);
+        let (data, model, source) = (&data, &model, &source);
+        Run { args, base, data, model, source, jury, output: &output, interrupt: &interrupt }.train()
     })
 }
 
@@ -145,10 +155,12 @@ fn output(args: &Args) -> Result<Output> {
         ("--model", args.model.as_deref()),
         ("--mix", args.mix.as_deref()),
         ("--validation", args.fit.validation.as_deref()),
+        ("--reward-model", args.judge.reward_model.as_deref()),
     ];
     let output = Output::check(&args.out, args.fit.replace, &inputs)?;
-    if args.keep_epochs {
-        output.check_epochs(args.epochs)?;
+    if args.keep_epochs || args.judge.reward_model.is_some() {
+        let argument = if args.keep_epochs { "--keep-epochs" } else { "--reward-model" };
+        output.check_epochs(args.epochs, argument)?;
     }
     Ok(output)
 }
@@ -164,9 +176,13 @@ fn load(args: &Args, base: &Base) -> Result<Data> {
         }
         Ok::<_, TrainError>(sequences)
     };
+    let asked = |path: &PathBuf, lines: &[Line<Example>]| prompts(args, base, &vocabulary, path, lines);
     let lines = read(&args.data, Record::example)?;
-    let (train, validation) = match &args.fit.validation {
-        Some(path) => (encoded(&args.data, &lines)?, encoded(path, &read(path, Record::example)?)?),
+    let (train, validation, prompts) = match &args.fit.validation {
+        Some(path) => {
+            let held_back = read(path, Record::example)?;
+            (encoded(&args.data, &lines)?, encoded(path, &held_back)?, asked(path, &held_back)?)
+        }
         None => {
             let Split { train, validation, how } =
                 split(lines, args.fit.validation_percent, &args.fit.split_salt, prompt_of);
@@ -175,7 +191,7 @@ fn load(args: &Args, base: &Base) -> Result<Data> {
                 train.len(),
                 validation.len()
             ));
-            (encoded(&args.data, &train)?, encoded(&args.data, &validation)?)
+            (encoded(&args.data, &train)?, encoded(&args.data, &validation)?, asked(&args.data, &validation)?)
         }
     };
     if train.is_empty() {
@@ -186,7 +202,36 @@ fn load(args: &Args, base: &Base) -> Result<Data> {
         Some(path) => encoded(path, &read(path, Record::example)?)?,
         None => Vec::new(),
     };
-    Ok(Data { train, validation, mix })
+    Ok(Data { train, validation, mix, prompts })
+}
+
+/// What is answered for a reward model, where one was named: prompts of the records that are held back, each once.
+fn prompts(
+    args: &Args,
+    base: &Base,
+    vocabulary: &Vocabulary,
+    path: &Path,
+    lines: &[Line<Example>],
+) -> Result<Vec<Vec<TokenId>>> {
+    if args.judge.reward_model.is_none() {
+        return Ok(Vec::new());
+    }
+    let room = args.fit.tokens_max(base.shape.context).saturating_sub(args.judge.reward_tokens as usize);
+    let mut encoder = Encoder::new(vocabulary, path, room);
+    let mut prompts = Vec::new();
+    for line in lines {
+        if let Example::Exchange { prompt, .. } = &line.record.content {
+            prompts.extend(encoder.prompt(line.number, prompt)?);
+        }
+    }
+    if prompts.is_empty() {
+        let reason = format!(
+            "--reward-model needs prompts that are held back, and there is none of fewer than {room} tokens, which is what \
+             --reward-tokens leaves"
+        );
+        return Err(TrainError::Data { path: path.to_owned(), reason });
+    }
+    Ok(args.judge.choose(prompts, args.fit.seed))
 }
 
 /// What a record is about, for the split of records without a user.
@@ -207,7 +252,7 @@ fn plan(args: &Args, base: &Base, data: &Data) -> Result<MemoryPlan> {
     let (shape, weights) = (&base.shape, weight_bytes(&base.shape));
     let role = |name, held| Role { name, shape, held };
     let mut others = vec![("the file's own weights", weights), ("data", tokens_in_memory)];
-    let roles = match args.lora_rank {
+    let mut roles = match args.lora_rank {
         0 => vec![role("policy", Held::Trained)],
         rank => {
             // Adapter and base become one beside both of them.
@@ -216,6 +261,13 @@ fn plan(args: &Args, base: &Base, data: &Data) -> Result<MemoryPlan> {
             vec![role("the model", Held::Frozen), role("policy's adapter", Held::Adapter(n))]
         }
     };
+    let judge = args.judge.reward_model.as_deref().map(|path| judge_shape(path, shape)).transpose()?;
+    if let Some(judge) = &judge {
+        roles.push(Role { name: "reward model", shape: judge, held: Held::Frozen });
+        let engine = args.judge.engine(&data.prompts, args.fit.n_threads());
+        others.push(("the reward model as a file", weight_bytes(judge)));
+        others.push(("engine: an epoch with its cache", weights + cache_bytes(shape, &engine)));
+    }
     Ok(MemoryPlan::new(&roles, pass, &others))
 }
 
