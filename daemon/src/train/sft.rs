@@ -88,6 +88,7 @@ pub(crate) struct Args {
 }
 
 /// Everything that the run learns from and measures on.
+#[derive(Default)]
 struct Data {
     train: Vec<Sequence>,
     validation: Vec<Sequence>,
@@ -272,18 +273,4 @@ fn plan(args: &Args, base: &Base, data: &Data) -> Result<MemoryPlan> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_adapter_learns_at_a_rate_of_its_own_unless_told() {
-        let rate = |call: &str| {
-            let known = <Args as clap::Args>::augment_args(clap::Command::new("sft"));
-            let given = known.get_matches_from(call.split(' '));
-            <Args as clap::FromArgMatches>::from_arg_matches(&given).expect("well-formed").options().learning_rate
-        };
-        assert_eq!(rate("sft --data d --out o"), 1e-5);
-        assert_eq!(rate("sft --data d --out o --lora-rank 4"), 1e-4);
-        assert_eq!(rate("sft --data d --out o --lora-rank 4 --learning-rate 2e-5"), 2e-5);
-    }
-}
+mod tests;
