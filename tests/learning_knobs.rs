@@ -71,19 +71,47 @@ fn text_that_cannot_be_read_is_refused_with_its_line() {
         let error = refusal(content);
         assert!(error.contains(word) && error.contains("ppo.ptx_file"), "{error}");
     }
+    let builder = learner().set("ppo.ptx=auto").set(format!("ppo.ptx_file={}", file.display()));
+    let data = tempfile::tempdir().expect("a folder");
+    let refused = builder.set("ppo.ptx_tokens=100000").try_start(data.path()).err().expect("longer than the context");
+    let refused = refused.to_string();
+    assert!(refused.contains("ppo.ptx_tokens = 100000") && refused.contains("the model's context of"), "{refused}");
 }
 
-/// Goal: nobody believes that a text is mixed in when it is not. Method: the real daemon, told of a file and of nothing else.
+/// Goal: the gate knows what a candidate forgot of a text that nothing learns from. Method: a file, and ppo.ptx left off.
 #[test]
-fn a_text_that_is_not_asked_for_is_said_to_be_unread() {
+fn a_text_measures_what_was_forgotten_without_being_mixed_in() {
     let folder = tempfile::tempdir().expect("a folder");
-    let log = folder.path().join("log");
+    let file = folder.path().join("text.txt");
+    std::fs::write(&file, "the ocean is vast and deep\n\n".repeat(20)).expect("a file");
+    let daemon = learner().set(format!("ppo.ptx_file={}", file.display())).start();
+    (0..8).for_each(|seed| ask(&daemon, "the ocean", 1, seed));
+    daemon.wait_for("an update", |daemon| !updates(daemon).is_empty());
+    let numbers = updates(&daemon).remove(0)["numbers"].clone();
+    assert!(numbers["gate/ptx_rise"].as_f64().is_some_and(|rise| rise != 0.0), "{numbers}");
+    assert!(numbers["ptx/coef"].as_f64().is_none_or(|coef| coef == 0.0), "{numbers}");
+    daemon.stop();
+}
+
+/// Goal: nobody believes that a text is mixed in or measured on when it is not, or held out when it is learnt from. Method: the real
+/// daemon, told of a file that nobody reads, and of one that is too short to spare anything.
+#[test]
+fn a_text_that_does_not_do_what_it_is_for_is_told_of() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (log, file) = (folder.path().join("log"), folder.path().join("text.txt"));
+    std::fs::write(&file, "the ocean is vast\n\n".repeat(15)).expect("a file");
     let judge = format!("http://{}/get_reward", reward_server(Arc::new(AtomicI64::new(1))));
-    let remote = format!("reward.remote_url={judge}");
-    let sets = ["reward.source=remote", &remote, "ppo.ptx_file=text.jsonl"];
-    drop(process::Process::serve_logged(&folder.path().join("data"), &sets, &log, "warn"));
-    let log = std::fs::read_to_string(log).expect("a log");
-    assert_eq!(log.matches("ppo.ptx_file is not read, because ppo.ptx is off").count(), 1, "{log}");
+    let (remote, short) = (format!("reward.remote_url={judge}"), format!("ppo.ptx_file={}", file.display()));
+    let unread = ["ppo.ptx_file=text.jsonl", "ppo.gate=off"];
+    for (data, [first, second], told) in [
+        ("unread", unread, "ppo.ptx_file is not read, because ppo.ptx and ppo.gate are off"),
+        ("short", [short.as_str(), "ppo.ptx=auto"], "too short to hold some of it out"),
+    ] {
+        let sets = ["reward.source=remote", &remote, first, second];
+        drop(process::Process::serve_logged(&folder.path().join(data), &sets, &log, "warn"));
+        let log = std::fs::read_to_string(&log).expect("a log");
+        assert_eq!(log.matches(told).count(), 1, "{log}");
+    }
 }
 
 /// Goal: several answers to one request are a group, one that is alone is not. Method: two requests for four answers, which are

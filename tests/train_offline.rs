@@ -4,6 +4,7 @@
 //! Method throughout: the real binary as a process of its own in a folder of its own, as a user would call it; what it
 //! leaves is given to the daemon, which must take it.
 
+mod chosen;
 mod ppo;
 mod spared;
 
@@ -15,7 +16,7 @@ use std::{
 };
 
 use candle_core::quantized::gguf_file::Value;
-use policy::checkpoint::Checkpoint;
+use policy::{checkpoint::Checkpoint, transformer::is_adapter};
 use serde_json::{Value as Json, json};
 
 use crate::harness::{TestDaemon, model, process::binary};
@@ -146,6 +147,38 @@ fn a_fine_tuned_model_has_learnt_and_serves() {
     let losses = numbers_after(&said, "validation loss");
     assert!(losses.len() >= 4 && losses[3] < 0.7 * losses[0], "{said}");
     assert!(names(bench.0.path()).contains(&"out.epoch-2.gguf".to_owned()), "{said}");
+    let daemon = TestDaemon::builder().set(format!("policy.model={}", bench.path("out.gguf"))).start();
+    let body = json!({"prompt": "what color is the sea? ", "max_tokens": 8, "temperature": 0});
+    assert!(daemon.post("/v1/completions", &body).ok()["choices"][0]["text"].is_string());
+    daemon.stop();
+}
+
+/// Goal: an adapter learns what was shown, leaves the base alone, and is written as the whole model that it has become, after every
+/// epoch. Method: the loss before and after; the loss of the written file, measured by another run; tensors that have no adapter.
+#[test]
+fn a_fine_tuned_adapter_becomes_a_whole_model() {
+    let bench = Bench::new();
+    bench.write("data.jsonl", &demonstrations(120));
+    let base = std::fs::read(bench.path("sft.gguf")).unwrap();
+    let how = "--data data.jsonl --validation-percent 25 --batch 16";
+    let said = bench.done(&format!(
+        "sft --model sft.gguf --out out.gguf {how} --lora-rank 4 --lora-alpha 8 --learning-rate 2e-2 --epochs 3 \
+         --keep-epochs"
+    ));
+    let losses = numbers_after(&said, "validation loss");
+    assert!(losses[3] < 0.9 * losses[0], "{said}");
+    assert_eq!(std::fs::read(bench.path("sft.gguf")).unwrap(), base);
+    for (file, loss) in [("out.epoch-2.gguf", losses[2]), ("out.gguf", losses[3])] {
+        let again = bench.done(&format!("sft --model {file} --out again.gguf --replace {how} --epochs 1"));
+        assert!((numbers_after(&again, "validation loss")[0] - loss).abs() < 2e-3, "{file}: {said}\n{again}");
+    }
+    let [before, after] = ["sft.gguf", "out.gguf"].map(|name| Checkpoint::read(bench.path(name).as_ref()).unwrap());
+    assert_eq!(before.types, after.types);
+    assert!(!is_adapter(&after.metadata));
+    for (name, tensor) in &before.tensors {
+        let [a, b] = [tensor, &after.tensors[name]].map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        assert_eq!(a != b, tensor.rank() == 2 && name.starts_with("blk."), "{name}");
+    }
     let daemon = TestDaemon::builder().set(format!("policy.model={}", bench.path("out.gguf"))).start();
     let body = json!({"prompt": "what color is the sea? ", "max_tokens": 8, "temperature": 0});
     assert!(daemon.post("/v1/completions", &body).ok()["choices"][0]["text"].is_string());

@@ -66,13 +66,13 @@ section! {
         loss_length: usize => whole(1, 1_048_576);
         /// Weight of the entropy bonus, nats; 0: none, as in all sources of RLHF.
         entropy_coef: f64 => real(0.0, 10.0);
-        /// Clip of the value prediction around the old one (Ziegler et al. 2019: 0.2).
+        /// Clip of the value prediction around the old one, score units; 0: none, plain regression (Ziegler et al. 2019: 0.2).
         value_clip: f64 => real(0.0, 1000.0);
         /// Weight of the value loss before its gradient is clipped (Ziegler et al. 2019: 0.1 with one optimiser for both models; ours has its own: 1).
         value_coef: f64 => real(0.0, 1000.0);
         /// First rounds in which only the value model learns, from whole returns (OpenRLHF freezing_steps; 0: none).
         value_warmup_updates: u64 => whole(0, 100_000);
-        /// Scores are clipped to plus and minus this, after normalisation (OpenRLHF: 10).
+        /// Scores are clipped to plus and minus this, after normalisation; 0: not clipped (OpenRLHF: 10).
         score_clip: f64 => real(0.0, 1_000_000.0);
         /// What becomes of the score of an answer that the daemon's own limit cut off before its end token: "replace" by missing_eos_score (Ziegler et al. 2019), "subtract" missing_eos_penalty (TRL), "keep", or "bootstrap": what the value model says after its last token stands for the rest ("gae" only).
         missing_eos: String => one_of(&["replace", "subtract", "keep", "bootstrap"]);
@@ -128,11 +128,11 @@ section! {
         ptx: String => one_of(&["off", "auto", "fixed"]);
         /// Weight of the pretraining loss, a mean over tokens, with "fixed" (InstructGPT C.4: 27.8 of a sum whose normalisation is not published).
         ptx_coef: f64 => real(0.0, 1000.0);
-        /// The text: plain, blank lines between documents, or JSON lines with a "text" each; needed unless ptx is off, and then not read, which a warning says.
+        /// The text: plain, blank lines between documents, or JSON lines with a "text" each; needed unless ptx is off. Its last examples, one in 16 but at least 8 and at most 64, are never learnt from: on them the gate measures what was forgotten (gate_ptx_rise), with ptx off too. Of fewer than 16 all are learnt from and the first 8 measure, which a warning says.
         ptx_file: String => TEXT;
         /// Examples for each episode (InstructGPT C.4: 8).
         ptx_examples: usize => whole(1, 65_536);
-        /// Tokens of one example at most; longer texts are cut into several.
+        /// Tokens of one example at most; longer texts are cut into several. No more than the context that the model was trained with.
         ptx_tokens: usize => whole(2, 1_048_576);
         /// What the gate does with a candidate that looks worse than the live version: "strict" refuses it, "observe" serves it and writes down what was wrong, "off" does not look. Weights that are not finite, or that engine and trainer disagree about, are refused by each. Worse in reward is what lies below the live version with all of its 95 % interval: a bound of one standard error would refuse one in six of the candidates that are as good.
         gate: String => one_of(&["strict", "observe", "off"]);
@@ -148,7 +148,7 @@ section! {
         gate_eos_drop: f64 => real(0.0, 1.0);
         /// Share of the live version's distinct pairs of tokens that the candidate's answers must keep (distinct-2).
         gate_distinct: f64 => real(0.0, 1.0);
-        /// Rise of the loss on pretraining text over version 0's, nats a token, where ptx gives such text; 0: any. It bounds what all publications together may cost; some 2 % of the loss in one of them is a usual alarm.
+        /// Rise of the loss on pretraining text over version 0's, nats a token, where ptx_file gives such text; 0: any. It bounds what all publications together may cost; some 2 % of the loss in one of them is a usual alarm.
         gate_ptx_rise: f64 => real(0.0, 100.0);
         /// Share of the traffic that a candidate which passed the gate answers before it may answer all; 0: none. Learning waits meanwhile.
         canary_share: f64 => real(0.0, 0.5);

@@ -165,12 +165,12 @@ pub(crate) fn value_start(
     source::judges(config, vocabulary_digest, sft)?.value_start()
 }
 
-/// The texts of `ppo.ptx`.
+/// The texts of `ppo.ptx`, without what the gate measures on.
 ///
 /// # Errors
 /// When the file cannot be read.
 pub(crate) fn pretraining(config: &config::Ppo, vocabulary: &Vocabulary) -> Result<Arc<[Sequence]>, AppError> {
-    pretraining::texts(config, vocabulary)
+    Ok(pretraining::texts(config, vocabulary)?.learnt)
 }
 
 /// Every part of a daemon but its HTTP, for work that brings its own prompts. Blocks while it loads; end it with [`close`].

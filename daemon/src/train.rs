@@ -9,6 +9,7 @@ mod base;
 mod dataset;
 mod encode;
 mod error;
+mod footprint;
 mod interrupt;
 mod options;
 mod output;
@@ -35,8 +36,8 @@ pub(crate) enum Command {
     /// One JSON object a line: {"prompt", "completion"}, {"messages": [...]} that end with the assistant's answer, or
     /// {"text"} for documents. A prompt may be a text or a list of messages. Further keys are ignored.
     ///
-    /// All weights learn, and there is no --lora-rank: the result becomes version 0 of a data folder, which is a whole model,
-    /// whatever adapters are learnt beside it later.
+    /// The result is a whole model, also with --lora-rank: it becomes version 0 of a data folder, whatever adapters are learnt
+    /// beside it later.
     Sft(Box<sft::Args>),
     /// Train a reward model on rankings; the result is what `honed serve --set reward.model=FILE` takes.
     ///

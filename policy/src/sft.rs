@@ -21,7 +21,7 @@ use crate::{
     model_error::{ModelError, Result},
     optimizer::{AdamConfig, AdamW, Gradients, accumulate},
     sequence_batch::{Sequence, SequenceBatch},
-    threads::{is_small, lanes, pieces_min},
+    threads::{is_small_of, lanes_of, pieces_min_of},
 };
 
 /// Whether somebody wants a run to end; asked from any thread of the pool.
@@ -172,9 +172,9 @@ fn loss_and_gradients_until(
     if n == 0 {
         return Err(ModelError::Batch("no response tokens to learn from".to_owned()));
     }
-    let lanes = lanes(model.parameters());
+    let lanes = lanes_of(model.trunk().shape().n_parameters(), rayon::current_num_threads());
     let mut gradients = Gradients::new();
-    let micro = micro_batches(batch, micro_batch_tokens, pieces_min(model.parameters()));
+    let micro = cut(model, batch, micro_batch_tokens);
     let sums = model.open(|lm| {
         accumulate(&mut gradients, &micro, lanes, |micro, gradients| {
             if is_stopped() {
@@ -192,6 +192,11 @@ fn loss_and_gradients_until(
     Ok(sums.map(|sums| (-sums.iter().sum::<f64>() / n as f64, gradients)))
 }
 
+/// The micro-batches of a batch, as many as suit the size of the model, of which an adapter is but a small part.
+fn cut(model: &CausalLm, batch: &[Sequence], micro_batch_tokens: usize) -> Vec<SequenceBatch> {
+    micro_batches(batch, micro_batch_tokens, pieces_min_of(model.trunk().shape().n_parameters()))
+}
+
 /// Mean negative log-likelihood over all response tokens, without gradients: the pretraining loss that the gate watches.
 ///
 /// # Errors
@@ -202,13 +207,13 @@ pub fn mean_nll(model: &CausalLm, sequences: &[Sequence], micro_batch_tokens: us
     if n == 0 {
         return Err(ModelError::Batch("no response tokens to measure".to_owned()));
     }
-    let micro = micro_batches(sequences, micro_batch_tokens, pieces_min(model.parameters()));
+    let micro = cut(model, sequences, micro_batch_tokens);
     let sums: Vec<Result<f64>> = model.open(|lm| {
         let sum = |micro: &SequenceBatch| {
             let out = lm.log_probs(micro, &vec![1.0; micro.sequences.len()])?;
             Ok(out.log_probs.iter().map(|&l| f64::from(l)).sum())
         };
-        Ok(match is_small(model.parameters()) {
+        Ok(match is_small_of(model.trunk().shape().n_parameters()) {
             true => micro.par_iter().map(sum).collect(),
             false => micro.iter().map(sum).collect(),
         })

@@ -10,12 +10,9 @@
 //! for a daemon's learner, and wrong for a command that only learns: it says so first ([`serve_nobody`]).
 
 use std::{
-    collections::BTreeMap,
     io::{self, Write},
     sync::atomic::{AtomicBool, Ordering},
 };
-
-use candle_core::Var;
 
 use crate::{
     memory::allocator,
@@ -154,17 +151,12 @@ pub fn end_process(code: u8) -> ! {
     unsafe { libc::_exit(code.into()) }
 }
 
-/// How many micro-batches should run at once in the current pool: one per thread for a small model, whose matrix products
-/// are too small to split; one in all for a large one, whose gradients would otherwise exist once per thread.
+/// How many micro-batches should run at once in a pool of `n_threads`: one per thread for a small model, whose matrix products
+/// are too small to split; one in all for a large one, whose gradients would otherwise exist once per thread. `n_parameters`:
+/// of the whole model, for its products are as large where only an adapter learns.
 ///
 /// Never 1 for a small model: [`accumulate`](crate::optimizer::accumulate) adds the gradients of micro-batches in another
 /// way then, and its bits must not depend on the number of threads.
-#[must_use]
-pub fn lanes(parameters: &BTreeMap<String, Var>) -> usize {
-    lanes_of(n_numbers(parameters), rayon::current_num_threads())
-}
-
-/// As [`lanes`], for a model that is not there yet: `n_parameters` numbers, in a pool of `n_threads`.
 #[must_use]
 pub fn lanes_of(n_parameters: usize, n_threads: usize) -> usize {
     if is_small_of(n_parameters) { n_threads.max(2) } else { 1 }
@@ -173,12 +165,6 @@ pub fn lanes_of(n_parameters: usize, n_threads: usize) -> usize {
 /// Into how many micro-batches a batch is cut at least, where it has sequences enough: several for a small model, so that
 /// there is work for every lane; and a constant, because sums depend on how a batch is cut, and must not on the machine.
 #[must_use]
-pub fn pieces_min(parameters: &BTreeMap<String, Var>) -> usize {
-    pieces_min_of(n_numbers(parameters))
-}
-
-/// As [`pieces_min`], of a model with this many numbers.
-#[must_use]
 pub fn pieces_min_of(n_parameters: usize) -> usize {
     const PIECES: usize = 4;
     if is_small_of(n_parameters) { PIECES } else { 1 }
@@ -186,22 +172,12 @@ pub fn pieces_min_of(n_parameters: usize) -> usize {
 
 /// Whether a model has so few numbers that its matrix products do not fill several threads.
 #[must_use]
-pub fn is_small(parameters: &BTreeMap<String, Var>) -> bool {
-    is_small_of(n_numbers(parameters))
-}
-
-/// As [`is_small`], for a model that is not there yet.
-#[must_use]
 pub fn is_small_of(n_parameters: usize) -> bool {
     n_parameters < SMALL
 }
 
 /// Below this a model is small.
 const SMALL: usize = 30_000_000;
-
-fn n_numbers(parameters: &BTreeMap<String, Var>) -> usize {
-    parameters.values().map(|var| var.elem_count()).sum()
-}
 
 #[cfg(test)]
 mod tests {

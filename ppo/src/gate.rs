@@ -25,7 +25,8 @@
 //!   is refused when its reward is lower beyond doubt (the whole 95 % interval of the paired difference below 0), when the
 //!   differences that the same judge found along its lineage add up to a loss beyond doubt ([`drift`]), or when its manner
 //!   breaks: lengths, ends, repetition;
-//! * with pretraining text, its loss on that has not risen by more than `ppo.gate_ptx_rise` over version 0's.
+//! * with pretraining text, its loss on what of that is never learnt from has not risen by more than `ppo.gate_ptx_rise` over
+//!   version 0's.
 //!
 //! A file from outside ([`crate::import`]) has no round and no trainer; of these checks it is shown the trial.
 //!

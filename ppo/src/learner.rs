@@ -89,8 +89,10 @@ pub struct LearnerSetup {
     pub engine: Engine,
     /// Where the value model starts.
     pub value_start: ValueStart,
-    /// Texts for `ppo.ptx`, from [`pretraining_examples`](crate::update::pretraining_examples).
+    /// Texts for `ppo.ptx`, from [`PretrainingTexts`](crate::update::PretrainingTexts).
     pub pretraining: Arc<[Sequence]>,
+    /// Texts on which the gate measures what was forgotten.
+    pub measured_texts: Arc<[Sequence]>,
     /// Who judges the trials of the gate; nobody where scores come from people alone.
     pub scorer: Option<Scorer>,
     /// Questions of the gate beside those from traffic: tokenised prompts.

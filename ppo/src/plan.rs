@@ -36,7 +36,7 @@ pub fn plan(
         n => n,
     };
     let pass = WidestPass {
-        tokens: micro_batch_tokens(config, policy).max(longest).min(config.minibatch * longest),
+        tokens: tokens_of(micro_batch_tokens(config, policy), longest, config),
         keep: if config.activation_checkpointing { Keep::Inputs } else { Keep::All },
         precision: Precision::choose(&config.dtype, is_small_of(policy.n_parameters()))?,
         has_logits: true,
@@ -57,6 +57,17 @@ pub fn plan(
     }
     all.extend_from_slice(others);
     Ok(MemoryPlan::new(&roles, pass, &all))
+}
+
+/// Tokens of the widest pass with gradients. What is longer than the budget goes through alone, and no pass is wider than all
+/// that a step has: episodes, or texts.
+fn tokens_of(budget: usize, longest: usize, config: &config::Ppo) -> usize {
+    let episodes = budget.max(longest).min(config.minibatch.saturating_mul(longest));
+    if config.ptx == "off" {
+        return episodes;
+    }
+    let all = config.minibatch.saturating_mul(config.ptx_examples).saturating_mul(config.ptx_tokens);
+    episodes.max(budget.max(config.ptx_tokens).min(all))
 }
 
 fn roles<'a>(policy: &'a Shape, value: &'a Shape, config: &config::Ppo) -> Vec<Role<'a>> {
@@ -115,6 +126,23 @@ mod tests {
         plan(&shape, &shape, None, &config, 128, &[]).unwrap().needed()
     }
 
+    /// Goal: a plan is as wide as the widest pass, be it over episodes or over texts. Method: texts that are longer than any
+    /// episode and than the budget; many that fill it; and few and short ones.
+    #[test]
+    fn texts_count_for_the_widest_pass() {
+        let width = |n_examples: usize, n_tokens: usize, ptx: &str| {
+            let mut config = config::Config::default().ppo;
+            (config.minibatch, config.ptx, config.ptx_examples, config.ptx_tokens) =
+                (4, ptx.to_owned(), n_examples, n_tokens);
+            tokens_of(2000, 128, &config)
+        };
+        assert_eq!([width(8, 4096, "off"), width(8, 4096, "auto"), width(8, 4096, "fixed")], [512, 4096, 4096]);
+        assert_eq!([width(8, 128, "auto"), width(1, 100, "auto")], [2000, 512]);
+        let wide = needed(|config| (config.ptx, config.ptx_tokens) = ("auto".to_owned(), 1 << 16));
+        let narrow = needed(|config| config.ptx = "auto".to_owned());
+        assert!(wide > narrow, "{wide} {narrow}");
+    }
+
     /// Goal: the plan tells apart what the knobs tell apart. Method: a model of 135 M parameters.
     #[test]
     fn a_plan_follows_the_knobs() {
@@ -124,17 +152,21 @@ mod tests {
         assert!(needed(|config| config.lora_rank = 16) < full / 3);
         assert!(needed(|config| config.snapshot_mib = 1 << 20) - full == 5 * weights, "the rest of six copies");
         assert!(needed(|config| config.activation_checkpointing = true) < full);
-        assert_eq!(
-            needed(|config| config.ptx = "fixed".to_owned()) - full,
-            2 * weights,
-            "of minibatch and of the text"
-        );
+        let short_texts = |config: &mut config::Ppo| {
+            (config.ptx, config.ptx_examples, config.ptx_tokens) = ("fixed".to_owned(), 1, 128);
+        };
+        assert_eq!(needed(short_texts) - full, 2 * weights, "of minibatch and of the text");
         assert_eq!(needed(|config| config.ema_decay = 0.99) - full, 2 * weights, "the average, and the one before");
         let six_copies = ((6 * weights) >> 20) + 1;
         let with_room = |ema_decay| needed(|config| (config.snapshot_mib, config.ema_decay) = (six_copies, ema_decay));
         assert_eq!(with_room(0.0) - full, 5 * weights);
         assert_eq!(with_room(0.99) - full, 2 * weights, "seven copies find no room: weights and averages alone");
-        let adapters = |ptx: &str| needed(|config| (config.lora_rank, config.ptx) = (16, ptx.to_owned()));
+        let adapters = |ptx: &str| {
+            needed(|config| {
+                short_texts(config);
+                (config.lora_rank, config.ptx) = (16, ptx.to_owned());
+            })
+        };
         let extra = adapters("auto") - adapters("off");
         assert!(extra > 0 && extra < weights / 10, "text beside adapters costs what adapters cost: {extra}");
     }

@@ -123,8 +123,8 @@ pub struct Proposal<'a> {
     pub lessons: &'a [Lesson],
     /// What candidate and live version are asked.
     pub questions: &'a [Question],
-    /// Text that the policy should not forget.
-    pub pretraining: &'a [Sequence],
+    /// Texts that the policy should not forget.
+    pub measured_texts: &'a [Sequence],
     /// Rollouts that trained it.
     pub n_rollouts: usize,
 }

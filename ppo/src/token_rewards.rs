@@ -24,7 +24,7 @@ pub enum MissingEos {
 /// What happens to a score on its way to the reward.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ScoreRule {
-    /// Scores are clipped to ± this.
+    /// Scores are clipped to ± this; `None`: they are taken as they are.
     pub clip: Option<f64>,
     /// The rule for answers without an end.
     pub missing_eos: MissingEos,
@@ -44,7 +44,8 @@ impl ScoreRule {
             "keep" | "bootstrap" => MissingEos::Keep,
             other => panic!("config has checked the words of ppo.missing_eos, got {other}"),
         };
-        ScoreRule { clip: Some(config.score_clip), missing_eos }
+        // A clip to ± 0 would take every score away, and a knob of 0 means "off" throughout.
+        ScoreRule { clip: (config.score_clip > 0.0).then_some(config.score_clip), missing_eos }
     }
 
     /// Clips, then applies the missing-EOS rule.

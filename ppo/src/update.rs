@@ -43,7 +43,7 @@ use reward::ScoredRollout;
 
 pub use outcome::{Fate, RoundOutcome};
 pub use permutation::{minibatches, permutation};
-pub use pretraining::{PtxStep, pretraining_examples};
+pub use pretraining::{PretrainingTexts, PtxStep, pretraining_examples};
 pub use round_stats::RoundStats;
 
 use crate::{

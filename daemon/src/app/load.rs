@@ -199,13 +199,15 @@ fn learning(
     engine: &Engine,
 ) -> Result<Learning, AppError> {
     let pump = ScoringPump::start(log.clone(), scorer.clone(), engine.vocabulary(), &config.reward)?;
+    let texts = pretraining::texts(&config.ppo, &engine.vocabulary())?;
     let setup = LearnerSetup {
         config: config.ppo.clone(),
         log: log.clone(),
         registry: registry.clone(),
         engine: engine.clone(),
         value_start: judges.value_start()?,
-        pretraining: pretraining::texts(&config.ppo, &engine.vocabulary())?,
+        pretraining: texts.learnt,
+        measured_texts: texts.measured,
         scorer: Some(scorer.clone()),
         questions: questions::of_file(&config.ppo, engine)?,
     };

@@ -42,8 +42,8 @@ impl Output {
         Ok(output)
     }
 
-    /// Refuses a run that keeps its epochs where one of their names is taken.
-    pub(super) fn check_epochs(&self, epochs: usize) -> Result<()> {
+    /// Refuses a run that writes its epochs, because of `argument`, where one of their names is taken.
+    pub(super) fn check_epochs(&self, epochs: usize, argument: &str) -> Result<()> {
         let folder = folder_of(&self.path);
         // Looked for in the folder: there may be a million epochs.
         for entry in std::fs::read_dir(folder).map_err(TrainError::io(folder))? {
@@ -53,7 +53,7 @@ impl Output {
                 continue;
             }
             if let Some(reason) = self.taken(&folder.join(&*name)) {
-                let reason = format!("--keep-epochs would write {name}: {reason}");
+                let reason = format!("{argument} would write {name}: {reason}");
                 return Err(TrainError::Output { path: self.path.clone(), reason });
             }
         }
@@ -140,8 +140,8 @@ mod tests {
         assert!(refused.contains("the file of --model"), "{refused}");
         let epoch = at("b.epoch-2.gguf");
         let output = Output::check(&at("b.gguf"), true, &[("--model", Some(&epoch))]).expect("free");
-        assert!(output.check_epochs(1).is_ok());
-        let refused = output.check_epochs(2).expect_err("refused").to_string();
+        assert!(output.check_epochs(1, "--keep-epochs").is_ok());
+        let refused = output.check_epochs(2, "--keep-epochs").expect_err("refused").to_string();
         assert!(refused.contains("b.epoch-2.gguf: it is the file of --model"), "{refused}");
     }
 
@@ -152,10 +152,10 @@ mod tests {
             std::fs::write(folder.path().join(name), b"x").expect("written");
         }
         let output = |may_replace| Output::check(&folder.path().join("x.gguf"), may_replace, &[]).expect("free");
-        assert!(output(false).check_epochs(2).is_ok());
-        let refused = output(false).check_epochs(usize::MAX).expect_err("refused").to_string();
+        assert!(output(false).check_epochs(2, "--keep-epochs").is_ok());
+        let refused = output(false).check_epochs(usize::MAX, "--keep-epochs").expect_err("refused").to_string();
         assert!(refused.contains("x.epoch-3.gguf: it exists already; --replace"), "{refused}");
-        assert!(output(true).check_epochs(3).is_ok());
+        assert!(output(true).check_epochs(3, "--keep-epochs").is_ok());
         assert_eq!(output(true).free_at("step-7"), folder.path().join("x.step-7-3.gguf"));
         assert_eq!(output(true).free_at("step-8"), folder.path().join("x.step-8.gguf"));
     }

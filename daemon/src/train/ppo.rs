@@ -21,10 +21,7 @@ use std::{
 use config::Config;
 use policy::{
     TokenId,
-    architecture::Shape,
-    checkpoint::{metadata_of_file, shape_of_file},
     memory::{MemoryPlan, weight_bytes},
-    transformer::is_adapter,
 };
 use ppo::replay::Archive;
 use reward::Rules;
@@ -33,6 +30,7 @@ use self::{driver::Driver, ended::Ended};
 use super::{
     base::Base,
     error::{Result, TrainError},
+    footprint::{cache_bytes, judge_shape},
     interrupt::Interrupt,
     options::{count, not_greedy},
     output::folder_of,
@@ -139,15 +137,13 @@ fn plan(args: &Args, base: &Base, config: &Config, prompts: &[Vec<TokenId>]) -> 
     let judges = Rules::new(&config.reward).needs_model();
     let judge = Some(Path::new(&config.reward.model)).filter(|path| judges && !path.as_os_str().is_empty());
     let value = match judge {
-        // An adapter has the shape of what it is beside.
-        Some(path) if is_adapter(&metadata_of_file(path).map_err(TrainError::base(path))?) => shape.clone(),
-        Some(path) => shape_of_file(path).map_err(TrainError::base(path))?,
+        Some(path) => judge_shape(path, shape)?,
         None => shape.clone(),
     };
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + args.max_tokens as usize;
     let file = std::fs::metadata(&base.path).map_err(TrainError::io(&base.path))?.len();
     // The live version, version 0 and a candidate, each with its cache of keys and values in 16 bits.
-    let served = 3 * (file + cache_bytes(shape, config));
+    let served = 3 * (file + cache_bytes(shape, &config.policy));
     let others = [
         ("version 0 and the reward model as files", weight_bytes(shape) + weight_bytes(&value)),
         ("engine: three versions with their caches", served),
@@ -157,10 +153,4 @@ fn plan(args: &Args, base: &Base, config: &Config, prompts: &[Vec<TokenId>]) -> 
     let archive = Archive::open(&args.out).ok();
     let knobs = archive.and_then(|archive| archive.knobs(&config.ppo).ok()).unwrap_or_else(|| config.ppo.clone());
     Ok(::ppo::plan::plan(shape, &value, reward, &knobs, longest, &others)?)
-}
-
-fn cache_bytes(shape: &Shape, config: &Config) -> u64 {
-    let window = if config.policy.context_tokens == 0 { shape.context } else { config.policy.context_tokens as usize };
-    let per_token = 2 * shape.n_layers * shape.n_kv_heads * shape.head_dim * 2;
-    ((config.policy.parallel * window + config.policy.prefix_cache_tokens) * per_token) as u64
 }

@@ -7,7 +7,6 @@ mod scale;
 use std::{ops::ControlFlow, path::PathBuf};
 
 use candle_core::Device;
-use config::LORA_ALPHA;
 use policy::{
     causal_lm::CausalLm,
     checkpoint::Checkpoint,
@@ -27,7 +26,7 @@ use super::{
     base::Base,
     error::{Result, TrainError},
     interrupt::Interrupt,
-    options::{FitOptions, count, not_negative, share},
+    options::{FitOptions, count, lora_alpha, lora_rank, not_negative, share},
     output::Output,
     weights,
 };
@@ -59,10 +58,10 @@ pub(crate) struct Args {
     heads: usize,
     /// Rank of a low-rank adapter that learns in place of the weights (LoRA); 0: full fine-tuning. The file is then small,
     /// judges beside --model only, and shares its weights with a learner of `ppo.lora_rank`.
-    #[arg(long, value_name = "R", default_value_t = 0)]
+    #[arg(long, value_name = "R", default_value_t = 0, value_parser = lora_rank)]
     lora_rank: usize,
     /// The adapter's updates are multiplied by this / rank.
-    #[arg(long, value_name = "ALPHA", default_value_t = 32.0, value_parser = alpha)]
+    #[arg(long, value_name = "ALPHA", default_value_t = 32.0, value_parser = lora_alpha)]
     lora_alpha: f64,
     /// Passes over the rankings (InstructGPT C.2: 1, more overfits).
     #[arg(long, value_name = "N", default_value_t = RankingTrainOptions::default().epochs, value_parser = count)]
@@ -104,11 +103,6 @@ pub(crate) struct Args {
 
 fn heads(text: &str) -> std::result::Result<usize, String> {
     count(text).ok().filter(|n| *n <= HEADS_MAX).ok_or_else(|| format!("expected a whole number in 1..={HEADS_MAX}"))
-}
-
-fn alpha(text: &str) -> std::result::Result<f64, String> {
-    let in_range = not_negative(text).ok().filter(|alpha| LORA_ALPHA.contains(alpha));
-    in_range.ok_or_else(|| format!("expected a number from {} to {}", LORA_ALPHA.start(), LORA_ALPHA.end()))
 }
 
 fn smoothing(text: &str) -> std::result::Result<f64, String> {

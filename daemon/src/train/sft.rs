@@ -1,25 +1,30 @@
 //! `honed train sft`: supervised fine-tuning on a file of demonstrations.
 
 mod fitting;
+mod jury;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use policy::{
+    TokenId, Vocabulary,
     causal_lm::CausalLm,
+    checkpoint::Checkpoint,
     memory::{Held, MemoryPlan, Role, weight_bytes},
     sequence_batch::Sequence,
     sft::SftOptions,
+    transformer::{Adapter, LoraShape},
 };
 
-use self::fitting::Run;
+use self::{fitting::Run, jury::Jury};
 use super::{
     base::Base,
     dataset::{Line, read},
     encode::Encoder,
     error::{Result, TrainError},
+    footprint::{cache_bytes, judge_shape},
     interrupt::Interrupt,
-    options::{FitOptions, count, not_negative, share},
+    options::{FitOptions, count, lora_alpha, lora_rank, not_negative, share},
     output::Output,
     split::{Split, split},
 };
@@ -28,6 +33,9 @@ use crate::{
     http::wire::dataset::{Example, PromptText, Record},
     telemetry,
 };
+
+/// Highest learning rate of an adapter, unless told.
+const LORA_LEARNING_RATE: f64 = 1e-4;
 
 /// `honed train sft`. Dropout is 0, as it must be in everything that PPO goes on from.
 #[derive(clap::Args)]
@@ -47,15 +55,23 @@ pub(crate) struct Args {
     /// Share of each batch that comes from --mix (InstructGPT C.3: 0.1).
     #[arg(long, value_name = "SHARE", default_value_t = 0.1, value_parser = share, requires = "mix")]
     mix_share: f64,
+    /// Rank of a low-rank adapter that learns in place of the weights (LoRA), in every linear layer; 0: full fine-tuning. What is
+    /// written is a whole model all the same, adapter and --model in one: it serves, and is where `reward` and `ppo` start.
+    #[arg(long, value_name = "R", default_value_t = 0, value_parser = lora_rank)]
+    lora_rank: usize,
+    /// The adapter's updates are multiplied by this / rank.
+    #[arg(long, value_name = "ALPHA", default_value_t = 32.0, value_parser = lora_alpha)]
+    lora_alpha: f64,
     /// Passes over the records (InstructGPT C.3: 2 for the model that PPO starts from; C.1: 16).
     #[arg(long, value_name = "N", default_value_t = SftOptions::default().epochs, value_parser = count)]
     epochs: usize,
     /// Records in one optimiser step, mixed ones included; the last step of an epoch takes what is left of it.
     #[arg(long, value_name = "N", default_value_t = SftOptions::default().batch, value_parser = count)]
     batch: usize,
-    /// Highest learning rate (InstructGPT C.1: 9.65e-6).
-    #[arg(long, value_name = "RATE", default_value_t = SftOptions::default().learning_rate, value_parser = not_negative)]
-    learning_rate: f64,
+    /// Highest learning rate; without it 1e-5 (InstructGPT C.1: 9.65e-6), or with --lora-rank 1e-4: an adapter wants ten times
+    /// the step of whole weights ("LoRA Without Regret").
+    #[arg(long, value_name = "RATE", value_parser = not_negative)]
+    learning_rate: Option<f64>,
     /// Tokens in one forward and backward pass: bounds memory, changes no gradient.
     #[arg(long, value_name = "N", default_value_t = SftOptions::default().micro_batch_tokens, value_parser = count)]
     micro_batch_tokens: usize,
@@ -66,14 +82,40 @@ pub(crate) struct Args {
     #[arg(long)]
     keep_epochs: bool,
     #[command(flatten)]
+    judge: jury::JudgeOptions,
+    #[command(flatten)]
     fit: FitOptions,
 }
 
 /// Everything that the run learns from and measures on.
+#[derive(Default)]
 struct Data {
     train: Vec<Sequence>,
     validation: Vec<Sequence>,
     mix: Vec<Sequence>,
+    /// What is answered for a reward model.
+    prompts: Vec<Vec<TokenId>>,
+}
+
+impl Args {
+    fn options(&self) -> SftOptions {
+        let (fit, usual) = (&self.fit, SftOptions::default());
+        SftOptions {
+            epochs: self.epochs,
+            batch: self.batch,
+            micro_batch_tokens: self.micro_batch_tokens,
+            learning_rate: self.learning_rate.unwrap_or(match self.lora_rank {
+                0 => usual.learning_rate,
+                _ => LORA_LEARNING_RATE,
+            }),
+            warmup_steps: fit.warmup_steps,
+            final_share: fit.final_share(),
+            mix_share: self.mix_share,
+            max_grad_norm: fit.max_grad_norm,
+            seed: fit.seed,
+            ..usual
+        }
+    }
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
@@ -88,10 +130,23 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let source = base.checkpoint()?;
     let pool = args.fit.pool()?;
     pool.install(|| {
-        let model = CausalLm::from_checkpoint(&source, &Device::Cpu)?;
-        let model = model.with_precision(args.fit.precision(&base.shape)?).with_keep(args.fit.keep());
-        Run { args, data: &data, model: &model, source: &source, output: &output, interrupt: &interrupt }.train()
+        let jury = Jury::load(args, &base, &source, &data.prompts)?;
+        let model = model(args, &base, &source)?.with_keep(args.fit.keep());
+        let (jury, base) = (jury.as_ref(), &base);
+        let (data, model, source) = (&data, &model, &source);
+        Run { args, base, data, model, source, jury, output: &output, interrupt: &interrupt }.train()
     })
+}
+
+/// What learns: the whole model, or an adapter beside its frozen weights.
+fn model(args: &Args, base: &Base, source: &Checkpoint) -> Result<CausalLm> {
+    let model = CausalLm::from_checkpoint(source, &Device::Cpu)?.with_precision(args.fit.precision(&base.shape)?);
+    if args.lora_rank == 0 {
+        return Ok(model);
+    }
+    let lora = LoraShape { rank: args.lora_rank, alpha: args.lora_alpha as f32 };
+    let adapter = Adapter::new(&base.shape, lora, args.fit.seed, &Device::Cpu)?;
+    Ok(model.frozen()?.with_adapter(adapter))
 }
 
 /// Looks at every name that the run will write, and keeps them off the files that it reads.
@@ -101,10 +156,12 @@ fn output(args: &Args) -> Result<Output> {
         ("--model", args.model.as_deref()),
         ("--mix", args.mix.as_deref()),
         ("--validation", args.fit.validation.as_deref()),
+        ("--reward-model", args.judge.reward_model.as_deref()),
     ];
     let output = Output::check(&args.out, args.fit.replace, &inputs)?;
-    if args.keep_epochs {
-        output.check_epochs(args.epochs)?;
+    if args.keep_epochs || args.judge.reward_model.is_some() {
+        let argument = if args.keep_epochs { "--keep-epochs" } else { "--reward-model" };
+        output.check_epochs(args.epochs, argument)?;
     }
     Ok(output)
 }
@@ -120,9 +177,13 @@ fn load(args: &Args, base: &Base) -> Result<Data> {
         }
         Ok::<_, TrainError>(sequences)
     };
+    let asked = |path: &PathBuf, lines: &[Line<Example>]| prompts(args, base, &vocabulary, path, lines);
     let lines = read(&args.data, Record::example)?;
-    let (train, validation) = match &args.fit.validation {
-        Some(path) => (encoded(&args.data, &lines)?, encoded(path, &read(path, Record::example)?)?),
+    let (train, validation, prompts) = match &args.fit.validation {
+        Some(path) => {
+            let held_back = read(path, Record::example)?;
+            (encoded(&args.data, &lines)?, encoded(path, &held_back)?, asked(path, &held_back)?)
+        }
         None => {
             let Split { train, validation, how } =
                 split(lines, args.fit.validation_percent, &args.fit.split_salt, prompt_of);
@@ -131,7 +192,7 @@ fn load(args: &Args, base: &Base) -> Result<Data> {
                 train.len(),
                 validation.len()
             ));
-            (encoded(&args.data, &train)?, encoded(&args.data, &validation)?)
+            (encoded(&args.data, &train)?, encoded(&args.data, &validation)?, asked(&args.data, &validation)?)
         }
     };
     if train.is_empty() {
@@ -142,7 +203,36 @@ fn load(args: &Args, base: &Base) -> Result<Data> {
         Some(path) => encoded(path, &read(path, Record::example)?)?,
         None => Vec::new(),
     };
-    Ok(Data { train, validation, mix })
+    Ok(Data { train, validation, mix, prompts })
+}
+
+/// What is answered for a reward model, where one was named: prompts of the records that are held back, each once.
+fn prompts(
+    args: &Args,
+    base: &Base,
+    vocabulary: &Vocabulary,
+    path: &Path,
+    lines: &[Line<Example>],
+) -> Result<Vec<Vec<TokenId>>> {
+    if args.judge.reward_model.is_none() {
+        return Ok(Vec::new());
+    }
+    let room = args.fit.tokens_max(base.shape.context).saturating_sub(args.judge.reward_tokens as usize);
+    let mut encoder = Encoder::new(vocabulary, path, room);
+    let mut prompts = Vec::new();
+    for line in lines {
+        if let Example::Exchange { prompt, .. } = &line.record.content {
+            prompts.extend(encoder.prompt(line.number, prompt)?);
+        }
+    }
+    if prompts.is_empty() {
+        let reason = format!(
+            "--reward-model needs prompts that are held back, and there is none of fewer than {room} tokens, which is what \
+             --reward-tokens leaves"
+        );
+        return Err(TrainError::Data { path: path.to_owned(), reason });
+    }
+    Ok(args.judge.choose(prompts, args.fit.seed))
 }
 
 /// What a record is about, for the split of records without a user.
@@ -160,7 +250,27 @@ fn plan(args: &Args, base: &Base, data: &Data) -> Result<MemoryPlan> {
     let tokens = args.micro_batch_tokens.max(longest).min(args.batch.saturating_mul(longest));
     let pass = args.fit.pass(&base.shape, tokens, true)?;
     let tokens_in_memory = all().map(|s| s.tokens.len() as u64 * 4).sum();
-    let role = Role { name: "policy", shape: &base.shape, held: Held::Trained };
-    let others = [("the file's own weights", weight_bytes(&base.shape)), ("data", tokens_in_memory)];
-    Ok(MemoryPlan::new(&[role], pass, &others))
+    let (shape, weights) = (&base.shape, weight_bytes(&base.shape));
+    let role = |name, held| Role { name, shape, held };
+    let mut others = vec![("the file's own weights", weights), ("data", tokens_in_memory)];
+    let mut roles = match args.lora_rank {
+        0 => vec![role("policy", Held::Trained)],
+        rank => {
+            // Adapter and base become one beside both of them.
+            others.push(("what will be written", weights));
+            let n = Adapter::n_parameters(shape, rank);
+            vec![role("the model", Held::Frozen), role("policy's adapter", Held::Adapter(n))]
+        }
+    };
+    let judge = args.judge.reward_model.as_deref().map(|path| judge_shape(path, shape)).transpose()?;
+    if let Some(judge) = &judge {
+        roles.push(Role { name: "reward model", shape: judge, held: Held::Frozen });
+        let engine = args.judge.engine(&data.prompts, args.fit.n_threads());
+        others.push(("the reward model as a file", weight_bytes(judge)));
+        others.push(("engine: an epoch with its cache", weights + cache_bytes(shape, &engine)));
+    }
+    Ok(MemoryPlan::new(&roles, pass, &others))
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,9 @@ use candle_core::Device;
 use super::*;
 use crate::{
     architecture::Shape,
+    kernels::Precision,
     transformer::tests::{batch, tiny, tokens, uneven_checkpoint},
+    transformer::{Adapter, LoraShape},
 };
 
 fn model() -> CausalLm {
@@ -26,6 +28,19 @@ fn how_a_batch_is_cut_changes_nothing() {
         assert!(worst < 2e-6, "{worst}");
     }
     assert!((mean_nll(&model, &sequences, 8).unwrap() - whole).abs() < 1e-5);
+}
+
+/// Goal: a large model is worked on as one, however little of it learns: side by side its passes would want memory that no plan has
+/// counted. Method: one beyond the border, whole, with an adapter, and frozen.
+#[test]
+fn an_adapter_does_not_make_a_model_small() {
+    let shape = Shape::llama(61_000, 512, 1, 2, 2, 64);
+    let adapter = Adapter::new(&shape, LoraShape { rank: 1, alpha: 1.0 }, 1, &Device::Cpu).unwrap();
+    let whole = CausalLm::random(&shape, 1, &Device::Cpu).unwrap();
+    let frozen = whole.clone().with_precision(Precision::Bf16).frozen().unwrap();
+    for model in [whole.clone().with_adapter(adapter), whole, frozen] {
+        assert_eq!(cut(&model, &batch().sequences, 1 << 20).len(), 1);
+    }
 }
 
 #[test]

@@ -127,6 +127,16 @@ fn rewards_pay_the_penalty_per_token_and_the_score_at_the_end() {
     assert_eq!(got.advantages, vec![1.4, 1.5, -1.0]);
 }
 
+/// Goal: a score clip of 0 is none. Method: scores beyond the usual clip on both sides, and one that the rule for answers without
+/// an end replaces.
+#[test]
+fn a_score_clip_of_zero_takes_scores_as_they_are() {
+    let episodes = vec![episode(0, 1, 50.0, true), episode(1, 1, -7.0, true), episode(2, 1, 50.0, false)];
+    let passes = [&[-1.0; 3][..], &[-1.0; 3], &[0.0; 3]];
+    let got = from_passes_with(episodes, passes, |config| config.score_clip = 0.0);
+    assert_eq!((got.scores, got.rewards), (vec![50.0, -7.0, -1.0], vec![50.0, -7.0, -1.0]));
+}
+
 /// Goal: the rest of an answer that was cut off is worth what the value model says of it, in place of a score, and only where a
 /// knob says so. Method: one that ended, one that the daemon cut and one that its client cut, at λ = 1 and γ = 0.5.
 #[test]

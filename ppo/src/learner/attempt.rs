@@ -204,7 +204,7 @@ impl Owner {
                 n_rollouts: n_trained(round),
                 lessons: &round.lessons,
                 questions: &questions,
-                pretraining: &self.setup.pretraining,
+                measured_texts: &self.setup.measured_texts,
             };
             publisher.judge(&proposal, &go_on)
         })?;

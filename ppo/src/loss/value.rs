@@ -28,6 +28,12 @@ pub struct ValueLoss {
     pub clip_fraction: f64,
 }
 
+/// c as `ppo.value_clip` has it: 0 is none. A clip to V_old itself would leave a token no gradient once V has moved.
+#[must_use]
+pub fn clip_of(config: &config::Ppo) -> Option<f64> {
+    (config.value_clip > 0.0).then_some(config.value_clip)
+}
+
 /// PPO's value loss.
 ///
 /// `loss = ½·Σ c_t·max((V − R)², (clip(V, V_old − c, V_old + c) − R)²)`.

@@ -45,7 +45,7 @@ impl Publisher<'_> {
             alignment,
             trial: trial.as_ref(),
             lineage: &gate::rungs(self.registry, proposal.parent)?,
-            ptx_rise: if looks { text::rise(proposal)? } else { None },
+            ptx_rise: if looks { text::rise(proposal, self.config, go_on)? } else { None },
         };
         let mut verdict = gate::judge(&evidence, self.config);
         if verdict.is_pass() && looks && self.config.canary_share > 0.0 {

@@ -10,6 +10,8 @@
 //! "auto" measures instead: at the first step at which both gradients point anywhere, γ = ‖g_ppo‖/‖g_ptx‖, and there it
 //! stays. Were it measured at every step, the text's pull would grow exactly when the policy has nothing to learn.
 
+use std::{ops::RangeInclusive, sync::Arc};
+
 use policy::{optimizer::Gradients, sequence_batch::Sequence, sft};
 
 use super::permutation::shuffled;
@@ -19,6 +21,37 @@ use crate::{
     experience::{Budget, Pace, go_on},
     models::Models,
 };
+
+/// One example of a text in so many is held out, as far as that is within [`HELD_OUT`].
+const HELD_OUT_ONE_IN: usize = 16;
+/// Examples that are held out: the mean over fewer says little, and the gate reads all of them for every candidate.
+const HELD_OUT: RangeInclusive<usize> = 8..=64;
+
+/// The examples of `ppo.ptx_file`: what was learnt by heart is no measure of what was forgotten.
+#[derive(Clone, Debug)]
+pub struct PretrainingTexts {
+    /// What `ppo.ptx` mixes in.
+    pub learnt: Arc<[Sequence]>,
+    /// What the gate measures on.
+    pub measured: Arc<[Sequence]>,
+    /// Whether these are apart; of a short text they are not.
+    pub is_held_out: bool,
+}
+
+impl PretrainingTexts {
+    /// Holds out the end of the text, which stays the same whatever else is configured: an update that is computed again learns
+    /// from the same examples. Where that would take more than half of them nothing is held out, and the first are measured.
+    #[must_use]
+    pub fn split(examples: &[Sequence]) -> PretrainingTexts {
+        let n_measured = (examples.len() / HELD_OUT_ONE_IN).clamp(*HELD_OUT.start(), *HELD_OUT.end());
+        let is_held_out = 2 * n_measured <= examples.len();
+        let (learnt, measured) = match is_held_out {
+            true => examples.split_at(examples.len() - n_measured),
+            false => (examples, &examples[..n_measured.min(examples.len())]),
+        };
+        PretrainingTexts { learnt: learnt.into(), measured: measured.into(), is_held_out }
+    }
+}
 
 /// Both gradients of one step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -17,7 +17,7 @@ use crate::{
     error::PpoError,
     experience::{AdvantageEstimator, Budget, Experience, MicroBatches, Pace, batch_of, go_on, temperatures_of},
     guard::{Guard, limit, spike},
-    loss::{Aggregation, PolicyClip, value_loss},
+    loss::{Aggregation, PolicyClip, value, value_loss},
     models::Models,
 };
 
@@ -188,11 +188,12 @@ impl<'a> Minibatch<'a> {
         pace: Pace<'_>,
     ) -> Result<(Gradients, ValueTally), PpoError> {
         let episodes = &self.experience.episodes;
+        let clip = value::clip_of(config);
         let (gradients, losses) = models.value.open(|model| {
             Ok(self.sum(room, Budget::of(models, config), pace, |members, gradients| {
                 let tokens = self.tokens(members);
                 model.backward_at_response(&batch_of(episodes, members), gradients, |values| {
-                    let loss = value_loss(tokens.value(&floats(values)), Some(config.value_clip));
+                    let loss = value_loss(tokens.value(&floats(values)), clip);
                     Ok((slopes(&loss.grad), (loss, tokens.mask.len())))
                 })
             }))

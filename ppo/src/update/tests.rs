@@ -83,6 +83,23 @@ fn gradients_do_not_depend_on_the_micro_batch() {
     }
 }
 
+/// Goal: a value clip of 0 is none. Method: gradients of values that have moved, at 0, at a clip that none of them reaches, and at
+/// one that some do.
+#[test]
+fn a_value_clip_of_zero_is_plain_regression() {
+    let (mut world, experience) = moved();
+    let members: Vec<usize> = (0..experience.episodes.len()).collect();
+    let minibatch = Minibatch::new(&experience, &members, Aggregation::TokenMean);
+    let mut at = |value_clip: f64| {
+        world.config.value_clip = value_clip;
+        let pace = &mut || ControlFlow::Continue(());
+        minibatch.value_gradients(&world.models, &world.config, Gradients::new(), pace).unwrap()
+    };
+    let ((off, tally), (wide, _), (tight, clipped)) = (at(0.0), at(1000.0), at(1e-9));
+    assert_eq!((largest_difference(&off, &wide), tally.clip_fraction()), (0.0, 0.0));
+    assert!(clipped.clip_fraction() > 0.0 && largest_difference(&off, &tight) > 0.0, "the values have moved");
+}
+
 #[test]
 fn every_parameter_of_policy_and_value_model_has_a_gradient() {
     let (world, experience) = moved();

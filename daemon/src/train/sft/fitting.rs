@@ -5,13 +5,18 @@ use std::{ops::ControlFlow, path::Path};
 use policy::{
     causal_lm::CausalLm,
     checkpoint::{Checkpoint, Digest},
-    sft::{self, SftOptions, SftProgress, check_after, mean_nll},
+    sft::{self, SftProgress, check_after, mean_nll},
+    transformer::merged,
 };
 
-use super::{Args, Data};
+use super::{
+    Args, Data,
+    jury::{Best, Jury, Liked},
+};
 use crate::{
     cli::{progress, say},
     train::{
+        base::Base,
         error::{Result, TrainError},
         interrupt::Interrupt,
         output::Output,
@@ -25,10 +30,13 @@ const PROBE: usize = 8;
 /// Everything that a run needs between loading and the end.
 pub(super) struct Run<'a> {
     pub(super) args: &'a Args,
+    pub(super) base: &'a Base,
     pub(super) data: &'a Data,
     pub(super) model: &'a CausalLm,
     /// What the weights came from.
     pub(super) source: &'a Checkpoint,
+    /// Who chooses among the epochs; without one, the last is the result.
+    pub(super) jury: Option<&'a Jury<'a>>,
     pub(super) output: &'a Output,
     pub(super) interrupt: &'a Interrupt,
 }
@@ -39,18 +47,23 @@ struct Epoch {
     n_done: usize,
     n_steps: usize,
     loss: f64,
+    /// Of those that are over.
+    best: Option<Best>,
+}
+
+/// What the model said before the first step.
+struct Before {
+    nll: Option<f64>,
+    liked: Option<Liked>,
 }
 
 impl Run<'_> {
     /// Trains to the end, or until somebody interrupts.
     pub(super) fn train(&self) -> Result<()> {
-        let options = self.options();
-        let before = self.validation_nll()?;
-        if let Some(nll) = before {
-            say::show(format_args!("epoch 0  validation loss {nll:.4}"));
-        }
+        let options = self.args.options();
+        let before = self.before()?;
         let bar = progress::bar(0, "fine-tuning");
-        let (mut epoch, mut after, mut failure) = (Epoch::default(), before, None);
+        let (mut epoch, mut after, mut failure) = (Epoch::default(), before.nll, None);
         let Data { train, mix, .. } = self.data;
         let is_stopped = || self.interrupt.is_raised();
         let last = sft::train_until(self.model, train, mix, &options, &is_stopped, |now| {
@@ -73,29 +86,28 @@ impl Run<'_> {
             }
             if is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
-        .map_err(TrainError::run(self.output.path()))?;
+        .map_err(TrainError::run(self.output.path()));
         bar.finish_and_clear();
-        match failure {
+        let ended = last.and_then(|last| match failure {
             Some(error) => Err(error),
             None if last.step < last.n_steps => Err(self.interrupted(&last)?),
-            None => self.finish(before, after),
+            None => self.finish(&before, after, epoch.best.as_ref()),
+        });
+        if let (Err(_), Some(best)) = (&ended, &epoch.best) {
+            let (n, path) = (best.epoch, best.path.display());
+            say::tell(format_args!("the epoch that the reward model likes best so far, {n}, is whole in {path}"));
         }
+        ended
     }
 
-    fn options(&self) -> SftOptions {
-        let (args, fit) = (self.args, &self.args.fit);
-        SftOptions {
-            epochs: args.epochs,
-            batch: args.batch,
-            micro_batch_tokens: args.micro_batch_tokens,
-            learning_rate: args.learning_rate,
-            warmup_steps: fit.warmup_steps,
-            final_share: fit.final_share(),
-            mix_share: args.mix_share,
-            max_grad_norm: fit.max_grad_norm,
-            seed: fit.seed,
-            ..SftOptions::default()
+    /// Says how the model that training starts from does.
+    fn before(&self) -> Result<Before> {
+        let nll = self.validation_nll()?;
+        let liked = self.jury.map(|jury| jury.ask(&self.base.path)).transpose()?;
+        if nll.is_some() || liked.is_some() {
+            say::show(format_args!("epoch 0{}", measures(nll, liked)));
         }
+        Ok(Before { nll, liked })
     }
 
     /// Mean negative log-likelihood of the held-back answers, nats a token.
@@ -125,18 +137,31 @@ impl Run<'_> {
     fn end_epoch(&self, epoch: &mut Epoch, now: &SftProgress) -> Result<(String, Option<f64>)> {
         let n_done = epoch.n_done + 1;
         let nll = self.measured(now)?;
-        let validation = nll.map_or(String::new(), |nll| format!("  validation loss {nll:.4}"));
         let train = epoch.loss / epoch.n_steps.max(1) as f64;
-        let line = format!("epoch {n_done}  step {}  loss {train:.4}{validation}", now.step);
-        if self.args.keep_epochs {
-            self.written(&self.output.at(&format!("epoch-{n_done}")))?;
+        let mut liked = None;
+        if self.args.keep_epochs || self.jury.is_some() {
+            let path = self.output.at(&format!("epoch-{n_done}"));
+            let digest = self.written(&path)?;
+            if let Some(jury) = self.jury {
+                let now = Best { epoch: n_done, liked: jury.ask(&path)?, path, digest };
+                liked = Some(now.liked);
+                epoch.best = Some(Best::of(epoch.best.take(), now, self.args.keep_epochs)?);
+            }
         }
-        *epoch = Epoch { n_done, ..Epoch::default() };
+        let line = format!("epoch {n_done}  step {}  loss {train:.4}{}", now.step, measures(nll, liked));
+        *epoch = Epoch { n_done, best: epoch.best.take(), ..Epoch::default() };
         Ok((line, nll))
     }
 
+    /// Writes a whole model: of an adapter, what it and its base are together.
     fn written(&self, path: &Path) -> Result<Digest> {
-        weights::write(&self.model.to_checkpoint(self.source, self.args.fit.weight_type())?, path)
+        let weight_type = self.args.fit.weight_type();
+        let mut checkpoint = self.model.to_checkpoint(self.source, weight_type)?;
+        if self.model.trunk().adapter().is_some() {
+            checkpoint = merged(self.source, &checkpoint)?;
+            checkpoint.retype(&self.source.types, weight_type);
+        }
+        weights::write(&checkpoint, path)
     }
 
     fn interrupted(&self, last: &SftProgress) -> Result<TrainError> {
@@ -151,22 +176,49 @@ impl Run<'_> {
         Ok(TrainError::Interrupted { step, n_steps, kept })
     }
 
-    fn finish(&self, before: Option<f64>, after: Option<f64>) -> Result<()> {
+    fn finish(&self, before: &Before, after: Option<f64>, best: Option<&Best>) -> Result<()> {
         let path = self.output.path();
-        let digest = self.written(path)?;
-        if let (Some(before), Some(after)) = (before, after) {
+        let digest = match best {
+            None => self.written(path)?,
+            Some(best) => {
+                best.become_result(path, self.args.keep_epochs)?;
+                best.digest
+            }
+        };
+        if let (Some(before), Some(after)) = (before.nll, after) {
             say::show(format_args!("validation loss {before:.4} -> {after:.4}"));
-            if after > before {
+            // A reward model is there because loss and liking part.
+            if after > before && best.is_none() {
                 say::tell(format_args!(
                     "warning: the model has become WORSE on the records that were held back: loss {before:.4} -> \
                      {after:.4}; a lower --learning-rate or fewer --epochs may help"
                 ));
             }
         }
+        if let (Some(before), Some(best)) = (before.liked, best) {
+            self.tell_choice(before, best);
+        }
         let path = path.display();
         say::show(format_args!("wrote {path} (sha256 {digest}); serve it with: honed serve --model {path}"));
         Ok(())
     }
+
+    fn tell_choice(&self, before: Liked, best: &Best) {
+        let (n, n_epochs, mean, start) = (best.epoch, self.args.epochs, best.liked.mean, before.mean);
+        say::show(format_args!("epoch {n} of {n_epochs} is the result: reward {start:.4} -> {mean:.4}"));
+        if mean < start {
+            say::tell(format_args!(
+                "warning: the reward model likes no epoch as well as the model that training started from: reward \
+                 {start:.4}, at best {mean:.4}; other demonstrations, or a lower --learning-rate, may help"
+            ));
+        }
+    }
+}
+
+/// What was measured of an epoch, as a part of its line.
+fn measures(nll: Option<f64>, liked: Option<Liked>) -> String {
+    let nll = nll.map_or(String::new(), |nll| format!("  validation loss {nll:.4}"));
+    liked.map_or(nll.clone(), |liked| format!("{nll}  {liked}"))
 }
 
 /// No batch reaches across the border of two epochs, so all of them have as many steps.

@@ -2,13 +2,15 @@
 
 use std::fs;
 
-use policy::{PolicyVersion, checkpoint::Checkpoint};
+use candle_core::Device;
+use policy::{PolicyVersion, TokenId, causal_lm::CausalLm, checkpoint::Checkpoint, sft};
 
 use super::{super::*, world::*};
 use crate::{
     guard::Guard,
     rollout_log::{DropReason, RolloutState, VersionState},
     stats::UpdateOutcome,
+    update::pretraining_examples,
 };
 
 #[test]
@@ -38,6 +40,34 @@ fn traffic_becomes_versions_and_each_serves_the_next_request() {
     assert_eq!((counters.outcomes[&UpdateOutcome::Promoted], counters.trained), (3, 24));
     assert_eq!((counters.loads.count, counters.promotions.count), (3, 3));
     world.close();
+}
+
+/// Goal: what a candidate forgot is measured on the texts for that, whether others are learnt from or none. Method: the loss of both
+/// files on both texts.
+#[test]
+fn what_was_forgotten_is_measured_on_texts_of_its_own() {
+    let texts = |start: u32| -> Arc<[Sequence]> {
+        let document: Vec<TokenId> = (start..start + 90).map(TokenId).collect();
+        pretraining_examples(&[document], 6).into()
+    };
+    for ptx in ["off", "auto"] {
+        let mut world = World::new(|config| (config.ptx, config.ptx_tokens) = (ptx.to_string(), 6));
+        let (learnt, measured) = (texts(5), texts(100));
+        let setup = LearnerSetup { pretraining: learnt.clone(), measured_texts: measured.clone(), ..world.setup(None) };
+        let learner = Learner::start(setup).unwrap();
+        world.learner = Some(learner.clone());
+        world.feed();
+        let record = world.until_updates(&learner, 1).remove(0);
+        let loss = |version: u64, texts: &[Sequence]| {
+            let file = Checkpoint::read(&world.registry.path(PolicyVersion(version))).unwrap();
+            sft::mean_nll(&CausalLm::from_checkpoint(&file, &Device::Cpu).unwrap(), texts, 64).unwrap()
+        };
+        let rise = |texts: &[Sequence]| loss(1, texts) - loss(0, texts);
+        let got = record.numbers["gate/ptx_rise"];
+        assert!((got - rise(&measured)).abs() < 1e-4, "{ptx}: {got} instead of {}", rise(&measured));
+        assert!((got - rise(&learnt)).abs() > 1e-3, "{ptx}: they differ");
+        world.close();
+    }
 }
 
 /// Of a thread; 0 is the caller.

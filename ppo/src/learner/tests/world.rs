@@ -148,6 +148,7 @@ impl World {
             engine: self.engine.clone(),
             value_start: ValueStart::Policy,
             pretraining: [].into(),
+            measured_texts: [].into(),
             scorer,
             questions: [].into(),
         }

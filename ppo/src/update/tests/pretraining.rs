@@ -8,7 +8,7 @@ use crate::{
     loss::Aggregation,
     test_world::{World, bytes_of, share_of},
     update::{
-        pretraining::{PtxStep, mix},
+        pretraining::{PretrainingTexts, PtxStep, mix},
         pretraining_examples,
         step::Minibatch,
     },
@@ -35,6 +35,30 @@ fn long_documents_are_cut_and_a_lone_token_is_no_example() {
     let lengths: Vec<usize> = examples.iter().map(|e| e.tokens.len()).collect();
     assert_eq!(lengths, vec![3, 3], "the seventh token is alone");
     assert!(examples.iter().all(|e| e.prompt_len == 1));
+}
+
+/// Goal: what measures is never learnt from, is enough to say something, and stays the same. Method: texts of many lengths, from
+/// those that have nothing to spare on.
+#[test]
+fn the_end_of_a_text_is_held_out_where_there_is_enough_of_it() {
+    let document: Vec<TokenId> = (0..4000).map(TokenId).collect();
+    let all = pretraining_examples(&[document], 2);
+    for (n, n_measured, is_held_out) in [
+        (0, 0, false),
+        (3, 3, false),
+        (15, 8, false),
+        (16, 8, true),
+        (160, 10, true),
+        (1024, 64, true),
+        (2000, 64, true),
+    ] {
+        let texts = PretrainingTexts::split(&all[..n]);
+        assert_eq!((texts.measured.len(), texts.is_held_out), (n_measured, is_held_out), "{n}");
+        match is_held_out {
+            true => assert_eq!([&*texts.learnt, &*texts.measured].concat(), all[..n]),
+            false => assert_eq!((&*texts.learnt, &*texts.measured), (&all[..n], &all[..n_measured])),
+        }
+    }
 }
 
 /// Goal: "auto" makes both gradients equally long once, and never again. Method: two rounds; the first step of the first
