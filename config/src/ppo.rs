@@ -150,13 +150,13 @@ section! {
         gate_distinct: f64 => real(0.0, 1.0);
         /// Rise of the loss on pretraining text over version 0's, nats a token, where ptx_file gives such text; 0: any. It bounds what all publications together may cost; some 2 % of the loss in one of them is a usual alarm.
         gate_ptx_rise: f64 => real(0.0, 100.0);
-        /// Share of the traffic that a candidate which passed the gate answers before it may answer all; 0: none. Learning waits meanwhile.
+        /// Share of the traffic that a candidate which passed the gate answers before it may answer all; 0: none. Learning waits meanwhile. A model from outside (daemon.import_dir) has no canary: once it has passed the gate it answers all or, where it was not to be promoted, nobody.
         canary_share: f64 => real(0.0, 0.5);
-        /// Judged answers of such a candidate, compared with the live version's of the same time after every fifth that makes at least 20 (a sequential test: what is clearly worse goes early). Too many failed requests refuse it at once.
+        /// Judged answers of such a candidate, compared with the live version's of the same time after every fifth that makes at least 20 (a sequential test: what is clearly worse goes early). Of one named user as many count as for watch_rollouts, and answers without a score (temperature 0, grammars) are not compared. Too many failed answers refuse it at once.
         canary_rollouts: usize => whole(10, 1_000_000);
         /// Seconds after which what a canary has shown has to do: 8 judged answers on each side are compared, with fewer the gate's report says that they were not, and a candidate that has answered nobody is refused.
         canary_s: u64 => whole(1, 604_800);
-        /// Judged rollouts since a version went live that are held against its last good ancestor's, also while learning is paused; when they are worse beyond doubt and by much (reward, length, thumbs down, failures), that ancestor serves again and learning pauses. Their reward is also held against every ancestor that is kept, version 0 among them. Below 32 only failures count; 0: no watch. Nor is there one with enabled = false.
+        /// Judged rollouts since a version went live that are held against its last good ancestor's, also while learning is paused; when they are worse beyond doubt and by much (reward, length, thumbs down), that ancestor, or the nearest before it that can be loaded, serves again and learning pauses. Their reward is also held against every ancestor that is kept, version 0 among them. Lengths and thumbs are of all answers, but what may not train (temperature 0, grammars, other changes to the distribution) has no score, so its reward goes unseen. While others have brought anything, at most a quarter of each is the named user's who brings most, or as much as the next one's; whoever gives no name cannot be told apart. Failures are counted as long as a version is live, among its last few hundred answers. Below 32 only failures count; 0: no watch. Nor is there one with enabled = false.
         watch_rollouts: usize => whole(0, 1_000_000);
         /// Threads of the learner, all at nice 19 in the idle class; 0: one per core.
         threads: usize => whole(0, 512);

@@ -41,7 +41,8 @@ pub use retention::{Retention, Surplus};
 use crate::{
     clock::now_ms,
     rollout_log::{
-        LogError, MadeVersion, RolloutLog, Seq, Settlement, VersionChange, VersionReport, VersionRow, VersionState, Who,
+        LogError, MadeVersion, RolloutLog, Sample, Seq, Settlement, VersionChange, VersionReport, VersionRow,
+        VersionState, Who,
     },
     watch::Service,
 };
@@ -189,20 +190,24 @@ impl Registry {
         Ok(self.log.reader().live_since(version)?)
     }
 
-    /// What users got from a version: its first `limit` judged rollouts after `start`.
+    /// What users got from a version: its first answers after `start`, `limit` of each kind.
     ///
     /// # Errors
     /// When the log cannot be read.
     pub fn service(&self, version: PolicyVersion, start: Seq, limit: usize) -> Result<Service, RegistryError> {
-        Ok(self.log.reader().service(version, start, limit)?)
+        Ok(self.log.reader().service(version, start, self.sample(limit))?)
     }
 
-    /// What users got from a version lately: its last `limit` judged rollouts.
+    /// What users got from a version lately: its last answers, `limit` of each kind.
     ///
     /// # Errors
     /// When the log cannot be read.
     pub fn last_service(&self, version: PolicyVersion, limit: usize) -> Result<Service, RegistryError> {
-        Ok(self.log.reader().last_service(version, limit)?)
+        Ok(self.log.reader().last_service(version, self.sample(limit))?)
+    }
+
+    fn sample(&self, limit: usize) -> Sample<'_> {
+        Sample { limit, quarantine: self.log.quarantine() }
     }
 
     /// Registers a candidate whose file is written.

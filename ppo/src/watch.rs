@@ -16,7 +16,11 @@
 //! Latency is not among what is looked at: weights of one shape take the same time, but for the length of the answers, which
 //! is.
 
+mod failures;
+
 use std::collections::BTreeMap;
+
+pub use failures::{Errors, Recent};
 
 /// Rollouts below which nothing is said about a version, and between two looks past its nearest ancestor.
 pub const ROLLOUTS_MIN: usize = 32;
@@ -28,30 +32,21 @@ const FALL_MIN: f64 = 0.25;
 const THUMBS_MIN: f64 = 0.1;
 /// Factor by which the mean length must change.
 const LENGTH_FACTOR: f64 = 3.0;
-/// Failed requests that are no accident, in number and as a share of all that ended.
-const FAILED_MIN: u64 = 5;
-const FAILED_SHARE: f64 = 0.05;
 
-/// What users got from one version.
+/// What users got from one version. Only what may train has a score; lengths and thumbs are those of every answer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Service {
     /// Scores, as judged.
     pub scores: Vec<f64>,
     /// The reward version of each.
     pub judges: Vec<String>,
-    /// Response tokens.
+    /// Response tokens of answers that were drawn to an end.
     pub lengths: Vec<f64>,
     /// Thumbs: up, down.
     pub thumbs: (usize, usize),
 }
 
 impl Service {
-    /// Whether there is enough of it to be compared with.
-    #[must_use]
-    pub fn is_enough(&self) -> bool {
-        self.scores.len() >= ROLLOUTS_MIN
-    }
-
     /// The scores of every judge that has seen enough of it.
     fn by_judge(&self) -> BTreeMap<&str, Vec<f64>> {
         let mut all: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
@@ -63,42 +58,44 @@ impl Service {
     }
 }
 
-/// What the engine counted since the version is live.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Errors {
-    /// Requests that ended in a failure of the engine.
-    pub failed: u64,
-    /// Responses that ended, however.
-    pub finished: u64,
+/// What is looked at of answers, each by itself: a version may have enough of one and little of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aspect {
+    /// Scores, judge by judge.
+    Reward,
+    /// Response tokens.
+    Length,
+    /// What people said.
+    Thumbs,
 }
 
-impl Errors {
-    /// Why a version with so many must go, in words.
+impl Aspect {
+    /// All of them, in the order in which they are looked at.
+    pub const ALL: [Aspect; 3] = [Aspect::Reward, Aspect::Length, Aspect::Thumbs];
+
+    /// Whether there is enough of it in a service to say anything.
     #[must_use]
-    pub fn breach(self) -> Option<String> {
-        let Errors { failed, finished } = self;
-        let is_no_accident = failed >= FAILED_MIN && failed as f64 >= FAILED_SHARE * (failed + finished) as f64;
-        is_no_accident.then(|| format!("{failed} of {} requests failed in the engine", failed + finished))
+    pub fn is_enough_in(self, service: &Service) -> bool {
+        let n = match self {
+            Aspect::Reward => service.scores.len(),
+            Aspect::Length => service.lengths.len(),
+            Aspect::Thumbs => service.thumbs.0 + service.thumbs.1,
+        };
+        n >= ROLLOUTS_MIN
     }
-}
 
-/// Why the live version must go, in words; `None` while there is no reason.
-#[must_use]
-pub fn breach(live: &Service, before: &Service, errors: Errors) -> Option<String> {
-    if let Some(why) = errors.breach() {
-        return Some(why);
+    /// Why the live version must go, in words; `None` while there is no reason.
+    #[must_use]
+    pub fn breach(self, live: &Service, before: &Service) -> Option<String> {
+        if !self.is_enough_in(live) || !self.is_enough_in(before) {
+            return None;
+        }
+        match self {
+            Aspect::Reward => reward_fell(live, before).map(|fall| fall.why),
+            Aspect::Length => length_changed(&live.lengths, &before.lengths),
+            Aspect::Thumbs => thumbs_turned(live.thumbs, before.thumbs),
+        }
     }
-    if !live.is_enough() || !before.is_enough() {
-        return None;
-    }
-    if let Some(fall) = reward_fell(live, before) {
-        return Some(fall.why);
-    }
-    let (new, old) = (mean(&live.lengths).max(1.0), mean(&before.lengths).max(1.0));
-    if new / old >= LENGTH_FACTOR || old / new >= LENGTH_FACTOR {
-        return Some(format!("answers went from {old:.1} to {new:.1} tokens"));
-    }
-    thumbs_turned(live.thumbs, before.thumbs)
 }
 
 /// What one judge saw.
@@ -130,11 +127,14 @@ pub fn slide(live: &Service, ancestors: &[Service]) -> Option<(usize, String)> {
     best.map(|(i, fall)| (i, format!("{}, little by little", fall.why)))
 }
 
+fn length_changed(live: &[f64], before: &[f64]) -> Option<String> {
+    let (new, old) = (mean(live).max(1.0), mean(before).max(1.0));
+    let is_another = new / old >= LENGTH_FACTOR || old / new >= LENGTH_FACTOR;
+    is_another.then(|| format!("answers went from {old:.1} to {new:.1} tokens"))
+}
+
 fn thumbs_turned(live: (usize, usize), before: (usize, usize)) -> Option<String> {
     let [n_live, n_before] = [live, before].map(|(up, down)| up + down);
-    if n_live < ROLLOUTS_MIN || n_before < ROLLOUTS_MIN {
-        return None;
-    }
     let [new, old] = [live.1 as f64 / n_live as f64, before.1 as f64 / n_before as f64];
     let pooled = (live.1 + before.1) as f64 / (n_live + n_before) as f64;
     let error = (pooled * (1.0 - pooled) * (1.0 / n_live as f64 + 1.0 / n_before as f64)).sqrt();
@@ -185,6 +185,12 @@ mod tests {
         judged_by("model@a", n, score, length)
     }
 
+    /// All that is looked at.
+    fn breach(live: &Service, before: &Service, errors: Errors) -> Option<String> {
+        let of_aspects = || Aspect::ALL.iter().find_map(|aspect| aspect.breach(live, before));
+        errors.breach().or_else(of_aspects)
+    }
+
     fn judged_by(judge: &str, n: usize, score: impl Fn(usize) -> f64, length: f64) -> Service {
         Service {
             scores: (0..n).map(score).collect(),
@@ -202,7 +208,7 @@ mod tests {
     #[test]
     fn a_fall_beyond_doubt_and_by_much_is_a_breach() {
         let before = service(200, noise, 20.0);
-        let quiet = Errors { failed: 4, finished: 10 };
+        let quiet = Errors { failed_requests: 4, failed: 4, finished: 10 };
         assert_eq!(breach(&service(64, noise, 20.0), &before, quiet), None);
         assert_eq!(breach(&service(64, |i| noise(i) + 1.0, 20.0), &before, quiet), None, "better is no breach");
         let fallen = breach(&service(64, |i| noise(i) - 0.5, 20.0), &before, quiet).unwrap();
@@ -261,11 +267,14 @@ mod tests {
     }
 
     #[test]
-    fn errors_lengths_and_thumbs() {
+    fn lengths_and_thumbs_need_no_scores() {
         let before = service(64, noise, 20.0);
         let none = Errors::default();
-        assert!(breach(&Service::default(), &before, Errors { failed: 5, finished: 95 }).is_some());
-        assert_eq!(breach(&Service::default(), &before, Errors { failed: 5, finished: 96 }), None);
+        let unscored = Service { lengths: vec![60.0; 32], ..Service::default() };
+        assert!(breach(&unscored, &before, none).unwrap().contains("tokens"));
+        let unscored = Service { thumbs: (12, 20), ..Service::default() };
+        let liked = Service { thumbs: (40, 0), ..Service::default() };
+        assert!(breach(&unscored, &liked, none).unwrap().contains("thumbs"));
         assert!(breach(&service(64, noise, 60.0), &before, none).unwrap().contains("tokens"));
         assert!(breach(&service(64, noise, 6.0), &before, none).is_some());
         assert_eq!(breach(&service(64, noise, 59.0), &before, none), None);

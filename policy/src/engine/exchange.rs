@@ -23,6 +23,8 @@ pub(super) struct Exchange {
     place: Cell<Option<Rc<Place>>>,
     /// Choices that have a slot or had one.
     pub(super) n_started: Cell<u32>,
+    /// Choices whose end was sent.
+    n_finished: Cell<u32>,
     /// The logits after the prompt, kept while choices wait for a slot: they start from here without a forward pass.
     pub(super) prompt_row: RefCell<Option<Vec<f32>>>,
     /// Set once `Failed` was sent; no event follows.
@@ -54,6 +56,7 @@ impl Exchange {
             place: Cell::new(Some(place)),
             audience,
             n_started: Cell::new(0),
+            n_finished: Cell::new(0),
             prompt_row: RefCell::new(None),
             failed: Cell::new(false),
             sink: RefCell::new(sink),
@@ -129,23 +132,30 @@ impl Exchange {
         let waited = at.saturating_duration_since(self.job.submitted);
         let unstarted = self.n_started.replace(self.job.request.n)..self.job.request.n;
         for index in unstarted.filter(|_| !self.failed.get()) {
-            counters.count_finish(finish);
-            self.send(Event::Finished(Box::new(Finished {
+            let finished = Finished {
                 index,
                 rollout: self.rollout(index, version, Vec::new(), finish),
                 text_tail: String::new(),
                 cached_tokens: 0,
                 at,
                 timings: Timings { queued: waited, first_token: waited, ..Timings::default() },
-            })));
+            };
+            self.finish(finished, counters);
         }
+    }
+
+    /// Ends one choice.
+    pub(super) fn finish(&self, finished: Finished, counters: &ResidentCounters) {
+        counters.count_finish(finished.rollout.finish);
+        self.n_finished.update(|n| n + 1);
+        self.send(Event::Finished(Box::new(finished)));
     }
 
     /// Ends the whole request with one `Failed`.
     pub(super) fn fail(&self, failure: Failure, counters: &ResidentCounters) {
         if !self.failed.replace(true) {
             if matches!(failure, Failure::Engine(_)) {
-                counters.count_failure();
+                counters.count_failure(self.job.request.n.saturating_sub(self.n_finished.get()));
             }
             self.send(Event::Failed(failure));
         }

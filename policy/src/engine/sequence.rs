@@ -181,19 +181,19 @@ impl Sequence {
 
     /// Sends the end of this choice.
     pub(super) fn finish(mut self, finish: FinishReason, version: PolicyVersion, counters: &ResidentCounters) {
-        counters.count_finish(finish);
         let text_tail = self.text.finish();
         let exchange = Rc::clone(&self.exchange);
         let at = Instant::now();
         let timings = self.timings(at);
-        exchange.send(Event::Finished(Box::new(Finished {
+        let finished = Finished {
             index: self.index,
             rollout: exchange.rollout(self.index, version, self.response, finish),
             text_tail,
             cached_tokens: self.cached_tokens,
             at,
             timings,
-        })));
+        };
+        exchange.finish(finished, counters);
     }
 
     fn timings(&self, now: Instant) -> Timings {

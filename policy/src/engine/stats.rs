@@ -31,6 +31,7 @@ pub(super) struct Counters {
 pub(super) struct ResidentCounters {
     /// What all residents count together.
     pub(super) engine: Arc<Counters>,
+    failed_requests: AtomicU64,
     failed: AtomicU64,
     finished: AtomicU64,
     cancelled: AtomicU64,
@@ -40,11 +41,29 @@ pub(super) struct ResidentCounters {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Endings {
     /// Requests that ended in a failure of the engine.
+    pub failed_requests: u64,
+    /// Responses that these requests still owed.
     pub failed: u64,
     /// Responses that ended, however.
     pub finished: u64,
     /// Those among them that nobody waited for any more.
     pub cancelled: u64,
+}
+
+impl Endings {
+    /// What ended after `before`; all of it where the version came into memory again since, and counting began anew.
+    #[must_use]
+    pub fn since(self, before: Endings) -> Endings {
+        let since = || {
+            Some(Endings {
+                failed_requests: self.failed_requests.checked_sub(before.failed_requests)?,
+                failed: self.failed.checked_sub(before.failed)?,
+                finished: self.finished.checked_sub(before.finished)?,
+                cancelled: self.cancelled.checked_sub(before.cancelled)?,
+            })
+        };
+        since().unwrap_or(self)
+    }
 }
 
 /// Upper ends of the classes of [`EngineStats::step_sizes`], tokens; above the last lies one more class. A pass has at most
@@ -125,6 +144,7 @@ impl ResidentCounters {
     pub(super) fn new(engine: Arc<Counters>) -> ResidentCounters {
         ResidentCounters {
             engine,
+            failed_requests: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             finished: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
@@ -138,14 +158,22 @@ impl ResidentCounters {
         add(&self.cancelled, usize::from(reason == FinishReason::Cancelled));
     }
 
-    pub(super) fn count_failure(&self) {
+    /// A request failed that still owed so many responses. What is held against a version is counted in these, as what has
+    /// finished is.
+    pub(super) fn count_failure(&self, n_owed: u32) {
         add(&self.engine.failed, 1);
-        add(&self.failed, 1);
+        add(&self.failed_requests, 1);
+        add(&self.failed, n_owed as usize);
     }
 
     pub(super) fn endings(&self) -> Endings {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Endings { failed: get(&self.failed), finished: get(&self.finished), cancelled: get(&self.cancelled) }
+        Endings {
+            failed_requests: get(&self.failed_requests),
+            failed: get(&self.failed),
+            finished: get(&self.finished),
+            cancelled: get(&self.cancelled),
+        }
     }
 }
 

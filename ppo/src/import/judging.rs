@@ -2,8 +2,9 @@
 //!
 //! No update of ours made these weights, so there are no lessons to be held against and no trainer to agree with. What is left is
 //! what users would notice: the trial of [`crate::gate`], with the same random numbers, the same judge and the same limits as a
-//! candidate of the learner has, and the sum of trials along the lineage. A file becomes a child of the live version, so the next
-//! candidate's lineage counts it too.
+//! candidate of the learner has, and the sum of trials along the lineage. It has no canary (`ppo.canary_share`): the engine
+//! flies one at a time, which may be the learner's, and whoever asked would wait for `ppo.canary_s`. A file becomes a child of the
+//! live version, so the next candidate's lineage counts it too.
 
 use std::time::{Duration, Instant};
 

@@ -3,9 +3,11 @@
 mod busy;
 mod canary;
 mod crash;
+mod damaged;
 mod failures;
 mod forms;
 mod halts;
+mod hearing;
 mod outages;
 mod past;
 mod places;

@@ -5,7 +5,7 @@
 //!
 //! *A service* is one stretch of time in which a version is live. Each is watched for itself, from the first rollout that was
 //! answered in it: a version that was rolled back and is activated again gets its chance, and one that passed once may be
-//! worse in other traffic.
+//! worse in other traffic. What users get is compared until there is enough of it; failures are counted as long as it serves.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -21,9 +21,10 @@ use policy::{
 
 use super::{LearnerSetup, rollback::Rollback};
 use crate::{
+    publish::Switched,
     registry::{Registry, RegistryError},
     rollout_log::{Seq, VersionState},
-    watch::{self, Errors, ROLLOUTS_MIN, Service},
+    watch::{self, Aspect, Errors, ROLLOUTS_MIN, Recent, Service},
 };
 
 /// Pause between two looks while nothing is about to be claimed.
@@ -48,8 +49,8 @@ pub(super) struct Watch {
 /// What is remembered between looks.
 #[derive(Default)]
 struct Memory {
-    /// The service under watch, and what the engine had counted when it was first seen.
-    began: Option<(ServiceId, Errors)>,
+    /// The service under watch, and what the engine counts of it.
+    recent: Option<(ServiceId, Recent)>,
     /// The service whose first rollouts were all there when they were compared, and good enough.
     passed: Option<ServiceId>,
     /// The service that was last held against all ancestors, and how many judged rollouts of it there were then.
@@ -62,6 +63,8 @@ pub(super) struct Breach {
     pub(super) live: PolicyVersion,
     /// The last good one.
     pub(super) good: PolicyVersion,
+    /// Those before it, the nearest first and version 0 last: for when that one cannot serve.
+    pub(super) older: Vec<PolicyVersion>,
     pub(super) why: String,
 }
 
@@ -84,32 +87,70 @@ impl Watch {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let live = self.registry.live()?.version;
         let id = (live, self.registry.live_since(live)?);
-        let errors = memory.errors_since(id, self.count(live));
-        if live == PolicyVersion::SFT || memory.passed == Some(id) {
+        // Of this version alone: a canary's failures are no fault of the version beside it.
+        let errors = memory.errors(id, self.engine.endings(live));
+        if live == PolicyVersion::SFT {
+            return Ok(None);
+        }
+        let ancestors = || self.ancestors(live);
+        if let Some(why) = errors.breach() {
+            return Ok(Some(self.breach(live, self.last_that_served(&ancestors()?)?, why)?));
+        }
+        if memory.passed == Some(id) {
             return Ok(None);
         }
         let service = self.registry.service(live, id.1, self.n_rollouts)?;
-        let mut ancestors = self.ancestors(live)?.into_iter();
-        for good in ancestors.by_ref() {
-            let before = self.last_of(good)?;
-            if before.is_enough() || good == PolicyVersion::SFT {
-                if let Some(why) = watch::breach(&service, &before, errors) {
-                    return Ok(Some(Breach { live, good, why }));
-                }
-                break;
-            }
+        if let Some((good, why)) = self.fall(&service, &ancestors()?)? {
+            return Ok(Some(self.breach(live, good, why)?));
         }
         // These are many, and whoever compares often finds something by chance: so not before there is enough more to go by.
         let n = service.scores.len();
         if n >= self.n_rollouts || n >= memory.n_held_against_all(id) + ROLLOUTS_MIN {
-            if let Some((good, why)) = self.slide(&service, ancestors.collect())? {
-                return Ok(Some(Breach { live, good, why }));
+            if let Some((good, why)) = self.slide(&service, ancestors()?)? {
+                return Ok(Some(self.breach(live, good, why)?));
             }
             memory.held_against_all = Some((id, n));
         }
         // Only now: it passes by having been compared, however many came between two looks.
         if n >= self.n_rollouts {
             memory.passed = Some(id);
+        }
+        Ok(None)
+    }
+
+    fn breach(&self, live: PolicyVersion, good: PolicyVersion, why: String) -> Result<Breach, RegistryError> {
+        let older = self.ancestors(live)?.into_iter().skip_while(|version| *version != good).skip(1);
+        Ok(Breach { live, good, older: older.collect(), why })
+    }
+
+    /// The nearest ancestor of whose answers there are enough to know that it can serve; version 0 where there is none.
+    fn last_that_served(&self, ancestors: &[PolicyVersion]) -> Result<PolicyVersion, RegistryError> {
+        for version in ancestors {
+            if Aspect::Length.is_enough_in(&self.last_of(*version)?) {
+                return Ok(*version);
+            }
+        }
+        Ok(PolicyVersion::SFT)
+    }
+
+    /// The ancestor that what users get has fallen from, and what is to be said of that. For each aspect it is the nearest one
+    /// that has enough of it.
+    fn fall(
+        &self,
+        live: &Service,
+        ancestors: &[PolicyVersion],
+    ) -> Result<Option<(PolicyVersion, String)>, RegistryError> {
+        let mut open = Aspect::ALL.to_vec();
+        open.retain(|aspect| aspect.is_enough_in(live));
+        for good in ancestors {
+            if open.is_empty() {
+                break;
+            }
+            let before = self.last_of(*good)?;
+            if let Some(why) = open.iter().find_map(|aspect| aspect.breach(live, &before)) {
+                return Ok(Some((*good, why)));
+            }
+            open.retain(|aspect| !aspect.is_enough_in(&before));
         }
         Ok(None)
     }
@@ -138,12 +179,6 @@ impl Watch {
         Ok(watch::slide(live, &services).map(|(i, why)| (ancestors[i], why)))
     }
 
-    /// Of this version alone: a canary's failures are no fault of the version beside it.
-    fn count(&self, version: PolicyVersion) -> Errors {
-        let Endings { failed, finished, .. } = self.engine.endings(version);
-        Errors { failed, finished }
-    }
-
     fn may_serve(&self, version: PolicyVersion) -> bool {
         let row = self.registry.row(version).ok().flatten();
         row.is_some_and(|row| matches!(row.state, VersionState::Retained | VersionState::Draining))
@@ -156,20 +191,15 @@ impl Memory {
         self.held_against_all.filter(|(held, _)| *held == id).map_or(0, |(_, n)| n)
     }
 
-    /// What the engine counted since this service was first seen.
-    fn errors_since(&mut self, id: ServiceId, now: Errors) -> Errors {
-        let (began, then) = *self.began.get_or_insert((id, now));
-        if began != id {
-            self.began = Some((id, now));
-            return Errors::default();
+    /// How the latest answers of this service have ended.
+    fn errors(&mut self, id: ServiceId, now: Endings) -> Errors {
+        let (seen, mut recent) = self.recent.unwrap_or((id, Recent::from(now)));
+        if seen != id {
+            recent = Recent::from(now);
         }
-        let since = now.failed.checked_sub(then.failed).zip(now.finished.checked_sub(then.finished));
-        if let Some((failed, finished)) = since {
-            return Errors { failed, finished };
-        }
-        // It came into memory again meanwhile, and both counts began anew there.
-        self.began = Some((id, Errors::default()));
-        now
+        let errors = recent.errors(now);
+        self.recent = Some((id, recent));
+        errors
     }
 }
 
@@ -198,22 +228,51 @@ impl Drop for WatchKeeper {
     }
 }
 
+/// When something that came to nothing is tried again: ever more rarely.
+struct Pace {
+    due: Instant,
+    pause: Duration,
+}
+
+impl Pace {
+    fn from(now: Instant) -> Pace {
+        Pace { due: now, pause: PAUSE }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.due <= now
+    }
+
+    fn tried(&mut self, now: Instant, is_done: bool) {
+        self.pause = if is_done { PAUSE } else { (2 * self.pause).min(PAUSE_MAX) };
+        self.due = now + self.pause;
+    }
+}
+
 fn keep(watch: &Watch, rollback: &Rollback, stopped: &Receiver<()>) {
-    let (mut due, mut pause) = (Instant::now(), PAUSE);
+    let (mut following, mut rolling_back) = (Pace::from(Instant::now()), Pace::from(Instant::now()));
+    let mut last = None;
     while stopped.recv_timeout(PAUSE) == Err(RecvTimeoutError::Timeout) {
-        match watch.look() {
-            Ok(None) => {}
-            Ok(Some(breach)) => {
-                if let Err(error) = rollback.at_once(&breach) {
-                    tracing::error!(%error, "the rollback failed and will be tried again");
-                }
-            }
-            Err(error) => tracing::warn!(%error, "the watch could not look at the live version and will try again"),
+        let breach = watch.look().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the watch could not look at the live version and will try again");
+            None
+        });
+        let wanted = breach.as_ref().map(|breach| (breach.live, breach.good));
+        if last != wanted {
+            (last, rolling_back) = (wanted, Pace::from(Instant::now()));
         }
-        // Each attempt may read a whole file, and wait for memory: what cannot be is tried ever more rarely.
-        if due <= Instant::now() {
-            pause = if rollback.switch.keep_up() { PAUSE } else { (2 * pause).min(PAUSE_MAX) };
-            due = Instant::now() + pause;
+        // Each attempt breaks off what the owner does, and may have it read whole files.
+        if let Some(breach) = breach.filter(|_| rolling_back.is_due(Instant::now())) {
+            let switched = rollback.at_once(&breach);
+            rolling_back.tried(Instant::now(), matches!(switched, Ok(Switched::Done)));
+            if let Err(error) = switched {
+                tracing::error!(%error, "the rollback failed and will be tried again");
+            }
+        }
+        // Each attempt may read a whole file, and wait for memory.
+        if following.is_due(Instant::now()) {
+            let is_done = rollback.switch.keep_up();
+            following.tried(Instant::now(), is_done);
         }
     }
 }
@@ -222,17 +281,18 @@ fn keep(watch: &Watch, rollback: &Rollback, stopped: &Receiver<()>) {
 mod tests {
     use super::*;
 
-    /// Goal: a version that was loaded again is judged by what it did since, all of it. Method: one count falls below what it was
-    /// first seen at; then both are past it again.
+    /// Goal: what cannot be done is tried ever more rarely, and the next that can be is not kept waiting. Method: the clock by hand.
     #[test]
-    fn counts_that_began_anew_are_taken_whole() {
-        let mut memory = Memory::default();
-        let mut since = |failed, finished| {
-            let Errors { failed, finished } =
-                memory.errors_since((PolicyVersion(1), Seq(7)), Errors { failed, finished });
-            (failed, finished)
-        };
-        assert_eq!([since(2, 100), since(5, 130)], [(0, 0), (3, 30)]);
-        assert_eq!([since(3, 50), since(4, 120)], [(3, 50), (4, 120)]);
+    fn what_fails_is_tried_ever_more_rarely() {
+        let mut now = Instant::now();
+        let mut pace = Pace::from(now);
+        assert!(pace.is_due(now));
+        for seconds in [2, 4, 8, 16, 32, 60, 60] {
+            pace.tried(now, false);
+            now += Duration::from_secs(seconds);
+            assert!(pace.is_due(now) && !pace.is_due(now - Duration::from_millis(1)), "{seconds}");
+        }
+        pace.tried(now, true);
+        assert!(pace.is_due(now + PAUSE));
     }
 }

@@ -10,7 +10,7 @@
 
 use std::time::{Duration, Instant};
 
-use policy::{PolicyVersion, engine::Endings};
+use policy::PolicyVersion;
 
 use super::{PublishError, Publisher};
 use crate::watch::{Errors, Service, welch};
@@ -33,7 +33,7 @@ pub(crate) struct Finding {
     pub(crate) n: usize,
     /// t of candidate − live at the last look; `None` where too little was judged for any.
     pub(crate) t: Option<f64>,
-    /// Requests that the candidate failed over.
+    /// Answers that the candidate failed over.
     pub(crate) n_failed: u64,
     /// Why it is refused.
     pub(crate) refusal: Option<String>,
@@ -93,9 +93,9 @@ impl Publisher<'_> {
             let [new, old] = [candidate, live].map(|version| self.registry.service(version, start, n_wanted));
             let (new, old) = (new?, old?);
             finding.n = new.scores.len();
-            let ended = since(self.engine.endings(candidate), before);
-            finding.n_failed = ended.failed;
-            finding.refusal = failure(ended);
+            let errors = Errors::from(self.engine.endings(candidate).since(before));
+            finding.n_failed = errors.failed;
+            finding.refusal = errors.breach().map(|why| format!("canary: {why}"));
             let n = if is_over { LAST_LOOK_MIN } else { n_planned };
             let is_enough = new.scores.len() >= n && old.scores.len() >= n;
             if is_enough && finding.refusal.is_none() {
@@ -104,7 +104,7 @@ impl Publisher<'_> {
             }
             if is_over && finding.refusal.is_none() {
                 tracing::warn!(version = %candidate, rollouts = finding.n, "the canary's time is over");
-                finding.refusal = self.silence(&finding, ended);
+                finding.refusal = self.silence(&finding, errors);
             }
             if is_over || finding.refusal.is_some() {
                 break;
@@ -117,29 +117,13 @@ impl Publisher<'_> {
     }
 
     /// Why its silence refuses it: answers whose client had left by then are none.
-    fn silence(&self, finding: &Finding, ended: Endings) -> Option<String> {
-        if finding.n > 0 || ended.finished > ended.cancelled {
+    fn silence(&self, finding: &Finding, errors: Errors) -> Option<String> {
+        if finding.n > 0 || errors.finished > 0 {
             return None;
         }
         let (seconds, n_failed) = (self.config.canary_s, finding.n_failed);
-        Some(format!("canary: it answered nobody in {seconds} s, and failed over {n_failed} requests (ppo.canary_s)"))
+        Some(format!("canary: it answered nobody in {seconds} s, and failed over {n_failed} (ppo.canary_s)"))
     }
-}
-
-/// What ended after `before`, stored or not.
-fn since(now: Endings, before: Endings) -> Endings {
-    Endings {
-        failed: now.failed.saturating_sub(before.failed),
-        finished: now.finished.saturating_sub(before.finished),
-        cancelled: now.cancelled.saturating_sub(before.cancelled),
-    }
-}
-
-/// Why its failures refuse it.
-fn failure(ended: Endings) -> Option<String> {
-    let Endings { failed, finished, cancelled } = ended;
-    let why = Errors { failed, finished: finished.saturating_sub(cancelled) }.breach();
-    why.map(|why| format!("canary: {why}"))
 }
 
 #[cfg(test)]

@@ -67,6 +67,8 @@ pub enum RegistryError {
         path: PathBuf,
         /// What is wrong with it.
         what: String,
+        /// Whether that stays so: a file that could not be read for want of a handle, say, may be whole.
+        is_lasting: bool,
     },
     /// No version is live, which only a foreign hand in the database can bring about.
     #[error("no version is live")]

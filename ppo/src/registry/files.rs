@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    sync::PoisonError,
 };
 
 use policy::{PolicyVersion, checkpoint, model_error::ModelError};
@@ -76,18 +77,19 @@ pub(super) fn bytes_of(folder: &Path, version: PolicyVersion) -> u64 {
 
 /// Checks a version's file against its digest.
 pub(super) fn verify(row: &VersionRow) -> Result<(), RegistryError> {
-    let damaged = |what: String| RegistryError::Damaged { version: row.version, path: row.path.clone(), what };
-    let found = checkpoint::digest(&row.path).map_err(|error| {
-        damaged(match error {
-            // The path is said once already.
-            ModelError::Io { source, .. } => source.to_string(),
-            other => other.to_string(),
-        })
+    let damaged = |what: String, is_lasting| {
+        let (version, path) = (row.version, row.path.clone());
+        RegistryError::Damaged { version, path, what, is_lasting }
+    };
+    let found = checkpoint::digest(&row.path).map_err(|error| match error {
+        // The path is said once already.
+        ModelError::Io { source, .. } => damaged(source.to_string(), source.kind() == io::ErrorKind::NotFound),
+        other => damaged(other.to_string(), true),
     })?;
     if found.to_string() == row.digest {
         return Ok(());
     }
-    Err(damaged(format!("expected digest {}, found {found}", row.digest)))
+    Err(damaged(format!("expected digest {}, found {found}", row.digest), true))
 }
 
 impl Registry {
@@ -127,7 +129,7 @@ impl Registry {
                         tracing::error!(%error, "a version is given up");
                         let what = match error {
                             // Without the path: clients read this.
-                            RegistryError::Damaged { what, .. } => format!("it was missing or damaged: {what}"),
+                            RegistryError::Damaged { what, .. } => was_damaged(&what),
                             other => other.to_string(),
                         };
                         damaged.push((at.version, what));
@@ -139,6 +141,19 @@ impl Registry {
         }
     }
 
+    /// Retires a version whose file was found missing or damaged while it was wanted, and removes what is left of it.
+    ///
+    /// # Errors
+    /// When the log refuses, or it is in no state from which versions retire.
+    pub fn give_up_damaged(&self, version: PolicyVersion, what: &str) -> Result<(), RegistryError> {
+        let _one_at_a_time = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
+        let row = self.row(version)?.ok_or(RegistryError::Unknown(version))?;
+        let from = if row.state == VersionState::Draining { row.state } else { VersionState::Retained };
+        self.step(version, from, VersionState::Retired, Some(&was_damaged(what)))?;
+        remove_all_of(&self.folder, version);
+        Ok(())
+    }
+
     fn replace(&self, version: PolicyVersion, damaged: Vec<(PolicyVersion, String)>) -> Result<(), RegistryError> {
         tracing::error!(%version, "an older version serves in place of a damaged one");
         let gone: Vec<PolicyVersion> = damaged.iter().map(|(version, _)| *version).collect();
@@ -147,6 +162,10 @@ impl Registry {
         gone.into_iter().for_each(|version| remove_all_of(&self.folder, version));
         Ok(())
     }
+}
+
+fn was_damaged(what: &str) -> String {
+    format!("it was missing or damaged: {what}")
 }
 
 /// A copy that appears whole or not at all.

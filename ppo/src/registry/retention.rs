@@ -117,7 +117,7 @@ impl Registry {
         Ok(())
     }
 
-    fn step(
+    pub(super) fn step(
         &self,
         version: PolicyVersion,
         from: VersionState,

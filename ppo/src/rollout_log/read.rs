@@ -2,6 +2,7 @@
 //! writer never waits for it. It also opens without the folder's lock: `honed rollouts stats` works beside a running daemon.
 
 mod export;
+mod hearing;
 mod making;
 mod named;
 mod service;
@@ -14,6 +15,7 @@ pub use making::{MadeVersion, Making, UsedByUpdate};
 pub(super) use named::NEWEST_NAMED;
 use policy::{PolicyVersion, RolloutId};
 use rusqlite::{Connection, OptionalExtension, params};
+pub use service::Sample;
 
 use super::{
     audit::{self, AuditRow},

@@ -9,6 +9,7 @@ mod forget;
 mod judges;
 mod redaction;
 mod retention;
+mod service;
 mod storage;
 mod updates;
 

@@ -268,8 +268,9 @@ fn a_footprint_counts_weights_caches_and_passes() {
     );
 }
 
-/// Goal: nobody is blamed for another version's failures. Method: requests that make the pass of one version fail, which has a token
-/// whose embedding is no number; what is counted of it, of version 0, and of all.
+/// Goal: nobody is blamed for another version's failures, and they are counted in what finishes are counted in. Method: requests
+/// for three choices that make the pass of one version fail, which has a token whose embedding is no number; what is counted of it,
+/// of version 0, and of all.
 #[test]
 fn failures_are_counted_where_they_happen() {
     /// Not among those of a canary.
@@ -285,13 +286,13 @@ fn failures_are_counted_where_they_happen() {
     checkpoint.write(&path).unwrap();
     test.engine.load(ONE, &path).unwrap();
     for version in [ONE, PolicyVersion::SFT, ONE] {
-        let (request, events) = request(Ask::exactly(vec![TokenId(SPOILT)], 3));
+        let (request, events) = request(Ask { n: 3, ..Ask::exactly(vec![TokenId(SPOILT)], 3) });
         test.engine.submit(Target::Version(version), request).unwrap();
         let has_failed = events.iter().any(|event| matches!(event, Event::Failed(_)));
         assert_eq!(has_failed, version == ONE);
     }
-    assert_eq!(test.engine.endings(ONE), Endings { failed: 2, finished: 0, cancelled: 0 });
-    assert_eq!(test.engine.endings(PolicyVersion::SFT), Endings { failed: 0, finished: 1, cancelled: 0 });
+    assert_eq!(test.engine.endings(ONE), Endings { failed_requests: 2, failed: 6, ..Endings::default() });
+    assert_eq!(test.engine.endings(PolicyVersion::SFT), Endings { finished: 3, ..Endings::default() });
     assert_eq!(test.engine.endings(TWO), Endings::default());
     assert_eq!(test.engine.stats().failed, 2);
 }

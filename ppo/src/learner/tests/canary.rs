@@ -138,7 +138,7 @@ fn a_candidate_that_answers_nobody_or_fails_is_refused() {
         }
     });
     let refusal = refusal.unwrap();
-    assert!(refusal.contains("requests failed in the engine"), "{refusal}");
+    assert!(refusal.contains("answers failed in the engine"), "{refusal}");
     let failed = |version| world.engine.endings(version).failed;
     assert!(failed(IMPORT) >= 5 && failed(PolicyVersion::SFT) == 0);
     world.close();

@@ -74,6 +74,28 @@ fn failures_are_held_against_the_version_that_failed() {
     assert_eq!(watch.look().unwrap(), None, "not in this service");
     fail(&world, spoilt);
     let breach = watch.look().unwrap().expect("it was the live one");
-    assert!(breach.live == spoilt && breach.why.contains("8 of 8 requests failed"), "{breach:?}");
+    assert!(breach.live == spoilt && breach.why.contains("8 of 8 answers failed"), "{breach:?}");
+    world.close();
+}
+
+/// Goal: a version is watched for failures also after it has passed. Method: a version whose first answers were all judged and are
+/// good; then requests that it fails over.
+#[test]
+fn a_version_that_begins_to_fail_late_is_found_out() {
+    let mut world = world_with_an_import(|_| ());
+    let spoilt = register_a_spoilt_version(&world);
+    let watch = Watch::new(&world.setup(None));
+    go_live(&world, spoilt);
+    assert_eq!(watch.look().unwrap(), None, "nothing is known of it");
+    world.serve_with(60, |sampling| {
+        end_often(sampling);
+        // Drawn, and never read.
+        sampling.stop_token_ids.push(TokenId(SPOILT));
+    });
+    world.judge(well);
+    assert_eq!(watch.look().unwrap(), None, "it has passed");
+    fail(&world, spoilt);
+    let breach = watch.look().unwrap().expect("it fails");
+    assert!(breach.good == PolicyVersion::SFT && breach.why.contains("8 of 68 answers failed"), "{breach:?}");
     world.close();
 }

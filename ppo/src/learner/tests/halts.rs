@@ -11,11 +11,12 @@ use policy::PolicyVersion;
 use super::{
     super::{Command, Shared, bell::Bell, halt, past::Past, rollback::Rollback, watching::Breach, *},
     resume::{copy_at, reopened},
-    watching::{IMPORT, badly, go_live, world_with_an_import},
+    watching::{IMPORT, badly, bring, go_live, world_with_an_import},
     world::*,
 };
 use crate::{
     publish::{Switch, Switched},
+    rollout_log::Action,
     stats::{LearnerCounters, UpdateOutcome},
 };
 
@@ -81,10 +82,41 @@ fn a_rollback_that_fails_leaves_what_was_there() {
     let data_dir = world.log.data_dir();
     for before in [None, Some("another reason")] {
         before.iter().for_each(|why| drop(rollback.halt.turn().announce((*why).to_string())));
-        let breach = Breach { live: IMPORT, good: PolicyVersion::SFT, why: "it was worse".to_string() };
+        let breach = was_worse();
         assert!(rollback.at_once(&breach).is_err());
         assert_eq!((halt::read(data_dir).as_deref(), rollback.unheard()), (before, None));
     }
+    world.close();
+}
+
+/// Goal: learning stands still as soon as a version must go, and says one thing at a time. Method: a good version that is not in
+/// memory, called for twice, with another reason before; then it is there.
+#[test]
+fn a_rollback_that_has_to_be_read_for_pauses_at_once() {
+    let world = world_with_an_import(|_| ());
+    let (_learner, rollback, _commands) = without_an_owner(&world);
+    drop(rollback.halt.turn().announce("another reason".to_string()));
+    let next = bring(&world, IMPORT);
+    go_live(&world, next);
+    let breach = Breach { live: next, good: IMPORT, ..was_worse() };
+    let halted = || halt::read(world.log.data_dir()).unwrap();
+    for _ in 0..2 {
+        assert_eq!(rollback.at_once(&breach).unwrap(), Switched::NotInMemory);
+        let why = halted();
+        assert!(why.starts_with("policy@2 has to be rolled back: it was worse; look at the daemon's log"), "{why}");
+        assert!(why.ends_with("). Before that: another reason"), "{why}");
+        assert_eq!(rollback.unheard(), Some(halted()));
+    }
+    let n_paused = || {
+        let acts = world.log.reader().audit(0, 1000).unwrap();
+        acts.iter().filter(|row| row.act.action == Action::Pause).count()
+    };
+    assert_eq!(n_paused(), 1, "it is said once");
+    world.engine.load(IMPORT, &world.registry.path(IMPORT)).unwrap();
+    assert_eq!(rollback.at_once(&breach).unwrap(), Switched::Done);
+    let why = halted();
+    assert!(why.starts_with("policy@2 was rolled back to policy@1: it was worse"), "{why}");
+    assert!(why.ends_with(". Before that: another reason") && !why.contains("has to be"), "{why}");
     world.close();
 }
 
@@ -97,7 +129,7 @@ fn a_halt_stays_until_its_answer_is_heard() {
     let roll_back = || {
         let load = || Ok(world.engine.load(IMPORT, &world.registry.path(IMPORT))?);
         rollback.switch.load_and_activate(IMPORT, None, &Who::cli(), load).unwrap();
-        let breach = Breach { live: IMPORT, good: PolicyVersion::SFT, why: "it was worse".to_string() };
+        let breach = was_worse();
         assert_eq!(rollback.at_once(&breach).unwrap(), Switched::Done);
     };
     let halted = || halt::read(world.log.data_dir()).filter(|_| rollback.unheard().is_some());
@@ -124,6 +156,10 @@ fn a_halt_stays_until_its_answer_is_heard() {
     assert!(!obey(), "and so did a guard's");
     assert!(halt::read(world.log.data_dir()).is_some());
     world.close();
+}
+
+fn was_worse() -> Breach {
+    Breach { live: IMPORT, good: PolicyVersion::SFT, older: Vec::new(), why: "it was worse".to_string() }
 }
 
 /// A learner whose thread nobody has started, and whose queue holds one command.

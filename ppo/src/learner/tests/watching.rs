@@ -17,7 +17,7 @@ use crate::{
 pub(super) const IMPORT: PolicyVersion = PolicyVersion(1);
 
 /// Share of low token ids, around 0.
-fn well(rollout: &Rollout) -> f64 {
+pub(super) fn well(rollout: &Rollout) -> f64 {
     let ids = ids(rollout);
     let share = ids.iter().filter(|id| id.0 < 135).count() as f64 / ids.len() as f64;
     4.0 * (share - 0.5)
@@ -43,7 +43,7 @@ pub(super) fn world_with_an_import(change: impl FnOnce(&mut config::Ppo)) -> Wor
 }
 
 /// A version with the weights of version 0 that could be activated.
-fn bring(world: &World, parent: PolicyVersion) -> PolicyVersion {
+pub(super) fn bring(world: &World, parent: PolicyVersion) -> PolicyVersion {
     let registry = &world.registry;
     let version = registry.next_version().unwrap();
     fs::copy(registry.path(PolicyVersion::SFT), registry.path(version)).unwrap();

@@ -156,25 +156,31 @@ impl World {
 
     /// Asks for `n` responses at once and logs them, as the daemon does. The daemon's limit ends most of them.
     pub(super) fn serve(&mut self, n: u64) -> Vec<Rollout> {
-        self.serve_with(n, Vec::new())
+        self.serve_with(n, |_| ())
     }
 
     /// As [`World::serve`], with ends that the client names: every ninth token ends a response.
     pub(super) fn serve_ending(&mut self, n: u64) -> Vec<Rollout> {
-        self.serve_with(n, (5..270).step_by(9).map(TokenId).collect())
+        self.serve_with(n, end_often)
     }
 
-    fn serve_with(&mut self, n: u64, stop_token_ids: Vec<TokenId>) -> Vec<Rollout> {
+    /// As [`World::serve`], drawn in another way.
+    pub(super) fn serve_with(&mut self, n: u64, change: impl Fn(&mut SamplingParams)) -> Vec<Rollout> {
+        let rollouts = self.draw(n, change);
+        rollouts.iter().for_each(|rollout| self.log.append(rollout.clone()).unwrap());
+        self.log.flush().unwrap();
+        rollouts
+    }
+
+    /// The same, of which nothing is logged.
+    pub(super) fn draw(&mut self, n: u64, change: impl Fn(&mut SamplingParams)) -> Vec<Rollout> {
         let (sender, events) = channel();
         for _ in 0..n {
             self.n_requests += 1;
             let sender = sender.clone();
-            let sampling = SamplingParams {
-                max_tokens: 2 * CONTEXT,
-                seed: Some(self.n_requests),
-                stop_token_ids: stop_token_ids.clone(),
-                ..SamplingParams::default()
-            };
+            let mut sampling =
+                SamplingParams { max_tokens: 2 * CONTEXT, seed: Some(self.n_requests), ..SamplingParams::default() };
+            change(&mut sampling);
             let request = GenerateRequest {
                 id: format!("cmpl-{:016x}", self.n_requests),
                 prompt: self.engine.vocabulary().tokenize("a blue").unwrap(),
@@ -188,16 +194,12 @@ impl World {
         let mut rollouts = Vec::new();
         for event in events {
             match event {
-                Event::Finished(finished) => {
-                    self.log.append(finished.rollout.clone()).unwrap();
-                    rollouts.push(finished.rollout);
-                }
+                Event::Finished(finished) => rollouts.push(finished.rollout),
                 Event::Prompt { .. } | Event::Token { .. } => {}
                 Event::Failed(_) => panic!("a request failed"),
             }
         }
         assert_eq!(rollouts.len() as u64, n);
-        self.log.flush().unwrap();
         rollouts
     }
 
@@ -246,6 +248,11 @@ impl World {
         eventually("an update", || learner.history().len() >= n);
         learner.history()
     }
+}
+
+/// Every ninth token ends a response.
+pub(super) fn end_often(sampling: &mut SamplingParams) {
+    sampling.stop_token_ids = (5..270).step_by(9).map(TokenId).collect();
 }
 
 /// A score that some responses get and others do not.

@@ -1,17 +1,28 @@
 //! What users got lately: for the gate's questions, the canary and the watch.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{OptionalExtension, params};
 
-use super::LogReader;
+use super::{
+    LogReader,
+    hearing::{Brought, heard, is_one_loud},
+};
 use crate::{
     rollout_log::{
         LogError,
+        quarantine::Quarantine,
         record::{self, LoggedRollout, Seq},
         schema,
     },
     watch::Service,
 };
 use policy::PolicyVersion;
+
+/// Samples that are looked through for what others than one loud user have brought.
+const WIDER: usize = 4;
+/// Samples' worth of answers that are looked through for thumbs, which few answers have.
+const THUMBS_WINDOW: usize = 16;
 
 impl LogReader {
     /// The newest rows up to a position whose responses were drawn to an end and are there, newest first; none that was dropped
@@ -44,36 +55,129 @@ impl LogReader {
         Ok(Seq(after.unwrap_or(0)))
     }
 
-    /// What users got from a version: its first `limit` judged rollouts after `start`.
-    pub fn service(&self, version: PolicyVersion, start: Seq, limit: usize) -> Result<Service, LogError> {
-        self.service_in(version, start, limit, "ASC")
+    /// What users got from a version: its first answers after `start`.
+    pub fn service(&self, version: PolicyVersion, start: Seq, sample: Sample<'_>) -> Result<Service, LogError> {
+        Reading { reader: self, version, start, order: "ASC", sample }.service()
     }
 
-    /// What users got from a version lately: its last `limit` judged rollouts.
-    pub fn last_service(&self, version: PolicyVersion, limit: usize) -> Result<Service, LogError> {
-        self.service_in(version, Seq(0), limit, "DESC")
+    /// What users got from a version lately: its last answers.
+    pub fn last_service(&self, version: PolicyVersion, sample: Sample<'_>) -> Result<Service, LogError> {
+        Reading { reader: self, version, start: Seq(0), order: "DESC", sample }.service()
     }
 
-    fn service_in(&self, version: PolicyVersion, start: Seq, limit: usize, order: &str) -> Result<Service, LogError> {
-        let mut statement = self.connection.prepare_cached(&LogReader::service_sql(order))?;
-        let mut rows = statement.query(params![version.0 as i64, limit as i64, start.0])?;
-        let mut service = Service::default();
-        while let Some(row) = rows.next()? {
-            service.scores.push(row.get(0)?);
-            service.judges.push(row.get::<_, Option<String>>(1)?.unwrap_or_default());
-            service.lengths.push(row.get::<_, i64>(2)? as f64);
-            service.thumbs.0 += row.get::<_, i64>(3)? as usize;
-            service.thumbs.1 += row.get::<_, i64>(4)? as usize;
+    /// Judged rollouts, and their lengths whatever became of them, and what people said of them. What was not drawn to an end,
+    /// or not written, has no length.
+    pub(in crate::rollout_log) fn service_sql(order: &str) -> [String; 3] {
+        let first = |columns: &str, which: &str| {
+            format!(
+                "SELECT {columns} FROM rollouts WHERE version = ?1 AND seq > ?2 AND {which} ORDER BY seq {order} LIMIT ?3"
+            )
+        };
+        // The window is read from an index alone; of its rows hardly any may have a thumb.
+        let window = first("seq", "TRUE");
+        [
+            first("seq, user, score, reward_version", "score IS NOT NULL"),
+            first(
+                "user, length(response) / 4",
+                "finish <> 'cancelled' AND reason IS NOT 'pii' AND reason IS NOT 'quarantined'",
+            ),
+            format!(
+                "SELECT feedback.seq, feedback.user, label FROM ({window}) AS answers CROSS JOIN feedback
+                 ON feedback.seq = answers.seq WHERE label IS NOT NULL"
+            ),
+        ]
+    }
+}
+
+/// How much of a service is read, and who is not heard.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample<'a> {
+    /// Scores, lengths and thumbs at most, of each.
+    pub limit: usize,
+    /// Whose words and exchanges do not count.
+    pub quarantine: &'a Quarantine,
+}
+
+/// One service that is read.
+struct Reading<'a> {
+    reader: &'a LogReader,
+    version: PolicyVersion,
+    start: Seq,
+    order: &'static str,
+    sample: Sample<'a>,
+}
+
+impl Reading<'_> {
+    fn service(&self) -> Result<Service, LogError> {
+        let limit = self.sample.limit;
+        let [scored, answered, said] = LogReader::service_sql(self.order);
+        let (scores, judges) = self.heard(|n| self.scores(&scored, n))?.into_iter().unzip();
+        let lengths = self.heard(|n| self.lengths(&answered, n))?;
+        let labels = heard(self.labels(&said, limit.saturating_mul(THUMBS_WINDOW))?, limit);
+        let n_up = labels.iter().filter(|label| *label == "up").count();
+        Ok(Service { scores, judges, lengths, thumbs: (n_up, labels.len() - n_up) })
+    }
+
+    /// What counts of what `read` finds; looks further where one user is most of it.
+    fn heard<T>(&self, read: impl Fn(usize) -> Result<Vec<Brought<T>>, LogError>) -> Result<Vec<T>, LogError> {
+        let limit = self.sample.limit;
+        let mut all = read(limit)?;
+        if is_one_loud(&all, limit) {
+            all = read(limit.saturating_mul(WIDER))?;
         }
-        Ok(service)
+        Ok(heard(all, limit))
     }
 
-    pub(in crate::rollout_log) fn service_sql(order: &str) -> String {
-        format!(
-            "SELECT score, reward_version, length(response) / 4,
-                (SELECT COUNT(*) FROM feedback WHERE feedback.seq = rollouts.seq AND label = 'up'),
-                (SELECT COUNT(*) FROM feedback WHERE feedback.seq = rollouts.seq AND label = 'down')
-             FROM rollouts WHERE version = ?1 AND seq > ?3 AND score IS NOT NULL ORDER BY seq {order} LIMIT ?2",
-        )
+    fn scores(&self, sql: &str, n: usize) -> Result<Vec<Brought<(f64, String)>>, LogError> {
+        let mut statement = self.reader.connection.prepare_cached(sql)?;
+        let mut rows = statement.query(self.parameters(n))?;
+        let mut all = Vec::new();
+        while let Some(row) = rows.next()? {
+            let asked = row.get::<_, Option<String>>(1)?;
+            let users = asked.into_iter().chain(self.judged(row.get(0)?)?);
+            let what = (row.get(2)?, row.get::<_, Option<String>>(3)?.unwrap_or_default());
+            all.extend(self.brought(users, what));
+        }
+        Ok(all)
+    }
+
+    /// Whose judgement is in the score of a rollout.
+    fn judged(&self, seq: i64) -> Result<Vec<String>, LogError> {
+        let sql = "SELECT user FROM feedback WHERE seq = ?1 AND applied";
+        let mut statement = self.reader.connection.prepare_cached(sql)?;
+        let users = statement.query_map([seq], |row| row.get(0))?;
+        Ok(users.collect::<Result<_, _>>()?)
+    }
+
+    fn lengths(&self, sql: &str, n: usize) -> Result<Vec<Brought<f64>>, LogError> {
+        let mut statement = self.reader.connection.prepare_cached(sql)?;
+        let mut rows = statement.query(self.parameters(n))?;
+        let mut all = Vec::new();
+        while let Some(row) = rows.next()? {
+            all.extend(self.brought(row.get::<_, Option<String>>(0)?, row.get::<_, i64>(1)? as f64));
+        }
+        Ok(all)
+    }
+
+    fn labels(&self, sql: &str, n: usize) -> Result<Vec<Brought<String>>, LogError> {
+        let mut statement = self.reader.connection.prepare_cached(sql)?;
+        let rows = statement.query_map(self.parameters(n), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let mut said: Vec<(i64, String, String)> = rows.collect::<Result<_, _>>()?;
+        said.sort();
+        if self.order == "DESC" {
+            said.reverse();
+        }
+        Ok(said.into_iter().filter_map(|(_, user, label)| self.brought([user], label)).collect())
+    }
+
+    fn parameters(&self, n: usize) -> [i64; 3] {
+        [self.version.0 as i64, self.start.0, i64::try_from(n).unwrap_or(i64::MAX)]
+    }
+
+    /// `None` where somebody in quarantine had a part in it. The nameless user's name is empty.
+    fn brought<T>(&self, users: impl IntoIterator<Item = String>, what: T) -> Option<Brought<T>> {
+        let users: BTreeSet<String> = users.into_iter().filter(|user| !user.is_empty()).collect();
+        let is_heard = !users.iter().any(|user| self.sample.quarantine.holds(Some(user)));
+        is_heard.then_some(Brought { users, what })
     }
 }

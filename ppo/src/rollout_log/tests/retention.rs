@@ -137,8 +137,13 @@ fn rows_of_a_version_are_found_in_order() {
         let plan = plan(sql);
         assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{plan}");
     };
-    check(&LogReader::service_sql("ASC"), "scored_in_order");
-    check(&LogReader::service_sql("DESC"), "scored_in_order");
+    for order in ["ASC", "DESC"] {
+        let [scored, answered, said] = LogReader::service_sql(order);
+        check(&scored, "scored_in_order");
+        check(&answered, "rollouts_in_order");
+        check(&said, "COVERING INDEX rollouts_in_order");
+        check(&said, "SEARCH feedback USING PRIMARY KEY (seq=?)");
+    }
     check(&LogReader::replayable_sql(), "rollouts_in_order");
     check(super::super::retention::OLD, "rollouts_by_age");
     let [update, judges] = LogReader::making_sql();
