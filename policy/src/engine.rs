@@ -261,9 +261,10 @@ impl Engine {
     }
 }
 
-/// How many requests may wait for one resident, and with how many sequences.
+/// How many requests may wait for one resident, and with how many sequences and tokens.
 fn waiting_max(config: &config::Policy) -> WaitingMax {
-    let all = Crowd { requests: config.max_queue, sequences: config.max_queue_sequences };
+    let (requests, sequences, tokens) = (config.max_queue, config.max_queue_sequences, config.max_queue_tokens);
+    let all = Crowd { requests, sequences, tokens };
     WaitingMax::new(all, config.max_queue_share)
 }
 
