@@ -109,6 +109,29 @@ fn a_seed_is_a_text_and_another_seed_another() {
     }
 }
 
+/// Goal: -1 is no seed, as there and in vLLM, and what is logged is what was drawn with. Method: two answers differ, and each comes
+/// again with the seed of its row.
+#[test]
+fn a_seed_of_minus_one_is_another_one_each_time() {
+    let daemon = TestDaemon::builder().set("policy.deterministic=true").start();
+    let ask = |seed: Value, user: &str| {
+        let body = json!({"prompt": PROMPT, "seed": seed, "max_tokens": 24, "ignore_eos": true, "user": user});
+        text(&daemon.post("/v1/completions", &body).ok()).to_owned()
+    };
+    let drawn = [ask(json!(-1), "first"), ask(json!(-1), "second")];
+    assert_ne!(drawn[0], drawn[1]);
+    let seed_of = |user: &str| {
+        let rows = daemon.get("/v1/rollouts?limit=100").ok()["data"].as_array().expect("rows").clone();
+        rows.into_iter().find(|row| row["user"] == user).map(|row| row["sampling"]["seed"].clone())
+    };
+    for (user, text) in ["first", "second"].into_iter().zip(drawn) {
+        daemon.wait_for("the log commits", |_| seed_of(user).is_some());
+        let seed = seed_of(user).expect("a row");
+        assert!(seed.is_u64() && seed != json!(u64::MAX), "{seed}");
+        assert_eq!(ask(seed, "again"), text);
+    }
+}
+
 /// Goal: ids and texts are the same prompt, alone and in a list, also mixed. Method: greedy, so that equal prompts give
 /// equal texts.
 #[test]
