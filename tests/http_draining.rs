@@ -23,7 +23,7 @@ fn post(path: &str, body: &Value) -> Vec<u8> {
 }
 
 /// A reward server that answers each question after so long, and tells that it was asked.
-fn slow_judge(pause: Duration) -> (String, Receiver<()>) {
+pub(crate) fn slow_judge(pause: Duration) -> (String, Receiver<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("reward.remote_url=http://{}/", listener.local_addr().expect("bound"));
     let (asked, questions) = mpsc::channel();

@@ -41,6 +41,7 @@ mod request;
 mod resident;
 mod rest;
 mod reuse;
+mod room;
 pub mod sampler;
 mod sequence;
 mod softmax;
@@ -85,6 +86,7 @@ pub use self::{
         TOP_LOG_PROBS_MAX, Target, Timings,
     },
     resident::{ResidentState, ResidentStatus},
+    room::{Part, Room},
     stats::{Endings, EngineStats, FINISH_REASONS, STEP_SIZES},
     tenant::Tenant,
     versions::{InMemory, Recall},

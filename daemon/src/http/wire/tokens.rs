@@ -1,9 +1,12 @@
 //! `POST /tokenize`, `POST /detokenize`, `GET /tokenizer_info`: what lm-eval's remote tokenizer and vLLM's clients send.
 
+mod told;
+
 use policy::{TokenId, chat_template::Message};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+pub(crate) use self::told::{Told, detokenized, is_long};
 use super::{
     chat::messages,
     fields::{FieldError, Fields},
