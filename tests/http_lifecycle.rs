@@ -57,6 +57,22 @@ fn a_full_queue_is_a_429_with_retry_after() {
     daemon.post("/v1/completions", &json!({"prompt": "a", "max_tokens": 1})).ok();
 }
 
+/// Goal: few requests for many tokens fill the queue too. Method: one slot, taken, and a request that waits for another two hundred
+/// tokens where one may.
+#[test]
+fn a_queue_full_of_tokens_is_a_429() {
+    let daemon = TestDaemon::builder().set("policy.parallel=1").set("policy.max_queue_tokens=1").start();
+    let body = json!({"prompt": "a", "max_tokens": 250, "n": 9, "ignore_eos": true, "stream": true});
+    let stream = Stream::open(daemon.address(), "/v1/completions", &body);
+    daemon.wait_for("eight choices wait", |d| d.metric("honed_num_requests_waiting") == 1.0);
+    daemon.wait_for("one is drawn", |d| d.metric("honed_num_requests_running") == 1.0);
+    let reply = daemon.post("/v1/completions", &json!({"prompt": "a", "max_tokens": 1}));
+    assert_eq!((&reply.error(429)["code"], reply.header("retry-after")), (&json!("queue_full"), Some("1")));
+    drop(stream);
+    daemon.wait_for("all slots are free again", |d| running(d) == 0.0);
+    daemon.post("/v1/completions", &json!({"prompt": "a", "max_tokens": 1})).ok();
+}
+
 /// Goal: whoever leaves frees the slot. Method: leave mid-stream, while waiting for a whole answer, and while queued.
 #[test]
 fn clients_that_leave_free_their_slots() {

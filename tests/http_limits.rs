@@ -28,19 +28,19 @@ fn slow_bodies_are_cut_off() {
     assert_eq!(client::raw(daemon.address(), &whole).status, 200);
 }
 
-/// Goal: a client that never reads does not keep its connection. Method: the only connection asks for megabytes and reads
-/// nothing; the next one is served once the first is cut.
+/// Goal: a client that never reads does not keep its connection. Method: the only connection asks for more than any socket's buffers hold
+/// and reads nothing; the next one is served once the first is cut.
 #[test]
 fn clients_that_never_read_are_cut_off() {
     let daemon = TestDaemon::builder().set("daemon.write_timeout_s=1").set("daemon.connections_max=1").start();
-    let body = json!({"prompt": "🌊".repeat(450_000)}).to_string();
+    let body = json!({"prompt": "🌊".repeat(450_000), "with_pieces": true, "return_token_strs": true}).to_string();
     let mut deaf = client::connect(daemon.address());
     deaf.write_all(&request("POST", "/tokenize", &[JSON], body.as_bytes())).expect("sent");
     assert_eq!(daemon.get("/livez").status, 200, "it waited in the kernel's queue for the only connection");
     let mut rest = Vec::new();
     let ended = deaf.read_to_end(&mut rest);
     let length = String::from_utf8_lossy(&rest[..rest.len().min(500)]).into_owned();
-    assert!(ended.is_err() || rest.len() < 4_000_000, "{} bytes came, so it was not cut: {length}", rest.len());
+    assert!(ended.is_err() || rest.len() < 20_000_000, "{} bytes came, so it was not cut: {length}", rest.len());
 }
 
 #[test]

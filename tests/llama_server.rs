@@ -109,6 +109,29 @@ fn a_seed_is_a_text_and_another_seed_another() {
     }
 }
 
+/// Goal: -1 is no seed, as there and in vLLM, and what is logged is what was drawn with. Method: two answers differ, and each comes
+/// again with the seed of its row.
+#[test]
+fn a_seed_of_minus_one_is_another_one_each_time() {
+    let daemon = TestDaemon::builder().set("policy.deterministic=true").start();
+    let ask = |seed: Value, user: &str| {
+        let body = json!({"prompt": PROMPT, "seed": seed, "max_tokens": 24, "ignore_eos": true, "user": user});
+        text(&daemon.post("/v1/completions", &body).ok()).to_owned()
+    };
+    let drawn = [ask(json!(-1), "first"), ask(json!(-1), "second")];
+    assert_ne!(drawn[0], drawn[1]);
+    let seed_of = |user: &str| {
+        let rows = daemon.get("/v1/rollouts?limit=100").ok()["data"].as_array().expect("rows").clone();
+        rows.into_iter().find(|row| row["user"] == user).map(|row| row["sampling"]["seed"].clone())
+    };
+    for (user, text) in ["first", "second"].into_iter().zip(drawn) {
+        daemon.wait_for("the log commits", |_| seed_of(user).is_some());
+        let seed = seed_of(user).expect("a row");
+        assert!(seed.is_u64() && seed != json!(u64::MAX), "{seed}");
+        assert_eq!(ask(seed, "again"), text);
+    }
+}
+
 /// Goal: ids and texts are the same prompt, alone and in a list, also mixed. Method: greedy, so that equal prompts give
 /// equal texts.
 #[test]
@@ -417,26 +440,44 @@ fn an_end_that_is_ignored_never_comes() {
     );
 }
 
-/// Goal: a model that wants a beginning token gets one, once, unless the client says otherwise. Method: the test's model with
-/// the mark set in its file.
-#[test]
-fn a_beginning_token_is_added_where_the_model_wants_one() {
+/// A model that wants a beginning token: the test's, with the mark set in its file.
+fn begun(folder: &std::path::Path) -> TestDaemon {
     use candle_core::quantized::gguf_file::Value as Gguf;
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("begins.gguf");
+    let path = folder.join("begins.gguf");
     let mut checkpoint = policy::checkpoint::Checkpoint::read(&crate::harness::model::file()).expect("the model");
     checkpoint.metadata.set("tokenizer.ggml.add_bos_token", Gguf::Bool(true));
     checkpoint.metadata.set("tokenizer.ggml.bos_token_id", Gguf::U32(2));
     checkpoint.write(&path).expect("written");
-    let daemon = TestDaemon::builder().set(format!("policy.model={}", path.display())).start();
+    TestDaemon::builder().set(format!("policy.model={}", path.display())).start()
+}
+
+/// Goal: a model that wants a beginning token gets one, once, as each peer's clients expect. Method: llama-server's names and
+/// default, vLLM's, and generation, which always has one.
+#[test]
+fn a_beginning_token_is_added_where_the_model_wants_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let daemon = begun(folder.path());
     let tokens = |body: Value| daemon.post("/tokenize", &body).ok()["tokens"].as_array().expect("ids").clone();
     let begun = tokens(json!({"content": PROMPT, "add_special": true}));
     assert_eq!(begun[0], 2);
-    assert_eq!(tokens(json!({"content": PROMPT})), begun);
+    assert_eq!(tokens(json!({"content": PROMPT})), begun[1..]);
     assert_eq!(tokens(json!({"content": PROMPT, "add_special": false})), begun[1..]);
+    assert_eq!(tokens(json!({"prompt": PROMPT})), begun);
+    assert_eq!(tokens(json!({"prompt": PROMPT, "add_special_tokens": false})), begun[1..]);
     let answer = complete(&daemon, json!({"max_tokens": 1, "return_token_ids": true}));
     assert_eq!(answer["choices"][0]["prompt_token_ids"], json!(begun));
     assert_eq!(daemon.get("/tokenizer_info").ok()["bos_token_id"], 2);
+}
+
+/// Their `tokenize_detokenize`: what comes back is the text, also of a model that wants a beginning token.
+#[test]
+fn a_text_comes_back_from_its_tokens() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let daemon = begun(folder.path());
+    let content = "What is the capital of France ?";
+    let tokens = daemon.post("/tokenize", &json!({"content": content})).ok()["tokens"].clone();
+    assert!(tokens.as_array().is_some_and(|tokens| tokens.len() > 5), "{tokens}");
+    assert_eq!(daemon.post("/detokenize", &json!({"tokens": tokens})).ok()["content"], content);
 }
 
 #[test]

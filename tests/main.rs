@@ -30,6 +30,7 @@ mod http_openapi;
 mod http_prompt_scores;
 mod http_scoring;
 mod http_soak;
+mod http_texts;
 mod http_tokens;
 mod imports_again;
 mod kills;

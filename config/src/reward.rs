@@ -25,8 +25,10 @@ section! {
         batch: usize => whole(1, 4096);
         /// Tokens in one scoring batch, prompts included; a longer response is a batch of its own.
         batch_tokens: usize => whole(256, 16_777_216);
-        /// Scoring jobs that may wait in one lane before newcomers get 429; up to 16 more take turns, and all of them together hold 256 MiB of tokens and texts at most.
+        /// Scoring jobs that may wait in one lane before newcomers get 429; up to 16 more of each API key take turns, and all of them together hold 256 MiB of tokens and texts at most, and 16 MiB more for each key.
         max_queue: usize => whole(1, 100_000);
+        /// Share of that queue, of its jobs and of what these hold, which the requests of one API key may fill when several keys are configured; a key of which nothing waits has a place more.
+        max_queue_share: f64 => real(0.01, 1.0);
         /// Seconds that a rollout waits for feedback before the fallback judges it.
         feedback_wait_s: u64 => whole(0, 604_800);
         /// What judges a rollout that got no feedback in time.

@@ -41,6 +41,7 @@ mod request;
 mod resident;
 mod rest;
 mod reuse;
+mod room;
 pub mod sampler;
 mod sequence;
 mod softmax;
@@ -85,6 +86,7 @@ pub use self::{
         TOP_LOG_PROBS_MAX, Target, Timings,
     },
     resident::{ResidentState, ResidentStatus},
+    room::{Part, Room},
     stats::{Endings, EngineStats, FINISH_REASONS, STEP_SIZES},
     tenant::Tenant,
     versions::{InMemory, Recall},
@@ -261,9 +263,10 @@ impl Engine {
     }
 }
 
-/// How many requests may wait for one resident, and with how many sequences.
+/// How many requests may wait for one resident, and with how many sequences and tokens.
 fn waiting_max(config: &config::Policy) -> WaitingMax {
-    let all = Crowd { requests: config.max_queue, sequences: config.max_queue_sequences };
+    let (requests, sequences, tokens) = (config.max_queue, config.max_queue_sequences, config.max_queue_tokens);
+    let all = Crowd { requests, sequences, tokens };
     WaitingMax::new(all, config.max_queue_share)
 }
 

@@ -8,10 +8,10 @@
 //! | [`Lane::Background`] | nice 19, idle class | learner's | llama.cpp's threads meet at barriers; normal priority costs serving all but everything |
 //! | [`Lane::Requests`] | nice 10 | one | at nice 19 it would get 1.5 % of a busy core and starve; at nice 10 about a tenth, and it is one thread |
 //!
-//! A lane cuts batches across callers, up to `reward.batch` responses and `reward.batch_tokens` tokens; callers take turns
-//! (`turns`), and each is answered with one outcome per response as soon as its last one is known. Queues are bounded by
-//! `reward.max_queue` jobs, by what these hold (`queue`), and jobs by responses; a full queue is refused and counted, and the
-//! pump simply comes back, because the log holds what it wants judged.
+//! A lane cuts batches across callers, up to `reward.batch` responses and `reward.batch_tokens` tokens; tenants take turns, and
+//! the callers of each (`turns`), and each is answered with one outcome per response as soon as its last one is known. Queues are
+//! bounded by `reward.max_queue` jobs, by what these hold, each tenant's by a share of both (`queue`), and jobs by responses; a full
+//! queue is refused and counted, and the pump simply comes back, because the log holds what it wants judged.
 //!
 //! The reward model can be replaced while both lanes run ([`Scorer::seat`]): a job is judged by whoever sat when it was handed
 //! over, and a batch never holds responses of two sittings.
@@ -43,7 +43,10 @@ pub use self::{
     job::{ScoreJob, ScoreRequest},
     sitting::Sitting,
 };
-use self::{lane::Worker, queue::Queue};
+use self::{
+    lane::Worker,
+    queue::{Queue, queue},
+};
 use crate::{
     score::{ScoreError, Scored},
     sources::{NamedJudge, Rules},
@@ -67,8 +70,8 @@ pub type Outcome = Result<Scored, ScoreError>;
 /// Why a job was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScorerError {
-    /// The lane's queue is full, by jobs or by what they hold; try again later.
-    #[error("the scoring queue is full (reward.max_queue)")]
+    /// The lane's queue is full, by jobs or by what they hold, or its tenant's share of it; try again later.
+    #[error("the scoring queue is full (reward.max_queue, reward.max_queue_share)")]
     Full,
     /// Too many responses at once.
     #[error("expected at most {JOB_ITEMS_MAX} responses in one job, got {0}")]
@@ -108,8 +111,8 @@ impl Scorer {
         model: Option<NamedJudge>,
         n_background_threads: usize,
     ) -> std::io::Result<Scorer> {
-        let (requests, requests_jobs) = bounded(reward.max_queue);
-        let (background, background_jobs) = bounded(reward.max_queue);
+        let (requests, requests_jobs) = queue(reward.max_queue, reward.max_queue_share);
+        let (background, background_jobs) = queue(reward.max_queue, reward.max_queue_share);
         let (stop, stopped) = bounded(0);
         let (alive, ended) = bounded(0);
         let counters = Arc::new(Counters::default());
@@ -118,8 +121,8 @@ impl Scorer {
         Worker::spawn(&setup, Lane::Requests, requests_jobs, 1)?;
         Worker::spawn(&setup, Lane::Background, background_jobs, n_background_threads)?;
         let shared = Shared {
-            requests: Queue::new(requests),
-            background: Queue::new(background),
+            requests,
+            background,
             counters,
             rules: Rules::new(reward),
             seat: ArcSwapOption::new(model.map(Arc::new)),
@@ -214,7 +217,7 @@ impl Scorer {
     /// What was done so far.
     #[must_use]
     pub fn stats(&self) -> ScorerStats {
-        let queued = self.shared.requests.jobs.len() + self.shared.background.jobs.len();
+        let queued = self.shared.requests.len() + self.shared.background.len();
         self.shared.counters.snapshot(queued)
     }
 

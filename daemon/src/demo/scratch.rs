@@ -97,7 +97,8 @@ pub(super) fn build(seed: u64, folder: &Path, progress: &Progress) -> Result<()>
 /// The engine as the build uses it: a queue that holds whole batches.
 fn serving() -> config::Policy {
     let policy = config::Config::default().policy;
-    config::Policy { parallel: 64, max_queue: 100_000, max_queue_sequences: 100_000_000, ..policy }
+    let (max_queue_sequences, max_queue_tokens) = (100_000_000, 1_000_000_000_000);
+    config::Policy { parallel: 64, max_queue: 100_000, max_queue_sequences, max_queue_tokens, ..policy }
 }
 
 /// Pretraining text that no stage learns from; the demo and the gate regenerate the same from the world's seed.

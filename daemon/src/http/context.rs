@@ -19,7 +19,7 @@ use policy::{
 use ppo::{Learner, Registry, RolloutLog, ScoringPump, import::Importer, publish::Switch};
 use reward::Scorer;
 
-use super::{auth::KeyRing, error::ApiError, hosts::AllowedHosts, models};
+use super::{auth::KeyRing, error::ApiError, hosts::AllowedHosts, models, texts::Texts};
 use crate::{
     activation::Activator,
     reward_seat::RewardSeat,
@@ -166,6 +166,7 @@ struct Inner {
     metrics: Arc<Metrics>,
     tracer: Option<Arc<Tracer>>,
     services: OnceLock<Arc<Services>>,
+    texts: Texts,
     draining: AtomicBool,
     started_s: u64,
 }
@@ -182,6 +183,7 @@ impl Context {
             metrics,
             tracer,
             services: OnceLock::new(),
+            texts: Texts::new(),
             draining: AtomicBool::new(false),
             started_s: super::prompts::now_ms() / 1000,
         }))
@@ -240,6 +242,11 @@ impl Context {
     /// All metrics.
     pub(crate) fn metrics(&self) -> &Arc<Metrics> {
         &self.0.metrics
+    }
+
+    /// What is computed on texts beside the engine.
+    pub(crate) fn texts(&self) -> &Texts {
+        &self.0.texts
     }
 
     /// Where traces go.

@@ -1,15 +1,15 @@
 //! `POST /v1/rerank`, `/rerank`, `/predict`: responses in the order of their scores, in Jina's and TEI's shapes.
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::State,
     response::{IntoResponse, Response},
 };
+use policy::engine::Tenant;
 use reward::Scored;
 
 use super::{
     body::JsonBytes,
-    computing,
     context::Context,
     error::ApiError,
     prompts::Stamp,
@@ -22,11 +22,15 @@ use super::{
 };
 
 /// Orders responses to one prompt, best first; equal scores keep the client's order.
-pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBytes) -> Result<Response, ApiError> {
+pub(crate) async fn post(
+    State(context): State<Context>,
+    Extension(tenant): Extension<Tenant>,
+    JsonBytes(body): JsonBytes,
+) -> Result<Response, ApiError> {
     let RerankRequest { options, query, documents, is_tei, top_n, return_documents } = RerankRequest::parse(&body)?;
-    let bench = Bench::open(&context, options)?;
+    let bench = Bench::open(&context, tenant, options)?;
     let name = if is_tei { "texts" } else { "documents" };
-    let judged = bench.judge(bench.ask_pairs(&[query], &documents, name)?).await?;
+    let judged = bench.judge(bench.ask_pairs(&[query], &documents, name).await?).await?;
     let mut order: Vec<(usize, &Scored)> = judged.scored.iter().enumerate().collect();
     order.sort_by(|(_, a), (_, b)| b.score.0.total_cmp(&a.score.0));
     order.truncate(top_n.unwrap_or(usize::MAX));
@@ -55,9 +59,13 @@ pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBy
 }
 
 /// Judges texts, or prompts with their responses.
-pub(crate) async fn predict(State(context): State<Context>, JsonBytes(body): JsonBytes) -> Result<Response, ApiError> {
+pub(crate) async fn predict(
+    State(context): State<Context>,
+    Extension(tenant): Extension<Tenant>,
+    JsonBytes(body): JsonBytes,
+) -> Result<Response, ApiError> {
     let PredictRequest { options, inputs, is_batch } = PredictRequest::parse(&body)?;
-    let bench = Bench::open(&context, options)?;
+    let bench = Bench::open(&context, tenant, options)?;
     let item = |(i, sequence): (usize, &Sequence)| {
         let param = if is_batch { format!("inputs[{i}]") } else { "inputs".to_owned() };
         let item = match sequence {
@@ -72,7 +80,7 @@ pub(crate) async fn predict(State(context): State<Context>, JsonBytes(body): Jso
         };
         bench.ask(item, &param)
     };
-    let requests = computing(body.len(), || gather(inputs.iter().enumerate().map(item), "inputs"))?;
+    let requests = bench.make(body.len(), body.len(), || gather(inputs.iter().enumerate().map(item), "inputs")).await?;
     let judged = bench.judge(requests).await?;
     let predictions = judged.scored.iter().map(|s| [Prediction { score: s.score.0, label: LABEL }]);
     let predictions: Vec<[Prediction; 1]> = predictions.collect();

@@ -1,15 +1,14 @@
 //! `POST /v1/rewards` and `POST /get_reward`: the reward model (or whatever is configured to judge) for everybody.
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::State,
     response::{IntoResponse, Response},
 };
-use policy::{TokenId, Vocabulary};
+use policy::{TokenId, Vocabulary, engine::Tenant};
 
 use super::{
     body::JsonBytes,
-    computing,
     context::Context,
     error::ApiError,
     prompts,
@@ -20,9 +19,13 @@ use super::{
 };
 
 /// Ours: prompts with completions, or conversations.
-pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBytes) -> Result<Response, ApiError> {
+pub(crate) async fn post(
+    State(context): State<Context>,
+    Extension(tenant): Extension<Tenant>,
+    JsonBytes(body): JsonBytes,
+) -> Result<Response, ApiError> {
     let RewardRequest { options, input } = RewardRequest::parse(&body)?;
-    let bench = Bench::open(&context, options)?;
+    let bench = Bench::open(&context, tenant, options)?;
     let item = |(i, input): (usize, RewardInput)| {
         let param = format!("input[{i}]");
         let item = match input {
@@ -37,7 +40,8 @@ pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBy
         };
         bench.ask(item, &param)
     };
-    let requests = computing(body.len(), || gather(input.into_iter().enumerate().map(item), "input"))?;
+    let requests =
+        bench.make(body.len(), body.len(), || gather(input.into_iter().enumerate().map(item), "input")).await?;
     let judged = bench.judge(requests).await?;
     let data = judged.scored.iter().enumerate();
     let list = RewardList {
@@ -53,10 +57,11 @@ pub(crate) async fn post(State(context): State<Context>, JsonBytes(body): JsonBy
 /// OpenRLHF's: whole texts in which special tokens are spelled out.
 pub(crate) async fn get_reward(
     State(context): State<Context>,
+    Extension(tenant): Extension<Tenant>,
     JsonBytes(body): JsonBytes,
 ) -> Result<Response, ApiError> {
     let GetRewardRequest { options, query, prompts } = GetRewardRequest::parse(&body)?;
-    let bench = Bench::open(&context, options)?;
+    let bench = Bench::open(&context, tenant, options)?;
     let item = |(i, query): (usize, &String)| {
         let prompt = prompts.get(i).filter(|prompt| query.starts_with(prompt.as_str()));
         let param = format!("query[{i}]");
@@ -64,7 +69,7 @@ pub(crate) async fn get_reward(
         let tokens = bench.vocabulary.tokenize_special(query).map_err(|error| prompts::untokenized(&param, &error))?;
         bench.ask(split(&bench.vocabulary, tokens, prompt.map_or(0, String::len)), &param)
     };
-    let requests = computing(body.len(), || gather(query.iter().enumerate().map(item), "query"))?;
+    let requests = bench.make(body.len(), body.len(), || gather(query.iter().enumerate().map(item), "query")).await?;
     let judged = bench.judge(requests).await?;
     let scores: Vec<f64> = judged.scored.iter().map(|s| s.score.0).collect();
     let reward_mean = scores.iter().sum::<f64>() / scores.len() as f64;

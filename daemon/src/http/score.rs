@@ -1,17 +1,16 @@
 //! `POST /v1/score`, `/score`, `/classify`, `/pooling`: one kind of judgement in vLLM's shapes.
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::State,
     response::{IntoResponse, Response},
 };
-use policy::{TokenId, Vocabulary};
+use policy::{TokenId, Vocabulary, engine::Tenant};
 use reward::{ScoreRequest, Scored};
 use serde::Serialize;
 
 use super::{
     body::JsonBytes,
-    computing,
     context::Context,
     error::ApiError,
     prompts::{self, Stamp},
@@ -25,35 +24,50 @@ use super::{
 };
 
 /// Prompts and responses.
-pub(crate) async fn pairs(State(context): State<Context>, JsonBytes(body): JsonBytes) -> Result<Response, ApiError> {
+pub(crate) async fn pairs(
+    State(context): State<Context>,
+    Extension(tenant): Extension<Tenant>,
+    JsonBytes(body): JsonBytes,
+) -> Result<Response, ApiError> {
     let ScorePairsRequest { options, prompts, responses, responses_name } = ScorePairsRequest::parse(&body)?;
-    let bench = Bench::open(&context, options)?;
-    let requests = bench.ask_pairs(&prompts, &responses, responses_name)?;
+    let bench = Bench::open(&context, tenant, options)?;
+    let requests = bench.ask_pairs(&prompts, &responses, responses_name).await?;
     let entry = |index, s: &Scored| ScoreEntry { index, object: "score", score: s.score.0, std: s.std };
     Ok(answer("score", bench.model(), bench.judge(requests).await?, entry))
 }
 
 /// Whole texts, as labels with one class.
-pub(crate) async fn classify(State(context): State<Context>, JsonBytes(body): JsonBytes) -> Result<Response, ApiError> {
+pub(crate) async fn classify(
+    State(context): State<Context>,
+    Extension(tenant): Extension<Tenant>,
+    JsonBytes(body): JsonBytes,
+) -> Result<Response, ApiError> {
+    let WholeRequest { options, input } = WholeRequest::classify(&body)?;
     let entry = |index, s: &Scored| ClassEntry { index, label: LABEL, probs: [s.score.0], num_classes: 1, std: s.std };
-    whole(&context, "classify", WholeRequest::classify(&body)?, body.len(), entry).await
+    let bench = Bench::open(&context, tenant, options)?;
+    whole(&bench, "classify", input, body.len(), entry).await
 }
 
 /// Whole texts, as what the model's head says.
-pub(crate) async fn pooling(State(context): State<Context>, JsonBytes(body): JsonBytes) -> Result<Response, ApiError> {
+pub(crate) async fn pooling(
+    State(context): State<Context>,
+    Extension(tenant): Extension<Tenant>,
+    JsonBytes(body): JsonBytes,
+) -> Result<Response, ApiError> {
+    let WholeRequest { options, input } = WholeRequest::pooling(&body)?;
     let entry = |index, s: &Scored| PoolEntry { index, object: "pooling", data: [s.score.0], std: s.std };
-    whole(&context, "pool", WholeRequest::pooling(&body)?, body.len(), entry).await
+    let bench = Bench::open(&context, tenant, options)?;
+    whole(&bench, "pool", input, body.len(), entry).await
 }
 
 async fn whole<T: Serialize>(
-    context: &Context,
+    bench: &Bench,
     name: &str,
-    WholeRequest { options, input }: WholeRequest,
+    input: WholeInput,
     n_bytes: usize,
     entry: impl Fn(usize, &Scored) -> T,
 ) -> Result<Response, ApiError> {
-    let bench = Bench::open(context, options)?;
-    let requests = computing(n_bytes, || asked(&bench, input))?;
+    let requests = bench.make(n_bytes, n_bytes, || asked(bench, input)).await?;
     Ok(answer(name, bench.model(), bench.judge(requests).await?, entry))
 }
 

@@ -12,15 +12,18 @@ use axum::{
     http::{HeaderName, HeaderValue},
     response::Response,
 };
-use policy::{TokenId, Vocabulary, engine::CancelFlag};
+use policy::{
+    TokenId, Vocabulary,
+    engine::{CancelFlag, Tenant},
+};
 use reward::{Lane, ScoreError, ScoreJob, ScoreRequest, Scored, Scorer, ScorerError, Sitting, scorer::Outcome};
 use tokio::sync::oneshot;
 
 use self::item::too_long;
 pub(crate) use self::item::{Item, Prompt};
 use super::{
-    computing,
-    context::{Context, Limits, Services},
+    MUCH_TEXT,
+    context::{Context, Services},
     error::ApiError,
     models, prompts,
     wire::{error::FIELDS_DISAGREE, scoring::ScoringOptions, usage::Usage},
@@ -47,6 +50,8 @@ pub(crate) struct Judged {
 pub(crate) struct Bench {
     context: Context,
     services: Arc<Services>,
+    /// Whose share of the scorer it takes.
+    tenant: Tenant,
     /// The tokenizer that policy and reward model share.
     pub(crate) vocabulary: Arc<Vocabulary>,
     options: ScoringOptions,
@@ -56,10 +61,10 @@ pub(crate) struct Bench {
 
 impl Bench {
     /// Admits a request whose `model` is what judges now.
-    pub(crate) fn open(context: &Context, options: ScoringOptions) -> Result<Bench, ApiError> {
+    pub(crate) fn open(context: &Context, tenant: Tenant, options: ScoringOptions) -> Result<Bench, ApiError> {
         let services = context.admit()?;
-        let vocabulary = services.engine.vocabulary();
-        let mut bench = Bench { context: context.clone(), vocabulary, services, options, sitting: Sitting::default() };
+        let (context, vocabulary) = (context.clone(), services.engine.vocabulary());
+        let mut bench = Bench { context, vocabulary, services, tenant, options, sitting: Sitting::default() };
         let scorer = bench.scorer()?;
         let sitting = scorer.sitting();
         models::check_reward(bench.options.model.as_deref(), &scorer.version_of(&sitting))?;
@@ -102,7 +107,7 @@ impl Bench {
 
     /// The same of prompts with their responses: one with each, or each with its own. A prompt becomes tokens once and is in
     /// memory once, however many responses it has, unless it is cut. `name` is what the client calls the responses.
-    pub(crate) fn ask_pairs(
+    pub(crate) async fn ask_pairs(
         &self,
         prompts: &[String],
         responses: &[String],
@@ -112,7 +117,8 @@ impl Bench {
         let n_bytes = |i: usize| prompt_of(i).len() + responses[i].len();
         let param = |i: usize| format!("{name}[{i}]");
         (0..responses.len()).try_for_each(|i| self.check_bytes(n_bytes(i), &param(i)))?;
-        computing((0..responses.len()).map(n_bytes).sum(), || {
+        let n_held = prompts.iter().chain(responses).map(String::len).sum();
+        let work = || {
             let shared = (prompts.len() == 1).then(|| self.prompt(&prompts[0], name)).transpose()?;
             let shared = shared.map(|tokens| Prompt::shared(tokens, &self.vocabulary));
             let ask = |(i, response): (usize, &String)| {
@@ -123,14 +129,29 @@ impl Bench {
                 self.ask(Item::pair(&self.vocabulary, prompt, response, &param(i))?, &param(i))
             };
             gather(responses.iter().enumerate().map(ask), name)
-        })
+        };
+        self.make(n_held, (0..responses.len()).map(n_bytes).sum(), work).await
+    }
+
+    /// Makes what is asked, of texts of so many bytes that are read so often that they come to `n_read`, when its turn comes:
+    /// what many requests make at once, before any of them asks the scorer for room, is bounded.
+    pub(crate) async fn make<T: Send>(
+        &self,
+        n_bytes: usize,
+        n_read: usize,
+        work: impl FnOnce() -> Result<T, ApiError> + Send,
+    ) -> Result<T, ApiError> {
+        let texts = self.context.texts();
+        // The body, its texts, and about as much again as tokens; what is made of them beyond that, `gather` bounds.
+        let _part = (n_read > MUCH_TEXT).then(|| texts.scoring(self.tenant, 4 * n_bytes)).transpose()?;
+        texts.run(n_read, self.context.limits(), work).await?
     }
 
     /// Judges all or fails.
     pub(crate) async fn judge(&self, requests: Vec<ScoreRequest>) -> Result<Judged, ApiError> {
         let tokens = requests.iter().map(|request| request.n_tokens() as u64).sum();
         let scorer = self.scorer()?;
-        let outcomes = submit(scorer, requests, &self.sitting, self.context.limits()).await?;
+        let outcomes = self.submit(scorer, requests).await?;
         let scored: Result<Vec<Scored>, ScoreError> = outcomes.into_iter().collect();
         let mut scored = scored.map_err(|error| match error {
             ScoreError::Closing => ApiError::ShuttingDown,
@@ -140,6 +161,27 @@ impl Bench {
             scored.iter_mut().for_each(squash);
         }
         Ok(Judged { scored, reward_version: scorer.version_of(&self.sitting), usage: Usage::new(tokens, 0, 0) })
+    }
+
+    async fn submit(&self, scorer: &Scorer, requests: Vec<ScoreRequest>) -> Result<Vec<Outcome>, ApiError> {
+        let limits = self.context.limits();
+        let waiting = Waiting(CancelFlag::default());
+        let (reply, outcomes) = oneshot::channel();
+        let job = ScoreJob::new(requests, move |scored| {
+            // A client that left does not need its answer.
+            let _ = reply.send(scored);
+        });
+        let job = job.of(self.tenant).cancelled_by(waiting.0.clone()).judged_by(self.sitting.clone());
+        let submitted = scorer.submit(Lane::Requests, job);
+        submitted.map_err(|error| match error {
+            ScorerError::Full => ApiError::QueueFull,
+            ScorerError::TooMany(_) => ApiError::invalid("input", error.to_string()),
+            ScorerError::Closed => ApiError::ShuttingDown,
+        })?;
+        tokio::time::timeout(limits.request_timeout(), outcomes)
+            .await
+            .map_err(|_| ApiError::TimedOut(limits.request_timeout_s))?
+            .map_err(|_| ApiError::ShuttingDown)
     }
 
     fn window(&self) -> usize {
@@ -195,31 +237,6 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         self.0.cancel();
     }
-}
-
-async fn submit(
-    scorer: &Scorer,
-    requests: Vec<ScoreRequest>,
-    sitting: &Sitting,
-    limits: Limits,
-) -> Result<Vec<Outcome>, ApiError> {
-    let waiting = Waiting(CancelFlag::default());
-    let (reply, outcomes) = oneshot::channel();
-    let job = ScoreJob::new(requests, move |scored| {
-        // A client that left does not need its answer.
-        let _ = reply.send(scored);
-    });
-    let job = job.cancelled_by(waiting.0.clone()).judged_by(sitting.clone());
-    let submitted = scorer.submit(Lane::Requests, job);
-    submitted.map_err(|error| match error {
-        ScorerError::Full => ApiError::QueueFull,
-        ScorerError::TooMany(_) => ApiError::invalid("input", error.to_string()),
-        ScorerError::Closed => ApiError::ShuttingDown,
-    })?;
-    tokio::time::timeout(limits.request_timeout(), outcomes)
-        .await
-        .map_err(|_| ApiError::TimedOut(limits.request_timeout_s))?
-        .map_err(|_| ApiError::ShuttingDown)
 }
 
 #[cfg(test)]

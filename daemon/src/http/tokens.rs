@@ -1,39 +1,58 @@
 //! `POST /tokenize`, `POST /detokenize`, `GET /tokenizer_info`.
 
-use axum::{Json, extract::State};
-use policy::{TokenId, Vocabulary};
+use std::sync::Arc;
+
+use axum::{Extension, Json, extract::State, response::Response};
+use policy::{TokenId, Vocabulary, engine::Tenant};
 
 use super::{
     body::JsonBytes,
-    computing,
     context::Context,
     error::ApiError,
-    models, prompts,
+    models, pieces, prompts,
     wire::{
         error::UNKNOWN_TOKEN,
         tokens::{
-            DetokenizeRequest, DetokenizeResponse, Piece, TokenEntry, TokenizeInput, TokenizeRequest, TokenizeResponse,
-            TokenizerInfo,
+            DetokenizeRequest, Piece, TokenEntry, TokenizeInput, TokenizeRequest, TokenizerInfo, Told, detokenized,
+            is_long,
         },
     },
 };
 
+/// Bytes of a long answer that its client does not take: hyper holds some 400 KiB, and one piece is made.
+const UNTAKEN_BYTES: usize = 1 << 19;
+
+/// What an answer about so many tokens holds until it is sent.
+fn held(n_tokens: usize) -> usize {
+    n_tokens * size_of::<TokenId>() + if is_long(n_tokens) { UNTAKEN_BYTES } else { 0 }
+}
+
 /// Text or messages to ids.
 pub(crate) async fn tokenize(
     State(context): State<Context>,
+    Extension(tenant): Extension<Tenant>,
     JsonBytes(body): JsonBytes,
-) -> Result<Json<TokenizeResponse>, ApiError> {
-    let request = TokenizeRequest::parse(&body)?;
+) -> Result<Response, ApiError> {
+    let TokenizeRequest { model, input, return_token_strs, with_pieces } = TokenizeRequest::parse(&body)?;
     let services = context.services()?;
-    models::check_exists(&services, context.target(request.model.as_deref())?)?;
+    models::check_exists(&services, context.target(model.as_deref())?)?;
+    let n_bytes = body.len();
+    drop(body);
+    // Before it has its turn, so that those who wait are bounded too: a text has at most as many tokens as bytes.
+    let mut part = context.texts().answer(tenant, held(n_bytes))?;
     let vocabulary = services.engine.vocabulary();
-    let tokens = computing(body.len(), || tokens_of(&vocabulary, request.input))?;
-    Ok(Json(TokenizeResponse {
-        count: tokens.len(),
-        max_model_len: services.engine.context_tokens() as usize,
-        token_strs: request.return_token_strs.then(|| tokens.iter().map(|&id| piece(&vocabulary, id)).collect()),
-        tokens: tokens.iter().map(|&id| entry(&vocabulary, id, request.with_pieces)).collect(),
-    }))
+    let cut = || tokens_of(&vocabulary, input);
+    let mut tokens = context.texts().run(n_bytes, context.limits(), cut).await??;
+    tokens.shrink_to_fit();
+    // What a template adds may be more than its share.
+    if !part.becomes(held(tokens.len())) {
+        return Err(ApiError::QueueFull);
+    }
+    let max_model_len = services.engine.context_tokens() as usize;
+    let texts = Arc::clone(&vocabulary);
+    let text = return_token_strs.then_some(move |id| piece(&texts, id));
+    let entry = move |id| entry(&vocabulary, id, with_pieces);
+    Ok(pieces::answer(Told { tokens, max_model_len, entry, text }.pieces(), part))
 }
 
 fn entry(vocabulary: &Vocabulary, id: TokenId, with_piece: bool) -> TokenEntry {
@@ -67,8 +86,9 @@ fn tokens_of(vocabulary: &Vocabulary, input: TokenizeInput) -> Result<Vec<TokenI
 /// Ids to text, special tokens spelled out.
 pub(crate) async fn detokenize(
     State(context): State<Context>,
+    Extension(tenant): Extension<Tenant>,
     JsonBytes(body): JsonBytes,
-) -> Result<Json<DetokenizeResponse>, ApiError> {
+) -> Result<Response, ApiError> {
     let request = DetokenizeRequest::parse(&body)?;
     let services = context.services()?;
     models::check_exists(&services, context.target(request.model.as_deref())?)?;
@@ -77,8 +97,16 @@ pub(crate) async fn detokenize(
         let message = format!("`tokens` holds {}, but the vocabulary has {} tokens", id.0, vocabulary.size());
         return Err(ApiError::coded(UNKNOWN_TOKEN, "tokens", message));
     }
-    let text = computing(body.len(), || vocabulary.detokenize(&request.tokens, true));
-    Ok(Json(DetokenizeResponse { prompt: text.clone(), content: text }))
+    let n_bytes: usize = request.tokens.iter().map(|&id| vocabulary.piece(id).len()).sum();
+    let mut part = context.texts().answer(tenant, body.len() + n_bytes + UNTAKEN_BYTES)?;
+    let join = || vocabulary.detokenize(&request.tokens, true);
+    let text = context.texts().run(body.len(), context.limits(), join).await?;
+    // Bytes that are no text became longer.
+    let untaken = if text.len() > UNTAKEN_BYTES { UNTAKEN_BYTES } else { text.len() };
+    if !part.becomes(text.len() + untaken) {
+        return Err(ApiError::QueueFull);
+    }
+    Ok(pieces::answer(detokenized(text), part))
 }
 
 /// What a remote tokenizer needs to know.

@@ -88,7 +88,7 @@ impl Exchange {
     /// One of its choices waits no longer: a slot is free. With the last of them it leaves those who wait.
     pub(super) fn leave_queue_by_one(&self) {
         if let Some(place) = self.place.take() {
-            place.give_back(1);
+            place.give_back(self.job.choices(1));
             self.place.set(Some(place).filter(|_| self.n_unstarted() > 1));
         }
     }
@@ -96,7 +96,7 @@ impl Exchange {
     /// It waits no longer, none of its choices: it is over.
     pub(super) fn leave_queue(&self) {
         if let Some(place) = self.place.take() {
-            place.give_back(self.n_unstarted() as usize);
+            place.give_back(self.job.choices(self.n_unstarted()));
         }
     }
 

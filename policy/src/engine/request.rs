@@ -151,7 +151,7 @@ impl GenerateRequest {
 /// Why a request was not admitted. Nothing was sent to its sink.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Rejection {
-    /// As many requests wait as may wait, or they ask for as many sequences.
+    /// As many requests wait as may wait, or they ask for as many sequences or tokens.
     #[error("{waiting} requests are waiting already")]
     Full {
         /// Requests waiting for a slot.

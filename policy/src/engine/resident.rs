@@ -21,7 +21,7 @@ use crate::{
         loading::Weights,
         nursery::Nursery,
         stats::{Counters, ResidentCounters},
-        tenant::{Place, Tenant, Waiting, WaitingMax},
+        tenant::{Crowd, Place, Tenant, Waiting, WaitingMax},
         worker::{Setup, Worker},
     },
     log_prob::LogProb,
@@ -46,7 +46,17 @@ pub(super) struct Job {
     pub(super) request: GenerateRequest,
     /// The request's own seed, or the engine's next.
     pub(super) seed: u64,
+    /// Tokens of prompt and response that one of its choices may have.
+    pub(super) choice_tokens_max: usize,
     pub(super) submitted: Instant,
+}
+
+impl Job {
+    /// What so many of its choices ask for.
+    pub(super) fn choices(&self, n: u32) -> Crowd {
+        let n = n as usize;
+        Crowd { requests: 0, sequences: n, tokens: n.saturating_mul(self.choice_tokens_max) }
+    }
 }
 
 /// Tokens to be scored by teacher forcing.
@@ -140,8 +150,10 @@ impl Resident {
         };
         let free = self.parallel.saturating_sub(self.load.running.load(Ordering::Relaxed));
         let tenant = jobs.first().map_or(Tenant::ANYBODY, |job| job.request.tenant);
-        let n_sequences = jobs.iter().map(|job| job.request.n as usize).sum();
-        let place = match self.load.waiting.enter(tenant, n_sequences, self.waiting_max.and(free)) {
+        let one = Crowd { requests: 1, ..Crowd::default() };
+        let asked = jobs.iter().fold(one, |asked, job| asked.and(job.choices(job.request.n)));
+        let free = Crowd { requests: free, sequences: free, tokens: free * (self.cache_tokens_max / self.parallel) };
+        let place = match self.load.waiting.enter(tenant, asked, self.waiting_max.and(free)) {
             Ok(place) => place,
             Err(waiting) => return Err((jobs, Rejection::Full { waiting })),
         };

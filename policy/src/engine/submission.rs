@@ -67,7 +67,9 @@ impl Engine {
 
     fn job(&self, request: GenerateRequest) -> Job {
         let seed = request.sampling.seed.unwrap_or_else(|| self.next_seed());
-        Job { request, seed, submitted: Instant::now() }
+        let asked = request.prompt.len().saturating_add(request.sampling.max_tokens as usize);
+        let choice_tokens_max = asked.min(self.0.context_tokens as usize);
+        Job { request, seed, choice_tokens_max, submitted: Instant::now() }
     }
 
     /// Distinct for each request, the same in each run of the daemon: a bijection of a counter (splitmix64's finaliser).

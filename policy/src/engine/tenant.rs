@@ -20,39 +20,47 @@ impl Tenant {
     pub const ANYBODY: Tenant = Tenant(0);
 }
 
-/// Requests, and the sequences that they ask for.
+/// Requests, the sequences that they ask for, and the tokens that these may have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Crowd {
     pub(super) requests: usize,
     pub(super) sequences: usize,
+    pub(super) tokens: usize,
 }
 
 impl Crowd {
-    /// Whether, this being as many as may wait, a request with so many sequences may join those that do. The first may, whatever
-    /// it asks for.
-    fn admits(self, waiting: Crowd, n_sequences: usize) -> bool {
-        let has_room = waiting.requests == 0 || waiting.sequences + n_sequences <= self.sequences;
+    /// Whether, this being as many as may wait, a newcomer may join those that do. The first may, whatever it asks for.
+    fn admits(self, waiting: Crowd, newcomer: Crowd) -> bool {
+        let with = waiting.and(newcomer);
+        let has_room = waiting.requests == 0 || (with.sequences <= self.sequences && with.tokens <= self.tokens);
         waiting.requests < self.requests && has_room
     }
 
-    fn join(&mut self, n_sequences: usize) {
-        self.requests += 1;
-        self.sequences += n_sequences;
+    /// Both together.
+    pub(super) fn and(self, other: Crowd) -> Crowd {
+        self.each(other, usize::saturating_add)
     }
 
-    fn leave(&mut self, n_requests: usize, n_sequences: usize) {
-        self.requests = self.requests.saturating_sub(n_requests);
-        self.sequences = self.sequences.saturating_sub(n_sequences);
+    fn without(self, gone: Crowd) -> Crowd {
+        self.each(gone, usize::saturating_sub)
     }
 
-    /// A share of both, at least one where there is any.
+    fn at_most(self, max: Crowd) -> Crowd {
+        self.each(max, usize::min)
+    }
+
+    fn each(self, other: Crowd, of: impl Fn(usize, usize) -> usize) -> Crowd {
+        Crowd {
+            requests: of(self.requests, other.requests),
+            sequences: of(self.sequences, other.sequences),
+            tokens: of(self.tokens, other.tokens),
+        }
+    }
+
+    /// A share of all of them, at least one where there is any.
     fn share(self, share: f64) -> Crowd {
         let of = |all: usize| ((all as f64 * share).ceil() as usize).clamp(all.min(1), all);
-        Crowd { requests: of(self.requests), sequences: of(self.sequences) }
-    }
-
-    fn and(self, free: usize) -> Crowd {
-        Crowd { requests: self.requests + free, sequences: self.sequences + free }
+        Crowd { requests: of(self.requests), sequences: of(self.sequences), tokens: of(self.tokens) }
     }
 }
 
@@ -70,29 +78,29 @@ struct Crowds {
     of: HashMap<Tenant, Crowd>,
 }
 
-/// A place among those who wait, given back when it is dropped; room for sequences goes back as they start.
+/// A place among those who wait, given back when it is dropped; room for sequences and their tokens goes back as they start.
 #[derive(Debug)]
 pub(super) struct Place {
     waiting: Arc<Waiting>,
     tenant: Tenant,
-    /// Sequences that have no slot yet.
-    n_unstarted: Cell<usize>,
-    /// Those of them that are counted.
-    n_counted: Cell<usize>,
+    /// What has no slot yet.
+    unstarted: Cell<Crowd>,
+    /// Of that, what is counted.
+    counted: Cell<Crowd>,
 }
 
 impl Place {
-    /// So many of its sequences wait no longer.
-    pub(super) fn give_back(&self, n_sequences: usize) {
-        self.n_unstarted.set(self.n_unstarted.get().saturating_sub(n_sequences));
-        let counted = self.n_counted.get().min(self.n_unstarted.get());
-        self.waiting.leave(self.tenant, 0, self.n_counted.replace(counted) - counted);
+    /// So much of it waits no longer.
+    pub(super) fn give_back(&self, gone: Crowd) {
+        self.unstarted.set(self.unstarted.get().without(gone));
+        let counted = self.counted.get().at_most(self.unstarted.get());
+        self.waiting.leave(self.tenant, self.counted.replace(counted).without(counted));
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.waiting.leave(self.tenant, 1, self.n_counted.get());
+        self.waiting.leave(self.tenant, self.counted.get());
     }
 }
 
@@ -109,8 +117,8 @@ impl WaitingMax {
         WaitingMax { all, of_one: all.share(share) }
     }
 
-    /// The same with as many more as slots are free.
-    pub(super) fn and(self, free: usize) -> WaitingMax {
+    /// The same with what fits into the slots that are free.
+    pub(super) fn and(self, free: Crowd) -> WaitingMax {
         WaitingMax { all: self.all.and(free), of_one: self.of_one.and(free) }
     }
 }
@@ -120,41 +128,36 @@ impl Waiting {
         self.n_requests.load(Ordering::Relaxed)
     }
 
-    /// Takes a place for a request with so many sequences. No more of them are counted than one tenant may have waiting: the
-    /// first request may ask for any number, and would shut the others out until its last sequence but a few has a slot.
+    /// Takes a place for a request, which asks for so much. No more of that is counted than one tenant may have waiting: the first
+    /// request may ask for anything, and would shut the others out until its last sequence but a few has a slot.
     ///
     /// # Errors
-    /// How many requests wait, of all or of this tenant, where these or their sequences are as many as may.
-    pub(super) fn enter(
-        self: &Arc<Waiting>,
-        tenant: Tenant,
-        n_sequences: usize,
-        max: WaitingMax,
-    ) -> Result<Place, usize> {
-        let n_counted = n_sequences.min(max.of_one.sequences);
+    /// How many requests wait, of all or of this tenant, where these or what they ask for are as many as may.
+    pub(super) fn enter(self: &Arc<Waiting>, tenant: Tenant, asked: Crowd, max: WaitingMax) -> Result<Place, usize> {
+        let counted = asked.at_most(max.of_one);
         let mut crowds = self.crowds.lock().expect(UNPOISONED);
-        if !max.all.admits(crowds.all, n_counted) {
+        if !max.all.admits(crowds.all, counted) {
             return Err(crowds.all.requests);
         }
         if tenant != Tenant::ANYBODY {
             let own = crowds.of.entry(tenant).or_default();
-            if !max.of_one.admits(*own, n_counted) {
+            if !max.of_one.admits(*own, counted) {
                 return Err(own.requests);
             }
-            own.join(n_counted);
+            *own = own.and(counted);
         }
-        crowds.all.join(n_counted);
+        crowds.all = crowds.all.and(counted);
         self.n_requests.store(crowds.all.requests, Ordering::Release);
-        let (n_unstarted, n_counted) = (Cell::new(n_sequences), Cell::new(n_counted));
-        Ok(Place { waiting: Arc::clone(self), tenant, n_unstarted, n_counted })
+        let (unstarted, counted) = (Cell::new(asked), Cell::new(counted));
+        Ok(Place { waiting: Arc::clone(self), tenant, unstarted, counted })
     }
 
-    fn leave(&self, tenant: Tenant, n_requests: usize, n_sequences: usize) {
+    fn leave(&self, tenant: Tenant, gone: Crowd) {
         let mut crowds = self.crowds.lock().expect(UNPOISONED);
         if let Some(own) = crowds.of.get_mut(&tenant) {
-            own.leave(n_requests, n_sequences);
+            *own = own.without(gone);
         }
-        crowds.all.leave(n_requests, n_sequences);
+        crowds.all = crowds.all.without(gone);
         self.n_requests.store(crowds.all.requests, Ordering::Release);
     }
 }
@@ -164,12 +167,21 @@ mod tests {
     use super::*;
 
     fn queue(requests: usize) -> Crowd {
-        Crowd { requests, sequences: 1000 }
+        Crowd { requests, sequences: 1000, tokens: 1000 }
+    }
+
+    /// A request for so many sequences of one token each.
+    fn asks(sequences: usize) -> Crowd {
+        Crowd { requests: 1, sequences, tokens: sequences }
+    }
+
+    fn started(n: usize) -> Crowd {
+        Crowd { requests: 0, ..asks(n) }
     }
 
     /// The places that a tenant gets who asks ten times.
     fn places(waiting: &Arc<Waiting>, tenant: Tenant, max: WaitingMax) -> Vec<Place> {
-        (0..10).filter_map(|_| waiting.enter(tenant, 1, max).ok()).collect()
+        (0..10).filter_map(|_| waiting.enter(tenant, asks(1), max).ok()).collect()
     }
 
     #[test]
@@ -178,12 +190,12 @@ mod tests {
         let (heavy, light) = (Tenant(1), Tenant(2));
         let mut of_heavy = places(&waiting, heavy, max);
         assert_eq!(of_heavy.len(), 6);
-        assert_eq!(waiting.enter(heavy, 1, max).err(), Some(6));
+        assert_eq!(waiting.enter(heavy, asks(1), max).err(), Some(6));
         let of_light = places(&waiting, light, max);
         assert_eq!(of_light.len(), 2, "the queue itself has a bound");
         drop(of_heavy.pop());
         assert_eq!(waiting.count(), 7);
-        assert!(waiting.enter(heavy, 1, max).is_ok());
+        assert!(waiting.enter(heavy, asks(1), max).is_ok());
     }
 
     #[test]
@@ -197,15 +209,17 @@ mod tests {
         for (all, share, of_one) in [(0, 0.5, 0), (1, 0.01, 1), (256, 0.75, 192), (3, 0.5, 2), (4, 1.0, 4)] {
             assert_eq!(WaitingMax::new(queue(all), share).of_one.requests, of_one);
         }
-        assert_eq!(WaitingMax::new(queue(0), 0.5).and(2).of_one, Crowd { requests: 2, sequences: 502 });
+        let of_one = WaitingMax::new(queue(0), 0.5).and(Crowd { tokens: 200, ..asks(2) }).of_one;
+        assert_eq!(of_one, Crowd { requests: 1, sequences: 502, tokens: 700 });
     }
 
     /// Goal: requests wait by what they ask for, and the first is never too large. Method: a queue of many places and few
     /// sequences, of which one tenant may have half.
     #[test]
     fn sequences_have_a_bound_of_their_own() {
-        let (waiting, max) = (Arc::default(), WaitingMax::new(Crowd { requests: 100, sequences: 10 }, 0.5));
-        let enter = |tenant, n_sequences| Waiting::enter(&waiting, Tenant(tenant), n_sequences, max);
+        let (waiting, max) =
+            (Arc::default(), WaitingMax::new(Crowd { requests: 100, sequences: 10, tokens: 1000 }, 0.5));
+        let enter = |tenant, n_sequences| Waiting::enter(&waiting, Tenant(tenant), asks(n_sequences), max);
         let huge = enter(1, 128).expect("nobody waits");
         assert_eq!(enter(1, 1).err(), Some(1), "its half is full");
         let other = enter(2, 128).expect("one request has no more than its tenant's half");
@@ -225,21 +239,39 @@ mod tests {
     /// Goal: room goes back as sequences start, never more than was taken. Method: the numbers, sequence by sequence.
     #[test]
     fn room_goes_back_as_sequences_start() {
-        let (waiting, max) = (Arc::<Waiting>::default(), WaitingMax::new(Crowd { requests: 100, sequences: 10 }, 0.5));
+        let (waiting, max) =
+            (Arc::<Waiting>::default(), WaitingMax::new(Crowd { requests: 100, sequences: 10, tokens: 1000 }, 0.5));
         let of_all = || waiting.crowds.lock().unwrap().all.sequences;
-        let own = || waiting.crowds.lock().unwrap().of[&Tenant(1)];
-        let place = Waiting::enter(&waiting, Tenant(1), 8, max).expect("nobody waits");
-        assert_eq!((of_all(), own()), (5, Crowd { requests: 1, sequences: 5 }));
-        let other = Waiting::enter(&waiting, Tenant(2), 2, max).expect("there is room");
+        let own = || waiting.crowds.lock().unwrap().of[&Tenant(1)].sequences;
+        let place = Waiting::enter(&waiting, Tenant(1), asks(8), max).expect("nobody waits");
+        assert_eq!((of_all(), own()), (5, 5));
+        let other = Waiting::enter(&waiting, Tenant(2), asks(2), max).expect("there is room");
         for left in [5, 5, 5, 4, 3] {
-            place.give_back(1);
-            assert_eq!((of_all(), own()), (left + 2, Crowd { requests: 1, sequences: left }));
+            place.give_back(started(1));
+            assert_eq!((of_all(), own()), (left + 2, left));
         }
         // The rest at once, as of a request that is cancelled, and no more than there is.
-        place.give_back(3);
-        place.give_back(1);
-        assert_eq!((of_all(), own()), (2, Crowd { requests: 1, sequences: 0 }));
+        place.give_back(started(3));
+        place.give_back(started(1));
+        assert_eq!((of_all(), own()), (2, 0));
         drop((place, other));
-        assert_eq!((of_all(), own()), (0, Crowd::default()));
+        assert_eq!((of_all(), own()), (0, 0));
+        assert_eq!(waiting.crowds.lock().unwrap().all, Crowd::default());
+    }
+
+    /// Goal: few sequences of many tokens are as full a queue as many of few. Method: a queue for a hundred tokens, of which one
+    /// tenant may have half.
+    #[test]
+    fn tokens_have_a_bound_of_their_own() {
+        let (waiting, max) = (Arc::default(), WaitingMax::new(Crowd { tokens: 100, ..queue(100) }, 0.5));
+        let enter = |tenant, tokens| Waiting::enter(&waiting, Tenant(tenant), Crowd { tokens, ..asks(1) }, max);
+        let huge = enter(1, 4000).expect("nobody waits");
+        assert_eq!(enter(1, 1).err(), Some(1), "its half is full");
+        let few = enter(2, 20).expect("half is for others");
+        assert_eq!((enter(2, 31).err(), enter(3, 31).err()), (Some(2), Some(2)), "101 are too many");
+        huge.give_back(Crowd { requests: 0, sequences: 0, tokens: 3990 });
+        let next = enter(1, 40).expect("ten are left of its first");
+        drop((huge, few, next));
+        assert_eq!(waiting.crowds.lock().unwrap().all, Crowd::default());
     }
 }

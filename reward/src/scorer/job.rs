@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use policy::{TokenId, engine::CancelFlag};
+use policy::{
+    TokenId,
+    engine::{CancelFlag, Part, Tenant},
+};
 
-use super::{Outcome, Sitting, queue::Taken};
+use super::{Outcome, Sitting};
 use crate::sources::Formula;
 
 /// One response to judge. The prompt is shared, for thousands of responses may have one.
@@ -43,19 +46,22 @@ impl ScoreRequest {
 /// Responses of one caller, and the caller.
 pub struct ScoreJob {
     pub(super) items: Vec<ScoreRequest>,
+    /// Whose share of the scorer it takes.
+    pub(super) tenant: Tenant,
     /// Who judges them; `None` until it is handed over.
     pub(super) sitting: Option<Sitting>,
     pub(super) cancel: CancelFlag,
     pub(super) reply: Box<dyn FnOnce(Vec<Outcome>) + Send>,
-    /// What it takes of its lane's room; `None` until it is handed over.
-    pub(super) _taken: Option<Taken>,
+    /// Its bytes of its lane's room; `None` until it is handed over.
+    pub(super) _bytes: Option<Part>,
 }
 
 impl ScoreJob {
     /// `reply` is called once, on the scorer's thread, with one outcome per response in their order; it must not block. It
     /// is dropped uncalled when the scorer ends first.
     pub fn new(items: Vec<ScoreRequest>, reply: impl FnOnce(Vec<Outcome>) + Send + 'static) -> ScoreJob {
-        ScoreJob { items, sitting: None, cancel: CancelFlag::default(), reply: Box::new(reply), _taken: None }
+        let (tenant, cancel) = (Tenant::ANYBODY, CancelFlag::default());
+        ScoreJob { items, tenant, sitting: None, cancel, reply: Box::new(reply), _bytes: None }
     }
 
     /// Bytes of its tokens and texts; what responses in a row share counts once.
@@ -68,6 +74,12 @@ impl ScoreJob {
     #[must_use]
     pub fn cancelled_by(self, cancel: CancelFlag) -> ScoreJob {
         ScoreJob { cancel, ..self }
+    }
+
+    /// The same job, of this tenant's share and not of anybody's.
+    #[must_use]
+    pub fn of(self, tenant: Tenant) -> ScoreJob {
+        ScoreJob { tenant, ..self }
     }
 
     /// The same job, judged by this sitting and not by whoever sits when it is handed over.

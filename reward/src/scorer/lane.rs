@@ -10,7 +10,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, select
 use policy::threads;
 
 use super::{
-    Counters, Lane, Outcome, ScoreJob, ScoreRequest, Sitting,
+    Counters, Lane, Outcome, ScoreRequest, Sitting,
+    queue::Arrivals,
     turns::{BatchLimits, Turns},
 };
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
     sources::{Formula, model::ModelSource, remote::RemoteSource},
 };
 
-/// Jobs that take turns; the others wait in the queue, in their order.
+/// Jobs of one tenant that take turns; the others wait in the queue, in their order.
 const TURNS_MAX: usize = 16;
 
 /// What both lanes are made from.
@@ -32,7 +33,7 @@ pub(super) struct Setup<'a> {
 
 /// The state of one lane.
 pub(super) struct Worker {
-    jobs: Receiver<ScoreJob>,
+    arrivals: Arrivals,
     stopped: Receiver<Infallible>,
     model: Option<ModelSource>,
     remote: Option<RemoteSource>,
@@ -42,12 +43,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn spawn(
-        setup: &Setup<'_>,
-        lane: Lane,
-        jobs: Receiver<ScoreJob>,
-        n_threads: usize,
-    ) -> std::io::Result<()> {
+    pub(super) fn spawn(setup: &Setup<'_>, lane: Lane, arrivals: Arrivals, n_threads: usize) -> std::io::Result<()> {
         let (name, prepare): (_, fn()) = match lane {
             Lane::Requests => ("scorer-requests", || threads::lower_priority(threads::NICE_REQUESTS)),
             Lane::Background => ("scorer", threads::give_way),
@@ -56,7 +52,7 @@ impl Worker {
         let model = setup.has_model.then(pool).transpose()?.map(ModelSource::new);
         let remote = (!setup.reward.remote_url.is_empty()).then(|| RemoteSource::new(setup.reward));
         let worker = Worker {
-            jobs,
+            arrivals,
             stopped: setup.stopped.clone(),
             model,
             remote,
@@ -81,29 +77,27 @@ impl Worker {
             self.judge_batch(&mut turns);
         }
         turns.close();
-        for job in self.jobs.try_iter() {
+        for job in self.arrivals.close() {
             let closing = job.items.iter().map(|_| Err(ScoreError::Closing)).collect();
             (job.reply)(closing);
         }
     }
 
-    /// Takes what waits, up to [`TURNS_MAX`] jobs; waits itself when there is nothing to do. False when the lane ends.
+    /// Takes what waits, up to [`TURNS_MAX`] jobs of each tenant; waits itself when there is nothing to do. False when the lane
+    /// ends.
     fn admit(&self, turns: &mut Turns) -> bool {
-        if turns.len() == 0 {
-            let job = select! {
+        loop {
+            while let Some(job) = self.arrivals.next(|tenant| turns.len_of(tenant) < TURNS_MAX) {
+                turns.admit(job);
+            }
+            if !turns.is_empty() {
+                return true;
+            }
+            select! {
                 recv(self.stopped) -> _ => return false,
-                recv(self.jobs) -> job => job,
-            };
-            match job {
-                Ok(job) => turns.admit(job),
-                Err(_) => return false,
+                recv(self.arrivals.look) -> look => if look.is_err() { return false },
             }
         }
-        while turns.len() < TURNS_MAX {
-            let Ok(job) = self.jobs.try_recv() else { break };
-            turns.admit(job);
-        }
-        true
     }
 
     fn judge_batch(&self, turns: &mut Turns) {

@@ -1,73 +1,132 @@
-//! What waits for a lane: as many jobs as its channel holds, and as much as they may hold together until they are answered.
+//! What waits for a lane: so many jobs, and as much as they may hold together until they are answered. Each tenant that is told
+//! apart has a share of both, and a queue of its own, from which the lane takes as the tenant's turn comes: however many jobs one
+//! has handed over, another one's first is not refused, and does not wait for them.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crossbeam_channel::{Sender, TrySendError};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use policy::engine::{Part, Room, Tenant};
 
 use super::{ScoreJob, ScorerError};
 
 /// Bytes of one lane's jobs, as tokens and texts; a job that comes to an empty lane is taken whatever it holds.
 const LANE_BYTES_MAX: usize = 256 << 20;
 
+/// Bytes that a tenant with nothing in the lane may bring though others fill it: more than a body of the default size becomes,
+/// unless its prompt is cut anew for each response.
+const FIRST_BYTES_MAX: usize = 16 << 20;
+
 /// The way to one lane.
 pub(super) struct Queue {
-    pub(super) jobs: Sender<ScoreJob>,
-    room: Room,
+    waiting: Arc<Waiting>,
+    /// Full when the lane is to look already.
+    look: Sender<()>,
+    places: Room,
+    bytes: Room,
+}
+
+/// The lane's end of it.
+pub(super) struct Arrivals {
+    waiting: Arc<Waiting>,
+    /// Something may have come.
+    pub(super) look: Receiver<()>,
+}
+
+/// The jobs that no turn has come to.
+#[derive(Default)]
+struct Waiting(Mutex<Lines>);
+
+#[derive(Default)]
+struct Lines {
+    /// In the order of their next turn.
+    lines: VecDeque<Line>,
+    /// Nobody takes from them any more.
+    is_closed: bool,
+}
+
+/// The jobs of one tenant, never none.
+struct Line {
+    tenant: Tenant,
+    jobs: VecDeque<(ScoreJob, Part)>,
+}
+
+impl Waiting {
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A queue of at most so many jobs, of which one tenant may fill a share.
+pub(super) fn queue(jobs_max: usize, share: f64) -> (Queue, Arrivals) {
+    let (sender, look) = bounded(1);
+    let (waiting, places) = (Arc::<Waiting>::default(), Room::new(jobs_max, share, 1));
+    let bytes = Room::new(LANE_BYTES_MAX, share, FIRST_BYTES_MAX);
+    (Queue { waiting: Arc::clone(&waiting), look: sender, places, bytes }, Arrivals { waiting, look })
 }
 
 impl Queue {
-    pub(super) fn new(jobs: Sender<ScoreJob>) -> Queue {
-        Queue { jobs, room: Room::default() }
-    }
-
     /// Hands over a job without waiting.
     ///
     /// # Errors
     /// When there is no place or no room for it, or the lane has ended.
     pub(super) fn push(&self, job: ScoreJob) -> Result<(), ScorerError> {
-        let taken = self.room.take(job.n_bytes()).ok_or(ScorerError::Full)?;
-        self.jobs.try_send(ScoreJob { _taken: Some(taken), ..job }).map_err(|refused| match refused {
-            TrySendError::Full(_) => ScorerError::Full,
-            TrySendError::Disconnected(_) => ScorerError::Closed,
-        })
+        let tenant = job.tenant;
+        let place = self.places.take(tenant, 1).ok_or(ScorerError::Full)?;
+        let bytes = self.bytes.take(tenant, job.n_bytes()).ok_or(ScorerError::Full)?;
+        let job = ScoreJob { _bytes: Some(bytes), ..job };
+        let mut waiting = self.waiting.lock();
+        if waiting.is_closed {
+            return Err(ScorerError::Closed);
+        }
+        match waiting.lines.iter_mut().find(|line| line.tenant == tenant) {
+            Some(line) => line.jobs.push_back((job, place)),
+            None => waiting.lines.push_back(Line { tenant, jobs: [(job, place)].into() }),
+        }
+        drop(waiting);
+        // Full: the lane is to look already.
+        let _ = self.look.try_send(());
+        Ok(())
+    }
+
+    /// Jobs that wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.lock().lines.iter().map(|line| line.jobs.len()).sum()
     }
 }
 
-/// The room of one lane.
-#[derive(Clone, Debug, Default)]
-struct Room(Arc<AtomicUsize>);
+impl Arrivals {
+    /// The next job, of a tenant who may have another one, and each of these in turn.
+    pub(super) fn next(&self, may: impl Fn(Tenant) -> bool) -> Option<ScoreJob> {
+        let lines = &mut self.waiting.lock().lines;
+        let at = lines.iter().position(|line| may(line.tenant))?;
+        let mut line = lines.remove(at)?;
+        let (job, _place) = line.jobs.pop_front()?;
+        if !line.jobs.is_empty() {
+            lines.push_back(line);
+        }
+        Some(job)
+    }
 
-/// A part of the room, given back when it is dropped.
-#[derive(Debug)]
-pub(super) struct Taken {
-    room: Room,
-    n_bytes: usize,
-}
-
-impl Room {
-    /// Takes a part, if there is so much left.
-    fn take(&self, n_bytes: usize) -> Option<Taken> {
-        let with = |held: usize| {
-            let held_then = held.saturating_add(n_bytes);
-            (held == 0 || held_then <= LANE_BYTES_MAX).then_some(held_then)
-        };
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, with).ok()?;
-        Some(Taken { room: self.clone(), n_bytes })
+    /// Ends the queue: whatever waits; nothing more comes.
+    pub(super) fn close(&self) -> Vec<ScoreJob> {
+        let mut waiting = self.waiting.lock();
+        waiting.is_closed = true;
+        waiting.lines.drain(..).flat_map(|line| line.jobs).map(|(job, _)| job).collect()
     }
 }
 
-impl Drop for Taken {
+impl Drop for Arrivals {
+    /// A lane that ended in a panic answers nobody, and its callers learn so.
     fn drop(&mut self) {
-        self.room.0.fetch_sub(self.n_bytes, Ordering::AcqRel);
+        drop(self.close());
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use crossbeam_channel::bounded;
     use policy::TokenId;
 
     use super::*;
@@ -87,13 +146,12 @@ mod tests {
     /// serves, the room of one that is answered, and jobs that hold as much together because each response shares its prompt.
     #[test]
     fn jobs_wait_as_long_as_there_is_room_for_what_they_hold() {
-        let (sender, jobs) = bounded(64);
-        let queue = Queue::new(sender);
+        let (queue, arrivals) = queue(64, 1.0);
         let (tokens, text) = (Arc::from([TokenId(7); 100]), Arc::from("x".repeat(LANE_BYTES_MAX / 2)));
         let push = |n: usize| queue.push(ScoreJob::new(vec![response(&tokens, &text); n], |_| ()));
         assert_eq!(push(4096), Ok(()), "its prompt counts once");
         assert_eq!(push(1), Err(ScorerError::Full));
-        drop(jobs.recv());
+        drop(arrivals.next(|_| true));
         assert_eq!((push(1), push(1)), (Ok(()), Err(ScorerError::Full)));
     }
 
@@ -107,16 +165,37 @@ mod tests {
         assert_eq!(ScoreJob::new(items.to_vec(), |_| ()).n_bytes(), 4 * own + of_prompts);
     }
 
+    /// Goal: nobody is refused because of another tenant, by places or by bytes. Method: one who hands over as much as it may, and
+    /// another's first job.
     #[test]
-    fn an_empty_lane_has_room_for_any_job_and_a_full_one_for_none() {
-        let room = Room::default();
-        let huge = room.take(2 * LANE_BYTES_MAX).expect("nothing was there");
-        assert!(room.take(1).is_none());
-        drop(huge);
-        let half = room.take(LANE_BYTES_MAX / 2).expect("it was given back");
-        let rest = room.take(LANE_BYTES_MAX / 2).expect("so much is left");
-        assert!(room.take(1).is_none());
-        drop((half, rest));
-        assert!(room.take(1).is_some());
+    fn a_tenant_with_nothing_waiting_is_never_refused_for_another() {
+        let job = |tenant, n_bytes: usize| {
+            let item = response(&Arc::from([TokenId(7)]), &Arc::from("x".repeat(n_bytes)));
+            ScoreJob::new(vec![item], |_| ()).of(Tenant(tenant))
+        };
+        let (narrow, _arrivals) = queue(2, 1.0);
+        let push = |tenant| narrow.push(job(tenant, 1));
+        assert_eq!([push(1), push(1), push(1)], [Ok(()), Ok(()), Err(ScorerError::Full)]);
+        assert_eq!([push(2), push(2), push(0)], [Ok(()), Err(ScorerError::Full), Err(ScorerError::Full)]);
+        let (full, _arrivals) = queue(64, 1.0);
+        assert_eq!(full.push(job(1, LANE_BYTES_MAX)), Ok(()));
+        assert_eq!((full.push(job(1, 1)), full.push(job(2, 1 << 20))), (Err(ScorerError::Full), Ok(())));
+        let (shared, _arrivals) = queue(4, 0.5);
+        let admitted = (0..9).filter(|_| shared.push(job(1, 1)).is_ok());
+        assert_eq!(admitted.count(), 2, "the rest is for others");
+    }
+
+    #[test]
+    fn the_tenants_who_wait_take_turns() {
+        let (queue, arrivals) = queue(64, 1.0);
+        for (tenant, n) in [(1, 3), (2, 1), (3, 2)] {
+            (0..n).for_each(|_| assert_eq!(queue.push(ScoreJob::new(Vec::new(), |_| ()).of(Tenant(tenant))), Ok(())));
+        }
+        assert_eq!(arrivals.next(|tenant| tenant == Tenant(3)).map(|job| job.tenant), Some(Tenant(3)));
+        let order = std::iter::from_fn(|| arrivals.next(|_| true)).map(|job| job.tenant.0);
+        assert_eq!(order.collect::<Vec<_>>(), [1, 2, 3, 1, 1]);
+        assert_eq!(queue.len(), 0);
+        assert!(arrivals.close().is_empty());
+        assert_eq!(queue.push(ScoreJob::new(Vec::new(), |_| ())), Err(ScorerError::Closed));
     }
 }

@@ -6,7 +6,10 @@ use std::{
 };
 
 use crossbeam_channel::unbounded;
-use policy::{TokenId, engine::CancelFlag};
+use policy::{
+    TokenId,
+    engine::{CancelFlag, Tenant},
+};
 
 use super::*;
 use crate::{
@@ -132,6 +135,41 @@ fn callers_take_turns_and_batches_are_cut_by_tokens() {
     assert_eq!(seen.recv(), Ok(vec![9, 2, 9, 9]), "both callers are in it");
     go.send(()).expect("the lane waits");
     assert_eq!(replies.recv(), Ok("small"));
+    drop(go);
+}
+
+/// Goal: however many jobs one tenant has handed over, another's first is taken and judged next. Method: a judge who waits, one
+/// tenant's jobs until it is refused, then another's; who is answered, batch by batch of two.
+#[test]
+fn a_tenant_does_not_wait_for_all_the_jobs_of_another() {
+    let (go, gate) = bounded::<()>(0);
+    let (busy, began) = unbounded();
+    let scorer = scorer(2, move |sequences| {
+        busy.send(()).expect("the test listens");
+        let _ = gate.recv();
+        last_token(sequences)
+    });
+    let (reply, replies) = unbounded();
+    let submit = |tenant: u32| {
+        let reply = reply.clone();
+        // The test is over by the time that the last ones end.
+        let send = move |_| {
+            let _ = reply.send(tenant);
+        };
+        scorer.submit(Lane::Requests, ScoreJob::new(items(0..1), send).of(Tenant(tenant)))
+    };
+    submit(1).expect("room");
+    began.recv().expect("the lane is at work");
+    let n_waiting = (0..1000).take_while(|_| submit(1).is_ok()).count();
+    assert_eq!(n_waiting, reward(1).max_queue * 3 / 4, "the rest is for others");
+    submit(2).expect("nothing of it waits");
+    assert_eq!(submit(1), Err(ScorerError::Full));
+    for _ in 0..2 {
+        go.send(()).expect("the lane waits");
+        began.recv().expect("it goes on");
+    }
+    let answered: Vec<u32> = replies.try_iter().collect();
+    assert!(answered.len() == 3 && answered.contains(&2), "{answered:?}");
     drop(go);
 }
 

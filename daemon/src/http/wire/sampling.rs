@@ -175,13 +175,15 @@ fn real(f: &mut Fields, name: &str, range: std::ops::RangeInclusive<f64>) -> Res
     Ok(f.number(name, range)?.map(|x| x as f32))
 }
 
-/// OpenAI's seed is a signed 64-bit integer; ours any 64 bits, so both signed and unsigned ones pass.
+/// OpenAI's seed is a signed 64-bit integer; ours any 64 bits, so both signed and unsigned ones pass. But -1, which vLLM's and
+/// llama-server's clients send for none: whoever asks for another answer each time must not get the same one.
 fn seed(f: &mut Fields) -> Result<Option<u64>, FieldError> {
     let Some(value) = f.take("seed") else {
         return Ok(None);
     };
-    let signed = || value.as_number().and_then(as_integer).map(i64::cast_unsigned);
-    match value.as_u64().or_else(signed) {
+    let signed = value.as_number().and_then(as_integer);
+    match value.as_u64().or(signed.map(i64::cast_unsigned)) {
+        Some(_) if signed == Some(-1) => Ok(None),
         Some(seed) => Ok(Some(seed)),
         None => Err(f.error("seed", "must be a 64-bit integer")),
     }
@@ -317,6 +319,14 @@ mod tests {
     }
 
     #[test]
+    fn seeds_are_any_64_bits_and_minus_one_is_none() {
+        let seed = |json: &str| take(json).unwrap_or_else(|e| panic!("{json}: {e:?}")).sampling.seed;
+        assert_eq!([seed(r#"{"seed":-1}"#), seed(r#"{"seed":null}"#), seed("{}")], [None; 3]);
+        assert_eq!(seed(r#"{"seed":-2}"#), Some(u64::MAX - 1));
+        assert_eq!([seed(r#"{"seed":0}"#), seed(r#"{"seed":18446744073709551615}"#)], [Some(0), Some(u64::MAX)]);
+    }
+
+    #[test]
     fn llama_servers_name_of_n_counts() {
         let n = |json: &str| take(json).unwrap_or_else(|e| panic!("{json}: {e:?}")).n;
         assert_eq!([n(r#"{"n_cmpl":3}"#), n(r#"{"n":2,"n_cmpl":3}"#), n(r#"{"n":2,"n_cmpl":null}"#)], [3, 3, 2]);
@@ -358,7 +368,7 @@ mod tests {
                 "skip_special_tokens":true,"repeat_penalty":1.0,"mirostat":0,"stream_options":null}"#,
         )
         .unwrap_or_else(|e| panic!("{e:?}"));
-        assert_eq!((g.sampling.top_k, g.sampling.seed), (0, Some(u64::MAX)));
+        assert_eq!((g.sampling.top_k, g.sampling.seed), (0, None));
         assert!(g.sampling.top_p > 0.0);
         assert_eq!(g.sampling.logit_bias, [(TokenId(5), -100.0)]);
         assert!(g.store && !g.stream);

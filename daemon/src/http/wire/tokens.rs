@@ -1,9 +1,12 @@
 //! `POST /tokenize`, `POST /detokenize`, `GET /tokenizer_info`: what lm-eval's remote tokenizer and vLLM's clients send.
 
+mod told;
+
 use policy::{TokenId, chat_template::Message};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+pub(crate) use self::told::{Told, detokenized, is_long};
 use super::{
     chat::messages,
     fields::{FieldError, Fields},
@@ -41,8 +44,8 @@ pub(crate) enum TokenizeInput {
 }
 
 impl TokenizeRequest {
-    /// Reads a body. llama-server calls the text `content` and the switch `add_special`, vLLM `prompt` and
-    /// `add_special_tokens`.
+    /// Reads a body. llama-server calls the text `content` and the switch `add_special`, which is off unless it is sent; vLLM
+    /// calls them `prompt` and `add_special_tokens`, which is on.
     ///
     /// Control tokens that a `prompt` spells are parsed unless `parse_special` is false, as in both peers: lm-eval finds
     /// the end token's id by tokenising its text. Generation never does that to a text that it is given.
@@ -61,9 +64,11 @@ impl TokenizeRequest {
 }
 
 fn input(f: &mut Fields) -> Result<TokenizeInput, FieldError> {
-    let add_special_tokens = f.boolean("add_special_tokens")?.or(f.boolean("add_special")?).unwrap_or(true);
+    let add_special_tokens = f.boolean("add_special_tokens")?.or(f.boolean("add_special")?);
     let parse_special = f.boolean("parse_special")?.unwrap_or(true);
     f.at_most_one(&["prompt", "content", "messages"])?;
+    // Each peer's clients expect its default.
+    let add_special_tokens = add_special_tokens.unwrap_or(!f.has("content"));
     let prompt = f.text("prompt", usize::MAX)?;
     match prompt.or(f.text("content", usize::MAX)?) {
         Some(prompt) => Ok(TokenizeInput::Text { prompt, add_special_tokens, parse_special }),
@@ -213,6 +218,15 @@ mod tests {
                 TokenizeInput::Text { prompt, add_special_tokens: false, parse_special: true } if prompt == "a"
             );
             assert!(is_bare && !request.return_token_strs, "{json}");
+        }
+    }
+
+    #[test]
+    fn each_peers_default_is_that_of_its_name() {
+        for (json, expected) in [(r#"{"content":"a"}"#, false), (r#"{"prompt":"a"}"#, true)] {
+            let request = TokenizeRequest::parse(json.as_bytes()).unwrap_or_else(|e| panic!("{e:?}"));
+            let TokenizeInput::Text { add_special_tokens, .. } = request.input else { panic!("{json} is a text") };
+            assert_eq!(add_special_tokens, expected, "{json}");
         }
     }
 }

@@ -39,6 +39,8 @@ fn assignments(args: &Args) -> std::result::Result<Vec<String>, Misuse> {
     let mut sets = vec![
         format!("policy.max_queue={QUEUE}"),
         format!("policy.max_queue_sequences={}", QUEUE * CHOICES_MAX as usize),
+        // As many as any context has: what waits here is the command's own.
+        "policy.max_queue_tokens=1000000000000".to_owned(),
         // Whoever asks for learning is told when nobody could judge.
         "ppo.enabled=true".to_owned(),
         "ppo.user_share_max=1.0".to_owned(),

@@ -50,6 +50,7 @@ pub(super) fn reference(args: &Args, base: &Base, rankings: &[Preference]) -> Re
     let config = config::Policy {
         max_queue: args.reference_samples,
         max_queue_sequences: args.reference_samples,
+        max_queue_tokens: usize::MAX,
         threads: usize::from(args.fit.threads),
         ..config::Config::default().policy
     };

@@ -1,6 +1,6 @@
 //! Who waits for whom.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::*;
 
@@ -70,26 +70,26 @@ fn being_away_earns_nothing() {
     assert!(old[1] < newcomer[4], "{old:?} among {newcomer:?}");
 }
 
+/// Goal: under overload requests end one after another, and not all of them at the same late moment. Method: three requests with
+/// four choices each behind one slot; the last choice of each has its slot before the first one of the next.
 #[test]
-fn a_request_with_many_choices_neither_blocks_nor_starves() {
+fn requests_of_one_tenant_end_one_after_another() {
     let (test, first) = busy();
-    let large = submit(&test, 0, 12, 10);
-    let small: Vec<Answer> = (0..6).map(|_| submit(&test, 0, 1, 10)).collect();
+    let requests: Vec<Answer> = (0..3).map(|_| submit(&test, 0, 4, 10)).collect();
+    first.wait();
+    let waited: Vec<Duration> = requests.into_iter().flat_map(waits).collect();
+    assert!(waited.len() == 12 && waited.is_sorted(), "{waited:?}");
+}
+
+#[test]
+fn a_request_with_many_choices_blocks_no_other_tenant() {
+    let (test, first) = busy();
+    let large = submit(&test, 1, 12, 10);
+    let small: Vec<Answer> = (0..6).map(|_| submit(&test, 2, 1, 10)).collect();
     first.wait();
     let large = waits(large);
     let small: Vec<Duration> = small.into_iter().flat_map(waits).collect();
-    assert!(small[5] < large[6], "it blocked: {small:?} among {large:?}");
-    assert!(large[0] < small[0], "it came first: {small:?} among {large:?}");
-    let more = submit(&test, 0, 6, 10);
-    let began = Instant::now();
-    // Newcomers that never end.
-    let mut next = submit(&test, 0, 1, 10);
-    for _ in 0..12 {
-        let last = std::mem::replace(&mut next, submit(&test, 0, 1, 10));
-        last.wait();
-    }
-    let (elapsed, more) = (began.elapsed(), waits(more));
-    assert!(more[5] < elapsed, "it starved: {more:?} in {elapsed:?}");
+    assert!(small[0] < large[2] && small[5] < large[11], "it blocked: {small:?} among {large:?}");
 }
 
 #[test]
@@ -151,4 +151,33 @@ fn a_choice_that_has_a_slot_waits_no_longer() {
     let second = ask(6).expect("four wait");
     assert!(matches!(ask(1), Err(Rejection::Full { waiting: 2 })));
     [first, second].iter().for_each(|answer| answer.cancel.cancel());
+}
+
+/// Goal: what may wait is bounded by tokens too, those that were asked for and those of the prompts, each with every choice. Method:
+/// one slot, taken; room for a thousand tokens, of which a request with one choice asks for 252 and one with three for 756.
+#[test]
+fn the_queue_is_bounded_by_tokens_too() {
+    let test = TestEngine::with(Model::default(), |config| {
+        config.parallel = 1;
+        config.max_queue_tokens = 1000;
+        config.max_queue_share = 1.0;
+    });
+    let running = occupy(&test);
+    let prompt: Vec<TokenId> = (0..52).map(|i| TokenId(5 + i)).collect();
+    let ask = |n, n_tokens| test.submit(Target::Live, Ask { n, ..Ask::exactly(prompt.clone(), n_tokens) });
+    let three = ask(3, 200).expect("nobody waits");
+    assert!(matches!(ask(1, 200), Err(Rejection::Full { waiting: 1 })), "756 + 252");
+    let short = ask(1, 192).expect("756 + 244 are a thousand");
+    assert!(matches!(ask(1, 1), Err(Rejection::Full { waiting: 2 })));
+    assert_eq!(test.engine.stats().rejected_full, 2);
+    [three, short].into_iter().for_each(|answer| {
+        answer.cancel.cancel();
+        answer.wait();
+    });
+    while test.engine.stats().waiting > 0 {
+        std::thread::yield_now();
+    }
+    let huge = ask(64, 200).expect("nobody waits");
+    assert!(matches!(ask(1, 1), Err(Rejection::Full { waiting: 1 })));
+    [huge, running].iter().for_each(|answer| answer.cancel.cancel());
 }

@@ -63,11 +63,11 @@ fn models() -> Vec<Route> {
         Route::get(Api, "/v1/models", "Every name that `model` may hold").answers::<ModelList>(),
         Route::get(Api, "/v1/models/{id}", "One of them").in_path("id", "A model's name.").answers::<Model>(),
         Route::post(Api, "/tokenize", "Text or messages to token ids")
-            .fails(&[404])
+            .fails(&[404, 429])
             .reads::<TokenizeBody>()
             .answers::<TokenizeResponse>(),
         Route::post(Api, "/detokenize", "Token ids to text")
-            .fails(&[404])
+            .fails(&[404, 429])
             .reads::<DetokenizeBody>()
             .answers::<DetokenizeResponse>(),
         Route::get(Api, "/tokenizer_info", "What a remote tokenizer needs to know").answers::<TokenizerInfo>(),

@@ -32,8 +32,8 @@ struct TokenizeFields {
     /// Instead: a conversation, through the model's template.
     #[schema(min_items = 1, max_items = 4096)]
     messages: Option<Vec<MessageBody>>,
-    /// Begin a text with the token that begins a prompt, where the model wants one.
-    #[schema(default = true)]
+    /// Begin a text with the token that begins a prompt, where the model wants one. By default true for `prompt`, as in vLLM,
+    /// and false for `content`, as in llama-server.
     add_special_tokens: Option<bool>,
     /// The same, as llama-server calls it.
     add_special: Option<bool>,
