@@ -170,6 +170,9 @@ pub(crate) fn value_start(
 /// # Errors
 /// When the file cannot be read.
 pub(crate) fn pretraining(config: &config::Ppo, vocabulary: &Vocabulary) -> Result<Arc<[Sequence]>, AppError> {
+    if config.ptx == "off" {
+        return Ok(Arc::default());
+    }
     Ok(pretraining::texts(config, vocabulary)?.learnt)
 }
 
@@ -213,13 +216,16 @@ async fn drain(context: &Context, deadline: Deadline, stopping: &watch::Sender<S
     tracing::info!("stopped");
 }
 
+/// For connections that were cut to let go of what they hold.
+const CUT: Duration = Duration::from_millis(500);
+
 /// Waits for the connections, and cuts those that do not end: what they hold belongs in the log, which is closed next.
 async fn finish(stopping: &watch::Sender<Stop>, mut server: JoinHandle<()>, deadline: Deadline) {
     if tokio::time::timeout(deadline.read(), &mut server).await.is_err() {
         tracing::warn!("some connections did not end in time and were cut");
         stopping.send_replace(Stop::Cut);
         // It only drops them; one whose answer is being computed at this moment ends when it is.
-        let _ = tokio::time::timeout(deadline.judged(), server).await;
+        let _ = tokio::time::timeout(CUT, server).await;
     }
 }
 
@@ -231,9 +237,6 @@ pub(crate) fn close(services: &Services, deadline: Deadline) {
 
 /// What changes versions ends: the watch of a folder, and the learner.
 fn end_learning(services: &Services, deadline: Deadline) {
-    if let Some(importing) = &services.importing {
-        importing.stop(deadline.read());
-    }
     let patience = deadline.read();
     if let Some(learning) = &services.learning
         && !learning.learner.shutdown(patience)
@@ -244,6 +247,10 @@ fn end_learning(services: &Services, deadline: Deadline) {
             "the learner did not end in time (what was left of daemon.drain_s, or a few seconds); its claims go back at the next start"
         );
     }
+    // After the learner, which would be asked too late behind a file that takes long; that one is taken in again anyway.
+    if let Some(importing) = &services.importing {
+        importing.stop(deadline.read());
+    }
 }
 
 /// What answers without the learner ends: the scorer, then its pump, then the log.
@@ -252,7 +259,7 @@ fn close_scores_and_log(services: &Services, deadline: Deadline) {
         scorer.shutdown(deadline.judged());
     }
     if let Some(learning) = &services.learning {
-        learning.stop_pump();
+        learning.stop_pump(deadline.traced());
     }
     services.log.close();
 }

@@ -162,7 +162,6 @@ impl Beginning {
     /// When memory fails.
     pub fn rebased(&self, models: Models, weights: &Checkpoint, config: &config::Ppo) -> Result<Models, PpoError> {
         let models = self.in_precision(models, config)?;
-        let had = models.form();
         let Models { value, reference, mut control, .. } = models;
         let models = match (value.trunk().adapter().is_some(), config.lora_rank > 0) {
             (false, false) => Models::new(weights, &self.source, value, config, &self.device)?,
@@ -175,10 +174,8 @@ impl Beginning {
             }
         };
         control.n_policy_rounds = 0;
-        if models.form() != had {
-            // Gradients of other parameters have other norms.
-            control.forget_steps();
-        }
+        // Gradients of other parameters, or at other weights, have other norms.
+        control.forget_steps();
         // Otherwise the value model is as warm as it was; and the text goes on where it stopped.
         Ok(Models { control, ..models })
     }

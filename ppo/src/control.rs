@@ -26,7 +26,7 @@ pub struct ControlState {
     pub ptx_drawn: u64,
     /// Rounds so far in which only the value model learnt.
     pub n_value_rounds: u64,
-    /// Rounds in which the policy made a step, since its moments were fresh.
+    /// Rounds in which the policy made a step, since its moments were fresh, or since a honed that did not count them.
     pub n_policy_rounds: u64,
     /// Gradient norms of the policy before clipping, step by step.
     pub policy_grad_norms: Recent,

@@ -15,6 +15,7 @@
 mod tests;
 
 use std::{
+    convert::Infallible,
     sync::{Arc, atomic::Ordering},
     thread::JoinHandle,
     time::Duration,
@@ -40,6 +41,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Handle of the pump's thread; dropping it stops the pump.
 pub struct ScoringPump {
     stop: Option<Sender<()>>,
+    /// Disconnected once the thread has ended, which tells with a deadline what a join tells without one.
+    ended: Receiver<Infallible>,
     thread: Option<JoinHandle<()>>,
     counters: Arc<ScoringCounters>,
 }
@@ -56,6 +59,7 @@ impl ScoringPump {
         config: &config::Reward,
     ) -> std::io::Result<ScoringPump> {
         let (stop, stopped) = bounded(0);
+        let (alive, ended) = bounded(0);
         let counters = Arc::new(ScoringCounters::default());
         let pump = Pump {
             log,
@@ -66,10 +70,11 @@ impl ScoringPump {
             counters: Arc::clone(&counters),
         };
         let thread = std::thread::Builder::new().name("scoring-pump".to_string()).spawn(move || {
+            let _alive: Sender<Infallible> = alive;
             threads::give_way();
             pump.run(&stopped);
         })?;
-        Ok(ScoringPump { stop: Some(stop), thread: Some(thread), counters })
+        Ok(ScoringPump { stop: Some(stop), ended, thread: Some(thread), counters })
     }
 
     /// What the pump counted.
@@ -78,9 +83,15 @@ impl ScoringPump {
         Arc::clone(&self.counters)
     }
 
-    /// Stops after the batch at hand. Shut the scorer down first if its judge may hang.
-    pub fn stop(mut self) {
-        self.end();
+    /// Stops after the batch at hand; shut the scorer down first. Whether it ended within `patience`: a call to a reward server can
+    /// outlast any, and is then left to itself.
+    pub fn stop(mut self, patience: Duration) -> bool {
+        self.stop = None;
+        let has_ended = self.ended.recv_timeout(patience) == Err(RecvTimeoutError::Disconnected);
+        if !has_ended {
+            drop(self.thread.take());
+        }
+        has_ended
     }
 
     fn end(&mut self) {

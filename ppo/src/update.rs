@@ -50,6 +50,7 @@ use crate::{
     averaging::WeightAverage,
     error::PpoError,
     experience::{AdvantageEstimator, Episode, Experience, Limits, Pace, admit},
+    guard::Guard,
     kl::{self, AdaptiveKl},
     loss::Aggregation,
     models::Models,
@@ -75,7 +76,7 @@ pub struct Round<'a> {
     /// The version that `models.policy` holds, then its ancestors as far back as `ppo.max_staleness` allows; rollouts of
     /// other versions are stale.
     pub lineage: &'a [PolicyVersion],
-    /// Texts that are mixed in when `ppo.ptx` is on, from [`pretraining_examples`]; may be empty when it is off.
+    /// Texts that are mixed in when `ppo.ptx` is on, from [`PretrainingTexts::learnt`]; may be empty when it is off.
     pub pretraining: &'a [Sequence],
 }
 
@@ -217,6 +218,10 @@ impl Round<'_> {
         }
         let arrival = Arrival::measure(experience, models, self.config, pace)?;
         progress.watch_arrival(arrival.kl_k3, self.config);
+        // The gate refuses it, and so it would the next one from the same beginning, for ever: people must decide.
+        if self.config.kl_budget > 0.0 && arrival.kl_to_reference > self.config.kl_budget {
+            progress.trips.add(Guard::KlBudget, arrival.kl_to_reference, self.config.kl_budget);
+        }
         Ok(arrival)
     }
 

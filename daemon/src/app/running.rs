@@ -41,7 +41,8 @@ impl Running {
                 };
                 app.run(tell, stop).await
             });
-            // Dropped, it would wait without end for what blocks beside it, as in `honed serve`.
+            // Dropped, it would wait without end for what blocks beside it. Its process goes on, unlike that of `honed serve`: so
+            // what blocks gets a moment to let go of the folder.
             runtime.shutdown_timeout(shutdown::GRACE);
             ended
         })?;

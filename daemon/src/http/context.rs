@@ -99,11 +99,11 @@ impl Learning {
         Learning { learner, pump: Mutex::new(Some(pump)) }
     }
 
-    /// Stops the pump; the scorer should have stopped before, or its judge may keep it.
-    pub(crate) fn stop_pump(&self) {
+    /// Stops the pump, if the judge that it waits for lets it go within `patience`.
+    pub(crate) fn stop_pump(&self, patience: Duration) {
         let pump = self.pump.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(pump) = pump {
-            pump.stop();
+        if pump.is_some_and(|pump| !pump.stop(patience)) {
+            tracing::warn!("a judge did not answer in time; what it was asked is asked again at the next start");
         }
     }
 }

@@ -28,11 +28,13 @@ impl Idle<'_> {
         }
         let tripped = |guard: &Guard| is_positive(self.numbers, &format!("guard/{}", guard.as_str()));
         let guards: Vec<&str> = Guard::ALL.iter().filter(|guard| tripped(guard)).map(|guard| guard.as_str()).collect();
+        // That too little was left is no news where nothing was, and who filtered it all is.
+        let nothing_left = guards == [Guard::EffectiveBatch.as_str()] && !self.dropped.contains_key(&DropReason::Guard);
         let n_dropped = self.numbers.get("dropped").map_or(0, |n| *n as usize);
         match n_dropped {
             0 if guards.is_empty() => "no minibatch made a step of the policy".to_string(),
             0 => format!("guard rails kept the policy where it was: {}", guards.join(", ")),
-            n if !guards.is_empty() => {
+            n if !guards.is_empty() && !(nothing_left && n >= self.n_rollouts) => {
                 let (guards, drops) = (guards.join(", "), self.drops(n));
                 format!("guard rails kept the policy where it was: {guards}; rollouts dropped: {drops}")
             }

@@ -200,10 +200,17 @@ fn resume(replay: &Replay<'_>, update: u64, live: &VersionRow, form: Form) -> Re
     let streak = last.and_then(|row| row.end).and_then(|end| end.streak).filter(|streak| !streak.went_back);
     let (reached, streak) = match streak {
         None => (replay.reach(update)?, Streak::default()),
-        Some(recorded) => {
-            let (reached, before) = replay.reach_through(recorded.first, update)?;
-            (reached, Streak::resumed(recorded, before))
-        }
+        Some(recorded) => match replay.reach_through(recorded.first, update) {
+            Ok((reached, before)) => (reached, Streak::resumed(recorded, before)),
+            // Another honed computes them otherwise. What they knew of each other is lost, and not what is learnt.
+            Err(ReplayError::Different { .. }) => {
+                tracing::warn!(
+                    "rounds that taught nothing cannot be computed again as they were; they are not counted any more"
+                );
+                (replay.reach(update)?, Streak::default())
+            }
+            Err(error) => return Err(error),
+        },
     };
     if streak.wants_fresh_moments() {
         return Ok((reached.rebased(replay, live)?, Streak::default()));

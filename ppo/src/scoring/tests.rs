@@ -82,7 +82,7 @@ fn every_rollout_gets_its_own_score_and_the_name_of_its_judge() {
     }
     // Counted once the rows are settled, so only an ended pump has counted them all.
     let counters = pump.counters();
-    pump.stop();
+    assert!(pump.stop(Duration::from_secs(60)));
     assert_eq!(counters.stored.load(Ordering::Relaxed), 10);
 }
 

@@ -9,6 +9,7 @@ use crate::{
     error::PpoError,
     experience::{Budget, Experience, MicroBatches, Pace, batch_of, temperatures_of},
     gate::{LESSONS_MIN, Lesson},
+    guard::EPISODES_MIN,
     loss::{bounded_k3, ratio},
     masked,
     models::Models,
@@ -92,10 +93,10 @@ fn members(experience: &Experience, minibatch: usize) -> Vec<usize> {
 }
 
 /// How many of the episodes that trained are read, of which these are the tokens. Where they are too few for the gate to judge what
-/// was learnt, only the size of the way is asked, which a minibatch shows.
+/// was learnt, only the size of the way is asked, which a minibatch of some size shows.
 fn n_read(n_tokens: &[usize], minibatch: usize) -> usize {
     if n_tokens.len() < LESSONS_MIN {
-        return n_tokens.len().min(minibatch);
+        return n_tokens.len().min(minibatch.max(EPISODES_MIN));
     }
     let mut sum = 0;
     let fits = |&(n, tokens): &(usize, &usize)| {
@@ -123,7 +124,7 @@ mod tests {
         assert_eq!(n_read(&[512; 128], 32), 64);
         assert_eq!(n_read(&[1024; 128], 32), 32);
         assert_eq!(n_read(&[5000; 128], 32), 16, "as many as it needs, however long they are");
-        assert_eq!((n_read(&[100; 16], 4), n_read(&[100; 15], 4)), (16, 4), "nobody can judge fifteen");
+        assert_eq!((n_read(&[100; 16], 4), n_read(&[100; 15], 4)), (16, 8), "nobody can judge fifteen");
         assert_eq!((n_read(&[100; 15], 32), n_read(&[], 32)), (15, 0));
     }
 }

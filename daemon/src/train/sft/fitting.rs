@@ -143,7 +143,7 @@ impl Run<'_> {
             let path = self.output.at(&format!("epoch-{n_done}"));
             let digest = self.written(&path)?;
             if let Some(jury) = self.jury {
-                let now = Best { epoch: n_done, liked: jury.ask(&path)?, path, digest };
+                let now = Best { epoch: n_done, nll, liked: jury.ask(&path)?, path, digest };
                 liked = Some(now.liked);
                 epoch.best = Some(Best::of(epoch.best.take(), now, self.args.keep_epochs)?);
             }
@@ -185,7 +185,7 @@ impl Run<'_> {
                 best.digest
             }
         };
-        if let (Some(before), Some(after)) = (before.nll, after) {
+        if let (Some(before), Some(after)) = (before.nll, best.map_or(after, |best| best.nll)) {
             say::show(format_args!("validation loss {before:.4} -> {after:.4}"));
             // A reward model is there because loss and liking part.
             if after > before && best.is_none() {

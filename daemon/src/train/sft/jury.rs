@@ -148,6 +148,8 @@ fn unusable(path: &Path, reason: String) -> TrainError {
 /// The epoch that is liked best so far; of equals, the first.
 pub(super) struct Best {
     pub(super) epoch: usize,
+    /// Loss on the records that were held back, nats a token.
+    pub(super) nll: Option<f64>,
     pub(super) liked: Liked,
     pub(super) path: PathBuf,
     pub(super) digest: Digest,

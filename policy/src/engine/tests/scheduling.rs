@@ -62,17 +62,21 @@ fn what_the_live_version_takes_over_from_a_full_canary_is_not_refused() {
     });
     test.load(1);
     test.engine.begin_canary(PolicyVersion(1), 1.0).unwrap();
-    let mut admitted = Vec::new();
-    let mut fill = |version: PolicyVersion| {
+    let mut admitted = vec![test.submit(Target::Version(PolicyVersion(1)), long(&test)).unwrap()];
+    let mut fill = |version: PolicyVersion, n_running: usize| {
+        // A slot takes its request out of the queue in its own time, and then there is room for another.
+        while test.engine.stats().running < n_running {
+            std::thread::yield_now();
+        }
         while let Ok(answer) = test.submit(Target::Version(version), long(&test)) {
             admitted.push(answer);
         }
     };
-    fill(PolicyVersion(1));
+    fill(PolicyVersion(1), 1);
     assert_eq!(test.engine.stats().rejected_full, 1);
     let taken_over = test.submit(Target::Live, long(&test)).unwrap();
     assert_eq!((taken_over.version, test.engine.stats().rejected_full), (PolicyVersion::SFT, 1));
-    fill(PolicyVersion::SFT);
+    fill(PolicyVersion::SFT, 2);
     assert_eq!(test.engine.stats().rejected_full, 2);
     assert!(matches!(test.submit(Target::Live, long(&test)), Err(Rejection::Full { .. })));
     assert_eq!(test.engine.stats().rejected_full, 3);

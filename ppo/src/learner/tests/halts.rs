@@ -51,22 +51,18 @@ fn a_death_right_after_a_rollback_leaves_learning_halted() {
 }
 
 /// Goal: the same of a guard that asks for the operator, whose round has used up the data that it tripped over. Method: a budget that
-/// the first version exceeds; the folder as it is when the second round is settled.
+/// the first candidate exceeds; the folder as it is when its round is settled.
 #[test]
 fn a_death_right_after_a_guard_tripped_leaves_learning_halted() {
     let into = tempfile::tempdir().unwrap();
     let mut world = World::new(|config| {
         config.policy_learning_rate = 2e-2;
         (config.stop_kl, config.skip_kl, config.kl_budget) = (10.0, 10.0, 1e-3);
-        config.gate = "observe".to_string();
     });
     copy_at(&world, "settled", into.path());
     let learner = world.start_learner();
-    for n in 1..=2 {
-        world.feed();
-        world.until_updates(&learner, n);
-    }
-    assert_eq!(learner.history()[1].outcome, UpdateOutcome::NoStep);
+    world.feed();
+    assert_eq!(world.until_updates(&learner, 1)[0].outcome, UpdateOutcome::Rejected);
     let config = world.config.clone();
     world.close();
     let why = reason_after_death(into.path(), &config);

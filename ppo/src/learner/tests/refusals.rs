@@ -55,20 +55,22 @@ fn rollouts_whose_updates_keep_failing_are_given_up() {
 }
 
 /// Goal: a round that too little may train of changes nothing, says what to do, and is not claimed for ever. Method: a round of
-/// which one was cut off by its client, which may not train; then a whole one.
+/// which most were cut off by their clients, which may not train; then a whole one.
 #[test]
 fn a_round_too_small_to_learn_from_is_past_when_the_next_one_comes() {
     let mut world = World::new(|config| config.client_limit = "drop".to_string());
     let learner = world.start_learner();
-    let served = world.serve(7);
-    let mut cut = served[0].clone();
-    (cut.id.request, cut.finish) = ("cmpl-cut".to_string(), policy::FinishReason::ClientLimit);
-    world.log.append(cut).unwrap();
+    let served = world.serve(3);
+    for i in 0..5 {
+        let mut cut = served[0].clone();
+        (cut.id.request, cut.finish) = (format!("cmpl-cut-{i}"), policy::FinishReason::ClientLimit);
+        world.log.append(cut).unwrap();
+    }
     world.log.flush().unwrap();
     world.judge(planted);
     let record = world.until_updates(&learner, 1).remove(0);
     assert_eq!((record.outcome, record.numbers["guard/effective_batch"]), (UpdateOutcome::NoStep, 1.0));
-    let told = "guard rails kept the policy where it was: effective_batch; rollouts dropped: 1 client_limit, 7 guard";
+    let told = "guard rails kept the policy where it was: effective_batch; rollouts dropped: 5 client_limit, 3 guard";
     assert_eq!(record.reason.as_deref(), Some(told));
     assert_eq!(learner.counters().trips[&crate::guard::Guard::EffectiveBatch], 1);
     assert_eq!((world.states()[&RolloutState::Dropped], world.states().len()), (8, 1));

@@ -8,7 +8,7 @@ use policy::{PolicyVersion, TokenId, causal_lm::CausalLm, checkpoint::Checkpoint
 use super::{super::*, world::*};
 use crate::{
     guard::Guard,
-    rollout_log::{DropReason, RolloutState, VersionState},
+    rollout_log::{RolloutState, VersionState},
     stats::UpdateOutcome,
     update::pretraining_examples,
 };
@@ -180,36 +180,35 @@ fn the_average_of_the_weights_lies_beside_its_version() {
     world.close();
 }
 
-/// Goal: a guard that asks for the operator stops learning and nothing else. Method: a budget that the first version already
-/// exceeds; serving goes on, the reason is on the board, and resuming tries again.
+/// Goal: a guard that asks for the operator stops learning and nothing else. Method: a budget that the first candidate exceeds, whom
+/// a strict gate refuses and another lets live; serving goes on, the reason is on the board, and resuming tries again.
 #[test]
 fn a_guard_pauses_the_learner_and_says_why() {
-    let mut world = World::new(|config| {
-        config.policy_learning_rate = 2e-2;
-        (config.stop_kl, config.skip_kl, config.kl_budget) = (10.0, 10.0, 1e-3);
-        // A strict gate would not have let it live.
-        config.gate = "observe".to_string();
-    });
-    let learner = world.start_learner();
-    world.feed();
-    assert_eq!(world.until_updates(&learner, 1)[0].outcome, UpdateOutcome::Promoted);
-    world.feed();
-    let record = world.until_updates(&learner, 2).remove(1);
-    assert_eq!((record.outcome, record.numbers["guard/kl_budget"]), (UpdateOutcome::NoStep, 1.0));
-    let told = "guard rails kept the policy where it was: kl_budget; rollouts dropped: 8 guard";
-    assert_eq!(record.reason.as_deref(), Some(told));
-    eventually("the pause", || matches!(learner.status().state, LearnerState::Halted(_)));
-    let status = learner.status();
-    assert!(status.is_paused && status.state.reason().unwrap().contains("ppo.kl_budget"), "{:?}", status.state);
-    assert_eq!(learner.counters().trips[&Guard::KlBudget], 1);
-    assert_eq!(world.log.counters().dropped[&DropReason::Guard], 8);
-    assert_eq!((world.serve(2).len(), world.engine.live()), (2, PolicyVersion(1)));
-    learner.resume().unwrap();
-    world.feed();
-    world.until_updates(&learner, 3);
-    eventually("the second pause", || matches!(learner.status().state, LearnerState::Halted(_)));
-    assert_eq!(learner.counters().trips[&Guard::KlBudget], 2);
-    world.close();
+    for (gate, outcomes, live) in [
+        ("strict", [UpdateOutcome::Rejected; 2], PolicyVersion::SFT),
+        ("observe", [UpdateOutcome::Promoted, UpdateOutcome::NoStep], PolicyVersion(1)),
+    ] {
+        let mut world = World::new(|config| {
+            config.policy_learning_rate = 2e-2;
+            (config.stop_kl, config.skip_kl, config.kl_budget) = (10.0, 10.0, 1e-3);
+            config.gate = gate.to_string();
+        });
+        let learner = world.start_learner();
+        for (n, outcome) in (1..).zip(outcomes) {
+            world.feed();
+            let record = world.until_updates(&learner, n).remove(n - 1);
+            assert_eq!((record.outcome, record.numbers["guard/kl_budget"]), (outcome, 1.0), "{:?}", record.reason);
+            eventually("the pause", || matches!(learner.status().state, LearnerState::Halted(_)));
+            let status = learner.status();
+            assert!(status.is_paused && status.state.reason().unwrap().contains("ppo.kl_budget"), "{:?}", status.state);
+            assert_eq!(learner.counters().trips[&Guard::KlBudget], n as u64);
+            assert_eq!((world.serve(2).len(), world.engine.live()), (2, live));
+            learner.resume().unwrap();
+        }
+        let reason = learner.history()[1].reason.clone().unwrap();
+        assert!(reason.contains("kl_budget"), "{reason}");
+        world.close();
+    }
 }
 
 #[test]

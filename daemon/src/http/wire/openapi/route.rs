@@ -243,8 +243,8 @@ fn reason(status: u16) -> &'static str {
         429 => "Too many requests are waiting; `Retry-After` says when to come back.",
         431 => "The start line and the headers are larger than `daemon.header_bytes_max`.",
         503 => {
-            "Loading or draining, or the disk is full; `Retry-After` says when to come back, and `x-should-retry: false` that \
-             this daemon ends."
+            "Loading, draining, out of time (`timeout`), or the disk is full; `Retry-After` says when to come back, and \
+             `x-should-retry: false` that the same request should not be sent again by itself."
         }
         _ => "Our fault; the log names the cause beside the request's id.",
     }
