@@ -51,18 +51,24 @@ fn a_death_right_after_a_rollback_leaves_learning_halted() {
 }
 
 /// Goal: the same of a guard that asks for the operator, whose round has used up the data that it tripped over. Method: a budget that
-/// the first candidate exceeds; the folder as it is when its round is settled.
+/// the first version exceeds, after which the operator resumes; the folder as it is when the second round is settled.
 #[test]
 fn a_death_right_after_a_guard_tripped_leaves_learning_halted() {
     let into = tempfile::tempdir().unwrap();
     let mut world = World::new(|config| {
         config.policy_learning_rate = 2e-2;
         (config.stop_kl, config.skip_kl, config.kl_budget) = (10.0, 10.0, 1e-3);
+        config.gate = "observe".to_string();
     });
     copy_at(&world, "settled", into.path());
     let learner = world.start_learner();
-    world.feed();
-    assert_eq!(world.until_updates(&learner, 1)[0].outcome, UpdateOutcome::Rejected);
+    for n in 1..=2 {
+        world.feed();
+        world.until_updates(&learner, n);
+        eventually("the pause", || matches!(learner.status().state, LearnerState::Halted(_)));
+        learner.resume().unwrap();
+    }
+    assert_eq!(learner.history()[1].outcome, UpdateOutcome::NoStep);
     let config = world.config.clone();
     world.close();
     let why = reason_after_death(into.path(), &config);
