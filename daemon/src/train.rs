@@ -11,6 +11,7 @@ mod encode;
 mod error;
 mod footprint;
 mod interrupt;
+mod lora;
 mod options;
 mod output;
 mod ppo;

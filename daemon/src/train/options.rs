@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use config::{LORA_ALPHA, LORA_RANK_MAX};
 use policy::{
     architecture::Shape, checkpoint::WeightType, kernels::Precision, memory::WidestPass, model_error::ModelError,
     sampling::GREEDY_BELOW, threads::is_small_of, transformer::Keep,
@@ -125,18 +124,6 @@ impl FitOptions {
     pub(super) fn pool(&self) -> Result<rayon::ThreadPool, ModelError> {
         policy::threads::pool("train", self.n_threads(), || ())
     }
-}
-
-/// A rank of an adapter, or 0.
-pub(super) fn lora_rank(text: &str) -> Result<usize, String> {
-    let rank = text.parse().ok().filter(|rank| *rank <= LORA_RANK_MAX as usize);
-    rank.ok_or_else(|| format!("expected a whole number in 0..={LORA_RANK_MAX}"))
-}
-
-/// What an adapter's updates may be multiplied by, times its rank.
-pub(super) fn lora_alpha(text: &str) -> Result<f64, String> {
-    let in_range = not_negative(text).ok().filter(|alpha| LORA_ALPHA.contains(alpha));
-    in_range.ok_or_else(|| format!("expected a number from {} to {}", LORA_ALPHA.start(), LORA_ALPHA.end()))
 }
 
 /// A finite number above 0.

@@ -12,7 +12,7 @@ use policy::{
     checkpoint::Checkpoint,
     memory::{Held, MemoryPlan, Role, weight_bytes},
     scalar_model::ScalarModel,
-    transformer::{Adapter, LoraShape},
+    transformer::Adapter,
 };
 use reward::{
     RewardModel,
@@ -26,7 +26,8 @@ use super::{
     base::Base,
     error::{Result, TrainError},
     interrupt::Interrupt,
-    options::{FitOptions, count, lora_alpha, lora_rank, not_negative, share},
+    lora::LoraOptions,
+    options::{FitOptions, count, not_negative, share},
     output::Output,
     weights,
 };
@@ -37,9 +38,6 @@ use crate::{
 
 /// Heads of one ensemble at most; Coste et al. gain nothing beyond five.
 const HEADS_MAX: usize = 64;
-
-/// Highest learning rate of an adapter, unless told (TRL's `RewardConfig`: 1e-4).
-const LORA_LEARNING_RATE: f64 = 1e-4;
 
 /// `honed train reward`.
 #[derive(clap::Args)]
@@ -56,13 +54,8 @@ pub(crate) struct Args {
     /// Heads on the shared trunk; more than one make an ensemble, whose members see resampled rankings (Coste et al.: 4-5).
     #[arg(long, value_name = "M", default_value_t = 1, value_parser = heads)]
     heads: usize,
-    /// Rank of a low-rank adapter that learns in place of the weights (LoRA); 0: full fine-tuning. The file is then small,
-    /// judges beside --model only, and shares its weights with a learner of `ppo.lora_rank`.
-    #[arg(long, value_name = "R", default_value_t = 0, value_parser = lora_rank)]
-    lora_rank: usize,
-    /// The adapter's updates are multiplied by this / rank.
-    #[arg(long, value_name = "ALPHA", default_value_t = 32.0, value_parser = lora_alpha)]
-    lora_alpha: f64,
+    #[command(flatten)]
+    lora: LoraOptions,
     /// Passes over the rankings (InstructGPT C.2: 1, more overfits).
     #[arg(long, value_name = "N", default_value_t = RankingTrainOptions::default().epochs, value_parser = count)]
     epochs: usize,
@@ -136,13 +129,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
 
 fn model(args: &Args, base: &Base, source: &Checkpoint) -> Result<ScalarModel> {
     let precision = args.fit.precision(&base.shape)?;
-    if args.lora_rank == 0 {
+    let Some(adapter) = args.lora.adapter(&base.shape, args.fit.seed)? else {
         let model = ScalarModel::from_policy_with_heads(source, args.heads, args.fit.seed, &Device::Cpu)?;
         return Ok(model.with_precision(precision));
-    }
+    };
     let shared = CausalLm::from_checkpoint(source, &Device::Cpu)?.with_precision(precision).frozen()?;
-    let lora = LoraShape { rank: args.lora_rank, alpha: args.lora_alpha as f32 };
-    let adapter = Adapter::new(&base.shape, lora, args.fit.seed, &Device::Cpu)?;
     Ok(ScalarModel::beside_with_heads(&shared, adapter, args.heads, args.fit.seed)?)
 }
 
@@ -158,7 +149,7 @@ fn plan(args: &Args, base: &Base, data: &Comparisons) -> Result<MemoryPlan> {
     let pass = args.fit.pass(&base.shape, tokens, false)?;
     let shape = &base.shape;
     let role = |name, held| Role { name, shape, held };
-    let roles = match args.lora_rank {
+    let roles = match args.lora.rank {
         0 => vec![role("reward model", Held::Trained)],
         rank => {
             let n = Adapter::n_parameters(shape, rank);
@@ -180,10 +171,7 @@ fn options(args: &Args) -> RankingTrainOptions {
         epochs: args.epochs,
         batch: args.batch,
         micro_batch_tokens: args.micro_batch_tokens,
-        learning_rate: args.learning_rate.unwrap_or(match args.lora_rank {
-            0 => RankingTrainOptions::default().learning_rate,
-            _ => LORA_LEARNING_RATE,
-        }),
+        learning_rate: args.lora.learning_rate(args.learning_rate, RankingTrainOptions::default().learning_rate),
         warmup_steps: args.fit.warmup_steps,
         final_share: args.fit.final_share(),
         max_grad_norm: args.fit.max_grad_norm,

@@ -13,7 +13,7 @@ use policy::{
     memory::{Held, MemoryPlan, Role, weight_bytes},
     sequence_batch::Sequence,
     sft::SftOptions,
-    transformer::{Adapter, LoraShape},
+    transformer::Adapter,
 };
 
 use self::{fitting::Run, jury::Jury};
@@ -24,7 +24,8 @@ use super::{
     error::{Result, TrainError},
     footprint::{cache_bytes, judge_shape},
     interrupt::Interrupt,
-    options::{FitOptions, count, lora_alpha, lora_rank, not_negative, share},
+    lora::LoraOptions,
+    options::{FitOptions, count, not_negative, share},
     output::Output,
     split::{Split, split},
 };
@@ -33,9 +34,6 @@ use crate::{
     http::wire::dataset::{Example, PromptText, Record},
     telemetry,
 };
-
-/// Highest learning rate of an adapter, unless told.
-const LORA_LEARNING_RATE: f64 = 1e-4;
 
 /// `honed train sft`. Dropout is 0, as it must be in everything that PPO goes on from.
 #[derive(clap::Args)]
@@ -55,13 +53,8 @@ pub(crate) struct Args {
     /// Share of each batch that comes from --mix (InstructGPT C.3: 0.1).
     #[arg(long, value_name = "SHARE", default_value_t = 0.1, value_parser = share, requires = "mix")]
     mix_share: f64,
-    /// Rank of a low-rank adapter that learns in place of the weights (LoRA), in every linear layer; 0: full fine-tuning. What is
-    /// written is a whole model all the same, adapter and --model in one: it serves, and is where `reward` and `ppo` start.
-    #[arg(long, value_name = "R", default_value_t = 0, value_parser = lora_rank)]
-    lora_rank: usize,
-    /// The adapter's updates are multiplied by this / rank.
-    #[arg(long, value_name = "ALPHA", default_value_t = 32.0, value_parser = lora_alpha)]
-    lora_alpha: f64,
+    #[command(flatten)]
+    lora: LoraOptions,
     /// Passes over the records (InstructGPT C.3: 2 for the model that PPO starts from; C.1: 16).
     #[arg(long, value_name = "N", default_value_t = SftOptions::default().epochs, value_parser = count)]
     epochs: usize,
@@ -104,10 +97,7 @@ impl Args {
             epochs: self.epochs,
             batch: self.batch,
             micro_batch_tokens: self.micro_batch_tokens,
-            learning_rate: self.learning_rate.unwrap_or(match self.lora_rank {
-                0 => usual.learning_rate,
-                _ => LORA_LEARNING_RATE,
-            }),
+            learning_rate: self.lora.learning_rate(self.learning_rate, usual.learning_rate),
             warmup_steps: fit.warmup_steps,
             final_share: fit.final_share(),
             mix_share: self.mix_share,
@@ -141,12 +131,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
 /// What learns: the whole model, or an adapter beside its frozen weights.
 fn model(args: &Args, base: &Base, source: &Checkpoint) -> Result<CausalLm> {
     let model = CausalLm::from_checkpoint(source, &Device::Cpu)?.with_precision(args.fit.precision(&base.shape)?);
-    if args.lora_rank == 0 {
-        return Ok(model);
+    match args.lora.adapter(&base.shape, args.fit.seed)? {
+        None => Ok(model),
+        Some(adapter) => Ok(model.frozen()?.with_adapter(adapter)),
     }
-    let lora = LoraShape { rank: args.lora_rank, alpha: args.lora_alpha as f32 };
-    let adapter = Adapter::new(&base.shape, lora, args.fit.seed, &Device::Cpu)?;
-    Ok(model.frozen()?.with_adapter(adapter))
 }
 
 /// Looks at every name that the run will write, and keeps them off the files that it reads.
@@ -253,7 +241,7 @@ fn plan(args: &Args, base: &Base, data: &Data) -> Result<MemoryPlan> {
     let (shape, weights) = (&base.shape, weight_bytes(&base.shape));
     let role = |name, held| Role { name, shape, held };
     let mut others = vec![("the file's own weights", weights), ("data", tokens_in_memory)];
-    let mut roles = match args.lora_rank {
+    let mut roles = match args.lora.rank {
         0 => vec![role("policy", Held::Trained)],
         rank => {
             // Adapter and base become one beside both of them.
