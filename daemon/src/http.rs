@@ -24,6 +24,7 @@ mod header_limit;
 mod health;
 mod hosts;
 mod imports;
+mod limits;
 mod models;
 mod path;
 mod pieces;
@@ -64,9 +65,10 @@ use tracing::Instrument;
 
 pub(crate) use self::{
     auth::{KeyRing, Keys},
-    context::{Context, ContextSetup, Importing, Learning, Limits, Services},
+    context::{Context, ContextSetup, Importing, Learning, Services},
     error::ERROR_CODES,
     hosts::AllowedHosts,
+    limits::Limits,
     reward_model::replace as replace_reward_model,
     server::{ConnectionLimits, Stop, serve},
 };

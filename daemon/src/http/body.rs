@@ -9,11 +9,7 @@ use axum::{
 };
 use bytes::Bytes;
 
-use super::{
-    context::{Context, Limits},
-    error::ApiError,
-    wire::fields::FieldError,
-};
+use super::{context::Context, error::ApiError, limits::Limits, wire::fields::FieldError};
 
 /// The bytes of a JSON request, within `daemon.body_bytes_max`.
 pub(crate) struct JsonBytes(pub(crate) Bytes);

@@ -19,7 +19,7 @@ use policy::{
 use ppo::{Learner, Registry, RolloutLog, ScoringPump, import::Importer, publish::Switch};
 use reward::Scorer;
 
-use super::{auth::KeyRing, error::ApiError, hosts::AllowedHosts, models, texts::Texts};
+use super::{auth::KeyRing, error::ApiError, hosts::AllowedHosts, limits::Limits, models, texts::Texts};
 use crate::{
     activation::Activator,
     reward_seat::RewardSeat,
@@ -105,36 +105,6 @@ impl Learning {
         if pump.is_some_and(|pump| !pump.stop(patience)) {
             tracing::warn!("a judge did not answer in time; what it was asked is asked again at the next start");
         }
-    }
-}
-
-/// Limits of one request.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    /// `daemon.header_bytes_max`.
-    pub(crate) header_bytes_max: usize,
-    /// `daemon.body_bytes_max`.
-    pub(crate) body_bytes_max: usize,
-    /// `daemon.body_timeout_s`.
-    pub(crate) body_timeout_s: u64,
-    /// `daemon.request_timeout_s`.
-    pub(crate) request_timeout_s: u64,
-}
-
-impl Limits {
-    /// As configured.
-    pub(crate) fn new(daemon: &config::Daemon) -> Limits {
-        Limits {
-            header_bytes_max: daemon.header_bytes_max,
-            body_bytes_max: daemon.body_bytes_max,
-            body_timeout_s: daemon.body_timeout_s,
-            request_timeout_s: daemon.request_timeout_s,
-        }
-    }
-
-    /// What a whole request may take.
-    pub(crate) fn request_timeout(self) -> Duration {
-        Duration::from_secs(self.request_timeout_s)
     }
 }
 

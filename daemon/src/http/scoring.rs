@@ -25,6 +25,7 @@ use super::{
     MUCH_TEXT,
     context::{Context, Services},
     error::ApiError,
+    limits::Deadline,
     models, prompts,
     wire::{error::FIELDS_DISAGREE, scoring::ScoringOptions, usage::Usage},
 };
@@ -55,6 +56,8 @@ pub(crate) struct Bench {
     /// The tokenizer that policy and reward model share.
     pub(crate) vocabulary: Arc<Vocabulary>,
     options: ScoringOptions,
+    /// For all that it waits for.
+    deadline: Deadline,
     /// Who judges all of it, whoever sits by the time that it is handed over.
     sitting: Sitting,
 }
@@ -63,8 +66,9 @@ impl Bench {
     /// Admits a request whose `model` is what judges now.
     pub(crate) fn open(context: &Context, tenant: Tenant, options: ScoringOptions) -> Result<Bench, ApiError> {
         let services = context.admit()?;
+        let deadline = context.limits().deadline();
         let (context, vocabulary) = (context.clone(), services.engine.vocabulary());
-        let mut bench = Bench { context, vocabulary, services, tenant, options, sitting: Sitting::default() };
+        let mut bench = Bench { context, vocabulary, services, tenant, options, deadline, sitting: Sitting::default() };
         let scorer = bench.scorer()?;
         let sitting = scorer.sitting();
         models::check_reward(bench.options.model.as_deref(), &scorer.version_of(&sitting))?;
@@ -144,7 +148,7 @@ impl Bench {
         let texts = self.context.texts();
         // The body, its texts, and about as much again as tokens; what is made of them beyond that, `gather` bounds.
         let _part = (n_read > MUCH_TEXT).then(|| texts.scoring(self.tenant, 4 * n_bytes)).transpose()?;
-        texts.run(n_read, self.context.limits(), work).await?
+        texts.run(n_read, self.deadline, work).await?
     }
 
     /// Judges all or fails.
@@ -164,7 +168,6 @@ impl Bench {
     }
 
     async fn submit(&self, scorer: &Scorer, requests: Vec<ScoreRequest>) -> Result<Vec<Outcome>, ApiError> {
-        let limits = self.context.limits();
         let waiting = Waiting(CancelFlag::default());
         let (reply, outcomes) = oneshot::channel();
         let job = ScoreJob::new(requests, move |scored| {
@@ -178,10 +181,7 @@ impl Bench {
             ScorerError::TooMany(_) => ApiError::invalid("input", error.to_string()),
             ScorerError::Closed => ApiError::ShuttingDown,
         })?;
-        tokio::time::timeout(limits.request_timeout(), outcomes)
-            .await
-            .map_err(|_| ApiError::TimedOut(limits.request_timeout_s))?
-            .map_err(|_| ApiError::ShuttingDown)
+        self.deadline.bound(outcomes).await?.map_err(|_| ApiError::ShuttingDown)
     }
 
     fn window(&self) -> usize {

@@ -10,6 +10,7 @@ use super::{
     context::Context,
     error::ApiError,
     models, pieces, prompts,
+    texts::Texts,
     wire::{
         error::UNKNOWN_TOKEN,
         tokens::{
@@ -33,6 +34,7 @@ pub(crate) async fn tokenize(
     Extension(tenant): Extension<Tenant>,
     JsonBytes(body): JsonBytes,
 ) -> Result<Response, ApiError> {
+    let deadline = context.limits().deadline();
     let TokenizeRequest { model, input, return_token_strs, with_pieces } = TokenizeRequest::parse(&body)?;
     let services = context.services()?;
     models::check_exists(&services, context.target(model.as_deref())?)?;
@@ -42,10 +44,10 @@ pub(crate) async fn tokenize(
     let mut part = context.texts().answer(tenant, held(n_bytes))?;
     let vocabulary = services.engine.vocabulary();
     let cut = || tokens_of(&vocabulary, input);
-    let mut tokens = context.texts().run(n_bytes, context.limits(), cut).await??;
+    let mut tokens = context.texts().run(n_bytes, deadline, cut).await??;
     tokens.shrink_to_fit();
     // What a template adds may be more than its share.
-    if !part.becomes(held(tokens.len())) {
+    if !Texts::becomes(&mut part, held(tokens.len())) {
         return Err(ApiError::QueueFull);
     }
     let max_model_len = services.engine.context_tokens() as usize;
@@ -89,6 +91,7 @@ pub(crate) async fn detokenize(
     Extension(tenant): Extension<Tenant>,
     JsonBytes(body): JsonBytes,
 ) -> Result<Response, ApiError> {
+    let deadline = context.limits().deadline();
     let request = DetokenizeRequest::parse(&body)?;
     let services = context.services()?;
     models::check_exists(&services, context.target(request.model.as_deref())?)?;
@@ -100,10 +103,10 @@ pub(crate) async fn detokenize(
     let n_bytes: usize = request.tokens.iter().map(|&id| vocabulary.piece(id).len()).sum();
     let mut part = context.texts().answer(tenant, body.len() + n_bytes + UNTAKEN_BYTES)?;
     let join = || vocabulary.detokenize(&request.tokens, true);
-    let text = context.texts().run(body.len(), context.limits(), join).await?;
+    let text = context.texts().run(body.len(), deadline, join).await?;
     // Bytes that are no text became longer.
     let untaken = if text.len() > UNTAKEN_BYTES { UNTAKEN_BYTES } else { text.len() };
-    if !part.becomes(text.len() + untaken) {
+    if !Texts::becomes(&mut part, text.len() + untaken) {
         return Err(ApiError::QueueFull);
     }
     Ok(pieces::answer(detokenized(text), part))

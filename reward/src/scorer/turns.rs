@@ -100,7 +100,7 @@ impl Turns {
 
     /// The places of the next batch; empty when nothing is open.
     pub(super) fn next_batch(&mut self, limits: BatchLimits) -> Vec<Place> {
-        let (mut batch, mut tokens, mut n_passed) = (Vec::new(), 0, 0);
+        let (mut batch, mut tokens, mut n_passed, mut n_turns) = (Vec::new(), 0, 0, 0);
         let mut sitting: Option<Sitting> = None;
         while batch.len() < limits.responses && n_passed < self.rings.len() {
             let ring = &mut self.rings[0];
@@ -120,9 +120,11 @@ impl Turns {
                 }
             }
             self.rings.rotate_left(1);
+            n_turns += 1;
         }
-        // Who begins a batch says whose sitting it is: each in turn, also where all turns of a batch come out even.
+        // Who begins a batch says whose sitting it is: each in turn, after how many turns ever a batch was full.
         if !self.rings.is_empty() {
+            self.rings.rotate_right(n_turns % self.rings.len());
             self.rings.rotate_left(1);
         }
         batch
@@ -216,6 +218,21 @@ mod tests {
         let batch = turns.next_batch(BatchLimits { responses: 4, tokens: 100 });
         assert_eq!(batch.iter().map(|place| turns.job(*place).tenant.0).collect::<Vec<_>>(), [1, 2, 1, 2]);
         assert_eq!(batch.iter().map(|place| place.number).collect::<Vec<_>>(), [1, 4, 2, 4]);
+    }
+
+    /// Goal: batches begin with one tenant after the other, whatever fills them. Method: batches of one response; and batches in which
+    /// two find no room together.
+    #[test]
+    fn tenants_begin_batches_in_turn() {
+        for (responses, tokens) in [(1, 100), (4, 3), (3, 100)] {
+            let (mut turns, one) = (Turns::default(), sitting("a"));
+            [job(1, &one, 9), job(2, &one, 9)].into_iter().for_each(|job| turns.admit(job));
+            let mut next = || {
+                let batch = turns.next_batch(BatchLimits { responses, tokens });
+                turns.job(batch[0]).tenant.0
+            };
+            assert_eq!([next(), next(), next(), next()], [1, 2, 1, 2], "{responses} responses, {tokens} tokens");
+        }
     }
 
     /// Goal: a job of another sitting does not wait until all others are done, also where each batch ends with the turn with which it

@@ -57,6 +57,7 @@ impl JudgeOptions {
         config::Policy {
             max_queue: prompts.len(),
             max_queue_sequences: prompts.len().max(1),
+            max_queue_tokens: usize::MAX,
             context_tokens: longest.saturating_add(self.reward_tokens),
             prefix_cache_tokens: 0,
             threads: n_threads,
