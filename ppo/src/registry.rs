@@ -21,6 +21,7 @@ mod files;
 mod opening;
 mod orphans;
 mod retention;
+mod services;
 #[cfg(test)]
 mod tests;
 
@@ -41,10 +42,8 @@ pub use retention::{Retention, Surplus};
 use crate::{
     clock::now_ms,
     rollout_log::{
-        LogError, MadeVersion, RolloutLog, Sample, Seq, Settlement, VersionChange, VersionReport, VersionRow,
-        VersionState, Who,
+        LogError, MadeVersion, RolloutLog, Settlement, VersionChange, VersionReport, VersionRow, VersionState, Who,
     },
-    watch::Service,
 };
 
 /// The versions of one data directory. Its rows live in the log's database.
@@ -172,42 +171,6 @@ impl Registry {
             at = parent;
         }
         Ok(lineage)
-    }
-
-    /// Where the log ends now.
-    ///
-    /// # Errors
-    /// When the log cannot be read.
-    pub fn newest_rollout(&self) -> Result<Seq, RegistryError> {
-        Ok(self.log.reader().newest_seq()?)
-    }
-
-    /// Where the log ended when a version went live, the last time that it did; 0 when that is not known.
-    ///
-    /// # Errors
-    /// When the log cannot be read.
-    pub fn live_since(&self, version: PolicyVersion) -> Result<Seq, RegistryError> {
-        Ok(self.log.reader().live_since(version)?)
-    }
-
-    /// What users got from a version: its first answers after `start`, `limit` of each kind.
-    ///
-    /// # Errors
-    /// When the log cannot be read.
-    pub fn service(&self, version: PolicyVersion, start: Seq, limit: usize) -> Result<Service, RegistryError> {
-        Ok(self.log.reader().service(version, start, self.sample(limit))?)
-    }
-
-    /// What users got from a version lately: its last answers, `limit` of each kind.
-    ///
-    /// # Errors
-    /// When the log cannot be read.
-    pub fn last_service(&self, version: PolicyVersion, limit: usize) -> Result<Service, RegistryError> {
-        Ok(self.log.reader().last_service(version, self.sample(limit))?)
-    }
-
-    fn sample(&self, limit: usize) -> Sample<'_> {
-        Sample { limit, quarantine: self.log.quarantine() }
     }
 
     /// Registers a candidate whose file is written.

@@ -33,17 +33,19 @@ const THUMBS_MIN: f64 = 0.1;
 /// Factor by which the mean length must change.
 const LENGTH_FACTOR: f64 = 3.0;
 
-/// What users got from one version. Only what may train has a score; lengths and thumbs are those of every answer.
+/// What users got from one version. Only what may train is judged; thumbs are those of every answer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Service {
     /// Scores, as judged.
     pub scores: Vec<f64>,
     /// The reward version of each.
     pub judges: Vec<String>,
-    /// Response tokens of answers that were drawn to an end.
+    /// Response tokens of what was judged.
     pub lengths: Vec<f64>,
     /// Thumbs: up, down.
     pub thumbs: (usize, usize),
+    /// Whether there are as many scores as there will ever be, where it was read from its first answer on.
+    pub is_full: bool,
 }
 
 impl Service {
@@ -197,6 +199,7 @@ mod tests {
             judges: vec![judge.to_owned(); n],
             lengths: vec![length; n],
             thumbs: (0, 0),
+            is_full: false,
         }
     }
 
@@ -235,6 +238,7 @@ mod tests {
             judges: [a.judges, b.judges].concat(),
             lengths: [a.lengths, b.lengths].concat(),
             thumbs: (0, 0),
+            is_full: false,
         };
         let before = both(before, sterner(0.5));
         assert_eq!(

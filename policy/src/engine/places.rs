@@ -73,8 +73,8 @@ impl Engine {
         // Nothing is guarded but the order, so a panic in a load breaks nothing.
         let next = || self.0.loading.lock().unwrap_or_else(PoisonError::into_inner);
         let mut turn = next();
-        // From its turn on: another's load takes nothing of its patience.
-        let until = Instant::now() + LEAVING_PATIENCE;
+        // Spent on those that are leaving alone: another's load takes nothing of it, whenever it comes first.
+        let mut patience = LEAVING_PATIENCE;
         loop {
             if self.is_shutting_down() {
                 return Err(EngineError::shutting_down(&setup.path));
@@ -85,8 +85,10 @@ impl Engine {
             let Some((error, leaving)) = self.lack(setup.version, places, &footprint) else { return Ok(turn) };
             // Who waits is in nobody's way: another may find its own place meanwhile.
             drop(turn);
-            let Some(leaving) = leaving.filter(|_| Instant::now() < until) else { return Err(error) };
+            let Some(leaving) = leaving.filter(|_| !patience.is_zero()) else { return Err(error) };
+            let began = Instant::now();
             leaving.wait_freed(LOOK_AGAIN);
+            patience = patience.saturating_sub(began.elapsed());
             turn = next();
         }
     }

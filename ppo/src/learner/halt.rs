@@ -41,6 +41,11 @@ pub(super) struct Turn<'a> {
 }
 
 impl Announced {
+    /// What was said once and holds no longer.
+    pub(super) fn over(why: String, before: Option<String>) -> Announced {
+        Announced { why, before }
+    }
+
     pub(super) fn why(&self) -> &str {
         &self.why
     }

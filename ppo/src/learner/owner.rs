@@ -57,8 +57,9 @@ pub(super) struct Owner {
     pub(super) n_suspicions: u32,
     /// After a claim that came to nothing.
     pub(super) patience: Patience,
-    pub(super) is_paused: bool,
-    /// Why a guard rail made it pause.
+    /// Somebody wants nothing to be learnt.
+    is_paused: bool,
+    /// Why a guard rail or the watch halted it, which holds nothing up any longer than that reason does.
     pub(super) halted: Option<String>,
     /// Over the live version.
     pub(super) watch: Arc<Watch>,
@@ -108,7 +109,7 @@ impl Owner {
             n_failures: 0,
             n_suspicions: 0,
             patience: Patience::default(),
-            is_paused: halted.is_some(),
+            is_paused: false,
             halted,
             is_stepping: false,
             is_unable: false,
@@ -133,7 +134,7 @@ impl Owner {
         let mut wait = Some(Duration::ZERO);
         while self.obey(wait, &loader).is_continue() {
             self.save_if_bereft();
-            if self.is_unable || (self.is_paused && !self.is_stepping) {
+            if self.is_unable || (self.stands_still() && !self.is_stepping) {
                 if !self.is_unable {
                     let state = self.halted.clone().map_or(LearnerState::Paused, LearnerState::Halted);
                     self.board.set_state(state);
@@ -171,7 +172,7 @@ impl Owner {
                         (self.is_paused, self.halted, self.is_unable) = (false, None, false);
                     }
                 }
-                Command::Step => self.is_stepping = self.is_paused,
+                Command::Step => self.is_stepping = self.stands_still(),
                 Command::Activate { version, expected_live, who, reply } => {
                     let activated = self.activate(version, expected_live, &who, loader);
                     let must_follow = *activated.as_ref().unwrap_or(&false);
@@ -189,11 +190,7 @@ impl Owner {
                 Command::Shutdown => return ControlFlow::Break(()),
             }
             self.hear_of_rollback();
-            self.board.write(|status| {
-                if self.commands.is_empty() {
-                    status.is_paused = self.is_paused;
-                }
-            });
+            self.show_pause();
             // The bell's calls too: what is obeyed here takes down the flag that goes with one.
             next = self.next_command(Some(Duration::ZERO)).ok();
         }
@@ -275,6 +272,20 @@ impl Owner {
         self.is_unable = true;
         self.board.set_state(LearnerState::Unable(error.to_string()));
         Next::Poll
+    }
+
+    /// Whether nothing is learnt but single steps.
+    pub(super) fn stands_still(&self) -> bool {
+        self.is_paused || self.halted.is_some()
+    }
+
+    /// Unless more has been said since, which is shown already.
+    pub(super) fn show_pause(&self) {
+        self.board.write(|status| {
+            if self.commands.is_empty() {
+                status.is_paused = self.stands_still();
+            }
+        });
     }
 
     /// A halt outweighs what is under way: a step that was asked for before it is not made, and a learner that is unable shows

@@ -185,7 +185,6 @@ impl Owner {
     /// Nothing is learnt until an operator says so. It is written down already.
     pub(super) fn stand_still_for(&mut self, why: String) {
         self.halted = Some(why);
-        self.is_paused = true;
         self.board.write(|status| status.is_paused = true);
         self.save();
     }

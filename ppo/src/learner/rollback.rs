@@ -2,29 +2,35 @@
 //!
 //! Where the last good version is in memory this is done on the watch's thread, at the priority of serving: it serves again
 //! there and then, and a restart finds learning halted. The owner hears of it by the bell, and its trainer follows. Where that
-//! version has to be read first, learning pauses at once all the same, and the owner is called to read it; one that is damaged, or
-//! for which there is no room, is left for the one before it, and version 0 is always in memory.
+//! version has to be read first, learning pauses at once all the same, and the owner is called to read it (`reading`). What has
+//! been seen then stays seen until it has been seen to, an operator has answered it or another version is live: a later look
+//! may find a good answer more and no reason any longer, and learning would stand still for nothing.
+
+mod reading;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use policy::{PolicyVersion, engine::EngineError};
+use policy::PolicyVersion;
 
 use super::{
-    Board, LearnerError,
+    Board,
     bell::Bell,
-    halt::{HaltFile, Turn},
-    owner::Owner,
+    halt::{Announced, HaltFile, Turn},
     watching::Breach,
 };
 use crate::{
-    publish::{Loader, PublishError, Switch, Switched},
-    registry::{Registry, RegistryError},
+    publish::{PublishError, Switch, Switched},
+    registry::RegistryError,
     rollout_log::{Act, Action, LogError, RolloutLog, Who},
     sync_point,
 };
 
 /// Between two reasons to stand still.
 const BEFORE: &str = ". Before that: ";
+/// Between a version and why it has yet to go.
+const STILL_TO_GO: &str = " has to be rolled back: ";
+/// Attempts that may fail over what passes by itself before an older version is tried.
+const PATIENT_ATTEMPTS: u32 = 3;
 
 /// Carries rollbacks out.
 pub(super) struct Rollback {
@@ -38,11 +44,27 @@ pub(super) struct Rollback {
     board: Arc<Board>,
     /// Why learning has to stand still, as long as the owner has not heard of it.
     unheard: Mutex<Option<String>>,
+    /// What learning stands still for and has yet to be done, until it is, another version is live or an operator has answered.
+    pending: Mutex<Option<Pending>>,
+}
+
+struct Pending {
+    breach: Breach,
+    /// Attempts that failed over what passes by itself.
+    n_failed: u32,
 }
 
 impl Rollback {
     pub(super) fn new(switch: Switch, bell: Bell, log: RolloutLog, board: Arc<Board>) -> Rollback {
-        Rollback { switch, bell, halt: HaltFile::of(log.data_dir()), log, board, unheard: Mutex::default() }
+        Rollback {
+            switch,
+            bell,
+            halt: HaltFile::of(log.data_dir()),
+            log,
+            board,
+            unheard: Mutex::default(),
+            pending: Mutex::default(),
+        }
     }
 
     /// Rolls back if the last good version is in memory; otherwise learning pauses, and the owner is called.
@@ -56,6 +78,10 @@ impl Rollback {
     /// now: then there is nothing to roll back.
     fn to(&self, good: PolicyVersion, breach: &Breach) -> Result<Switched, PublishError> {
         let Breach { live, why, .. } = breach;
+        // What fails by then says nothing about any version.
+        if self.switch.is_shutting_down() {
+            return Err(PublishError::Interrupted);
+        }
         // Until the owner can hear of it: an operator who resumes learning meanwhile answers what was said before.
         let turn = self.halt.turn();
         let mut announced = None;
@@ -77,20 +103,28 @@ impl Rollback {
                     "what users get became worse: the last good version serves again, and learning pauses"
                 );
                 self.stand_still(announced.why());
+                *lock(&self.pending) = None;
                 self.board.write(|status| status.version = good);
                 return switched;
             }
             None => {}
         }
-        if !switched.as_ref().is_err_and(is_outdated) {
-            self.stand_still_before(breach, &turn);
+        if switched.as_ref().is_err_and(is_outdated) {
+            *lock(&self.pending) = None;
+            return switched;
         }
+        // Whoever drains by then is not in memory for that alone.
+        if self.switch.is_shutting_down() {
+            return Err(PublishError::Interrupted);
+        }
+        self.stand_still_before(breach, &turn);
         switched
     }
 
     /// Learning pauses although the live version is still the one that must go.
     fn stand_still_before(&self, breach: &Breach, turn: &Turn<'_>) {
         let Breach { live, good, why, .. } = breach;
+        self.keep(breach);
         let halted = turn.read();
         if halted.as_ref().is_some_and(|halted| halted.starts_with(&still_to_go(*live))) {
             return;
@@ -102,27 +136,38 @@ impl Rollback {
         self.stand_still(announced.why());
     }
 
+    /// What has yet to be rolled back, whatever a new look would find.
+    pub(super) fn pending(&self) -> Option<Breach> {
+        lock(&self.pending).as_ref().map(|pending| pending.breach.clone())
+    }
+
+    fn keep(&self, breach: &Breach) {
+        let mut pending = lock(&self.pending);
+        if pending.as_ref().is_none_or(|pending| pending.breach.live != breach.live) {
+            *pending = Some(Pending { breach: breach.clone(), n_failed: 0 });
+        }
+    }
+
+    /// An attempt has failed over what passes by itself; whether the next one shall try the same version.
+    pub(super) fn is_patient(&self) -> bool {
+        lock(&self.pending).as_mut().is_none_or(|pending| {
+            pending.n_failed += 1;
+            pending.n_failed <= PATIENT_ATTEMPTS
+        })
+    }
+
+    /// Learning stands still for a version that has yet to go, and is no longer live. Returns what it stood still for before.
+    pub(super) fn withdraw(&self, halted: String) -> Option<String> {
+        let before = halted.split_once(BEFORE).map(|(_, before)| before.to_owned());
+        tracing::warn!(halted, "another version is live by now: there is nothing to roll back");
+        self.halt.turn().withdraw(Announced::over(halted, before.clone()));
+        before
+    }
+
     fn stand_still(&self, why: &str) {
         *lock(&self.unheard) = Some(why.to_owned());
         self.log.note(Act::new(&Who::watch(), Action::Pause, None).done_with(why));
         self.board.write(|status| status.is_paused = true);
-    }
-
-    /// A version that was to serve again cannot. What is wrong with its file stays wrong: nobody shall ask for it again.
-    fn note_unusable(&self, version: PolicyVersion, error: &PublishError, registry: &Registry) {
-        tracing::error!(%version, %error, "it cannot serve again, and an older version is tried");
-        let retired = match error {
-            PublishError::Registry(RegistryError::Damaged { what, is_lasting: true, .. }) => {
-                registry.on_behalf_of(&Who::watch()).give_up_damaged(version, what)
-            }
-            _ => {
-                self.log.note(Act::new(&Who::watch(), Action::Rollback, version.to_string()).refused(error));
-                Ok(())
-            }
-        };
-        if let Err(error) = retired {
-            tracing::error!(%version, %error, "a damaged version could not be given up");
-        }
     }
 
     /// What the watch has halted learning for, as long as the owner has yet to hear of it.
@@ -139,6 +184,7 @@ impl Rollback {
         let is_answer = now.is_none() || now.as_deref() == seen;
         if is_answer {
             *lock(&self.unheard) = None;
+            *lock(&self.pending) = None;
             turn.forget();
         }
         is_answer
@@ -149,17 +195,24 @@ impl Rollback {
     }
 }
 
-fn lock(unheard: &Mutex<Option<String>>) -> MutexGuard<'_, Option<String>> {
-    unheard.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(word: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every write is one assignment.
+    word.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Begins what is said of a rollback that has yet to come.
 fn still_to_go(live: PolicyVersion) -> String {
-    format!("{live} has to be rolled back: ")
+    format!("{live}{STILL_TO_GO}")
+}
+
+/// Whether this is said of a rollback that has yet to come, of a version that is not live.
+fn is_over(halted: &str, live: PolicyVersion) -> bool {
+    let version = halted.split_once(STILL_TO_GO).and_then(|(version, _)| version.strip_prefix("policy@")?.parse().ok());
+    version.is_some_and(|version: u64| version != live.0)
 }
 
 /// Whether another version is live than the one that has to go.
-fn is_outdated(error: &PublishError) -> bool {
+pub(super) fn is_outdated(error: &PublishError) -> bool {
     matches!(error, PublishError::Registry(RegistryError::Log(LogError::LiveChanged { .. })))
 }
 
@@ -170,60 +223,5 @@ fn with_what_was_before(why: String, live: PolicyVersion, halted: Option<String>
     match before.filter(|before| !before.starts_with(&still_to_go(live))) {
         Some(before) => why + BEFORE + before,
         None => why,
-    }
-}
-
-impl Owner {
-    /// The bell was rung: somebody else has changed who serves, or the watch has seen what only the owner can see to.
-    pub(super) fn obey_bell(&mut self, loader: &Loader) {
-        self.follow();
-        let looked = self.watch.look().map_err(LearnerError::from);
-        let obeyed = looked.and_then(|breach| breach.map_or(Ok(()), |breach| self.roll_back(&breach, loader)));
-        if let Err(error) = obeyed {
-            tracing::error!(%error, "the rollback failed and will be tried again");
-        }
-    }
-
-    /// The last good version is read if need be, and serves again; where it cannot, the nearest before it that can.
-    pub(super) fn roll_back(&mut self, breach: &Breach, loader: &Loader) -> Result<(), LearnerError> {
-        // Learning pauses before anything is read.
-        let mut switched = self.rollback.to(breach.good, breach);
-        for good in [breach.good].into_iter().chain(breach.older.iter().copied()) {
-            if !matches!(switched, Ok(Switched::NotInMemory)) {
-                break;
-            }
-            switched = self.roll_back_to(good, breach, loader);
-        }
-        self.hear_of_rollback();
-        self.follow();
-        match switched? {
-            Switched::NotInMemory => Err(PublishError::Engine(EngineError::NotResident(breach.good)).into()),
-            Switched::Done | Switched::Already => Ok(()),
-        }
-    }
-
-    /// [`Switched::NotInMemory`] where this version cannot serve.
-    fn roll_back_to(&self, good: PolicyVersion, breach: &Breach, loader: &Loader) -> Result<Switched, PublishError> {
-        let was_there = self.setup.engine.is_ready(good);
-        if !was_there {
-            let registry = &self.setup.registry;
-            let verified = registry.verify(good).map_err(PublishError::from);
-            if let Err(error) = verified.and_then(|_| self.publisher(loader).load_to_serve(good)) {
-                self.rollback.note_unusable(good, &error, registry);
-                return Ok(Switched::NotInMemory);
-            }
-        }
-        let switched = self.rollback.to(good, breach);
-        if !was_there && switched.is_err() {
-            self.rollback.switch.forget_unless_live(good);
-        }
-        switched
-    }
-
-    pub(super) fn hear_of_rollback(&mut self) {
-        if let Some(why) = self.rollback.take_unheard() {
-            self.stand_still_for(why);
-            self.stand_still();
-        }
     }
 }

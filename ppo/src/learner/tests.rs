@@ -10,6 +10,7 @@ mod halts;
 mod hearing;
 mod outages;
 mod past;
+mod pending;
 mod places;
 mod pointer;
 mod refusals;

@@ -6,33 +6,31 @@
 //! *A service* is one stretch of time in which a version is live. Each is watched for itself, from the first rollout that was
 //! answered in it: a version that was rolled back and is activated again gets its chance, and one that passed once may be
 //! worse in other traffic. What users get is compared until there is enough of it; failures are counted as long as it serves.
+//!
+//! Who serves again because of a rollback is not compared anew: where other traffic has brought its successor down, the same
+//! would bring it down too, and all before it. Of such a service failures alone are counted.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    thread::JoinHandle,
-    time::{Duration, Instant},
-};
+mod keeper;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use std::sync::{Mutex, PoisonError};
+
+pub(super) use keeper::WatchKeeper;
 use policy::{
     PolicyVersion,
     engine::{Endings, Engine},
 };
 
-use super::{LearnerSetup, rollback::Rollback};
+use super::LearnerSetup;
 use crate::{
-    publish::Switched,
     registry::{Registry, RegistryError},
     rollout_log::{Seq, VersionState},
     watch::{self, Aspect, Errors, ROLLOUTS_MIN, Recent, Service},
 };
 
-/// Pause between two looks while nothing is about to be claimed.
-const PAUSE: Duration = Duration::from_secs(1);
-/// Pause at most between two attempts to have the live version serve, where its pointer had failed.
-const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Ancestors that are looked at, beside version 0.
 const ANCESTORS_MAX: u64 = 16;
+/// Last exchanges of a version among which [`ROLLOUTS_MIN`] answers tell that it can serve.
+const SERVED_WINDOW: usize = 16 * ROLLOUTS_MIN;
 
 /// A version, and where the log ended when it went live.
 type ServiceId = (PolicyVersion, Seq);
@@ -51,7 +49,7 @@ pub(super) struct Watch {
 struct Memory {
     /// The service under watch, and what the engine counts of it.
     recent: Option<(ServiceId, Recent)>,
-    /// The service whose first rollouts were all there when they were compared, and good enough.
+    /// The service whose first rollouts were all there when they were compared, and good enough; or that began by a rollback.
     passed: Option<ServiceId>,
     /// The service that was last held against all ancestors, and how many judged rollouts of it there were then.
     held_against_all: Option<(ServiceId, usize)>,
@@ -78,6 +76,14 @@ impl Watch {
         }
     }
 
+    /// Whether what users get from the live version is compared no longer.
+    #[cfg(test)]
+    pub(super) fn has_passed(&self) -> bool {
+        let live = self.registry.live().unwrap().version;
+        let id = (live, self.registry.live_since(live).unwrap());
+        self.memory.lock().unwrap().passed == Some(id)
+    }
+
     /// Why the live version must go; `None` while there is no reason.
     pub(super) fn look(&self) -> Result<Option<Breach>, RegistryError> {
         if self.n_rollouts == 0 {
@@ -87,6 +93,9 @@ impl Watch {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let live = self.registry.live()?.version;
         let id = (live, self.registry.live_since(live)?);
+        if memory.is_new(id) && self.registry.is_live_by_rollback(live)? {
+            memory.passed = Some(id);
+        }
         // Of this version alone: a canary's failures are no fault of the version beside it.
         let errors = memory.errors(id, self.engine.endings(live));
         if live == PolicyVersion::SFT {
@@ -105,14 +114,14 @@ impl Watch {
         }
         // These are many, and whoever compares often finds something by chance: so not before there is enough more to go by.
         let n = service.scores.len();
-        if n >= self.n_rollouts || n >= memory.n_held_against_all(id) + ROLLOUTS_MIN {
+        if service.is_full || n >= memory.n_held_against_all(id) + ROLLOUTS_MIN {
             if let Some((good, why)) = self.slide(&service, ancestors()?)? {
                 return Ok(Some(self.breach(live, good, why)?));
             }
             memory.held_against_all = Some((id, n));
         }
         // Only now: it passes by having been compared, however many came between two looks.
-        if n >= self.n_rollouts {
+        if service.is_full {
             memory.passed = Some(id);
         }
         Ok(None)
@@ -123,10 +132,11 @@ impl Watch {
         Ok(Breach { live, good, older: older.collect(), why })
     }
 
-    /// The nearest ancestor of whose answers there are enough to know that it can serve; version 0 where there is none.
+    /// The nearest ancestor of whose answers there are enough to know that it can serve, whoever asked for them; version 0 where
+    /// there is none.
     fn last_that_served(&self, ancestors: &[PolicyVersion]) -> Result<PolicyVersion, RegistryError> {
         for version in ancestors {
-            if Aspect::Length.is_enough_in(&self.last_of(*version)?) {
+            if self.registry.n_answers(*version, SERVED_WINDOW)? >= ROLLOUTS_MIN {
                 return Ok(*version);
             }
         }
@@ -186,6 +196,11 @@ impl Watch {
 }
 
 impl Memory {
+    /// Whether nobody has looked at this service yet.
+    fn is_new(&self, id: ServiceId) -> bool {
+        self.recent.is_none_or(|(seen, _)| seen != id)
+    }
+
     /// Judged rollouts of this service that there were when it was last held against all ancestors.
     fn n_held_against_all(&self, id: ServiceId) -> usize {
         self.held_against_all.filter(|(held, _)| *held == id).map_or(0, |(_, n)| n)
@@ -200,99 +215,5 @@ impl Memory {
         let errors = recent.errors(now);
         self.recent = Some((id, recent));
         errors
-    }
-}
-
-/// Handle of the watch's thread; dropping it ends the thread.
-pub(super) struct WatchKeeper {
-    stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl WatchKeeper {
-    /// Starts it. Where no service is to be watched, it still sees to it that who is live serves.
-    pub(super) fn start(watch: Arc<Watch>, rollback: Arc<Rollback>) -> std::io::Result<WatchKeeper> {
-        let (stop, stopped) = bounded(0);
-        let thread =
-            std::thread::Builder::new().name("watch".to_string()).spawn(move || keep(&watch, &rollback, &stopped))?;
-        Ok(WatchKeeper { stop: Some(stop), thread: Some(thread) })
-    }
-}
-
-impl Drop for WatchKeeper {
-    fn drop(&mut self) {
-        self.stop = None;
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the watch over the live version panicked");
-        }
-    }
-}
-
-/// When something that came to nothing is tried again: ever more rarely.
-struct Pace {
-    due: Instant,
-    pause: Duration,
-}
-
-impl Pace {
-    fn from(now: Instant) -> Pace {
-        Pace { due: now, pause: PAUSE }
-    }
-
-    fn is_due(&self, now: Instant) -> bool {
-        self.due <= now
-    }
-
-    fn tried(&mut self, now: Instant, is_done: bool) {
-        self.pause = if is_done { PAUSE } else { (2 * self.pause).min(PAUSE_MAX) };
-        self.due = now + self.pause;
-    }
-}
-
-fn keep(watch: &Watch, rollback: &Rollback, stopped: &Receiver<()>) {
-    let (mut following, mut rolling_back) = (Pace::from(Instant::now()), Pace::from(Instant::now()));
-    let mut last = None;
-    while stopped.recv_timeout(PAUSE) == Err(RecvTimeoutError::Timeout) {
-        let breach = watch.look().unwrap_or_else(|error| {
-            tracing::warn!(%error, "the watch could not look at the live version and will try again");
-            None
-        });
-        let wanted = breach.as_ref().map(|breach| (breach.live, breach.good));
-        if last != wanted {
-            (last, rolling_back) = (wanted, Pace::from(Instant::now()));
-        }
-        // Each attempt breaks off what the owner does, and may have it read whole files.
-        if let Some(breach) = breach.filter(|_| rolling_back.is_due(Instant::now())) {
-            let switched = rollback.at_once(&breach);
-            rolling_back.tried(Instant::now(), matches!(switched, Ok(Switched::Done)));
-            if let Err(error) = switched {
-                tracing::error!(%error, "the rollback failed and will be tried again");
-            }
-        }
-        // Each attempt may read a whole file, and wait for memory.
-        if following.is_due(Instant::now()) {
-            let is_done = rollback.switch.keep_up();
-            following.tried(Instant::now(), is_done);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Goal: what cannot be done is tried ever more rarely, and the next that can be is not kept waiting. Method: the clock by hand.
-    #[test]
-    fn what_fails_is_tried_ever_more_rarely() {
-        let mut now = Instant::now();
-        let mut pace = Pace::from(now);
-        assert!(pace.is_due(now));
-        for seconds in [2, 4, 8, 16, 32, 60, 60] {
-            pace.tried(now, false);
-            now += Duration::from_secs(seconds);
-            assert!(pace.is_due(now) && !pace.is_due(now - Duration::from_millis(1)), "{seconds}");
-        }
-        pace.tried(now, true);
-        assert!(pace.is_due(now + PAUSE));
     }
 }

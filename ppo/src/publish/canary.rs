@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use policy::PolicyVersion;
 
 use super::{PublishError, Publisher};
-use crate::watch::{Errors, Service, welch};
+use crate::watch::{Errors, welch};
 
 /// Looks at most.
 const LOOKS: usize = 5;
@@ -41,11 +41,12 @@ pub(crate) struct Finding {
 
 impl Finding {
     /// Compares what was judged.
-    fn look(&mut self, new: &Service, old: &Service) {
-        self.t = welch(&new.scores, &old.scores);
-        self.refusal = self.t.filter(|t| *t <= -BOUND).map(|t| {
-            format!("canary: reward of {} answers is lower than the live version's, t {t:.2}", new.scores.len())
-        });
+    fn look(&mut self, new: &[f64], old: &[f64]) {
+        self.t = welch(new, old);
+        self.refusal = self
+            .t
+            .filter(|t| *t <= -BOUND)
+            .map(|t| format!("canary: reward of {} answers is lower than the live version's, t {t:.2}", new.len()));
     }
 }
 
@@ -90,14 +91,14 @@ impl Publisher<'_> {
             }
             // Before the log is read: what came in the meantime is in it.
             let is_over = Instant::now() >= deadline;
-            let [new, old] = [candidate, live].map(|version| self.registry.service(version, start, n_wanted));
+            let [new, old] = [candidate, live].map(|version| self.registry.scores(version, start, n_wanted));
             let (new, old) = (new?, old?);
-            finding.n = new.scores.len();
+            finding.n = new.len();
             let errors = Errors::from(self.engine.endings(candidate).since(before));
             finding.n_failed = errors.failed;
             finding.refusal = errors.breach().map(|why| format!("canary: {why}"));
             let n = if is_over { LAST_LOOK_MIN } else { n_planned };
-            let is_enough = new.scores.len() >= n && old.scores.len() >= n;
+            let is_enough = new.len() >= n && old.len() >= n;
             if is_enough && finding.refusal.is_none() {
                 finding.look(&new, &old);
                 looks.next();

@@ -56,6 +56,11 @@ impl Switch {
         &self.counters
     }
 
+    /// Whether the engine ends: what is not in memory by then says nothing about any version.
+    pub(crate) fn is_shutting_down(&self) -> bool {
+        self.engine.is_shutting_down()
+    }
+
     /// While this is held, nobody else changes who serves.
     pub(crate) fn turn(&self) -> MutexGuard<'_, ()> {
         // Nothing is guarded but the order.
@@ -127,6 +132,8 @@ impl Switch {
     ) -> Result<Switched, PublishError> {
         let _turn = self.turn();
         let registry = self.registry.on_behalf_of(&Who::watch());
+        // Asked first: whoever is not in memory is nobody's concern where another version is live by now.
+        registry.may_activate(good, Some(live))?;
         let switched = self.switch(good, || {
             announce();
             registry.roll_back(good, live, &format!("rolled back: {why}"))

@@ -17,10 +17,14 @@ const SPOILT: u32 = 17;
 
 /// Version 0's weights, but that whoever reads one token computes no numbers any more.
 fn register_a_spoilt_version(world: &World) -> PolicyVersion {
+    register_a_spoilt_child(world, PolicyVersion::SFT)
+}
+
+pub(super) fn register_a_spoilt_child(world: &World, parent: PolicyVersion) -> PolicyVersion {
     let checkpoint = broken_at(SPOILT as usize);
     let version = world.registry.next_version().unwrap();
     let digest = checkpoint.write(&world.registry.path(version)).unwrap();
-    world.registry.register(&Candidate { version, parent: PolicyVersion::SFT, digest, n_rollouts: 0 }).unwrap();
+    world.registry.register(&Candidate { version, parent, digest, n_rollouts: 0 }).unwrap();
     world.registry.keep(version, BTreeMap::new()).unwrap();
     version
 }
@@ -52,7 +56,7 @@ pub(super) fn ask(world: &World, target: Target, token: TokenId) -> Event {
     events.iter().find(is_end).expect("every request ends")
 }
 
-fn fail(world: &World, version: PolicyVersion) {
+pub(super) fn fail(world: &World, version: PolicyVersion) {
     for _ in 0..8 {
         assert!(matches!(ask(world, Target::Version(version), TokenId(SPOILT)), Event::Failed(_)));
     }

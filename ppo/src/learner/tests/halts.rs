@@ -15,7 +15,7 @@ use super::{
     world::*,
 };
 use crate::{
-    publish::{Switch, Switched},
+    publish::{PublishError, Switch, Switched},
     rollout_log::Action,
     stats::{LearnerCounters, UpdateOutcome},
 };
@@ -76,17 +76,20 @@ fn a_death_right_after_a_guard_tripped_leaves_learning_halted() {
 }
 
 /// Goal: a rollback that comes to nothing halts nobody, and what halted before it still does. Method: another version is live than the
-/// watch has seen.
+/// watch has seen, and the good one is in memory or not.
 #[test]
 fn a_rollback_that_fails_leaves_what_was_there() {
     let world = world_with_an_import(|_| ());
     let (_learner, rollback, _commands) = without_an_owner(&world);
     let data_dir = world.log.data_dir();
+    let is_not_there = bring(&world, PolicyVersion::SFT);
     for before in [None, Some("another reason")] {
         before.iter().for_each(|why| drop(rollback.halt.turn().announce((*why).to_string())));
-        let breach = was_worse();
-        assert!(rollback.at_once(&breach).is_err());
-        assert_eq!((halt::read(data_dir).as_deref(), rollback.unheard()), (before, None));
+        for good in [PolicyVersion::SFT, is_not_there] {
+            assert!(rollback.at_once(&Breach { good, ..was_worse() }).is_err());
+            assert_eq!((halt::read(data_dir).as_deref(), rollback.unheard()), (before, None), "{good}");
+            assert_eq!(rollback.pending(), None);
+        }
     }
     world.close();
 }
@@ -160,12 +163,31 @@ fn a_halt_stays_until_its_answer_is_heard() {
     world.close();
 }
 
-fn was_worse() -> Breach {
+/// Goal: what an engine that ends cannot do halts nobody and is nowhere said. Method: a good version that is not in memory, and one
+/// that was.
+#[test]
+fn an_engine_that_ends_halts_nobody() {
+    let world = world_with_an_import(|_| ());
+    let (_learner, rollback, _commands) = without_an_owner(&world);
+    let next = bring(&world, IMPORT);
+    go_live(&world, next);
+    let n_acts = || world.log.reader().audit(0, 1000).unwrap().len();
+    let before = n_acts();
+    world.engine.shutdown(Duration::from_secs(10));
+    for good in [IMPORT, PolicyVersion::SFT] {
+        let stopped = rollback.at_once(&Breach { live: next, good, ..was_worse() });
+        assert!(matches!(stopped, Err(PublishError::Interrupted)), "{stopped:?}");
+    }
+    assert_eq!((halt::read(world.log.data_dir()), rollback.pending(), n_acts()), (None, None, before));
+    world.close();
+}
+
+pub(super) fn was_worse() -> Breach {
     Breach { live: IMPORT, good: PolicyVersion::SFT, older: Vec::new(), why: "it was worse".to_string() }
 }
 
 /// A learner whose thread nobody has started, and whose queue holds one command.
-fn without_an_owner(world: &World) -> (Learner, Arc<Rollback>, Receiver<Command>) {
+pub(super) fn without_an_owner(world: &World) -> (Learner, Arc<Rollback>, Receiver<Command>) {
     let (commands, received) = bounded(1);
     let (_, ended) = bounded(0);
     let board = Arc::new(Board::new(IMPORT, 8, Past::default()));

@@ -6,9 +6,11 @@ use policy::{PolicyVersion, Rollout, checkpoint};
 
 use super::{
     super::{watching::Watch, *},
+    halts::without_an_owner,
     world::*,
 };
 use crate::{
+    publish::Switched,
     registry::Candidate,
     rollout_log::{Seq, VersionState},
     stats::UpdateOutcome,
@@ -151,6 +153,34 @@ fn a_slide_over_several_versions_is_rolled_back_to_where_it_began() {
             assert_eq!(watch.look().unwrap(), Some(breach), "whoever carries it out looks again");
         }
     }
+    world.close();
+}
+
+/// Goal: what brought one version down brings down no other after it. Method: a rollback to a version that the same traffic finds as
+/// bad, before a watch that has seen all of it and one that begins then, as after a restart; then an operator's word for it.
+#[test]
+fn a_rollback_brings_no_other_after_it() {
+    let mut world = world_with_an_import(|_| ());
+    go_live(&world, IMPORT);
+    world.serve_ending(64);
+    world.judge(well);
+    let next = bring(&world, IMPORT);
+    let watch = Watch::new(&world.setup(None));
+    go_live(&world, next);
+    world.serve_ending(64);
+    world.judge(|rollout| well(rollout) - 4.0);
+    let breach = watch.look().unwrap().expect("it is worse");
+    assert_eq!(breach.good, IMPORT);
+    let (_learner, rollback, _commands) = without_an_owner(&world);
+    assert_eq!(rollback.at_once(&breach).unwrap(), Switched::Done);
+    world.serve_ending(64);
+    world.judge(badly);
+    assert!(!is_bad(&watch) && !is_bad(&Watch::new(&world.setup(None))));
+    go_live(&world, PolicyVersion::SFT);
+    go_live(&world, IMPORT);
+    world.serve_ending(64);
+    world.judge(badly);
+    assert!(is_bad(&watch) && is_bad(&Watch::new(&world.setup(None))));
     world.close();
 }
 

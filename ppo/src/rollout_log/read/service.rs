@@ -55,6 +55,25 @@ impl LogReader {
         Ok(Seq(after.unwrap_or(0)))
     }
 
+    /// Whether a version is live because the watch went back to it.
+    pub fn is_live_by_rollback(&self, version: PolicyVersion) -> Result<bool, LogError> {
+        if !self.has(schema::WITH_AUDIT) {
+            return Ok(false);
+        }
+        // Each of these is one transaction with the change that it is about, so the newest is about who is live now.
+        let sql = "SELECT action = 'rollback' AND subject IS ?1 FROM audit
+             WHERE outcome = 'done' AND action IN ('activate', 'rollback', 'promote') ORDER BY number DESC LIMIT 1";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        Ok(statement.query_row([version.to_string()], |row| row.get(0)).optional()?.unwrap_or(false))
+    }
+
+    /// Of a version's last exchanges, `window` at most, those that were drawn to an end, whoever asked.
+    pub fn n_answers(&self, version: PolicyVersion, window: usize) -> Result<usize, LogError> {
+        let mut statement = self.connection.prepare_cached(LogReader::N_ANSWERS)?;
+        let parameters = [version.0 as i64, i64::try_from(window).unwrap_or(i64::MAX)];
+        Ok(statement.query_row(parameters, |row| row.get::<_, i64>(0))? as usize)
+    }
+
     /// What users got from a version: its first answers after `start`.
     pub fn service(&self, version: PolicyVersion, start: Seq, sample: Sample<'_>) -> Result<Service, LogError> {
         Reading { reader: self, version, start, order: "ASC", sample }.service()
@@ -65,8 +84,20 @@ impl LogReader {
         Reading { reader: self, version, start: Seq(0), order: "DESC", sample }.service()
     }
 
-    /// Judged rollouts, and their lengths whatever became of them, and what people said of them. What was not drawn to an end,
-    /// or not written, has no length.
+    /// The scores alone of [`LogReader::service`].
+    pub fn scores(&self, version: PolicyVersion, start: Seq, sample: Sample<'_>) -> Result<Vec<f64>, LogError> {
+        let reading = Reading { reader: self, version, start, order: "ASC", sample };
+        let [scored, ..] = LogReader::service_sql(reading.order);
+        let scores = reading.heard(|n| reading.scores(&scored, n))?.what;
+        Ok(scores.into_iter().map(|(score, _)| score).collect())
+    }
+
+    pub(in crate::rollout_log) const N_ANSWERS: &str = "SELECT COUNT(*) FROM
+        (SELECT finish FROM rollouts WHERE version = ?1 ORDER BY seq DESC LIMIT ?2) WHERE finish <> 'cancelled'";
+
+    /// Judged rollouts; the same for their lengths, in which whoever judged has no part; and what people said of whatever it
+    /// answered. What was drawn greedily or to a grammar has a length of another kind: were it counted, a version would be
+    /// another one as soon as others asked.
     pub(in crate::rollout_log) fn service_sql(order: &str) -> [String; 3] {
         let first = |columns: &str, which: &str| {
             format!(
@@ -77,10 +108,7 @@ impl LogReader {
         let window = first("seq", "TRUE");
         [
             first("seq, user, score, reward_version", "score IS NOT NULL"),
-            first(
-                "user, length(response) / 4",
-                "finish <> 'cancelled' AND reason IS NOT 'pii' AND reason IS NOT 'quarantined'",
-            ),
+            first("user, length(response) / 4", "score IS NOT NULL"),
             format!(
                 "SELECT feedback.seq, feedback.user, label FROM ({window}) AS answers CROSS JOIN feedback
                  ON feedback.seq = answers.seq WHERE label IS NOT NULL"
@@ -98,6 +126,34 @@ pub struct Sample<'a> {
     pub quarantine: &'a Quarantine,
 }
 
+/// What some rows hold.
+struct Rows<T> {
+    /// Those of them that nobody in quarantine had a part in.
+    brought: Vec<Brought<T>>,
+    /// All of them.
+    n: usize,
+}
+
+impl<T> Default for Rows<T> {
+    fn default() -> Rows<T> {
+        Rows { brought: Vec::new(), n: 0 }
+    }
+}
+
+impl<T> Rows<T> {
+    fn push(&mut self, brought: Option<Brought<T>>) {
+        self.brought.extend(brought);
+        self.n += 1;
+    }
+}
+
+/// What counts of what was read.
+struct Heard<T> {
+    what: Vec<T>,
+    /// Whether whatever comes later changes nothing of it, read from the first on.
+    is_full: bool,
+}
+
 /// One service that is read.
 struct Reading<'a> {
     reader: &'a LogReader,
@@ -111,32 +167,37 @@ impl Reading<'_> {
     fn service(&self) -> Result<Service, LogError> {
         let limit = self.sample.limit;
         let [scored, answered, said] = LogReader::service_sql(self.order);
-        let (scores, judges) = self.heard(|n| self.scores(&scored, n))?.into_iter().unzip();
-        let lengths = self.heard(|n| self.lengths(&answered, n))?;
+        let Heard { what, is_full } = self.heard(|n| self.scores(&scored, n))?;
+        let (scores, judges) = what.into_iter().unzip();
+        let lengths = self.heard(|n| self.lengths(&answered, n))?.what;
         let labels = heard(self.labels(&said, limit.saturating_mul(THUMBS_WINDOW))?, limit);
         let n_up = labels.iter().filter(|label| *label == "up").count();
-        Ok(Service { scores, judges, lengths, thumbs: (n_up, labels.len() - n_up) })
+        Ok(Service { scores, judges, lengths, thumbs: (n_up, labels.len() - n_up), is_full })
     }
 
-    /// What counts of what `read` finds; looks further where one user is most of it.
-    fn heard<T>(&self, read: impl Fn(usize) -> Result<Vec<Brought<T>>, LogError>) -> Result<Vec<T>, LogError> {
+    /// What counts of the rows that `read` finds; looks further where one user is most of it.
+    fn heard<T>(&self, read: impl Fn(usize) -> Result<Rows<T>, LogError>) -> Result<Heard<T>, LogError> {
         let limit = self.sample.limit;
-        let mut all = read(limit)?;
-        if is_one_loud(&all, limit) {
-            all = read(limit.saturating_mul(WIDER))?;
+        let mut window = limit;
+        let mut rows = read(window)?;
+        if is_one_loud(&rows.brought, limit) {
+            window = limit.saturating_mul(WIDER);
+            rows = read(window)?;
         }
-        Ok(heard(all, limit))
+        let what = heard(rows.brought, limit);
+        // Where others than one user have brought little, what counts may never be as many as are wanted.
+        Ok(Heard { is_full: rows.n >= window || what.len() >= limit, what })
     }
 
-    fn scores(&self, sql: &str, n: usize) -> Result<Vec<Brought<(f64, String)>>, LogError> {
+    fn scores(&self, sql: &str, n: usize) -> Result<Rows<(f64, String)>, LogError> {
         let mut statement = self.reader.connection.prepare_cached(sql)?;
         let mut rows = statement.query(self.parameters(n))?;
-        let mut all = Vec::new();
+        let mut all = Rows::default();
         while let Some(row) = rows.next()? {
             let asked = row.get::<_, Option<String>>(1)?;
             let users = asked.into_iter().chain(self.judged(row.get(0)?)?);
             let what = (row.get(2)?, row.get::<_, Option<String>>(3)?.unwrap_or_default());
-            all.extend(self.brought(users, what));
+            all.push(self.brought(users, what));
         }
         Ok(all)
     }
@@ -149,12 +210,12 @@ impl Reading<'_> {
         Ok(users.collect::<Result<_, _>>()?)
     }
 
-    fn lengths(&self, sql: &str, n: usize) -> Result<Vec<Brought<f64>>, LogError> {
+    fn lengths(&self, sql: &str, n: usize) -> Result<Rows<f64>, LogError> {
         let mut statement = self.reader.connection.prepare_cached(sql)?;
         let mut rows = statement.query(self.parameters(n))?;
-        let mut all = Vec::new();
+        let mut all = Rows::default();
         while let Some(row) = rows.next()? {
-            all.extend(self.brought(row.get::<_, Option<String>>(0)?, row.get::<_, i64>(1)? as f64));
+            all.push(self.brought(row.get::<_, Option<String>>(0)?, row.get::<_, i64>(1)? as f64));
         }
         Ok(all)
     }

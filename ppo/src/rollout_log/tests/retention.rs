@@ -140,10 +140,11 @@ fn rows_of_a_version_are_found_in_order() {
     for order in ["ASC", "DESC"] {
         let [scored, answered, said] = LogReader::service_sql(order);
         check(&scored, "scored_in_order");
-        check(&answered, "rollouts_in_order");
+        check(&answered, "scored_in_order");
         check(&said, "COVERING INDEX rollouts_in_order");
         check(&said, "SEARCH feedback USING PRIMARY KEY (seq=?)");
     }
+    check(LogReader::N_ANSWERS, "rollouts_in_order");
     check(&LogReader::replayable_sql(), "rollouts_in_order");
     check(super::super::retention::OLD, "rollouts_by_age");
     let [update, judges] = LogReader::making_sql();

@@ -22,9 +22,9 @@ fn both(log: &RolloutLog, limit: usize) -> [Service; 2] {
     [reader.service(version, Seq(0), sample).unwrap(), reader.last_service(version, sample).unwrap()]
 }
 
-/// Goal: only scores need a row that may train. Method: rows of every kind that never train, with a thumb each.
+/// Goal: what is compared is of one kind, but for thumbs. Method: rows of every kind that never train, with a thumb each.
 #[test]
-fn lengths_and_thumbs_are_of_every_answer() {
+fn thumbs_are_of_every_answer_and_lengths_of_what_may_train() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
     let mut all: Vec<Rollout> = (0..4).map(|n| by(n, None)).collect();
@@ -37,7 +37,7 @@ fn lengths_and_thumbs_are_of_every_answer() {
     assert_eq!(score_all(&log, 1.0), 1);
     for service in both(&log, 10) {
         assert_eq!((service.scores.len(), service.thumbs), (1, (1, 3)));
-        assert_eq!(service.lengths, [3.0; 3], "of one that was broken off there is no length");
+        assert_eq!(service.lengths, [3.0], "what is drawn greedily, or to a grammar, has another length");
     }
     assert_eq!(both(&log, 2).map(|service| service.thumbs), [(1, 1), (0, 2)], "the first two, and the last two");
 }
@@ -90,4 +90,41 @@ fn who_is_in_quarantine_is_not_heard() {
         assert_eq!((service.scores.len(), service.thumbs), (2, (0, 3)), "who asked and who judged");
         assert_eq!(service.lengths.len(), 3, "a judgement has no part in a length");
     }
+}
+
+/// Goal: where one user is most of it, what is read comes to an end all the same. Method: limits on either side of what there is, one
+/// other beside a loud user and many; the scores alone are the same ones.
+#[test]
+fn a_window_is_full_though_little_of_it_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    (0..32).for_each(|n| log.append(by(n, Some(if n == 9 { "ann" } else { "loud" }))).unwrap());
+    log.flush().unwrap();
+    score_all(&log, 1.0);
+    for (limit, n_scores, is_full) in [(8, 2, true), (9, 2, false), (40, 2, false)] {
+        let service = &both(&log, limit)[0];
+        assert_eq!((service.scores.len(), service.is_full), (n_scores, is_full), "{limit}");
+        let sample = Sample { limit, quarantine: log.quarantine() };
+        assert_eq!(log.reader().scores(PolicyVersion(1), Seq(0), sample).unwrap(), service.scores);
+    }
+    assert!(both(&log, 2)[0].is_full, "as many as are wanted");
+}
+
+/// Goal: whether a version serves says nothing of whom it serves. Method: one user's answers alone and beside another's, some broken
+/// off, and windows that do not reach them.
+#[test]
+fn answers_are_counted_whoever_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    for n in 0..20 {
+        let mut rollout = by(n, Some(if n == 0 { "ann" } else { "loud" }));
+        if n >= 15 {
+            (rollout.finish, rollout.response) = (FinishReason::Cancelled, Vec::new());
+        }
+        log.append(rollout).unwrap();
+    }
+    log.flush().unwrap();
+    let n_answers = |version, window| log.reader().n_answers(PolicyVersion(version), window).unwrap();
+    assert_eq!([100, 10, 5].map(|window| n_answers(1, window)), [15, 5, 0]);
+    assert_eq!(n_answers(2, 100), 0);
 }
