@@ -27,14 +27,17 @@ impl Idle<'_> {
             return "only the value model learnt, which warms up (ppo.value_warmup_updates)".to_string();
         }
         let tripped = |guard: &Guard| is_positive(self.numbers, &format!("guard/{}", guard.as_str()));
-        let guards: Vec<&str> = Guard::ALL.iter().filter(|guard| tripped(guard)).map(|guard| guard.as_str()).collect();
-        // That too little was left is no news where nothing was, and who filtered it all is.
-        let nothing_left = guards == [Guard::EffectiveBatch.as_str()] && !self.dropped.contains_key(&DropReason::Guard);
+        let mut guards: Vec<&str> =
+            Guard::ALL.iter().filter(|guard| tripped(guard)).map(|guard| guard.as_str()).collect();
         let n_dropped = self.numbers.get("dropped").map_or(0, |n| *n as usize);
+        // That too little was left is no news where nothing was; who filtered it all is.
+        if n_dropped >= self.n_rollouts && !self.dropped.contains_key(&DropReason::Guard) {
+            guards.retain(|guard| *guard != Guard::EffectiveBatch.as_str());
+        }
         match n_dropped {
             0 if guards.is_empty() => "no minibatch made a step of the policy".to_string(),
             0 => format!("guard rails kept the policy where it was: {}", guards.join(", ")),
-            n if !guards.is_empty() && !(nothing_left && n >= self.n_rollouts) => {
+            n if !guards.is_empty() => {
                 let (guards, drops) = (guards.join(", "), self.drops(n));
                 format!("guard rails kept the policy where it was: {guards}; rollouts dropped: {drops}")
             }
@@ -109,6 +112,9 @@ mod tests {
         assert!(told(&warm, &[(OffPolicy, 1)]).contains("ppo.value_warmup_updates"));
         let filtered = [("steps/value_warmup", 1.0), ("steps/value", 0.0), all];
         assert!(told(&filtered, &[(OffPolicy, 32)]).starts_with("every rollout"), "a warm-up that learnt nothing");
+        let lone = [all, ("guard/effective_batch", 1.0)];
+        assert_eq!(told(&lone, &[(Singleton, 32)]), "every rollout of the round was filtered: 32 singleton");
+        assert!(told(&lone, &[(Singleton, 30), (Guard, 2)]).starts_with("guard rails"));
         assert_eq!(told(&[], &[]), "no minibatch made a step of the policy");
     }
 }
