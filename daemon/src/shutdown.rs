@@ -11,7 +11,7 @@
 //! 6. What still blocks after that (a file that is being taken in, a model that is being loaded) is left behind: the process
 //!    ends without a look at it ([`policy::threads::end_process`]).
 //!
-//! All of it ends within [`GRACE`] of `daemon.drain_s`: a supervisor that kills should wait a little longer than both.
+//! All of it ends within five seconds of `daemon.drain_s`: a supervisor that kills should wait a little longer than both.
 
 use std::time::{Duration, Instant};
 

@@ -225,7 +225,7 @@ fn sum_of_squares(values: &[f32]) -> f64 {
 /// With `lanes` > 1, micro-batches of a wave run at once, each into gradients of its own, which are then added in order:
 /// small models gain nothing from splitting a matrix product, but everything from running two of them. A large model's
 /// micro-batches (`lanes` = 1) add into the same buffers one after another, each on the whole pool. Either way the sum does
-/// not depend on timing, nor on the number of threads (see [`lanes`](crate::threads::lanes)).
+/// not depend on timing, nor on the number of threads (see [`lanes_of`](crate::threads::lanes_of)).
 ///
 /// # Errors
 /// The first error of any micro-batch.
