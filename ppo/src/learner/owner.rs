@@ -65,7 +65,7 @@ pub(super) struct Owner {
     pub(super) watch: Arc<Watch>,
     pub(super) rollback: Arc<Rollback>,
     /// One update is wanted although it is paused.
-    is_stepping: bool,
+    pub(super) is_stepping: bool,
     is_unable: bool,
     /// Nobody has asked yet whether there is memory.
     may_not_fit: bool,
@@ -131,6 +131,8 @@ impl Owner {
         };
         let _keeper = share::keep_of(&self.setup, &self.counters);
         threads::give_way();
+        // What an earlier process stood still for may have left.
+        self.hear_of_rollback();
         let mut wait = Some(Duration::ZERO);
         while self.obey(wait, &loader).is_continue() {
             self.save_if_bereft();
@@ -165,7 +167,7 @@ impl Owner {
         };
         while let Some(command) = next {
             match command {
-                Command::Pause => self.is_paused = true,
+                Command::Pause => (self.is_paused, self.is_stepping) = (true, false),
                 Command::Resume { seen } => {
                     if self.rollback.answered(seen.as_deref()) {
                         // Whatever made it unable may have been repaired; it will say so if not.

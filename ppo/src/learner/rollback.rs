@@ -110,7 +110,7 @@ impl Rollback {
             None => {}
         }
         if switched.as_ref().is_err_and(is_outdated) {
-            *lock(&self.pending) = None;
+            self.let_go(*live);
             return switched;
         }
         // Whoever drains by then is not in memory for that alone.
@@ -156,12 +156,20 @@ impl Rollback {
         })
     }
 
-    /// Learning stands still for a version that has yet to go, and is no longer live. Returns what it stood still for before.
-    pub(super) fn withdraw(&self, halted: String) -> Option<String> {
+    /// This version is live no longer: what was seen of it is not waited for. Of another one it is.
+    fn let_go(&self, live: PolicyVersion) {
+        lock(&self.pending).take_if(|pending| pending.breach.live == live);
+    }
+
+    /// Learning stands still for a version that has yet to go, and is no longer live. Returns what it stands still for now: what
+    /// it did before, or what has been said since.
+    pub(super) fn withdraw(&self, halted: String, version: PolicyVersion) -> Option<String> {
         let before = halted.split_once(BEFORE).map(|(_, before)| before.to_owned());
         tracing::warn!(halted, "another version is live by now: there is nothing to roll back");
-        self.halt.turn().withdraw(Announced::over(halted, before.clone()));
-        before
+        self.let_go(version);
+        let turn = self.halt.turn();
+        turn.withdraw(Announced::over(halted, before));
+        turn.read()
     }
 
     fn stand_still(&self, why: &str) {
@@ -205,10 +213,10 @@ fn still_to_go(live: PolicyVersion) -> String {
     format!("{live}{STILL_TO_GO}")
 }
 
-/// Whether this is said of a rollback that has yet to come, of a version that is not live.
-fn is_over(halted: &str, live: PolicyVersion) -> bool {
-    let version = halted.split_once(STILL_TO_GO).and_then(|(version, _)| version.strip_prefix("policy@")?.parse().ok());
-    version.is_some_and(|version: u64| version != live.0)
+/// Of which version this says that it has yet to be rolled back, if it does.
+fn version_to_go(halted: &str) -> Option<PolicyVersion> {
+    let (version, _) = halted.split_once(STILL_TO_GO)?;
+    version.strip_prefix("policy@")?.parse().ok().map(PolicyVersion)
 }
 
 /// Whether another version is live than the one that has to go.

@@ -6,7 +6,7 @@
 
 use policy::{PolicyVersion, engine::EngineError};
 
-use super::{Rollback, is_outdated, is_over};
+use super::{Rollback, is_outdated, version_to_go};
 use crate::{
     learner::{LearnerError, owner::Owner, watching::Breach},
     publish::{Loader, PublishError, Switched},
@@ -136,16 +136,25 @@ impl Owner {
             self.stand_still_for(why);
             self.stand_still();
         }
-        let registry = &self.setup.registry;
-        let is_over = |halted: &mut String| registry.live().is_ok_and(|live| is_over(halted, live.version));
-        if let Some(halted) = self.halted.take_if(is_over) {
-            let version = halted.split_whitespace().next().unwrap_or_default().to_owned();
-            self.halted = self.rollback.withdraw(halted);
+        let Some(version) = self.halted.as_deref().and_then(version_to_go) else { return };
+        if self.has_left(version)
+            && let Some(halted) = self.halted.take()
+        {
+            self.halted = self.rollback.withdraw(halted, version);
+            // Whoever asked for a single step asked for it while this stood still.
+            self.is_stepping = false;
             if !self.stands_still() {
                 let why = format!("{version} is no longer live");
                 self.setup.log.note(Act::new(&Who::watch(), Action::Resume, None).done_with(why));
             }
             self.show_pause();
         }
+    }
+
+    /// Whether neither this version is live nor one that was learnt from it: its child may be as bad, and is held against nobody else.
+    fn has_left(&self, version: PolicyVersion) -> bool {
+        let registry = &self.setup.registry;
+        let lineage = registry.live().and_then(|live| registry.lineage(live.version, u64::MAX));
+        lineage.is_ok_and(|lineage| !lineage.contains(&version))
     }
 }

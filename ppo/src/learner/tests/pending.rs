@@ -133,3 +133,26 @@ fn patience_ends_and_an_answer_ends_what_is_pending() {
     }
     world.close();
 }
+
+/// Goal: what was learnt from a version that has to go is no way out of it. Method: its child goes live while the rollback waits for
+/// room; then a version that has nothing of it.
+#[test]
+fn learning_stands_still_for_a_child_too() {
+    let (mut world, breach) = world_with_a_good_one();
+    let child = bring(&world, IMPORT);
+    world.engine.load_to_serve(child, &world.registry.path(child)).unwrap();
+    world.engine.load_to_serve(OTHERS[0], &world.registry.path(IMPORT)).unwrap();
+    let learner = world.start_learner();
+    let rollback = rollback_of(&learner);
+    assert_eq!(rollback.at_once(&breach).unwrap(), Switched::NotInMemory);
+    eventually("the halt", || is_halted_by(&learner, "policy@1 has to be rolled back"));
+    go_live(&world, child);
+    eventually("the end of the rollback", || rollback.pending().is_none());
+    learner.pause().unwrap();
+    learner.activate(child, None, &Who::cli()).unwrap();
+    assert!(is_halted_by(&learner, "policy@1 has to be rolled back"), "{:?}", learner.status());
+    learner.activate(PolicyVersion::SFT, None, &Who::cli()).unwrap();
+    eventually("what an operator wants", || learner.status().state == LearnerState::Paused);
+    drop(rollback);
+    world.close();
+}
