@@ -15,7 +15,7 @@ fn hurried() -> TestDaemon {
 
 /// Far more choices than are drawn within a second.
 fn endless(stream: bool) -> Value {
-    json!({"prompt": vec!["a"; 30], "n": 128, "max_tokens": 250, "ignore_eos": true, "stream": stream})
+    json!({"prompt": vec!["a"; 16], "n": 128, "max_tokens": 250, "ignore_eos": true, "stream": stream})
 }
 
 /// A client that asks again by itself would have it computed in vain once more.
