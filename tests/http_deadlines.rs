@@ -6,14 +6,14 @@ use serde_json::{Value, json};
 
 use crate::harness::{TestDaemon, client::Reply, judge::slow_judge};
 
-/// A second for each request; a judge who takes minutes.
+/// Three seconds for each request; a judge who takes minutes.
 fn hurried() -> TestDaemon {
     let (url, _) = slow_judge(Duration::from_secs(300));
-    let sets = ["daemon.request_timeout_s=1", "reward.source=remote", "reward.remote_timeout_ms=300000", &url];
+    let sets = ["daemon.request_timeout_s=3", "reward.source=remote", "reward.remote_timeout_ms=300000", &url];
     sets.iter().fold(TestDaemon::builder(), |builder, set| builder.set(*set)).start()
 }
 
-/// Far more choices than are drawn within a second.
+/// Far more choices than are drawn in that time.
 fn endless(stream: bool) -> Value {
     json!({"prompt": vec!["a"; 16], "n": 128, "max_tokens": 250, "ignore_eos": true, "stream": stream})
 }

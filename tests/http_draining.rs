@@ -122,14 +122,13 @@ fn what_nobody_read_is_in_the_log() {
     let unread = send("/v1/completions", body);
     let judged = send("/v1/rewards", json!({"input": [{"prompt": "a", "completion": "b"}]}));
     questions.recv_timeout(Duration::from_secs(30)).expect("the judge is asked");
-    let finished = "honed_generation_tokens_total";
-    while metric(daemon.address, finished) < 8.0 * WINDOW as f64 {
-        std::thread::yield_now();
+    while metric(daemon.address, "honed_generation_tokens_total") < (64 * (WINDOW - 8)) as f64 {
+        std::thread::sleep(Duration::from_millis(10));
     }
     daemon.signal(libc::SIGTERM);
     let stopped = Instant::now();
     assert!(daemon.wait().success());
-    assert!(stopped.elapsed() < Duration::from_secs(10), "drain_s and one grace: {:?}", stopped.elapsed());
+    assert!(stopped.elapsed() < Duration::from_secs(20), "drain_s and one grace: {:?}", stopped.elapsed());
     drop((unread, judged));
     let stats = LogReader::open(folder.path()).expect("a log").stats().expect("numbers");
     assert_eq!(stats.n_rollouts, 64, "{stats:?}");
