@@ -81,6 +81,7 @@ pub use forget::{FORGOTTEN, Forgotten};
 pub use imports::{ImportOutcome, ImportRow, ImportSource};
 pub use lock::LockHolder;
 pub use quarantine::Quarantine;
+pub(crate) use read::USER_PART;
 pub use read::{Export, LogReader, LogStats, MadeVersion, Making, PageQuery, Sample, UsedByUpdate};
 pub use record::{LoggedRollout, ScoreRecord, Seq, finish_word};
 pub use retention::Retention;

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use super::{Tenant, UNPOISONED};
+use super::{Tenant, UNPOISONED, tenant::share_of};
 
 /// So much of it; clones are the same room.
 #[derive(Clone, Debug)]
@@ -42,8 +42,7 @@ impl Room {
     /// though the others hold all.
     #[must_use]
     pub fn new(max: usize, share: f64, first: usize) -> Room {
-        let max_of_one = ((max as f64 * share).ceil() as usize).clamp(max.min(1), max);
-        Room(Arc::new(Inner { max, max_of_one, first, held: Mutex::default() }))
+        Room(Arc::new(Inner { max, max_of_one: share_of(max, share), first, held: Mutex::default() }))
     }
 
     /// Takes a part, if there is so much left. Where nobody holds anything, there is, however much it is.

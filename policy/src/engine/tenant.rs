@@ -59,9 +59,14 @@ impl Crowd {
 
     /// A share of all of them, at least one where there is any.
     fn share(self, share: f64) -> Crowd {
-        let of = |all: usize| ((all as f64 * share).ceil() as usize).clamp(all.min(1), all);
+        let of = |all| share_of(all, share);
         Crowd { requests: of(self.requests), sequences: of(self.sequences), tokens: of(self.tokens) }
     }
+}
+
+/// A share of so many, at least one where there is any.
+pub(super) fn share_of(all: usize, share: f64) -> usize {
+    ((all as f64 * share).ceil() as usize).clamp(all.min(1), all)
 }
 
 /// Requests of which some sequence was admitted and is not yet in a slot: of all, and of each tenant that is told apart.

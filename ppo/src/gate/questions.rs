@@ -22,13 +22,11 @@ use policy::{
 
 use crate::{
     experience::is_held_out,
-    rollout_log::{LoggedRollout, Quarantine},
+    rollout_log::{LoggedRollout, Quarantine, USER_PART},
 };
 
 /// Rows of the log that are looked through for questions.
 pub const ROWS_MAX: usize = 1024;
-/// One part in this many of the questions is a named user's at most, as long as others have prompts.
-const USER_PART: usize = 4;
 
 /// What both versions are asked.
 #[derive(Clone, Debug, PartialEq)]

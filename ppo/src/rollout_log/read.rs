@@ -10,6 +10,7 @@ mod service;
 use std::{collections::BTreeMap, ops::RangeInclusive, path::Path};
 
 pub use export::Export;
+pub(crate) use hearing::USER_PART;
 pub use making::{MadeVersion, Making, UsedByUpdate};
 #[cfg(test)]
 pub(super) use named::NEWEST_NAMED;

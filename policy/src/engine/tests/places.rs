@@ -43,6 +43,17 @@ fn stuck(test: &TestEngine, version: PolicyVersion) -> Sender<()> {
     held
 }
 
+/// The second version serves, and the first one has stepped down with a response that stands still; it goes on when the result drops.
+fn leaving(test: &TestEngine) -> Sender<()> {
+    test.load(1);
+    test.engine.promote(ONE).unwrap();
+    let held = stuck(test, ONE);
+    test.load(2);
+    test.engine.promote(TWO).unwrap();
+    test.engine.step_down(ONE).unwrap();
+    held
+}
+
 /// Goal: no more versions than may be are ever in memory. Method: a live one and one that stays; a third is refused without a
 /// wait, by names, and finds its place once one has left.
 #[test]
@@ -70,12 +81,7 @@ fn a_version_too_many_is_refused_and_told_who_is_there() {
 #[test]
 fn a_load_waits_for_the_answers_of_whoever_leaves() {
     let test = TestEngine::new();
-    test.load(1);
-    test.engine.promote(ONE).unwrap();
-    let held = stuck(&test, ONE);
-    test.load(2);
-    test.engine.promote(TWO).unwrap();
-    test.engine.step_down(ONE).unwrap();
+    let held = leaving(&test);
     assert!(!test.engine.is_full(), "who has stepped down is in nobody's way");
     let path = file(&test, 3);
     thread::scope(|scope| {
@@ -98,12 +104,7 @@ fn a_load_waits_for_the_answers_of_whoever_leaves() {
 #[test]
 fn who_waits_for_a_place_is_in_nobodys_way() {
     let test = TestEngine::new();
-    test.load(1);
-    test.engine.promote(ONE).unwrap();
-    let held = stuck(&test, ONE);
-    test.load(2);
-    test.engine.promote(TWO).unwrap();
-    test.engine.step_down(ONE).unwrap();
+    let held = leaving(&test);
     let (third, fourth) = (file(&test, 3), file(&test, 4));
     thread::scope(|scope| {
         let load = scope.spawn(|| test.engine.load(PolicyVersion(3), &third));

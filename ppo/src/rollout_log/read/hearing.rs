@@ -7,8 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// One part in this many of a sample is one user's at most.
-const USER_PART: usize = 4;
+/// One part in this many of a sample is one named user's at most, as long as others have brought something: of what the watch
+/// hears, and of what the gate asks.
+pub(crate) const USER_PART: usize = 4;
 
 /// Something, and who brought it: whoever asked, and those whose judgement is in it.
 pub(super) struct Brought<T> {
