@@ -33,24 +33,28 @@ fn sigterm_waits_for_scores_that_were_asked_for() {
     let mut daemon = Process::serve(folder.path(), &sets);
     let address = daemon.address;
     client::until_ready(address);
+    let silent = client::connect(address);
     let body = json!({"input": vec![json!({"prompt": "a", "completion": "b"}); 3]});
     let asking = std::thread::spawn(move || client::raw(address, &post("/v1/rewards", &body)));
     questions.recv_timeout(Duration::from_secs(30)).expect("the judge is asked");
     daemon.signal(libc::SIGTERM);
     let stopped = Instant::now();
-    turn_away(address);
+    turn_away(address, silent);
     let answer = asking.join().expect("an answer").ok();
     assert_eq!(answer["data"].as_array().map(Vec::len), Some(3), "{answer}");
     assert!(daemon.wait().success());
     assert!(stopped.elapsed() < Duration::from_secs(20), "nothing else was to be waited for: {:?}", stopped.elapsed());
 }
 
-/// Whoever comes while a daemon ends hears so, and probes are answered. It has been told to stop a moment ago.
-fn turn_away(address: SocketAddr) {
+/// Whoever comes while a daemon ends hears so, whoever came before it and had not asked yet, too, and probes are answered. It has
+/// been told to stop a moment ago.
+fn turn_away(address: SocketAddr, silent: TcpStream) {
     let get = |path: &str| client::raw(address, &request("GET", path, &[], b""));
     while get("/readyz").status == 200 {
         std::thread::yield_now();
     }
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(client::ask(silent, &request("GET", "/readyz", &[], b"")).status, 503);
     // Long after the engine has nothing to do any more.
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!((get("/readyz").status, get("/livez").status), (503, 200));

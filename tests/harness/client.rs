@@ -62,7 +62,11 @@ pub(crate) fn until_ready(address: SocketAddr) {
 
 /// Sends bytes as they are and reads the answer.
 pub(crate) fn raw(address: SocketAddr, request: &[u8]) -> Reply {
-    let mut socket = connect(address);
+    ask(connect(address), request)
+}
+
+/// The same on a connection that is there.
+pub(crate) fn ask(mut socket: TcpStream, request: &[u8]) -> Reply {
     // A daemon that has refused already may have closed; its answer is what counts.
     let _ = socket.write_all(request);
     read_reply(&mut BufReader::new(socket))

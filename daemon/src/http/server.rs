@@ -23,6 +23,9 @@ const HEADER_SLACK_BYTES: usize = 8 << 10;
 /// has left; this is for those where it does not, and long enough for requests that were sent whole before a goodbye and are
 /// answered at once.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// What a connection on which nothing was asked yet gets for its first request, once the daemon ends, and for the answer. Its
+/// client may have connected a moment before, and one that is closed without a word learns less than one that is told 503.
+const FIRST_WORD: Duration = Duration::from_secs(1);
 
 /// Limits of connections.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +80,10 @@ pub(crate) async fn serve(
     // Held by connections from before the end: nothing comes through it, and it is over with the last of them.
     let (alive, mut all_ended) = mpsc::channel::<Infallible>(1);
     let mut alive = Some(alive);
+    let serve_one = |(socket, peer, permit), alive| {
+        let life = Life { alive, stop: stop.subscribe(), _permit: permit };
+        tokio::spawn(connection(socket, peer, app.clone(), limits, life));
+    };
     loop {
         let accepted = tokio::select! {
             accepted = accept(&listener, &permits) => accepted,
@@ -89,10 +96,7 @@ pub(crate) async fn serve(
             () = reached(&mut cut, Stop::Cut) => break,
         };
         match accepted {
-            Ok((socket, peer, permit)) => {
-                let life = Life { alive: alive.clone(), stop: stop.subscribe(), _permit: permit };
-                tokio::spawn(connection(socket, peer, app.clone(), limits, life));
-            }
+            Ok(accepted) => serve_one(accepted, alive.clone()),
             // Out of file descriptors, most likely: breathe, and the connections that end will free some.
             Err(error) => {
                 tracing::warn!(%error, "accept failed");
@@ -100,9 +104,22 @@ pub(crate) async fn serve(
             }
         }
     }
+    // A port that closes resets what the system has accepted for us, and who is reset cannot know what became of a request.
+    for _ in 0..limits.connections_max {
+        match tokio::time::timeout(Duration::ZERO, accept(&listener, &permits)).await {
+            Ok(Ok(accepted)) => serve_one(accepted, None),
+            _ => break,
+        }
+    }
     drop(listener);
+    let all_ended = || permits.acquire_many(permits_max);
+    // Those that came meanwhile have an answer at once, and end with it.
+    tokio::select! {
+        _ = tokio::time::timeout(FIRST_WORD, all_ended()) => {}
+        () = reached(&mut cut, Stop::Cut) => {}
+    }
     stop.send_replace(Stop::Cut);
-    let _all_ended = permits.acquire_many(permits_max).await;
+    let _all_ended = all_ended().await;
 }
 
 async fn accept(
@@ -125,7 +142,9 @@ struct Life {
 async fn connection(socket: TcpStream, peer: SocketAddr, app: Router, limits: ConnectionLimits, mut life: Life) {
     // A token is a small write; Nagle would hold it back for the acknowledgement of the last one.
     let _ = socket.set_nodelay(true);
+    let (asked, mut first) = watch::channel(false);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        asked.send_replace(true);
         request.extensions_mut().insert(ConnectInfo(peer));
         app.clone().oneshot(request.map(axum::body::Body::new) as Request)
     });
@@ -140,7 +159,7 @@ async fn connection(socket: TcpStream, peer: SocketAddr, app: Router, limits: Co
     let served = async {
         tokio::select! {
             ended = connection.as_mut() => ended,
-            () = reached(&mut life.stop, Stop::Finish), if life.alive.is_some() => {
+            () = last_answer(&mut life.stop, &mut first), if life.alive.is_some() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -156,6 +175,12 @@ async fn connection(socket: TcpStream, peer: SocketAddr, app: Router, limits: Co
         () = left(presence) => tracing::debug!(%peer, "a client left"),
         () = reached(&mut cut, Stop::Cut) => tracing::debug!(%peer, "a connection was cut"),
     }
+}
+
+/// Resolves when the answer that a connection is giving, or giving next, is its last. hyper closes what waits for a request.
+async fn last_answer(stop: &mut watch::Receiver<Stop>, first: &mut watch::Receiver<bool>) {
+    reached(stop, Stop::Finish).await;
+    let _ = tokio::time::timeout(FIRST_WORD, first.wait_for(|asked| *asked)).await;
 }
 
 /// Resolves some time after the client has closed its end.
