@@ -71,7 +71,7 @@ mod tests {
     fn the_told_are_renumbered_in_order() {
         let piece = |choice, log_prob_sum| Piece { choice, log_prob_sum, n_tokens: 2, ..Piece::default() };
         let pieces = vec![piece(0, -8.0), piece(1, -2.0), piece(2, -4.0)];
-        let told = BestOf { n: 1, n_drawn: 3 }.choose(pieces, &mut Deposit::new(None));
+        let told = BestOf { n: 1, n_drawn: 3 }.choose(pieces, &mut Deposit::nothing());
         assert_eq!(told.iter().map(|piece| (piece.choice, piece.log_prob_sum)).collect::<Vec<_>>(), [(0, -2.0)]);
     }
 }

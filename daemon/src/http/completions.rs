@@ -147,7 +147,7 @@ fn echo_only(
     let pieces = (0..choices).map(|choice| Piece { choice, finish: Some("length"), ..Piece::default() });
     let body = computing(shape.whole_bytes_min(), || echoes(shape, pieces.collect(), totals, stream));
     if !stream {
-        return Ok(answer::json_response(body, version, Deposit::new(None)));
+        return Ok(answer::json_response(body, version, Deposit::nothing()));
     }
     let event_stream = [(axum::http::header::CONTENT_TYPE, "text/event-stream; charset=utf-8")];
     Ok(super::context::with_version((event_stream, body).into_response(), version))

@@ -11,23 +11,30 @@ use ppo::RolloutLog;
 
 /// Rollouts that are logged when this is dropped.
 pub(crate) struct Deposit {
-    /// `None` when the client asked for `store: false`.
+    /// `None` for what is no exchange.
     log: Option<RolloutLog>,
+    /// `false` when the client asked for `store: false`: then exchanges are counted, and go.
+    stores: bool,
     rollouts: Vec<Rollout>,
     /// Whether what is in it was handed to the client.
     is_answered: bool,
 }
 
 impl Deposit {
-    /// An empty deposit for choices that are handed over one by one.
-    pub(crate) fn new(log: Option<RolloutLog>) -> Deposit {
-        Deposit { log, rollouts: Vec::new(), is_answered: true }
+    /// An empty deposit for choices that are handed over one by one; `stores`: what the client asked for.
+    pub(crate) fn new(log: RolloutLog, stores: bool) -> Deposit {
+        Deposit { log: Some(log), stores, rollouts: Vec::new(), is_answered: true }
+    }
+
+    /// Of an answer that is no exchange.
+    pub(crate) fn nothing() -> Deposit {
+        Deposit { log: None, stores: false, rollouts: Vec::new(), is_answered: true }
     }
 
     /// An empty deposit into the same log, for choices that are handed over together: until [`Deposit::answered`] nobody
     /// has read any of them.
     pub(crate) fn of_whole(other: &Deposit) -> Deposit {
-        Deposit { log: other.log.clone(), rollouts: Vec::new(), is_answered: false }
+        Deposit { log: other.log.clone(), stores: other.stores, rollouts: Vec::new(), is_answered: false }
     }
 
     /// Notes that the answer was handed to the client.
@@ -39,8 +46,10 @@ impl Deposit {
     pub(crate) fn add(&mut self, rollout: Rollout) {
         // Without a token nobody answered: a prompt was scored, or its client left while it waited. There is nothing to learn,
         // and one request can wait with thousands of choices, whose rows would crowd others out of the log's queue.
-        if self.log.is_some() && !rollout.response.is_empty() {
-            self.rollouts.push(rollout);
+        let Some(log) = self.log.as_ref().filter(|_| !rollout.response.is_empty()) else { return };
+        match self.stores {
+            true => self.rollouts.push(rollout),
+            false => log.count_unstored(),
         }
     }
 
@@ -86,7 +95,7 @@ impl Drop for Deposit {
 #[cfg(test)]
 mod tests {
     use policy::{LogProb, PolicyVersion, RolloutId, SampledToken, SamplingParams, TokenId};
-    use ppo::rollout_log::LogSettings;
+    use ppo::rollout_log::{DropReason, LogSettings};
 
     use super::*;
 
@@ -112,7 +121,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = LogSettings { commit_ms: 1, queue: 16, rescore_on_feedback: false };
         let log = RolloutLog::open(folder.path(), &settings).unwrap();
-        let mut stream = Deposit::new(Some(log.clone()));
+        let mut stream = Deposit::new(log.clone(), true);
         let (mut made, mut unmade) = (Deposit::of_whole(&stream), Deposit::of_whole(&stream));
         for (index, deposit) in (0..).zip([&mut stream, &mut made, &mut unmade]) {
             deposit.add(rollout(index, 1));
@@ -126,5 +135,10 @@ mod tests {
         assert_eq!([0, 1].map(finish), [Some(FinishReason::EndToken); 2]);
         assert_eq!(finish(2), Some(FinishReason::Cancelled));
         assert_eq!([10, 11, 12].map(finish), [None; 3]);
+        assert_eq!(log.counters().dropped[&DropReason::NotStored], 0);
+        Deposit::new(log.clone(), false).add(rollout(20, 1));
+        Deposit::new(log.clone(), false).add(rollout(21, 0));
+        log.flush().unwrap();
+        assert_eq!((finish(20), log.counters().dropped[&DropReason::NotStored]), (None, 1));
     }
 }

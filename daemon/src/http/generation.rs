@@ -100,7 +100,7 @@ impl Generation {
             events,
             cancel,
             version,
-            deposit: Deposit::new(job.store.then(|| services.log.clone())),
+            deposit: Deposit::new(services.log.clone(), job.store),
             choices_open: job.prompts.len() * job.n as usize,
             grammar_field: job.constraint.map(|constraint| constraint.field),
             deadline: Box::pin(tokio::time::sleep(context.limits().request_timeout())),
@@ -232,7 +232,7 @@ fn engine_requests(
         tenant: job.tenant,
         user: job.user.clone(),
         cancel: cancel.clone(),
-        sink: sink(sender.clone(), i * job.n, Deposit::new(job.store.then(|| services.log.clone()))),
+        sink: sink(sender.clone(), i * job.n, Deposit::new(services.log.clone(), job.store)),
     };
     (0u32..).zip(&job.prompts).map(request).collect()
 }

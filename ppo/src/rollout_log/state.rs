@@ -109,6 +109,8 @@ pub enum DropReason {
     Forgotten,
     /// It had not trained when `ppo.log.keep_days` were over (counted only, likewise).
     Outdated,
+    /// The client asked that it be kept out of the log, with `store: false` (counted only, by this process).
+    NotStored,
     /// The writer's queue was full (counted only, by this process: it never reached the log).
     QueueFull,
     /// The log could not be written (counted only, by this process).
@@ -117,7 +119,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons.
-    pub const ALL: [DropReason; 23] = [
+    pub const ALL: [DropReason; 24] = [
         DropReason::Stale,
         DropReason::Empty,
         DropReason::Cancelled,
@@ -139,6 +141,7 @@ impl DropReason {
         DropReason::UpdateFailed,
         DropReason::Forgotten,
         DropReason::Outdated,
+        DropReason::NotStored,
         DropReason::QueueFull,
         DropReason::WriteFailed,
     ];
@@ -167,6 +170,7 @@ impl DropReason {
             DropReason::UpdateFailed => "update_failed",
             DropReason::Forgotten => "forgotten",
             DropReason::Outdated => "outdated",
+            DropReason::NotStored => "not_stored",
             DropReason::QueueFull => "queue_full",
             DropReason::WriteFailed => "write_failed",
         }
