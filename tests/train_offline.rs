@@ -6,6 +6,7 @@
 
 mod chosen;
 mod ppo;
+mod resumed;
 mod spared;
 
 use std::{

@@ -16,6 +16,7 @@ mod options;
 mod output;
 mod ppo;
 mod prompts;
+mod resume;
 mod reward;
 mod sft;
 mod split;

@@ -16,6 +16,7 @@ mod header;
 pub mod intake;
 mod metadata;
 pub mod safetensors;
+pub mod stream;
 
 use std::{
     collections::BTreeMap,

@@ -6,9 +6,11 @@
 mod adam_w;
 mod gradients;
 mod rule;
+mod saved;
 
 pub use adam_w::{AdamConfig, AdamState, AdamW, Moments};
 pub use gradients::{Gradient, Gradients, accumulate, clip_factor};
+pub use saved::{read_run, write_run};
 
 #[cfg(test)]
 mod tests;

@@ -19,7 +19,7 @@ pub use shuffled::Shuffled;
 use crate::{
     causal_lm::{CausalLm, HeadSlopes},
     model_error::{ModelError, Result},
-    optimizer::{AdamConfig, AdamW, Gradients, accumulate},
+    optimizer::{AdamConfig, AdamState, AdamW, Gradients, accumulate},
     sequence_batch::{Sequence, SequenceBatch},
     threads::{is_small_of, lanes_of, pieces_min_of},
 };
@@ -69,6 +69,30 @@ impl Default for SftOptions {
     }
 }
 
+/// Where a run was left that is gone on with. The weights are back in the model already.
+#[derive(Debug)]
+pub struct Resumed {
+    /// Steps done.
+    pub step: usize,
+    /// The optimiser's state after them.
+    pub adam: AdamState,
+}
+
+impl Resumed {
+    /// Puts the optimiser's state back and returns the steps done; of a run that begins, none.
+    ///
+    /// # Errors
+    /// When the state is of other parameters, or of a longer run.
+    pub fn begin(this: Option<Resumed>, adam: &mut AdamW, n_steps: usize) -> Result<usize> {
+        let Some(Resumed { step, adam: state }) = this else { return Ok(0) };
+        if step > n_steps {
+            return Err(ModelError::OptimizerState(format!("it is after step {step} of a run of {n_steps}")));
+        }
+        adam.restore(state)?;
+        Ok(step)
+    }
+}
+
 /// Where a run stands, after each step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SftProgress {
@@ -99,39 +123,43 @@ pub fn train(
     examples: &[Sequence],
     mix: &[Sequence],
     options: &SftOptions,
-    progress: impl FnMut(&SftProgress) -> ControlFlow<()>,
+    mut progress: impl FnMut(&SftProgress) -> ControlFlow<()>,
 ) -> Result<SftProgress> {
-    train_until(model, examples, mix, options, &|| false, progress)
+    let ended = train_until(model, examples, mix, options, None, &|| false, |now, _| progress(now));
+    Ok(ended?.0)
 }
 
 /// As [`train`]; `is_stopped` is asked before every micro-batch, since a step may take minutes. A step that it ends is given
-/// up: the weights are those after the step that is returned.
+/// up: the weights are those after the step that is returned, and so is the optimiser beside it. `resumed`: where an earlier
+/// run was left, of the same examples and options, which then goes on bit for bit.
 ///
 /// # Errors
-/// As [`train`].
+/// As [`train`], and as [`Resumed::begin`].
 pub fn train_until(
     model: &CausalLm,
     examples: &[Sequence],
     mix: &[Sequence],
     options: &SftOptions,
+    resumed: Option<Resumed>,
     is_stopped: IsStopped<'_>,
-    mut progress: impl FnMut(&SftProgress) -> ControlFlow<()>,
-) -> Result<SftProgress> {
+    mut progress: impl FnMut(&SftProgress, &AdamW) -> ControlFlow<()>,
+) -> Result<(SftProgress, AdamW)> {
     let mut batches = Batches::new(examples, mix, options)?;
     let n_steps = batches.n_steps(options.epochs);
     let SftOptions { learning_rate: peak, final_share, warmup_steps, .. } = *options;
     let schedule = Schedule { peak, final_share, warmup_steps, n_steps };
     let mut adam = AdamW::new(model.parameters(), options.adam)?.keeping(model.rounded());
+    let n_done = Resumed::begin(resumed, &mut adam, n_steps)?;
     let mut now = SftProgress {
-        step: 0,
+        step: n_done,
         n_steps,
         loss: f64::NAN,
         learning_rate: 0.0,
         grad_norm: 0.0,
-        n_tokens: 0,
+        n_tokens: (0..n_done).map(|_| n_tokens_of(&batches.next_batch())).sum(),
         tokens_per_s: 0.0,
     };
-    for step in 0..n_steps {
+    for step in n_done..n_steps {
         let started = Instant::now();
         let batch = batches.next_batch();
         let computed = loss_and_gradients_until(model, &batch, options.micro_batch_tokens, is_stopped)?;
@@ -140,16 +168,20 @@ pub fn train_until(
         check_step(step + 1, n_steps, loss, now.grad_norm)?;
         now.learning_rate = schedule.at(step);
         adam.step(&gradients, now.learning_rate)?;
-        let n_tokens: usize = batch.iter().map(|s| s.tokens.len()).sum();
+        let n_tokens = n_tokens_of(&batch);
         now.step = step + 1;
         now.loss = loss;
         now.n_tokens += n_tokens;
         now.tokens_per_s = n_tokens as f64 / started.elapsed().as_secs_f64();
-        if progress(&now).is_break() {
+        if progress(&now, &adam).is_break() {
             break;
         }
     }
-    Ok(now)
+    Ok((now, adam))
+}
+
+fn n_tokens_of(batch: &[Sequence]) -> usize {
+    batch.iter().map(|s| s.tokens.len()).sum()
 }
 
 /// Mean negative log-likelihood over the response tokens of `batch` and its gradient, micro-batch by micro-batch.

@@ -12,7 +12,7 @@ use policy::{
     optimizer::{AdamConfig, AdamW, Gradients, accumulate},
     scalar_model::ScalarModel,
     sequence_batch::{Sequence, SequenceBatch},
-    sft::{IsStopped, Schedule, Shuffled, balance, check_step},
+    sft::{IsStopped, Resumed, Schedule, Shuffled, balance, check_step},
     threads::{lanes_of, pieces_min_of},
 };
 
@@ -156,23 +156,25 @@ pub fn train(
     model: &ScalarModel,
     rankings: &[Ranking],
     options: &RankingTrainOptions,
-    progress: impl FnMut(&RankingProgress) -> ControlFlow<()>,
+    mut progress: impl FnMut(&RankingProgress) -> ControlFlow<()>,
 ) -> Result<()> {
-    train_until(model, rankings, options, &|| false, progress)
+    train_until(model, rankings, options, None, &|| false, |now, _| progress(now)).map(drop)
 }
 
-/// As [`train`]; `is_stopped` is asked before every micro-batch. A step that it ends is given up: the weights are those after
-/// the last step of which `progress` was told.
+/// As [`train`]; `is_stopped` is asked before every micro-batch. A step that it ends is given up: the weights, and the optimiser
+/// that is returned, are those after the last step of which `progress` was told. `resumed`: where an earlier run was left, of
+/// the same rankings and options, which then goes on bit for bit.
 ///
 /// # Errors
-/// As [`train`].
+/// As [`train`], and as [`Resumed::begin`].
 pub fn train_until(
     model: &ScalarModel,
     rankings: &[Ranking],
     options: &RankingTrainOptions,
+    resumed: Option<Resumed>,
     is_stopped: IsStopped<'_>,
-    mut progress: impl FnMut(&RankingProgress) -> ControlFlow<()>,
-) -> Result<()> {
+    mut progress: impl FnMut(&RankingProgress, &AdamW) -> ControlFlow<()>,
+) -> Result<AdamW> {
     if rankings.is_empty() || options.batch == 0 {
         return Err(ModelError::Batch("no rankings to learn from".to_owned()));
     }
@@ -181,7 +183,11 @@ pub fn train_until(
     let schedule = Schedule { peak, final_share, warmup_steps, n_steps };
     let mut shuffled = Shuffled::new(rankings, options.seed);
     let mut adam = AdamW::new(model.parameters(), options.adam)?.keeping(model.rounded());
-    for step in 0..n_steps {
+    let n_done = Resumed::begin(resumed, &mut adam, n_steps)?;
+    for _ in 0..n_done {
+        shuffled.draw_batch(options.batch);
+    }
+    for step in n_done..n_steps {
         let batch = shuffled.draw_batch(options.batch);
         let Some((report, mut gradients)) = loss_and_gradients_until(model, &batch, options, is_stopped)? else {
             break;
@@ -190,11 +196,11 @@ pub fn train_until(
         check_step(step + 1, n_steps, report.loss, grad_norm)?;
         let learning_rate = schedule.at(step);
         adam.step(&gradients, learning_rate)?;
-        if progress(&RankingProgress { step: step + 1, n_steps, report, learning_rate, grad_norm }).is_break() {
+        if progress(&RankingProgress { step: step + 1, n_steps, report, learning_rate, grad_norm }, &adam).is_break() {
             break;
         }
     }
-    Ok(())
+    Ok(adam)
 }
 
 /// Mean loss over the prompts of `batch` and its gradient.

@@ -51,6 +51,14 @@ pub(super) struct FitOptions {
     /// Replace --out if it exists.
     #[arg(long)]
     pub(super) replace: bool,
+    /// Go on, bit for bit on as many threads, with the run that the same command has left in OUT.resume; where there is none, from
+    /// the start.
+    #[arg(long)]
+    pub(super) resume: bool,
+    /// Seconds after which weights and moments are written to OUT.resume, three times the size of the weights in f32; also when
+    /// the run is interrupted. 0: after every step.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600.0, value_parser = seconds)]
+    pub(super) state_every_s: f64,
 }
 
 /// How the learning rate moves after the warm-up.
@@ -148,6 +156,11 @@ pub(super) fn not_negative(text: &str) -> Result<f64, String> {
         Ok(x) if x.is_finite() && x >= 0.0 => Ok(x),
         _ => Err("expected a number from 0 on".to_owned()),
     }
+}
+
+/// A time: from none to a hundred years.
+pub(super) fn seconds(text: &str) -> Result<f64, String> {
+    not_negative(text).ok().filter(|s| *s <= 3.2e9).ok_or_else(|| "expected seconds, from 0 on".to_owned())
 }
 
 /// A number from 0 to below 1.

@@ -42,17 +42,18 @@ impl Output {
         Ok(output)
     }
 
-    /// Refuses a run that writes its epochs, because of `argument`, where one of their names is taken.
-    pub(super) fn check_epochs(&self, epochs: usize, argument: &str) -> Result<()> {
+    /// Refuses a run that writes its epochs, because of `argument`, where one of their names is taken; the first `n_own` of them it
+    /// may have written itself.
+    pub(super) fn check_epochs(&self, epochs: usize, n_own: usize, argument: &str) -> Result<()> {
         let folder = folder_of(&self.path);
         // Looked for in the folder: there may be a million epochs.
         for entry in std::fs::read_dir(folder).map_err(TrainError::io(folder))? {
             let name = entry.map_err(TrainError::io(folder))?.file_name();
             let name = name.to_string_lossy();
-            if self.epoch_of(&name).is_none_or(|epoch| !(1..=epochs).contains(&epoch)) {
-                continue;
-            }
-            if let Some(reason) = self.taken(&folder.join(&*name)) {
+            let Some(epoch) = self.epoch_of(&name).filter(|epoch| (1..=epochs).contains(epoch)) else { continue };
+            let path = folder.join(&*name);
+            let reason = if epoch <= n_own { self.is_read(&path) } else { self.taken(&path) };
+            if let Some(reason) = reason {
                 let reason = format!("{argument} would write {name}: {reason}");
                 return Err(TrainError::Output { path: self.path.clone(), reason });
             }
@@ -69,10 +70,16 @@ impl Output {
 
     /// Why a file that is there must stay.
     fn taken(&self, path: &Path) -> Option<String> {
-        let canonical = path.canonicalize().ok()?;
-        if !self.may_replace {
-            return Some("it exists already; --replace allows to replace it".to_owned());
+        path.canonicalize().ok()?;
+        match self.may_replace {
+            true => self.is_read(path),
+            false => Some("it exists already; --replace allows to replace it".to_owned()),
         }
+    }
+
+    /// Why a file must stay that the run reads.
+    fn is_read(&self, path: &Path) -> Option<String> {
+        let canonical = path.canonicalize().ok()?;
         let (argument, _) = self.inputs.iter().find(|(_, input)| *input == canonical)?;
         Some(format!("it is the file of {argument}, and would be lost"))
     }
@@ -140,8 +147,9 @@ mod tests {
         assert!(refused.contains("the file of --model"), "{refused}");
         let epoch = at("b.epoch-2.gguf");
         let output = Output::check(&at("b.gguf"), true, &[("--model", Some(&epoch))]).expect("free");
-        assert!(output.check_epochs(1, "--keep-epochs").is_ok());
-        let refused = output.check_epochs(2, "--keep-epochs").expect_err("refused").to_string();
+        assert!(output.check_epochs(1, 0, "--keep-epochs").is_ok());
+        assert!(output.check_epochs(2, 2, "--keep-epochs").is_err(), "its own or not, it is read");
+        let refused = output.check_epochs(2, 0, "--keep-epochs").expect_err("refused").to_string();
         assert!(refused.contains("b.epoch-2.gguf: it is the file of --model"), "{refused}");
     }
 
@@ -152,10 +160,12 @@ mod tests {
             std::fs::write(folder.path().join(name), b"x").expect("written");
         }
         let output = |may_replace| Output::check(&folder.path().join("x.gguf"), may_replace, &[]).expect("free");
-        assert!(output(false).check_epochs(2, "--keep-epochs").is_ok());
-        let refused = output(false).check_epochs(usize::MAX, "--keep-epochs").expect_err("refused").to_string();
+        assert!(output(false).check_epochs(2, 0, "--keep-epochs").is_ok());
+        let refused = output(false).check_epochs(usize::MAX, 0, "--keep-epochs").expect_err("refused").to_string();
         assert!(refused.contains("x.epoch-3.gguf: it exists already; --replace"), "{refused}");
-        assert!(output(true).check_epochs(3, "--keep-epochs").is_ok());
+        assert!(output(true).check_epochs(3, 0, "--keep-epochs").is_ok());
+        assert!(output(false).check_epochs(3, 3, "--keep-epochs").is_ok(), "its own, of before it was interrupted");
+        assert!(output(false).check_epochs(3, 2, "--keep-epochs").is_err());
         assert_eq!(output(true).free_at("step-7"), folder.path().join("x.step-7-3.gguf"));
         assert_eq!(output(true).free_at("step-8"), folder.path().join("x.step-8.gguf"));
     }

@@ -9,8 +9,9 @@ use std::{ops::ControlFlow, path::PathBuf};
 use candle_core::Device;
 use policy::{
     causal_lm::CausalLm,
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, digest},
     memory::{Held, MemoryPlan, Role, weight_bytes},
+    optimizer::AdamW,
     scalar_model::ScalarModel,
     transformer::Adapter,
 };
@@ -20,6 +21,7 @@ use reward::{
     ranking::RankingOptions,
     ranking_trainer::{self, Ranking, RankingProgress, RankingTrainOptions},
 };
+use serde::{Deserialize, Serialize};
 
 use self::{comparisons::Comparisons, scale::Samples};
 use super::{
@@ -29,6 +31,7 @@ use super::{
     lora::LoraOptions,
     options::{FitOptions, count, not_negative, share},
     output::Output,
+    resume::{self, ResumeFile, RunName},
     weights,
 };
 use crate::{
@@ -111,6 +114,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         ("--validation", args.fit.validation.as_deref()),
     ];
     let output = Output::check(&args.out, args.fit.replace, &inputs)?;
+    resume::check(&output, &args.fit)?;
     let base = Base::open(args.model.as_deref())?;
     let data = Comparisons::load(args, &base)?;
     let demonstrations = scale::demonstrations(args, &base)?;
@@ -120,11 +124,27 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let interrupt = Interrupt::listen().map_err(TrainError::io(&args.out))?;
     let samples = Samples { reference: scale::reference(args, &base, &data.train)?, demonstrations };
     let source = base.checkpoint()?;
+    let mut state = ResumeFile::of(&output, &args.fit, &name(args, &base, &data)?);
     args.fit.pool()?.install(|| {
         let model = model(args, &base, &source)?.with_keep(args.fit.keep());
-        fit(args, &model, &data, &interrupt)?;
+        fit(args, &model, &data, &interrupt, &mut state)?;
         finish(args, model, &source, &data, &samples, &output)
-    })
+    })?;
+    state.remove();
+    Ok(())
+}
+
+/// All that decides the weights that the run comes to.
+fn name(args: &Args, base: &Base, data: &Comparisons) -> Result<RunName> {
+    let name = RunName::default()
+        .and("reward")
+        .and(options(args))
+        .and((args.heads, &args.lora, args.fit.precision(&base.shape)?))
+        .and(digest(&base.path)?);
+    Ok(data.train.iter().fold(name, |name, one| {
+        let rows = std::iter::once(one.prompt()).chain(one.responses().iter().map(Vec::as_slice));
+        name.and(one.ranks()).and_tokens(rows)
+    }))
 }
 
 fn model(args: &Args, base: &Base, source: &Checkpoint) -> Result<ScalarModel> {
@@ -186,29 +206,58 @@ fn options(args: &Args) -> RankingTrainOptions {
     }
 }
 
-fn fit(args: &Args, model: &ScalarModel, data: &Comparisons, interrupt: &Interrupt) -> Result<()> {
+/// What a run remembers beside its weights.
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
+struct Place {
+    step: usize,
+    /// Of the first step, nats.
+    first_loss: Option<f64>,
+    /// Of the last step, nats.
+    last_loss: f64,
+}
+
+fn fit(
+    args: &Args,
+    model: &ScalarModel,
+    data: &Comparisons,
+    interrupt: &Interrupt,
+    state: &mut ResumeFile,
+) -> Result<()> {
     let options = options(args);
     let rankings: Vec<Ranking> = data.train.iter().map(Ranking::from).collect();
+    let (resumed, place) = state.restore::<Place>(model.parameters())?.unzip();
+    model.rounded().forget();
+    let (mut place, mut failure) = (place.unwrap_or_default(), None);
     let bar = progress::bar(0, "reward model");
-    let (mut first, mut last) = (None, None);
     let is_stopped = || interrupt.is_raised();
-    ranking_trainer::train_until(model, &rankings, &options, &is_stopped, |now: &RankingProgress| {
+    let after_step = |now: &RankingProgress, adam: &AdamW| {
         bar.set_length(now.n_steps as u64);
         bar.set_position(now.step as u64);
         bar.set_message(format!("loss {:.3}, accuracy {:.3}", now.report.loss, now.report.accuracy()));
-        first.get_or_insert(*now);
-        last = Some(*now);
-        if is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })
-    .map_err(TrainError::run(&args.out))?;
-    bar.finish_and_clear();
-    let n_steps = options.n_steps(rankings.len());
-    let (Some(first), Some(last)) = (first, last.filter(|last| last.step == n_steps)) else {
-        // A reward model without its scale is refused everywhere, so there is nothing whole to keep.
-        let kept = "nothing was written: a reward model is whole once it is normalised".to_owned();
-        return Err(TrainError::Interrupted { step: last.map_or(0, |last| last.step), n_steps, kept });
+        place.first_loss.get_or_insert(now.report.loss);
+        (place.step, place.last_loss) = (now.step, now.report.loss);
+        failure = state.write_if_due((now.step, &place), model.parameters(), adam).err();
+        if is_stopped() || failure.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    say::show(format_args!("{n_steps} steps, loss {:.4} -> {:.4}", first.report.loss, last.report.loss));
+    let ended = ranking_trainer::train_until(model, &rankings, &options, resumed, &is_stopped, after_step);
+    let adam = ended.map_err(TrainError::run(&args.out))?;
+    bar.finish_and_clear();
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    let (n_steps, Place { step, first_loss, last_loss }) = (options.n_steps(rankings.len()), place);
+    if step < n_steps {
+        // A reward model without its scale is refused everywhere, so there is no model to keep.
+        let kept = match step {
+            0 => "nothing was learnt or written".to_owned(),
+            _ => {
+                state.write((step, &place), model.parameters(), &adam)?;
+                format!("no model is whole before it is normalised; --resume goes on from {}", state.path().display())
+            }
+        };
+        return Err(TrainError::Interrupted { step, n_steps, kept });
+    }
+    say::show(format_args!("{n_steps} steps, loss {:.4} -> {last_loss:.4}", first_loss.unwrap_or(f64::NAN)));
     Ok(())
 }
 

@@ -9,14 +9,17 @@ use candle_core::Device;
 use policy::{
     TokenId, Vocabulary,
     causal_lm::CausalLm,
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, digest},
     memory::{Held, MemoryPlan, Role, weight_bytes},
     sequence_batch::Sequence,
     sft::SftOptions,
     transformer::Adapter,
 };
 
-use self::{fitting::Run, jury::Jury};
+use self::{
+    fitting::{Place, Run},
+    jury::Jury,
+};
 use super::{
     base::Base,
     dataset::{Line, read},
@@ -27,6 +30,7 @@ use super::{
     lora::LoraOptions,
     options::{FitOptions, count, not_negative, share},
     output::Output,
+    resume::{self, ResumeFile, RunName},
     split::{Split, split},
 };
 use crate::{
@@ -113,6 +117,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let output = output(args)?;
     let base = Base::open(args.model.as_deref())?;
     let data = load(args, &base)?;
+    let mut state = ResumeFile::of(&output, &args.fit, &name(args, &base, &data)?);
     let plan = plan(args, &base, &data)?;
     say::tell(&plan);
     plan.check()?;
@@ -124,7 +129,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let model = model(args, &base, &source)?.with_keep(args.fit.keep());
         let (jury, base) = (jury.as_ref(), &base);
         let (data, model, source) = (&data, &model, &source);
-        Run { args, base, data, model, source, jury, output: &output, interrupt: &interrupt }.train()
+        Run { args, base, data, model, source, jury, output: &output, interrupt: &interrupt }.train(&mut state)
     })
 }
 
@@ -147,11 +152,28 @@ fn output(args: &Args) -> Result<Output> {
         ("--reward-model", args.judge.reward_model.as_deref()),
     ];
     let output = Output::check(&args.out, args.fit.replace, &inputs)?;
+    resume::check(&output, &args.fit)?;
     if args.keep_epochs || args.judge.reward_model.is_some() {
         let argument = if args.keep_epochs { "--keep-epochs" } else { "--reward-model" };
-        output.check_epochs(args.epochs, argument)?;
+        // An interrupted run has written its epochs, maybe one more than it has written down.
+        let n_own = resume::place::<Place>(&output, &args.fit)?.map_or(0, |place| place.n_epochs() + 1);
+        output.check_epochs(args.epochs, n_own, argument)?;
     }
     Ok(output)
+}
+
+/// All that decides the weights that the run comes to, and what it remembers on the way.
+fn name(args: &Args, base: &Base, data: &Data) -> Result<RunName> {
+    let judge = args.judge.reward_model.as_deref().map(digest).transpose()?;
+    let name = RunName::default()
+        .and("sft")
+        .and(args.options())
+        .and((&args.lora, args.fit.precision(&base.shape)?))
+        .and(digest(&base.path)?)
+        .and((judge, args.judge.reward_tokens, args.keep_epochs));
+    let parts = [&data.train, &data.validation, &data.mix];
+    let name = parts.into_iter().fold(name, |name, part| name.and_sequences(part));
+    Ok(name.and_tokens(data.prompts.iter().map(Vec::as_slice)))
 }
 
 fn load(args: &Args, base: &Base) -> Result<Data> {

@@ -1,9 +1,10 @@
-use candle_core::Device;
+use candle_core::{Device, Var};
 
 use super::*;
 use crate::{
     architecture::Shape,
     kernels::Precision,
+    optimizer::{read_run, write_run},
     transformer::tests::{batch, tiny, tokens, uneven_checkpoint},
     transformer::{Adapter, LoraShape},
 };
@@ -143,9 +144,49 @@ fn a_run_that_is_stopped_gives_up_the_step_it_is_in() {
     // Three micro-batches a step: the fifth question comes within the second step.
     let is_stopped = || asked.fetch_add(1, Ordering::Relaxed) >= 4;
     let options = SftOptions { epochs: 9, batch: 3, micro_batch_tokens: 1, ..SftOptions::default() };
-    let progress = |_: &SftProgress| ControlFlow::Continue(());
-    let last = train_until(&model(), &batch().sequences, &[], &options, &is_stopped, progress).unwrap();
-    assert_eq!((last.step, last.n_steps), (1, 9));
+    let progress = |_: &SftProgress, _: &AdamW| ControlFlow::Continue(());
+    let ended = train_until(&model(), &batch().sequences, &[], &options, None, &is_stopped, progress);
+    let (last, adam) = ended.unwrap();
+    assert_eq!((last.step, last.n_steps, adam.state().step), (1, 9, 1));
+}
+
+/// Goal: a run that was left goes on bit for bit, the order of the examples and their mix, the rate and the moments included.
+/// Method: one run to its end; the same left after each of its steps, through bytes, into another model.
+#[test]
+fn a_run_goes_on_from_any_step_bit_for_bit() {
+    let weights = |model: &CausalLm| -> Vec<Vec<u32>> {
+        let of = |var: &Var| var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        model.parameters().values().map(|var| of(var).iter().map(|x| x.to_bits()).collect()).collect()
+    };
+    let (all, mix) = (batch().sequences, batch().sequences);
+    let options = SftOptions { epochs: 3, batch: 2, mix_share: 0.5, learning_rate: 1e-2, ..SftOptions::default() };
+    let run = |model: &CausalLm, resumed, until: usize| {
+        let stop = |now: &SftProgress, _: &AdamW| match now.step == until {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
+        train_until(model, &all, &mix, &options, resumed, &|| false, stop).unwrap()
+    };
+    let whole = model();
+    let (end, _) = run(&whole, None, usize::MAX);
+    assert!(end.step == end.n_steps && end.n_steps > 4, "{end:?}");
+    let io_error = |source| ModelError::Io { path: "bytes".into(), source };
+    for step in 1..=end.n_steps {
+        let left = model();
+        let (_, adam) = run(&left, None, step);
+        let mut bytes = Vec::new();
+        write_run(&mut bytes, left.parameters(), adam.state(), &io_error).unwrap();
+        let other = model();
+        let adam = read_run(&mut bytes.as_slice(), other.parameters(), &io_error).unwrap();
+        let (last, _) = run(&other, Some(Resumed { step, adam }), usize::MAX);
+        assert_eq!((last.step, last.n_tokens), (end.n_steps, end.n_tokens));
+        assert_eq!(weights(&other), weights(&whole), "left after step {step}");
+        let cut = read_run(&mut &bytes[..bytes.len() - 1], other.parameters(), &io_error);
+        assert!(cut.is_err(), "a byte is missing");
+    }
+    let longer = Resumed { step: end.n_steps + 1, adam: run(&model(), None, 1).1.state().copy().unwrap() };
+    let longer = train_until(&model(), &all, &mix, &options, Some(longer), &|| false, |_, _| ControlFlow::Break(()));
+    assert!(longer.err().unwrap().to_string().contains("run of"));
 }
 
 #[test]

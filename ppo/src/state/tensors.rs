@@ -10,17 +10,13 @@ use std::{
 
 use candle_core::{Tensor, Var};
 use policy::{
+    checkpoint::stream::{read_tensor, read_word, write_tensor, write_word},
     model_error::ModelError,
     optimizer::{AdamState, AdamW, Moments},
     transformer::Adapter,
 };
 
 use crate::{averaging::WeightAverage, form::Form, models::Models};
-
-/// Numbers converted at a time.
-const CHUNK: usize = 1 << 14;
-/// Bytes of a key that is not the expected one: names of tensors are far shorter, and what is not one must not fill memory.
-const KEY_BYTES_MAX: usize = 1 << 8;
 
 /// One of the two models that learn, with its optimiser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,25 +127,6 @@ pub(crate) fn write_half(
     each(models, half, |key, dims, values| write_tensor(out, key, dims, values).map_err(io_error))
 }
 
-fn write_tensor(out: &mut impl Write, key: &str, dims: &[usize], values: &[f32]) -> io::Result<()> {
-    write_word(out, key.len())?;
-    out.write_all(key.as_bytes())?;
-    write_word(out, dims.len())?;
-    dims.iter().try_for_each(|n| write_word(out, *n))?;
-    let mut bytes = [0; 4 * CHUNK];
-    for chunk in values.chunks(CHUNK) {
-        for (bytes, value) in bytes.chunks_exact_mut(4).zip(chunk) {
-            bytes.copy_from_slice(&value.to_le_bytes());
-        }
-        out.write_all(&bytes[..4 * chunk.len()])?;
-    }
-    Ok(())
-}
-
-fn write_word(out: &mut impl Write, n: usize) -> io::Result<()> {
-    out.write_all(&(n as u64).to_le_bytes())
-}
-
 /// Puts one half back, bit for bit.
 ///
 /// # Errors
@@ -198,49 +175,4 @@ fn read_average(
         tensors.insert(name.clone(), read_tensor(reader, &format!("policy.average/{name}"), var, io_error)?);
     }
     Ok(WeightAverage::from_tensors(tensors))
-}
-
-fn read_tensor(
-    reader: &mut impl Read,
-    key: &str,
-    like: &Tensor,
-    io_error: &dyn Fn(io::Error) -> ModelError,
-) -> Result<Tensor, ModelError> {
-    let found = read_key(reader, key.len()).map_err(io_error)?;
-    if found != key.as_bytes() {
-        let found = String::from_utf8_lossy(&found);
-        return Err(ModelError::OptimizerState(format!("expected tensor {key}, found {found}")));
-    }
-    let rank = read_word(reader).map_err(io_error)?;
-    let mut dims = Vec::new();
-    // A rank that is too large is no reason to read on: the shapes differ already.
-    for _ in 0..rank.min(1 + like.rank()) {
-        dims.push(read_word(reader).map_err(io_error)?);
-    }
-    if dims != like.dims() {
-        return Err(ModelError::TensorShape { name: key.to_owned(), expected: like.dims().to_vec(), got: dims });
-    }
-    let mut values = Vec::with_capacity(like.elem_count());
-    let mut bytes = vec![0; 4 * CHUNK];
-    while values.len() < like.elem_count() {
-        let bytes = &mut bytes[..4 * CHUNK.min(like.elem_count() - values.len())];
-        reader.read_exact(bytes).map_err(io_error)?;
-        let numbers = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("4 bytes a number")));
-        values.extend(numbers);
-    }
-    Ok(Tensor::from_vec(values, dims, like.device())?)
-}
-
-/// A text that should have this length.
-fn read_key(reader: &mut impl Read, expected: usize) -> io::Result<Vec<u8>> {
-    let length = read_word(reader)?;
-    let mut key = vec![0; length.min(KEY_BYTES_MAX.max(expected + 1))];
-    reader.read_exact(&mut key)?;
-    Ok(key)
-}
-
-fn read_word(reader: &mut impl Read) -> io::Result<usize> {
-    let mut word = [0; 8];
-    reader.read_exact(&mut word)?;
-    Ok(u64::from_le_bytes(word) as usize)
 }

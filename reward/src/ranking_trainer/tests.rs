@@ -143,11 +143,11 @@ fn a_run_that_is_stopped_gives_up_the_step_it_is_in() {
         (rankings(6, 8), RankingTrainOptions { epochs: 3, batch: 3, micro_batch_tokens: 1, ..Default::default() });
     let scores_after = |is_stopped: IsStopped<'_>, n_steps: usize| {
         let (model, mut n_told) = (model(9), 0);
-        let progress = |now: &RankingProgress| {
+        let progress = |now: &RankingProgress, _: &AdamW| {
             n_told = now.step;
             if now.step == n_steps { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        train_until(&model, &rankings, &options, is_stopped, progress).unwrap();
+        train_until(&model, &rankings, &options, None, is_stopped, progress).unwrap();
         let sequences: Vec<Vec<TokenId>> = rankings.iter().flat_map(|ranking| ranking.sequences.clone()).collect();
         (n_told, raw_scores(&model, &sequences).unwrap())
     };
@@ -156,6 +156,36 @@ fn a_run_that_is_stopped_gives_up_the_step_it_is_in() {
     let stopped = scores_after(&|| asked.fetch_add(1, Ordering::Relaxed) >= 4, usize::MAX);
     assert_eq!(stopped, scores_after(&|| false, 1));
     assert_ne!(stopped.1, scores_after(&|| false, 2).1, "a step changes the scores");
+}
+
+/// Goal: a run that was left goes on bit for bit. Method: one run to its end; the same left after each of its steps, through
+/// bytes, into another model.
+#[test]
+fn a_run_goes_on_from_any_step_bit_for_bit() {
+    use policy::optimizer::{read_run, write_run};
+    let (rankings, options) =
+        (rankings(7, 8), RankingTrainOptions { epochs: 2, batch: 3, learning_rate: 1e-3, ..Default::default() });
+    let sequences: Vec<Vec<TokenId>> = rankings.iter().flat_map(|ranking| ranking.sequences.clone()).collect();
+    let run = |model: &ScalarModel, resumed, until: usize| {
+        let stop = |now: &RankingProgress, _: &AdamW| match now.step == until {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
+        let adam = train_until(model, &rankings, &options, resumed, &|| false, stop).unwrap();
+        (raw_scores(model, &sequences).unwrap(), adam)
+    };
+    let io_error = |source| ModelError::Io { path: "bytes".into(), source };
+    let (whole, _) = run(&model(9), None, usize::MAX);
+    for step in 1..=6 {
+        let left = model(9);
+        let (scores, adam) = run(&left, None, step);
+        assert_eq!(scores == whole, step == 6, "every step changes the scores");
+        let mut bytes = Vec::new();
+        write_run(&mut bytes, left.parameters(), adam.state(), &io_error).unwrap();
+        let other = model(9);
+        let adam = read_run(&mut bytes.as_slice(), other.parameters(), &io_error).unwrap();
+        assert_eq!(run(&other, Some(Resumed { step, adam }), usize::MAX).0, whole, "left after step {step}");
+    }
 }
 
 #[test]

@@ -1,17 +1,23 @@
 //! One fine-tuning run: what it says after every epoch, what it keeps, and when it must not write.
 
-use std::{ops::ControlFlow, path::Path};
+use std::{
+    io::ErrorKind,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
 
 use policy::{
     causal_lm::CausalLm,
-    checkpoint::{Checkpoint, Digest},
+    checkpoint::{Checkpoint, Digest, digest},
+    optimizer::AdamW,
     sft::{self, SftProgress, check_after, mean_nll},
     transformer::merged,
 };
+use serde::{Deserialize, Serialize};
 
 use super::{
     Args, Data,
-    jury::{Best, Jury, Liked},
+    jury::{Best, Jury, Liked, become_result},
 };
 use crate::{
     cli::{progress, say},
@@ -20,6 +26,7 @@ use crate::{
         error::{Result, TrainError},
         interrupt::Interrupt,
         output::Output,
+        resume::ResumeFile,
         weights,
     },
 };
@@ -41,8 +48,24 @@ pub(super) struct Run<'a> {
     pub(super) interrupt: &'a Interrupt,
 }
 
+/// What a run remembers beside its weights.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Place {
+    before: Before,
+    /// Loss on the records that are held back, after the last epoch that is over.
+    after: Option<f64>,
+    epoch: Epoch,
+}
+
+impl Place {
+    /// Epochs that are over.
+    pub(super) fn n_epochs(&self) -> usize {
+        self.epoch.n_done
+    }
+}
+
 /// What one epoch has shown so far.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 struct Epoch {
     n_done: usize,
     n_steps: usize,
@@ -52,6 +75,7 @@ struct Epoch {
 }
 
 /// What the model said before the first step.
+#[derive(Serialize, Deserialize)]
 struct Before {
     nll: Option<f64>,
     liked: Option<Liked>,
@@ -59,45 +83,70 @@ struct Before {
 
 impl Run<'_> {
     /// Trains to the end, or until somebody interrupts.
-    pub(super) fn train(&self) -> Result<()> {
-        let options = self.args.options();
-        let before = self.before()?;
+    pub(super) fn train(&self, state: &mut ResumeFile) -> Result<()> {
+        let resumed = state.restore(self.model.parameters())?;
+        self.model.rounded().forget();
+        let (resumed, place) = resumed.unzip();
+        let mut place: Place = match place {
+            Some(place) => place,
+            None => {
+                let before = self.before()?;
+                Place { after: before.nll, before, epoch: Epoch::default() }
+            }
+        };
         let bar = progress::bar(0, "fine-tuning");
-        let (mut epoch, mut after, mut failure) = (Epoch::default(), before.nll, None);
+        let mut failure = None;
         let Data { train, mix, .. } = self.data;
         let is_stopped = || self.interrupt.is_raised();
-        let last = sft::train_until(self.model, train, mix, &options, &is_stopped, |now| {
-            bar.set_length(now.n_steps as u64);
-            bar.set_position(now.step as u64);
-            bar.set_message(format!("loss {:.3}, {:.0} tokens/s", now.loss, now.tokens_per_s));
-            epoch.n_steps += 1;
-            epoch.loss += now.loss;
-            if is_epoch_end(options.epochs, now) {
-                match self.end_epoch(&mut epoch, now) {
-                    Ok((line, nll)) => {
-                        bar.suspend(|| say::show(&line));
-                        after = nll;
-                    }
-                    Err(error) => {
-                        failure = Some(error);
-                        return ControlFlow::Break(());
-                    }
+        let ended =
+            sft::train_until(self.model, train, mix, &self.args.options(), resumed, &is_stopped, |now, adam| {
+                bar.set_length(now.n_steps as u64);
+                bar.set_position(now.step as u64);
+                bar.set_message(format!("loss {:.3}, {:.0} tokens/s", now.loss, now.tokens_per_s));
+                let show = |line: &str| bar.suspend(|| say::show(line));
+                if let Err(error) = self.after_step(&mut place, (now, adam), state, &show) {
+                    failure = Some(error);
+                    return ControlFlow::Break(());
                 }
-            }
-            if is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })
-        .map_err(TrainError::run(self.output.path()));
+                if is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })
+            .map_err(TrainError::run(self.output.path()));
         bar.finish_and_clear();
-        let ended = last.and_then(|last| match failure {
+        let ended = ended.and_then(|(last, adam)| match failure {
             Some(error) => Err(error),
-            None if last.step < last.n_steps => Err(self.interrupted(&last)?),
-            None => self.finish(&before, after, epoch.best.as_ref()),
+            None if last.step < last.n_steps => Err(self.interrupted(&last, &place, &adam, state)?),
+            None => self.finish(&place),
         });
-        if let (Err(_), Some(best)) = (&ended, &epoch.best) {
-            let (n, path) = (best.epoch, best.path.display());
-            say::tell(format_args!("the epoch that the reward model likes best so far, {n}, is whole in {path}"));
+        match (&ended, &place.epoch.best) {
+            (Err(_), Some(best)) => {
+                let (n, path) = (best.epoch, self.epoch_file(best.epoch));
+                say::tell(format_args!(
+                    "the epoch that the reward model likes best so far, {n}, is whole in {}",
+                    path.display()
+                ));
+            }
+            (Ok(()), _) => state.remove(),
+            _ => {}
         }
         ended
+    }
+
+    /// Counts a step; at the end of an epoch, measures; from time to time, writes down where the run is.
+    fn after_step(
+        &self,
+        place: &mut Place,
+        (now, adam): (&SftProgress, &AdamW),
+        state: &mut ResumeFile,
+        show: &dyn Fn(&str),
+    ) -> Result<()> {
+        place.epoch.n_steps += 1;
+        place.epoch.loss += now.loss;
+        if is_epoch_end(self.args.epochs, now) {
+            let (line, nll) = self.end_epoch(&mut place.epoch, now)?;
+            show(&line);
+            place.after = nll;
+        }
+        state.write_if_due((now.step, &*place), self.model.parameters(), adam)
     }
 
     /// Says how the model that training starts from does.
@@ -140,17 +189,37 @@ impl Run<'_> {
         let train = epoch.loss / epoch.n_steps.max(1) as f64;
         let mut liked = None;
         if self.args.keep_epochs || self.jury.is_some() {
-            let path = self.output.at(&format!("epoch-{n_done}"));
-            let digest = self.written(&path)?;
+            let path = self.epoch_file(n_done);
+            self.written(&path)?;
             if let Some(jury) = self.jury {
-                let now = Best { epoch: n_done, nll, liked: jury.ask(&path)?, path, digest };
+                let now = Best { epoch: n_done, nll, liked: jury.ask(&path)? };
                 liked = Some(now.liked);
-                epoch.best = Some(Best::of(epoch.best.take(), now, self.args.keep_epochs)?);
+                let (best, other) = Best::of(epoch.best.take(), now);
+                epoch.best = Some(best);
+                other.map_or(Ok(()), |other| self.let_go(other.epoch))?;
             }
         }
         let line = format!("epoch {n_done}  step {}  loss {train:.4}{}", now.step, measures(nll, liked));
         *epoch = Epoch { n_done, best: epoch.best.take(), ..Epoch::default() };
         Ok((line, nll))
+    }
+
+    /// Where the weights of an epoch lie.
+    fn epoch_file(&self, epoch: usize) -> PathBuf {
+        self.output.at(&format!("epoch-{epoch}"))
+    }
+
+    /// The weights of an epoch that is not the best go, unless all are kept. They may be gone already, where a run was killed
+    /// before it wrote down that they were.
+    fn let_go(&self, epoch: usize) -> Result<()> {
+        let path = self.epoch_file(epoch);
+        if self.args.keep_epochs {
+            return Ok(());
+        }
+        std::fs::remove_file(&path).or_else(|error| match error.kind() {
+            ErrorKind::NotFound => Ok(()),
+            _ => Err(TrainError::io(path)(error)),
+        })
     }
 
     /// Writes a whole model: of an adapter, what it and its base are together.
@@ -164,7 +233,13 @@ impl Run<'_> {
         weights::write(&checkpoint, path)
     }
 
-    fn interrupted(&self, last: &SftProgress) -> Result<TrainError> {
+    fn interrupted(
+        &self,
+        last: &SftProgress,
+        place: &Place,
+        adam: &AdamW,
+        state: &mut ResumeFile,
+    ) -> Result<TrainError> {
         let SftProgress { step, n_steps, .. } = *last;
         if step == 0 {
             return Ok(TrainError::Interrupted { step, n_steps, kept: "nothing was learnt or written".to_owned() });
@@ -172,20 +247,25 @@ impl Run<'_> {
         self.measured(last)?;
         let path = self.output.free_at(&format!("step-{step}"));
         self.written(&path)?;
-        let kept = format!("the weights of that step are whole in {}", path.display());
+        state.write((step, place), self.model.parameters(), adam)?;
+        let kept = format!(
+            "the weights of that step are whole in {}, and --resume goes on from {}",
+            path.display(),
+            state.path().display()
+        );
         Ok(TrainError::Interrupted { step, n_steps, kept })
     }
 
-    fn finish(&self, before: &Before, after: Option<f64>, best: Option<&Best>) -> Result<()> {
-        let path = self.output.path();
+    fn finish(&self, Place { before, after, epoch }: &Place) -> Result<()> {
+        let (path, best) = (self.output.path(), epoch.best.as_ref());
         let digest = match best {
             None => self.written(path)?,
             Some(best) => {
-                best.become_result(path, self.args.keep_epochs)?;
-                best.digest
+                become_result(&self.epoch_file(best.epoch), path, self.args.keep_epochs)?;
+                digest(path)?
             }
         };
-        if let (Some(before), Some(after)) = (before.nll, best.map_or(after, |best| best.nll)) {
+        if let (Some(before), Some(after)) = (before.nll, best.map_or(*after, |best| best.nll)) {
             say::show(format_args!("validation loss {before:.4} -> {after:.4}"));
             // A reward model is there because loss and liking part.
             if after > before && best.is_none() {

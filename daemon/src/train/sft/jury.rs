@@ -15,7 +15,7 @@ use candle_core::Device;
 use policy::{
     PolicyVersion, TokenId,
     causal_lm::CausalLm,
-    checkpoint::{Checkpoint, Digest, copy_durably, rename_durably},
+    checkpoint::{Checkpoint, copy_durably, rename_durably},
     engine::Engine,
     sft::Shuffled,
 };
@@ -23,6 +23,7 @@ use reward::{
     Combination, RewardModel,
     sources::model::{ModelFile, load},
 };
+use serde::{Deserialize, Serialize};
 
 use crate::{
     app::AppError,
@@ -74,7 +75,7 @@ impl JudgeOptions {
 }
 
 /// What the reward model says of the answers of one file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Liked {
     pub(super) mean: f64,
     standard_error: f64,
@@ -147,36 +148,31 @@ fn unusable(path: &Path, reason: String) -> TrainError {
 }
 
 /// The epoch that is liked best so far; of equals, the first.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Best {
     pub(super) epoch: usize,
     /// Loss on the records that were held back, nats a token.
     pub(super) nll: Option<f64>,
     pub(super) liked: Liked,
-    pub(super) path: PathBuf,
-    pub(super) digest: Digest,
 }
 
 impl Best {
-    /// The better of two epochs. The file of the other goes unless all are kept.
-    pub(super) fn of(earlier: Option<Best>, now: Best, keeps_all: bool) -> Result<Best> {
-        let (better, other) = match earlier {
-            None => return Ok(now),
-            Some(earlier) if now.liked.mean > earlier.liked.mean => (now, earlier),
-            Some(earlier) => (earlier, now),
-        };
-        if !keeps_all {
-            std::fs::remove_file(&other.path).map_err(TrainError::io(&other.path))?;
+    /// The better of two epochs, and the other one.
+    pub(super) fn of(earlier: Option<Best>, now: Best) -> (Best, Option<Best>) {
+        match earlier {
+            None => (now, None),
+            Some(earlier) if now.liked.mean > earlier.liked.mean => (now, Some(earlier)),
+            Some(earlier) => (earlier, Some(now)),
         }
-        Ok(better)
     }
+}
 
-    /// Puts its weights where the run's are to be.
-    pub(super) fn become_result(&self, to: &Path, keeps_all: bool) -> Result<()> {
-        if !keeps_all {
-            return Ok(rename_durably(&self.path, to)?);
-        }
-        let mut file = std::fs::File::open(&self.path).map_err(TrainError::io(&self.path))?;
-        let len = file.metadata().map_err(TrainError::io(&self.path))?.len();
-        Ok(copy_durably(&mut file, len, to)?)
+/// Puts the weights of the best epoch where the run's are to be.
+pub(super) fn become_result(from: &Path, to: &Path, keeps_all: bool) -> Result<()> {
+    if !keeps_all {
+        return Ok(rename_durably(from, to)?);
     }
+    let mut file = std::fs::File::open(from).map_err(TrainError::io(from))?;
+    let len = file.metadata().map_err(TrainError::io(from))?.len();
+    Ok(copy_durably(&mut file, len, to)?)
 }
