@@ -83,7 +83,7 @@ impl Registry {
         Registry { who: who.clone(), ..self.clone() }
     }
 
-    /// The same registry, which takes off every score of a service what its length costs.
+    /// The same registry, which takes off every score of a service what its length costs; without a word that is nothing.
     #[must_use]
     pub fn with_length_penalty(self, length_penalty: Option<LengthPenalty>) -> Registry {
         Registry { length_penalty, ..self }

@@ -8,7 +8,6 @@ use ppo::{
     Learner, Registry, RolloutLog, ScoringPump,
     import::{Accepts, ImportSetup, Importer},
     learner::LearnerSetup,
-    length_penalty::LengthPenalty,
     publish::Switch,
     rollout_log::{LogSettings, Quarantine, Retention},
 };
@@ -44,7 +43,6 @@ pub(super) fn services(config: &Config) -> Result<Services, AppError> {
     let scorer = scorer(config, &judges)?;
     let is_first = adoption.is_first();
     let registry = adoption.open()?.keeping_bytes(bytes_kept(&config.ppo));
-    let registry = registry.with_length_penalty(LengthPenalty::of(&config.ppo));
     let loaded = learning_services(config, &sft, &judges, Base { engine, log, registry: registry.clone(), scorer });
     if loaded.is_err()
         && is_first

@@ -15,7 +15,6 @@ use reward::{Judgement, NamedJudge, sources::model::Judge};
 
 use super::super::*;
 use crate::{
-    length_penalty::LengthPenalty,
     rollout_log::{LogSettings, PageQuery, RolloutState, ScoreRecord, Verdict},
     test_world::served_model,
 };
@@ -80,7 +79,6 @@ impl Folder {
         let settings = LogSettings { commit_ms: 5, queue: 1024, rescore_on_feedback: false };
         let log = RolloutLog::open(&self.path.join("data"), &settings).unwrap();
         let registry = Registry::open(log.clone(), &self.path.join("sft.gguf"), config.ppo.keep_versions).unwrap();
-        let registry = registry.with_length_penalty(LengthPenalty::of(&config.ppo));
         let engine = Engine::start(&config.policy, &registry.path(PolicyVersion::SFT)).unwrap();
         // Ids and seeds go on where the last process stopped.
         let n_requests = log.reader().stats().unwrap().n_rollouts;

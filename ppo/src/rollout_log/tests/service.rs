@@ -132,6 +132,7 @@ fn every_score_pays_for_its_length() {
     assert_eq!((first.scores.as_slice(), first.lengths.as_slice()), (&[1.0, 0.75, 0.5][..], &[2.0, 3.0, 4.0][..]));
     assert_eq!(reader.last_service(version, sample).unwrap().scores, [0.5, 0.75, 1.0]);
     assert_eq!(reader.scores(version, Seq(0), sample).unwrap(), first.scores);
+    drop(reader);
     assert_eq!(both(&log, 10)[0].scores, [1.0; 3]);
 }
 
