@@ -114,6 +114,20 @@ fn a_text_that_does_not_do_what_it_is_for_is_told_of() {
     }
 }
 
+/// Goal: length costs what the knob says, and it is told what that came to. Method: a daemon in which every token costs.
+#[test]
+fn every_token_of_an_answer_costs_what_the_knob_says() {
+    let daemon = learner().set("ppo.length_penalty=0.25").start();
+    (0..8).for_each(|seed| ask(&daemon, "the ocean", 1, seed));
+    daemon.wait_for("an update", |daemon| !updates(daemon).is_empty());
+    let numbers = updates(&daemon).remove(0)["numbers"].clone();
+    let number = |name: &str| numbers[name].as_f64().unwrap_or(f64::NAN);
+    let taken = 0.25 * number("completions/mean_length");
+    assert!(taken > 0.0 && (number("objective/length_penalty") - taken).abs() < 1e-9, "{numbers}");
+    assert!((daemon.metric("honed_objective_length_penalty") - taken).abs() < 1e-9);
+    daemon.stop();
+}
+
 /// Goal: several answers to one request are a group, one that is alone is not. Method: two requests for four answers, which are
 /// enough for a round, and four for one.
 #[test]
@@ -145,6 +159,9 @@ fn adapters_are_published_served_and_exported() {
     daemon.wait_for("two updates", |daemon| updates(daemon).len() >= 2);
     let promoted = updates(&daemon).iter().filter(|update| update["outcome"] == "promoted").count();
     assert_eq!(promoted, 2, "{:?}", updates(&daemon));
+    let rates = updates(&daemon).remove(0)["numbers"].clone();
+    let rates = ["lr", "lr_value", "lr_value_head"].map(|name| rates[name].as_f64().unwrap_or(f64::NAN));
+    assert_eq!(rates, [1e-3, 5e-5, 1e-4], "those of adapters, but for the one that was named");
     let greedy = |daemon: &TestDaemon| {
         let body = json!({ "prompt": "the ocean", "max_tokens": 12, "temperature": 0 });
         let answer = daemon.post("/v1/completions", &body).ok();

@@ -5,6 +5,7 @@
 //! leaves is given to the daemon, which must take it.
 
 mod chosen;
+mod margins;
 mod ppo;
 mod resumed;
 mod spared;
@@ -302,6 +303,7 @@ fn wrong_data_is_named_by_file_line_and_field() {
     bench.write("field.jsonl", &[json!({"prompt": "a", "completion": "b"}), json!({"prompt": "a"})]);
     bench.write("ranks.jsonl", &[json!({"prompt": "a", "responses": ["x", "y", "z"], "ranks": [1, 2]})]);
     bench.write("pair.jsonl", &[json!({"prompt": "a", "chosen": "x", "rejected": ["y"]})]);
+    bench.write("margin.jsonl", &[json!({"prompt": "a", "chosen": "x", "rejected": "y", "margin": -1})]);
     bench.write("empty.jsonl", &[]);
     bench.write("long.jsonl", &[json!({"prompt": "a ".repeat(300), "completion": "b"})]);
     bench.write("prompts.jsonl", &[json!({"text": "a"})]);
@@ -313,6 +315,7 @@ fn wrong_data_is_named_by_file_line_and_field() {
         ("sft", "absent.jsonl", "absent.jsonl: No such file"),
         ("reward", "ranks.jsonl", "ranks.jsonl, line 1: `ranks` must have one rank for each of 3 responses, not 2"),
         ("reward", "pair.jsonl", "pair.jsonl, line 1: `rejected"),
+        ("reward", "margin.jsonl", "margin.jsonl, line 1: `margin` must be a finite number from 0 on, not -1"),
         ("reward", "field.jsonl", "field.jsonl, line 1: the record needs `chosen` and `rejected`"),
     ];
     for (command, data, expected) in cases {

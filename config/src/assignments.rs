@@ -1,13 +1,17 @@
 //! The `[ppo]` section as assignments: the text that an update's record keeps, and that loads again years later.
 //!
 //! `ppo.kl_coef=0.05`, one knob a line: what `--set` takes, so a record can also be repeated by hand. A knob that a newer
-//! honed has added since gets its default; one that it has dropped is an error that names it.
+//! honed has added since gets its default, or what was done before there was a choice; one that it has dropped is an
+//! error that names it.
 
 use std::fmt::Write;
 
 use toml::Value;
 
 use crate::{Config, ConfigError, Ppo, Sources};
+
+/// What an update did whose record has no such line, where that is not what the default of today does.
+const BEFORE: [&str; 1] = ["ppo.value_head_learning_rate=0.0"];
 
 impl Ppo {
     /// The defaults for whole weights, or those for `adapters`.
@@ -42,7 +46,7 @@ impl Ppo {
     /// # Errors
     /// When a line names no knob of today, or a value that is out of its range.
     pub fn from_assignments(text: &str) -> Result<Ppo, ConfigError> {
-        let sets = text.lines().map(str::to_owned).collect();
+        let sets = BEFORE.into_iter().chain(text.lines()).map(str::to_owned).collect();
         Ok(Config::load(Sources { file: None, env: Vec::new(), sets })?.ppo)
     }
 }
@@ -59,6 +63,18 @@ mod tests {
         let again = Ppo::from_assignments(&ppo.assignments()).expect("it was written by us");
         assert_eq!(again, ppo);
         assert_eq!(again.kl_coef.to_bits(), ppo.kl_coef.to_bits());
+    }
+
+    /// Goal: a record of adapters that learnt before their head had a rate of its own means what it did. Method: today's record of
+    /// adapters, with that line and without it.
+    #[test]
+    fn a_record_that_lacks_a_knob_means_what_was_done_then() {
+        let now = Ppo::defaults(true);
+        let lines = now.assignments();
+        assert_eq!(Ppo::from_assignments(&lines).expect("of today"), now);
+        let then: Vec<&str> = lines.lines().filter(|line| !line.contains("value_head_learning_rate")).collect();
+        let then = Ppo::from_assignments(&then.join("\n")).expect("of an older honed");
+        assert_eq!(then, Ppo { value_head_learning_rate: 0.0, ..now });
     }
 
     #[test]

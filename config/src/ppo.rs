@@ -34,7 +34,9 @@ section! {
         policy_learning_rate: f64 => real(0.0, 1.0);
         /// Adam step size of the value model (InstructGPT C.4: 9e-6). By default 5e-5 with lora_rank.
         value_learning_rate: f64 => real(0.0, 1.0);
-        /// Update rounds over which both rates rise linearly from a tenth (InstructGPT C.4: 10); of the policy those in which it made a step, from the beginning again where its moments are fresh, as after an activation.
+        /// Adam step size of the value model's head; 0: value_learning_rate. By default 0.0001 with lora_rank: the head is no adapter, and begins at 0 where no reward model lends its own.
+        value_head_learning_rate: f64 => real(0.0, 1.0);
+        /// Update rounds over which the rates rise linearly from a tenth (InstructGPT C.4: 10); of the policy those in which it made a step, from the beginning again where its moments are fresh, as after an activation.
         warmup_updates: u64 => whole(0, 100_000);
         /// KL penalty per nat, beta (InstructGPT C.4: 0.02; TRL: 0.05).
         kl_coef: f64 => real(0.0, 100.0);
@@ -82,6 +84,10 @@ section! {
         missing_eos_penalty: f64 => real(0.0, 1000.0);
         /// What becomes of an answer that the client's max_tokens cut off: "score" trains on it with the score of the text that there is; "drop" trains on whole answers only; "bootstrap" as for missing_eos, which needs answers that do end: without one there is no score. "drop" is the stricter rule, because the cut was not the policy's doing; it is not the default, because most clients set max_tokens, and a model whose answers seldom end by themselves would then have nothing to learn from.
         client_limit: String => one_of(&["score", "drop", "bootstrap"]);
+        /// Taken off a score for every token of the answer beyond length_free, score units a token, after clip and missing-EOS rule: what is cut off pays for its tokens too, or never to end would be the way out. 0: nothing. Most of what PPO gains may be length (arXiv 2310.03716). Gate, canary and watch compare rewards less the same.
+        length_penalty: f64 => real(0.0, 100.0);
+        /// Tokens of an answer that cost nothing with length_penalty, its end token among them; 0: each costs. The mean length of good answers leaves these alone.
+        length_free: usize => whole(0, 1_048_576);
         /// Versions that a rollout may be behind the trainer.
         max_staleness: u64 => whole(0, 64);
         /// Weight against the policy that drew the tokens: "geometric" filters answers by their mean and caps tokens; "token_truncate" caps tokens (verl); "token_mask" leaves out tokens outside a range (IcePop); "sequence_truncate" caps the product over an answer; "off" weighs 1; "bypass" centres the clip on that policy instead (PPO as in arXiv 1707.06347).

@@ -93,10 +93,11 @@ fn later_layers_win_and_name_themselves() {
 fn adapters_have_defaults_of_their_own() {
     let sizes = |config: &Config| (config.ppo.rollouts_per_update, config.ppo.minibatch);
     let rates = |config: &Config| (config.ppo.policy_learning_rate, config.ppo.value_learning_rate);
+    let head = |config: &Config| config.ppo.value_head_learning_rate;
     let whole = load(&[], &["ppo.lora_rank=0"]).expect("valid");
-    assert_eq!((sizes(&whole), rates(&whole)), ((128, 32), (2e-6, 9e-6)));
+    assert_eq!((sizes(&whole), rates(&whole), head(&whole)), ((128, 32), (2e-6, 9e-6), 0.0));
     let lora = load(&[], &["ppo.lora_rank=16"]).expect("valid");
-    assert_eq!((sizes(&lora), rates(&lora)), ((64, 16), (2e-5, 5e-5)));
+    assert_eq!((sizes(&lora), rates(&lora), head(&lora)), ((64, 16), (2e-5, 5e-5), 1e-4));
     assert_eq!(lora.origins.of("ppo.value_learning_rate"), Origin::Lora);
     assert_eq!(lora.ppo.epochs, whole.ppo.epochs);
     let sets = ["ppo.lora_rank=16", "ppo.value_learning_rate=9e-6"];

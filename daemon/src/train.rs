@@ -44,8 +44,9 @@ pub(crate) enum Command {
     /// Train a reward model on rankings; the result is what `honed serve --set reward.model=FILE` takes.
     ///
     /// One JSON object a line: {"prompt", "responses": [K], "ranks": [K]} with 1 for the best and equal ranks for ties, or
-    /// {"prompt", "chosen", "rejected"}. With a key "worker" the agreement of the workers is measured too. Further keys
-    /// are ignored.
+    /// {"prompt", "chosen", "rejected"}. Such a pair may say how far apart its scores ought to be: "margin", a number as in TRL,
+    /// or "strength" (see --margin-scale). With a key "worker" the agreement of the workers is measured too. Further keys are
+    /// ignored, the "confidence" of OpenAI's comparisons among them: its source does not say what 1 to 9 mean.
     Reward(Box<reward::Args>),
     /// Train a policy with PPO on a file of prompts: answers are drawn, scored and learnt from as in the daemon.
     ///

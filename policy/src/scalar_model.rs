@@ -26,6 +26,12 @@ pub const HEAD_WEIGHT: &str = "reward_head.weight";
 /// Name of the head's bias, `[heads]`.
 pub const HEAD_BIAS: &str = "reward_head.bias";
 
+/// Whether a parameter is of the head, by its name.
+#[must_use]
+pub fn is_head(name: &str) -> bool {
+    [HEAD_WEIGHT, HEAD_BIAS].contains(&name)
+}
+
 /// A trunk with one linear unit on top, or several side by side.
 pub struct ScalarModel {
     trunk: Transformer,

@@ -29,6 +29,7 @@ use crate::{
     error::PpoError,
     group,
     kl::{self, KlEstimator},
+    length_penalty::{LengthPenalty, cost_of},
     loss::KlPenalty,
     masked::{self, Whitening},
     models::Models,
@@ -51,8 +52,13 @@ pub struct Experience {
     starts: Vec<usize>,
     /// Rollouts for which a pass gave no finite number, by their index in the round.
     pub broken: Vec<usize>,
-    /// Scores after clip and missing-EOS rule, one an episode; 0 where the value model says instead what was to come.
+    /// Scores after clip, missing-EOS rule and what length costs, one an episode; 0 where the value model says instead what was to
+    /// come.
     pub scores: Vec<f64>,
+    /// What length costs (`ppo.length_penalty`); `None`: nothing.
+    pub length_penalty: Option<LengthPenalty>,
+    /// What it took off each score.
+    pub length_costs: Vec<f64>,
     /// ℓ_old, reference log-probs, entropies and old values.
     pub passes: Passes,
     /// r_t, score units.
@@ -104,15 +110,28 @@ impl Experience {
             .collect();
         let groups = groups(&episodes);
         let mut experience = Experience { groups, lengths, starts, passes, ..Experience::default() };
-        let rule = ScoreRule::of(config);
-        let score = |e: &Episode| if bootstraps(e, config) { 0.0 } else { rule.apply(e.score, !e.cut_by_daemon) };
-        experience.scores = episodes.iter().map(score).collect();
         experience.episodes = episodes;
+        experience.process_scores(config);
         experience.pay(config, kl_coef);
         let estimator = AdvantageEstimator::of(config);
         experience.estimate_advantages(estimator, config);
         experience.weigh(estimator, config);
         experience
+    }
+
+    /// S of every episode. The value model, where it speaks in place of a score, knows what length costs: it has learnt from
+    /// returns that had paid for it.
+    fn process_scores(&mut self, config: &config::Ppo) {
+        let rule = ScoreRule::of(config);
+        self.length_penalty = LengthPenalty::of(config);
+        for (episode, n_tokens) in self.episodes.iter().zip(&self.lengths) {
+            let (score, cost) = match bootstraps(episode, config) {
+                true => (0.0, 0.0),
+                false => (rule.apply(episode.score, !episode.cut_by_daemon), cost_of(self.length_penalty, *n_tokens)),
+            };
+            self.scores.push(score - cost);
+            self.length_costs.push(cost);
+        }
     }
 
     /// r_t: the score on the last token, and the penalty on every one unless the loss pays it.

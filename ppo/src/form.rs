@@ -54,6 +54,7 @@ pub(crate) fn configured(config: &config::Ppo, form: Form) -> config::Ppo {
         for (rate, from, to) in [
             (&mut config.policy_learning_rate, from.policy_learning_rate, to.policy_learning_rate),
             (&mut config.value_learning_rate, from.value_learning_rate, to.value_learning_rate),
+            (&mut config.value_head_learning_rate, from.value_head_learning_rate, to.value_head_learning_rate),
         ] {
             if *rate == from {
                 *rate = to;
@@ -82,6 +83,7 @@ pub(crate) fn tell(version: PolicyVersion, kept: Form, config: &config::Ppo) {
             configured = shown(asked),
             policy_learning_rate = used.policy_learning_rate,
             value_learning_rate = used.value_learning_rate,
+            value_head_learning_rate = used.value_head_learning_rate,
             "ppo.lora_rank and ppo.lora_alpha are those that the live version was trained with: learning keeps them, at these \
              rates; to begin with the configured ones, activate version 0 or name another data folder"
         );
@@ -123,14 +125,18 @@ mod tests {
     #[test]
     fn default_rates_go_with_the_form() {
         let lora = Some(LoraShape { rank: 4, alpha: 32.0 });
-        let rates = |config: &config::Ppo| (config.policy_learning_rate, config.value_learning_rate);
+        let rates = |config: &config::Ppo| {
+            (config.policy_learning_rate, config.value_learning_rate, config.value_head_learning_rate)
+        };
         let [whole, adapters] = [false, true].map(config::Ppo::defaults);
-        assert!(adapters.lora_rank > 0 && rates(&adapters) == (2e-5, 5e-5), "{adapters:?}");
+        assert!(adapters.lora_rank > 0 && rates(&adapters) == (2e-5, 5e-5, 1e-4), "{adapters:?}");
         assert_eq!(rates(&configured(&adapters, None)), rates(&whole));
         assert_eq!(rates(&configured(&whole, lora)), rates(&adapters));
         assert_eq!(rates(&configured(&adapters, lora)), rates(&adapters));
         let named = config::Ppo { policy_learning_rate: 1e-4, ..adapters };
-        assert_eq!(rates(&configured(&named, None)), (1e-4, whole.value_learning_rate));
+        assert_eq!(rates(&configured(&named, None)), (1e-4, whole.value_learning_rate, 0.0));
+        let named = config::Ppo { value_head_learning_rate: 3e-4, ..whole };
+        assert_eq!(rates(&configured(&named, lora)), (2e-5, 5e-5, 3e-4));
     }
 
     #[test]

@@ -22,7 +22,7 @@
 //!   lessons there is no such test, and what remains is the trial and, of a version that serves, the watch;
 //! * the trial ([`Trial`]): the candidate answers questions beside the live version, with the same random numbers; held-out
 //!   ones where a share is held out, else what it did not learn from just now, as far as there is enough of that ([`questions`]). It
-//!   is refused when its reward is lower beyond doubt (the whole 95 % interval of the paired difference below 0), when the
+//!   is refused when its reward, less what length costs ([`crate::length_penalty`]), is lower beyond doubt (the whole 95 % interval of the paired difference below 0), when the
 //!   differences that the same judge found along its lineage add up to a loss beyond doubt ([`drift`]), or when its manner
 //!   breaks: lengths, ends, repetition;
 //! * with pretraining text, its loss on what of that is never learnt from has not risen by more than `ppo.gate_ptx_rise` over

@@ -20,6 +20,7 @@ pub mod guard;
 pub mod import;
 pub mod kl;
 pub mod learner;
+pub mod length_penalty;
 pub mod loss;
 pub mod masked;
 pub mod metrics;

@@ -41,6 +41,7 @@ pub use retention::{Retention, Surplus};
 
 use crate::{
     clock::now_ms,
+    length_penalty::LengthPenalty,
     rollout_log::{
         LogError, MadeVersion, RolloutLog, Settlement, VersionChange, VersionReport, VersionRow, VersionState, Who,
     },
@@ -54,6 +55,8 @@ pub struct Registry {
     retention: Retention,
     /// Whose changes the audit log will say they are.
     who: Who,
+    /// What length costs where scores of versions are compared.
+    length_penalty: Option<LengthPenalty>,
     /// The first number that nobody was given yet, as far as this process knows.
     free: Arc<Mutex<PolicyVersion>>,
     /// Held while old versions are retired: two who find the same ones beyond the retention would both retire them.
@@ -78,6 +81,12 @@ impl Registry {
     #[must_use]
     pub fn on_behalf_of(&self, who: &Who) -> Registry {
         Registry { who: who.clone(), ..self.clone() }
+    }
+
+    /// The same registry, which takes off every score of a service what its length costs; without a word that is nothing.
+    #[must_use]
+    pub fn with_length_penalty(self, length_penalty: Option<LengthPenalty>) -> Registry {
+        Registry { length_penalty, ..self }
     }
 
     /// The same registry, which also keeps no more bytes than this of what may be activated again.

@@ -3,7 +3,7 @@
 //! The reward model judges a whole response, so its score is paid at the last real token. Every token pays for leaving
 //! the reference: −β·(ℓ − ℓ_ref), the k1 estimate, computed once per round and constant in the weights. Before that the
 //! score is clipped, and then an answer that never ended gets what it deserves; in this order, or else the clip would
-//! soften the punishment.
+//! soften the punishment. What length costs ([`length_penalty`](crate::length_penalty)) is taken off last.
 //!
 //! `ℓ` is the *trainer's* log-prob at the start of the update, not the one recorded by the engine: both sides of the
 //! difference must come from the same arithmetic, or quantisation noise becomes reward noise.
@@ -73,7 +73,7 @@ impl ScoreRule {
 /// - `log_probs`, `reference`: `[response_len]`, f64, nats, at the sampling temperature, t from the first response token
 ///   to the last (the end token where there is one);
 /// - `mask`: `[response_len]`, true on response tokens;
-/// - `score`: S, already through [`ScoreRule`];
+/// - `score`: S, already through [`ScoreRule`] and less what its length costs;
 /// - `kl_coef`: β, per nat.
 ///
 /// Returns `[response_len]`, 0 where the mask is false; constant in the weights. Differs from TRL in that the score lies

@@ -168,6 +168,7 @@ impl Round<'_> {
         let mut stats = RoundStats::new(&experience, &progress);
         stats.n_dropped = fates.iter().filter(|fate| matches!(fate, Fate::Dropped(_))).count();
         (stats.policy_learning_rate, stats.value_learning_rate) = (rates.policy, rates.value);
+        stats.value_head_learning_rate = rates.value_head;
         (stats.kl_coef, stats.kl_coef_next) = (kl_coef, models.kl_coef);
         stats.held_out_score = held_out;
         stats.n_reward_versions = watch::n_reward_versions(rollouts);
@@ -265,6 +266,9 @@ impl Round<'_> {
         LearningRates {
             policy: rate(config.policy_learning_rate, models.control.n_policy_rounds),
             value: rate(config.value_learning_rate, self.update),
+            value_head: Some(config.value_head_learning_rate)
+                .filter(|peak| *peak > 0.0)
+                .map(|peak| rate(peak, self.update)),
         }
     }
 

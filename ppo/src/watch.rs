@@ -36,7 +36,7 @@ const LENGTH_FACTOR: f64 = 3.0;
 /// What users got from one version. Only what may train is judged; thumbs are those of every answer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Service {
-    /// Scores, as judged.
+    /// Scores, as judged, less what their lengths cost.
     pub scores: Vec<f64>,
     /// The reward version of each.
     pub judges: Vec<String>,

@@ -2,6 +2,7 @@
 
 pub mod agreement;
 pub mod ensemble;
+pub mod margin;
 pub mod normalization;
 pub mod preference;
 pub mod ranking;

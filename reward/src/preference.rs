@@ -5,7 +5,7 @@
 
 use policy::TokenId;
 
-use crate::ranking_trainer::Ranking;
+use crate::{margin::Margin, ranking_trainer::Ranking};
 
 /// Fewest responses that have an order.
 pub const N_RESPONSES_MIN: usize = 2;
@@ -20,6 +20,8 @@ pub struct Preference {
     ranks: Vec<u32>,
     /// Who ranked, for held-out-labeler accuracy and caps per user.
     pub labeler: Option<String>,
+    /// Gap that is asked of the scores per step of rank: between the two of a pair. `None`: what is asked of all rankings.
+    pub margin: Option<Margin>,
 }
 
 /// Why something is not a ranking.
@@ -68,7 +70,7 @@ impl Preference {
         if ranks.iter().all(|rank| *rank == 1) {
             return Err(PreferenceError::AllTied);
         }
-        Ok(Preference { prompt, responses, ranks, labeler: None })
+        Ok(Preference { prompt, responses, ranks, labeler: None, margin: None })
     }
 
     /// A ranking from groups of response indices, best group first, ties sharing a group.
@@ -115,7 +117,8 @@ impl Preference {
 
 impl From<&Preference> for Ranking {
     fn from(preference: &Preference) -> Ranking {
-        Ranking::new(&preference.prompt, &preference.responses, &preference.ranks)
+        let ranking = Ranking::new(&preference.prompt, &preference.responses, &preference.ranks);
+        Ranking { margin: preference.margin, ..ranking }
     }
 }
 

@@ -23,7 +23,8 @@ pub enum PairNormaliser {
 pub struct RankingOptions {
     /// Probability with which a label is taken to be the wrong way round. `[0, 0.5)`
     pub label_smoothing: f64,
-    /// Gap that is asked of the scores, per step of rank (Llama 2, section 3.2.2). Score units.
+    /// Gap that is asked of the scores, per step of rank (Llama 2, section 3.2.2). Score units. A ranking may have one of its own
+    /// ([`crate::margin`]).
     pub margin_per_rank: f64,
     /// Weight of (s_w + s_l)², which keeps scores near 0 (TRL's `center_rewards_coefficient`).
     pub center_coef: f64,

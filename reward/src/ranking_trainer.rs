@@ -18,6 +18,7 @@ use policy::{
 
 use crate::{
     ensemble::{ensemble_ranking_loss, resampling_weight},
+    margin::Margin,
     ranking::{RankingLoss, RankingOptions, ranking_loss},
     reward_model::raw_scores,
 };
@@ -29,6 +30,8 @@ pub struct Ranking {
     pub sequences: Vec<Vec<TokenId>>,
     /// 1 is best; equal ranks are a tie.
     pub ranks: Vec<u32>,
+    /// Its own [`RankingOptions::margin_per_rank`]; `None`: that of all.
+    pub margin: Option<Margin>,
 }
 
 impl Ranking {
@@ -36,7 +39,13 @@ impl Ranking {
     #[must_use]
     pub fn new(prompt: &[TokenId], responses: &[Vec<TokenId>], ranks: &[u32]) -> Ranking {
         let sequences = responses.iter().map(|response| [prompt, response].concat()).collect();
-        Ranking { sequences, ranks: ranks.to_vec() }
+        Ranking { sequences, ranks: ranks.to_vec(), margin: None }
+    }
+
+    /// The variant of the loss that is its own.
+    fn options(&self, of_all: &RankingOptions) -> RankingOptions {
+        let margin_per_rank = self.margin.map_or(of_all.margin_per_rank, Margin::get);
+        RankingOptions { margin_per_rank, ..*of_all }
     }
 
     fn n_tokens(&self) -> usize {
@@ -271,7 +280,7 @@ fn losses_of(
             1 => vec![1.0],
             n => (0..n).map(|member| resampling_weight(options.seed, member, ranking)).collect(),
         };
-        losses.push(ensemble_ranking_loss(own, &ranking.ranks, &weights, &options.loss));
+        losses.push(ensemble_ranking_loss(own, &ranking.ranks, &weights, &ranking.options(&options.loss)));
     }
     losses
 }
@@ -288,7 +297,7 @@ pub fn evaluate(model: &ScalarModel, rankings: &[Ranking], options: &RankingOpti
     for ranking in rankings {
         let (own, after) = rest.split_at(ranking.ranks.len());
         rest = after;
-        report.add(&ranking_loss(own, &ranking.ranks, options));
+        report.add(&ranking_loss(own, &ranking.ranks, &ranking.options(options)));
     }
     Ok(report.mean())
 }

@@ -9,6 +9,7 @@ use policy::{
 };
 use reward::{
     ensemble::{Combination, ensemble},
+    margin::Margin,
     normalization::Normalization,
     ranking::{PairNormaliser, RankingOptions, ranking_batch_loss},
     ranking_trainer::{Ranking, RankingTrainOptions, loss_and_gradients},
@@ -37,20 +38,30 @@ pub(super) fn ranking_loss(case: &mut Case<'_>) {
     case.expect("grad_scores", &got.grad_scores.concat());
     case.expect("pair_accuracy", &[got.pair_accuracy()]);
     case.expect("n_pairs", &[got.n_pairs as f64]);
-    by_the_trainer(case, &scores, &ranks, options);
+    by_the_trainer(case, &scores, &ranks, options, None);
+    // Given for each ranking in place of one for all.
+    let margin = Margin::new(options.margin_per_rank);
+    assert!(margin.is_some(), "the file's margins are gaps");
+    by_the_trainer(case, &scores, &ranks, RankingOptions { margin_per_rank: 7.0, ..options }, margin);
 }
 
 /// The same of a model that gives these scores: each response is one token with a direction of its own, in which the head holds
 /// its score. The gradient of the head is that of the scores.
-fn by_the_trainer(case: &mut Case<'_>, scores: &[Vec<f64>], ranks: &[Vec<u32>], loss: RankingOptions) {
+fn by_the_trainer(
+    case: &mut Case<'_>,
+    scores: &[Vec<f64>],
+    ranks: &[Vec<u32>],
+    loss: RankingOptions,
+    margin: Option<Margin>,
+) {
     let model = scorer(&scores.concat());
     let mut next = 0_u32..;
     let mut response = |_: &f64| vec![TokenId(next.next().expect("it never ends"))];
-    let rankings: Vec<Ranking> = scores
-        .iter()
-        .zip(ranks)
-        .map(|(scores, ranks)| Ranking { sequences: scores.iter().map(&mut response).collect(), ranks: ranks.clone() })
-        .collect();
+    let mut ranking = |(scores, ranks): (&Vec<f64>, &Vec<u32>)| {
+        let sequences = scores.iter().map(&mut response).collect();
+        Ranking { sequences, ranks: ranks.clone(), margin }
+    };
+    let rankings: Vec<Ranking> = scores.iter().zip(ranks).map(&mut ranking).collect();
     let options = RankingTrainOptions { loss, ..RankingTrainOptions::default() };
     let batch: Vec<&Ranking> = rankings.iter().collect();
     let (report, gradients) = loss_and_gradients(&model, &batch, &options).unwrap();

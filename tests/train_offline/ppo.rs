@@ -5,6 +5,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use ppo::rollout_log::LogReader;
 use serde_json::{Value as Json, json};
 
 use super::{Bench, rankings, text};
@@ -95,6 +96,18 @@ fn a_run_ends_with_the_command_that_serves_its_folder() {
     assert!(refused.contains("lies at data/versions/policy-0.gguf and can be given as --model"), "{refused}");
     let served = first_line("serve --data-dir data --model data/versions/policy-0.gguf --set reward.model=rm.gguf");
     assert!(served.starts_with("listening on"), "{served}");
+}
+
+/// Goal: answers of a file's prompts pay for their length as those of traffic do. Method: a run in which every token costs; what its
+/// update measured.
+#[test]
+fn answers_of_an_offline_run_pay_for_their_length() {
+    let bench = bench();
+    bench.done(&format!("{RUN} --out data --updates 1 --set ppo.length_penalty=0.25"));
+    let log = LogReader::open(&bench.0.path().join("data")).unwrap();
+    let numbers = log.update(0).unwrap().unwrap().end.unwrap().numbers;
+    let taken = 0.25 * numbers["completions/mean_length"];
+    assert!(taken > 0.0 && (numbers["objective/length_penalty"] - taken).abs() < 1e-9, "{numbers:?}");
 }
 
 /// Goal: a halt outlasts the run that it ended until somebody says otherwise, and what needs traffic does not stop a run that has

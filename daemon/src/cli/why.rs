@@ -204,6 +204,7 @@ impl Story {
             ("nats a token from its parent", number("policy/approxkl_k3"), 5),
             ("of steps clipped", number("policy/clipfrac_avg"), 3),
             ("tokens an answer", number("completions/mean_length"), 1),
+            ("off a score for them", number("objective/length_penalty"), 3),
             ("of answers ended by themselves", number("completions/eos_rate"), 2),
         ];
         let told = facts.into_iter().filter_map(|(what, x, digits)| Some(format!("{:.digits$} {what}", x?)));

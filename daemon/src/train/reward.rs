@@ -7,6 +7,7 @@ mod scale;
 use std::{ops::ControlFlow, path::PathBuf};
 
 use candle_core::Device;
+use clap::ValueEnum;
 use policy::{
     causal_lm::CausalLm,
     checkpoint::{Checkpoint, digest},
@@ -17,6 +18,7 @@ use policy::{
 };
 use reward::{
     RewardModel,
+    margin::Scale,
     preference::Preference,
     ranking::RankingOptions,
     ranking_trainer::{self, Ranking, RankingProgress, RankingTrainOptions},
@@ -75,9 +77,14 @@ pub(crate) struct Args {
     /// Probability with which a label is taken to be the wrong way round, below 0.5.
     #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = smoothing)]
     label_smoothing: f64,
-    /// Gap that is asked of two scores, per step of rank (Llama 2, section 3.2.2).
+    /// Gap that is asked of two scores, per step of rank (Llama 2, section 3.2.2); of a pair with a "margin" or a "strength" that
+    /// counts, its own.
     #[arg(long, value_name = "GAP", default_value_t = 0.0, value_parser = not_negative)]
     margin_per_rank: f64,
+    /// Gap of a pair by its "strength", significantly, better, slightly or unsure: small is 1, 2/3, 1/3, 0, and large 3, 2, 1, 0
+    /// (Llama 2, section 3.2.2). none: it does not count. A pair's "margin" comes first.
+    #[arg(long, value_enum, default_value_t = MarginScale::None)]
+    margin_scale: MarginScale,
     /// Weight of the squared sum of a pair's scores, which keeps scores near 0 (TRL: 0.01).
     #[arg(long, value_name = "WEIGHT", default_value_t = 0.0, value_parser = not_negative)]
     center_coef: f64,
@@ -95,6 +102,27 @@ pub(crate) struct Args {
     no_gain: bool,
     #[command(flatten)]
     fit: FitOptions,
+}
+
+/// Which margins strengths have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum MarginScale {
+    /// They have none.
+    None,
+    /// Up to 1.
+    Small,
+    /// Up to 3.
+    Large,
+}
+
+impl MarginScale {
+    fn scale(self) -> Option<Scale> {
+        match self {
+            MarginScale::None => None,
+            MarginScale::Small => Some(Scale::Small),
+            MarginScale::Large => Some(Scale::Large),
+        }
+    }
 }
 
 fn heads(text: &str) -> std::result::Result<usize, String> {
@@ -143,7 +171,7 @@ fn name(args: &Args, base: &Base, data: &Comparisons) -> Result<RunName> {
         .and(digest(&base.path)?);
     Ok(data.train.iter().fold(name, |name, one| {
         let rows = std::iter::once(one.prompt()).chain(one.responses().iter().map(Vec::as_slice));
-        name.and(one.ranks()).and_tokens(rows)
+        name.and((one.ranks(), one.margin)).and_tokens(rows)
     }))
 }
 

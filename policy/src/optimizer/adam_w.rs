@@ -104,13 +104,21 @@ impl AdamW {
     /// # Errors
     /// When the device fails.
     pub fn step_scaled(&mut self, gradients: &Gradients, factor: f64, learning_rate: f64) -> Result<()> {
+        self.step_grouped(gradients, factor, |_| learning_rate)
+    }
+
+    /// [`Self::step_scaled`] with a rate for each parameter, by name: one step of all of them, not of a group after the other.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn step_grouped(&mut self, gradients: &Gradients, factor: f64, rate_of: impl Fn(&str) -> f64) -> Result<()> {
         self.state.step += 1;
-        let rule = Rule::new(self.config, self.state.step, learning_rate);
         let mut copies = self.rounded.as_ref().map(Rounded::write);
         for (name, var) in &self.parameters {
             let (Some(gradient), Some(moments)) = (gradients.get(name), self.state.moments.get_mut(name)) else {
                 continue;
             };
+            let rule = Rule::new(self.config, self.state.step, rate_of(name));
             match gradient {
                 Gradient::Host(gradient) => {
                     let copy = copies.as_mut().and_then(|copies| copies.numbers_mut(name));

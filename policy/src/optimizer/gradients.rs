@@ -101,7 +101,7 @@ impl Gradients {
         Ok(())
     }
 
-    fn add_tensor(&mut self, name: &str, gradient: &Tensor) -> Result<()> {
+    pub(super) fn add_tensor(&mut self, name: &str, gradient: &Tensor) -> Result<()> {
         let sum = match self.sums.get(name) {
             Some(Gradient::Device(before)) => (before + gradient)?,
             _ => gradient.contiguous()?,

@@ -164,3 +164,38 @@ fn gradients_that_were_reset_begin_at_zero() {
     g.merge(&gradients(&parameters, &[1.0, 2.0])).unwrap();
     assert_eq!(g.get("w").unwrap().to_vec().unwrap(), vec![1.0, 2.0]);
 }
+
+/// Two parameters with gradients of their own, in memory or as another device has them.
+fn a_pair(on_device: bool) -> (BTreeMap<String, Var>, Gradients) {
+    let parameters: BTreeMap<String, Var> = [("head", [0.5_f32, -1.0]), ("trunk", [0.25, 2.0])]
+        .map(|(name, values)| (name.to_owned(), Var::new(&values, &Device::Cpu).unwrap()))
+        .into();
+    let mut gradients = Gradients::new();
+    for (name, slope) in [("head", [1.0_f32, -3.0]), ("trunk", [0.5, 0.125])] {
+        match on_device {
+            true => gradients.add_tensor(name, &Tensor::new(&slope, &Device::Cpu).unwrap()).unwrap(),
+            false => gradients.slot(name, 2).copy_from_slice(&slope),
+        }
+    }
+    (parameters, gradients)
+}
+
+/// Goal: each parameter steps at its own rate, and the steps are counted once. Method: steps at two rates against steps of all at
+/// either, bit for bit, fused and in candle's operations.
+#[test]
+fn every_group_steps_at_its_own_rate() {
+    for on_device in [false, true] {
+        let stepped = |head: f64, trunk: f64| {
+            let (parameters, gradients) = a_pair(on_device);
+            let mut adam = AdamW::new(&parameters, AdamConfig::default()).unwrap();
+            for _ in 0..3 {
+                adam.step_grouped(&gradients, 0.5, |name| if name == "head" { head } else { trunk }).unwrap();
+            }
+            assert_eq!(adam.state().step, 3);
+            ["head", "trunk"].map(|name| parameters[name].to_vec1::<f32>().unwrap())
+        };
+        let ([head, trunk], [fast, _], [_, slow]) = (stepped(0.1, 0.01), stepped(0.1, 0.1), stepped(0.01, 0.01));
+        assert_eq!((&head, &trunk), (&fast, &slow), "on a device: {on_device}");
+        assert_ne!(stepped(0.01, 0.01)[0], head, "the rates differ");
+    }
+}

@@ -137,6 +137,33 @@ fn a_score_clip_of_zero_takes_scores_as_they_are() {
     assert_eq!((got.scores, got.rewards), (vec![50.0, -7.0, -1.0], vec![50.0, -7.0, -1.0]));
 }
 
+/// Goal: length costs the same whatever a score is, so that no limit is worth running into. Method: scores that the clip and each
+/// rule for answers without an end change, of answers on either side of what is free; and two of which one ends a token sooner.
+#[test]
+fn length_costs_after_the_clip_and_what_is_cut_off_pays_too() {
+    let of = |missing_eos: &str, length_penalty: f64| {
+        let mut by_client = episode(2, 5, 1.0, false);
+        by_client.cut_by_daemon = false;
+        let episodes = vec![episode(0, 2, 5.0, true), episode(1, 5, 5.0, false), by_client, episode(3, 4, -1.0, true)];
+        from_passes_with(episodes, [&[-1.0; 16], &[-1.0; 16], &[0.0; 16]], |config| {
+            config.missing_eos = missing_eos.to_string();
+            (config.length_penalty, config.length_free) = (length_penalty, 3);
+        })
+    };
+    for (missing_eos, cut, cost) in
+        [("replace", -1.0, 1.0), ("subtract", 1.0, 1.0), ("keep", 2.0, 1.0), ("bootstrap", 0.0, 0.0)]
+    {
+        let got = of(missing_eos, 0.5);
+        assert_eq!(got.scores, [2.0, cut - cost, 0.0, -1.5], "{missing_eos}");
+        assert_eq!(got.length_costs, [0.0, cost, 1.0, 0.5], "{missing_eos}");
+        let paid: Vec<f64> = (0..4).map(|i| got.rewards[got.range(i)].iter().sum()).collect();
+        assert_eq!(paid, got.scores, "{missing_eos}: what is paid is what is left");
+        let free = of(missing_eos, 0.0);
+        assert_eq!((free.scores, free.length_penalty), (vec![2.0, cut, 1.0, -1.0], None), "{missing_eos}");
+    }
+    assert!(of("replace", 0.5).scores[1] < of("replace", 0.5).scores[3], "the worst that ends fares better");
+}
+
 /// Goal: the rest of an answer that was cut off is worth what the value model says of it, in place of a score, and only where a
 /// knob says so. Method: one that ended, one that the daemon cut and one that its client cut, at λ = 1 and γ = 0.5.
 #[test]

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use policy::{FinishReason, Rollout, TokenId};
 
 use super::questions::Asked;
+use crate::length_penalty::{LengthPenalty, cost_of};
 
 /// Independent pairs below which no interval is worth its name.
 pub const PAIRS_MIN: usize = 8;
@@ -18,20 +19,21 @@ pub struct Pair {
     pub prompt: usize,
     /// The place of the first one with the same answers to it, too.
     pub draw: usize,
-    /// Reward of the first − reward of the second; 0 until they are judged.
+    /// Reward of the first − reward of the second; until they are judged, what their lengths make of it.
     pub difference: f64,
 }
 
 impl Pair {
-    /// Of answers that belong together, not judged yet.
+    /// Of answers that belong together, not judged yet. `length_penalty`: what is taken off the reward of each.
     #[must_use]
-    pub fn unjudged(first: &[Rollout], second: &[Rollout]) -> Vec<Pair> {
+    pub fn unjudged(first: &[Rollout], second: &[Rollout], length_penalty: Option<LengthPenalty>) -> Vec<Pair> {
         let ids = |rollout: &Rollout| rollout.response.iter().map(|token| token.id).collect::<Vec<TokenId>>();
+        let cost = |rollout: &Rollout| cost_of(length_penalty, rollout.response.len());
         let (mut prompts, mut draws) = (HashMap::new(), HashMap::new());
         let pair = |(i, (first, second)): (usize, (&Rollout, &Rollout))| {
             let prompt = *prompts.entry(first.prompt.clone()).or_insert(i);
             let draw = *draws.entry((prompt, ids(first), ids(second))).or_insert(i);
-            Pair { prompt, draw, difference: 0.0 }
+            Pair { prompt, draw, difference: cost(second) - cost(first) }
         };
         first.iter().zip(second).enumerate().map(pair).collect()
     }
@@ -204,8 +206,22 @@ mod tests {
         };
         let first = [asked(1, 5), asked(2, 5), asked(1, 5), asked(1, 5), asked(1, 6)];
         let second = [asked(1, 7), asked(2, 7), asked(1, 7), asked(1, 8), asked(1, 7)];
-        let found: Vec<_> = Pair::unjudged(&first, &second).iter().map(|pair| (pair.prompt, pair.draw)).collect();
+        let pairs = Pair::unjudged(&first, &second, None);
+        let found: Vec<_> = pairs.iter().map(|pair| (pair.prompt, pair.draw)).collect();
         assert_eq!(found, [(0, 0), (1, 1), (0, 0), (0, 3), (0, 4)]);
+        assert!(pairs.iter().all(|pair| pair.difference == 0.0));
+    }
+
+    /// Goal: who is paid for shorter answers is compared by that pay. Method: pairs of which the first, the second and both are long.
+    #[test]
+    fn the_shorter_answer_of_a_pair_is_ahead_by_what_it_saves() {
+        let long = answer(&[5; 9], FinishReason::EndToken);
+        let [shorter, short] = [&[5; 3][..], &[5; 2]].map(|ids| answer(ids, FinishReason::EndToken));
+        let config = config::Ppo { length_penalty: 0.5, length_free: 2, ..config::Config::default().ppo };
+        let first = [short.clone(), long.clone(), long.clone(), short.clone()];
+        let second = [long.clone(), shorter, long, short];
+        let pairs = Pair::unjudged(&first, &second, LengthPenalty::of(&config));
+        assert_eq!(pairs.iter().map(|pair| pair.difference).collect::<Vec<_>>(), [3.5, -3.0, 0.0, 0.0]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use policy::PolicyVersion;
 use super::{ImportError, ImportSetup, Importer, loss};
 use crate::{
     gate::{self, Comparison, Mode, Trial, TrialError, Verdict},
+    length_penalty::LengthPenalty,
     publish::place::once_there_is_room,
     rollout_log::Seq,
 };
@@ -93,7 +94,8 @@ impl Importer {
         let (quarantine, window) = (log.quarantine(), gate::Window::of(engine));
         let sources = gate::Sources { rows: &rows, file: questions, learnt: &[], quarantine, window };
         let questions = gate::questions(sources, gate, version.0);
-        let trial = Trial { engine, scorer: scorer.as_ref(), questions: &questions };
+        let length_penalty = LengthPenalty::of(gate);
+        let trial = Trial { engine, scorer: scorer.as_ref(), questions: &questions, length_penalty };
         let mut n_begun = 0;
         loop {
             let live = engine.live();

@@ -22,6 +22,7 @@ use policy::{
 
 use super::LearnerSetup;
 use crate::{
+    length_penalty::LengthPenalty,
     registry::{Registry, RegistryError},
     rollout_log::{Seq, VersionState},
     watch::{self, Aspect, Errors, ROLLOUTS_MIN, Recent, Service},
@@ -70,7 +71,7 @@ impl Watch {
     pub(super) fn new(setup: &LearnerSetup) -> Watch {
         Watch {
             n_rollouts: setup.config.watch_rollouts,
-            registry: setup.registry.clone(),
+            registry: setup.registry.clone().with_length_penalty(LengthPenalty::of(&setup.config)),
             engine: setup.engine.clone(),
             memory: Mutex::default(),
         }

@@ -13,7 +13,10 @@ use std::time::{Duration, Instant};
 use policy::PolicyVersion;
 
 use super::{PublishError, Publisher};
-use crate::watch::{Errors, welch};
+use crate::{
+    length_penalty::LengthPenalty,
+    watch::{Errors, welch},
+};
 
 /// Looks at most.
 const LOOKS: usize = 5;
@@ -78,7 +81,8 @@ impl Publisher<'_> {
     ) -> Result<Finding, PublishError> {
         let n_wanted = self.config.canary_rollouts.max(LOOK_MIN);
         let deadline = Instant::now() + Duration::from_secs(self.config.canary_s);
-        let start = self.registry.newest_rollout()?;
+        let registry = self.registry.clone().with_length_penalty(LengthPenalty::of(self.config));
+        let start = registry.newest_rollout()?;
         let before = self.engine.endings(candidate);
         self.engine.begin_canary(candidate, self.config.canary_share)?;
         let _running = Running(self.engine);
@@ -91,7 +95,7 @@ impl Publisher<'_> {
             }
             // Before the log is read: what came in the meantime is in it.
             let is_over = Instant::now() >= deadline;
-            let [new, old] = [candidate, live].map(|version| self.registry.scores(version, start, n_wanted));
+            let [new, old] = [candidate, live].map(|version| registry.scores(version, start, n_wanted));
             let (new, old) = (new?, old?);
             finding.n = new.len();
             let errors = Errors::from(self.engine.endings(candidate).since(before));

@@ -39,6 +39,7 @@ impl Registry {
             folder,
             retention,
             who: Who::start(),
+            length_penalty: None,
             free: Arc::new(Mutex::new(PolicyVersion::SFT)),
             retiring: Arc::default(),
         }

@@ -66,6 +66,6 @@ impl Registry {
     }
 
     fn sample(&self, limit: usize) -> Sample<'_> {
-        Sample { limit, quarantine: self.log.quarantine() }
+        Sample { limit, quarantine: self.log.quarantine(), length_penalty: self.length_penalty }
     }
 }

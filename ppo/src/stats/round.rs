@@ -29,6 +29,7 @@ fn objective(stats: &RoundStats) -> Vec<(&'static str, f64)> {
         ("objective/scores_max", stats.scores_max),
         ("objective/scores_changed_fraction", stats.scores_changed_fraction),
         ("objective/length_score_correlation", stats.length_score_correlation),
+        ("objective/length_penalty", stats.length_penalty.unwrap_or(f64::NAN)),
         ("objective/reward_versions", stats.n_reward_versions as f64),
         ("objective/held_out_scores", stats.held_out_score.unwrap_or(f64::NAN)),
     ]
@@ -76,6 +77,7 @@ fn steps_of_value(stats: &RoundStats) -> Vec<(&'static str, f64)> {
         ("val/grad_norm_max", stats.value_grad_norm_max),
         ("val/num_eos_tokens", stats.eos_rate * stats.n_episodes as f64),
         ("lr_value", stats.value_learning_rate),
+        ("lr_value_head", stats.value_head_learning_rate.unwrap_or(f64::NAN)),
     ]
 }
 

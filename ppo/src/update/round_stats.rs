@@ -58,8 +58,10 @@ pub struct RoundStats {
     pub scores_min: f64,
     /// Largest score.
     pub scores_max: f64,
-    /// Share of scores that the clip or the missing-EOS rule changed.
+    /// Share of scores that the clip or the missing-EOS rule changed, whatever length took off them.
     pub scores_changed_fraction: f64,
+    /// What length took off the scores, mean over episodes; `None` where it costs nothing (`ppo.length_penalty`).
+    pub length_penalty: Option<f64>,
     /// Correlation of length and score: near 1 means that length is being rewarded.
     pub length_score_correlation: f64,
 
@@ -133,6 +135,8 @@ pub struct RoundStats {
     pub policy_learning_rate: f64,
     /// Adam step size of the value model.
     pub value_learning_rate: f64,
+    /// Adam step size of its head; `None` where that is the same (`ppo.value_head_learning_rate`).
+    pub value_head_learning_rate: Option<f64>,
     /// β of this round's rewards (`objective/kl_coef`).
     pub kl_coef: f64,
     /// β of the next round.
@@ -209,7 +213,8 @@ impl RoundStats {
             return;
         }
         let lengths: Vec<f64> = experience.lengths.iter().map(|n| *n as f64).collect();
-        let n_changed = scores.iter().zip(&experience.scores).filter(|(judged, used)| judged != used).count();
+        let costs = &experience.length_costs;
+        let n_changed = (0..scores.len()).filter(|i| scores[*i] - costs[*i] != experience.scores[*i]).count();
         let n_ended = experience.episodes.iter().filter(|e| e.terminated).count();
         let staleness: Vec<f64> = experience.episodes.iter().map(|e| e.staleness as f64).collect();
         self.objective_scores = mean(&scores);
@@ -217,6 +222,7 @@ impl RoundStats {
         self.scores_min = scores.iter().copied().fold(f64::INFINITY, f64::min);
         self.scores_max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         self.scores_changed_fraction = n_changed as f64 / scores.len() as f64;
+        self.length_penalty = experience.length_penalty.map(|_| mean(costs));
         self.length_score_correlation = metrics::pearson(&lengths, &scores);
         self.eos_rate = n_ended as f64 / scores.len() as f64;
         self.length_mean = mean(&lengths);
@@ -251,12 +257,10 @@ impl RoundStats {
     fn describe_steps(&mut self, progress: &Progress) {
         let (policy, value) = (&progress.policy, &progress.value);
         let largest = |norms: &[f64]| norms.iter().copied().fold(0.0, f64::max);
-        self.n_policy_steps = progress.n_policy_steps;
-        self.n_value_steps = progress.n_value_steps;
+        (self.n_policy_steps, self.n_value_steps) = (progress.n_policy_steps, progress.n_value_steps);
         self.n_skipped_steps = progress.n_skipped_steps;
         self.trips = progress.trips.clone();
-        self.stopped = progress.stopped;
-        self.ran_away = progress.ran_away;
+        (self.stopped, self.ran_away) = (progress.stopped, progress.ran_away);
         self.policy_approx_kl_k1 = policy.approx_kl_k1();
         self.policy_approx_kl_k2 = policy.approx_kl_k2();
         self.policy_approx_kl_k3 = policy.approx_kl_k3();
@@ -268,8 +272,8 @@ impl RoundStats {
         self.ratio_mean = policy.ratio_mean();
         self.ratio_var = policy.ratio_var();
         self.ratio_max = policy.ratio_max;
-        self.policy_grad_norm = mean(&progress.policy_grad_norms);
-        self.policy_grad_norm_max = largest(&progress.policy_grad_norms);
+        let norms = &progress.policy_grad_norms;
+        (self.policy_grad_norm, self.policy_grad_norm_max) = (mean(norms), largest(norms));
         self.value_loss = value.mean_loss();
         self.value_clip_fraction = value.clip_fraction();
         self.value_grad_norm = mean(&progress.value_grad_norms);

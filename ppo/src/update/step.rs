@@ -4,6 +4,7 @@ use policy::{
     causal_lm::HeadSlopes,
     model_error::Result as ModelResult,
     optimizer::{Gradients, accumulate, clip_factor},
+    scalar_model::is_head,
     sequence_batch::Sequence,
 };
 
@@ -26,6 +27,15 @@ use crate::{
 pub(super) struct LearningRates {
     pub(super) policy: f64,
     pub(super) value: f64,
+    /// Of the value model's head; `None`: as of the rest of it.
+    pub(super) value_head: Option<f64>,
+}
+
+impl LearningRates {
+    /// Of a parameter of the value model.
+    fn of_value(self, name: &str) -> f64 {
+        self.value_head.filter(|_| is_head(name)).unwrap_or(self.value)
+    }
 }
 
 /// What all steps of a round have in common.
@@ -143,7 +153,7 @@ impl<'a> Minibatch<'a> {
             return Ok(());
         }
         let factor = clip_factor(norm, limit(plan.config.max_grad_norm));
-        models.value_optimizer.step_scaled(&gradients, factor, plan.rates.value)?;
+        models.value_optimizer.step_grouped(&gradients, factor, |name| plan.rates.of_value(name))?;
         progress.gradients = gradients;
         progress.value_grad_norms.push(norm);
         progress.n_value_steps += 1;

@@ -1,5 +1,7 @@
 mod arrival;
 mod estimators;
+mod head;
+mod length;
 mod lora;
 mod optimum;
 mod penalty;

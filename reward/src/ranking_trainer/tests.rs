@@ -198,3 +198,55 @@ fn a_run_ends_at_its_first_loss_that_is_not_finite() {
     });
     assert!(matches!(ended, Err(ModelError::Diverged { step: 2, n_steps: 50, .. })), "{ended:?}");
 }
+
+/// Goal: each pair asks for its own gap, beside pairs and rankings that ask for that of all. Method: the loss of three rankings in one
+/// batch against theirs alone; and two equal gaps of scores, of which the one that is to be larger pulls harder.
+#[test]
+fn every_ranking_has_the_margin_that_was_given_for_it() {
+    let mut rankings = rankings(3, 12);
+    (rankings[0].margin, rankings[1].margin) = (Margin::new(0.0), Margin::new(2.5));
+    let model = model(13);
+    let of_all = RankingOptions { margin_per_rank: 0.5, ..RankingOptions::default() };
+    let loss = |rankings: &[Ranking], options: &RankingOptions| evaluate(&model, rankings, options).unwrap().loss;
+    let alone = |i: usize, margin_per_rank: f64| {
+        let bare = Ranking { margin: None, ..rankings[i].clone() };
+        loss(&[bare], &RankingOptions { margin_per_rank, ..of_all })
+    };
+    let expected = (alone(0, 0.0) + alone(1, 2.5) + alone(2, 0.5)) / 3.0;
+    assert!((loss(&rankings, &of_all) - expected).abs() < 1e-12);
+    let batch: Vec<&Ranking> = rankings.iter().collect();
+    let options = RankingTrainOptions { loss: of_all, ..RankingTrainOptions::default() };
+    let (report, _) = loss_and_gradients(&model, &batch, &options).unwrap();
+    assert!((report.loss - expected).abs() < 1e-6, "what is trained on is what is measured");
+    assert_eq!(report.accuracy(), evaluate(&model, &rankings, &RankingOptions::default()).unwrap().accuracy());
+    let pull = |gap: f64| {
+        let pair =
+            Ranking { margin: Margin::new(gap), ..Ranking::new(&[], &[vec![TokenId(4)], vec![TokenId(5)]], &[1, 2]) };
+        let (_, gradients) = loss_and_gradients(&model, &[&pair], &RankingTrainOptions::default()).unwrap();
+        gradients.get("reward_head.weight").unwrap().to_vec().unwrap().iter().map(|g| g * g).sum::<f32>()
+    };
+    assert!(pull(3.0) > pull(1.0) && pull(1.0) > pull(0.0));
+}
+
+/// Goal: a model gives the pairs that are far apart the wider gap. Method: two kinds of pairs at two margins, each learnt for long.
+#[test]
+fn a_model_learns_how_far_apart_answers_are() {
+    let pair = |prompt: u32, margin: f64| Ranking {
+        margin: Margin::new(margin),
+        ..Ranking::new(&[TokenId(prompt)], &[vec![TokenId(4), TokenId(0)], vec![TokenId(5), TokenId(0)]], &[1, 2])
+    };
+    let (far, near) = (pair(6, 3.0), pair(7, 0.0));
+    let model = model(14);
+    // Wrong labels bound the gaps, which would grow without end: at one in ten it is ln 9 beyond the margin.
+    let loss = RankingOptions { label_smoothing: 0.1, ..RankingOptions::default() };
+    let options =
+        RankingTrainOptions { batch: 2, learning_rate: 3e-3, epochs: 400, loss, ..RankingTrainOptions::default() };
+    train(&model, &[far.clone(), near.clone()], &options, |_| ControlFlow::Continue(())).unwrap();
+    let gap = |ranking: &Ranking| {
+        let scores = raw_scores(&model, &ranking.sequences).unwrap();
+        scores[0] - scores[1]
+    };
+    let (wide, narrow) = (gap(&far), gap(&near));
+    let beyond = 9.0_f64.ln();
+    assert!((wide - 3.0 - beyond).abs() < 0.3 && (narrow - beyond).abs() < 0.3, "{wide} {narrow}");
+}

@@ -4,6 +4,7 @@
 //! its `user` and, where somebody ranked, its `worker`; keys that nobody knows are ignored, so that a file may carry more.
 
 use policy::chat_template::Message;
+use reward::margin::{Margin, Strength};
 use serde_json::Value;
 
 use super::{
@@ -48,6 +49,10 @@ pub(crate) struct Comparison {
     pub(crate) ranks: Vec<u32>,
     /// Who ranked.
     pub(crate) worker: Option<String>,
+    /// Of a pair: the gap that is asked of its scores.
+    pub(crate) margin: Option<Margin>,
+    /// Of a pair: how strongly its labeler prefers the better one.
+    pub(crate) strength: Option<Strength>,
 }
 
 /// A record with the person it comes from.
@@ -104,10 +109,11 @@ impl Record<PromptText> {
 
 impl Record<Comparison> {
     /// Reads `{"prompt", "responses", "ranks"}` or `{"prompt", "chosen", "rejected"}`; where `chosen` and `rejected` are
-    /// whole conversations, what they share is the prompt.
+    /// whole conversations, what they share is the prompt. Such a pair may have a `margin`, or a word for its `strength`.
     pub(crate) fn comparison(line: &[u8]) -> Result<Self, FieldError> {
-        let mut f = Fields::parse_as("the line", line)?;
+        let mut f = Fields::parse_as("the line", line).map_err(|error| endless_margin(line).unwrap_or(error))?;
         let (user, worker) = (name(&mut f, "user")?, name(&mut f, "worker")?);
+        let (margin, strength) = (margin(&mut f)?, strength(&mut f)?);
         let (prompt, responses, ranks) = if f.has("responses") || f.has("ranks") {
             let prompt = prompt(&mut f)?;
             let responses = responses(&mut f)?;
@@ -122,7 +128,7 @@ impl Record<Comparison> {
             let (turns, pair) = shared_conversation(&mut f)?;
             (PromptText::Chat(turns), pair, vec![1, 2])
         };
-        Ok(Record { user, content: Comparison { prompt, responses, ranks, worker } })
+        Ok(Record { user, content: Comparison { prompt, responses, ranks, worker, margin, strength } })
     }
 }
 
@@ -185,6 +191,44 @@ fn responses(f: &mut Fields) -> Result<Vec<String>, FieldError> {
         return Err(f.error("responses", &format!("must have 2..={RESPONSES_MAX} elements, not {}", list.len())));
     }
     list.into_iter().enumerate().map(|(i, text)| not_empty(f, &format!("responses[{i}]"), text)).collect()
+}
+
+/// The gap of a pair. A ranking has as many pairs as it likes, and no field for each.
+fn margin(f: &mut Fields) -> Result<Option<Margin>, FieldError> {
+    check_pair(f, "margin")?;
+    let Some(value) = f.take("margin") else { return Ok(None) };
+    match value.as_f64().map(|gap| (Margin::new(gap), gap)) {
+        Some((Some(margin), _)) => Ok(Some(margin)),
+        Some((None, gap)) => Err(no_margin(gap)),
+        None => Err(f.error("margin", &format!("must be a number, not {}", kind(&value)))),
+    }
+}
+
+fn no_margin(gap: f64) -> FieldError {
+    FieldError::new("margin", format!("`margin` must be a finite number from 0 on, not {gap}"))
+}
+
+/// What Python writes for it is no JSON, and the parser of that knows no names: here it has one.
+fn endless_margin(line: &[u8]) -> Option<FieldError> {
+    let text = std::str::from_utf8(line).ok()?;
+    let value = text.split("\"margin\"").skip(1).find_map(|rest| rest.trim_start().strip_prefix(':'))?;
+    let gap: f64 = value.split([',', '}']).next()?.trim().parse().ok()?;
+    (!gap.is_finite()).then(|| no_margin(gap))
+}
+
+fn strength(f: &mut Fields) -> Result<Option<Strength>, FieldError> {
+    check_pair(f, "strength")?;
+    let Some(value) = f.take("strength") else { return Ok(None) };
+    let known = value.as_str().and_then(Strength::parse);
+    let words = || Strength::ALL.map(|strength| format!("{:?}", strength.word())).join(", ");
+    known.map(Some).ok_or_else(|| f.error("strength", &format!("must be one of {}, not {value}", words())))
+}
+
+fn check_pair(f: &Fields, field: &str) -> Result<(), FieldError> {
+    match f.has(field) && (f.has("responses") || f.has("ranks")) {
+        true => Err(f.error(field, "belongs to `chosen` and `rejected`; of rankings --margin-per-rank is asked")),
+        false => Ok(()),
+    }
 }
 
 fn ranks(f: &mut Fields, n_responses: usize) -> Result<Vec<u32>, FieldError> {
@@ -255,6 +299,19 @@ mod tests {
     }
 
     #[test]
+    fn a_pair_says_how_far_apart_it_is() {
+        let content = |json: &str| Record::comparison(json.as_bytes()).expect(json).content;
+        let pair = content(r#"{"prompt":"p","chosen":"a","rejected":"b","margin":0.5,"strength":"slightly"}"#);
+        assert_eq!((pair.margin, pair.strength), (Margin::new(0.5), Some(Strength::Slightly)));
+        // A column of TRL's that is empty in this row.
+        let bare = content(r#"{"prompt":"p","chosen":"a","rejected":"b","margin":null}"#);
+        assert_eq!((bare.margin, bare.strength), (None, None));
+        let whole = r#"{"margin":2,"chosen":[{"role":"user","content":"q"},{"role":"assistant","content":"x"}],
+            "rejected":[{"role":"user","content":"q"},{"role":"assistant","content":"y"}]}"#;
+        assert_eq!(content(whole).margin, Margin::new(2.0));
+    }
+
+    #[test]
     fn an_answer_after_a_prompt_is_left_out() {
         let json = r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#;
         let record = Record::<PromptText>::prompt(json.as_bytes()).expect("a prompt");
@@ -265,6 +322,7 @@ mod tests {
     fn what_is_wrong_is_named() {
         let example = |json: &str| Record::example(json.as_bytes()).expect_err(json).message;
         let comparison = |json: &str| Record::comparison(json.as_bytes()).expect_err(json).message;
+        let pair = |field: &str| comparison(&format!(r#"{{{field},"prompt":"p","chosen":"a","rejected":"b"}}"#));
         for (message, part) in [
             (example("{"), "the line is not valid JSON"),
             (example("{}"), "the record needs `prompt`"),
@@ -280,6 +338,16 @@ mod tests {
             (comparison(r#"{"prompt":"p","responses":["a","b"],"ranks":[0,1]}"#), "integers from 1"),
             (comparison(r#"{"prompt":"p","responses":["a"],"ranks":[1]}"#), "2..=16 elements, not 1"),
             (comparison(r#"{"prompt":"p","responses":["a",""],"ranks":[1,2]}"#), "`responses[1]` must not be empty"),
+            (pair(r#""margin":-0.5"#), "`margin` must be a finite number from 0 on, not -0.5"),
+            (pair(r#""margin" : 1e999"#), "`margin` must be a finite number from 0 on, not inf"),
+            (pair(r#""margin": NaN"#), "`margin` must be a finite number from 0 on, not NaN"),
+            (pair(r#""margin":-Infinity"#), "`margin` must be a finite number from 0 on, not -inf"),
+            (pair(r#""margin":"1""#), "`margin` must be a number, not a string"),
+            (pair(r#""margin":nil"#), "the line is not valid JSON"),
+            (pair(r#""strength":"very""#), r#"one of "significantly", "better", "slightly", "unsure", not "very""#),
+            (pair(r#""strength":3"#), "`strength` must be one of"),
+            (comparison(r#"{"prompt":"p","responses":["a","b"],"ranks":[1,2],"margin":1}"#), "--margin-per-rank"),
+            (comparison(r#"{"prompt":"p","responses":["a","b"],"ranks":[1,2],"strength":"better"}"#), "`strength`"),
         ] {
             assert!(message.contains(part), "{message:?} does not say {part:?}");
         }

@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Bodies that lead through every parser.
-const SEEDS: [&str; 16] = [
+const SEEDS: [&str; 17] = [
     r#"{"model":"policy","prompt":["a",[1,2]],"max_tokens":5,"temperature":0.5,"top_p":0.9,"n":2,"stop":["x"],"seed":-1,
         "logit_bias":{"5":-100},"logprobs":3,"stream":true,"stream_options":{"include_usage":true,
         "continuous_usage_stats":true},"user":"u"}"#,
@@ -35,6 +35,7 @@ const SEEDS: [&str; 16] = [
     r#"{"inputs":[["a","b"],["c"]],"raw_scores":true,"truncate":true}"#,
     r#"{"tokens":[1,2,4294967295],"content":"a","add_special":true,"return_token_strs":true}"#,
     r#"{"prompt":"p","responses":["a","b"],"ranks":[1,2],"chosen":"c","rejected":"d","completion":"e","user":"u"}"#,
+    r#"{"prompt":"p","chosen":"a","rejected":"b","worker":"w","margin":0.5,"strength":"slightly"}"#,
     r#"{"input":["a","b"],"model":"reward"}"#,
     r#"{"tokens":[1,2]}"#,
     "{\"text\": \"a\"}\n{\"text\": \"b\"}\n",

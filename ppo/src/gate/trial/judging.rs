@@ -25,7 +25,8 @@ impl Trial<'_> {
         let requests = |answers: &[Rollout]| -> Vec<ScoreRequest> {
             answers.iter().map(|answer| score_request(&vocabulary, answer, formula)).collect()
         };
-        compared(scorer, Pair::unjudged(of_candidate, of_live), [requests(of_candidate), requests(of_live)])
+        let pairs = Pair::unjudged(of_candidate, of_live, self.length_penalty);
+        compared(scorer, pairs, [requests(of_candidate), requests(of_live)])
     }
 }
 
@@ -50,7 +51,8 @@ fn paired(pairs: Vec<Pair>, candidate: Vec<Outcome>, live: Vec<Outcome>) -> Resu
     for (pair, outcomes) in pairs.into_iter().zip(candidate.into_iter().zip(live)) {
         match outcomes {
             (Ok(candidate), Ok(live)) => {
-                judged.push(Pair { difference: candidate.score.0 - live.score.0, ..pair });
+                let difference = pair.difference + (candidate.score.0 - live.score.0);
+                judged.push(Pair { difference, ..pair });
                 judge.get_or_insert(candidate.reward_version);
             }
             (Err(error), _) | (_, Err(error)) if error.is_final() => unjudged = Some(error),
@@ -110,6 +112,15 @@ mod tests {
         let (difference, name) = compared(&scorer, pairs(16), [requests(), requests()]).unwrap().unwrap();
         assert_eq!((difference.n, difference.mean, name.as_str()), (16, 0.0, "model@a"));
         assert_eq!(scorer.sitting().model_version(), "model@b", "it was replaced meanwhile");
+    }
+
+    #[test]
+    fn what_lengths_make_of_a_difference_is_part_of_it() {
+        let scored = |score| Ok(Scored { score: Score(score), std: None, reward_version: "remote".to_owned() });
+        let all = |score| (0..9).map(|_| scored(score)).collect::<Vec<Outcome>>();
+        let paying = pairs(9).into_iter().map(|pair| Pair { difference: 0.75, ..pair }).collect();
+        let (difference, _) = super::paired(paying, all(1.0), all(1.5)).unwrap().unwrap();
+        assert_eq!((difference.n, difference.mean), (9, 0.25));
     }
 
     #[test]

@@ -104,6 +104,31 @@ fn what_was_gathered_is_tested_when_the_time_is_over() {
     bad.close();
 }
 
+/// Goal: users do not get a version whose longer answers are paid less, where length costs. Method: the same weights, and the import
+/// judged a little better; of what version 0 said the first token alone is logged.
+#[test]
+fn a_candidate_pays_for_longer_answers() {
+    let first_token = |rollout: Rollout| match rollout.version {
+        IMPORT => rollout,
+        _ => Rollout { response: rollout.response[..1].to_vec(), ..rollout },
+    };
+    for (length_penalty, is_refused) in [(0.0, false), (0.5, true)] {
+        let mut world = world(2);
+        world.config.length_penalty = length_penalty;
+        let (_, is_tested, refusal) = fly(&mut world, &|| true, |world, is_over| {
+            while !is_over() {
+                let drawn = world.draw(4, |_| ());
+                drawn.into_iter().map(first_token).for_each(|rollout| world.log.append(rollout).unwrap());
+                world.log.flush().unwrap();
+                let noise = |rollout: &Rollout| f64::from(rollout.response[0].id.0 % 7) / 7.0;
+                world.judge(|rollout| noise(rollout) + f64::from(u8::from(rollout.version == IMPORT)));
+            }
+        });
+        assert_eq!((is_tested, refusal.is_some()), (true, is_refused), "{length_penalty}: {refusal:?}");
+        world.close();
+    }
+}
+
 /// Goal: answers that nobody stores are answers all the same. Method: requests that never reach the log.
 #[test]
 fn a_candidate_whose_answers_are_not_stored_has_answered() {

@@ -18,8 +18,9 @@ const BEFORE: usize = 2;
 /// Rank and alpha.
 type Knobs = (usize, f64);
 
+/// With a rate of the value model's head that somebody has named, as the other rates of this world are: it stays, whatever the form.
 fn with(config: &config::Ppo, (lora_rank, lora_alpha): Knobs) -> config::Ppo {
-    config::Ppo { lora_rank, lora_alpha, ..config.clone() }
+    config::Ppo { lora_rank, lora_alpha, value_head_learning_rate: config.value_learning_rate, ..config.clone() }
 }
 
 /// A folder with updates of these knobs, and rollouts for those that are still to come.

@@ -113,6 +113,53 @@ fn an_update_is_rebuilt_and_compared() {
     assert!(matches!(rebuild(9), Err(ReplayError::NoRecord(9))));
 }
 
+/// Goal: an update is repeated with the rates and costs of its record, and one of an older honed with what there was then. Method: runs
+/// whose head has a rate of its own and whose answers pay for their length, replayed by who has neither, with states and without; a
+/// run of adapters with one rate, whose records then lose the line that says so, replayed by who has two.
+#[test]
+fn rates_and_costs_are_those_of_the_record() {
+    let check = |data_dir: &Path, config: &config::Ppo, names: &[&str]| {
+        for update in 0..N_UPDATES {
+            let comparison = rebuild(data_dir, config, update).unwrap();
+            assert!(comparison.is_equal(), "{comparison:?}");
+            let told: Vec<&str> = comparison.numbers.iter().map(|number| number.0.as_str()).collect();
+            let all = ["lr_value_head", "objective/length_penalty"];
+            assert_eq!(all.map(|name| told.contains(&name)), all.map(|name| names.contains(&name)));
+        }
+    };
+    for (lora_rank, head, length_penalty) in [(0, 1e-2, 0.1), (2, 1e-2, 0.1), (2, 0.0, 0.0)] {
+        let mut world = stocked(|config| {
+            (config.keep_states, config.state_every, config.lora_rank) = (10, 1, lora_rank);
+            (config.value_head_learning_rate, config.length_penalty, config.length_free) = (head, length_penalty, 4);
+        });
+        finish(&mut world);
+        let today = if head == 0.0 { 1e-4 } else { 0.0 };
+        let config = config::Ppo {
+            value_head_learning_rate: today,
+            length_penalty: 0.0,
+            length_free: 0,
+            ..world.config.clone()
+        };
+        let folder = world.close();
+        let data_dir = folder.path().join("data");
+        if head == 0.0 {
+            let connection = rusqlite::Connection::open(data_dir.join("rollouts.sqlite")).unwrap();
+            let sql = "UPDATE update_configs
+                 SET assignments = replace(assignments, 'ppo.value_head_learning_rate=0.0' || char(10), '')";
+            assert!(connection.execute(sql, []).unwrap() > 0);
+            let left: i64 = connection
+                .query_row("SELECT SUM(instr(assignments, 'value_head')) FROM update_configs", [], |row| row.get(0))
+                .unwrap();
+            assert_eq!(left, 0);
+        }
+        let names: &[&str] = if head == 0.0 { &[] } else { &["lr_value_head", "objective/length_penalty"] };
+        check(&data_dir, &config, names);
+        fs::remove_dir_all(data_dir.join("learner")).unwrap();
+        fs::create_dir(data_dir.join("learner")).unwrap();
+        check(&data_dir, &config, names);
+    }
+}
+
 /// Goal: an update is repeated in the type of its record, whatever is configured by now. Method: a run in bf16, replayed by who has
 /// f32 in the configuration, with states and without; and gone on with.
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs};
 
-use policy::{PolicyVersion, Rollout, checkpoint};
+use policy::{PolicyVersion, Rollout, SamplingParams, checkpoint};
 
 use super::{
     super::{watching::Watch, *},
@@ -124,6 +124,30 @@ fn a_sterner_judge_brings_no_version_down() {
     world.judge_as("another", badly);
     assert!(is_bad(&Watch::new(&world.setup(None))));
     world.close();
+}
+
+/// Goal: a version that is paid less for longer answers goes where length costs, and one whose shorter answers are worth their lower
+/// score stays. Method: answers that are twice as long, judged alike; and half as long, judged far lower.
+#[test]
+fn versions_are_compared_by_what_their_answers_are_paid() {
+    let cut = |n: u32| move |sampling: &mut SamplingParams| sampling.max_tokens = n;
+    for (length_penalty, [longer, lower]) in [(0.0, [false, true]), (1.0, [true, false])] {
+        for (n_tokens, fall, is_expected) in [(12, 0.0, longer), (3, 2.0, lower)] {
+            let mut world = World::new(|config| {
+                (config.rollouts_per_update, config.watch_rollouts) = (10_000, 48);
+                config.length_penalty = length_penalty;
+            });
+            let import = bring(&world, PolicyVersion::SFT);
+            world.serve_with(64, cut(6));
+            world.judge(well);
+            go_live(&world, import);
+            world.serve_with(64, cut(n_tokens));
+            world.judge(|rollout| well(rollout) - fall);
+            let breach = Watch::new(&world.setup(None)).look().unwrap();
+            assert_eq!(breach.is_some(), is_expected, "{length_penalty}, {n_tokens}: {breach:?}");
+            world.close();
+        }
+    }
 }
 
 /// Goal: versions that get worse a little each time end where they were best. Method: four versions of the same weights, each

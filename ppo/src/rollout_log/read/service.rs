@@ -9,6 +9,7 @@ use super::{
     hearing::{Brought, heard, is_one_loud},
 };
 use crate::{
+    length_penalty::{LengthPenalty, cost_of},
     rollout_log::{
         LogError,
         quarantine::Quarantine,
@@ -107,7 +108,7 @@ impl LogReader {
         // The window is read from an index alone; of its rows hardly any may have a thumb.
         let window = first("seq", "TRUE");
         [
-            first("seq, user, score, reward_version", "score IS NOT NULL"),
+            first("seq, user, score, reward_version, length(response) / 4", "score IS NOT NULL"),
             first("user, length(response) / 4", "score IS NOT NULL"),
             format!(
                 "SELECT feedback.seq, feedback.user, label FROM ({window}) AS answers CROSS JOIN feedback
@@ -124,6 +125,8 @@ pub struct Sample<'a> {
     pub limit: usize,
     /// Whose words and exchanges do not count.
     pub quarantine: &'a Quarantine,
+    /// What length costs; it is taken off every score.
+    pub length_penalty: Option<LengthPenalty>,
 }
 
 /// What some rows hold.
@@ -196,7 +199,8 @@ impl Reading<'_> {
         while let Some(row) = rows.next()? {
             let asked = row.get::<_, Option<String>>(1)?;
             let users = asked.into_iter().chain(self.judged(row.get(0)?)?);
-            let what = (row.get(2)?, row.get::<_, Option<String>>(3)?.unwrap_or_default());
+            let cost = cost_of(self.sample.length_penalty, row.get::<_, i64>(4)? as usize);
+            let what = (row.get::<_, f64>(2)? - cost, row.get::<_, Option<String>>(3)?.unwrap_or_default());
             all.push(self.brought(users, what));
         }
         Ok(all)

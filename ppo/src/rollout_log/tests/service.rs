@@ -3,7 +3,7 @@
 use reward::sources::Label;
 
 use super::*;
-use crate::watch::Service;
+use crate::{length_penalty::LengthPenalty, watch::Service};
 
 fn by(n: u32, user: Option<&str>) -> Rollout {
     Rollout { user: user.map(str::to_owned), ..rollout(n, 1) }
@@ -17,7 +17,7 @@ fn say(log: &RolloutLog, n: u32, user: &str, label: Label) {
 
 /// Of version 1, from either end.
 fn both(log: &RolloutLog, limit: usize) -> [Service; 2] {
-    let sample = Sample { limit, quarantine: log.quarantine() };
+    let sample = Sample { limit, quarantine: log.quarantine(), length_penalty: None };
     let (reader, version) = (log.reader(), PolicyVersion(1));
     [reader.service(version, Seq(0), sample).unwrap(), reader.last_service(version, sample).unwrap()]
 }
@@ -104,10 +104,36 @@ fn a_window_is_full_though_little_of_it_counts() {
     for (limit, n_scores, is_full) in [(8, 2, true), (9, 2, false), (40, 2, false)] {
         let service = &both(&log, limit)[0];
         assert_eq!((service.scores.len(), service.is_full), (n_scores, is_full), "{limit}");
-        let sample = Sample { limit, quarantine: log.quarantine() };
+        let sample = Sample { limit, quarantine: log.quarantine(), length_penalty: None };
         assert_eq!(log.reader().scores(PolicyVersion(1), Seq(0), sample).unwrap(), service.scores);
     }
     assert!(both(&log, 2)[0].is_full, "as many as are wanted");
+}
+
+/// Goal: versions are compared by what their answers are paid. Method: answers of three lengths at one score, by a cost that spares
+/// the shortest.
+#[test]
+fn every_score_pays_for_its_length() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    for n in 0..3 {
+        let mut rollout = by(n, None);
+        let token = rollout.response[0].clone();
+        rollout.response = vec![token; 2 + n as usize];
+        log.append(rollout).unwrap();
+    }
+    log.flush().unwrap();
+    assert_eq!(score_all(&log, 1.0), 3);
+    let config = config::Ppo { length_penalty: 0.25, length_free: 2, ..config::Config::default().ppo };
+    let length_penalty = LengthPenalty::of(&config);
+    let sample = Sample { limit: 10, quarantine: log.quarantine(), length_penalty };
+    let (reader, version) = (log.reader(), PolicyVersion(1));
+    let first = reader.service(version, Seq(0), sample).unwrap();
+    assert_eq!((first.scores.as_slice(), first.lengths.as_slice()), (&[1.0, 0.75, 0.5][..], &[2.0, 3.0, 4.0][..]));
+    assert_eq!(reader.last_service(version, sample).unwrap().scores, [0.5, 0.75, 1.0]);
+    assert_eq!(reader.scores(version, Seq(0), sample).unwrap(), first.scores);
+    drop(reader);
+    assert_eq!(both(&log, 10)[0].scores, [1.0; 3]);
 }
 
 /// Goal: whether a version serves says nothing of whom it serves. Method: one user's answers alone and beside another's, some broken
