@@ -2,6 +2,10 @@
 
 use crate::{Config, ConfigError};
 
+/// Below it `ppo.watch_latency_factor` would take noise for a slow version, and with adapters every one of them: beside bare weights
+/// they were seen to take 1.2 to 2.2 times as long.
+const LATENCY_FACTOR_MIN: [f64; 2] = [1.5, 2.5];
+
 impl Config {
     /// Whether the keys agree with each other; single values were judged when they arrived.
     pub(crate) fn check_agreement(&self) -> Result<(), ConfigError> {
@@ -11,6 +15,7 @@ impl Config {
             return Err(self.disagreement("ppo.minibatch", expected, ppo.minibatch));
         }
         self.check_ranges()?;
+        self.check_latency_factor()?;
         if ppo.dual_clip > 0.0 && ppo.dual_clip <= 1.0 + ppo.clip_high {
             let expected = format!("0, or more than 1 + {}", self.cite("ppo.clip_high", ppo.clip_high));
             return Err(self.disagreement("ppo.dual_clip", expected, ppo.dual_clip));
@@ -43,6 +48,16 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    fn check_latency_factor(&self) -> Result<(), ConfigError> {
+        let (factor, rank) = (self.ppo.watch_latency_factor, self.ppo.lora_rank);
+        let least = LATENCY_FACTOR_MIN[usize::from(rank > 0)];
+        if factor == 0.0 || factor >= least {
+            return Ok(());
+        }
+        let expected = format!("0, or at least {least} with {}", self.cite("ppo.lora_rank", rank));
+        Err(self.disagreement("ppo.watch_latency_factor", expected, factor))
     }
 
     fn check_ranges(&self) -> Result<(), ConfigError> {

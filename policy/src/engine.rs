@@ -47,6 +47,8 @@ mod sequence;
 mod softmax;
 mod stats;
 mod step;
+mod step_times;
+mod stopwatch;
 mod submission;
 mod tenant;
 mod text;
@@ -88,6 +90,7 @@ pub use self::{
     resident::{ResidentState, ResidentStatus},
     room::{Part, Room},
     stats::{Endings, EngineStats, FINISH_REASONS, STEP_SIZES},
+    step_times::{BATCH_SIZES, StepTimes},
     tenant::Tenant,
     versions::{InMemory, Recall},
 };
@@ -222,14 +225,7 @@ impl Engine {
     /// [`EngineError::Tokens`] for fewer than two tokens, more than the context window, or unknown ids;
     /// [`EngineError::NotResident`]; [`EngineError::Forward`].
     pub fn log_probs(&self, version: PolicyVersion, tokens: &[TokenId]) -> Result<Vec<LogProb>, EngineError> {
-        let n = tokens.len();
-        if n < 2 || n > self.0.context_tokens as usize {
-            let rule = format!("expected 2 to {} tokens, got {n}", self.0.context_tokens);
-            return Err(EngineError::Tokens(rule));
-        }
-        for &id in tokens {
-            check_token("tokens", id, self.0.vocabulary.size()).map_err(|e| EngineError::Tokens(e.to_string()))?;
-        }
+        self.check_tokens(tokens, 2)?;
         self.resident(version).ok_or(EngineError::NotResident(version))?.score(tokens.to_vec())
     }
 
@@ -256,6 +252,23 @@ impl Engine {
     #[must_use]
     pub fn endings(&self, version: PolicyVersion) -> Endings {
         self.resident(version).map(|resident| resident.counters.endings()).unwrap_or_default()
+    }
+
+    /// How long a version's decode steps have taken since it came into memory; nothing where it is not there.
+    #[must_use]
+    pub fn step_times(&self, version: PolicyVersion) -> StepTimes {
+        self.resident(version).map(|resident| resident.counters.decode_steps.read()).unwrap_or_default()
+    }
+
+    /// Whether these can be computed: at least so many, as many as fit, and known.
+    fn check_tokens(&self, tokens: &[TokenId], n_min: usize) -> Result<(), EngineError> {
+        let (n, n_max) = (tokens.len(), self.0.context_tokens);
+        if n < n_min || n > n_max as usize {
+            return Err(EngineError::Tokens(format!("expected {n_min} to {n_max} tokens, got {n}")));
+        }
+        tokens.iter().try_for_each(|&id| {
+            check_token("tokens", id, self.0.vocabulary.size()).map_err(|e| EngineError::Tokens(e.to_string()))
+        })
     }
 
     fn resident(&self, version: PolicyVersion) -> Option<Arc<Resident>> {

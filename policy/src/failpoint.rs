@@ -1,14 +1,15 @@
 //! Failpoints: places where a test can have the process fail, stall or die.
 //!
-//! Every sync, rename, commit, load and promotion has one. They are compiled in always, so that what is tested is what is
+//! Every sync, rename, commit, load and promotion has one, and every forward pass. They are compiled in always, so that what is tested is what is
 //! shipped; unarmed, one costs a relaxed load. They are armed once at the start of a process, by `daemon.failpoints`, which a
 //! release build refuses.
 //!
 //! ```text
 //! file.rename=kill@3; log.commit=error; *=delay:50@7
 //! ```
-//! `NAME=ACTION@N` acts at the Nth time that the point is reached (the first, without `@N`), once. `*` is any point. Actions:
-//! `kill` (as `kill -9`), `error` (where the place can fail), `panic`, `delay:MS`.
+//! `NAME=ACTION@N` acts at the Nth time that the point is reached (the first, without `@N`), once; `NAME=ACTION@N+` each time from
+//! then on. `*` is any point but `engine.step`. Actions: `kill` (as `kill -9`), `error` (where the place can fail), `panic`,
+//! `delay:MS`.
 
 use std::{
     io,
@@ -20,7 +21,7 @@ use std::{
 };
 
 /// Names, and whether the place can return an error.
-const POINTS: [(&str, bool); 35] = [
+const POINTS: [(&str, bool); 36] = [
     ("file.write", true),
     ("file.sync", true),
     ("file.rename", true),
@@ -39,6 +40,7 @@ const POINTS: [(&str, bool); 35] = [
     ("engine.loaded", false),
     ("engine.promote", true),
     ("engine.promoted", false),
+    (FREQUENT, false),
     ("reward.load", true),
     ("reward.seated", false),
     ("update.weights", true),
@@ -57,6 +59,9 @@ const POINTS: [(&str, bool); 35] = [
     ("import.judged", false),
     ("import.kept", false),
 ];
+
+/// Reached thousands of times a second: among those that `*` means nobody would come to any other.
+const FREQUENT: &str = "engine.step";
 
 /// Milliseconds of the longest delay.
 const DELAY_MS_MAX: u64 = 60_000;
@@ -79,6 +84,8 @@ struct Rule {
     action: Action,
     /// Times that the point is reached until it acts; 0: it has acted.
     n_until: u64,
+    /// Whether it acts each time from then on.
+    stays: bool,
 }
 
 /// Arms what the text says, in place of what was armed before; an empty text disarms.
@@ -127,17 +134,22 @@ fn next_action(name: &'static str) -> Option<Action> {
 fn due(rules: &mut [Rule], name: &str, can_fail: bool) -> Option<Action> {
     let mut action = None;
     for rule in rules.iter_mut().filter(|rule| rule.n_until > 0) {
-        let concerns = rule.name.is_none_or(|of| of == name) && (can_fail || rule.action != Action::Error);
-        if concerns {
+        let is_meant = rule.name.map_or(name != FREQUENT, |of| of == name);
+        if is_meant && (can_fail || rule.action != Action::Error) {
             rule.n_until -= 1;
-            action = action.or((rule.n_until == 0).then_some(rule.action));
+            if rule.n_until == 0 {
+                action = action.or(Some(rule.action));
+                rule.n_until = u64::from(rule.stays);
+            }
         }
     }
     action
 }
 
 fn act(name: &str, action: Action) {
-    tracing::warn!(name, ?action, "failpoint");
+    if name != FREQUENT {
+        tracing::warn!(name, ?action, "failpoint");
+    }
     match action {
         Action::Delay(pause) => std::thread::sleep(pause),
         Action::Panic => panic!("failpoint {name}"),
@@ -160,12 +172,10 @@ fn parse(text: &str) -> Result<Vec<Rule>, String> {
 fn parse_rule(text: &str) -> Result<Rule, String> {
     let wrong = |expected: &str| format!("failpoint {text:?}: expected {expected}");
     let (name, rest) = text.split_once('=').ok_or_else(|| wrong("NAME=ACTION"))?;
-    let (action, n_until) = match rest.split_once('@') {
-        None => (rest, 1),
-        Some((action, n)) => {
-            (action, n.parse().ok().filter(|n| *n > 0).ok_or_else(|| wrong("a count from 1 after @"))?)
-        }
-    };
+    let (action, n) = rest.split_once('@').unwrap_or((rest, "1"));
+    let n_until = n.strip_suffix('+').unwrap_or(n).parse().ok().filter(|n| *n > 0);
+    let n_until = n_until.ok_or_else(|| wrong("a count from 1 after @"))?;
+    let stays = n.ends_with('+');
     let action = match (action, action.strip_prefix("delay:").map(str::parse::<u64>)) {
         ("error", _) => Action::Error,
         ("panic", _) => Action::Panic,
@@ -174,14 +184,14 @@ fn parse_rule(text: &str) -> Result<Rule, String> {
         _ => return Err(wrong("error, panic, kill or delay:MS")),
     };
     if name == "*" {
-        return Ok(Rule { name: None, action, n_until });
+        return Ok(Rule { name: None, action, n_until, stays });
     }
     let names = || POINTS.map(|(name, _)| name).join(", ");
     let point = POINTS.iter().find(|point| point.0 == name).ok_or_else(|| wrong(&format!("one of *, {}", names())))?;
     if action == Action::Error && !point.1 {
         return Err(wrong("another action: this place cannot fail"));
     }
-    Ok(Rule { name: Some(point.0), action, n_until })
+    Ok(Rule { name: Some(point.0), action, n_until, stays })
 }
 
 #[cfg(test)]
@@ -205,6 +215,15 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_that_stays_acts_each_time_from_its_turn_on() {
+        let pause = Action::Delay(Duration::from_millis(5));
+        let visits = ["engine.step", "log.commit", "engine.step", "engine.step"];
+        assert_eq!(acts("engine.step=delay:5@2+", &visits), [None, None, Some(pause), Some(pause)]);
+        assert_eq!(acts("engine.step=delay:5@1+; engine.step=panic@2", &visits[..3]), [Some(pause), None, Some(pause)]);
+        assert_eq!(acts("*=kill", &visits), [None, Some(Action::Kill), None, None], "no pass is any point");
+    }
+
+    #[test]
     fn an_error_waits_for_a_place_that_can_fail() {
         assert_eq!(acts("*=error", &["committed", "log.committed", "log.begin"]), [None, None, Some(Action::Error)]);
     }
@@ -216,6 +235,7 @@ mod tests {
             ("file.sink=kill", "file.sync"),
             ("file.sync=explode", "delay:MS"),
             ("file.sync=kill@0", "from 1"),
+            ("file.sync=kill@+", "from 1"),
             ("file.sync=delay:99999999", "delay:MS"),
             ("committed=error", "cannot fail"),
         ] {

@@ -69,6 +69,8 @@ pub mod names {
     pub const PROMPTS_HELD_OUT: &str = "gate/prompts_held_out";
     /// And those that the update had just learnt from.
     pub const PROMPTS_LEARNT: &str = "gate/prompts_learnt";
+    /// Seconds that half of the decode steps of candidate and live version took at most in the trial.
+    pub const STEP_SECONDS: [&str; 2] = ["gate/step_seconds_candidate", "gate/step_seconds_live"];
     /// 1 where there was too little to hold the update against its own lessons.
     pub const NO_ALIGNMENT: &str = "gate/no_alignment";
     /// 1 where no trial compared rewards: nothing to ask, nobody to judge, or too few answers that differed.

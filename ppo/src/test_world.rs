@@ -29,9 +29,14 @@ const LENGTH_MAX: usize = 8;
 
 /// A model that llama.cpp serves: 270 tokens, two layers, a chat template, random weights.
 pub(crate) fn served_model() -> Checkpoint {
+    served_model_of(2)
+}
+
+/// The same of so many layers: an engine serves it beside the other, and takes longer for it.
+pub(crate) fn served_model_of(n_layers: usize) -> Checkpoint {
     let specials = ["<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>"];
     let bpe = Bpe::learn(["a sea of blue, a blue sea"].into_iter(), 270, &specials).unwrap();
-    let mut checkpoint = random_checkpoint(&Shape::llama(bpe.size(), 32, 2, 4, 2, 64), 7).unwrap();
+    let mut checkpoint = random_checkpoint(&Shape::llama(bpe.size(), 32, n_layers, 4, 2, 64), 7).unwrap();
     checkpoint.metadata.extend(bpe.metadata("{{ messages[0]['content'] }}"));
     checkpoint
 }

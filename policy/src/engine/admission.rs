@@ -12,11 +12,16 @@ use crate::engine::{
 };
 
 impl Worker<'_> {
-    /// Gives free slots away: to scorings, then as the queue says.
+    /// Gives free slots away: to scorings and measurements, then as the queue says.
     pub(super) fn fill_slots(&mut self) {
         while self.slots.iter().any(|slot| slot.work.is_none()) {
             if let Some(job) = self.scores.pop_front() {
                 self.start_score(job);
+                continue;
+            }
+            if let Some(job) = self.timings.pop_front() {
+                let i = self.start_empty();
+                self.occupy(i, Work::Time(job.into()));
                 continue;
             }
             let Some(exchange) = self.queue.next() else {
@@ -28,9 +33,15 @@ impl Worker<'_> {
     }
 
     fn start_score(&mut self, job: ScoreJob) {
+        let i = self.start_empty();
+        self.occupy(i, Work::Score { log_probs: Vec::with_capacity(job.tokens.len()), job });
+    }
+
+    /// A free slot that holds nothing.
+    fn start_empty(&mut self) -> usize {
         let i = self.free_slots().next().expect("the caller saw a free slot");
         self.begin_empty(i);
-        self.occupy(i, Work::Score { log_probs: Vec::with_capacity(job.tokens.len()), job });
+        i
     }
 
     /// Puts the next choice into a free slot, with as much of its prompt as any sequence of this context holds.

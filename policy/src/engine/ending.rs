@@ -85,10 +85,15 @@ impl Worker<'_> {
     /// Answers a scoring.
     pub(super) fn reply(&mut self, i: usize, answer: Result<Vec<LogProb>, String>) {
         if let Some(Work::Score { job, .. }) = self.slots[i].work.take() {
-            self.load.scoring.fetch_sub(1, Ordering::AcqRel);
-            self.publish_load();
+            self.end_aside();
             // A caller that gave up is no failure.
             drop(job.reply.send(answer));
         }
+    }
+
+    /// What was no request has left its slot.
+    pub(super) fn end_aside(&mut self) {
+        self.load.scoring.fetch_sub(1, Ordering::AcqRel);
+        self.publish_load();
     }
 }

@@ -64,12 +64,19 @@ pub(super) struct Plan {
     pub(super) rows: Vec<Row>,
     /// Tokens that each slot's cache gains.
     pub(super) gains: Vec<(usize, Vec<TokenId>)>,
+    /// Those among them that are parts of prompts and of scorings. Without any, the pass is a decode step.
+    pub(super) n_given: usize,
+    /// The slot that is alone in it, for the sake of the clock.
+    pub(super) timed: Option<usize>,
 }
 
 impl Worker<'_> {
     /// Fills the batch.
     pub(super) fn plan(&mut self) -> Plan {
         self.batch.clear();
+        if let Some(plan) = self.plan_timing() {
+            return plan;
+        }
         if self.setup.deterministic { self.plan_one() } else { self.plan_all() }
     }
 
@@ -90,8 +97,7 @@ impl Worker<'_> {
                 self.add(&mut plan, i, vec![token], 1);
             } else if n > 0 {
                 let n_rows = if self.wants_every_row(i) { n } else { usize::from(n == self.prefill_left(i)) };
-                let tokens = self.prefill_tokens(i, n);
-                self.add(&mut plan, i, tokens, n_rows);
+                self.add_given(&mut plan, i, n, n_rows);
             }
         }
         plan
@@ -132,8 +138,7 @@ impl Worker<'_> {
             if left > 0 {
                 let scores = self.wants_every_row(i);
                 let n = left.min(self.setup.batch_tokens).min(if scores { self.score_rows_max() } else { usize::MAX });
-                let tokens = self.prefill_tokens(i, n);
-                self.add(&mut plan, i, tokens, if scores { n } else { usize::from(n == left) });
+                self.add_given(&mut plan, i, n, if scores { n } else { usize::from(n == left) });
                 return plan;
             }
         }
@@ -164,7 +169,7 @@ impl Worker<'_> {
         let given = match &self.slots[i].work {
             Some(Work::Answer(sequence)) => sequence.prefill_tokens(),
             Some(Work::Score { job, .. }) => job.tokens.len() - 1,
-            None => 0,
+            Some(Work::Time(_)) | None => 0,
         };
         given.saturating_sub(self.cells.held(i).len())
     }
@@ -174,7 +179,7 @@ impl Worker<'_> {
         match &self.slots[i].work {
             Some(Work::Answer(sequence)) => sequence.scores_prompt(),
             Some(Work::Score { .. }) => true,
-            None => false,
+            Some(Work::Time(_)) | None => false,
         }
     }
 
@@ -183,8 +188,15 @@ impl Worker<'_> {
         match &self.slots[i].work {
             Some(Work::Answer(sequence)) => sequence.exchange.prompt()[at..at + n].to_vec(),
             Some(Work::Score { job, .. }) => job.tokens[at..at + n].to_vec(),
-            None => Vec::new(),
+            Some(Work::Time(_)) | None => Vec::new(),
         }
+    }
+
+    /// Appends the next `n` given tokens of slot `i`, as [`Worker::add`] does.
+    fn add_given(&mut self, plan: &mut Plan, i: usize, n: usize, n_rows: usize) {
+        plan.n_given += n;
+        let tokens = self.prefill_tokens(i, n);
+        self.add(plan, i, tokens, n_rows);
     }
 
     /// Appends tokens of slot `i` to the batch; the last `n_rows` of them give logits.

@@ -21,6 +21,7 @@ use crate::{
         loading::Weights,
         nursery::Nursery,
         stats::{Counters, ResidentCounters},
+        stopwatch::TimeJob,
         tenant::{Crowd, Place, Tenant, Waiting, WaitingMax},
         worker::{Setup, Worker},
     },
@@ -30,7 +31,7 @@ use crate::{
     version::PolicyVersion,
 };
 
-/// Scorings that may wait for one resident; they are rare (canary, parity) and their callers block.
+/// Scorings and measurements that may wait for one resident; they are rare (canary, parity, the watch) and their callers block.
 pub(super) const SCORES_MAX: usize = 64;
 
 /// What the owner thread can be asked.
@@ -39,6 +40,8 @@ pub(super) enum Command {
     Generate(Vec<Job>, Place),
     /// Log-probs of given tokens.
     Score(ScoreJob),
+    /// Time that given tokens take.
+    Time(TimeJob),
 }
 
 /// An admitted request.
@@ -74,7 +77,7 @@ pub(super) struct Load {
     pub(super) running: AtomicUsize,
     /// Tokens that the sequences in those slots hold.
     pub(super) cache_tokens: AtomicUsize,
-    /// Scorings not yet answered.
+    /// Scorings and measurements not yet over.
     pub(super) scoring: AtomicUsize,
     /// End everything now.
     pub(super) abort: AtomicBool,
@@ -167,19 +170,19 @@ impl Resident {
     pub(super) fn score(&self, tokens: Vec<TokenId>) -> Result<Vec<LogProb>, EngineError> {
         let failed = |reason: String| EngineError::Forward { version: self.version, reason };
         let (reply, answer) = bounded(1);
-        {
-            let door = self.door.read().expect("no holder of the door panics");
-            let sender = door.as_ref().ok_or(EngineError::NotResident(self.version))?;
-            let admit = |scoring| (scoring < SCORES_MAX).then_some(scoring + 1);
-            self.load
-                .scoring
-                .fetch_update(Ordering::AcqRel, Ordering::Acquire, admit)
-                .map_err(|n| failed(format!("{n} scorings are waiting already")))?;
-            sender
-                .try_send(Command::Score(ScoreJob { tokens, reply }))
-                .map_err(|_| EngineError::NotResident(self.version))?;
-        }
+        self.hand_over(Command::Score(ScoreJob { tokens, reply }))?;
         answer.recv().map_err(|_| failed("its thread ended".into()))?.map_err(failed)
+    }
+
+    /// Hands over what wants a slot and is no request.
+    pub(super) fn hand_over(&self, aside: Command) -> Result<(), EngineError> {
+        let door = self.door.read().expect("no holder of the door panics");
+        let sender = door.as_ref().ok_or(EngineError::NotResident(self.version))?;
+        let admit = |scoring| (scoring < SCORES_MAX).then_some(scoring + 1);
+        self.load.scoring.fetch_update(Ordering::AcqRel, Ordering::Acquire, admit).map_err(|n| {
+            EngineError::Forward { version: self.version, reason: format!("{n} scorings are waiting already") }
+        })?;
+        sender.try_send(aside).map_err(|_| EngineError::NotResident(self.version))
     }
 
     /// Closes the door; what is inside finishes. Returns at once.

@@ -1,12 +1,13 @@
 //! Counters of the engine, as Prometheus wants them: monotone, shared by all residents, read without a lock. How requests end
-//! is also counted for each resident by itself: whoever watches one version must not be told of another's failures.
+//! and how long decode steps take is counted for each resident by itself: whoever watches one version must not be told of
+//! another's.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 
-use super::rest::Rest;
+use super::{rest::Rest, step_times::StepCounts};
 use crate::rollout::FinishReason;
 
 /// What the residents count; they outlive every resident.
@@ -35,6 +36,8 @@ pub(super) struct ResidentCounters {
     failed: AtomicU64,
     finished: AtomicU64,
     cancelled: AtomicU64,
+    /// How long its decode steps took.
+    pub(super) decode_steps: StepCounts,
 }
 
 /// How what was asked of a resident has ended, since it came into memory.
@@ -148,6 +151,7 @@ impl ResidentCounters {
             failed: AtomicU64::new(0),
             finished: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
+            decode_steps: StepCounts::default(),
         }
     }
 

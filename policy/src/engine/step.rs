@@ -1,13 +1,21 @@
 //! One forward pass, and what is done with the rows that come out.
 
-use std::rc::Rc;
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
-use crate::engine::{
-    Failure,
-    plan::{Plan, Row},
-    sampler::raw_log_prob,
-    sequence::Surroundings,
-    worker::{Work, Worker},
+use llama_cpp_2::DecodeError;
+
+use crate::{
+    engine::{
+        Failure,
+        plan::{Plan, Row},
+        sampler::raw_log_prob,
+        sequence::Surroundings,
+        worker::{Work, Worker},
+    },
+    failpoint,
 };
 
 impl Worker<'_> {
@@ -18,18 +26,28 @@ impl Worker<'_> {
         if plan.gains.is_empty() {
             return;
         }
-        let result = {
-            let _turn = self.setup.gate.enter();
-            self.cells.decode(&mut self.batch)
-        };
-        match result {
-            Ok(()) => self.apply(plan),
+        match self.compute() {
+            Ok(took) => self.apply(plan, took),
             Err(error) => self.give_up(&plan, &error.to_string()),
         }
     }
 
-    fn apply(&mut self, plan: Plan) {
-        self.counters.engine.count_step(usize::try_from(self.batch.n_tokens()).unwrap_or(0));
+    /// Runs the batch, once it is this resident's turn; how long it took from there on.
+    fn compute(&mut self) -> Result<Duration, DecodeError> {
+        let turn = self.setup.gate.enter();
+        let began = Instant::now();
+        failpoint::passed("engine.step");
+        self.cells.decode(&mut self.batch)?;
+        if self.setup.gpu_layers > 0 {
+            // The device has only been told what to do. Others may tell it more meanwhile.
+            drop(turn);
+            self.cells.context.synchronize();
+        }
+        Ok(began.elapsed())
+    }
+
+    fn apply(&mut self, plan: Plan, took: Duration) {
+        self.count(&plan, took);
         for (i, tokens) in &plan.gains {
             self.cells.append(*i, tokens);
             if let Some(Work::Answer(sequence)) = &self.slots[*i].work {
@@ -49,8 +67,20 @@ impl Worker<'_> {
                     self.reply(i, Ok(answer));
                 }
                 Some(Work::Answer(_)) => self.finish_if_prompt_only(i),
-                None => {}
+                Some(Work::Time(_)) | None => {}
             }
+        }
+        if let Some(i) = plan.timed {
+            self.note_timing(i, took);
+        }
+    }
+
+    fn count(&self, plan: &Plan, took: Duration) {
+        let n_tokens = usize::try_from(self.batch.n_tokens()).unwrap_or(0);
+        self.counters.engine.count_step(n_tokens);
+        // Of users' answers alone.
+        if plan.n_given == 0 && plan.timed.is_none() {
+            self.counters.decode_steps.count(n_tokens, took);
         }
     }
 
@@ -79,8 +109,8 @@ impl Worker<'_> {
                     Err(error) => self.reply(row.slot, Err(error.to_string())),
                 }
             }
-            // An earlier row of this pass ended its request.
-            None => {}
+            // What is timed is not drawn from; or an earlier row of this pass ended its request.
+            Some(Work::Time(_)) | None => {}
         }
     }
 
@@ -124,6 +154,7 @@ impl Worker<'_> {
                     self.fail(&exchange, Failure::Engine(reason.to_owned()));
                 }
                 Some(Work::Score { .. }) => self.reply(*i, Err(reason.to_owned())),
+                Some(Work::Time(_)) => self.end_timing(*i),
                 None => {}
             }
             self.cells.clear(*i);

@@ -12,6 +12,7 @@ mod prefixes;
 mod prompts;
 mod residents;
 mod scheduling;
+mod steps;
 mod vocabulary;
 
 use std::sync::mpsc::{Receiver, channel};

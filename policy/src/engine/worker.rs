@@ -38,6 +38,7 @@ use crate::{
         sampler::Sampler,
         sequence::Sequence,
         stats::ResidentCounters,
+        stopwatch::{TimeJob, Timing},
         tenant::Place,
     },
     log_prob::LogProb,
@@ -112,6 +113,8 @@ pub(super) enum Work {
     Answer(Box<Sequence>),
     /// Scoring given tokens.
     Score { job: ScoreJob, log_probs: Vec<LogProb> },
+    /// Computing given tokens against the clock.
+    Time(Timing),
 }
 
 /// One of the `parallel` places in the batch; its index is llama.cpp's sequence id.
@@ -137,6 +140,8 @@ pub(super) struct Worker<'m> {
     pub(super) queue: Queue,
     /// Bounded by admission.
     pub(super) scores: VecDeque<ScoreJob>,
+    /// Likewise.
+    pub(super) timings: VecDeque<TimeJob>,
     pub(super) tickets: u64,
     /// The slot whose turn it was last, where each has passes of its own.
     pub(super) turn: usize,
@@ -195,6 +200,7 @@ impl Worker<'_> {
             load,
             queue: Queue::default(),
             scores: VecDeque::new(),
+            timings: VecDeque::new(),
             tickets: 0,
             turn: 0,
             gaps: Gaps::new(loading::reads_of_a_move(model, &setup)),
@@ -257,6 +263,7 @@ impl Worker<'_> {
                 jobs.into_iter().for_each(|job| self.enqueue(job, Rc::clone(&place)));
             }
             Command::Score(job) => self.scores.push_back(job),
+            Command::Time(job) => self.timings.push_back(job),
         }
     }
 
@@ -270,7 +277,7 @@ impl Worker<'_> {
     }
 
     fn is_idle(&self) -> bool {
-        let nothing_waits = self.queue.is_empty() && self.scores.is_empty();
+        let nothing_waits = self.queue.is_empty() && self.scores.is_empty() && self.timings.is_empty();
         nothing_waits && self.slots.iter().all(|slot| slot.work.is_none())
     }
 

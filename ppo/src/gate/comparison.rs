@@ -138,6 +138,9 @@ pub struct Comparison {
     pub live: Manner,
     /// What they were asked.
     pub asked: Asked,
+    /// Seconds that half of the decode steps of candidate and live version took at most meanwhile, in the batch size that both had
+    /// most of; `None` where they had none in common.
+    pub step_seconds: Option<[f64; 2]>,
     /// Reward of the candidate − reward of the live version; `None` where nothing judges, or there are too few pairs.
     pub reward: Option<PairedDifference>,
     /// Who judged both: the reward version of every score; `None` where `reward` is.

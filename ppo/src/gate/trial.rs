@@ -6,6 +6,10 @@
 //!
 //! The live version answers as any client's request would be answered, as a tenant of its own, a few at a time; so a trial
 //! takes no more of it than one more client.
+//!
+//! How long each takes for a token goes into the report and refuses nobody: a candidate has just come into memory and has a few
+//! dozen steps to show, the live version's are those of its clients too, with other contexts. Of what serves the watch knows more,
+//! and it can ask both on the spot ([`crate::watch::latency`]).
 
 mod judging;
 
@@ -17,7 +21,7 @@ use std::{
 use crossbeam_channel::{RecvTimeoutError, unbounded};
 use policy::{
     PolicyVersion, Rollout,
-    engine::{CancelFlag, Engine, Event, GenerateRequest, Rejection, Target, Tenant},
+    engine::{BATCH_SIZES, CancelFlag, Engine, Event, GenerateRequest, Rejection, StepTimes, Target, Tenant},
 };
 use reward::{ScoreError, Scorer, ScorerError};
 
@@ -88,6 +92,8 @@ impl Trial<'_> {
         if self.questions.is_empty() {
             return Ok(None);
         }
+        let steps = || [candidate, live].map(|version| self.engine.step_times(version));
+        let before = steps();
         let (of_candidate, of_live) = std::thread::scope(|scope| {
             let of_live = scope.spawn(|| self.answers(live, go_on));
             let of_candidate = self.answers(candidate, go_on);
@@ -95,9 +101,11 @@ impl Trial<'_> {
             (of_candidate, of_live.join().unwrap_or_else(|_| Err(panicked())))
         });
         let (of_candidate, of_live) = (of_candidate?, of_live?);
+        let [now, before] = [steps(), before];
+        let step_seconds = step_seconds(&[now[0].since(&before[0]), now[1].since(&before[1])]);
         let (reward, judge) = self.judge(&of_candidate, &of_live)?.unzip();
         let (candidate, live) = (Manner::of(&of_candidate), Manner::of(&of_live));
-        Ok(Some(Comparison { candidate, live, asked: Asked::of(self.questions), reward, judge }))
+        Ok(Some(Comparison { candidate, live, asked: Asked::of(self.questions), step_seconds, reward, judge }))
     }
 
     fn answers(&self, version: PolicyVersion, go_on: &dyn Fn() -> bool) -> Result<Vec<Rollout>, TrialError> {
@@ -165,5 +173,32 @@ impl Trial<'_> {
             }),
             ..GenerateRequest::default()
         }
+    }
+}
+
+/// Median of the decode steps of both, seconds, in the batch size that both have most of.
+fn step_seconds(steps: &[StepTimes; 2]) -> Option<[f64; 2]> {
+    let n_of_both = |class: usize| steps[0].n_steps(class).min(steps[1].n_steps(class));
+    let class = (0..BATCH_SIZES.len()).max_by_key(|class| n_of_both(*class)).filter(|class| n_of_both(*class) > 0)?;
+    Some([steps[0].quantile(class, 0.5)?, steps[1].quantile(class, 0.5)?])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn step_times_are_of_the_batch_size_that_both_have_most_of() {
+        let times = |steps: &[(u64, usize, u64)]| {
+            StepTimes::of(
+                steps
+                    .iter()
+                    .flat_map(|&(n, n_sequences, us)| (0..n).map(move |_| (n_sequences, Duration::from_micros(us)))),
+            )
+        };
+        let live = times(&[(50, 1, 100), (1000, 8, 300), (9, 2, 150)]);
+        let [candidate, of_live] = step_seconds(&[times(&[(40, 1, 200), (10, 8, 900)]), live.clone()]).unwrap();
+        assert!((candidate / 200e-6 - 1.0).abs() < 0.15 && (of_live / 100e-6 - 1.0).abs() < 0.15);
+        assert_eq!(step_seconds(&[times(&[(40, 16, 200)]), live]), None);
     }
 }

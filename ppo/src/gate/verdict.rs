@@ -231,7 +231,7 @@ fn manner_is_kept(trial: &Comparison, config: &config::Ppo, doubts: &mut Vec<Str
 }
 
 fn reward_is_kept(trial: &Comparison, lineage: &[Rung], doubts: &mut Vec<String>, numbers: &mut BTreeMap<String, f64>) {
-    let Comparison { candidate, live, asked, reward, judge } = trial;
+    let Comparison { candidate, live, asked, step_seconds, reward, judge } = trial;
     let mut note = |name: &str, value: f64| {
         numbers.insert(name.to_string(), value);
     };
@@ -246,6 +246,9 @@ fn reward_is_kept(trial: &Comparison, lineage: &[Rung], doubts: &mut Vec<String>
         note(&format!("gate/length_{who}"), manner.length);
         note(&format!("gate/eos_rate_{who}"), manner.eos_rate);
         note(&format!("gate/distinct_2_{who}"), manner.distinct_2);
+    }
+    for (name, seconds) in names::STEP_SECONDS.into_iter().zip(step_seconds.iter().flatten()) {
+        note(name, *seconds);
     }
     let Some((reward, judge)) = reward.zip(judge.as_ref()) else {
         return;
@@ -301,6 +304,7 @@ mod tests {
                 candidate: manner.clone(),
                 live: manner,
                 asked: Asked { n_prompts: 32, n_held_out: 32, n_learnt: 0 },
+                step_seconds: None,
                 reward: Some(PairedDifference { n: 32, mean: -0.1, standard_error: 0.1 }),
                 judge: Some("model@ab".to_owned()),
             },

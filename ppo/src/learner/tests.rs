@@ -8,6 +8,7 @@ mod failures;
 mod forms;
 mod halts;
 mod hearing;
+mod latency;
 mod outages;
 mod past;
 mod pending;

@@ -9,12 +9,17 @@
 //!
 //! Who serves again because of a rollback is not compared anew: where other traffic has brought its successor down, the same
 //! would bring it down too, and all before it. Of such a service failures alone are counted.
+//!
+//! How long a token takes is watched beside all this ([`latency`]), by the thread alone: there may be something to be timed.
 
 mod keeper;
+mod latency;
 
 use std::sync::{Mutex, PoisonError};
 
 pub(super) use keeper::WatchKeeper;
+#[cfg(test)]
+pub(super) use latency::LatencyWatch;
 use policy::{
     PolicyVersion,
     engine::{Endings, Engine},
@@ -40,6 +45,8 @@ type ServiceId = (PolicyVersion, Seq);
 pub(super) struct Watch {
     /// `ppo.watch_rollouts`; 0: nothing is looked at.
     n_rollouts: usize,
+    /// `ppo.watch_latency_factor`; 0: how long a token takes is not looked at.
+    latency_factor: f64,
     registry: Registry,
     engine: Engine,
     memory: Mutex<Memory>,
@@ -71,6 +78,7 @@ impl Watch {
     pub(super) fn new(setup: &LearnerSetup) -> Watch {
         Watch {
             n_rollouts: setup.config.watch_rollouts,
+            latency_factor: setup.config.watch_latency_factor,
             registry: setup.registry.clone().with_length_penalty(LengthPenalty::of(&setup.config)),
             engine: setup.engine.clone(),
             memory: Mutex::default(),

@@ -55,6 +55,9 @@ fn an_honest_update_is_aligned_with_its_lessons() {
     assert_eq!(record.outcome, UpdateOutcome::Promoted, "{:?}", record.reason);
     assert!(record.numbers["gate/alignment"] > 2.0, "{}", record.numbers["gate/alignment"]);
     assert_eq!(record.numbers["gate/prompts"], 32.0, "a trial was held, though nobody judged it");
+    for name in ["gate/step_seconds_candidate", "gate/step_seconds_live"] {
+        assert!(record.numbers[name] > 1e-6 && record.numbers[name] < 60.0, "{name}: {}", record.numbers[name]);
+    }
     world.close();
 }
 

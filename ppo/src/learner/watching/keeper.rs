@@ -6,9 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 
-use super::{Breach, Watch};
+use super::{Breach, Watch, latency::LatencyWatch};
 use crate::{
     learner::rollback::{Rollback, is_outdated},
     publish::Switched,
@@ -69,8 +69,10 @@ fn keep(watch: &Watch, rollback: &Rollback, stopped: &Receiver<()>) {
     let (mut following, mut rolling_back) = (Pace::from(Instant::now()), Pace::from(Instant::now()));
     let mut last = None;
     let has_ended = || rollback.switch.is_shutting_down();
+    let goes_on = || stopped.try_recv() == Err(TryRecvError::Empty) && !has_ended();
+    let mut latency = LatencyWatch::over(watch);
     while stopped.recv_timeout(PAUSE) == Err(RecvTimeoutError::Timeout) && !has_ended() {
-        let breach = rollback.pending().or_else(|| look(watch));
+        let breach = rollback.pending().or_else(|| look(watch, &mut latency, &goes_on));
         let wanted = breach.as_ref().map(|breach| (breach.live, breach.good));
         if last != wanted {
             (last, rolling_back) = (wanted, Pace::from(Instant::now()));
@@ -94,8 +96,12 @@ fn keep(watch: &Watch, rollback: &Rollback, stopped: &Receiver<()>) {
     }
 }
 
-fn look(watch: &Watch) -> Option<Breach> {
-    watch.look().unwrap_or_else(|error| {
+fn look(watch: &Watch, latency: &mut LatencyWatch<'_>, goes_on: &dyn Fn() -> bool) -> Option<Breach> {
+    let breach = watch.look().and_then(|breach| match breach {
+        Some(breach) => Ok(Some(breach)),
+        None => latency.look(goes_on),
+    });
+    breach.unwrap_or_else(|error| {
         tracing::warn!(%error, "the watch could not look at the live version and will try again");
         None
     })

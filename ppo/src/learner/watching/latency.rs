@@ -1,0 +1,210 @@
+//! The watch over how long a token takes: what is remembered of it, and the question on the spot.
+//!
+//! The engine forgets what it has counted of a version when that leaves memory, so what was counted while a version was live is kept
+//! here, for those that come after it; a restart forgets it. What a version's steps took is compared until there are many of them; if
+//! they are much longer than its nearest ancestor's, the two are timed side by side: by turns, with the same few tokens, nobody else in
+//! the pass. Where the ancestor is not in memory any more, the nearest one that is takes its place in that, version 0 at last; where
+//! there is none, nothing is a breach. What is as quick as another side by side is not asked again in this service: then it is the
+//! machine, or what is asked of it, that has changed.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use policy::{
+    PolicyVersion, TokenId,
+    engine::{Engine, StepTimes},
+};
+
+use super::{ANCESTORS_MAX, Breach, ServiceId, Watch};
+use crate::{
+    registry::RegistryError,
+    watch::latency::{self, Pace, STEPS_MIN},
+};
+
+/// Steps of a service after which it has been compared enough.
+const STEPS_ENOUGH: u64 = 20 * STEPS_MIN;
+/// Versions of which steps are kept.
+const KEPT_MAX: usize = ANCESTORS_MAX as usize + 2;
+/// Turns of each version when they are timed: in every one the live version has to be slower.
+const TURNS: usize = 3;
+/// Tokens of a turn.
+const TURN_TOKENS: usize = 12;
+/// Tokens that a turn must have had when its time is over.
+const TURN_TOKENS_MIN: usize = 4;
+/// Longest turn: no other look is taken meanwhile.
+const TURN_MAX: Duration = Duration::from_secs(10);
+/// Pause between two attempts to time them, where the first came to nothing.
+const PAUSE: Duration = Duration::from_secs(30);
+/// What they are timed with: it does not matter.
+const TEXT: &str = "The same few words for everybody, so that nothing differs but the weights.";
+
+/// Looks at how long a token of the live version takes.
+pub(in crate::learner) struct LatencyWatch<'w> {
+    watch: &'w Watch,
+    /// What the engine counted of versions while they were live.
+    known: BTreeMap<PolicyVersion, StepTimes>,
+    service: Option<Service>,
+}
+
+/// The service under watch.
+struct Service {
+    id: ServiceId,
+    /// What the engine had counted of its version when it began.
+    start: StepTimes,
+    finding: Finding,
+}
+
+enum Finding {
+    /// Nothing yet, and nothing is timed before then.
+    Open(Instant),
+    /// It is as quick as others.
+    Good,
+    Bad(Breach),
+}
+
+/// What was found side by side.
+enum Timed {
+    Slower(Pace),
+    AsQuick,
+    /// The engine had no time for it, or nobody waits any more.
+    Unknown,
+}
+
+impl<'w> LatencyWatch<'w> {
+    pub(in crate::learner) fn over(watch: &'w Watch) -> LatencyWatch<'w> {
+        LatencyWatch { watch, known: BTreeMap::new(), service: None }
+    }
+
+    /// Whether the live version is as quick as others.
+    #[cfg(test)]
+    pub(in crate::learner) fn has_passed(&self) -> bool {
+        self.service.as_ref().is_some_and(|service| matches!(service.finding, Finding::Good))
+    }
+
+    /// Why the live version must go; `None` while there is no reason. Where there seems to be one, it takes as long as some dozen
+    /// tokens of two versions do, or until `go_on` says no.
+    pub(in crate::learner) fn look(&mut self, go_on: &dyn Fn() -> bool) -> Result<Option<Breach>, RegistryError> {
+        let Watch { n_rollouts, latency_factor: factor, registry, engine, .. } = self.watch;
+        if *n_rollouts == 0 || *factor == 0.0 {
+            return Ok(None);
+        }
+        let live = registry.live()?.version;
+        let id = (live, registry.live_since(live)?);
+        let now = engine.step_times(live);
+        if self.service.as_ref().is_none_or(|service| service.id != id) {
+            let finding = match registry.is_live_by_rollback(live)? {
+                true => Finding::Good,
+                false => Finding::Open(Instant::now()),
+            };
+            self.service = Some(Service { id, start: now.clone(), finding });
+        }
+        let Some(service) = &self.service else { return Ok(None) };
+        let steps = now.since(&service.start);
+        let is_due = match &service.finding {
+            Finding::Bad(breach) => return Ok(Some(breach.clone())),
+            Finding::Good => false,
+            Finding::Open(due) => *due <= Instant::now(),
+        };
+        let finding =
+            if is_due && live != PolicyVersion::SFT { self.find(live, &steps, *factor, go_on)? } else { None };
+        self.keep(live, steps);
+        if let (Some(finding), Some(service)) = (finding, &mut self.service) {
+            service.finding = finding;
+            if let Finding::Bad(breach) = &service.finding {
+                return Ok(Some(breach.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Keeps the steps of a version for those that come after it, unless more of them are known from an earlier service.
+    fn keep(&mut self, version: PolicyVersion, steps: StepTimes) {
+        let n_known = self.known.get(&version).map_or(0, StepTimes::n_steps_in_all);
+        if steps.n_steps_in_all() > n_known {
+            self.known.insert(version, steps);
+        }
+        while self.known.len() > KEPT_MAX {
+            self.known.pop_first();
+        }
+    }
+
+    /// What is to be said of the live version now, if that has changed.
+    fn find(
+        &self,
+        live: PolicyVersion,
+        steps: &StepTimes,
+        factor: f64,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Option<Finding>, RegistryError> {
+        if steps.n_steps_in_all() < STEPS_MIN {
+            return Ok(None);
+        }
+        let ancestors = self.watch.ancestors(live)?;
+        let compare = |good: &PolicyVersion| Some((*good, latency::compare(steps, &self.steps_of(*good))?));
+        let Some((good, pace)) = ancestors.iter().find_map(compare) else {
+            return Ok(None);
+        };
+        if !pace.is_slower(factor) {
+            return Ok((steps.n_steps_in_all() >= STEPS_ENOUGH).then_some(Finding::Good));
+        }
+        let is_there = |version: &PolicyVersion| self.watch.engine.is_ready(*version);
+        let Some(other) = [good].into_iter().chain(ancestors).find(is_there) else {
+            return Ok(Some(Finding::Open(Instant::now() + PAUSE)));
+        };
+        let ((now, before), finding) = (pace.words(), self.time(live, other, factor, go_on));
+        Ok(Some(match finding {
+            Timed::Slower(by_the_clock) => {
+                let (its, others) = by_the_clock.words();
+                let why = format!(
+                    "a token takes {now}, with {good} it took {before}; side by side with {other} it takes {its} and {others}"
+                );
+                Finding::Bad(self.watch.breach(live, good, why)?)
+            }
+            Timed::AsQuick => {
+                tracing::warn!(
+                    %live, now, %good, before, %other,
+                    "a token takes longer than with an older version, but not side by side: it is the machine, or what is asked"
+                );
+                Finding::Good
+            }
+            Timed::Unknown => Finding::Open(Instant::now() + PAUSE),
+        }))
+    }
+
+    /// What is known of an ancestor: from when it was live, or since it came into memory, for clients may name it.
+    fn steps_of(&self, version: PolicyVersion) -> StepTimes {
+        let of_now = self.watch.engine.step_times(version);
+        let known = self.known.get(&version).filter(|known| known.n_steps_in_all() > of_now.n_steps_in_all());
+        known.cloned().unwrap_or(of_now)
+    }
+
+    /// Times both by turns.
+    fn time(&self, live: PolicyVersion, other: PolicyVersion, factor: f64, go_on: &dyn Fn() -> bool) -> Timed {
+        let engine = &self.watch.engine;
+        let Some(tokens) = tokens(engine) else { return Timed::Unknown };
+        let turn = |version| {
+            let until = Instant::now() + TURN_MAX;
+            let timed = engine.time_tokens(version, &tokens, &|| go_on() && Instant::now() < until);
+            timed.ok().filter(|took| took.len() >= TURN_TOKENS_MIN.min(tokens.len()))
+        };
+        let mut last = None;
+        for _ in 0..TURNS {
+            let pace = turn(live).zip(turn(other)).and_then(|(live, other)| latency::timed(&live, &other));
+            match pace {
+                None => return Timed::Unknown,
+                Some(pace) if !pace.is_slower(factor) => return Timed::AsQuick,
+                Some(pace) => last = Some(pace),
+            }
+        }
+        last.map_or(Timed::Unknown, Timed::Slower)
+    }
+}
+
+/// Tokens of a turn, or as many as fit.
+fn tokens(engine: &Engine) -> Option<Vec<TokenId>> {
+    let words = engine.vocabulary().tokenize(TEXT).ok().filter(|words| !words.is_empty())?;
+    let n = TURN_TOKENS.min(engine.context_tokens() as usize);
+    Some(words.into_iter().cycle().take(n).collect())
+}
