@@ -42,7 +42,7 @@ const SEED: u64 = 1;
 /// The life that finds exchanges older than what is kept: not the first, which makes the folder.
 const OLD_BEFORE: u64 = 2;
 
-const SETS: [&str; 18] = [
+const SETS: [&str; 20] = [
     "ppo.enabled=true",
     "reward.source=feedback",
     "reward.feedback_fallback=drop",
@@ -54,6 +54,8 @@ const SETS: [&str; 18] = [
     "ppo.threads=1",
     "ppo.cpu_share=1",
     "ppo.keep_versions=3",
+    "ppo.ema_decay=0.5",
+    "ppo.ema_judge_every=2",
     "ppo.state_every=2",
     "ppo.stop_kl=1",
     "ppo.log.commit_ms=10",

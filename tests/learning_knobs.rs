@@ -189,6 +189,50 @@ fn adapters_are_published_served_and_exported() {
     daemon.stop();
 }
 
+/// Goal: whoever looks at the versions is told which is an average, of what, and how it did; it serves once an operator wants it, and
+/// learning goes on from it. Method: an update, its average, the API, the metrics and every command; an activation; another update.
+#[test]
+fn an_average_of_the_weights_is_judged_told_of_and_activated_by_hand() {
+    let data = tempfile::tempdir().expect("a folder");
+    let knobs = ["ppo.ema_decay=0.5", "ppo.ema_judge_every=1", "ppo.gate=observe", "ppo.watch_rollouts=0"];
+    let daemon = knobs.iter().fold(learner(), |learner, knob| learner.set(*knob)).start_in(data.path());
+    (0..8).for_each(|seed| ask(&daemon, "the ocean", 1, seed));
+    let row = |daemon: &TestDaemon| daemon.get("/v1/policies").ok()["data"].get(2).cloned().unwrap_or_default();
+    daemon.wait_for("a judged average", |daemon| row(daemon)["state"] == "retained");
+    let shown = row(&daemon);
+    assert_eq!(shown["average"], json!({ "first": 0, "last": 1, "decay": 0.5 }), "{shown}");
+    assert_eq!((&shown["parent"], &shown["update"], &shown["rollouts"]), (&json!(1), &json!(null), &json!(0)));
+    assert_eq!(daemon.get("/v1/policies/1").ok()["average"], json!(null));
+    let difference = shown["numbers"]["gate/reward_difference"].as_f64().expect("a trial");
+    daemon.wait_for("its metrics", |daemon| daemon.metric("honed_averages_total{outcome=\"retained\"}") == 1.0);
+    assert_eq!(daemon.metric("honed_average_reward_difference"), difference);
+
+    let told = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(process::binary());
+        let output = command.args(arguments).arg("--data-dir").arg(data.path()).output().expect("honed runs");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let of = "average of the weights of policy@0 to policy@1, decay 0.5";
+    assert!(told(&["policies", "list"]).lines().any(|line| line.starts_with("policy@2 ") && line.contains(of)));
+    assert!(told(&["policies", "show", "2"]).contains("average     of policy@0 to policy@1, decay 0.5\n"));
+    let why = told(&["why", "2"]);
+    assert!(
+        why.starts_with("policy@2 was never live and can be activated") && why.contains(&format!("It is the {of}")),
+        "{why}"
+    );
+    assert!(why.contains(&format!("its reward differed by {difference:+.4}")) && why.contains(", 95 % "), "{why}");
+    assert!(told(&["why", "1"]).contains("policy@2 is an average of weights up to its own."));
+    assert!(told(&["audit"]).lines().any(|line| line.contains("learner") && line.contains("keep")));
+
+    told(&["policies", "activate", "2"]);
+    assert!(told(&["why", "2"]).starts_with("policy@2 is live"));
+    (8..16).for_each(|seed| ask(&daemon, "the ocean", 1, seed));
+    daemon.wait_for("another update", |daemon| updates(daemon).len() >= 2);
+    assert_eq!(updates(&daemon)[1]["parent"], 2, "{:?}", updates(&daemon));
+    daemon.stop();
+}
+
 fn path(path: &std::path::Path) -> &str {
     path.to_str().expect("a path in UTF-8")
 }

@@ -116,8 +116,10 @@ section! {
         adam_beta2: f64 => real(0.0, 0.999999);
         /// Adam's epsilon, beside the bias-corrected root (lm-human-preferences: 1e-5).
         adam_eps: f64 => real(1e-12, 1.0);
-        /// Decay per round of a moving average of the policy's weights that is kept beside them; 0: none (InstructGPT C.4: 0.992). By default none: it costs a copy of the weights in memory and a file a version, and nothing here serves it; it is for whoever measures it beside the live weights.
+        /// Decay per round of a moving average of the policy's weights that is kept beside them, in memory and as a file beside each version; 0: none (InstructGPT C.4: 0.992). It is a candidate for publication and never the sampler: ema_judge_every has it judged. By default none: it costs a copy of the weights in memory and a file a version.
         ema_decay: f64 => real(0.0, 0.999999);
+        /// Published versions after which the average of ema_decay stands the gate's trial beside the live version, as a file from outside does (ppo.gate). It is then a version of its own with its report, refused or kept, and live only where somebody activates it; learning goes on from it then with fresh moments. While it is judged it takes a place in memory: that of the version before the live one, and the next candidate may have to wait for it. It counts among keep_versions, and goes before the newest of the others does. 0: never.
+        ema_judge_every: u64 => whole(0, 100_000);
         /// The policy makes no more steps in a round when k3(old, new) is above stop_kl (Spinning Up: 0.015); above skip_kl the round is taken back. 0: never.
         stop_kl: f64 => real(0.0, 1000.0);
         /// The policy makes no more steps in a round when k3(old, new) is above stop_kl (Spinning Up: 0.015); above skip_kl the round is taken back. 0: never.

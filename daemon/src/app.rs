@@ -235,7 +235,7 @@ pub(crate) fn close(services: &Services, deadline: Deadline) {
     close_scores_and_log(services, deadline);
 }
 
-/// What changes versions ends: the watch of a folder, and the learner.
+/// What changes versions ends: the learner, what judges averages of its weights, and the watch of a folder.
 fn end_learning(services: &Services, deadline: Deadline) {
     let patience = deadline.read();
     if let Some(learning) = &services.learning
@@ -248,6 +248,9 @@ fn end_learning(services: &Services, deadline: Deadline) {
         );
     }
     // After the learner, which would be asked too late behind a file that takes long; that one is taken in again anyway.
+    if let Some(learning) = &services.learning {
+        learning.stop_averaging(deadline.read());
+    }
     if let Some(importing) = &services.importing {
         importing.stop(deadline.read());
     }

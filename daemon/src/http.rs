@@ -65,7 +65,7 @@ use tracing::Instrument;
 
 pub(crate) use self::{
     auth::{KeyRing, Keys},
-    context::{Context, ContextSetup, Importing, Learning, Services},
+    context::{Averaging, Context, ContextSetup, Importing, Learning, Services},
     error::ERROR_CODES,
     hosts::AllowedHosts,
     limits::Limits,

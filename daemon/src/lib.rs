@@ -10,6 +10,7 @@ pub mod cli;
 pub mod demo;
 mod eval;
 mod http;
+mod lookout;
 mod reward_seat;
 mod sampling;
 mod scratch;

@@ -1,5 +1,6 @@
 //! What the daemon says about itself: log lines and metrics.
 
+mod averages;
 pub(crate) mod engine;
 mod foreign;
 mod learning;
@@ -22,7 +23,10 @@ pub use serving::ServingMetrics;
 pub use traces::TraceMetrics;
 use tracing_subscriber::EnvFilter;
 
-use self::registrar::{Registrar, raise};
+use self::{
+    averages::AverageMetrics,
+    registrar::{Registrar, raise},
+};
 use crate::http::{self, Services};
 
 /// Sends log lines to standard error, so that standard output stays for answers. `RUST_LOG` chooses what is logged;
@@ -51,6 +55,7 @@ pub struct Metrics {
     pub serving: ServingMetrics,
     /// Learning from them.
     pub learning: LearningMetrics,
+    averages: AverageMetrics,
     imports: IntCounterVec,
     /// Who judges.
     pub rewards: RewardMetrics,
@@ -72,6 +77,7 @@ impl Metrics {
         let serving = ServingMetrics::register(&registry);
         serving.begin(http::ERROR_CODES);
         let learning = LearningMetrics::register(&registry);
+        let averages = AverageMetrics::register(&registry);
         let imports = Registrar(&registry).counters(
             "honed_imports_total",
             "Model files from outside by what became of them.",
@@ -86,7 +92,7 @@ impl Metrics {
         let build = IntGauge::with_opts(opts).expect("the name is valid");
         build.set(1);
         registry.register(Box::new(build)).expect("the name is new");
-        Metrics { registry, refreshing: Mutex::new(()), engine, serving, learning, imports, rewards, traces }
+        Metrics { registry, refreshing: Mutex::new(()), engine, serving, learning, averages, imports, rewards, traces }
     }
 
     /// Takes over what the crates below count themselves.
@@ -107,7 +113,10 @@ impl Metrics {
             }
         }
         match &services.learning {
-            Some(learning) => self.learning.set_learner(&learning.learner),
+            Some(learning) => {
+                self.learning.set_learner(&learning.learner);
+                learning.averages().iter().for_each(|board| self.averages.set(board));
+            }
             None => self.learning.set_switches(&services.switch.counters().snapshot()),
         }
     }

@@ -9,22 +9,18 @@
 
 use std::{
     collections::HashMap,
-    convert::Infallible,
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use policy::threads;
 use ppo::{
     import::{ImportError, Importer, Wish},
     rollout_log::{ImportSource, Who},
 };
 
-use crate::{activation::Activator, shutdown};
+use crate::{activation::Activator, lookout::Lookout};
 
 /// Files that are told apart at most; beyond it the folder is no drop-off but an archive, and that is said.
 const FILES_MAX: usize = 4096;
@@ -33,16 +29,6 @@ const FILES_MAX: usize = 4096;
 const RETRY_MIN: Duration = Duration::from_secs(1);
 /// Longest such pause.
 const RETRY_MAX: Duration = Duration::from_secs(600);
-
-/// A thread that looks; dropped, it stops after the file at hand. A file that takes long to judge is not waited for.
-pub(crate) struct Watch {
-    stop: Option<Sender<Infallible>>,
-    /// Disconnected once the thread has ended, which tells with a deadline what a join tells without one.
-    ended: Receiver<Infallible>,
-    thread: Option<JoinHandle<()>>,
-    /// For the file at hand, when it ends.
-    patience: Duration,
-}
 
 /// What tells two states of a file apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,40 +71,17 @@ impl Failure {
     }
 }
 
-impl Watch {
-    /// Looks every `pause`; what passes is made live where `promote` is given.
-    ///
-    /// # Errors
-    /// When no thread can be started.
-    pub(crate) fn start(importer: Importer, pause: Duration, promote: Option<Activator>) -> std::io::Result<Watch> {
-        let (stop, stopped) = bounded(0);
-        let (alive, ended) = bounded(0);
-        let watcher = Watcher { importer, promote, seen: HashMap::new() };
-        let run = move || {
-            let _alive: Sender<Infallible> = alive;
-            watcher.run(pause, &stopped);
-        };
-        let thread = std::thread::Builder::new().name("import-watch".to_owned()).spawn(run)?;
-        Ok(Watch { stop: Some(stop), ended, thread: Some(thread), patience: shutdown::GRACE })
-    }
-
-    /// Ends it after the file at hand, or leaves that behind when `patience` is over.
-    pub(crate) fn stop(mut self, patience: Duration) {
-        self.patience = patience;
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.stop = None;
-        if self.ended.recv_timeout(self.patience) == Err(RecvTimeoutError::Timeout) {
-            tracing::warn!("the import folder's file at hand is left behind; it is taken again at the next start");
-            return;
+/// Looks every `pause`; what passes is made live where `promote` is given. A file that takes long to judge is not waited for.
+///
+/// # Errors
+/// When no thread can be started.
+pub(crate) fn start(importer: Importer, pause: Duration, promote: Option<Activator>) -> std::io::Result<Lookout> {
+    let mut watcher = Watcher { importer, promote, seen: HashMap::new() };
+    Lookout::start("import-watch", pause, move || {
+        if let Err(error) = watcher.look() {
+            tracing::warn!(%error, folder = %watcher.importer.intake().root().display(), "the import folder cannot be read");
         }
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the watch of the import folder panicked");
-        }
-    }
+    })
 }
 
 struct Watcher {
@@ -128,18 +91,6 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn run(mut self, pause: Duration, stopped: &Receiver<Infallible>) {
-        threads::lower_priority(threads::NICE_REQUESTS);
-        loop {
-            if let Err(error) = self.look() {
-                tracing::warn!(%error, folder = %self.importer.intake().root().display(), "the import folder cannot be read");
-            }
-            if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
-                return;
-            }
-        }
-    }
-
     /// Takes what has stood still since the last look, in the order of names.
     fn look(&mut self) -> std::io::Result<()> {
         let found = listing(self.importer.intake().root())?;

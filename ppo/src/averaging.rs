@@ -1,7 +1,8 @@
 //! Averages of weights over updates.
 //!
 //! InstructGPT evaluates an exponential moving average of the policy (C.4: decay 0.992 per iteration). It is a candidate
-//! for publication, never the sampler: the recorded behavior log-probs must belong to the weights that drew the tokens.
+//! for publication ([`crate::averages`]), never the sampler: the recorded behavior log-probs must belong to the weights that
+//! drew the tokens.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +11,9 @@ use policy::{
     checkpoint::{Checkpoint, WeightType},
     model_error::Result,
 };
+
+/// Suffix of the file beside a version's that holds the average of the weights up to its own.
+pub const FILE_SUFFIX: &str = "average.gguf";
 
 /// A moving average of weights, beside the weights. Cheap to clone: its tensors are replaced, never written into.
 #[derive(Clone, Debug)]

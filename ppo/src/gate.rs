@@ -28,7 +28,8 @@
 //! * with pretraining text, its loss on what of that is never learnt from has not risen by more than `ppo.gate_ptx_rise` over
 //!   version 0's.
 //!
-//! A file from outside ([`crate::import`]) has no round and no trainer; of these checks it is shown the trial.
+//! A file from outside ([`crate::import`]), and an average of weights ([`crate::averages`]), has no round and no trainer; of
+//! these checks it is shown the trial.
 //!
 //! A check that an accident kept from being made is no pass: the update fails and is tried again. One that there is nothing to
 //! make of is another matter: where `ppo.rollouts_per_update` is below [`LESSONS_MIN`] no update ever has enough lessons, and
@@ -60,6 +61,10 @@ pub mod names {
     pub const REWARD_DIFFERENCE: &str = "gate/reward_difference";
     /// Its standard error.
     pub const REWARD_DIFFERENCE_ERROR: &str = "gate/reward_difference_error";
+    /// Lower end of its 95 % interval; of a version that no update made.
+    pub const REWARD_LOWER: &str = "gate/reward_difference_lower";
+    /// Upper end of it.
+    pub const REWARD_UPPER: &str = "gate/reward_difference_upper";
     /// Begins the name of a 1, and the reward version that judged the trial ends it: differences in the eyes of two judges do
     /// not add up.
     pub const JUDGE: &str = "gate/judge/";

@@ -14,8 +14,10 @@
 //! not judged, and the same file may come again, also from the watched folder.
 //!
 //! What is examined is what is loaded: the copy lies in our own folder and never changes once it has its name. Only one file is
-//! taken at a time: each costs a copy and a resident.
+//! taken at a time: each costs a copy and a resident. An average of the learner's weights comes the same way, from our own
+//! folder (`average`).
 
+mod average;
 mod ending;
 mod error;
 mod examination;
@@ -23,11 +25,12 @@ mod judging;
 mod known;
 mod loss;
 mod reading;
+mod registration;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    io::Seek,
+    collections::BTreeMap,
     path::Path,
     sync::{
         Arc, Mutex, TryLockError,
@@ -37,7 +40,7 @@ use std::{
 
 use policy::{
     PolicyVersion, TokenId,
-    checkpoint::{self, copy_durably, header_of_file, intake::Intake, safetensors},
+    checkpoint::intake::Intake,
     engine::{Engine, EngineError},
     failpoint,
     model_error::ModelError,
@@ -47,13 +50,12 @@ use reward::Scorer;
 
 pub use self::error::ImportError;
 pub use self::judging::UNJUDGED;
-use self::{examination::is_gguf, reading::Reading};
 use crate::{
     clock::now_ms,
     learner::LearnerError,
     publish::place::Place,
-    registry::{Candidate, Registry, RegistryError},
-    rollout_log::{Act, Action, ImportOutcome, ImportRow, ImportSource, RolloutLog, Who},
+    registry::{Registry, RegistryError},
+    rollout_log::{Act, Action, ImportOutcome, ImportRow, ImportSource, RolloutLog, VersionRow, Who},
 };
 
 /// Which forms of a version can be made live here.
@@ -141,20 +143,14 @@ impl Importer {
     pub fn load(&self, wish: Wish<'_>) -> Result<PolicyVersion, ImportError> {
         let Wish { path, source, promote, .. } = wish;
         let turn = self.turn.try_lock();
-        let obstacle = match () {
-            () if matches!(turn, Err(TryLockError::WouldBlock)) => Some(ImportError::Busy),
-            () if self.setup.engine.is_shutting_down() => Some(ImportError::Stopping),
-            // Before a number and a copy are spent on it.
-            () if self.setup.engine.is_full() => Some(ImportError::Full),
-            () => None,
-        };
-        if let Some(obstacle) = obstacle {
-            // A watched folder asks again until it has its turn.
+        let is_busy = matches!(turn, Err(TryLockError::WouldBlock));
+        let obstacle = if is_busy { Err(ImportError::Busy) } else { self.may_begin() };
+        // A watched folder asks again until it has its turn.
+        obstacle.inspect_err(|obstacle| {
             if source == ImportSource::Api {
-                self.refuse(wish, &obstacle);
+                self.refuse(wish, obstacle);
             }
-            return Err(obstacle);
-        }
+        })?;
         let mut row = ImportRow {
             at_ms: now_ms(),
             source,
@@ -175,6 +171,15 @@ impl Importer {
         }
         self.setup.registry.keep_house(&self.setup.engine.in_memory());
         result
+    }
+
+    /// Before a number and a copy are spent on a file.
+    pub(crate) fn may_begin(&self) -> Result<(), ImportError> {
+        match () {
+            () if self.setup.engine.is_shutting_down() => Err(ImportError::Stopping),
+            () if self.setup.engine.is_full() => Err(ImportError::Full),
+            () => Ok(()),
+        }
     }
 
     /// A version's row is never without its words in the audit log; a file that did not become one has these.
@@ -206,12 +211,9 @@ impl Importer {
             Err(_) if self.setup.engine.is_shutting_down() => return Err(ImportError::Stopping),
             registered => registered?,
         };
-        failpoint::passed("import.registered");
-        let _place = Place { engine: self.setup.engine.clone(), version };
-        let judged = self.judge(version);
-        failpoint::passed("import.judged");
-        let ended = self.end(registry, version, judged, &wish);
-        failpoint::passed("import.kept");
+        let awaits_promotion = wish.promote.is_some() && wish.source == ImportSource::Folder;
+        let marks = awaits_promotion.then(|| (VersionRow::AWAITS_PROMOTION.to_owned(), 1.0));
+        let ended = self.try_out(registry, version, &marks.into_iter().collect(), || None);
         if ended.is_err() || wish.promote.is_none() {
             self.forget(version);
         }
@@ -219,6 +221,27 @@ impl Importer {
             row.outcome = ImportOutcome::Rejected;
         }
         ended.map(|()| version)
+    }
+
+    /// From a candidate to the end of its judging, which is given up where `obsolete` says why it is worth nothing by then. What
+    /// passes is kept with these marks, and stays in memory.
+    fn try_out(
+        &self,
+        registry: &Registry,
+        version: PolicyVersion,
+        marks: &BTreeMap<String, f64>,
+        obsolete: impl FnOnce() -> Option<String>,
+    ) -> Result<(), ImportError> {
+        failpoint::passed("import.registered");
+        let _place = Place { engine: self.setup.engine.clone(), version };
+        let judged = self.judge(version);
+        failpoint::passed("import.judged");
+        let ended = match obsolete() {
+            Some(why) => self.give_up(registry, version, why),
+            None => self.end(registry, version, judged, marks),
+        };
+        failpoint::passed("import.kept");
+        ended
     }
 
     /// Makes it live where that is wanted; what could not be made live leaves memory again.
@@ -238,43 +261,6 @@ impl Importer {
             return Err(error.into());
         }
         row.outcome = ImportOutcome::Promoted;
-        Ok(version)
-    }
-
-    /// From a name to a candidate in the registry, with a checked copy of the file.
-    fn register(&self, path: &Path, registry: &Registry, row: &mut ImportRow) -> Result<PolicyVersion, ImportError> {
-        let (file, len) = self.setup.intake.open(path)?;
-        let mut file = Reading::new(file, &self.setup.engine);
-        let sft = header_of_file(&registry.path(PolicyVersion::SFT))?;
-        // Of the file as it stands, so that what is no model at all costs neither a copy nor a number.
-        let is_gguf = is_gguf(&mut file, path)?;
-        match is_gguf {
-            true => drop(self.look(&mut file, len, &sft)?),
-            false => drop(safetensors::Header::read(&mut file, len)?),
-        }
-        let found = checkpoint::digest_of(&mut file).map_err(|source| io_error(path, source))?;
-        row.digest = Some(found.to_string());
-        self.check_new(found, row.source)?;
-        let converted = if is_gguf { None } else { Some(self.convert(&mut file, len, &sft)?) };
-        if let Some(converted) = &converted {
-            let known = self.check_new(converted.digest()?, row.source);
-            known.inspect_err(|error| row.version = error.known())?;
-        }
-        let version = registry.next_version()?;
-        let to = registry.path(version);
-        file.rewind().map_err(|source| io_error(path, source))?;
-        let copied = match &converted {
-            None => copy_durably(&mut file, len, &to),
-            Some(converted) => converted.write(&to).map(drop),
-        };
-        let examined = copied.map_err(ImportError::from).and_then(|()| self.examine(&to, &sft));
-        let digest = examined.inspect_err(|_| registry.discard(version))?;
-        if is_gguf {
-            row.digest = Some(digest.to_string());
-        }
-        let candidate = Candidate { version, parent: registry.live()?.version, digest, n_rollouts: 0 };
-        registry.register(&candidate).inspect_err(|_| registry.discard(version))?;
-        row.version = Some(version);
         Ok(version)
     }
 

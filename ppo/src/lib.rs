@@ -5,6 +5,7 @@
 //! against numbers made by another program, and fed to whatever differentiates the model.
 
 pub mod arithmetic;
+pub mod averages;
 pub mod averaging;
 pub mod beginning;
 mod clock;

@@ -187,6 +187,14 @@ impl Registry {
     /// # Errors
     /// When the log refuses; the file is then an orphan that the next open removes.
     pub fn register(&self, candidate: &Candidate) -> Result<(), RegistryError> {
+        self.register_with(candidate, BTreeMap::new())
+    }
+
+    /// The same of a candidate of which these numbers are known before anybody judges it.
+    ///
+    /// # Errors
+    /// As [`Registry::register`].
+    pub fn register_with(&self, candidate: &Candidate, numbers: BTreeMap<String, f64>) -> Result<(), RegistryError> {
         self.change(VersionChange::Register(VersionRow {
             version: candidate.version,
             parent: Some(candidate.parent),
@@ -196,7 +204,7 @@ impl Registry {
             created_ms: now_ms(),
             n_rollouts: candidate.n_rollouts,
             reason: None,
-            numbers: BTreeMap::new(),
+            numbers,
         }))?;
         // One that stays is removed at the next open; whoever took no number here has none.
         let _ = std::fs::remove_file(self.companion(candidate.version, files::UNREGISTERED));
@@ -242,7 +250,7 @@ impl Registry {
         self.reject(version, reason, Settlement::default(), [(VersionRow::NO_VERDICT.to_owned(), 1.0)].into())
     }
 
-    /// Keeps a candidate that was not made here: it may be activated.
+    /// Keeps a candidate that no update made: it may be activated.
     ///
     /// # Errors
     /// When the log refuses; nothing has changed then.

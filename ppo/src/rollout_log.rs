@@ -90,7 +90,7 @@ pub use state::{DropReason, RolloutState};
 use transition::Heard;
 pub use transition::{Claim, ClaimRequest, Outcome, Verdict};
 pub use update_row::{Settlement, Start, StreakRow, UpdateChange, UpdateEnd, UpdateRow, UpdateStart, UsedRollout};
-pub use version_row::{VersionChange, VersionReport, VersionRow, VersionState};
+pub use version_row::{Averaged, VersionChange, VersionReport, VersionRow, VersionState};
 
 use crate::stats::{LogCounters, LogCountersSnapshot};
 use database::{database, open_for_writing};

@@ -6,7 +6,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 /// Points where something has just changed on the disk or is about to.
-const POINTS: [&str; 27] = [
+const POINTS: [&str; 30] = [
     "file.write",
     "file.sync",
     "file.rename",
@@ -34,6 +34,9 @@ const POINTS: [&str; 27] = [
     "saved",
     "version.removed",
     "import.copied",
+    "import.registered",
+    "import.judged",
+    "import.kept",
 ];
 
 /// What a process is told to do to itself, and how long it may live.

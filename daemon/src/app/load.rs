@@ -1,11 +1,16 @@
 //! Loading: every part that takes a while, in the order in which they need each other.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use config::Config;
 use policy::{PolicyVersion, checkpoint::intake::Intake, engine::Engine};
 use ppo::{
     Learner, Registry, RolloutLog, ScoringPump,
+    averages::Averages,
     import::{Accepts, ImportSetup, Importer},
     learner::LearnerSetup,
     publish::Switch,
@@ -19,10 +24,14 @@ use super::{
     version_0,
 };
 use crate::{
-    http::{Importing, Learning, Services},
+    http::{Averaging, Importing, Learning, Services},
+    lookout::Lookout,
     reward_seat::RewardSeat,
-    watch::Watch,
+    watch,
 };
+
+/// Between two looks whether an average of weights is to be judged.
+const AVERAGES_PAUSE: Duration = Duration::from_secs(1);
 
 /// Loads everything. Blocks; runs beside the HTTP runtime.
 ///
@@ -119,7 +128,7 @@ fn importing(config: &Config, services: &Services) -> Result<Option<Importing>, 
     let promote = (daemon.import_watch == "promote").then(|| services.activator());
     let watch = match daemon.import_watch.as_str() {
         "off" => None,
-        _ => Some(Watch::start(importer.clone(), pause, promote)?),
+        _ => Some(watch::start(importer.clone(), pause, promote)?),
     };
     Ok(Some(Importing::new(importer, watch)))
 }
@@ -211,6 +220,14 @@ fn learning(
         scorer: Some(scorer.clone()),
         questions: questions::of_file(&config.ppo, engine)?,
     };
+    let averages = Averages::new(&setup)?;
     let learner = Learner::start(setup).map_err(|error| AppError::Learner(error.to_string()))?;
-    Ok(Learning::new(learner, pump))
+    let averaging = averages.map(averaging).transpose()?;
+    Ok(Learning::new(learner, pump, averaging))
+}
+
+fn averaging(mut averages: Averages) -> std::io::Result<Averaging> {
+    let board = averages.board();
+    let lookout = Lookout::start("averages", AVERAGES_PAUSE, move || averages.look())?;
+    Ok(Averaging { board, lookout: Mutex::new(Some(lookout)) })
 }

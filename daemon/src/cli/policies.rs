@@ -9,7 +9,7 @@ use std::{io::Write, path::Path};
 use clap::{Args, Subcommand};
 use ppo::{
     registry::versions_folder,
-    rollout_log::{MadeVersion, Making},
+    rollout_log::{MadeVersion, Making, VersionRow},
 };
 
 use super::{ConfigArgs, Outcome, rollouts};
@@ -84,8 +84,14 @@ fn cells(version: MadeVersion) -> [String; 9] {
         short(&row.digest),
         or_none(making.as_ref().map(|making| short(&making.config_digest))),
         or_none(making.as_ref().and_then(judges)),
-        row.reason.unwrap_or_default(),
+        remarks(&row),
     ]
+}
+
+/// What it averages, where it does, and the reason of its row.
+fn remarks(row: &VersionRow) -> String {
+    let averaged = row.averaged().map(|of| of.to_string());
+    averaged.into_iter().chain(row.reason.clone()).collect::<Vec<_>>().join("; ")
 }
 
 /// Who judged, the first by name; it is one reward model, or one source of scores, in almost every round.

@@ -51,6 +51,8 @@ struct Story {
     row: VersionRow,
     /// Versions whose update began with its weights.
     children: Vec<PolicyVersion>,
+    /// Averages of its weights and of those before it.
+    averages: Vec<PolicyVersion>,
     /// Versions that were brought from outside while it was live.
     brought_meanwhile: Vec<PolicyVersion>,
     is_brought: bool,
@@ -73,11 +75,15 @@ impl Story {
         let row = rows.iter().find(|row| row.version == version).cloned();
         let row = row.ok_or_else(|| format!("there is no {version}; `honed policies list` shows what there is"))?;
         let (brought, activated) = (brought(reader)?, activated(reader)?);
-        let after = rows.iter().filter(|row| row.parent == Some(version)).map(|row| row.version);
-        let (brought_meanwhile, children) = after.partition(|version| brought.contains(&version.to_string()));
+        let after = rows.iter().filter(|row| row.parent == Some(version));
+        let (averages, after): (Vec<_>, Vec<_>) = after.partition(|row| row.averaged().is_some());
+        let averages = averages.into_iter().map(|row| row.version).collect();
+        let (brought_meanwhile, children) =
+            after.into_iter().map(|row| row.version).partition(|version| brought.contains(&version.to_string()));
         let is_brought = brought.contains(&version.to_string());
-        // What was made here is kept only once it has served.
-        let was_live = !is_brought || activated.contains(&version.to_string());
+        // What an update made is kept only once it has served.
+        let is_made = !is_brought && row.averaged().is_none();
+        let was_live = is_made || activated.contains(&version.to_string());
         let update = reader.update_of(version)?;
         let (used, rollouts) = match &update {
             Some(update) => {
@@ -85,7 +91,7 @@ impl Story {
             }
             None => (Vec::new(), Vec::new()),
         };
-        Ok(Story { row, children, brought_meanwhile, is_brought, was_live, update, used, rollouts })
+        Ok(Story { row, children, averages, brought_meanwhile, is_brought, was_live, update, used, rollouts })
     }
 
     fn tell(&self, path: &Path) -> String {
@@ -122,6 +128,11 @@ impl Story {
         let Some(parent) = row.parent else {
             return format!("It is the start that everything else came from, registered {created}.");
         };
+        if let Some(of) = row.averaged() {
+            return format!(
+                "It is the {of} a round, taken on {created}; no update made it, and nothing makes it live by itself."
+            );
+        }
         if self.is_brought {
             return format!("It was brought from outside on {created}, while {parent} was live.");
         }
@@ -219,8 +230,12 @@ impl Story {
         };
         let n_brought = self.brought_meanwhile.len();
         let were = if n_brought == 1 { "was" } else { "were" };
+        let is_one = self.averages.len() == 1;
+        let average =
+            if is_one { "is an average of weights up to its own." } else { "are averages of weights up to its own." };
         let parts = [
             told(&self.children, "came from it."),
+            told(&self.averages, average),
             told(&self.brought_meanwhile, &format!("{were} brought from outside while it was live.")),
         ];
         parts.into_iter().flatten().collect::<Vec<_>>().join(" ")

@@ -16,15 +16,15 @@ use policy::{
     PolicyVersion,
     engine::{Engine, Target},
 };
-use ppo::{Learner, Registry, RolloutLog, ScoringPump, import::Importer, publish::Switch};
+use ppo::{Learner, Registry, RolloutLog, ScoringPump, averages::AverageBoard, import::Importer, publish::Switch};
 use reward::Scorer;
 
 use super::{auth::KeyRing, error::ApiError, hosts::AllowedHosts, limits::Limits, models, texts::Texts};
 use crate::{
     activation::Activator,
+    lookout::Lookout,
     reward_seat::RewardSeat,
     telemetry::{Metrics, traces::Tracer},
-    watch::Watch,
 };
 
 /// The header that every response carries.
@@ -69,12 +69,12 @@ impl Services {
 pub(crate) struct Importing {
     /// For whoever names one.
     pub(crate) importer: Importer,
-    watch: Mutex<Option<Watch>>,
+    watch: Mutex<Option<Lookout>>,
 }
 
 impl Importing {
     /// With a watch of the folder, where it is watched.
-    pub(crate) fn new(importer: Importer, watch: Option<Watch>) -> Importing {
+    pub(crate) fn new(importer: Importer, watch: Option<Lookout>) -> Importing {
         Importing { importer, watch: Mutex::new(watch) }
     }
 
@@ -86,17 +86,40 @@ impl Importing {
     }
 }
 
-/// What learns, and what brings it its scores.
+/// What learns, what brings it its scores, and what has the averages of its weights judged.
 pub(crate) struct Learning {
     /// Turns scored rollouts into versions.
     pub(crate) learner: Learner,
     pump: Mutex<Option<ScoringPump>>,
+    averaging: Option<Averaging>,
+}
+
+/// What has averages of weights judged.
+pub(crate) struct Averaging {
+    /// What came of them.
+    pub(crate) board: Arc<AverageBoard>,
+    /// Looks whether one has its turn.
+    pub(crate) lookout: Mutex<Option<Lookout>>,
 }
 
 impl Learning {
-    /// Both run already.
-    pub(crate) fn new(learner: Learner, pump: ScoringPump) -> Learning {
-        Learning { learner, pump: Mutex::new(Some(pump)) }
+    /// All of them run already.
+    pub(crate) fn new(learner: Learner, pump: ScoringPump, averaging: Option<Averaging>) -> Learning {
+        Learning { learner, pump: Mutex::new(Some(pump)), averaging }
+    }
+
+    /// What came of the averages of weights; `None` where none is judged.
+    pub(crate) fn averages(&self) -> Option<&AverageBoard> {
+        self.averaging.as_ref().map(|averaging| &*averaging.board)
+    }
+
+    /// Judges no further average, and breaks off what is judged, if that ends within `patience`.
+    pub(crate) fn stop_averaging(&self, patience: Duration) {
+        let lookout = self.averaging.as_ref().map(|averaging| &averaging.lookout);
+        let lookout = lookout.and_then(|lookout| lookout.lock().unwrap_or_else(PoisonError::into_inner).take());
+        if let Some(lookout) = lookout {
+            lookout.stop(patience);
+        }
     }
 
     /// Stops the pump, if the judge that it waits for lets it go within `patience`.

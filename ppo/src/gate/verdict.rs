@@ -160,6 +160,10 @@ pub fn judge_stranger(trial: Option<&Comparison>, lineage: &[Rung], config: &con
     if let (Some(trial), true) = (trial, mode != Mode::Off) {
         manner_is_kept(trial, config, &mut doubts);
         reward_is_kept(trial, lineage, &mut doubts, &mut verdict.numbers);
+        if let Some(reward) = &trial.reward {
+            let interval = [(names::REWARD_LOWER, reward.lower()), (names::REWARD_UPPER, reward.upper())];
+            verdict.numbers.extend(interval.map(|(name, end)| (name.to_string(), end)));
+        }
     }
     verdict.conclude(doubts, mode)
 }

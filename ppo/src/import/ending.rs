@@ -1,19 +1,17 @@
 //! What becomes of a candidate: kept, refused, or given up without a verdict.
 
+use std::collections::BTreeMap;
+
 use policy::PolicyVersion;
 
-use super::{ImportError, Importer, Wish};
-use crate::{
-    gate::Verdict,
-    registry::Registry,
-    rollout_log::{ImportSource, VersionReport, VersionRow},
-};
+use super::{ImportError, Importer};
+use crate::{gate::Verdict, registry::Registry, rollout_log::VersionReport};
 
 /// Why a candidate is given up that the daemon's end overtook.
 const STOPPED: &str = "the daemon stopped before the gate's verdict";
 
 impl Importer {
-    /// Writes down how the judging ended.
+    /// Writes down how the judging ended; what passed is kept with these marks.
     ///
     /// # Errors
     /// [`ImportError::Rejected`], [`ImportError::Unjudged`], or that the log refuses: then the next start gives it up.
@@ -22,7 +20,7 @@ impl Importer {
         registry: &Registry,
         version: PolicyVersion,
         judged: Result<Verdict, ImportError>,
-        wish: &Wish<'_>,
+        marks: &BTreeMap<String, f64>,
     ) -> Result<(), ImportError> {
         // Every version leaves memory then, and whatever failed for that, or could not be promoted any more, is no fault of it.
         let is_stopping = self.setup.engine.is_shutting_down();
@@ -31,9 +29,7 @@ impl Importer {
             Ok(verdict) if verdict.refusals.is_empty() => {
                 let remark = verdict.reason();
                 let mut numbers = verdict.numbers;
-                if wish.promote.is_some() && wish.source == ImportSource::Folder {
-                    numbers.insert(VersionRow::AWAITS_PROMOTION.to_owned(), 1.0);
-                }
+                numbers.extend(marks.clone());
                 return match registry.keep(version, VersionReport { numbers, remark }) {
                     Ok(()) => Ok(()),
                     Err(error) => self.give_up(registry, version, error.to_string()),
@@ -48,8 +44,14 @@ impl Importer {
         Err(ImportError::Rejected { version, reason })
     }
 
-    fn give_up(&self, registry: &Registry, version: PolicyVersion, reason: String) -> Result<(), ImportError> {
-        tracing::warn!(%version, reason, "a model from outside was not judged; the same file may come again");
+    /// There is no verdict, and the same weights may come again.
+    pub(super) fn give_up(
+        &self,
+        registry: &Registry,
+        version: PolicyVersion,
+        reason: String,
+    ) -> Result<(), ImportError> {
+        tracing::warn!(%version, reason, "a model that no update made was not judged; the same file may come again");
         registry.give_up(version, &reason)?;
         Err(ImportError::Unjudged { version, reason })
     }

@@ -1,4 +1,5 @@
-//! What the gate says of a file: what it thinks of the live version's answers, and how it does beside that version.
+//! What the gate says of a file, or of an average of weights: what it thinks of the live version's answers, and how it does
+//! beside that version.
 //!
 //! No update of ours made these weights, so there are no lessons to be held against and no trainer to agree with. What is left is
 //! what users would notice: the trial of [`crate::gate`], with the same random numbers, the same judge and the same limits as a
@@ -49,7 +50,7 @@ impl Importer {
         }
         verdict.numbers.extend(loss.numbers());
         for doubt in &verdict.observed {
-            tracing::warn!(%version, doubt, "the gate would have refused this file (ppo.gate = \"observe\")");
+            tracing::warn!(%version, doubt, "the gate would have refused it (ppo.gate = \"observe\")");
         }
         Ok(verdict)
     }
@@ -78,7 +79,7 @@ impl Importer {
             Some(_) => return,
         };
         verdict.numbers.insert(UNJUDGED.to_owned(), 1.0);
-        tracing::warn!(missing, "a model from outside was not judged beside the live version");
+        tracing::warn!(missing, "a model that no update made was not judged beside the live version");
         if self.setup.refuses_unjudged {
             let doubt = format!("{missing} (daemon.import_unjudged = \"refuse\")");
             let list = if mode == Mode::Strict { &mut verdict.refusals } else { &mut verdict.observed };

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use policy::{
     PolicyVersion, Rollout, SamplingParams, TokenId,
     architecture::llama::TOKEN_EMBEDDING,
-    checkpoint::intake::Intake,
+    checkpoint::{self, intake::Intake},
     engine::{Engine, Event, GenerateRequest, Target},
 };
 use reward::{Judgement, NamedJudge, Scorer, sources::model::Judge};
@@ -13,6 +13,7 @@ use reward::{Judgement, NamedJudge, Scorer, sources::model::Judge};
 use super::*;
 use crate::{
     gate::{self, names},
+    registry::Candidate,
     rollout_log::{AuditRow, LogSettings, VersionState},
     test_world::served_model,
 };

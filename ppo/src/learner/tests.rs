@@ -1,5 +1,6 @@
 //! The learner over the real things: a small random Llama in a GGUF file, llama.cpp serving it, a log and a registry on disk.
 
+mod averages;
 mod busy;
 mod canary;
 mod crash;

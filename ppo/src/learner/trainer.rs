@@ -15,6 +15,7 @@ use policy::{
 use super::{LearnerSetup, rails::Streak, saving::Saving};
 use crate::{
     arithmetic::arithmetic,
+    averaging,
     beginning::Beginning,
     error::PpoError,
     form::{self, Form},
@@ -25,9 +26,6 @@ use crate::{
     state::StateHead,
     stats::LearnerCounters,
 };
-
-/// Suffix of the file that holds the moving average of the weights.
-pub(super) const AVERAGE_SUFFIX: &str = "average.gguf";
 
 /// Why the models could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -156,14 +154,14 @@ impl Trainer {
     }
 
     /// Writes the moving average of the policy's weights, where there is one, beside a version: a model file of its own, to be
-    /// evaluated or served elsewhere. A failure costs that file.
+    /// judged ([`crate::averages`]), or served elsewhere. A failure costs that file.
     pub(super) fn write_average(&self, setup: &LearnerSetup, version: PolicyVersion) {
         let Some(average) = &self.models.average else {
             return;
         };
         let weight_type =
             WeightType::parse(&setup.config.weight_type).expect("config has checked the words of ppo.weight_type");
-        let path = setup.registry.companion(version, AVERAGE_SUFFIX);
+        let path = setup.registry.companion(version, averaging::FILE_SUFFIX);
         // As the policy's file is: a whole model, or an adapter.
         let like = self.models.policy.to_checkpoint(self.beginning.source(), weight_type);
         let written = like.and_then(|like| average.to_checkpoint(&like, weight_type).write(&path));

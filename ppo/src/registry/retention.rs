@@ -2,9 +2,10 @@
 //!
 //! Retained versions are what a rollback can go to. The newest are kept: as many as a number allows, and of these as many as a
 //! number of bytes has room for. Version 0, the live version and what is in memory are not up for this, and a bound on bytes
-//! does not remove the newest retained version either: a rollback by one step stays possible, whatever a version weighs.
+//! does not remove the newest retained version either: a rollback by one step stays possible, whatever a version weighs. An
+//! average of weights is no way back as long as nothing that is live came from it: it goes before the newest of the others.
 
-use std::sync::PoisonError;
+use std::{collections::BTreeMap, sync::PoisonError};
 
 use policy::{PolicyVersion, engine::InMemory};
 
@@ -82,10 +83,9 @@ impl Registry {
     }
 
     fn surplus_of(&self, rows: &[VersionRow], keep: Retention, residents: &[PolicyVersion]) -> Vec<Surplus> {
-        let is_up = |row: &VersionRow| row.state == VersionState::Retained && row.version != PolicyVersion::SFT;
         let (mut n_kept, mut bytes_kept) = (0, 0_u64);
         let mut surplus = Vec::new();
-        for row in rows.iter().rev().filter(|row| is_up(row)) {
+        for row in wanted_first(rows) {
             let bytes = files::bytes_of(&self.folder, row.version);
             let reason = if n_kept >= keep.versions {
                 "beyond ppo.keep_versions"
@@ -99,7 +99,7 @@ impl Registry {
                 surplus.push(Surplus { version: row.version, bytes, reason });
             }
         }
-        surplus.reverse();
+        surplus.sort_by_key(|gone| gone.version);
         surplus
     }
 
@@ -126,4 +126,26 @@ impl Registry {
     ) -> Result<(), RegistryError> {
         self.change(VersionChange::Move { version, from, to, reason: reason.map(str::to_string) })
     }
+}
+
+/// Versions that may go, the most wanted first: the newest, but never an average before the newest version that a rollback could
+/// go to.
+fn wanted_first(rows: &[VersionRow]) -> Vec<&VersionRow> {
+    let is_up = |row: &&VersionRow| row.state == VersionState::Retained && row.version != PolicyVersion::SFT;
+    let mut wanted: Vec<&VersionRow> = rows.iter().rev().filter(is_up).collect();
+    if wanted.first().is_some_and(|row| row.averaged().is_some()) {
+        let ancestors = ancestors_of_live(rows);
+        let is_way_back = |row: &&VersionRow| row.averaged().is_none() || ancestors.contains(&row.version);
+        if let Some(at) = wanted.iter().position(is_way_back) {
+            wanted[..=at].rotate_right(1);
+        }
+    }
+    wanted
+}
+
+fn ancestors_of_live(rows: &[VersionRow]) -> Vec<PolicyVersion> {
+    let parents: BTreeMap<PolicyVersion, PolicyVersion> =
+        rows.iter().filter_map(|row| Some((row.version, row.parent?))).collect();
+    let live = rows.iter().find(|row| row.state == VersionState::Live).map(|row| row.version);
+    std::iter::successors(live, |version| parents.get(version).copied()).skip(1).collect()
 }

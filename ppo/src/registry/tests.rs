@@ -7,7 +7,7 @@ use std::fs;
 use policy::{checkpoint::Digest, engine::InMemory};
 
 use super::*;
-use crate::rollout_log::LogSettings;
+use crate::rollout_log::{Averaged, LogSettings};
 
 struct World {
     dir: tempfile::TempDir,
@@ -310,6 +310,38 @@ fn retention_spares_version_0_the_live_one_and_what_is_in_memory() {
     world.open_with(2).unwrap().retain(&leaving(&[PolicyVersion(0), PolicyVersion(6)])).unwrap();
     let registry = world.open_with(2).unwrap();
     assert_eq!(states(&registry), [Retained, Retired, Retired, Retired, Retained, Retained, Live]);
+}
+
+/// Goal: an average is kept like any version, and never costs the way back. Method: two versions and the average of the second, with
+/// room for one and for two; then the average is activated and learnt from, and left again.
+#[test]
+fn an_average_goes_before_the_version_that_a_rollback_could_go_to() {
+    let world = World::new();
+    let registry = world.open_with(2).unwrap();
+    let (_, two) = (publish_next(&registry), publish_next(&registry));
+    let average = registry.next_version().unwrap();
+    fs::write(registry.path(average), b"average").unwrap();
+    let candidate = Candidate { version: average, parent: two, digest: Digest::of(b"average"), n_rollouts: 0 };
+    let of = Averaged { first: PolicyVersion::SFT, last: two, decay: 0.5 };
+    registry.register_with(&candidate, of.numbers()).unwrap();
+    registry.keep(average, BTreeMap::new()).unwrap();
+    assert_eq!(registry.row(average).unwrap().unwrap().averaged(), Some(of));
+    let retain = || registry.retain(&leaving(&[PolicyVersion::SFT])).unwrap();
+    let beyond_one = || -> Vec<u64> {
+        let keep = Retention { versions: 1, bytes: u64::MAX };
+        registry.surplus(keep, &[]).unwrap().into_iter().map(|surplus| surplus.version.0).collect()
+    };
+    retain();
+    assert_eq!(states(&registry), [Retained, Retained, Live, Retained]);
+    assert_eq!(beyond_one(), [3], "version 1 is the way back");
+    registry.activate(average, None).unwrap();
+    let child = publish_next(&registry);
+    retain();
+    assert_eq!(states(&registry), [Retained, Retired, Retained, Retained, Live]);
+    assert_eq!(beyond_one(), [2], "the average is the way back");
+    registry.activate(two, Some(child)).unwrap();
+    retain();
+    assert_eq!(beyond_one(), [3], "it is not any more");
 }
 
 #[test]

@@ -50,7 +50,10 @@ pub(super) fn of_change(change: &VersionChange, who: &Who) -> Vec<AuditRow> {
             true => act(Action::Reject, version).done_with(reason),
             false => act(Action::Import, version).refused(reason),
         }],
-        VersionChange::Keep { version, report } => vec![told(act(Action::Import, version), &report.remark)],
+        VersionChange::Keep { version, report } => {
+            let action = if *who == Who::learner() { Action::Keep } else { Action::Import };
+            vec![told(act(action, version), &report.remark)]
+        }
         VersionChange::Activate { version, why, .. } => {
             let action = if *who == Who::watch() { Action::Rollback } else { Action::Activate };
             vec![told(act(action, version), why)]

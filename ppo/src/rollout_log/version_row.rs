@@ -1,6 +1,6 @@
 //! A version of the policy as a row, and the steps of its life.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use policy::PolicyVersion;
 
@@ -91,6 +91,14 @@ impl VersionRow {
         !self.numbers.contains_key(VersionRow::NO_VERDICT)
     }
 
+    /// What it averages, where it is an average of weights and no update made it.
+    #[must_use]
+    pub fn averaged(&self) -> Option<Averaged> {
+        let number = |name: &str| self.numbers.get(name).copied();
+        let (first, decay) = number(Averaged::FIRST).zip(number(Averaged::DECAY))?;
+        Some(Averaged { first: PolicyVersion(first as u64), last: self.parent?, decay })
+    }
+
     /// Why it was rejected, retired or rolled back, and nothing else.
     #[must_use]
     pub fn end_reason(&self) -> Option<&str> {
@@ -118,6 +126,35 @@ impl VersionRow {
         let objections = objections.map(|objections| format!("{}{objections}", VersionRow::OBSERVED));
         let parts: Vec<String> = end.into_iter().chain(objections).collect();
         (!parts.is_empty()).then(|| parts.join(VersionRow::BETWEEN))
+    }
+}
+
+/// The weights that a moving average is of: those of a version, and of its ancestors back to the first.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Averaged {
+    /// The version that the average began with.
+    pub first: PolicyVersion,
+    /// The version that it was written beside.
+    pub last: PolicyVersion,
+    /// `ppo.ema_decay` of the update that made the last one.
+    pub decay: f64,
+}
+
+impl Averaged {
+    const FIRST: &str = "average/first_version";
+    const DECAY: &str = "average/decay";
+
+    /// For the row of the average, whose parent is the last version.
+    #[must_use]
+    pub fn numbers(&self) -> BTreeMap<String, f64> {
+        [(Averaged::FIRST.to_owned(), self.first.0 as f64), (Averaged::DECAY.to_owned(), self.decay)].into()
+    }
+}
+
+impl fmt::Display for Averaged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Averaged { first, last, decay } = self;
+        write!(f, "average of the weights of {first} to {last}, decay {decay}")
     }
 }
 
@@ -163,7 +200,7 @@ pub enum VersionChange {
         /// What the update and the gate measured.
         numbers: BTreeMap<String, f64>,
     },
-    /// The candidate is kept without going live: it was not made here.
+    /// The candidate is kept without going live: no update made it.
     Keep {
         /// The candidate.
         version: PolicyVersion,

@@ -147,6 +147,10 @@ impl Known {
             ("created", utc(row.created_ms)),
             ("file", or_none(bytes.map(|bytes| format!("{} ({bytes} bytes)", row.path.display())))),
             ("digest", row.digest.chars().take(32).collect()),
+            (
+                "average",
+                or_none(row.averaged().map(|of| format!("of {} to {}, decay {}", of.first, of.last, of.decay))),
+            ),
             ("update", or_none(self.update.as_ref().map(|update| update.start.number.to_string()))),
             ("config", or_none(making.as_ref().map(|making| making.config_digest.chars().take(32).collect()))),
             ("rollouts", row.n_rollouts.to_string()),

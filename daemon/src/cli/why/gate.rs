@@ -23,7 +23,7 @@ impl Story {
         let Some(pass) = number("gate/pass") else {
             return String::new();
         };
-        // A file from outside may be refused for what it lost after the gate had its say.
+        // What no update made may be refused for what it lost after the gate had its say.
         let is_pass = pass > 0.0 && self.row.state != VersionState::Rejected;
         let objections = self.objections();
         if number(UNJUDGED).is_some() {
@@ -32,9 +32,11 @@ impl Story {
             return format!("The gate {verdict} unjudged: {why}.{objections}");
         }
         let trial = number(names::REWARD_DIFFERENCE).zip(number(names::REWARD_DIFFERENCE_ERROR));
+        let interval = number(names::REWARD_LOWER).zip(number(names::REWARD_UPPER));
+        let interval = interval.map_or_else(String::new, |(lower, upper)| format!(", 95 % {lower:+.4} to {upper:+.4}"));
         let trial = trial.map_or_else(String::new, |(mean, error)| {
             format!(
-                "; {} its reward differed by {mean:+.4} (standard error {error:.4}) from the live version's",
+                "; {} its reward differed by {mean:+.4} (standard error {error:.4}{interval}) from the live version's",
                 self.asked()
             )
         });
@@ -131,6 +133,7 @@ mod tests {
         Story {
             row,
             children: Vec::new(),
+            averages: Vec::new(),
             brought_meanwhile: Vec::new(),
             is_brought: mode.is_none(),
             was_live: true,

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use policy::{PolicyVersion, engine::ResidentState};
-use ppo::rollout_log::{MadeVersion, RolloutState, UsedByUpdate};
+use ppo::rollout_log::{Averaged, MadeVersion, RolloutState, UsedByUpdate};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -29,7 +29,9 @@ pub(crate) struct PolicyRow {
     /// Bytes of its file; null when that is gone.
     bytes: Option<u64>,
     created_ms: u64,
-    /// Number of the update that made it; null for version 0 and for what was brought from outside.
+    /// What it is the average of; null unless it is an average of weights.
+    average: Option<AverageOf>,
+    /// Number of the update that made it; null for version 0, for what was brought from outside, and for averages.
     update: Option<u64>,
     /// Digest of the configuration that this update ran with.
     config_digest: Option<String>,
@@ -45,6 +47,23 @@ pub(crate) struct PolicyRow {
     pub(crate) resident: bool,
 }
 
+/// The versions whose weights are averaged, from the first to the last along the lineage.
+#[derive(Debug, Serialize, ToSchema)]
+struct AverageOf {
+    /// The one that the average began with.
+    first: u64,
+    /// The newest, its parent.
+    last: u64,
+    /// What was left of each version's weight with every one that came after it (`ppo.ema_decay`).
+    decay: f64,
+}
+
+impl From<Averaged> for AverageOf {
+    fn from(of: Averaged) -> AverageOf {
+        AverageOf { first: of.first.0, last: of.last.0, decay: of.decay }
+    }
+}
+
 impl PolicyRow {
     /// Its number.
     pub(crate) fn version(&self) -> u64 {
@@ -58,6 +77,7 @@ impl PolicyRow {
             Some(making) => (Some(making.update), Some(making.config_digest), making.reward_versions),
             None => (None, None, Vec::new()),
         };
+        let average = row.averaged().map(AverageOf::from);
         PolicyRow {
             id: row.version.to_string(),
             object: "policy",
@@ -67,6 +87,7 @@ impl PolicyRow {
             digest: row.digest,
             bytes,
             created_ms: row.created_ms,
+            average,
             update,
             config_digest,
             rollouts: row.n_rollouts,

@@ -83,6 +83,8 @@ pub enum Action {
     Reject,
     /// A file became a version, or was to.
     Import,
+    /// An average of the learner's weights was kept as a version, live only if somebody activates it.
+    Keep,
     /// A version's files were removed.
     Retire,
     /// Learning was paused.
@@ -101,12 +103,13 @@ pub enum Action {
 
 impl Action {
     /// All actions.
-    pub const ALL: [Action; 12] = [
+    pub const ALL: [Action; 13] = [
         Action::Activate,
         Action::Rollback,
         Action::Promote,
         Action::Reject,
         Action::Import,
+        Action::Keep,
         Action::Retire,
         Action::Pause,
         Action::Resume,
@@ -125,6 +128,7 @@ impl Action {
             Action::Promote => "promote",
             Action::Reject => "reject",
             Action::Import => "import",
+            Action::Keep => "keep",
             Action::Retire => "retire",
             Action::Pause => "pause",
             Action::Resume => "resume",
