@@ -97,7 +97,7 @@ fn fresh_rollouts_teach_the_same_without_the_pass() {
     let ((before, forward, exact), (_, guessed, stats)) = (after("forward"), after("log_linear"));
     let furthest = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     let (moved, apart) = (furthest(&before, &forward), furthest(&forward, &guessed));
-    assert!(moved > 1e-3 && apart < 1e-3 * moved, "{apart} apart after {moved}");
+    assert!(moved > 1e-3 && apart < 1e-4 * moved, "{apart} apart after {moved}");
     assert!(apart > 0.0, "the last bits differ, or the knob does nothing");
     for (got, expected) in [
         (stats.ratio_mean, exact.ratio_mean),
