@@ -46,7 +46,6 @@ const CHECKS: [(&str, Check); 22] = [
     ("06_whiten", rewards::whiten),
     ("07_policy_loss", losses::policy_loss),
     ("08_value_loss", losses::value_loss),
-    // `loglinear_proximal`: the old policy's pass is made, never approximated.
     ("09_decoupled_ppo", off_policy::decoupled_ppo),
     ("10_entropy", language_model::entropy),
     // `PairNormaliser::ChooseK2`: no option of `honed train reward` asks for it. `ranking_batch_loss`, beside the trainer's sum.

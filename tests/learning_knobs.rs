@@ -148,6 +148,32 @@ fn answers_to_one_request_are_compared_and_a_lone_one_says_why_it_does_not_train
     daemon.stop();
 }
 
+/// Goal: without the pass of the old policy a daemon learns, and what nobody has measured is not shown. Method: an update of a daemon
+/// that computes the old log-probs, and one after a restart that guesses them.
+#[test]
+fn what_is_not_measured_any_more_is_not_shown() {
+    let data = tempfile::tempdir().expect("a folder");
+    let daemon = learner().try_start(data.path()).expect("a daemon");
+    (0..8).for_each(|seed| ask(&daemon, "the ocean", 1, seed));
+    daemon.wait_for("an update", |daemon| !updates(daemon).is_empty());
+    assert!(daemon.metric("honed_sampling_ess") > 0.9);
+    daemon.stop();
+    let sets = ["ppo.proximal=log_linear", "ppo.importance=token_truncate"];
+    let daemon =
+        sets.into_iter().fold(learner(), |builder, set| builder.set(set)).try_start(data.path()).expect("a daemon");
+    assert!(daemon.get("/metrics").text().contains("honed_sampling_ess "), "of the newest update, before the restart");
+    (8..16).for_each(|seed| ask(&daemon, "the ocean", 1, seed));
+    daemon.wait_for("another update", |daemon| updates(daemon).len() == 2);
+    let update = updates(&daemon).remove(1);
+    assert_eq!(update["outcome"], "promoted", "{update}");
+    let numbers = update["numbers"].as_object().expect("numbers");
+    assert!(!numbers.contains_key("sampling/ess") && !numbers.contains_key("objective/entropy"), "{update}");
+    assert!(numbers["parity/tokens"].as_f64() > Some(0.0), "the candidate is still held against the engine: {update}");
+    assert!(daemon.metric("honed_first_minibatch_ess") > 0.9);
+    assert!(!daemon.get("/metrics").text().contains("honed_sampling_ess"), "the newest update knows none");
+    daemon.stop();
+}
+
 /// Goal: with `ppo.lora_rank` a version is a small file beside version 0, serves, learns on and survives a restart, and the
 /// command line makes a whole model of it. Method: two updates, a restart, an export; the same prompt at temperature 0.
 #[test]

@@ -39,6 +39,12 @@ impl Config {
             let expected = format!("\"k2\" or \"k3\", because of {}", self.cite("ppo.kl_in", &ppo.kl_in));
             return Err(self.disagreement("ppo.kl_estimator", expected, &ppo.kl_estimator));
         }
+        let of_tokens = ["token_truncate", "token_mask", "off"];
+        if ppo.proximal == "log_linear" && !of_tokens.contains(&ppo.importance.as_str()) {
+            let proximal = self.cite("ppo.proximal", &ppo.proximal);
+            let expected = format!("\"token_truncate\", \"token_mask\" or \"off\", because of {proximal}");
+            return Err(self.disagreement("ppo.importance", expected, &ppo.importance));
+        }
         let asks_value_model = ppo.advantage_estimator == "gae";
         for (key, word) in [("ppo.missing_eos", &ppo.missing_eos), ("ppo.client_limit", &ppo.client_limit)] {
             if word == "bootstrap" && !asks_value_model {

@@ -92,6 +92,8 @@ section! {
         max_staleness: u64 => whole(0, 64);
         /// Weight against the policy that drew the tokens: "geometric" filters answers by their mean and caps tokens; "token_truncate" caps tokens (verl); "token_mask" leaves out tokens outside a range (IcePop); "sequence_truncate" caps the product over an answer; "off" weighs 1; "bypass" centres the clip on that policy instead (PPO as in arXiv 1707.06347).
         importance: String => one_of(&["geometric", "token_truncate", "token_mask", "sequence_truncate", "off", "bypass"]);
+        /// What stands for the policy at the start of a round, where the clip is centred and the weight comes from: "forward" computes it (decoupled PPO, arXiv 2110.00641). "log_linear" spares that pass: a token that was drawn s versions ago is taken to have gone s / (s + 1) of the way from the log-prob that it was drawn with to the one under gradient (AReaL's prox_logp_method "loglinear"), and the KL is paid from what the engine said. It needs importance "token_truncate", "token_mask" or "off", and it hides what these are for: where engine and trainer disagree, that passes for learning. ess_min and parity_gap_max then look at the first minibatch only, whose log-probs no step has changed yet, and the gate's own look at the update at those episodes; stop_kl measures from the guess; the round's entropy, effective sample size and gap to the engine are not measured, and their numbers are absent.
+        proximal: String => one_of(&["forward", "log_linear"]);
         /// Cap of the per-token importance weight trainer / behavior.
         is_cap: f64 => real(1.0, 1000.0);
         /// A sequence trains only when exp(mean log weight) lies in this range.

@@ -225,6 +225,15 @@ fn keys_that_contradict_each_other_are_refused() {
     check_refused(load(&[], &["ppo.dual_clip=1.1"]), &["`ppo.dual_clip`", "1 + `ppo.clip_high` = 0.2", "1.1"]);
     check_refused(load(&[], &["ppo.kl_in=loss"]), &["`ppo.kl_estimator`", "k3", "`ppo.kl_in` = \"loss\"", "k1"]);
     assert!(load(&[], &["ppo.kl_in=loss", "ppo.kl_estimator=k3"]).is_ok());
+    for word in ["geometric", "sequence_truncate", "bypass"] {
+        let sets = ["ppo.proximal=log_linear", &format!("ppo.importance={word}")];
+        let modes = "\"token_truncate\", \"token_mask\" or \"off\"";
+        check_refused(load(&[], &sets), &["`ppo.importance`", modes, "`ppo.proximal` = \"log_linear\"", word]);
+    }
+    for word in ["token_truncate", "token_mask", "off"] {
+        assert!(load(&[], &["ppo.proximal=log_linear", &format!("ppo.importance={word}")]).is_ok(), "{word}");
+    }
+    check_refused(load(&[], &["ppo.proximal=log_linear"]), &["`ppo.importance`", "geometric", "default"]);
     for key in ["ppo.missing_eos", "ppo.client_limit"] {
         let set = format!("{key}=bootstrap");
         check_refused(load(&[], &[&set, "ppo.advantage_estimator=rloo"]), &[key, "value model", "rloo"]);

@@ -7,7 +7,8 @@
 //! under gradient, in [`update`](crate::update).
 //!
 //! The KL penalty is between old and reference, both from the trainer: with behavior on one side, the difference between
-//! two engines' arithmetic would be paid as reward.
+//! two engines' arithmetic would be paid as reward. With `ppo.proximal = "log_linear"` nobody knows old before the steps; then
+//! what the version that drew a token said stands in its place, and that difference *is* paid, as in AReaL.
 
 mod advantages;
 mod episode;
@@ -21,7 +22,7 @@ pub use episode::{Admitted, Episode, Limits, admit};
 pub use held_out::is_held_out;
 pub(crate) use micro_batches::{Budget, MicroBatches, batch_of, go_on, temperatures_of};
 pub use micro_batches::{Pace, micro_batch_tokens};
-pub use passes::Passes;
+pub use passes::{Passes, PolicyPass};
 
 use std::ops::Range;
 
@@ -36,6 +37,26 @@ use crate::{
     off_policy::{ImportanceMode, ImportanceWeights, importance_weights},
     token_rewards::{ScoreRule, paid},
 };
+
+/// What the ratio of the clip is centred on and the tokens are weighed by.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Proximal {
+    /// It is known before the first step.
+    Known {
+        /// ℓ_old, or ℓ_behavior with `ppo.importance = "bypass"`, nats.
+        log_probs: Vec<f64>,
+        /// w_t and what they tell.
+        importance: ImportanceWeights,
+    },
+    /// Each minibatch guesses it from its own log-probs ([`LogLinear`](crate::off_policy::LogLinear)).
+    LogLinear(ImportanceMode),
+}
+
+impl Default for Proximal {
+    fn default() -> Proximal {
+        Proximal::Known { log_probs: Vec::new(), importance: ImportanceWeights::default() }
+    }
+}
 
 /// A round's episodes with everything that is constant in it. Per-token vectors are flat, episode after episode.
 #[derive(Clone, Debug, Default)]
@@ -61,6 +82,9 @@ pub struct Experience {
     pub length_costs: Vec<f64>,
     /// ℓ_old, reference log-probs, entropies and old values.
     pub passes: Passes,
+    /// What the policy at the start of the round is taken to have said where it cannot wait for a step, nats: ℓ_old, or where nobody
+    /// has computed it what the version that drew each token said ([`Episode::drawn`]).
+    pub old_or_drawn: Vec<f64>,
     /// r_t, score units.
     pub rewards: Vec<f64>,
     /// A_t before whitening, score units.
@@ -69,10 +93,11 @@ pub struct Experience {
     pub whitened: Vec<f64>,
     /// R_t, score units.
     pub returns: Vec<f64>,
-    /// w_t and what they tell; `kept` says who trains.
-    pub importance: ImportanceWeights,
-    /// ℓ that the clipped ratio is centred on: old, or behavior with `ppo.importance = "bypass"`.
-    pub proximal: Vec<f64>,
+    /// Who trains, as far as that is known before the steps: with `ppo.proximal = "log_linear"` also tokens that a minibatch will
+    /// weigh 0.
+    pub kept: Vec<bool>,
+    /// The centre of the clipped ratio, and the weights.
+    pub proximal: Proximal,
     /// What the policy loss pays for the KL, where the rewards do not (`ppo.kl_in`).
     pub kl_penalty: Option<KlPenalty>,
 }
@@ -110,6 +135,10 @@ impl Experience {
             .collect();
         let groups = groups(&episodes);
         let mut experience = Experience { groups, lengths, starts, passes, ..Experience::default() };
+        experience.old_or_drawn = match &experience.passes.policy {
+            Some(pass) => pass.old.clone(),
+            None => episodes.iter().flat_map(Episode::drawn).collect(),
+        };
         experience.episodes = episodes;
         experience.process_scores(config);
         experience.pay(config, kl_coef);
@@ -140,8 +169,8 @@ impl Experience {
         let in_loss = config.kl_in == "loss";
         self.kl_penalty = in_loss.then_some(KlPenalty { estimator, coef: kl_coef });
         let kl_coef = if in_loss { 0.0 } else { kl_coef };
-        let everything = vec![true; self.passes.old.len()];
-        let kl = kl::per_token(estimator, &self.passes.old, &self.passes.reference, &everything);
+        let everything = vec![true; self.old_or_drawn.len()];
+        let kl = kl::per_token(estimator, &self.old_or_drawn, &self.passes.reference, &everything);
         for (i, score) in self.scores.iter().enumerate() {
             let range = self.range(i);
             self.rewards.extend(paid(&kl[range.clone()], &everything[range], *score, kl_coef));
@@ -156,29 +185,38 @@ impl Experience {
         let lone = self.is_alone.iter().zip(&self.lengths);
         let mask: Vec<bool> = lone.flat_map(|(alone, n)| std::iter::repeat_n(!alone, *n)).collect();
         let mode = ImportanceMode::of(config);
-        let importance = importance_weights(&self.passes.old, &behavior, &mask, &self.lengths, mode);
-        let kept = &importance.kept;
+        (self.proximal, self.kept) = match &self.passes.policy {
+            Some(pass) => {
+                let importance = importance_weights(&pass.old, &behavior, &mask, &self.lengths, mode);
+                let kept = importance.kept.clone();
+                let log_probs = if config.importance == "bypass" { behavior } else { pass.old.clone() };
+                (Proximal::Known { log_probs, importance }, kept)
+            }
+            None => (Proximal::LogLinear(mode), mask),
+        };
         // Whitened once a round, over what trains: independent of the order of minibatches, after the returns.
         self.whitened = match estimator.whitens() {
-            true => masked::whiten(&self.advantages, kept, Whitening::default()),
-            false => self.advantages.iter().zip(kept).map(|(a, keep)| if *keep { *a } else { 0.0 }).collect(),
+            true => masked::whiten(&self.advantages, &self.kept, Whitening::default()),
+            false => self.advantages.iter().zip(&self.kept).map(|(a, keep)| if *keep { *a } else { 0.0 }).collect(),
         };
-        self.importance = importance;
-        self.proximal = if config.importance == "bypass" { behavior } else { self.passes.old.clone() };
+    }
+
+    /// The weights of the round, where they are known before its steps.
+    #[must_use]
+    pub fn importance(&self) -> Option<&ImportanceWeights> {
+        match &self.proximal {
+            Proximal::Known { importance, .. } => Some(importance),
+            Proximal::LogLinear(_) => None,
+        }
     }
 
     /// Mean |ℓ_old − ℓ_engine| over the rollouts that these very weights drew, nats: what two engines make of the same
-    /// numbers. `None` when all rollouts are older. Truncation is no disagreement: the kept mass is put back.
+    /// numbers. `None` when all rollouts are older, or nobody has computed ℓ_old. Truncation is no disagreement: the kept mass is
+    /// put back.
     #[must_use]
     pub fn engine_gap(&self) -> Option<f64> {
-        let mut gaps = Vec::new();
-        for (i, episode) in self.episodes.iter().enumerate().filter(|(_, e)| e.staleness == 0) {
-            let drawn = episode.behavior.iter().zip(&episode.log_kept_mass);
-            gaps.extend(
-                self.passes.old[self.range(i)].iter().zip(drawn).map(|(old, (b, mass))| (old - b - mass).abs()),
-            );
-        }
-        (!gaps.is_empty()).then(|| gaps.iter().sum::<f64>() / gaps.len() as f64)
+        let old = &self.passes.policy.as_ref()?.old;
+        engine_gap(self.episodes.iter().enumerate().map(|(i, episode)| (episode, &old[self.range(i)])))
     }
 
     /// Where the tokens of episode `i` lie in the flat vectors.
@@ -199,16 +237,27 @@ impl Experience {
     pub fn paid(&self, i: usize) -> f64 {
         let range = self.range(i);
         let rewards: f64 = self.rewards[range.clone()].iter().sum();
-        let kl = |range: Range<usize>| range.map(|t| self.passes.old[t] - self.passes.reference[t]).sum::<f64>();
+        let kl = |range: Range<usize>| range.map(|t| self.old_or_drawn[t] - self.passes.reference[t]).sum::<f64>();
         let in_loss = self.kl_penalty.map_or(0.0, |penalty| penalty.coef * kl(range));
         rewards + self.passes.last_values[i] - in_loss
     }
 
-    /// Whether any token of episode `i` trains; else it left the range of the importance weights, or is alone.
+    /// Whether any token of episode `i` trains, as far as that is known before the steps; else it left the range of the importance
+    /// weights, or is alone.
     #[must_use]
     pub fn is_kept(&self, i: usize) -> bool {
-        self.range(i).any(|t| self.importance.kept[t])
+        self.range(i).any(|t| self.kept[t])
     }
+}
+
+/// [`Experience::engine_gap`] of episodes and their ℓ_old.
+pub(crate) fn engine_gap<'a>(episodes: impl Iterator<Item = (&'a Episode, &'a [f64])>) -> Option<f64> {
+    let mut gaps = Vec::new();
+    for (episode, old) in episodes.filter(|(episode, _)| episode.staleness == 0) {
+        let drawn = episode.behavior.iter().zip(&episode.log_kept_mass);
+        gaps.extend(old.iter().zip(drawn).map(|(old, (b, mass))| (old - b - mass).abs()));
+    }
+    (!gaps.is_empty()).then(|| gaps.iter().sum::<f64>() / gaps.len() as f64)
 }
 
 #[cfg(test)]

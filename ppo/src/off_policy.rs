@@ -5,8 +5,14 @@
 //! gradient. The loss uses the ratio to *old* and is weighed with w = f(π_old/π_behavior), a constant. When old is taken to
 //! be behavior the weight is 1 and PPO's own clip does the work: never both, that would count the ratio twice.
 //!
+//! Where nobody has computed old, each minibatch guesses it ([`LogLinear`], `ppo.proximal`).
+//!
 //! Weights are a correction for small gaps (another engine's arithmetic, one version of lag). The safety device against
 //! large ones is the bound in [`staleness`](crate::staleness).
+
+mod log_linear;
+
+pub use log_linear::LogLinear;
 
 use policy::SamplingParams;
 
@@ -65,6 +71,13 @@ impl ImportanceMode {
             "off" | "bypass" => ImportanceMode::Off,
             other => panic!("config has checked the words of ppo.importance, got {other}"),
         }
+    }
+
+    /// Whether what a token weighs depends on that token alone.
+    #[must_use]
+    pub fn is_of_tokens(self) -> bool {
+        use ImportanceMode::{Off, TokenMask, TokenTruncate};
+        matches!(self, Off | TokenTruncate { .. } | TokenMask { .. })
     }
 }
 
@@ -211,32 +224,6 @@ pub fn is_altered(sampling: &SamplingParams) -> bool {
         || sampling.repetition_penalty != 1.0
         || !sampling.logit_bias.is_empty()
         || sampling.constrained
-}
-
-/// Versions for the log-linear approximation of ℓ_old of one token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProximalVersions {
-    /// The version that drew the token.
-    pub behavior: u64,
-    /// The version at the start of the update.
-    pub proximal: u64,
-    /// The version under gradient.
-    pub current: u64,
-}
-
-/// ℓ_old without a forward pass, nats.
-///
-/// `ℓ_old ≈ ℓ_behavior + α·(ℓ − ℓ_behavior), α = (v_old − v_behavior)/(v − v_behavior)`.
-/// Source: AReaL `docs/en/algorithms/prox_approx.md`. Off by default: it takes the gap between two engines for learning.
-/// A token of the current version needs no step: α = 1.
-#[must_use]
-pub fn loglinear_proximal(behavior: f64, current: f64, versions: ProximalVersions) -> f64 {
-    if versions.current <= versions.behavior {
-        return current;
-    }
-    let all = (versions.current - versions.behavior) as f64;
-    let alpha = versions.proximal.saturating_sub(versions.behavior) as f64 / all;
-    behavior + alpha * (current - behavior)
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@
 //! soften the punishment. What length costs ([`length_penalty`](crate::length_penalty)) is taken off last.
 //!
 //! `ℓ` is the *trainer's* log-prob at the start of the update, not the one recorded by the engine: both sides of the
-//! difference must come from the same arithmetic, or quantisation noise becomes reward noise.
+//! difference must come from the same arithmetic, or quantisation noise becomes reward noise. `ppo.proximal = "log_linear"` takes
+//! that noise into the bargain: there the trainer's is not known yet.
 
 use crate::kl::{self, KlEstimator};
 

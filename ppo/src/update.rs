@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! admit        which rollouts are episodes, and why the others are not
-//! collect      old, reference and value passes; token rewards; GAE; importance weights; whitening
+//! collect      old (not with `ppo.proximal = "log_linear"`), reference and value passes; token rewards; GAE; importance weights; whitening
 //! for each epoch, for each minibatch:
 //!     policy   Σ micro-batches of the clipped loss over the *minibatch's* tokens, pretraining text, clip the norm, Adam
 //!     value    the same for the value loss, with its own norm and its own Adam
@@ -25,6 +25,7 @@
 //! does not depend on the number of threads.
 
 mod arrival;
+mod first_minibatch;
 mod outcome;
 mod permutation;
 mod pretraining;
@@ -41,6 +42,7 @@ use std::time::Instant;
 use policy::{PolicyVersion, sequence_batch::Sequence};
 use reward::ScoredRollout;
 
+pub use first_minibatch::FirstMinibatchStats;
 pub use outcome::{Fate, RoundOutcome};
 pub use permutation::{minibatches, permutation};
 pub use pretraining::{PretrainingTexts, PtxStep, pretraining_examples};
@@ -201,6 +203,9 @@ impl Round<'_> {
             for members in minibatches(&order, self.config.minibatch) {
                 let minibatch = step::Minibatch::new(experience, members, Aggregation::of(self.config));
                 minibatch.step(models, plan, progress, pace)?;
+                if progress.is_refused {
+                    return Ok(());
+                }
             }
         }
         Ok(())
@@ -217,7 +222,7 @@ impl Round<'_> {
         if progress.n_policy_steps == 0 || progress.ran_away {
             return Ok(Arrival::default());
         }
-        let arrival = Arrival::measure(experience, models, self.config, pace)?;
+        let arrival = Arrival::measure(experience, progress.first.as_ref(), models, self.config, pace)?;
         progress.watch_arrival(arrival.kl_k3, self.config);
         // The gate refuses it, and so it would the next one from the same beginning, for ever: people must decide.
         if self.config.kl_budget > 0.0 && arrival.kl_to_reference > self.config.kl_budget {
@@ -277,8 +282,8 @@ impl Round<'_> {
             return;
         }
         let everything = vec![true; experience.n_tokens()];
-        let passes = &experience.passes;
-        let per_episode = kl::per_sequence(&passes.old, &passes.reference, &everything, &experience.lengths);
+        let (old, reference) = (&experience.old_or_drawn, &experience.passes.reference);
+        let per_episode = kl::per_sequence(old, reference, &everything, &experience.lengths);
         let mean = per_episode.iter().sum::<f64>() / per_episode.len().max(1) as f64;
         let start = AdaptiveKl::new(self.config.kl_coef, self.config.kl_target, self.config.kl_horizon);
         let mut controller = start.resumed(models.kl_coef);

@@ -3,7 +3,7 @@
 use policy::PolicyVersion;
 use ppo::{
     loss::{Aggregation, PolicyClip, PolicyTokens, policy_loss},
-    off_policy::{ImportanceMode, ProximalVersions, importance_weights, loglinear_proximal},
+    off_policy::{ImportanceMode, LogLinear, importance_weights},
     staleness::{Admission, staleness as staleness_of},
 };
 
@@ -51,15 +51,14 @@ pub(super) fn decoupled_ppo(case: &mut Case<'_>) {
 
 fn loglinear(case: &mut Case<'_>) {
     let (behavior, current, mask) = (case.flat("behave_logp"), case.flat("new_logp"), case.mask("mask"));
-    let drawn_by = case.indices("v_behave");
-    let versions = |t: usize| ProximalVersions {
-        behavior: drawn_by[t] as u64,
-        proximal: case.whole("v_prox"),
-        current: case.whole("v_new"),
-    };
-    let approximate = |t: usize| loglinear_proximal(behavior[t], current[t], versions(t));
-    let old: Vec<f64> = (0..mask.len()).map(|t| if mask[t] { approximate(t) } else { 0.0 }).collect();
-    case.expect("prox_logp", &old);
+    let proximal = case.whole("v_prox");
+    assert_eq!(case.whole("v_new"), proximal + 1, "a round begins at the version before the one that it makes");
+    let staleness: Vec<u64> = case.indices("v_behave").iter().map(|drawn_by| proximal - *drawn_by as u64).collect();
+    let old = LogLinear { behavior: &behavior, drawn: &behavior, staleness: &staleness }.proximal(&current);
+    case.expect(
+        "prox_logp",
+        &old.iter().zip(&mask).map(|(l, keep)| if *keep { *l } else { 0.0 }).collect::<Vec<f64>>(),
+    );
 }
 
 pub(super) fn staleness(case: &mut Case<'_>) {

@@ -3,7 +3,7 @@
 use config::{Config, Ppo};
 use policy::{TokenId, sequence_batch::Sequence};
 use ppo::{
-    experience::{Episode, Experience, Passes},
+    experience::{Episode, Experience, Passes, PolicyPass},
     masked,
 };
 
@@ -30,8 +30,7 @@ impl Rows<'_> {
     pub(super) fn experience(&self, config: &Ppo, kl_coef: f64) -> Experience {
         let flat = |x: &[f64]| masked::kept(x, self.mask).collect::<Vec<f64>>();
         let passes = Passes {
-            old: flat(self.old),
-            entropies: vec![0.0; masked::count(self.mask)],
+            policy: Some(PolicyPass { old: flat(self.old), entropies: vec![0.0; masked::count(self.mask)] }),
             reference: flat(self.reference),
             values: flat(self.values),
             last_values: vec![0.0; self.lengths.len()],

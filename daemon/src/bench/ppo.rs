@@ -65,6 +65,9 @@ pub(crate) struct Args {
     /// Seed of weights and episodes.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Another knob of the learner; may be repeated.
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
 }
 
 /// The shapes of the peer's script: SmolLM2-135M, SmolLM2-360M, Llama-3.2-1B and a toy.
@@ -164,6 +167,7 @@ fn report(
         dtype: args.dtype.name(),
         device: args.device.clone(),
         threads: args.threads,
+        set: args.set.clone(),
         response_tokens,
         total_tokens: prompt_tokens + response_tokens,
         seconds: round(seconds),
@@ -175,9 +179,9 @@ fn report(
     }
 }
 
-/// The defaults, with the peer's sizes and step, and guards so wide that none stops early.
+/// The defaults, with the peer's sizes and step, guards so wide that none stops early, and what the caller names.
 fn config_of(args: &Args) -> Result<config::Ppo, config::ConfigError> {
-    let sets = [
+    let mut sets = vec![
         format!("ppo.rollouts_per_update={}", args.batch),
         format!("ppo.minibatch={}", args.minibatch),
         format!("ppo.dtype={}", args.dtype.name()),
@@ -193,7 +197,8 @@ fn config_of(args: &Args) -> Result<config::Ppo, config::ConfigError> {
         "ppo.is_geo_low=0".to_owned(),
         "ppo.is_geo_high=1000".to_owned(),
     ];
-    let sources = config::Sources { file: None, env: Vec::new(), sets: sets.into() };
+    sets.extend(args.set.iter().cloned());
+    let sources = config::Sources { file: None, env: Vec::new(), sets };
     Ok(config::Config::load(sources)?.ppo)
 }
 

@@ -187,9 +187,19 @@ impl LearningMetrics {
         self.promotion_s.set(&counters.promotions);
     }
 
-    /// Takes over the newest update's numbers.
+    /// Takes over the newest update's numbers. What that has not measured is not there any more, or an old number would pass for its
+    /// own; but what the last candidate was judged by stays until there is another one, and all of them where an update failed.
     fn set_numbers<'a>(&self, numbers: impl IntoIterator<Item = (&'a str, f64)>) {
         let mut gauges = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        let numbers: BTreeMap<&str, f64> = numbers.into_iter().collect();
+        let is_of_a_candidate = |name: &str| name.starts_with("gate/") || name.starts_with("parity/");
+        gauges.retain(|name, gauge| {
+            let stays = numbers.is_empty() || numbers.contains_key(name.as_str()) || is_of_a_candidate(name);
+            if !stays {
+                let _ = self.registry.unregister(Box::new(gauge.clone()));
+            }
+            stays
+        });
         for (name, value) in numbers {
             if let Some(gauge) = gauges.get(name) {
                 gauge.set(value);
@@ -227,5 +237,27 @@ mod tests {
         assert_eq!(metric_name("objective/kl"), "honed_objective_kl");
         assert_eq!(metric_name("time/experience_s"), "honed_time_experience_seconds");
         assert_eq!(metric_name("dropped/total"), "honed_dropped");
+    }
+
+    /// Goal: no number of an older update passes for one of the newest. Method: an update that knows its effective sample size, one
+    /// that does not, and one that failed.
+    #[test]
+    fn what_the_newest_update_has_not_measured_is_not_there() {
+        let registry = Registry::new();
+        let metrics = LearningMetrics::register(&registry);
+        let shown = || {
+            let families = registry.gather();
+            let names = families.iter().map(|family| family.name().to_owned());
+            let of_updates = ["honed_sampling_ess", "honed_objective_kl", "honed_parity_max"];
+            names.filter(|name| of_updates.contains(&name.as_str())).collect::<Vec<_>>()
+        };
+        metrics.set_numbers([("sampling/ess", 0.9), ("objective/kl", 1.0), ("parity/max", 1e-3)]);
+        assert_eq!(shown(), ["honed_objective_kl", "honed_parity_max", "honed_sampling_ess"]);
+        metrics.set_numbers([("objective/kl", 2.0)]);
+        assert_eq!(shown(), ["honed_objective_kl", "honed_parity_max"], "and no candidate");
+        metrics.set_numbers([]);
+        assert_eq!(shown(), ["honed_objective_kl", "honed_parity_max"], "it failed");
+        metrics.set_numbers([("sampling/ess", 0.8), ("objective/kl", 3.0)]);
+        assert_eq!(shown(), ["honed_objective_kl", "honed_parity_max", "honed_sampling_ess"]);
     }
 }

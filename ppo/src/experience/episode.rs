@@ -39,6 +39,11 @@ impl Episode {
     pub fn n_tokens(&self) -> usize {
         self.behavior.len()
     }
+
+    /// What the version that drew each response token gave it, nats: behavior, with the mass put back that truncation kept.
+    pub fn drawn(&self) -> impl Iterator<Item = f64> + '_ {
+        self.behavior.iter().zip(&self.log_kept_mass).map(|(behavior, mass)| behavior + mass)
+    }
 }
 
 /// Whether the value model says what an answer that was cut off would still have earned: V after its last token takes the place

@@ -5,15 +5,22 @@ use super::{
     episode::bootstraps,
     micro_batches::{Budget, MicroBatches, Pace, batch_of, temperatures_of},
 };
-use crate::{error::PpoError, models::Models};
+use crate::{error::PpoError, models::Models, off_policy::LogLinear};
+
+/// What the policy said at the start of the update, flat, episode after episode.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PolicyPass {
+    /// ℓ_old, nats.
+    pub old: Vec<f64>,
+    /// Entropy before each token, nats.
+    pub entropies: Vec<f64>,
+}
 
 /// What the frozen models said about every response token, flat, episode after episode.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Passes {
-    /// ℓ_old: the policy at the start of the update, nats.
-    pub old: Vec<f64>,
-    /// Entropy of the policy at the start of the update, nats.
-    pub entropies: Vec<f64>,
+    /// `None` with `ppo.proximal = "log_linear"`, which spares this pass.
+    pub policy: Option<PolicyPass>,
     /// ℓ_ref: version 0, nats.
     pub reference: Vec<f64>,
     /// V_old, before each token, score units; 0 where the estimator asks no value model.
@@ -24,9 +31,9 @@ pub struct Passes {
 }
 
 impl Passes {
-    /// Runs the policy, the reference, and the value model where advantages need it, over all episodes, one model after the
-    /// other: in bf16 only one rounded copy is alive. The value model is opened again where it is asked for the rest of
-    /// answers that were cut off.
+    /// Runs the policy where it is asked, the reference, and the value model where advantages need it, over all episodes, one
+    /// model after the other: in bf16 only one rounded copy is alive. The value model is opened again where it is asked for the
+    /// rest of answers that were cut off.
     ///
     /// # Errors
     /// When a pass fails, or `pace` says stop.
@@ -40,12 +47,19 @@ impl Passes {
         let pieces = MicroBatches::of(episodes, &order, Budget::of(models, config));
         let input = |members: &[usize]| (batch_of(episodes, members), temperatures_of(episodes, members));
         let flat = Flat::new(episodes, &pieces);
-        let old = models.policy.open(|lm| {
-            Ok(pieces.map(pace, |members| {
-                let (batch, temperatures) = input(members);
-                lm.log_probs(&batch, &temperatures)
-            }))
-        })??;
+        let policy = match LogLinear::is_asked(config) {
+            true => None,
+            false => {
+                let said = models.policy.open(|lm| {
+                    Ok(pieces.map(pace, |members| {
+                        let (batch, temperatures) = input(members);
+                        lm.log_probs(&batch, &temperatures)
+                    }))
+                })??;
+                let (old, entropies) = said.into_iter().map(|out| (out.log_probs, out.entropies)).unzip();
+                Some(PolicyPass { old: flat.scatter(old), entropies: flat.scatter(entropies) })
+            }
+        };
         let reference = models.reference.open(|lm| {
             Ok(pieces.map(pace, |members| {
                 let (batch, temperatures) = input(members);
@@ -58,10 +72,8 @@ impl Passes {
             })??),
             false => vec![0.0; flat.n_tokens()],
         };
-        let (old, entropies) = old.into_iter().map(|out| (out.log_probs, out.entropies)).unzip();
         Ok(Passes {
-            old: flat.scatter(old),
-            entropies: flat.scatter(entropies),
+            policy,
             reference: flat.scatter(reference),
             values,
             last_values: last_values(episodes, models, config, pace)?,
@@ -129,22 +141,32 @@ impl Flat<'_> {
 impl Passes {
     /// Takes out the episodes for which some model said a number that is none: one of them would poison the whitening of
     /// all. Returns the rest, and where the others stand among the rollouts of the round.
-    pub(super) fn without_broken(self, episodes: Vec<Episode>) -> (Vec<Episode>, Passes, Vec<usize>) {
-        let (mut whole, mut rest, mut broken) = (Vec::new(), Passes::default(), Vec::new());
-        let mut start = 0;
-        for (episode, last_value) in episodes.into_iter().zip(self.last_values) {
+    pub(super) fn without_broken(mut self, episodes: Vec<Episode>) -> (Vec<Episode>, Passes, Vec<usize>) {
+        let (mut whole, mut broken, mut is_kept) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut last_values, mut start) = (Vec::new(), 0);
+        for (episode, last_value) in episodes.into_iter().zip(std::mem::take(&mut self.last_values)) {
             let range = start..start + episode.n_tokens();
             start = range.end;
-            let own = [&self.old, &self.entropies, &self.reference, &self.values].map(|x| &x[range.clone()]);
-            if !(last_value.is_finite() && own.iter().all(|x| x.iter().all(|v| v.is_finite()))) {
+            let is_whole = last_value.is_finite()
+                && self.per_token().iter().all(|numbers| numbers[range.clone()].iter().all(|x| x.is_finite()));
+            is_kept.extend(std::iter::repeat_n(is_whole, range.len()));
+            if !is_whole {
                 broken.push(episode.index);
                 continue;
             }
-            let kept = [&mut rest.old, &mut rest.entropies, &mut rest.reference, &mut rest.values];
-            kept.into_iter().zip(own).for_each(|(all, own)| all.extend_from_slice(own));
-            rest.last_values.push(last_value);
+            last_values.push(last_value);
             whole.push(episode);
         }
-        (whole, rest, broken)
+        for numbers in self.per_token() {
+            let mut kept = is_kept.iter();
+            numbers.retain(|_| *kept.next().expect("one a token"));
+        }
+        (whole, Passes { last_values, ..self }, broken)
+    }
+
+    /// All that there is one of for each token.
+    fn per_token(&mut self) -> Vec<&mut Vec<f64>> {
+        let policy = self.policy.iter_mut().flat_map(|pass| [&mut pass.old, &mut pass.entropies]);
+        policy.chain([&mut self.reference, &mut self.values]).collect()
     }
 }

@@ -1,10 +1,11 @@
 mod estimators;
+mod log_linear;
 mod weights;
 
 use policy::{FinishReason, PolicyVersion, TokenId};
 use reward::ScoredRollout;
 
-use super::{Episode, Experience, Limits, Passes, admit, bootstraps};
+use super::{Episode, Experience, Limits, Passes, PolicyPass, admit, bootstraps};
 use crate::{
     rollout_log::DropReason,
     test_world::{END, VOCAB, World, share_of},
@@ -108,8 +109,7 @@ fn from_passes_with(
     (config.lambda, config.score_clip, config.missing_eos_score) = (1.0, 2.0, -1.0);
     change(&mut config);
     let passes = Passes {
-        old: old.to_vec(),
-        entropies: vec![0.0; old.len()],
+        policy: Some(PolicyPass { old: old.to_vec(), entropies: vec![0.0; old.len()] }),
         reference: reference.to_vec(),
         values: values.to_vec(),
         last_values: episodes.iter().map(|e| if bootstraps(e, &config) { LAST_VALUE } else { 0.0 }).collect(),
@@ -240,8 +240,7 @@ fn what_the_client_cut_off_keeps_its_score_and_what_the_daemon_cut_off_does_not(
 fn a_pass_that_is_not_finite_drops_its_episode_only() {
     let episodes = vec![episode(4, 2, 1.0, true), episode(6, 1, 1.0, true), episode(9, 1, 0.0, true)];
     let passes = Passes {
-        old: vec![-1.0; 4],
-        entropies: vec![0.5; 4],
+        policy: Some(PolicyPass { old: vec![-1.0; 4], entropies: vec![0.5, 0.6, 0.7, 0.8] }),
         reference: vec![-1.0, -2.0, -3.0, -4.0],
         values: vec![0.0, 0.0, f64::NAN, 0.0],
         last_values: vec![0.5, 0.0, 0.0],
@@ -249,4 +248,5 @@ fn a_pass_that_is_not_finite_drops_its_episode_only() {
     let (whole, rest, broken) = passes.without_broken(episodes);
     assert_eq!(whole.iter().map(|e| e.index).collect::<Vec<_>>(), vec![4, 9]);
     assert_eq!((rest.reference, rest.last_values, broken), (vec![-1.0, -2.0, -4.0], vec![0.5, 0.0], vec![6]));
+    assert_eq!(rest.policy.unwrap().entropies, vec![0.5, 0.6, 0.8]);
 }

@@ -16,8 +16,8 @@ use crate::{
 pub struct PolicyTokens<'a> {
     /// ℓ of the weights under gradient, nats.
     pub log_probs: &'a [f64],
-    /// What the ratio is centred on, nats: ℓ_old of the weights at the start of the update, or with `ppo.importance =
-    /// "bypass" the log-prob that the token was drawn with.
+    /// What the ratio is centred on, nats: ℓ_old of the weights at the start of the update or a guess of it (`ppo.proximal`), or with
+    /// `ppo.importance = "bypass"` the log-prob that the token was drawn with.
     pub old: &'a [f64],
     /// A, whitened.
     pub advantages: &'a [f64],

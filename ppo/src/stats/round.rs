@@ -3,12 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use crate::{guard::Guard, update::RoundStats};
+use crate::{
+    guard::Guard,
+    update::{FirstMinibatchStats, RoundStats},
+};
 
 /// Name and value of everything that a round measured. A number that is not finite is not a number, and left out.
 #[must_use]
 pub fn named(stats: &RoundStats) -> BTreeMap<String, f64> {
-    let numbers = [objective(stats), steps_of_policy(stats), steps_of_value(stats), round(stats)].concat();
+    let of_parts =
+        [objective(stats), steps_of_policy(stats), steps_of_value(stats), round(stats), first_minibatch(stats)];
+    let numbers = of_parts.concat();
     let finite = numbers.into_iter().filter(|(_, value)| value.is_finite());
     let guards = Guard::ALL.map(|guard| (format!("guard/{}", guard.as_str()), stats.trips.count(guard) as f64));
     finite.map(|(name, value)| (name.to_string(), value)).chain(guards).collect()
@@ -20,7 +25,7 @@ fn objective(stats: &RoundStats) -> Vec<(&'static str, f64)> {
         ("objective/kl", stats.objective_kl),
         ("objective/kl_k3", stats.objective_kl_k3),
         ("objective/kl_coef", stats.kl_coef),
-        ("objective/entropy", stats.objective_entropy),
+        ("objective/entropy", known(stats.objective_entropy)),
         ("objective/non_score_reward", stats.objective_non_score_reward),
         ("objective/rlhf_reward", stats.objective_rlhf_reward),
         ("objective/scores", stats.objective_scores),
@@ -31,7 +36,7 @@ fn objective(stats: &RoundStats) -> Vec<(&'static str, f64)> {
         ("objective/length_score_correlation", stats.length_score_correlation),
         ("objective/length_penalty", stats.length_penalty.unwrap_or(f64::NAN)),
         ("objective/reward_versions", stats.n_reward_versions as f64),
-        ("objective/held_out_scores", stats.held_out_score.unwrap_or(f64::NAN)),
+        ("objective/held_out_scores", known(stats.held_out_score)),
     ]
 }
 
@@ -46,7 +51,7 @@ fn steps_of_policy(stats: &RoundStats) -> Vec<(&'static str, f64)> {
         ("policy/clipfrac_high", stats.policy_clip_fraction_high),
         ("policy/clipfrac_low", stats.policy_clip_fraction_low),
         ("policy/clipfrac_dual", stats.policy_clip_fraction_dual),
-        ("policy/entropy_avg", stats.objective_entropy),
+        ("policy/entropy_avg", known(stats.objective_entropy)),
         ("policy/grad_norm", stats.policy_grad_norm),
         ("policy/grad_norm_max", stats.policy_grad_norm_max),
         ("loss/policy_avg", stats.policy_loss),
@@ -94,13 +99,13 @@ fn round(stats: &RoundStats) -> Vec<(&'static str, f64)> {
         ("steps/skipped", stats.n_skipped_steps as f64),
         ("steps/stopped_early", f64::from(u8::from(stats.stopped))),
         ("steps/ran_away", f64::from(u8::from(stats.ran_away))),
-        ("sampling/ess", stats.ess),
-        ("sampling/importance_sampling_ratio/mean", stats.importance_weight_mean),
-        ("sampling/truncated_fraction", stats.importance_truncated_fraction),
-        ("sampling/filtered_fraction", stats.filtered_fraction),
-        ("sampling/sampling_logp_difference/mean", stats.behavior_gap_mean),
-        ("sampling/sampling_logp_difference/max", stats.behavior_gap_max),
-        ("sampling/kl_k3", stats.behavior_kl_k3),
+        ("sampling/ess", known(stats.ess)),
+        ("sampling/importance_sampling_ratio/mean", known(stats.importance_weight_mean)),
+        ("sampling/truncated_fraction", known(stats.importance_truncated_fraction)),
+        ("sampling/filtered_fraction", known(stats.filtered_fraction)),
+        ("sampling/sampling_logp_difference/mean", known(stats.behavior_gap_mean)),
+        ("sampling/sampling_logp_difference/max", known(stats.behavior_gap_max)),
+        ("sampling/kl_k3", known(stats.behavior_kl_k3)),
         ("completions/eos_rate", stats.eos_rate),
         ("completions/mean_length", stats.length_mean),
         ("completions/max_length", stats.length_max as f64),
@@ -109,4 +114,19 @@ fn round(stats: &RoundStats) -> Vec<(&'static str, f64)> {
         ("time/experience_s", stats.experience_s),
         ("time/steps_s", stats.update_s),
     ]
+}
+
+/// What is known of the policy at the start of a round where nobody ran it before the steps (`ppo.proximal`).
+fn first_minibatch(stats: &RoundStats) -> Vec<(&'static str, f64)> {
+    let of = |number: fn(&FirstMinibatchStats) -> Option<f64>| known(stats.first_minibatch.as_ref().and_then(number));
+    vec![
+        ("first_minibatch/entropy", of(|first| Some(first.entropy))),
+        ("first_minibatch/ess", of(|first| Some(first.ess))),
+        ("first_minibatch/logp_difference", of(|first| first.engine_gap)),
+    ]
+}
+
+/// What is not known is no number, and left out.
+fn known(number: Option<f64>) -> f64 {
+    number.unwrap_or(f64::NAN)
 }

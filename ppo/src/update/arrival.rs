@@ -4,10 +4,13 @@
 //! epoch that is all of it. So after it the first episodes that trained are read once more. What they say decides whether the
 //! round is taken back (`ppo.skip_kl`), and is what the gate knows of the way from the live version, of the way from version 0
 //! and of what was learnt.
+//!
+//! Where nobody ran the policy before the first step, its beginning is known of the first minibatch alone, and that is read.
 
+use super::first_minibatch::FirstMinibatch;
 use crate::{
     error::PpoError,
-    experience::{Budget, Experience, MicroBatches, Pace, batch_of, temperatures_of},
+    experience::{Budget, Experience, MicroBatches, Pace, PolicyPass, batch_of, temperatures_of},
     gate::{LESSONS_MIN, Lesson},
     guard::EPISODES_MIN,
     loss::{bounded_k3, ratio},
@@ -34,17 +37,23 @@ pub(super) struct Arrival {
 }
 
 impl Arrival {
-    /// Reads them.
+    /// Reads them. `first`: what is known of the start where `experience` does not know it.
     ///
     /// # Errors
     /// When a pass fails, or `pace` says stop.
     pub(super) fn measure(
         experience: &Experience,
+        first: Option<&FirstMinibatch>,
         models: &Models,
         config: &config::Ppo,
         pace: Pace<'_>,
     ) -> Result<Arrival, PpoError> {
-        let members = members(experience, config.minibatch);
+        let start = match (&experience.passes.policy, first) {
+            (Some(pass), _) => Start::Round(pass),
+            (None, Some(first)) => Start::First(first),
+            (None, None) => return Ok(Arrival::default()),
+        };
+        let members = start.read(experience, config.minibatch);
         let episodes = &experience.episodes;
         let pieces = MicroBatches::of(episodes, &members, Budget::of(models, config));
         let now = models.policy.open(|lm| {
@@ -58,15 +67,15 @@ impl Arrival {
         for (members, now) in pieces.pieces().iter().zip(now) {
             let lengths: Vec<usize> = members.iter().map(|i| experience.lengths[*i]).collect();
             for (&i, now) in members.iter().zip(masked::split(&now, &lengths)) {
-                let passes = [&experience.passes.old, &experience.passes.reference];
-                let [old, reference] = passes.map(|log_probs| &log_probs[experience.range(i)]);
+                let (old, reference) = (start.old(experience, i), &experience.passes.reference[experience.range(i)]);
                 let now = now.iter().copied().map(f64::from);
                 arrival.kl_k3 += old.iter().zip(now.clone()).map(|(old, now)| bounded_k3(old - now)).sum::<f64>();
                 let both = old.iter().zip(reference).zip(now.clone());
                 arrival.kl_to_reference +=
                     both.map(|((old, reference), now)| to_reference(*old, now, *reference)).sum::<f64>();
                 n_tokens += now.len();
-                arrival.lessons.push(lesson(experience, i, now));
+                let (old_log_prob, new_log_prob) = (old.iter().sum(), now.sum());
+                arrival.lessons.push(Lesson { paid: experience.paid(i), old_log_prob, new_log_prob });
             }
         }
         arrival.kl_k3 /= n_tokens.max(1) as f64;
@@ -84,12 +93,34 @@ fn to_reference(old: f64, now: f64, reference: f64) -> f64 {
     ratio(now - old) * bounded_k3(now - reference)
 }
 
-/// The first episodes that trained, as many as are read.
-fn members(experience: &Experience, minibatch: usize) -> Vec<usize> {
-    let mut trained: Vec<usize> = (0..experience.episodes.len()).filter(|&i| experience.is_kept(i)).collect();
-    let n_tokens: Vec<usize> = trained.iter().map(|&i| experience.episodes[i].sequence.tokens.len()).collect();
-    trained.truncate(n_read(&n_tokens, minibatch));
-    trained
+/// Where ℓ_old is known.
+enum Start<'a> {
+    /// Of the whole round.
+    Round(&'a PolicyPass),
+    /// Of its first minibatch.
+    First(&'a FirstMinibatch),
+}
+
+impl Start<'_> {
+    /// The first episodes that trained, as many as are read.
+    fn read(&self, experience: &Experience, minibatch: usize) -> Vec<usize> {
+        let known: Vec<usize> = match self {
+            Start::Round(_) => (0..experience.episodes.len()).collect(),
+            Start::First(first) => first.members().collect(),
+        };
+        let mut trained: Vec<usize> = known.into_iter().filter(|&i| experience.is_kept(i)).collect();
+        let n_tokens: Vec<usize> = trained.iter().map(|&i| experience.episodes[i].sequence.tokens.len()).collect();
+        trained.truncate(n_read(&n_tokens, minibatch));
+        trained
+    }
+
+    /// ℓ_old of one of these.
+    fn old(&self, experience: &Experience, i: usize) -> &[f64] {
+        match self {
+            Start::Round(pass) => &pass.old[experience.range(i)],
+            Start::First(first) => first.old(i),
+        }
+    }
 }
 
 /// How many of the episodes that trained are read, of which these are the tokens. Where they are too few for the gate to judge what
@@ -104,15 +135,6 @@ fn n_read(n_tokens: &[usize], minibatch: usize) -> usize {
         n < LESSONS_MIN || sum <= TOKENS_MAX
     };
     n_tokens.iter().take(EPISODES_MAX).enumerate().take_while(fits).count()
-}
-
-fn lesson(experience: &Experience, i: usize, now: impl Iterator<Item = f64>) -> Lesson {
-    let range = experience.range(i);
-    Lesson {
-        paid: experience.paid(i),
-        old_log_prob: experience.passes.old[range].iter().sum(),
-        new_log_prob: now.sum(),
-    }
 }
 
 #[cfg(test)]

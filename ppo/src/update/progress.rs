@@ -3,6 +3,7 @@
 use policy::optimizer::Gradients;
 
 use super::{
+    first_minibatch::FirstMinibatch,
     pretraining::PtxStep,
     tally::{PolicyTally, ValueTally},
 };
@@ -26,6 +27,10 @@ pub(super) struct Progress {
     /// The policy is so far from where it began, or so many of its steps in a row were left out, that the round must be taken
     /// back.
     pub(super) ran_away: bool,
+    /// The data are not fit to be learnt from, which the first minibatch has shown: no step at all.
+    pub(super) is_refused: bool,
+    /// What is known of the start of the round where nobody ran the policy before it.
+    pub(super) first: Option<FirstMinibatch>,
     /// What the guard rails said.
     pub(super) trips: Trips,
     pub(super) policy: PolicyTally,

@@ -1,16 +1,12 @@
 //! The numbers of a round, under the names that people look for.
 
-use super::{pretraining::PtxStep, progress::Progress};
-use crate::{
-    experience::Experience,
-    guard::Trips,
-    kl::{self, KlEstimator},
-    loss::explained_variance,
-    masked::{self, Variance},
-    metrics,
-};
+mod describing;
 
-/// What a round was like. Means over tokens are over all response tokens of the round unless they say otherwise.
+use super::first_minibatch::FirstMinibatchStats;
+use crate::guard::Trips;
+
+/// What a round was like. Means over tokens are over all response tokens of the round unless they say otherwise. What nobody
+/// knows with `ppo.proximal = "log_linear"` is `None`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RoundStats {
     /// Rollouts that were episodes.
@@ -40,12 +36,13 @@ pub struct RoundStats {
     /// The round was taken back: `skip_kl`, or too many steps of the policy left out in a row.
     pub ran_away: bool,
 
-    /// KL to the reference per episode, Σ_t k1, nats (TRL `objective/kl`); measured at the start of the round.
+    /// KL to the reference per episode, Σ_t k1, nats (TRL `objective/kl`); measured at the start of the round, or with `ppo.proximal =
+    /// "log_linear"` of the versions that drew its rollouts.
     pub objective_kl: f64,
     /// The same per token as k3, nats: never negative.
     pub objective_kl_k3: f64,
     /// Mean entropy per token, nats (verl `actor/entropy`, TRL `policy/entropy_avg`).
-    pub objective_entropy: f64,
+    pub objective_entropy: Option<f64>,
     /// −β·KL per episode (TRL `objective/non_score_reward`).
     pub objective_non_score_reward: f64,
     /// Score and KL penalty together, per episode (TRL `objective/rlhf_reward`).
@@ -65,14 +62,15 @@ pub struct RoundStats {
     /// Correlation of length and score: near 1 means that length is being rewarded.
     pub length_score_correlation: f64,
 
-    /// KL(old ‖ new) as k1, nats per token (`lm-human-preferences` has k2 under `ppo/policy/approxkl`).
+    /// KL(old ‖ new) as k1, nats per token (`lm-human-preferences` has k2 under `ppo/policy/approxkl`); from the guess of old where
+    /// `ppo.proximal` makes one.
     pub policy_approx_kl_k1: f64,
     /// As k2 (TRL `policy/approxkl_avg`).
     pub policy_approx_kl_k2: f64,
     /// As k3: what `stop_kl` and `skip_kl` watch before each step, there for one minibatch.
     pub policy_approx_kl_k3: f64,
-    /// KL(old ‖ new) as k3 after the last step, nats per token, over the first episodes that trained: what `skip_kl` and the
-    /// gate judge. 0 where the policy made no step, or ran away before the last.
+    /// KL(old ‖ new) as k3 after the last step, nats per token, over the first episodes that trained, or where old is a guess of all
+    /// others over those of the first minibatch: what `skip_kl` and the gate judge. 0 where the policy made no step, or ran away before the last.
     pub policy_final_kl_k3: f64,
     /// KL to the reference after the last step, nats per episode, over the same episodes: what the gate judges, since
     /// [`RoundStats::objective_kl`] is of the policy that the round began with. In the gate's report, and not among the numbers
@@ -88,7 +86,7 @@ pub struct RoundStats {
     pub policy_clip_fraction_dual: f64,
     /// Policy loss, mean over minibatches (TRL `loss/policy_avg`); with the KL penalty where `ppo.kl_in` is "loss".
     pub policy_loss: f64,
-    /// Mean of π/π_old (TRL `val/ratio`); with `ppo.importance = "bypass"` of π/π_behavior.
+    /// Mean of π/π_old (TRL `val/ratio`); with `ppo.importance = "bypass"` of π/π_behavior; old may be a guess (`ppo.proximal`).
     pub ratio_mean: f64,
     /// Its variance (TRL `val/ratio_var`).
     pub ratio_var: f64,
@@ -144,19 +142,22 @@ pub struct RoundStats {
 
     /// Effective sample size of the importance weights over the tokens that may train, a share (PipelineRL `rl/ess`); those
     /// that are filtered weigh 0, so it is at most the share that is left.
-    pub ess: f64,
-    /// Mean importance weight over the tokens that train (verl `rollout_corr/rollout_is_mean`).
-    pub importance_weight_mean: f64,
+    pub ess: Option<f64>,
+    /// Mean importance weight over the tokens that train (verl `rollout_corr/rollout_is_mean`). Where each minibatch weighs anew,
+    /// over all minibatches, as are the next two; `None` where there was none.
+    pub importance_weight_mean: Option<f64>,
     /// Share of tokens whose weight was cut to `is_cap`.
-    pub importance_truncated_fraction: f64,
+    pub importance_truncated_fraction: Option<f64>,
     /// Share of tokens in sequences outside `is_geo_low..=is_geo_high` (AReaL `rs_filtered_fraction`).
-    pub filtered_fraction: f64,
+    pub filtered_fraction: Option<f64>,
     /// Mean |ℓ_old − ℓ_behavior|, nats (slime `train_rollout_logprob_abs_diff`).
-    pub behavior_gap_mean: f64,
+    pub behavior_gap_mean: Option<f64>,
     /// Its maximum.
-    pub behavior_gap_max: f64,
+    pub behavior_gap_max: Option<f64>,
     /// KL(behavior ‖ old) as k3, nats (verl `rollout_corr/k3_kl`).
-    pub behavior_kl_k3: f64,
+    pub behavior_kl_k3: Option<f64>,
+    /// Of the first minibatch, where that is all that is known of the policy at the start.
+    pub first_minibatch: Option<FirstMinibatchStats>,
 
     /// Share of responses that ended by themselves (TRL `val/num_eos_tokens`).
     pub eos_rate: f64,
@@ -173,128 +174,4 @@ pub struct RoundStats {
     pub experience_s: f64,
     /// Seconds for the optimiser steps.
     pub update_s: f64,
-}
-
-impl RoundStats {
-    /// Everything but what the round itself knows: rates, β, times, drops.
-    pub(super) fn new(experience: &Experience, progress: &Progress) -> RoundStats {
-        let mut stats = RoundStats {
-            n_episodes: experience.episodes.len(),
-            n_tokens: experience.n_tokens(),
-            n_singletons: experience.is_alone.iter().filter(|alone| **alone).count(),
-            ..RoundStats::default()
-        };
-        stats.describe_objective(experience);
-        stats.describe_scores(experience);
-        stats.describe_values(experience);
-        stats.describe_behavior(experience);
-        stats.describe_steps(progress);
-        stats
-    }
-
-    fn describe_objective(&mut self, experience: &Experience) {
-        let passes = &experience.passes;
-        let everything = vec![true; passes.old.len()];
-        let kl = kl::per_sequence(&passes.old, &passes.reference, &everything, &experience.lengths);
-        let k3 = kl::per_token(KlEstimator::K3, &passes.old, &passes.reference, &everything);
-        let paid: Vec<f64> = (0..experience.episodes.len()).map(|i| experience.paid(i)).collect();
-        let scores = experience.scores.iter().zip(&passes.last_values);
-        let scores: Vec<f64> = scores.map(|(score, in_its_place)| score + in_its_place).collect();
-        self.objective_kl = mean(&kl);
-        self.objective_kl_k3 = mean(&k3);
-        self.objective_entropy = mean(&passes.entropies);
-        self.objective_rlhf_reward = mean(&paid);
-        self.objective_non_score_reward = self.objective_rlhf_reward - mean(&scores);
-    }
-
-    fn describe_scores(&mut self, experience: &Experience) {
-        let scores: Vec<f64> = experience.episodes.iter().map(|e| e.score).collect();
-        if scores.is_empty() {
-            return;
-        }
-        let lengths: Vec<f64> = experience.lengths.iter().map(|n| *n as f64).collect();
-        let costs = &experience.length_costs;
-        let n_changed = (0..scores.len()).filter(|i| scores[*i] - costs[*i] != experience.scores[*i]).count();
-        let n_ended = experience.episodes.iter().filter(|e| e.terminated).count();
-        let staleness: Vec<f64> = experience.episodes.iter().map(|e| e.staleness as f64).collect();
-        self.objective_scores = mean(&scores);
-        self.scores_std = variance(&scores).sqrt();
-        self.scores_min = scores.iter().copied().fold(f64::INFINITY, f64::min);
-        self.scores_max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        self.scores_changed_fraction = n_changed as f64 / scores.len() as f64;
-        self.length_penalty = experience.length_penalty.map(|_| mean(costs));
-        self.length_score_correlation = metrics::pearson(&lengths, &scores);
-        self.eos_rate = n_ended as f64 / scores.len() as f64;
-        self.length_mean = mean(&lengths);
-        self.length_max = experience.lengths.iter().copied().max().unwrap_or(0);
-        self.staleness_mean = mean(&staleness);
-        self.staleness_max = experience.episodes.iter().map(|e| e.staleness).max().unwrap_or(0);
-    }
-
-    fn describe_values(&mut self, experience: &Experience) {
-        let values = &experience.passes.values;
-        self.value_explained_variance = explained_variance(values, &experience.returns, &vec![true; values.len()]);
-        self.value_mean = mean(values);
-        self.return_mean = mean(&experience.returns);
-        self.return_var = variance(&experience.returns);
-        self.advantage_mean = mean(&experience.advantages);
-        self.advantage_var = variance(&experience.advantages);
-    }
-
-    fn describe_behavior(&mut self, experience: &Experience) {
-        let weights = &experience.importance;
-        let behavior = experience.episodes.iter().flat_map(|e| &e.behavior);
-        let gaps = experience.passes.old.iter().zip(behavior).map(|(old, behavior)| (old - behavior).abs());
-        self.ess = weights.ess_fraction;
-        self.importance_weight_mean = masked::mean(&weights.weights, &weights.kept);
-        self.importance_truncated_fraction = weights.truncated_fraction;
-        self.filtered_fraction = weights.filtered_fraction;
-        self.behavior_gap_mean = weights.mean_abs_gap;
-        self.behavior_gap_max = gaps.fold(0.0, f64::max);
-        self.behavior_kl_k3 = weights.k3;
-    }
-
-    fn describe_steps(&mut self, progress: &Progress) {
-        let (policy, value) = (&progress.policy, &progress.value);
-        let largest = |norms: &[f64]| norms.iter().copied().fold(0.0, f64::max);
-        (self.n_policy_steps, self.n_value_steps) = (progress.n_policy_steps, progress.n_value_steps);
-        self.n_skipped_steps = progress.n_skipped_steps;
-        self.trips = progress.trips.clone();
-        (self.stopped, self.ran_away) = (progress.stopped, progress.ran_away);
-        self.policy_approx_kl_k1 = policy.approx_kl_k1();
-        self.policy_approx_kl_k2 = policy.approx_kl_k2();
-        self.policy_approx_kl_k3 = policy.approx_kl_k3();
-        self.policy_clip_fraction = policy.clip_fraction();
-        self.policy_clip_fraction_high = policy.clip_fraction_high();
-        self.policy_clip_fraction_low = policy.clip_fraction() - policy.clip_fraction_high();
-        self.policy_clip_fraction_dual = policy.dual_clip_fraction();
-        self.policy_loss = policy.mean_loss();
-        self.ratio_mean = policy.ratio_mean();
-        self.ratio_var = policy.ratio_var();
-        self.ratio_max = policy.ratio_max;
-        let norms = &progress.policy_grad_norms;
-        (self.policy_grad_norm, self.policy_grad_norm_max) = (mean(norms), largest(norms));
-        self.value_loss = value.mean_loss();
-        self.value_clip_fraction = value.clip_fraction();
-        self.value_grad_norm = mean(&progress.value_grad_norms);
-        self.value_grad_norm_max = largest(&progress.value_grad_norms);
-        self.describe_pretraining(&progress.ptx);
-    }
-
-    fn describe_pretraining(&mut self, steps: &[PtxStep]) {
-        let mean_of = |number: fn(&PtxStep) -> f64| mean(&steps.iter().map(number).collect::<Vec<f64>>());
-        self.ptx_loss = mean_of(|step| step.nll);
-        self.ptx_coef = steps.last().map_or(0.0, |step| step.coef);
-        self.ptx_grad_norm = mean_of(|step| step.ptx_norm);
-        self.ptx_ppo_grad_norm = mean_of(|step| step.ppo_norm);
-        self.ptx_norm_ratio = mean_of(PtxStep::norm_ratio);
-    }
-}
-
-fn mean(x: &[f64]) -> f64 {
-    masked::mean(x, &vec![true; x.len()])
-}
-
-fn variance(x: &[f64]) -> f64 {
-    masked::variance(x, &vec![true; x.len()], Variance::Population)
 }

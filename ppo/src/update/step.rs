@@ -9,6 +9,7 @@ use policy::{
 };
 
 use super::{
+    first_minibatch::{FirstMinibatch, Said},
     pretraining,
     progress::{Fault, Progress, fault_of},
     tally::{PolicyTally, ValueTally},
@@ -16,7 +17,9 @@ use super::{
 };
 use crate::{
     error::PpoError,
-    experience::{AdvantageEstimator, Budget, Experience, MicroBatches, Pace, batch_of, go_on, temperatures_of},
+    experience::{
+        AdvantageEstimator, Budget, Experience, MicroBatches, Pace, Proximal, batch_of, go_on, temperatures_of,
+    },
     guard::{Guard, limit, spike},
     loss::{Aggregation, PolicyClip, value, value_loss},
     models::Models,
@@ -86,6 +89,9 @@ impl<'a> Minibatch<'a> {
         if !progress.stopped && !plan.is_warming_up {
             self.step_policy(models, plan, progress, pace)?;
         }
+        if progress.is_refused {
+            return Ok(());
+        }
         if AdvantageEstimator::of(plan.config).needs_values() {
             self.step_value(models, plan, progress, pace)?;
         }
@@ -101,7 +107,16 @@ impl<'a> Minibatch<'a> {
     ) -> Result<(), PpoError> {
         let config = plan.config;
         let room = std::mem::take(&mut progress.gradients);
-        let (mut gradients, tally) = self.policy_gradients(models, config, room, pace)?;
+        let (mut gradients, mut tally) = self.policy_gradients(models, config, room, pace)?;
+        let said = std::mem::take(&mut tally.said);
+        if self.is_log_linear() && progress.first.is_none() {
+            let first = FirstMinibatch::of(self.experience, &said, config);
+            progress.is_refused = !first.watch(config, &mut progress.trips);
+            progress.first = Some(first);
+            if progress.is_refused {
+                return Ok(());
+            }
+        }
         progress.policy.merge(&tally);
         progress.watch_divergence(tally.approx_kl_k3(), config);
         if progress.stopped {
@@ -174,18 +189,26 @@ impl<'a> Minibatch<'a> {
             Ok(self.sum(room, Budget::of(models, config), pace, |members, gradients| {
                 let (batch, temperatures) = (batch_of(episodes, members), temperatures_of(episodes, members));
                 let tokens = self.tokens(members);
-                let mut tally = PolicyTally::default();
+                let (mut tally, mut said) = (PolicyTally::default(), Said::default());
                 lm.backward(&batch, &temperatures, gradients, |rows| {
                     let log_probs = floats(rows.log_probs);
-                    let loss = tokens.policy_loss(&rows.range, &log_probs, clip);
-                    tally.add(&loss, tokens.approx_kl(&rows.range, &log_probs));
-                    Ok(HeadSlopes { log_probs: slopes(&loss.grad), entropies: tokens.bonus(&rows.range, config) })
+                    let reading = tokens.read(&rows.range, &log_probs, clip);
+                    tally.add(&reading);
+                    if self.is_log_linear() {
+                        said.log_probs.extend(log_probs);
+                        said.entropies.extend(rows.entropies.iter().copied().map(f64::from));
+                    }
+                    let log_probs = slopes(&reading.loss.grad);
+                    Ok(HeadSlopes { log_probs, entropies: tokens.bonus(&rows.range, config) })
                 })?;
+                if self.is_log_linear() {
+                    tally.said.push(Said { members: members.to_vec(), ..said });
+                }
                 Ok(tally)
             }))
         })??;
         let mut tally = PolicyTally::default();
-        tallies.iter().for_each(|part| tally.join(part));
+        tallies.into_iter().for_each(|part| tally.join(part));
         Ok((gradients, tally))
     }
 
@@ -230,6 +253,11 @@ impl<'a> Minibatch<'a> {
             reports.extend(accumulate(&mut gradients, wave, budget.lanes, one)?);
         }
         Ok((gradients, reports))
+    }
+
+    /// Whether ℓ_old is a guess of each minibatch.
+    fn is_log_linear(&self) -> bool {
+        matches!(self.experience.proximal, Proximal::LogLinear(_))
     }
 
     fn tokens(&self, members: &[usize]) -> Tokens {

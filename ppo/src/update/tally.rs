@@ -1,6 +1,52 @@
 //! Sums over micro-batches of what the losses report as means.
 
-use crate::loss::{ApproxKl, PolicyLoss, ValueLoss};
+use super::{first_minibatch::Said, tokens::Reading};
+use crate::{
+    loss::{PolicyLoss, ValueLoss},
+    masked,
+    off_policy::ImportanceWeights,
+};
+
+/// Of weights that were not known before the steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct WeightTally {
+    n_tokens: f64,
+    n_kept: f64,
+    sum: f64,
+    n_truncated: f64,
+}
+
+impl WeightTally {
+    fn add(&mut self, importance: &ImportanceWeights) {
+        let n = importance.weights.len() as f64;
+        self.n_tokens += n;
+        self.n_kept += masked::count(&importance.kept) as f64;
+        self.sum += importance.weights.iter().sum::<f64>();
+        self.n_truncated += n * importance.truncated_fraction;
+    }
+
+    fn merge(&mut self, other: &WeightTally) {
+        self.n_tokens += other.n_tokens;
+        self.n_kept += other.n_kept;
+        self.sum += other.sum;
+        self.n_truncated += other.n_truncated;
+    }
+
+    /// Mean over the tokens that trained; `None` where no minibatch was weighed.
+    pub(super) fn mean(&self) -> Option<f64> {
+        (self.n_tokens > 0.0).then(|| self.sum / self.n_kept.max(1.0))
+    }
+
+    /// Share of tokens whose weight was cut to the cap.
+    pub(super) fn truncated_fraction(&self) -> Option<f64> {
+        (self.n_tokens > 0.0).then(|| self.n_truncated / self.n_tokens)
+    }
+
+    /// Share of tokens that weighed 0.
+    pub(super) fn filtered_fraction(&self) -> Option<f64> {
+        (self.n_tokens > 0.0).then(|| (self.n_tokens - self.n_kept) / self.n_tokens)
+    }
+}
 
 /// Of the policy loss.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -18,12 +64,24 @@ pub(super) struct PolicyTally {
     k3: f64,
     ratios: f64,
     squared_ratios: f64,
+    pub(super) weights: WeightTally,
+    /// Of one minibatch, what its forward passes said, where somebody will ask.
+    pub(super) said: Vec<Said>,
 }
 
 impl PolicyTally {
-    /// One micro-batch, and how far the policy had gone since the round began; the micro-batches of a minibatch are one
-    /// minibatch.
-    pub(super) fn add(&mut self, loss: &PolicyLoss, kl: ApproxKl) {
+    /// Some tokens of a micro-batch; the micro-batches of a minibatch are one minibatch.
+    pub(super) fn add(&mut self, reading: &Reading) {
+        let Reading { loss, kl, importance } = reading;
+        self.add_loss(loss);
+        let n = loss.n_tokens as f64;
+        self.k1 += n * kl.k1;
+        self.k2 += n * kl.k2;
+        self.k3 += n * kl.k3;
+        importance.iter().for_each(|importance| self.weights.add(importance));
+    }
+
+    fn add_loss(&mut self, loss: &PolicyLoss) {
         let n = loss.n_tokens as f64;
         self.n_minibatches = 1;
         self.n_tokens += loss.n_tokens;
@@ -31,17 +89,15 @@ impl PolicyTally {
         self.clipped += n * loss.clip_fraction;
         self.clipped_high += n * loss.clip_fraction_high;
         self.clipped_dual += n * loss.dual_clip_fraction;
-        self.k1 += n * kl.k1;
-        self.k2 += n * kl.k2;
-        self.k3 += n * kl.k3;
         self.ratios += loss.ratios.iter().sum::<f64>();
         self.squared_ratios += loss.ratios.iter().map(|r| r * r).sum::<f64>();
         self.ratio_max = loss.ratios.iter().copied().fold(self.ratio_max, f64::max);
     }
 
     /// Another part of the same minibatch.
-    pub(super) fn join(&mut self, part: &PolicyTally) {
-        self.merge(part);
+    pub(super) fn join(&mut self, part: PolicyTally) {
+        self.merge(&part);
+        self.said.extend(part.said);
         self.n_minibatches = 1;
     }
 
@@ -59,6 +115,7 @@ impl PolicyTally {
         self.ratios += other.ratios;
         self.squared_ratios += other.squared_ratios;
         self.ratio_max = self.ratio_max.max(other.ratio_max);
+        self.weights.merge(&other.weights);
     }
 
     fn mean(&self, sum: f64) -> f64 {

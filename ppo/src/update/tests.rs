@@ -2,6 +2,7 @@ mod arrival;
 mod estimators;
 mod head;
 mod length;
+mod log_linear;
 mod lora;
 mod optimum;
 mod penalty;
@@ -162,7 +163,7 @@ fn the_same_weights_say_the_same_twice() {
     let rollouts = world.rollouts(8, share_of(TokenId(3)));
     let (first, second) = (experience(&world, &rollouts), experience(&world, &rollouts));
     assert_eq!(first.passes, second.passes);
-    for (old, behavior) in first.passes.old.iter().zip(first.episodes.iter().flat_map(|e| &e.behavior)) {
+    for (old, behavior) in first.old_or_drawn.iter().zip(first.episodes.iter().flat_map(|e| &e.behavior)) {
         assert!((old - behavior).abs() < 1e-5, "old {old}, drawn with {behavior}");
     }
 }
@@ -178,8 +179,8 @@ fn every_log_prob_is_at_the_temperature_of_its_sample() {
     rollouts.extend(world.rollouts(6, share_of(TokenId(3))));
     let experience = experience(&world, &rollouts);
     let behavior: Vec<f64> = experience.episodes.iter().flat_map(|e| e.behavior.clone()).collect();
-    assert!(experience.passes.old.iter().zip(&behavior).all(|(old, behavior)| (old - behavior).abs() < 1e-5));
-    assert_eq!(experience.passes.old, experience.passes.reference);
+    assert!(experience.old_or_drawn.iter().zip(&behavior).all(|(old, behavior)| (old - behavior).abs() < 1e-5));
+    assert_eq!(experience.old_or_drawn, experience.passes.reference);
     let raw = rollouts.iter().flat_map(|r| &r.rollout().response).map(|t| f64::from(t.log_prob.0));
     assert!(raw.zip(&behavior).any(|(raw, drawn)| (raw - drawn).abs() > 0.1), "the temperature matters here");
     let stats = run(&mut world, &rollouts, 0).stats;
@@ -269,7 +270,7 @@ fn data_of_another_policy_make_no_step() {
     let before = bytes_of(world.models.policy.parameters());
     let outcome = run(&mut world, &rollouts, 0);
     assert!(!outcome.has_new_policy());
-    assert_eq!(outcome.stats.filtered_fraction, 1.0);
+    assert_eq!(outcome.stats.filtered_fraction, Some(1.0));
     assert_eq!(outcome.n_dropped()[&DropReason::OffPolicy], 8);
     assert!(outcome.is_skipped(), "and it is told");
     assert_eq!(bytes_of(world.models.policy.parameters()), before);

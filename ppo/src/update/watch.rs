@@ -11,6 +11,7 @@ use crate::{
     guard::{EPISODES_MIN, Guard, Trips, parts_ways},
     kl,
     models::Models,
+    off_policy::ImportanceWeights,
     rollout_log::DropReason,
 };
 
@@ -47,7 +48,8 @@ pub(super) fn n_reward_versions(rollouts: &[ScoredRollout]) -> usize {
 }
 
 impl Round<'_> {
-    /// The guards that judge a round by its data.
+    /// The guards that judge a round by its data. Those that ask for ℓ_old wait for the first minibatch where nobody has computed it
+    /// ([`first_minibatch`](super::first_minibatch)).
     pub(super) fn watch(&self, models: &mut Models, experience: &Experience, held_out: Option<f64>, trips: &mut Trips) {
         let config = self.config;
         if experience.episodes.is_empty() {
@@ -57,24 +59,36 @@ impl Round<'_> {
             }
             return;
         }
-        let gap = experience.engine_gap().unwrap_or(0.0);
-        if config.parity_gap_max > 0.0 && gap > config.parity_gap_max {
-            trips.add(Guard::Parity, gap, config.parity_gap_max);
-        }
-        let passes = &experience.passes;
-        let everything = vec![true; passes.old.len()];
-        let kl = kl::per_sequence(&passes.old, &passes.reference, &everything, &experience.lengths);
+        watch_engine(experience.engine_gap(), config, trips);
+        let (old, reference) = (&experience.old_or_drawn, &experience.passes.reference);
+        let everything = vec![true; old.len()];
+        let kl = kl::per_sequence(old, reference, &everything, &experience.lengths);
         let kl = kl.iter().sum::<f64>() / kl.len() as f64;
         if config.kl_budget > 0.0 && kl > config.kl_budget {
             trips.add(Guard::KlBudget, kl, config.kl_budget);
         }
-        // Over all tokens that may train: what is filtered weighs 0, or one answer that is left would speak for the round.
-        let ess = experience.importance.ess_fraction;
         let may_train = experience.is_alone.iter().any(|alone| !alone);
-        if may_train && ess < config.ess_min {
-            trips.add(Guard::Ess, ess, config.ess_min);
+        if let Some(importance) = experience.importance().filter(|_| may_train) {
+            watch_weights(importance, config, trips);
         }
         watch_held_out(&mut models.control, experience, held_out, trips);
+    }
+}
+
+/// Whether engine and trainer agree about the weights that both have, as far as that is known.
+pub(super) fn watch_engine(gap: Option<f64>, config: &config::Ppo, trips: &mut Trips) {
+    let gap = gap.unwrap_or(0.0);
+    if config.parity_gap_max > 0.0 && gap > config.parity_gap_max {
+        trips.add(Guard::Parity, gap, config.parity_gap_max);
+    }
+}
+
+/// Whether the data are the policy's own. Over all tokens that may train: what is filtered weighs 0, or one answer that is left
+/// would speak for the round.
+pub(super) fn watch_weights(importance: &ImportanceWeights, config: &config::Ppo, trips: &mut Trips) {
+    let ess = importance.ess_fraction;
+    if ess < config.ess_min {
+        trips.add(Guard::Ess, ess, config.ess_min);
     }
 }
 

@@ -118,6 +118,9 @@ pub(crate) struct Ppo {
     pub(crate) dtype: &'static str,
     pub(crate) device: String,
     pub(crate) threads: usize,
+    /// Knobs beside these; the peer has none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) set: Vec<String>,
     pub(crate) response_tokens: usize,
     pub(crate) total_tokens: usize,
     pub(crate) seconds: f64,

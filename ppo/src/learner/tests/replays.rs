@@ -12,7 +12,7 @@ use reward::normalization::Normalization;
 
 use super::{
     super::*,
-    resume::{N_UPDATES, finish, refuse_everything, stocked},
+    resume::{N_UPDATES, finish, refuse_everything, spare_the_pass, stocked},
     world::eventually,
 };
 use crate::{
@@ -157,6 +157,30 @@ fn rates_and_costs_are_those_of_the_record() {
         fs::remove_dir_all(data_dir.join("learner")).unwrap();
         fs::create_dir(data_dir.join("learner")).unwrap();
         check(&data_dir, &config, names);
+    }
+}
+
+/// Goal: an update is repeated with the old log-probs that it had, whatever is configured by now. Method: a run that guessed them, in
+/// the types that this machine has, replayed by who computes them; every digest, and the numbers that are not there.
+#[test]
+fn an_update_that_guessed_the_old_log_probs_is_repeated_so() {
+    let has_bf16 = kernels::bf16_level() > 0;
+    for dtype in ["f32", "bf16"].into_iter().filter(|dtype| has_bf16 || *dtype == "f32") {
+        let mut world = stocked(|config| {
+            spare_the_pass(config);
+            (config.keep_states, config.state_every, config.dtype) = (10, 1, dtype.to_string());
+        });
+        finish(&mut world);
+        let config = config::Ppo { proximal: "forward".to_string(), ..world.config.clone() };
+        let folder = world.close();
+        let data_dir = folder.path().join("data");
+        for update in 0..N_UPDATES {
+            let comparison = rebuild(&data_dir, &config, update).unwrap();
+            assert!(comparison.is_equal() && comparison.digests[0].is_some(), "{dtype}: {comparison:?}");
+            let number = |name: &str| comparison.numbers.iter().find(|(known, ..)| known == name).and_then(|it| it.1);
+            assert_eq!((number("sampling/ess"), number("staleness/mean")), (None, Some(update as f64)), "{dtype}");
+            assert!(number("first_minibatch/ess").is_some_and(|ess| ess > 0.5), "{dtype}");
+        }
     }
 }
 

@@ -172,6 +172,24 @@ fn a_death_at_any_moment_changes_no_bit_of_an_adapter() {
     check_every_copy(stocked(change), &moments);
 }
 
+/// And where nobody runs the policy before the steps, from rollouts of older and older versions, with whole weights and adapters.
+#[test]
+fn a_death_at_any_moment_changes_no_bit_without_the_pass_of_the_old_policy() {
+    let moments = ["claimed", "written", "registered", "judged", "committed", "ended", "saved"];
+    for lora_rank in [0, 2] {
+        let change = |config: &mut config::Ppo| {
+            spare_the_pass(config);
+            config.lora_rank = lora_rank;
+        };
+        check_every_copy(stocked(change), &moments);
+    }
+}
+
+/// Each minibatch guesses the old log-probs.
+pub(super) fn spare_the_pass(config: &mut config::Ppo) {
+    (config.proximal, config.importance) = ("log_linear".to_string(), "token_truncate".to_string());
+}
+
 /// And where no step is made, because the data are somebody else's.
 #[test]
 fn updates_without_a_step_are_part_of_the_history() {

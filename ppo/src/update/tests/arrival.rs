@@ -18,7 +18,7 @@ fn a_last_step_that_goes_too_far_takes_the_round_back() {
         (world.config.minibatch, world.config.epochs, world.config.max_grad_norm) = (32, 1, 1e6);
         let rollouts = world.rollouts(32, share_of(TokenId(3)));
         let before = bytes_of(world.models.policy.parameters());
-        let old = experience(&world, &rollouts).passes.old;
+        let old = experience(&world, &rollouts).old_or_drawn;
         let outcome = run(&mut world, &rollouts, 0);
         let stats = &outcome.stats;
         assert!(
@@ -32,7 +32,7 @@ fn a_last_step_that_goes_too_far_takes_the_round_back() {
         assert_eq!(stats.policy_final_kl_k3 > world.config.skip_kl, runs_away);
         assert_eq!(named(stats)["policy/approxkl_k3_final"], stats.policy_final_kl_k3);
         if !runs_away {
-            let new = experience(&world, &rollouts).passes.old;
+            let new = experience(&world, &rollouts).old_or_drawn;
             let k3 = old.iter().zip(&new).map(|(old, new)| (new - old).exp() - 1.0 - (new - old));
             let mean = k3.sum::<f64>() / old.len() as f64;
             assert!(mean > 0.0 && (mean - stats.policy_final_kl_k3).abs() < 1e-6 * mean.max(1e-3), "{mean}");

@@ -76,7 +76,7 @@ fn the_entropy_bonus_keeps_the_policy_open() {
         }
         world.config.policy_learning_rate = 0.0;
         let rollouts = world.rollouts(64, share_of(TokenId(3)));
-        run(&mut world, &rollouts, 6).stats.objective_entropy
+        run(&mut world, &rollouts, 6).stats.objective_entropy.unwrap()
     };
     let (with, without) = (entropy_after(1.0), entropy_after(0.0));
     assert!(with > without + 0.02, "with {with}, without {without}");

@@ -40,18 +40,18 @@ fn penalised(estimator: &str) -> (World, Experience) {
 
 /// The whole loss, written down anew: ratio to old, clip, and β·k of now and reference, a mean over tokens.
 fn naive(world: &World, experience: &Experience, estimator: &str, beta: f64) -> f64 {
-    let passes = &experience.passes;
+    let (passes, weights) = (&experience.passes, &experience.importance().unwrap().weights);
     let mut sum = 0.0;
     for (i, episode) in experience.episodes.iter().enumerate() {
         let batch = SequenceBatch::new(vec![episode.sequence.clone()]);
         let now = world.models.policy.frozen_log_probs(&batch, &[episode.temperature]).unwrap().log_probs;
         for (t, now) in experience.range(i).zip(now) {
             let (now, advantage) = (f64::from(now), experience.whitened[t]);
-            let ratio = (now - passes.old[t]).exp();
+            let ratio = (now - experience.old_or_drawn[t]).exp();
             let d = now - passes.reference[t];
             let kl = if estimator == "k2" { d * d / 2.0 } else { (-d).exp() - 1.0 + d };
             let surrogate = (-advantage * ratio).max(-advantage * ratio.clamp(0.8, 1.2));
-            sum += experience.importance.weights[t] * (surrogate + beta * kl);
+            sum += weights[t] * (surrogate + beta * kl);
         }
     }
     sum / experience.n_tokens() as f64

@@ -1,0 +1,344 @@
+//! Rounds that do not run the policy before their steps.
+
+use std::ops::ControlFlow;
+
+use policy::{
+    PolicyVersion, TokenId,
+    optimizer::Gradients,
+    sequence_batch::{Sequence, SequenceBatch},
+};
+use reward::ScoredRollout;
+
+use super::{Fate, Limits, Minibatch, Round, RoundOutcome, admit, largest_difference, run};
+use crate::{
+    experience::{Experience, PolicyPass, Proximal},
+    gate::alignment,
+    guard::Guard,
+    loss::{Aggregation, bounded_k3},
+    off_policy::LogLinear,
+    rollout_log::DropReason,
+    stats::named,
+    test_world::{VOCAB, World, bytes_of, share_of},
+    update::{minibatches, permutation},
+};
+
+/// A lineage of two publications: rollouts of version 0 are one behind.
+const ONE_BEHIND: [PolicyVersion; 2] = [PolicyVersion(1), PolicyVersion(0)];
+
+fn log_linear(config: &mut config::Ppo) {
+    (config.proximal, config.importance) = ("log_linear".to_string(), "token_truncate".to_string());
+}
+
+fn world(seed: u64) -> World {
+    World::with(seed, log_linear)
+}
+
+/// A policy that has made a round's steps since these rollouts were drawn.
+fn a_version_later(seed: u64) -> (World, Vec<ScoredRollout>) {
+    let mut world = world(seed);
+    let stale = world.rollouts(32, share_of(TokenId(3)));
+    (world.config.policy_learning_rate, world.config.warmup_updates) = (1e-2, 0);
+    (world.config.stop_kl, world.config.skip_kl) = (0.0, 0.0);
+    let rollouts = world.rollouts(32, share_of(TokenId(3)));
+    assert_eq!(run(&mut world, &rollouts, 0).stats.n_policy_steps, 4);
+    (world, stale)
+}
+
+/// A round of rollouts that are one version behind.
+fn run_behind(world: &mut World, rollouts: &[ScoredRollout]) -> RoundOutcome {
+    let round = Round { config: &world.config, update: 1, lineage: &ONE_BEHIND, pretraining: &[] };
+    round.run(&mut world.models, rollouts, &mut || ControlFlow::Continue(())).unwrap()
+}
+
+fn experience_behind(world: &World, rollouts: &[ScoredRollout]) -> Experience {
+    let limits = Limits { lineage: &ONE_BEHIND, vocab_size: VOCAB, trains_client_limited: false, held_out_share: 0.0 };
+    let pace = &mut || ControlFlow::Continue(());
+    Experience::collect(admit(rollouts, limits).episodes, &world.models, &world.config, 0.05, pace).unwrap()
+}
+
+/// What the trainer says of every token of these rollouts now, nats.
+fn said_now(world: &World, rollouts: &[ScoredRollout]) -> Vec<f64> {
+    let said = rollouts.iter().flat_map(|scored| {
+        let rollout = scored.rollout();
+        let response: Vec<TokenId> = rollout.response.iter().map(|token| token.id).collect();
+        let batch = SequenceBatch::new(vec![Sequence::new(&rollout.prompt, &response)]);
+        world.models.policy.frozen_log_probs(&batch, &[1.0]).unwrap().log_probs
+    });
+    said.map(f64::from).collect()
+}
+
+fn behavior(rollouts: &[ScoredRollout]) -> Vec<f64> {
+    rollouts.iter().flat_map(|r| r.rollout().response.iter().map(|t| f64::from(t.behavior.0))).collect()
+}
+
+fn mean(numbers: &[f64]) -> f64 {
+    numbers.iter().sum::<f64>() / numbers.len() as f64
+}
+
+fn assert_close(got: f64, expected: f64, what: &str) {
+    assert!((got - expected).abs() < 1e-5 * expected.abs().max(1.0), "{what}: {got} instead of {expected}");
+}
+
+/// Goal: where every rollout is the live version's own and the engine agrees with the trainer, the guess is the truth. Method: the
+/// same round with either word, its weights after four steps; the recorded log-probs are the trainer's to rounding, some 1e-7 nats,
+/// and so are rewards, ratios and weights of the first step. The rest is what steps of Adam make of that.
+#[test]
+fn fresh_rollouts_teach_the_same_without_the_pass() {
+    let after = |proximal: &str| {
+        let mut world = world(81);
+        world.config.proximal = proximal.to_string();
+        (world.config.policy_learning_rate, world.config.warmup_updates) = (1e-3, 0);
+        let before = weights(&world);
+        let rollouts = world.rollouts(32, share_of(TokenId(3)));
+        let stats = run(&mut world, &rollouts, 0).stats;
+        assert_eq!((stats.n_policy_steps, stats.n_value_steps), (4, 4));
+        (before, weights(&world), stats)
+    };
+    let ((before, forward, exact), (_, guessed, stats)) = (after("forward"), after("log_linear"));
+    let furthest = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let (moved, apart) = (furthest(&before, &forward), furthest(&forward, &guessed));
+    assert!(moved > 1e-3 && apart < 1e-4 * moved, "{apart} apart after {moved}");
+    assert!(apart > 0.0, "the last bits differ, or the knob does nothing");
+    for (got, expected) in [
+        (stats.ratio_mean, exact.ratio_mean),
+        (stats.policy_approx_kl_k3, exact.policy_approx_kl_k3),
+        (stats.objective_kl, exact.objective_kl),
+        (stats.importance_weight_mean.unwrap(), exact.importance_weight_mean.unwrap()),
+        (stats.return_mean, exact.return_mean),
+    ] {
+        assert_close(got, expected, "a number of the round");
+    }
+}
+
+fn weights(world: &World) -> Vec<f32> {
+    bytes_of(world.models.policy.parameters()).into_values().flatten().map(f32::from_bits).collect()
+}
+
+/// Goal: a token of the version before is taken to have been half of its way from its draw to now at the start of the round: α = 1/2.
+/// Method: one step's numbers against the formula, written down from the recorded log-probs and the trainer's own: the ratio and the
+/// weight are both the root of how much likelier the token has become, and the loss is made of them.
+#[test]
+fn a_token_of_the_version_before_is_half_way() {
+    let (mut world, stale) = a_version_later(82);
+    (world.config.minibatch, world.config.is_cap) = (32, 1000.0);
+    let roots: Vec<f64> =
+        said_now(&world, &stale).iter().zip(behavior(&stale)).map(|(l, drawn)| ((l - drawn) / 2.0).exp()).collect();
+    let largest = roots.iter().copied().fold(0.0, f64::max);
+    assert!(largest > 1.1, "the policy has moved: {largest}");
+    let advantages = experience_behind(&world, &stale).whitened;
+    let clipped = advantages.iter().zip(&roots).map(|(a, r)| r * (-a * r).max(-a * r.clamp(0.8, 1.2)));
+    let loss = mean(&clipped.collect::<Vec<f64>>());
+    let k3 = mean(&roots.iter().map(|r| bounded_k3(-r.ln())).collect::<Vec<f64>>());
+
+    world.config.importance = "token_mask".to_string();
+    (world.config.is_mask_low, world.config.is_mask_high, world.config.ess_min) = (0.95, 1.05, 0.0);
+    let outside = roots.iter().filter(|r| !(0.95..=1.05).contains(*r)).count() as f64 / roots.len() as f64;
+    assert!(outside > 0.1 && outside < 0.9, "{outside}");
+    world.config.policy_learning_rate = 0.0;
+    assert_close(run_behind(&mut world, &stale).stats.filtered_fraction.unwrap(), outside, "masked");
+
+    world.config.importance = "token_truncate".to_string();
+    let stats = run_behind(&mut world, &stale).stats;
+    assert_eq!((stats.n_policy_steps, stats.staleness_mean), (1, 1.0), "{:?}", stats.trips);
+    assert_close(stats.ratio_mean, mean(&roots), "ratio");
+    assert_close(stats.ratio_max, largest, "largest ratio");
+    assert_close(stats.importance_weight_mean.unwrap(), mean(&roots), "weight");
+    assert_close(stats.policy_loss, loss, "loss");
+    assert_close(stats.policy_approx_kl_k3, k3, "KL from the guess");
+    assert_eq!((stats.filtered_fraction, stats.importance_truncated_fraction), (Some(0.0), Some(0.0)));
+    world.config.is_cap = 1.0;
+    let cut = roots.iter().filter(|r| **r > 1.0).count() as f64 / roots.len() as f64;
+    assert_close(run_behind(&mut world, &stale).stats.importance_truncated_fraction.unwrap(), cut, "cut");
+}
+
+/// Goal: centre and weight are constants, although they are made of what has a gradient. Method: the gradients of a minibatch, every
+/// bit against those with the same numbers written down beforehand; in pieces that cut nothing and in pieces of one episode.
+#[test]
+fn no_gradient_flows_through_the_guess() {
+    let (mut world, stale) = a_version_later(83);
+    let guessed = experience_behind(&world, &stale);
+    let Proximal::LogLinear(mode) = guessed.proximal else { panic!("nobody computed it") };
+    let now = said_now(&world, &stale);
+    let behavior = behavior(&stale);
+    let tokens = LogLinear { behavior: &behavior, drawn: &behavior, staleness: &vec![1; now.len()] };
+    let log_probs = tokens.proximal(&now);
+    let importance = tokens.weights(&log_probs, &vec![true; now.len()], mode);
+    let pass = PolicyPass { old: log_probs.clone(), entropies: Vec::new() };
+    let mut known = guessed.clone();
+    (known.passes.policy, known.proximal) = (Some(pass), Proximal::Known { log_probs, importance });
+    let members: Vec<usize> = (0..guessed.episodes.len()).collect();
+    for micro_batch_tokens in [1 << 20, 1] {
+        world.config.micro_batch_tokens = micro_batch_tokens;
+        let gradients = |experience: &Experience| {
+            let minibatch = Minibatch::new(experience, &members, Aggregation::TokenMean);
+            let pace = &mut || ControlFlow::Continue(());
+            minibatch.policy_gradients(&world.models, &world.config, Gradients::new(), pace).unwrap()
+        };
+        let ((of_guess, tally), (of_known, _)) = (gradients(&guessed), gradients(&known));
+        assert!(largest_difference(&of_guess, &of_known) < 1e-7);
+        assert!(tally.ratio_max > 1.1, "{}", tally.ratio_max);
+    }
+}
+
+/// Goal: what nobody has measured is absent, not 0. Method: the names of a round with either word, of one in which the value model
+/// warms up, whose policy nobody runs at all, and of one whose rollouts the live version did not draw.
+#[test]
+fn what_nobody_has_measured_is_absent() {
+    let names = |seed: u64, change: fn(&mut config::Ppo)| {
+        let mut world = World::with(seed, |config| {
+            log_linear(config);
+            change(config);
+        });
+        let rollouts = world.rollouts(32, share_of(TokenId(3)));
+        named(&run(&mut world, &rollouts, 0).stats)
+    };
+    let of_pass = [
+        "objective/entropy",
+        "policy/entropy_avg",
+        "sampling/ess",
+        "sampling/sampling_logp_difference/mean",
+        "sampling/sampling_logp_difference/max",
+        "sampling/kl_k3",
+    ];
+    let of_weights =
+        ["sampling/importance_sampling_ratio/mean", "sampling/truncated_fraction", "sampling/filtered_fraction"];
+    let of_first = ["first_minibatch/entropy", "first_minibatch/ess", "first_minibatch/logp_difference"];
+    let forward = names(84, |config| config.proximal = "forward".to_string());
+    let spared = names(84, |_| ());
+    let warming_up = names(84, |config| config.value_warmup_updates = 1);
+    for name in of_pass {
+        let known = [&forward, &spared, &warming_up].map(|numbers| numbers.contains_key(name));
+        assert_eq!(known, [true, false, false], "{name}");
+    }
+    for name in of_weights {
+        let known = [&forward, &spared, &warming_up].map(|numbers| numbers.contains_key(name));
+        assert_eq!(known, [true, true, false], "{name}");
+    }
+    for name in of_first {
+        let known = [&forward, &spared, &warming_up].map(|numbers| numbers.contains_key(name));
+        assert_eq!(known, [false, true, false], "{name}");
+    }
+    assert!(spared["first_minibatch/logp_difference"] < 1e-6);
+    assert!((spared["first_minibatch/entropy"] - forward["objective/entropy"]).abs() < 0.05);
+    assert_eq!(forward.len() - of_pass.len(), spared.len() - of_first.len(), "nothing else");
+    let (mut world, stale) = a_version_later(84);
+    let numbers = named(&run_behind(&mut world, &stale).stats);
+    assert!(!numbers.contains_key("first_minibatch/logp_difference") && numbers.contains_key("first_minibatch/ess"));
+}
+
+/// Goal: an engine that computes something else still stops learning, and so do data of another policy, although neither ratio nor
+/// weight shows them. Method: rollouts as if drawn with 0.05 nats less a token, of which the first minibatch tells before any step;
+/// one answer that is hardly the policy's; and what the round makes of the first where nobody looks.
+#[test]
+fn the_first_minibatch_tells_of_what_the_guess_hides() {
+    let refused = |world: &mut World, rollouts: &[ScoredRollout], guard: Guard, reason: DropReason| {
+        let bits = |world: &World| [world.models.policy.parameters(), world.models.value.parameters()].map(bytes_of);
+        let before = bits(world);
+        let outcome = run(world, rollouts, 0);
+        assert_eq!(outcome.stats.trips.count(guard), 1, "{:?}", outcome.stats.trips);
+        assert!(bits(world) == before && outcome.is_skipped(), "no step of either model");
+        assert!(outcome.fates.iter().all(|fate| *fate == Fate::Dropped(reason)), "{:?}", outcome.fates);
+    };
+    let mut world = world(85);
+    (world.config.policy_learning_rate, world.config.warmup_updates, world.config.minibatch) = (1e-3, 0, 16);
+    let rollouts = world.rollouts(16, share_of(TokenId(3)));
+    let drawn_with = |gap: f32| -> Vec<ScoredRollout> {
+        rollouts.iter().map(|r| World::redrawn(r.clone(), |token| token.behavior.0 -= gap)).collect()
+    };
+    world.config.parity_gap_max = 0.02;
+    refused(&mut world, &drawn_with(0.05), Guard::Parity, DropReason::Guard);
+    world.config.parity_gap_max = 0.1;
+    let stats = run(&mut world, &drawn_with(0.05), 0).stats;
+    assert_close(stats.ratio_mean, 0.05_f64.exp(), "the gap, taken for learning");
+    assert_eq!((stats.n_policy_steps, stats.importance_weight_mean), (1, Some(1.0)));
+    assert_close(named(&stats)["first_minibatch/logp_difference"], 0.05, "but told of");
+
+    (world.config.parity_gap_max, world.config.is_cap) = (0.0, 1000.0);
+    let mut rollouts = drawn_with(0.0);
+    let stranger = rollouts.pop().unwrap();
+    rollouts.push(World::redrawn(stranger, |token| token.behavior.0 -= 4.0));
+    refused(&mut world, &rollouts, Guard::Ess, DropReason::OffPolicy);
+    world.config.ess_min = 0.0;
+    let outcome = run(&mut world, &rollouts, 0);
+    assert!(outcome.stats.ran_away && outcome.stats.trips.count(Guard::SkipKl) == 1, "it passes for a way too far");
+    world.config.skip_kl = 0.0;
+    world.config.stop_kl = 0.0;
+    assert!(run(&mut world, &rollouts, 0).has_new_policy(), "both are knobs: {:?}", outcome.stats.trips);
+}
+
+/// Goal: how far the last step has come is measured, not guessed. Method: a round of two minibatches of stale rollouts; its way and
+/// its lessons against passes before and after over the first of them; and one step too far.
+#[test]
+fn the_way_of_the_last_step_is_measured_from_the_first_minibatch() {
+    let (mut world, stale) = a_version_later(86);
+    (world.config.minibatch, world.config.policy_learning_rate) = (16, 3e-3);
+    let order = permutation(world.config.seed, 1, 0, 32);
+    let mut members = minibatches(&order, 16)[0].to_vec();
+    members.sort_unstable();
+    let first: Vec<ScoredRollout> = members.iter().map(|i| stale[*i].clone()).collect();
+    let old = said_now(&world, &first);
+    let outcome = run_behind(&mut world, &stale);
+    let new = said_now(&world, &first);
+    let k3 = mean(&old.iter().zip(&new).map(|(old, new)| bounded_k3(old - new)).collect::<Vec<f64>>());
+    assert_eq!(outcome.stats.n_policy_steps, 2, "{:?}", outcome.stats.trips);
+    assert!(k3 > 1e-4 && (outcome.stats.policy_final_kl_k3 / k3 - 1.0).abs() < 1e-3, "{k3}");
+    assert!(outcome.stats.policy_final_kl_to_reference > 0.0);
+    assert_eq!(outcome.lessons.len(), 16);
+    let sums = outcome.lessons.iter().fold((0.0, 0.0), |(o, n), l| (o + l.old_log_prob, n + l.new_log_prob));
+    assert_close(sums.0, old.iter().sum(), "before");
+    assert_close(sums.1, new.iter().sum(), "after");
+    assert!(alignment(&outcome.lessons).unwrap() > 0.0);
+
+    let before = bytes_of(world.models.policy.parameters());
+    (world.config.minibatch, world.config.policy_learning_rate, world.config.max_grad_norm) = (32, 0.5, 1e6);
+    world.config.skip_kl = 0.2;
+    let outcome = run_behind(&mut world, &stale);
+    assert!(outcome.stats.ran_away && outcome.stats.trips.count(Guard::SkipKl) == 1, "{:?}", outcome.stats.trips);
+    assert_eq!(bytes_of(world.models.policy.parameters()), before);
+}
+
+/// Goal: it learns, from data that are always a version old, whole weights and adapters, with the KL in the rewards and in the loss.
+/// Method: a planted reward and rollouts of the version before in every round.
+#[test]
+fn a_planted_reward_is_learnt_from_the_version_before() {
+    let variants: [fn(&mut config::Ppo); 4] = [
+        |_| (),
+        |config| (config.lora_rank, config.lora_alpha) = (4, 16.0),
+        |config| (config.kl_in, config.kl_estimator) = ("loss".to_string(), "k2".to_string()),
+        |config| config.importance = "off".to_string(),
+    ];
+    for (n, variant) in variants.into_iter().enumerate() {
+        let mut world = World::with(87, |config| {
+            log_linear(config);
+            (config.policy_learning_rate, config.value_learning_rate) = (1e-2, 1e-2);
+            (config.warmup_updates, config.kl_coef) = (0, 0.01);
+            (config.stop_kl, config.skip_kl) = (1.0, 10.0);
+            variant(config);
+        });
+        let mut behind = world.rollouts(32, share_of(TokenId(3)));
+        let mut means = Vec::new();
+        for _ in 0..24 {
+            let drawn = world.rollouts(32, share_of(TokenId(3)));
+            means.push(run_behind(&mut world, &std::mem::replace(&mut behind, drawn)).stats.objective_scores);
+        }
+        assert!(mean(&means[18..]) > mean(&means[..6]) + 0.05, "variant {n}: {means:?}");
+    }
+}
+
+/// Goal: a record need not hold the machine's load here either. Method: two rounds, on one thread and on three.
+#[test]
+fn a_round_without_the_pass_gives_the_same_bits_on_any_number_of_threads() {
+    let fingerprint = |n_threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
+        pool.install(|| {
+            let mut world = World::wide(88);
+            log_linear(&mut world.config);
+            world.config.micro_batch_tokens = 30;
+            let rollouts = world.rollouts(8, share_of(TokenId(3)));
+            run(&mut world, &rollouts, 0);
+            let outcome = run_behind(&mut world, &rollouts);
+            (crate::state::fingerprint(&world.models, 2).unwrap(), named(&outcome.stats).len())
+        })
+    };
+    assert_eq!(fingerprint(1), fingerprint(3));
+}
