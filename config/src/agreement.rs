@@ -2,9 +2,8 @@
 
 use crate::{Config, ConfigError};
 
-/// Below it `ppo.watch_latency_factor` would take noise for a slow version, and with adapters every one of them: beside bare weights
-/// they were seen to take 1.2 to 2.2 times as long.
-const LATENCY_FACTOR_MIN: [f64; 2] = [1.5, 2.5];
+/// Below it `ppo.watch_latency_factor` would take noise for a slow version.
+const LATENCY_FACTOR_MIN: f64 = 1.5;
 
 impl Config {
     /// Whether the keys agree with each other; single values were judged when they arrived.
@@ -57,13 +56,11 @@ impl Config {
     }
 
     fn check_latency_factor(&self) -> Result<(), ConfigError> {
-        let (factor, rank) = (self.ppo.watch_latency_factor, self.ppo.lora_rank);
-        let least = LATENCY_FACTOR_MIN[usize::from(rank > 0)];
-        if factor == 0.0 || factor >= least {
+        let factor = self.ppo.watch_latency_factor;
+        if factor == 0.0 || factor >= LATENCY_FACTOR_MIN {
             return Ok(());
         }
-        let expected = format!("0, or at least {least} with {}", self.cite("ppo.lora_rank", rank));
-        Err(self.disagreement("ppo.watch_latency_factor", expected, factor))
+        Err(self.disagreement("ppo.watch_latency_factor", format!("0, or at least {LATENCY_FACTOR_MIN}"), factor))
     }
 
     fn check_ranges(&self) -> Result<(), ConfigError> {

@@ -220,8 +220,6 @@ fn keys_that_contradict_each_other_are_refused() {
     check_refused(load(&[], &["ppo.is_geo_low=2"]), &["`ppo.is_geo_low`", "at most `ppo.is_geo_high` = 1.25", "2.0"]);
     check_refused(load(&[], &["ppo.is_mask_low=6"]), &["`ppo.is_mask_low`", "at most `ppo.is_mask_high` = 5.0", "6.0"]);
     check_refused(load(&[], &["ppo.watch_latency_factor=1.1"]), &["`ppo.watch_latency_factor`", "0, or at least 1.5"]);
-    let adapters = ["ppo.lora_rank=4", "ppo.watch_latency_factor=2.4"];
-    check_refused(load(&[], &adapters), &["`ppo.watch_latency_factor`", "at least 2.5 with `ppo.lora_rank` = 4"]);
     check_refused(load(&[], &["ppo.dual_clip=1.1"]), &["`ppo.dual_clip`", "1 + `ppo.clip_high` = 0.2", "1.1"]);
     check_refused(load(&[], &["ppo.kl_in=loss"]), &["`ppo.kl_estimator`", "k3", "`ppo.kl_in` = \"loss\"", "k1"]);
     assert!(load(&[], &["ppo.kl_in=loss", "ppo.kl_estimator=k3"]).is_ok());

@@ -14,14 +14,14 @@ mod board;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use policy::{PolicyVersion, checkpoint::intake::Intake};
+use policy::{PolicyVersion, checkpoint::intake::Intake, engine::Engine};
 
 pub use board::{AverageBoard, AverageOutcome};
 
 use crate::{
     averaging::FILE_SUFFIX,
-    import::{Accepts, ImportError, ImportSetup, Importer},
-    learner::LearnerSetup,
+    import::{Accepts, ImportError, ImportSetup, Importer, Obstacle},
+    learner::{LearnerSetup, is_halted},
     registry::{Registry, RegistryError, versions_folder},
     rollout_log::{Averaged, RolloutLog, Start, UpdateRow, VersionRow},
 };
@@ -30,6 +30,7 @@ use crate::{
 pub struct Averages {
     importer: Importer,
     registry: Registry,
+    engine: Engine,
     log: RolloutLog,
     /// `ppo.ema_judge_every`.
     every: u64,
@@ -71,6 +72,7 @@ impl Averages {
         Ok(Some(Averages {
             importer,
             registry,
+            engine: engine.clone(),
             log,
             every: config.ema_judge_every,
             seen: None,
@@ -96,10 +98,14 @@ impl Averages {
         if self.seen == Some(live) || self.importer.may_begin().is_err() {
             return Ok(());
         }
+        let obstacle = self.obstacle(live);
+        if obstacle().is_some() {
+            return Ok(());
+        }
         if let Some(of) = self.due(live)? {
             let file = self.registry.companion(live, FILE_SUFFIX);
             let name = file.file_name().map(Path::new).expect("a file of a version has a name");
-            match self.importer.load_average(name, of) {
+            match self.importer.load_average(name, of, obstacle) {
                 // Somebody else came first: nothing was spent on it.
                 Err(ImportError::Full | ImportError::Stopping) => return Ok(()),
                 ended => self.note(of, ended)?,
@@ -107,6 +113,16 @@ impl Averages {
         }
         self.seen = Some(live);
         Ok(())
+    }
+
+    /// What ends the judging of the average beside a version: that another one is live, and would be what it is held against; and
+    /// that learning is halted, for then a rollback may want the place in memory.
+    fn obstacle(&self, live: PolicyVersion) -> Obstacle {
+        let (engine, data_dir) = (self.engine.clone(), self.registry.data_dir().to_path_buf());
+        Arc::new(move || match engine.live() == live {
+            false => Some(format!("{live} is live no longer, beside which it was to be judged")),
+            true => is_halted(&data_dir).then(|| "learning was halted, and it made way".to_owned()),
+        })
     }
 
     /// What the average beside a version is of, if its turn has come.

@@ -109,19 +109,24 @@ pub struct Wish<'a> {
     pub promote: Option<Promote<'a>>,
 }
 
+/// Says why a candidate is not to be judged any longer.
+pub(crate) type Obstacle = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+
 /// Takes files; clones share one turn.
 #[derive(Clone)]
 pub struct Importer {
     setup: Arc<ImportSetup>,
     turn: Arc<Mutex<()>>,
     counts: Arc<[AtomicU64; ImportOutcome::ALL.len()]>,
+    /// Asked all through a judging, of what nobody has asked for: it makes way, and is worth nothing unjudged.
+    obstacle: Option<Obstacle>,
 }
 
 impl Importer {
     /// Nothing happens until a file is named.
     #[must_use]
     pub fn new(setup: ImportSetup) -> Importer {
-        Importer { setup: Arc::new(setup), turn: Arc::default(), counts: Arc::default() }
+        Importer { setup: Arc::new(setup), turn: Arc::default(), counts: Arc::default(), obstacle: None }
     }
 
     /// Where files may come from.
@@ -236,7 +241,7 @@ impl Importer {
         let _place = Place { engine: self.setup.engine.clone(), version };
         let judged = self.judge(version);
         failpoint::passed("import.judged");
-        let ended = match obsolete() {
+        let ended = match self.want_of_a_verdict(&judged).or_else(obsolete) {
             Some(why) => self.give_up(registry, version, why),
             None => self.end(registry, version, judged, marks),
         };

@@ -58,6 +58,7 @@ use reward::Scorer;
 
 pub use crate::beginning::ValueStart;
 pub use error::LearnerError;
+pub(crate) use halt::is_halted;
 pub use status::{HISTORY_MAX, LearnerState, LearnerStatus};
 
 use crate::{

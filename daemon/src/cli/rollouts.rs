@@ -24,7 +24,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Count rollouts by state, version and reason, those included that had not trained when they left the log. What never reached
-    /// it (`queue_full`, `write_failed`) is counted by each daemon for itself, in `/metrics` only.
+    /// it (`not_stored`, `queue_full`, `write_failed`) is counted by each daemon for itself, in `/metrics` only.
     Stats(StatsArgs),
     /// Write rollouts as JSON lines.
     Export(ExportArgs),

@@ -26,6 +26,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// What a connection on which nothing was asked yet gets for its first request, once the daemon ends, and for the answer. Its
 /// client may have connected a moment before, and one that is closed without a word learns less than one that is told 503.
 const FIRST_WORD: Duration = Duration::from_secs(1);
+/// How long is accepted what the system has accepted for us, before the port closes.
+const LAST_CALL: Duration = Duration::from_millis(100);
 
 /// Limits of connections.
 #[derive(Clone, Copy, Debug)]
@@ -105,10 +107,12 @@ pub(crate) async fn serve(
         }
     }
     // A port that closes resets what the system has accepted for us, and who is reset cannot know what became of a request.
-    for _ in 0..limits.connections_max {
+    let until = tokio::time::Instant::now() + LAST_CALL;
+    while *cut.borrow() < Stop::Cut && tokio::time::Instant::now() < until {
         match tokio::time::timeout(Duration::ZERO, accept(&listener, &permits)).await {
             Ok(Ok(accepted)) => serve_one(accepted, None),
-            _ => break,
+            Ok(Err(error)) => tracing::debug!(%error, "accept failed"),
+            Err(_) => break,
         }
     }
     drop(listener);

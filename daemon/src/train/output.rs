@@ -78,7 +78,7 @@ impl Output {
     }
 
     /// Why a file must stay that the run reads.
-    fn is_read(&self, path: &Path) -> Option<String> {
+    pub(super) fn is_read(&self, path: &Path) -> Option<String> {
         let canonical = path.canonicalize().ok()?;
         let (argument, _) = self.inputs.iter().find(|(_, input)| *input == canonical)?;
         Some(format!("it is the file of {argument}, and would be lost"))

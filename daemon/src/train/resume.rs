@@ -93,12 +93,17 @@ fn path_beside(out: &Path) -> PathBuf {
     out.with_extension("resume")
 }
 
-/// Refuses to begin anew over an interrupted run that nobody has said what is to become of.
+/// Refuses to begin anew over an interrupted run that nobody has said what is to become of, and to write a state over anything else.
 ///
 /// # Errors
-/// When there is one, and neither `--resume` nor `--replace` was given.
+/// When there is one, and neither `--resume` nor `--replace` was given; when its file would be the result's, or one that is read.
 pub(super) fn check(output: &Output, fit: &FitOptions) -> Result<()> {
     let path = path_beside(output.path());
+    let is_out = (path == output.path()).then(|| "it is --out itself; give that another ending".to_owned());
+    if let Some(reason) = is_out.or_else(|| output.is_read(&path)) {
+        let reason = format!("the state of the run would lie in {}: {reason}", path.display());
+        return Err(TrainError::Output { path: output.path().to_owned(), reason });
+    }
     if fit.resume || fit.replace || !path.exists() {
         return Ok(());
     }
@@ -166,19 +171,28 @@ impl ResumeFile {
         Ok(Some((Resumed { step: head.step, adam }, head.place)))
     }
 
-    /// Writes it if the last time is long enough ago (`--state-every-s`).
-    ///
-    /// # Errors
-    /// When the disk refuses; the one before is then what it was.
+    /// Writes it if the last time is long enough ago (`--state-every-s`); as [`ResumeFile::write_or_tell`].
     pub(super) fn write_if_due<P: Serialize>(
         &mut self,
         (step, place): (usize, &P),
         parameters: &BTreeMap<String, Var>,
         adam: &AdamW,
-    ) -> Result<()> {
-        match self.written.elapsed() >= self.every {
-            true => self.write((step, place), parameters, adam),
-            false => Ok(()),
+    ) {
+        if self.written.elapsed() >= self.every {
+            self.write_or_tell((step, place), parameters, adam);
+        }
+    }
+
+    /// Writes it. Where the disk refuses, the run goes on, and the state before stays what it was.
+    pub(super) fn write_or_tell<P: Serialize>(
+        &mut self,
+        at: (usize, &P),
+        parameters: &BTreeMap<String, Var>,
+        adam: &AdamW,
+    ) {
+        if let Err(error) = self.write(at, parameters, adam) {
+            say::tell(format_args!("warning: what to go on from after an interruption could not be written: {error}"));
+            self.written = Instant::now();
         }
     }
 

@@ -255,7 +255,7 @@ fn fit(
     let rankings: Vec<Ranking> = data.train.iter().map(Ranking::from).collect();
     let (resumed, place) = state.restore::<Place>(model.parameters())?.unzip();
     model.rounded().forget();
-    let (mut place, mut failure) = (place.unwrap_or_default(), None);
+    let mut place = place.unwrap_or_default();
     let bar = progress::bar(0, "reward model");
     let is_stopped = || interrupt.is_raised();
     let after_step = |now: &RankingProgress, adam: &AdamW| {
@@ -264,15 +264,12 @@ fn fit(
         bar.set_message(format!("loss {:.3}, accuracy {:.3}", now.report.loss, now.report.accuracy()));
         place.first_loss.get_or_insert(now.report.loss);
         (place.step, place.last_loss) = (now.step, now.report.loss);
-        failure = state.write_if_due((now.step, &place), model.parameters(), adam).err();
-        if is_stopped() || failure.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        state.write_if_due((now.step, &place), model.parameters(), adam);
+        if is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let ended = ranking_trainer::train_until(model, &rankings, &options, resumed, &is_stopped, after_step);
     let adam = ended.map_err(TrainError::run(&args.out))?;
     bar.finish_and_clear();
-    if let Some(error) = failure {
-        return Err(error);
-    }
     let (n_steps, Place { step, first_loss, last_loss }) = (options.n_steps(rankings.len()), place);
     if step < n_steps {
         // A reward model without its scale is refused everywhere, so there is no model to keep.

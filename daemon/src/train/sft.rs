@@ -156,7 +156,8 @@ fn output(args: &Args) -> Result<Output> {
     if args.keep_epochs || args.judge.reward_model.is_some() {
         let argument = if args.keep_epochs { "--keep-epochs" } else { "--reward-model" };
         // An interrupted run has written its epochs, maybe one more than it has written down.
-        let n_own = resume::place::<Place>(&output, &args.fit)?.map_or(0, |place| place.n_epochs() + 1);
+        let n_done = resume::place::<Place>(&output, &args.fit)?.map_or(0, |place| place.n_epochs());
+        let n_own = if args.fit.resume { n_done + 1 } else { 0 };
         output.check_epochs(args.epochs, n_own, argument)?;
     }
     Ok(output)

@@ -136,25 +136,20 @@ impl Waiting {
     /// Takes a place for a request, which asks for so much. No more of that is counted than one tenant may have waiting: the first
     /// request may ask for anything, and would shut the others out until its last sequence but a few has a slot.
     ///
-    /// A tenant of whom nothing waits gets in however many others do, where anybody may wait at all: nobody is refused because of
-    /// another one ([`Room`](super::Room) has the same rule).
-    ///
     /// # Errors
     /// How many requests wait, of all or of this tenant, where these or what they ask for are as many as may.
     pub(super) fn enter(self: &Arc<Waiting>, tenant: Tenant, asked: Crowd, max: WaitingMax) -> Result<Place, usize> {
         let counted = asked.at_most(max.of_one);
         let mut crowds = self.crowds.lock().expect(UNPOISONED);
-        let own = crowds.of.get(&tenant).copied().unwrap_or_default();
-        let is_known = tenant != Tenant::ANYBODY;
-        let has_room = max.all.admits(crowds.all, counted) || (is_known && own.requests == 0);
-        if !has_room {
+        if !max.all.admits(crowds.all, counted) {
             return Err(crowds.all.requests);
         }
-        if is_known {
-            if !max.of_one.admits(own, counted) {
+        if tenant != Tenant::ANYBODY {
+            let own = crowds.of.entry(tenant).or_default();
+            if !max.of_one.admits(*own, counted) {
                 return Err(own.requests);
             }
-            crowds.of.insert(tenant, own.and(counted));
+            *own = own.and(counted);
         }
         crowds.all = crowds.all.and(counted);
         self.n_requests.store(crowds.all.requests, Ordering::Release);
@@ -208,20 +203,6 @@ mod tests {
         assert!(waiting.enter(heavy, asks(1), max).is_ok());
     }
 
-    /// Goal: a full queue is full of others, for whom nobody else has to go without. Method: two tenants that fill it, and a third.
-    #[test]
-    fn the_first_request_of_a_tenant_finds_a_place_in_a_full_queue() {
-        let (waiting, max) = (Arc::default(), WaitingMax::new(queue(8), 0.75));
-        let of_others = [1, 2].map(|tenant| places(&waiting, Tenant(tenant), max));
-        assert_eq!(waiting.count(), 8);
-        let first = waiting.enter(Tenant(3), asks(1), max).expect("nothing of it waits");
-        assert_eq!(waiting.enter(Tenant(3), asks(1), max).err(), Some(9));
-        assert_eq!(waiting.enter(Tenant::ANYBODY, asks(1), max).err(), Some(9), "it may be anybody's tenth");
-        drop((of_others, first));
-        let none = WaitingMax::new(queue(0), 0.75);
-        assert_eq!(waiting.enter(Tenant(3), asks(1), none).err(), Some(0), "nobody waits where there is no queue");
-    }
-
     #[test]
     fn who_is_not_told_apart_may_fill_it() {
         let (waiting, max) = (Arc::default(), WaitingMax::new(queue(8), 0.1));
@@ -247,14 +228,14 @@ mod tests {
         let huge = enter(1, 128).expect("nobody waits");
         assert_eq!(enter(1, 1).err(), Some(1), "its half is full");
         let other = enter(2, 128).expect("one request has no more than its tenant's half");
-        assert_eq!(enter(0, 1).err(), Some(2), "two halves are all");
+        assert_eq!(enter(3, 1).err(), Some(2), "two halves are all");
         drop((huge, other));
         let four = enter(1, 4).expect("the huge one is gone");
         assert_eq!(enter(1, 2).err(), Some(1), "half are for others");
         let five = enter(2, 5).expect("it is another's half");
-        assert_eq!(enter(0, 2).err(), Some(2), "nine wait");
+        assert_eq!(enter(3, 2).err(), Some(2), "nine wait");
         let last = enter(3, 1).expect("nine wait");
-        assert_eq!((waiting.count(), enter(3, 1).err()), (3, Some(3)));
+        assert_eq!((waiting.count(), enter(4, 1).err()), (3, Some(3)));
         drop((four, five, last));
         assert_eq!(waiting.crowds.lock().unwrap().all, Crowd::default());
         assert_eq!((waiting.count(), enter(1, 128).is_ok()), (0, true));
@@ -292,7 +273,7 @@ mod tests {
         let huge = enter(1, 4000).expect("nobody waits");
         assert_eq!(enter(1, 1).err(), Some(1), "its half is full");
         let few = enter(2, 20).expect("half is for others");
-        assert_eq!((enter(2, 31).err(), enter(0, 31).err()), (Some(2), Some(2)), "101 are too many");
+        assert_eq!((enter(2, 31).err(), enter(3, 31).err()), (Some(2), Some(2)), "101 are too many");
         huge.give_back(Crowd { requests: 0, sequences: 0, tokens: 3990 });
         let next = enter(1, 40).expect("ten are left of its first");
         drop((huge, few, next));

@@ -11,25 +11,32 @@ use policy::{
     checkpoint::{self, copy_durably, header_of_file},
 };
 
-use super::{ImportError, Importer, io_error, reading::Reading};
+use super::{ImportError, Importer, Obstacle, io_error, reading::Reading};
 use crate::{
     registry::Candidate,
     rollout_log::{Averaged, ImportSource},
 };
 
 impl Importer {
-    /// Has an average judged, and kept where it passes; it never goes live by that. Blocks until then.
+    /// Has an average judged, and kept where it passes; it never goes live by that. Blocks until then, or until there is an
+    /// obstacle, or nobody could judge it: then there is no verdict.
     ///
     /// # Errors
     /// [`ImportError`].
-    pub(crate) fn load_average(&self, path: &Path, of: Averaged) -> Result<PolicyVersion, ImportError> {
+    pub(crate) fn load_average(
+        &self,
+        path: &Path,
+        of: Averaged,
+        obstacle: Obstacle,
+    ) -> Result<PolicyVersion, ImportError> {
         self.may_begin()?;
+        let this = Importer { obstacle: Some(obstacle), ..self.clone() };
         let registry = &self.setup.registry;
         let version = match self.setup.engine.beside_serving(|| self.register_average(path, of)) {
             Err(_) if self.setup.engine.is_shutting_down() => return Err(ImportError::Stopping),
             registered => registered?,
         };
-        let ended = self.try_out(registry, version, &of.numbers(), || self.was_left(of.last));
+        let ended = this.try_out(registry, version, &of.numbers(), || self.was_left(of.last));
         self.forget(version);
         registry.keep_house(&self.setup.engine.in_memory());
         ended.map(|()| version)

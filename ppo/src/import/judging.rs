@@ -59,13 +59,34 @@ impl Importer {
     fn bring_in(&self, version: PolicyVersion) -> Result<(), ImportError> {
         let ImportSetup { engine, registry, .. } = &*self.setup;
         let until = Instant::now() + PLACE_PATIENCE;
-        let go_on = || !engine.is_shutting_down() && Instant::now() < until;
+        let go_on = || self.goes_on() && Instant::now() < until;
         let load = || engine.load(version, &registry.path(version));
         if !once_there_is_room(engine, version, &go_on, load)? {
+            if self.hindrance().is_some() {
+                return Err(TrialError::Interrupted.into());
+            }
             // Says who has the places, or that nothing is begun any more.
             load()?;
         }
         Ok(())
+    }
+
+    fn goes_on(&self) -> bool {
+        !self.setup.engine.is_shutting_down() && self.hindrance().is_none()
+    }
+
+    fn hindrance(&self) -> Option<String> {
+        self.obstacle.as_ref().and_then(|obstacle| obstacle())
+    }
+
+    /// Why a judging that has ended says nothing: of what makes way for others, that it had to, or that nobody could judge it.
+    pub(super) fn want_of_a_verdict(&self, judged: &Result<Verdict, ImportError>) -> Option<String> {
+        let is_unjudged = |verdict: &Verdict| verdict.refusals.is_empty() && verdict.numbers.contains_key(UNJUDGED);
+        self.obstacle.as_ref()?;
+        self.hindrance().or_else(|| {
+            let nobody = "there was nothing to judge it with: no questions, no judge, or too few different answers";
+            judged.as_ref().is_ok_and(is_unjudged).then(|| nobody.to_owned())
+        })
     }
 
     /// Where nobody was asked, or nobody judged, that is part of the report; `daemon.import_unjudged` says what follows.
@@ -101,8 +122,8 @@ impl Importer {
         loop {
             let live = engine.live();
             n_begun += 1;
-            match trial.compare(version, live, &|| !engine.is_shutting_down()) {
-                Err(error) if engine.live() != live && n_begun < TRIALS_MAX => {
+            match trial.compare(version, live, &|| self.goes_on()) {
+                Err(error) if engine.live() != live && n_begun < TRIALS_MAX && self.goes_on() => {
                     tracing::info!(%error, "another version is live; the trial begins anew");
                 }
                 ended => return ended,

@@ -18,6 +18,11 @@ pub(super) fn read(data_dir: &Path) -> Option<String> {
     read_file(&data_dir.join(FILE))
 }
 
+/// Whether learning is halted, or is about to be.
+pub(crate) fn is_halted(data_dir: &Path) -> bool {
+    data_dir.join(FILE).exists()
+}
+
 fn read_file(path: &Path) -> Option<String> {
     fs::read_to_string(path).ok().map(|why| why.trim().to_owned())
 }

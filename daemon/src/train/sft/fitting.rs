@@ -142,11 +142,23 @@ impl Run<'_> {
         place.epoch.n_steps += 1;
         place.epoch.loss += now.loss;
         if is_epoch_end(self.args.epochs, now) {
-            let (line, nll) = self.end_epoch(&mut place.epoch, now)?;
-            show(&line);
+            let (line, nll, other) = self.end_epoch(&mut place.epoch, now)?;
             place.after = nll;
+            let at = (now.step, &*place);
+            // An epoch's file that nobody remembers would be in the way of the run that goes on; one that somebody remembers must be
+            // there.
+            if self.writes_epochs() {
+                state.write_or_tell(at, self.model.parameters(), adam);
+            }
+            other.map_or(Ok(()), |other| self.let_go(other.epoch))?;
+            show(&line);
         }
-        state.write_if_due((now.step, &*place), self.model.parameters(), adam)
+        state.write_if_due((now.step, &*place), self.model.parameters(), adam);
+        Ok(())
+    }
+
+    fn writes_epochs(&self) -> bool {
+        self.args.keep_epochs || self.jury.is_some()
     }
 
     /// Says how the model that training starts from does.
@@ -183,25 +195,25 @@ impl Run<'_> {
         Ok(nll)
     }
 
-    fn end_epoch(&self, epoch: &mut Epoch, now: &SftProgress) -> Result<(String, Option<f64>)> {
+    /// Its line, the loss on what is held back, and the epoch that is not the best so far.
+    fn end_epoch(&self, epoch: &mut Epoch, now: &SftProgress) -> Result<(String, Option<f64>, Option<Best>)> {
         let n_done = epoch.n_done + 1;
         let nll = self.measured(now)?;
         let train = epoch.loss / epoch.n_steps.max(1) as f64;
-        let mut liked = None;
-        if self.args.keep_epochs || self.jury.is_some() {
+        let (mut liked, mut worse) = (None, None);
+        if self.writes_epochs() {
             let path = self.epoch_file(n_done);
             self.written(&path)?;
             if let Some(jury) = self.jury {
                 let now = Best { epoch: n_done, nll, liked: jury.ask(&path)? };
                 liked = Some(now.liked);
                 let (best, other) = Best::of(epoch.best.take(), now);
-                epoch.best = Some(best);
-                other.map_or(Ok(()), |other| self.let_go(other.epoch))?;
+                (epoch.best, worse) = (Some(best), other);
             }
         }
         let line = format!("epoch {n_done}  step {}  loss {train:.4}{}", now.step, measures(nll, liked));
         *epoch = Epoch { n_done, best: epoch.best.take(), ..Epoch::default() };
-        Ok((line, nll))
+        Ok((line, nll, worse))
     }
 
     /// Where the weights of an epoch lie.
@@ -262,6 +274,8 @@ impl Run<'_> {
             None => self.written(path)?,
             Some(best) => {
                 become_result(&self.epoch_file(best.epoch), path, self.args.keep_epochs)?;
+                // Where the run was killed before it let go of one.
+                (1..=epoch.n_done).filter(|n| *n != best.epoch).try_for_each(|n| self.let_go(n))?;
                 digest(path)?
             }
         };

@@ -14,12 +14,14 @@ use std::{
 
 use policy::{
     PolicyVersion, TokenId,
+    checkpoint::header_of_file,
     engine::{Engine, StepTimes},
+    transformer::is_adapter,
 };
 
 use super::{ANCESTORS_MAX, Breach, ServiceId, Watch};
 use crate::{
-    registry::RegistryError,
+    registry::{Registry, RegistryError},
     watch::latency::{self, Pace, STEPS_MIN},
 };
 
@@ -31,10 +33,16 @@ const KEPT_MAX: usize = ANCESTORS_MAX as usize + 2;
 const TURNS: usize = 3;
 /// Tokens of a turn.
 const TURN_TOKENS: usize = 12;
-/// Tokens that a turn must have had when its time is over.
+/// Tokens that a turn must have had when its time is over, unless they took [`LONG`].
 const TURN_TOKENS_MIN: usize = 4;
-/// Longest turn: no other look is taken meanwhile.
-const TURN_MAX: Duration = Duration::from_secs(10);
+/// So long may the passes of a turn take that fewer will do.
+const LONG: Duration = Duration::from_secs(1);
+/// Longest turn: no other look is taken meanwhile, in [`TURNS`] of both versions at most.
+const TURN_MAX: Duration = Duration::from_secs(4);
+/// What an adapter may cost beside bare weights, which were seen to take up to 2.2 times as long.
+const ADAPTER_FACTOR_MIN: f64 = 2.5;
+/// Weights of one shape and type have files of one size; another type takes another time by right.
+const SIZE_FACTOR_MAX: f64 = 1.25;
 /// Pause between two attempts to time them, where the first came to nothing.
 const PAUSE: Duration = Duration::from_secs(30);
 /// What they are timed with: it does not matter.
@@ -62,6 +70,29 @@ enum Finding {
     /// It is as quick as others.
     Good,
     Bad(Breach),
+}
+
+/// What a forward pass has to read.
+#[derive(Clone, Copy)]
+struct Load {
+    /// Bytes of the weights' file, of an adapter those of version 0's.
+    bytes: u64,
+    is_adapter: bool,
+}
+
+impl Load {
+    fn of(registry: &Registry, version: PolicyVersion) -> Load {
+        let bytes = |version| std::fs::metadata(registry.path(version)).map_or(0, |file| file.len());
+        let is_adapter = header_of_file(&registry.path(version)).is_ok_and(|header| is_adapter(&header.metadata));
+        Load { bytes: bytes(if is_adapter { PolicyVersion::SFT } else { version }), is_adapter }
+    }
+
+    /// How many times as long as this one another may take before that is a fault; `None` where it reads more by right.
+    fn factor_beside(self, other: Load, factor: f64) -> Option<f64> {
+        let is_alike = other.bytes as f64 <= SIZE_FACTOR_MAX * self.bytes as f64;
+        let has_adapter = self.is_adapter || other.is_adapter;
+        is_alike.then_some(if has_adapter { factor.max(ADAPTER_FACTOR_MIN) } else { factor })
+    }
 }
 
 /// What was found side by side.
@@ -149,8 +180,14 @@ impl<'w> LatencyWatch<'w> {
         if !pace.is_slower(factor) {
             return Ok((steps.n_steps_in_all() >= STEPS_ENOUGH).then_some(Finding::Good));
         }
-        let is_there = |version: &PolicyVersion| self.watch.engine.is_ready(*version);
-        let Some(other) = [good].into_iter().chain(ancestors).find(is_there) else {
+        let its = Load::of(&self.watch.registry, live);
+        let fair = |version: &PolicyVersion| Load::of(&self.watch.registry, *version).factor_beside(its, factor);
+        if fair(&good).is_none_or(|factor| !pace.is_slower(factor)) {
+            return Ok((steps.n_steps_in_all() >= STEPS_ENOUGH).then_some(Finding::Good));
+        }
+        let is_there = |version: PolicyVersion| self.watch.engine.is_ready(version).then_some(version);
+        let partner = |version| is_there(version).and_then(|version| Some((version, fair(&version)?)));
+        let Some((other, factor)) = [good].into_iter().chain(ancestors).find_map(partner) else {
             return Ok(Some(Finding::Open(Instant::now() + PAUSE)));
         };
         let ((now, before), finding) = (pace.words(), self.time(live, other, factor, go_on));
@@ -187,11 +224,15 @@ impl<'w> LatencyWatch<'w> {
         let turn = |version| {
             let until = Instant::now() + TURN_MAX;
             let timed = engine.time_tokens(version, &tokens, &|| go_on() && Instant::now() < until);
-            timed.ok().filter(|took| took.len() >= TURN_TOKENS_MIN.min(tokens.len()))
+            let is_told = |took: &Vec<Duration>| {
+                took.len() >= TURN_TOKENS_MIN.min(tokens.len()) || took.iter().sum::<Duration>() >= LONG
+            };
+            timed.ok().filter(is_told)
         };
         let mut last = None;
         for _ in 0..TURNS {
-            let pace = turn(live).zip(turn(other)).and_then(|(live, other)| latency::timed(&live, &other));
+            let both = turn(live).and_then(|live| Some((live, turn(other)?)));
+            let pace = both.and_then(|(live, other)| latency::timed(&live, &other));
             match pace {
                 None => return Timed::Unknown,
                 Some(pace) if !pace.is_slower(factor) => return Timed::AsQuick,
@@ -207,4 +248,21 @@ fn tokens(engine: &Engine) -> Option<Vec<TokenId>> {
     let words = engine.vocabulary().tokenize(TEXT).ok().filter(|words| !words.is_empty())?;
     let n = TURN_TOKENS.min(engine.context_tokens() as usize);
     Some(words.into_iter().cycle().take(n).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: what takes longer by right is not held against what is lighter. Method: the sizes of f16, f32 and 8 bits, and adapters.
+    #[test]
+    fn weights_of_another_type_are_no_fault() {
+        let whole = |bytes| Load { bytes, is_adapter: false };
+        let (f16, adapter) = (whole(200), Load { bytes: 200, is_adapter: true });
+        assert_eq!(f16.factor_beside(whole(200), 3.0), Some(3.0));
+        assert_eq!(f16.factor_beside(whole(106), 3.0), Some(3.0), "lighter weights have no excuse");
+        assert_eq!(f16.factor_beside(whole(400), 3.0), None);
+        assert_eq!((f16.factor_beside(adapter, 2.0), adapter.factor_beside(f16, 4.0)), (Some(2.5), Some(4.0)));
+        assert_eq!(whole(0).factor_beside(f16, 3.0), None, "its file is gone");
+    }
 }
