@@ -42,16 +42,18 @@ pub(super) struct Report {
     pub(super) n_promoted: usize,
     pub(super) n_versions: usize,
     pub(super) n_imports: usize,
+    pub(super) n_averages: usize,
     pub(super) n_damaged: u64,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { n_rollouts, n_feedback, n_updates, n_promoted, n_versions, n_imports, n_damaged } = self;
+        let Report { n_rollouts, n_feedback, n_updates, n_promoted, n_versions, n_imports, n_averages, n_damaged } =
+            self;
         write!(
             f,
             "{n_rollouts} exchanges, {n_feedback} answered feedbacks, {n_updates} updates ({n_promoted} promoted), {n_versions} versions, \
-             {n_imports} imports, {n_damaged} files damaged by hand; 0 lost, 0 trained twice, 0 torn"
+             {n_imports} imports, {n_averages} averages of weights, {n_damaged} files damaged by hand; 0 lost, 0 trained twice, 0 torn"
         )
     }
 }
@@ -205,13 +207,15 @@ impl Ledger {
             let end = reader.update(*number).expect("readable").and_then(|row| row.end);
             end.is_some_and(|end| end.outcome.as_str() == "promoted")
         };
+        let versions = reader.versions().expect("readable");
         Report {
             n_promoted: (0..n_updates as u64).filter(is_promoted).count(),
             n_rollouts: self.rows.len(),
             n_feedback: self.promises.len(),
             n_updates,
-            n_versions: reader.versions().expect("readable").len(),
+            n_versions: versions.len(),
             n_imports: reader.imports().expect("readable").len(),
+            n_averages: versions.iter().filter(|row| row.averaged().is_some()).count(),
             n_damaged: self.n_damaged,
         }
     }

@@ -203,17 +203,20 @@ fn an_average_that_is_worse_is_refused_by_a_strict_gate_and_its_file_goes() {
 }
 
 /// Goal: each so many versions, counted from where the average began or was last judged. Method: four versions, every second judged;
-/// then the knobs that mean never.
+/// two more after the first one was activated; then the knobs that mean never.
 #[test]
 fn every_so_many_versions_one_average_is_judged() {
     let mut averaging = Averaging::new(|config| config.ema_judge_every = 2);
     let mut judged = Vec::new();
-    for _ in 0..4 {
+    for n in 0..6 {
+        if n == 4 {
+            averaging.learner.activate(PolicyVersion(1), None, &Who::cli()).unwrap();
+        }
         averaging.update();
         averaging.averages.look();
         judged.push(averaging.newest().0.averaged().map(|of| (of.first.0, of.last.0)));
     }
-    assert_eq!(judged, [None, Some((0, 2)), None, Some((0, 5))]);
+    assert_eq!(judged, [None, Some((0, 2)), None, Some((0, 5)), None, Some((1, 8))]);
     for (decay, every) in [(0.0, 1), (0.5, 0)] {
         let mut setup = averaging.world.setup(None);
         (setup.config.ema_decay, setup.config.ema_judge_every) = (decay, every);
@@ -263,6 +266,23 @@ fn a_judging_that_was_cut_short_is_begun_anew_at_the_next_start() {
     let difference = averaging.averages.board().reward_difference().unwrap();
     let averaging = Averaging::over(averaging.close().open(averaging_knobs));
     assert_eq!(averaging.averages.board().reward_difference(), Some(difference), "a restart still knows");
+    averaging.close();
+}
+
+/// Goal: what cannot be judged is told of once, and the average of the next version has its turn. Method: a file that is gone.
+#[test]
+fn an_average_that_cannot_be_read_is_not_tried_until_the_next_version() {
+    let mut averaging = Averaging::new(|_| ());
+    let live = averaging.update();
+    fs::remove_file(averaging.world.registry.companion(live, FILE_SUFFIX)).unwrap();
+    for _ in 0..2 {
+        averaging.averages.look();
+        assert_eq!((averaging.newest().0.version, averaging.counts()), (live, vec![0, 0, 1]));
+    }
+    let next = averaging.update();
+    averaging.averages.look();
+    let of = Averaged { first: PolicyVersion::SFT, last: next, decay: DECAY };
+    assert_eq!((averaging.newest().0.averaged(), averaging.counts()), (Some(of), vec![1, 0, 1]));
     averaging.close();
 }
 
