@@ -6,6 +6,7 @@
 
 mod finite;
 mod micro_batches;
+mod resumed;
 mod schedule;
 mod shuffled;
 
@@ -13,13 +14,14 @@ use std::{ops::ControlFlow, time::Instant};
 
 pub use finite::{check_after, check_step};
 pub use micro_batches::{balance, micro_batches};
+pub use resumed::Resumed;
 pub use schedule::Schedule;
 pub use shuffled::Shuffled;
 
 use crate::{
     causal_lm::{CausalLm, HeadSlopes},
     model_error::{ModelError, Result},
-    optimizer::{AdamConfig, AdamState, AdamW, Gradients, accumulate},
+    optimizer::{AdamConfig, AdamW, Gradients, accumulate},
     sequence_batch::{Sequence, SequenceBatch},
     threads::{is_small_of, lanes_of, pieces_min_of},
 };
@@ -66,30 +68,6 @@ impl Default for SftOptions {
             adam: AdamConfig { eps: 1e-8, ..AdamConfig::default() },
             seed: 0,
         }
-    }
-}
-
-/// Where a run was left that is gone on with. The weights are back in the model already.
-#[derive(Debug)]
-pub struct Resumed {
-    /// Steps done.
-    pub step: usize,
-    /// The optimiser's state after them.
-    pub adam: AdamState,
-}
-
-impl Resumed {
-    /// Puts the optimiser's state back and returns the steps done; of a run that begins, none.
-    ///
-    /// # Errors
-    /// When the state is of other parameters, or of a longer run.
-    pub fn begin(this: Option<Resumed>, adam: &mut AdamW, n_steps: usize) -> Result<usize> {
-        let Some(Resumed { step, adam: state }) = this else { return Ok(0) };
-        if step > n_steps {
-            return Err(ModelError::OptimizerState(format!("it is after step {step} of a run of {n_steps}")));
-        }
-        adam.restore(state)?;
-        Ok(step)
     }
 }
 

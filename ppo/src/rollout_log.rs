@@ -177,11 +177,6 @@ impl RolloutLog {
         })
     }
 
-    /// Counts an exchange that its client kept out of the log.
-    pub fn count_unstored(&self) {
-        self.shared.counters.dropped.add(DropReason::NotStored, 1);
-    }
-
     /// Records what one user says about a rollout; returns after the commit. Finds rollouts that were appended before it,
     /// committed or not; an unknown id is [`LogError::NotFound`].
     pub fn append_feedback(&self, feedback: Feedback) -> Result<FeedbackReceipt, LogError> {

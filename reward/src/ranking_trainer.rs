@@ -4,6 +4,8 @@
 //! (InstructGPT section 3.5). The loss and its gradient per score come from [`crate::ranking`]; the model carries it on. The
 //! loss of a step is the mean over the prompts of the global batch, however it is cut into micro-batches.
 
+mod report;
+
 use std::ops::ControlFlow;
 
 use policy::{
@@ -15,6 +17,8 @@ use policy::{
     sft::{IsStopped, Resumed, Schedule, Shuffled, balance, check_step},
     threads::{lanes_of, pieces_min_of},
 };
+
+pub use report::RankingReport;
 
 use crate::{
     ensemble::{ensemble_ranking_loss, resampling_weight},
@@ -105,39 +109,6 @@ impl RankingTrainOptions {
     #[must_use]
     pub fn n_steps(&self, n_rankings: usize) -> usize {
         n_rankings.div_ceil(self.batch.max(1)).saturating_mul(self.epochs)
-    }
-}
-
-/// Loss and accuracy over some rankings.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct RankingReport {
-    /// Mean over prompts, nats.
-    pub loss: f64,
-    /// Prompts that have a pair.
-    pub n_prompts: usize,
-    /// Pairs that are not ties.
-    pub n_pairs: usize,
-    /// Pairs whose better response has strictly the higher score.
-    pub n_correct: usize,
-}
-
-impl RankingReport {
-    /// Share of pairs in the right order; 0 without pairs.
-    #[must_use]
-    pub fn accuracy(&self) -> f64 {
-        self.n_correct as f64 / self.n_pairs.max(1) as f64
-    }
-
-    fn add(&mut self, loss: &RankingLoss) {
-        self.n_prompts += usize::from(loss.n_pairs > 0);
-        self.n_pairs += loss.n_pairs;
-        self.n_correct += loss.n_correct;
-        self.loss += loss.loss;
-    }
-
-    fn mean(mut self) -> RankingReport {
-        self.loss /= self.n_prompts.max(1) as f64;
-        self
     }
 }
 

@@ -39,9 +39,17 @@ pub(crate) mod training;
 mod unbuilt;
 pub(crate) mod usage;
 
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 
 /// One line of JSON. Our answers are structs of strings, numbers and lists, which always serialise.
 pub(crate) fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("plain data serialises")
+}
+
+/// What we wrote as [`json`] ourselves.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn written<T: DeserializeOwned>(line: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(line).map_err(|error| error.to_string())
 }

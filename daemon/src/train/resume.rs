@@ -29,7 +29,10 @@ use super::{
     options::FitOptions,
     output::Output,
 };
-use crate::cli::say;
+use crate::{
+    cli::say,
+    http::wire::{json, written},
+};
 
 /// First line; another layout gets another number.
 const MAGIC: &str = "honed training state 1";
@@ -207,7 +210,7 @@ impl ResumeFile {
         adam: &AdamW,
     ) -> Result<()> {
         let io_error = |source| ModelError::Io { path: self.path.clone(), source };
-        let head = serde_json::to_string(&Head { run: self.run.clone(), step, place }).expect("numbers and words");
+        let head = json(&Head { run: self.run.clone(), step, place });
         stream_durably(&self.path, |out| {
             let mut out = Hashed { inner: out, hasher: Sha256::new() };
             out.write_all(format!("{MAGIC}\n{head}\n").as_bytes()).map_err(io_error)?;
@@ -240,7 +243,7 @@ fn open<P: DeserializeOwned>(path: &Path) -> Result<(Hashed<Body>, Head<P>)> {
         return Err(refused(path, "it is no training state of this version of honed"));
     }
     let head = reader.line().map_err(TrainError::io(path))?;
-    let head = serde_json::from_slice(&head).map_err(|error| refused(path, &format!("its head: {error}")))?;
+    let head = written(&head).map_err(|error| refused(path, &format!("its head: {error}")))?;
     Ok((reader, head))
 }
 

@@ -1,10 +1,11 @@
 //! `honed train reward`: a reward model, or an ensemble of them on one trunk, from rankings.
 
 mod comparisons;
+mod fitting;
 mod quality;
 mod scale;
 
-use std::{ops::ControlFlow, path::PathBuf};
+use std::path::PathBuf;
 
 use candle_core::Device;
 use clap::ValueEnum;
@@ -12,20 +13,14 @@ use policy::{
     causal_lm::CausalLm,
     checkpoint::{Checkpoint, digest},
     memory::{Held, MemoryPlan, Role, weight_bytes},
-    optimizer::AdamW,
     scalar_model::ScalarModel,
     transformer::Adapter,
 };
 use reward::{
-    RewardModel,
-    margin::Scale,
-    preference::Preference,
-    ranking::RankingOptions,
-    ranking_trainer::{self, Ranking, RankingProgress, RankingTrainOptions},
+    RewardModel, margin::Scale, preference::Preference, ranking::RankingOptions, ranking_trainer::RankingTrainOptions,
 };
-use serde::{Deserialize, Serialize};
 
-use self::{comparisons::Comparisons, scale::Samples};
+use self::{comparisons::Comparisons, fitting::fit, scale::Samples};
 use super::{
     base::Base,
     error::{Result, TrainError},
@@ -36,10 +31,7 @@ use super::{
     resume::{self, ResumeFile, RunName},
     weights,
 };
-use crate::{
-    cli::{progress, say},
-    telemetry,
-};
+use crate::{cli::say, telemetry};
 
 /// Heads of one ensemble at most; Coste et al. gain nothing beyond five.
 const HEADS_MAX: usize = 64;
@@ -232,58 +224,6 @@ fn options(args: &Args) -> RankingTrainOptions {
         seed: args.fit.seed,
         ..RankingTrainOptions::default()
     }
-}
-
-/// What a run remembers beside its weights.
-#[derive(Clone, Copy, Default, Serialize, Deserialize)]
-struct Place {
-    step: usize,
-    /// Of the first step, nats.
-    first_loss: Option<f64>,
-    /// Of the last step, nats.
-    last_loss: f64,
-}
-
-fn fit(
-    args: &Args,
-    model: &ScalarModel,
-    data: &Comparisons,
-    interrupt: &Interrupt,
-    state: &mut ResumeFile,
-) -> Result<()> {
-    let options = options(args);
-    let rankings: Vec<Ranking> = data.train.iter().map(Ranking::from).collect();
-    let (resumed, place) = state.restore::<Place>(model.parameters())?.unzip();
-    model.rounded().forget();
-    let mut place = place.unwrap_or_default();
-    let bar = progress::bar(0, "reward model");
-    let is_stopped = || interrupt.is_raised();
-    let after_step = |now: &RankingProgress, adam: &AdamW| {
-        bar.set_length(now.n_steps as u64);
-        bar.set_position(now.step as u64);
-        bar.set_message(format!("loss {:.3}, accuracy {:.3}", now.report.loss, now.report.accuracy()));
-        place.first_loss.get_or_insert(now.report.loss);
-        (place.step, place.last_loss) = (now.step, now.report.loss);
-        state.write_if_due((now.step, &place), model.parameters(), adam);
-        if is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    };
-    let ended = ranking_trainer::train_until(model, &rankings, &options, resumed, &is_stopped, after_step);
-    let adam = ended.map_err(TrainError::run(&args.out))?;
-    bar.finish_and_clear();
-    let (n_steps, Place { step, first_loss, last_loss }) = (options.n_steps(rankings.len()), place);
-    if step < n_steps {
-        // A reward model without its scale is refused everywhere, so there is no model to keep.
-        let kept = match step {
-            0 => "nothing was learnt or written".to_owned(),
-            _ => {
-                state.write((step, &place), model.parameters(), &adam)?;
-                format!("no model is whole before it is normalised; --resume goes on from {}", state.path().display())
-            }
-        };
-        return Err(TrainError::Interrupted { step, n_steps, kept });
-    }
-    say::show(format_args!("{n_steps} steps, loss {:.4} -> {last_loss:.4}", first_loss.unwrap_or(f64::NAN)));
-    Ok(())
 }
 
 /// Measures, sets the scale, writes.

@@ -2,6 +2,7 @@
 
 mod fitting;
 mod jury;
+mod place;
 
 use std::path::{Path, PathBuf};
 
@@ -16,10 +17,7 @@ use policy::{
     transformer::Adapter,
 };
 
-use self::{
-    fitting::{Place, Run},
-    jury::Jury,
-};
+use self::{fitting::Run, jury::Jury, place::Place};
 use super::{
     base::Base,
     dataset::{Line, read},

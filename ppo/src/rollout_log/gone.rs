@@ -5,7 +5,14 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Connection, params};
 
-use super::{error::LogError, state::DropReason};
+use super::{RolloutLog, error::LogError, state::DropReason};
+
+impl RolloutLog {
+    /// Counts an exchange that its client kept out of the log: by this process alone, for there is no row.
+    pub fn count_unstored(&self) {
+        self.shared.counters.dropped.add(DropReason::NotStored, 1);
+    }
+}
 
 /// Counts rows that go.
 pub(super) fn count(connection: &Connection, reason: DropReason, n: u64) -> Result<(), LogError> {

@@ -13,11 +13,11 @@ use policy::{
     sft::{self, SftProgress, check_after, mean_nll},
     transformer::merged,
 };
-use serde::{Deserialize, Serialize};
 
 use super::{
     Args, Data,
     jury::{Best, Jury, Liked, become_result},
+    place::{Before, Epoch, Place},
 };
 use crate::{
     cli::{progress, say},
@@ -46,39 +46,6 @@ pub(super) struct Run<'a> {
     pub(super) jury: Option<&'a Jury<'a>>,
     pub(super) output: &'a Output,
     pub(super) interrupt: &'a Interrupt,
-}
-
-/// What a run remembers beside its weights.
-#[derive(Serialize, Deserialize)]
-pub(super) struct Place {
-    before: Before,
-    /// Loss on the records that are held back, after the last epoch that is over.
-    after: Option<f64>,
-    epoch: Epoch,
-}
-
-impl Place {
-    /// Epochs that are over.
-    pub(super) fn n_epochs(&self) -> usize {
-        self.epoch.n_done
-    }
-}
-
-/// What one epoch has shown so far.
-#[derive(Default, Serialize, Deserialize)]
-struct Epoch {
-    n_done: usize,
-    n_steps: usize,
-    loss: f64,
-    /// Of those that are over.
-    best: Option<Best>,
-}
-
-/// What the model said before the first step.
-#[derive(Serialize, Deserialize)]
-struct Before {
-    nll: Option<f64>,
-    liked: Option<Liked>,
 }
 
 impl Run<'_> {

@@ -237,7 +237,7 @@ fn an_average_whose_version_was_left_meanwhile_is_given_up() {
     averaging.averages.look();
     let (row, _) = averaging.newest();
     assert_eq!((row.state, row.has_verdict(), row.path.exists()), (VersionState::Rejected, false, false));
-    let why = format!("{live}, whose weights it averages, was left while it was judged");
+    let why = format!("{live} is live no longer, beside which it was to be judged");
     assert_eq!(row.reason, Some(why));
     assert_eq!((averaging.counts(), averaging.world.engine.live()), (vec![0, 0, 1], PolicyVersion::SFT));
     averaging.averages.look();

@@ -14,7 +14,7 @@ use std::{
 
 use policy::{
     PolicyVersion, TokenId,
-    checkpoint::header_of_file,
+    checkpoint::{gguf::Header, header_of_file},
     engine::{Engine, StepTimes},
     transformer::is_adapter,
 };
@@ -41,8 +41,8 @@ const LONG: Duration = Duration::from_secs(1);
 const TURN_MAX: Duration = Duration::from_secs(4);
 /// What an adapter may cost beside bare weights, which were seen to take up to 2.2 times as long.
 const ADAPTER_FACTOR_MIN: f64 = 2.5;
-/// Weights of one shape and type have files of one size; another type takes another time by right.
-const SIZE_FACTOR_MAX: f64 = 1.25;
+/// Weights of another type take another time by right.
+const BYTES_FACTOR_MAX: f64 = 1.25;
 /// Pause between two attempts to time them, where the first came to nothing.
 const PAUSE: Duration = Duration::from_secs(30);
 /// What they are timed with: it does not matter.
@@ -75,24 +75,31 @@ enum Finding {
 /// What a forward pass has to read.
 #[derive(Clone, Copy)]
 struct Load {
-    /// Bytes of the weights' file, of an adapter those of version 0's.
-    bytes: u64,
+    /// Bytes of a weight, of an adapter those of version 0's; 0 where that cannot be told.
+    bytes: f64,
     is_adapter: bool,
 }
 
 impl Load {
     fn of(registry: &Registry, version: PolicyVersion) -> Load {
-        let bytes = |version| std::fs::metadata(registry.path(version)).map_or(0, |file| file.len());
-        let is_adapter = header_of_file(&registry.path(version)).is_ok_and(|header| is_adapter(&header.metadata));
-        Load { bytes: bytes(if is_adapter { PolicyVersion::SFT } else { version }), is_adapter }
+        let header = |version| header_of_file(&registry.path(version)).ok();
+        let is_adapter = header(version).is_some_and(|header| is_adapter(&header.metadata));
+        let weights = header(if is_adapter { PolicyVersion::SFT } else { version });
+        Load { bytes: weights.map_or(0.0, |weights| bytes_of_a_weight(&weights)), is_adapter }
     }
 
-    /// How many times as long as this one another may take before that is a fault; `None` where it reads more by right.
+    /// How many times as long as this one another may take before that is a fault; `None` where its weights are larger by right.
     fn factor_beside(self, other: Load, factor: f64) -> Option<f64> {
-        let is_alike = other.bytes as f64 <= SIZE_FACTOR_MAX * self.bytes as f64;
+        let is_alike = other.bytes <= BYTES_FACTOR_MAX * self.bytes;
         let has_adapter = self.is_adapter || other.is_adapter;
         is_alike.then_some(if has_adapter { factor.max(ADAPTER_FACTOR_MIN) } else { factor })
     }
+}
+
+fn bytes_of_a_weight(weights: &Header) -> f64 {
+    let n: u64 = weights.tensors.values().map(|place| place.dims.iter().product::<u64>()).sum();
+    let bytes: u64 = weights.tensors.values().map(|place| place.n_bytes).sum();
+    bytes as f64 / n.max(1) as f64
 }
 
 /// What was found side by side.
@@ -258,11 +265,11 @@ mod tests {
     #[test]
     fn weights_of_another_type_are_no_fault() {
         let whole = |bytes| Load { bytes, is_adapter: false };
-        let (f16, adapter) = (whole(200), Load { bytes: 200, is_adapter: true });
-        assert_eq!(f16.factor_beside(whole(200), 3.0), Some(3.0));
-        assert_eq!(f16.factor_beside(whole(106), 3.0), Some(3.0), "lighter weights have no excuse");
-        assert_eq!(f16.factor_beside(whole(400), 3.0), None);
+        let (f16, adapter) = (whole(2.0), Load { bytes: 2.0, is_adapter: true });
+        assert_eq!(f16.factor_beside(whole(2.0), 3.0), Some(3.0));
+        assert_eq!(f16.factor_beside(whole(1.06), 3.0), Some(3.0), "lighter weights have no excuse");
+        assert_eq!(f16.factor_beside(whole(4.0), 3.0), None);
         assert_eq!((f16.factor_beside(adapter, 2.0), adapter.factor_beside(f16, 4.0)), (Some(2.5), Some(4.0)));
-        assert_eq!(whole(0).factor_beside(f16, 3.0), None, "its file is gone");
+        assert_eq!(whole(0.0).factor_beside(f16, 3.0), None, "its file is gone");
     }
 }
