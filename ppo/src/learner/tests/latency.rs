@@ -73,7 +73,7 @@ fn a_version_that_takes_several_times_as_long_is_a_breach() {
     assert!(breach.why.contains("side by side with policy@0 it takes "), "{}", breach.why);
     assert_eq!(look(&mut latency), Some(breach), "whoever carries it out looks again");
     assert_eq!(look(&mut fresh).expect("it is slow").good, PolicyVersion::SFT);
-    assert!(!watch.look().unwrap().is_some(), "nothing else is wrong with it");
+    assert!(watch.look().unwrap().is_none(), "nothing else is wrong with it");
     world.close();
 }
 

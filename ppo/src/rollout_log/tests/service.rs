@@ -118,7 +118,7 @@ fn every_score_pays_for_its_length() {
     let log = open(dir.path());
     for n in 0..3 {
         let mut rollout = by(n, None);
-        let token = rollout.response[0].clone();
+        let token = rollout.response[0];
         rollout.response = vec![token; 2 + n as usize];
         log.append(rollout).unwrap();
     }
