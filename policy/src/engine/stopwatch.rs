@@ -3,7 +3,8 @@
 //! What is counted of the traffic ([`super::step_times`]) depends on the traffic: on how many answer at once, how long their
 //! conversations are, and what else the machine did meanwhile. Where two versions are compared nothing may differ but their
 //! weights. So each computes the same few tokens, one a pass, with nobody else in the pass. Whoever is served has every other pass
-//! meanwhile, and so waits twice as long for a dozen tokens or two.
+//! meanwhile, and so waits about twice as long for a token, for as many passes as are timed; who comes while no slot is free waits for
+//! all of them.
 
 use std::time::Duration;
 
