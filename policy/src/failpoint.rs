@@ -1,8 +1,8 @@
 //! Failpoints: places where a test can have the process fail, stall or die.
 //!
-//! Every sync, rename, commit, load and promotion has one, and every forward pass. They are compiled in always, so that what is tested is what is
-//! shipped; unarmed, one costs a relaxed load. They are armed once at the start of a process, by `daemon.failpoints`, which a
-//! release build refuses.
+//! Every sync, rename, commit, load and promotion has one, and every forward pass. They are compiled in always, so that what is
+//! tested is what is shipped; unarmed, one costs a relaxed load. They are armed once at the start of a process, by
+//! `daemon.failpoints`, which a release build refuses.
 //!
 //! ```text
 //! file.rename=kill@3; log.commit=error; *=delay:50@7

@@ -20,7 +20,7 @@ pub use board::{AverageBoard, AverageOutcome};
 
 use crate::{
     averaging::FILE_SUFFIX,
-    import::{Accepts, ImportError, ImportSetup, Importer, Obstacle},
+    import::{Accepts, ImportError, ImportSetup, Importer},
     learner::{LearnerSetup, is_halted},
     registry::{Registry, RegistryError, versions_folder},
     rollout_log::{Averaged, RolloutLog, Start, UpdateRow, VersionRow},
@@ -98,14 +98,14 @@ impl Averages {
         if self.seen == Some(live) || self.importer.may_begin().is_err() {
             return Ok(());
         }
-        let obstacle = self.obstacle(live);
+        let obstacle = || self.obstacle(live);
         if obstacle().is_some() {
             return Ok(());
         }
         if let Some(of) = self.due(live)? {
             let file = self.registry.companion(live, FILE_SUFFIX);
             let name = file.file_name().map(Path::new).expect("a file of a version has a name");
-            match self.importer.load_average(name, of, obstacle) {
+            match self.importer.load_average(name, of, &obstacle) {
                 // Somebody else came first: nothing was spent on it.
                 Err(ImportError::Full | ImportError::Stopping) => return Ok(()),
                 ended => self.note(of, ended)?,
@@ -117,12 +117,11 @@ impl Averages {
 
     /// What ends the judging of the average beside a version: that another one is live, and would be what it is held against; and
     /// that learning is halted, for then a rollback may want the place in memory.
-    fn obstacle(&self, live: PolicyVersion) -> Obstacle {
-        let (engine, data_dir) = (self.engine.clone(), self.registry.data_dir().to_path_buf());
-        Arc::new(move || match engine.live() == live {
+    fn obstacle(&self, live: PolicyVersion) -> Option<String> {
+        match self.engine.live() == live {
             false => Some(format!("{live} is live no longer, beside which it was to be judged")),
-            true => is_halted(&data_dir).then(|| "learning was halted, and it made way".to_owned()),
-        })
+            true => is_halted(self.registry.data_dir()).then(|| "learning was halted, and it made way".to_owned()),
+        }
     }
 
     /// What the average beside a version is of, if its turn has come.

@@ -50,6 +50,7 @@ use reward::Scorer;
 
 pub use self::error::ImportError;
 pub use self::judging::UNJUDGED;
+use self::judging::want_of_a_verdict;
 use crate::{
     clock::now_ms,
     learner::LearnerError,
@@ -109,8 +110,9 @@ pub struct Wish<'a> {
     pub promote: Option<Promote<'a>>,
 }
 
-/// Says why a candidate is not to be judged any longer.
-pub(crate) type Obstacle = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+/// Says why a candidate is not to be judged any longer. Asked all through the judging of what nobody has asked for: that makes way
+/// for others, and is worth nothing unjudged.
+pub(crate) type Obstacle<'a> = &'a (dyn Fn() -> Option<String> + Sync);
 
 /// Takes files; clones share one turn.
 #[derive(Clone)]
@@ -118,15 +120,13 @@ pub struct Importer {
     setup: Arc<ImportSetup>,
     turn: Arc<Mutex<()>>,
     counts: Arc<[AtomicU64; ImportOutcome::ALL.len()]>,
-    /// Asked all through a judging, of what nobody has asked for: it makes way, and is worth nothing unjudged.
-    obstacle: Option<Obstacle>,
 }
 
 impl Importer {
     /// Nothing happens until a file is named.
     #[must_use]
     pub fn new(setup: ImportSetup) -> Importer {
-        Importer { setup: Arc::new(setup), turn: Arc::default(), counts: Arc::default(), obstacle: None }
+        Importer { setup: Arc::new(setup), turn: Arc::default(), counts: Arc::default() }
     }
 
     /// Where files may come from.
@@ -218,7 +218,7 @@ impl Importer {
         };
         let awaits_promotion = wish.promote.is_some() && wish.source == ImportSource::Folder;
         let marks = awaits_promotion.then(|| (VersionRow::AWAITS_PROMOTION.to_owned(), 1.0));
-        let ended = self.try_out(registry, version, &marks.into_iter().collect(), || None);
+        let ended = self.try_out(registry, version, &marks.into_iter().collect(), None);
         if ended.is_err() || wish.promote.is_none() {
             self.forget(version);
         }
@@ -228,20 +228,19 @@ impl Importer {
         ended.map(|()| version)
     }
 
-    /// From a candidate to the end of its judging, which is given up where `obsolete` says why it is worth nothing by then. What
-    /// passes is kept with these marks, and stays in memory.
+    /// From a candidate to the end of its judging. What passes is kept with these marks, and stays in memory.
     fn try_out(
         &self,
         registry: &Registry,
         version: PolicyVersion,
         marks: &BTreeMap<String, f64>,
-        obsolete: impl FnOnce() -> Option<String>,
+        obstacle: Option<Obstacle<'_>>,
     ) -> Result<(), ImportError> {
         failpoint::passed("import.registered");
         let _place = Place { engine: self.setup.engine.clone(), version };
-        let judged = self.judge(version);
+        let judged = self.judge(version, obstacle);
         failpoint::passed("import.judged");
-        let ended = match self.want_of_a_verdict(&judged).or_else(obsolete) {
+        let ended = match obstacle.and_then(|obstacle| want_of_a_verdict(&judged, obstacle)) {
             Some(why) => self.give_up(registry, version, why),
             None => self.end(registry, version, judged, marks),
         };

@@ -7,7 +7,8 @@
 //!
 //! ```text
 //! admit        which rollouts are episodes, and why the others are not
-//! collect      old (not with `ppo.proximal = "log_linear"`), reference and value passes; token rewards; GAE; importance weights; whitening
+//! collect      old (unless `ppo.proximal` spares it), reference and value passes; token rewards; GAE; importance weights;
+//!              whitening
 //! for each epoch, for each minibatch:
 //!     policy   Σ micro-batches of the clipped loss over the *minibatch's* tokens, pretraining text, clip the norm, Adam
 //!     value    the same for the value loss, with its own norm and its own Adam

@@ -4,6 +4,8 @@
 //! learn, the optimiser's moments and the number of steps are enough to go on bit for bit (on as many threads). The file names the
 //! run that it is of, and is refused by any other; it ends with a digest of all that comes before it.
 
+mod run_name;
+
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -14,13 +16,12 @@ use std::{
 
 use candle_core::Var;
 use policy::{
-    TokenId,
-    checkpoint::{Digest, stream_durably},
+    checkpoint::stream_durably,
     model_error::ModelError,
     optimizer::{AdamW, read_run, write_run},
-    sequence_batch::Sequence,
     sft::Resumed,
 };
+pub(super) use run_name::RunName;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
@@ -40,39 +41,6 @@ const MAGIC: &str = "honed training state 1";
 const HEAD_BYTES_MAX: u64 = 1 << 20;
 /// Bytes of the digest at the end.
 const DIGEST_BYTES: u64 = 32;
-
-/// What decides a run's numbers: two runs with the same name come to the same weights.
-#[derive(Default)]
-pub(super) struct RunName(Vec<u8>);
-
-impl RunName {
-    /// Adds something that can be shown in full.
-    pub(super) fn and(mut self, what: impl std::fmt::Debug) -> RunName {
-        self.0.extend_from_slice(&Digest::of(format!("{what:?}").as_bytes()).0);
-        self
-    }
-
-    /// Adds data: sequences, in order, and from where on each is learnt.
-    pub(super) fn and_sequences(self, all: &[Sequence]) -> RunName {
-        let starts = all.iter().map(|sequence| sequence.prompt_len).collect::<Vec<_>>();
-        self.and(starts).and_tokens(all.iter().map(|sequence| sequence.tokens.as_slice()))
-    }
-
-    /// Adds data: rows of tokens, in order.
-    pub(super) fn and_tokens<'a>(mut self, all: impl IntoIterator<Item = &'a [TokenId]>) -> RunName {
-        let mut hasher = Sha256::new();
-        for tokens in all {
-            hasher.update((tokens.len() as u64).to_le_bytes());
-            tokens.iter().for_each(|token| hasher.update(token.0.to_le_bytes()));
-        }
-        self.0.extend_from_slice(&hasher.finalize());
-        self
-    }
-
-    fn digest(&self) -> String {
-        Digest::of(&self.0).to_string()
-    }
-}
 
 /// The line after [`MAGIC`]; `P`: what else the run has to remember.
 #[derive(Serialize, Deserialize)]

@@ -180,9 +180,15 @@ impl Resident {
         let sender = door.as_ref().ok_or(EngineError::NotResident(self.version))?;
         let admit = |scoring| (scoring < SCORES_MAX).then_some(scoring + 1);
         self.load.scoring.fetch_update(Ordering::AcqRel, Ordering::Acquire, admit).map_err(|n| {
-            EngineError::Forward { version: self.version, reason: format!("{n} scorings are waiting already") }
+            EngineError::Forward {
+                version: self.version,
+                reason: format!("{n} scorings or measurements are waiting already"),
+            }
         })?;
-        sender.try_send(aside).map_err(|_| EngineError::NotResident(self.version))
+        sender.try_send(aside).map_err(|_| {
+            self.load.scoring.fetch_sub(1, Ordering::AcqRel);
+            EngineError::NotResident(self.version)
+        })
     }
 
     /// Closes the door; what is inside finishes. Returns at once.

@@ -29,7 +29,7 @@ use super::{
     comparison::{Comparison, Manner},
     questions::{Asked, Question},
 };
-use crate::{length_penalty::LengthPenalty, rollout_log::LogError};
+use crate::rollout_log::LogError;
 
 /// Answers that one version draws at once.
 const WINDOW: usize = 8;
@@ -74,8 +74,8 @@ pub struct Trial<'a> {
     pub scorer: Option<&'a Scorer>,
     /// What is asked.
     pub questions: &'a [Question],
-    /// What length costs; of every answer's reward its own is taken off.
-    pub length_penalty: Option<LengthPenalty>,
+    /// Says what length costs; of every answer's reward its own is taken off.
+    pub config: &'a config::Ppo,
 }
 
 impl Trial<'_> {

@@ -1,8 +1,7 @@
 //! The average of the learner's weights as a candidate: a file that lies beside a version in our own folder.
 //!
-//! It comes as a file from outside does, and its parent is the version that it lies beside. Where that version is no ancestor of
-//! the live one by the end of the judging, since it was rolled back, say, there is no verdict: the weights that it averages were
-//! left, and may be what the trial compared it with.
+//! It comes as a file from outside does, and its parent is the version that it lies beside. Whoever has it judged says what it makes
+//! way for ([`Obstacle`]); then there is no verdict.
 
 use std::{io::Seek, path::Path};
 
@@ -27,16 +26,15 @@ impl Importer {
         &self,
         path: &Path,
         of: Averaged,
-        obstacle: Obstacle,
+        obstacle: Obstacle<'_>,
     ) -> Result<PolicyVersion, ImportError> {
         self.may_begin()?;
-        let this = Importer { obstacle: Some(obstacle), ..self.clone() };
         let registry = &self.setup.registry;
         let version = match self.setup.engine.beside_serving(|| self.register_average(path, of)) {
             Err(_) if self.setup.engine.is_shutting_down() => return Err(ImportError::Stopping),
             registered => registered?,
         };
-        let ended = this.try_out(registry, version, &of.numbers(), || self.was_left(of.last));
+        let ended = self.try_out(registry, version, &of.numbers(), Some(obstacle));
         self.forget(version);
         registry.keep_house(&self.setup.engine.in_memory());
         ended.map(|()| version)
@@ -54,15 +52,5 @@ impl Importer {
         let candidate = Candidate { version, parent: of.last, digest, n_rollouts: 0 };
         registry.register_with(&candidate, of.numbers()).inspect_err(|_| registry.discard(version))?;
         Ok(version)
-    }
-
-    /// Why an average of these weights is worth nothing any more.
-    fn was_left(&self, last: PolicyVersion) -> Option<String> {
-        let registry = &self.setup.registry;
-        match registry.live().and_then(|live| registry.lineage(live.version, u64::MAX)) {
-            Ok(lineage) if lineage.contains(&last) => None,
-            Ok(_) => Some(format!("{last}, whose weights it averages, was left while it was judged")),
-            Err(error) => Some(error.to_string()),
-        }
     }
 }

@@ -11,10 +11,9 @@ use std::time::{Duration, Instant};
 
 use policy::PolicyVersion;
 
-use super::{ImportError, ImportSetup, Importer, loss};
+use super::{ImportError, ImportSetup, Importer, Obstacle, loss};
 use crate::{
     gate::{self, Comparison, Mode, Trial, TrialError, Verdict},
-    length_penalty::LengthPenalty,
     publish::place::once_there_is_room,
     rollout_log::Seq,
 };
@@ -32,14 +31,16 @@ impl Importer {
     ///
     /// # Errors
     /// When the check could not be made, which is no pass.
-    pub(super) fn judge(&self, version: PolicyVersion) -> Result<Verdict, ImportError> {
+    pub(super) fn judge(&self, version: PolicyVersion, obstacle: Option<Obstacle<'_>>) -> Result<Verdict, ImportError> {
         let ImportSetup { engine, registry, log, loss_max, gate, .. } = &*self.setup;
-        self.bring_in(version)?;
+        let hindrance = || obstacle.and_then(|obstacle| obstacle());
+        let go_on = || !engine.is_shutting_down() && hindrance().is_none();
+        self.bring_in(version, &go_on)?;
         let loss = loss::measure(engine, log, version)?;
         let mode = Mode::of(gate);
         let mut verdict = Verdict::default();
         if mode != Mode::Off {
-            let trial = self.trial(version)?;
+            let trial = self.trial(version, &go_on)?;
             verdict = gate::judge_stranger(trial.as_ref(), &gate::rungs(registry, engine.live())?, gate);
             self.say_what_was_missing(trial.as_ref(), mode, &mut verdict);
         }
@@ -56,37 +57,19 @@ impl Importer {
     }
 
     /// Waits for the learner's candidate, say, which has come first: the copy and the number are spent.
-    fn bring_in(&self, version: PolicyVersion) -> Result<(), ImportError> {
+    fn bring_in(&self, version: PolicyVersion, go_on: &(dyn Fn() -> bool + Sync)) -> Result<(), ImportError> {
         let ImportSetup { engine, registry, .. } = &*self.setup;
         let until = Instant::now() + PLACE_PATIENCE;
-        let go_on = || self.goes_on() && Instant::now() < until;
+        let waits = || go_on() && Instant::now() < until;
         let load = || engine.load(version, &registry.path(version));
-        if !once_there_is_room(engine, version, &go_on, load)? {
-            if self.hindrance().is_some() {
+        if !once_there_is_room(engine, version, &waits, load)? {
+            if !go_on() && !engine.is_shutting_down() {
                 return Err(TrialError::Interrupted.into());
             }
             // Says who has the places, or that nothing is begun any more.
             load()?;
         }
         Ok(())
-    }
-
-    fn goes_on(&self) -> bool {
-        !self.setup.engine.is_shutting_down() && self.hindrance().is_none()
-    }
-
-    fn hindrance(&self) -> Option<String> {
-        self.obstacle.as_ref().and_then(|obstacle| obstacle())
-    }
-
-    /// Why a judging that has ended says nothing: of what makes way for others, that it had to, or that nobody could judge it.
-    pub(super) fn want_of_a_verdict(&self, judged: &Result<Verdict, ImportError>) -> Option<String> {
-        let is_unjudged = |verdict: &Verdict| verdict.refusals.is_empty() && verdict.numbers.contains_key(UNJUDGED);
-        self.obstacle.as_ref()?;
-        self.hindrance().or_else(|| {
-            let nobody = "there was nothing to judge it with: no questions, no judge, or too few different answers";
-            judged.as_ref().is_ok_and(is_unjudged).then(|| nobody.to_owned())
-        })
     }
 
     /// Where nobody was asked, or nobody judged, that is part of the report; `daemon.import_unjudged` says what follows.
@@ -110,24 +93,34 @@ impl Importer {
     }
 
     /// Beside the live version; anew where that has changed meanwhile and left memory.
-    fn trial(&self, version: PolicyVersion) -> Result<Option<Comparison>, TrialError> {
+    fn trial(
+        &self,
+        version: PolicyVersion,
+        go_on: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Comparison>, TrialError> {
         let ImportSetup { engine, log, gate, scorer, questions, .. } = &*self.setup;
         let rows = log.reader().newest(Seq(i64::MAX), gate::ROWS_MAX)?;
         let (quarantine, window) = (log.quarantine(), gate::Window::of(engine));
         let sources = gate::Sources { rows: &rows, file: questions, learnt: &[], quarantine, window };
         let questions = gate::questions(sources, gate, version.0);
-        let length_penalty = LengthPenalty::of(gate);
-        let trial = Trial { engine, scorer: scorer.as_ref(), questions: &questions, length_penalty };
+        let trial = Trial { engine, scorer: scorer.as_ref(), questions: &questions, config: gate };
         let mut n_begun = 0;
         loop {
             let live = engine.live();
             n_begun += 1;
-            match trial.compare(version, live, &|| self.goes_on()) {
-                Err(error) if engine.live() != live && n_begun < TRIALS_MAX && self.goes_on() => {
+            match trial.compare(version, live, go_on) {
+                Err(error) if engine.live() != live && n_begun < TRIALS_MAX && go_on() => {
                     tracing::info!(%error, "another version is live; the trial begins anew");
                 }
                 ended => return ended,
             }
         }
     }
+}
+
+/// Why a judging that has ended says nothing, of what makes way for others: it had to, or nobody could judge it.
+pub(super) fn want_of_a_verdict(judged: &Result<Verdict, ImportError>, obstacle: Obstacle<'_>) -> Option<String> {
+    let is_unjudged = |verdict: &Verdict| verdict.refusals.is_empty() && verdict.numbers.contains_key(UNJUDGED);
+    let nobody = "there was nothing to judge it with: no questions, no judge, or too few different answers";
+    obstacle().or_else(|| judged.as_ref().is_ok_and(is_unjudged).then(|| nobody.to_owned()))
 }

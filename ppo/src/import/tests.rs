@@ -99,11 +99,16 @@ impl World {
 
     /// Somebody asks something, so that there is a question.
     fn ask(&self) -> Rollout {
+        self.ask_ending_with(Vec::new())
+    }
+
+    /// The same, for an answer that ends with one of these tokens.
+    fn ask_ending_with(&self, stop_token_ids: Vec<TokenId>) -> Rollout {
         let (sender, answers) = crossbeam_channel::unbounded();
         let request = GenerateRequest {
             id: "cmpl-1".to_owned(),
             prompt: self.engine.vocabulary().tokenize("a blue").unwrap(),
-            sampling: SamplingParams { max_tokens: 12, ignore_eos: true, ..SamplingParams::default() },
+            sampling: SamplingParams { max_tokens: 12, ignore_eos: true, stop_token_ids, ..SamplingParams::default() },
             sink: Box::new(move |event| drop(sender.send(event))),
             ..GenerateRequest::default()
         };
@@ -178,6 +183,22 @@ fn a_strict_gate_refuses_a_worse_file_and_takes_a_better_or_an_equal_one() {
     let rungs = gate::rungs(&world.registry, PolicyVersion(2)).unwrap();
     assert_eq!((rungs.len(), rungs[0].judge.as_str()), (1, "model@ab"), "whoever comes next knows who judged it");
     world.close();
+}
+
+/// Goal: a trial compares what answers are paid. Method: a file that ends its answers at once and is judged lower for them, where length
+/// costs nothing and where what it spares is worth more.
+#[test]
+fn a_strict_gate_counts_what_length_costs() {
+    const ENDING: u32 = 230;
+    for (length_penalty, is_taken) in [(0.0, false), (0.5, true)] {
+        let world = World::new(|setup| setup.gate.length_penalty = length_penalty);
+        world.ask_ending_with((ENDING..268).map(TokenId).collect());
+        let loaded = world.load(&saying(|id| id >= ENDING));
+        assert_eq!(loaded.is_ok(), is_taken, "{length_penalty}: {loaded:?}");
+        let difference = world.number(1, names::REWARD_DIFFERENCE).unwrap();
+        assert_eq!(difference > 0.0, is_taken, "{length_penalty}: {difference}");
+        world.close();
+    }
 }
 
 #[test]
@@ -347,7 +368,7 @@ fn a_copy_that_is_made_waits_for_its_place() {
     let version = world.registry.next_version().unwrap();
     std::fs::write(world.registry.path(version), saying(|id| id < PAID)).unwrap();
     std::thread::scope(|scope| {
-        let judging = scope.spawn(|| world.importer.judge(version));
+        let judging = scope.spawn(|| world.importer.judge(version, None));
         std::thread::sleep(Duration::from_millis(200));
         assert!(!judging.is_finished());
         world.engine.retire(others[0]).unwrap();

@@ -5,7 +5,6 @@ use policy::{PolicyVersion, model_error::ModelError};
 use super::{Proposal, PublishError, Publisher, text};
 use crate::{
     gate::{self, Comparison, Evidence, Mode, Trial, Verdict, names},
-    length_penalty::LengthPenalty,
     models::Models,
     parity::{self, ParityLimits},
 };
@@ -85,8 +84,8 @@ impl Publisher<'_> {
         proposal: &Proposal<'_>,
         go_on: &(dyn Fn() -> bool + Sync),
     ) -> Result<Option<Comparison>, PublishError> {
-        let length_penalty = LengthPenalty::of(self.config);
-        let trial = Trial { engine: self.engine, scorer: self.scorer, questions: proposal.questions, length_penalty };
+        let Publisher { engine, scorer, config, .. } = *self;
+        let trial = Trial { engine, scorer, questions: proposal.questions, config };
         Ok(trial.compare(version, proposal.parent, go_on)?)
     }
 }

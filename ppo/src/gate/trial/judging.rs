@@ -6,6 +6,7 @@ use reward::{Lane, Ruling, ScoreError, ScoreRequest, Scorer, scorer::Outcome};
 use super::{Trial, TrialError};
 use crate::{
     gate::comparison::{Pair, PairedDifference},
+    length_penalty::LengthPenalty,
     scoring::score_request,
 };
 
@@ -25,7 +26,7 @@ impl Trial<'_> {
         let requests = |answers: &[Rollout]| -> Vec<ScoreRequest> {
             answers.iter().map(|answer| score_request(&vocabulary, answer, formula)).collect()
         };
-        let pairs = Pair::unjudged(of_candidate, of_live, self.length_penalty);
+        let pairs = Pair::unjudged(of_candidate, of_live, LengthPenalty::of(self.config));
         compared(scorer, pairs, [requests(of_candidate), requests(of_live)])
     }
 }

@@ -1,6 +1,6 @@
 //! A version that is slow goes; one that is as quick as others stays, however slow the machine.
 
-use std::{collections::BTreeMap, process::Command};
+use std::collections::BTreeMap;
 
 use policy::{PolicyVersion, checkpoint, failpoint};
 
@@ -15,8 +15,6 @@ use super::{
 };
 use crate::{publish::Switched, registry::Candidate, test_world::served_model_of};
 
-/// Set in the process that has [`a_slow_machine_brings_nobody_down`] to itself: failpoints are the whole process'.
-const ALONE: &str = "HONED_LATENCY_ALONE";
 /// Layers of a version that takes long: version 0 has two.
 const LAYERS: usize = 48;
 
@@ -138,12 +136,7 @@ fn a_slow_version_is_rolled_back() {
 /// timed.
 #[test]
 fn a_slow_machine_brings_nobody_down() {
-    const NAME: &str = "learner::tests::latency::a_slow_machine_brings_nobody_down";
-    if std::env::var_os(ALONE).is_none() {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        let output = command.args(["--exact", NAME, "--nocapture"]).env(ALONE, "1").output().unwrap();
-        let words = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && words.contains("1 passed"), "{words}");
+    if !is_alone("learner::tests::latency::a_slow_machine_brings_nobody_down") {
         return;
     }
     let mut world = answered(|_| ());

@@ -1,26 +1,15 @@
 //! A pointer that failed after its row: the engine follows while the process lives, not only at its next start.
 
-use std::process::Command;
-
 use policy::{PolicyVersion, failpoint};
 
 use super::{super::*, watching::*, world::*};
 use crate::publish::{Switch, Switched};
 
-/// Set in the process that has [`a_published_version_serves_although_its_promotion_failed`] to itself: failpoints are the whole
-/// process'.
-const ALONE: &str = "HONED_POINTER_ALONE";
-
 /// Goal: what was published serves in the same process, although its promotion failed, and also where no service is watched.
 /// Method: a learner whose first promotion fails, in a process of its own.
 #[test]
 fn a_published_version_serves_although_its_promotion_failed() {
-    const NAME: &str = "learner::tests::pointer::a_published_version_serves_although_its_promotion_failed";
-    if std::env::var_os(ALONE).is_none() {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        let output = command.args(["--exact", NAME, "--nocapture"]).env(ALONE, "1").output().unwrap();
-        let words = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && words.contains("1 passed"), "{words}");
+    if !is_alone("learner::tests::pointer::a_published_version_serves_although_its_promotion_failed") {
         return;
     }
     let one = PolicyVersion(1);

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
+    process::Command,
     sync::mpsc::channel,
     time::{Duration, Instant},
 };
@@ -267,6 +268,20 @@ pub(super) fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "waited in vain for {what}");
         std::thread::park_timeout(Duration::from_millis(5));
     }
+}
+
+/// Whether this is the process that the test of this name has to itself, as one that arms failpoints must: they are the whole
+/// process'. Elsewhere such a process is started and has to pass.
+pub(super) fn is_alone(name: &str) -> bool {
+    const ALONE: &str = "HONED_TEST_ALONE";
+    if std::env::var(ALONE).is_ok_and(|alone| alone == name) {
+        return true;
+    }
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let output = command.args(["--exact", name, "--nocapture"]).env(ALONE, name).output().unwrap();
+    let words = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && words.contains("1 passed"), "{words}");
+    false
 }
 
 /// The response's ids.

@@ -76,7 +76,7 @@ enum Finding {
 #[derive(Clone, Copy)]
 struct Load {
     /// Bytes of a weight, of an adapter those of version 0's; 0 where that cannot be told.
-    bytes: f64,
+    weight_bytes: f64,
     is_adapter: bool,
 }
 
@@ -85,12 +85,12 @@ impl Load {
         let header = |version| header_of_file(&registry.path(version)).ok();
         let is_adapter = header(version).is_some_and(|header| is_adapter(&header.metadata));
         let weights = header(if is_adapter { PolicyVersion::SFT } else { version });
-        Load { bytes: weights.map_or(0.0, |weights| bytes_of_a_weight(&weights)), is_adapter }
+        Load { weight_bytes: weights.map_or(0.0, |weights| bytes_of_a_weight(&weights)), is_adapter }
     }
 
     /// How many times as long as this one another may take before that is a fault; `None` where its weights are larger by right.
     fn factor_beside(self, other: Load, factor: f64) -> Option<f64> {
-        let is_alike = other.bytes <= BYTES_FACTOR_MAX * self.bytes;
+        let is_alike = other.weight_bytes <= BYTES_FACTOR_MAX * self.weight_bytes;
         let has_adapter = self.is_adapter || other.is_adapter;
         is_alike.then_some(if has_adapter { factor.max(ADAPTER_FACTOR_MIN) } else { factor })
     }
@@ -184,16 +184,14 @@ impl<'w> LatencyWatch<'w> {
         let Some((good, pace)) = ancestors.iter().find_map(compare) else {
             return Ok(None);
         };
-        if !pace.is_slower(factor) {
+        let load = |version| Load::of(&self.watch.registry, version);
+        let fair = |version| load(version).factor_beside(load(live), factor);
+        // Files are looked at only where there is something to be asked.
+        if !pace.is_slower(factor) || fair(good).is_none_or(|factor| !pace.is_slower(factor)) {
             return Ok((steps.n_steps_in_all() >= STEPS_ENOUGH).then_some(Finding::Good));
         }
-        let its = Load::of(&self.watch.registry, live);
-        let fair = |version: &PolicyVersion| Load::of(&self.watch.registry, *version).factor_beside(its, factor);
-        if fair(&good).is_none_or(|factor| !pace.is_slower(factor)) {
-            return Ok((steps.n_steps_in_all() >= STEPS_ENOUGH).then_some(Finding::Good));
-        }
-        let is_there = |version: PolicyVersion| self.watch.engine.is_ready(version).then_some(version);
-        let partner = |version| is_there(version).and_then(|version| Some((version, fair(&version)?)));
+        let is_there = |version: &PolicyVersion| self.watch.engine.is_ready(*version);
+        let partner = |version| Some(version).filter(is_there).and_then(|version| Some((version, fair(version)?)));
         let Some((other, factor)) = [good].into_iter().chain(ancestors).find_map(partner) else {
             return Ok(Some(Finding::Open(Instant::now() + PAUSE)));
         };
@@ -264,8 +262,8 @@ mod tests {
     /// Goal: what takes longer by right is not held against what is lighter. Method: the sizes of f16, f32 and 8 bits, and adapters.
     #[test]
     fn weights_of_another_type_are_no_fault() {
-        let whole = |bytes| Load { bytes, is_adapter: false };
-        let (f16, adapter) = (whole(2.0), Load { bytes: 2.0, is_adapter: true });
+        let whole = |weight_bytes| Load { weight_bytes, is_adapter: false };
+        let (f16, adapter) = (whole(2.0), Load { weight_bytes: 2.0, is_adapter: true });
         assert_eq!(f16.factor_beside(whole(2.0), 3.0), Some(3.0));
         assert_eq!(f16.factor_beside(whole(1.06), 3.0), Some(3.0), "lighter weights have no excuse");
         assert_eq!(f16.factor_beside(whole(4.0), 3.0), None);
