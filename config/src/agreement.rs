@@ -14,6 +14,11 @@ impl Config {
             return Err(self.disagreement("ppo.minibatch", expected, ppo.minibatch));
         }
         self.check_ranges()?;
+        if ppo.activation_checkpointing && ppo.device != "cpu" {
+            let expected =
+                format!("false, because of {}: only the processor's passes do", self.cite("ppo.device", &ppo.device));
+            return Err(self.disagreement("ppo.activation_checkpointing", expected, true));
+        }
         self.check_latency_factor()?;
         if ppo.dual_clip > 0.0 && ppo.dual_clip <= 1.0 + ppo.clip_high {
             let expected = format!("0, or more than 1 + {}", self.cite("ppo.clip_high", ppo.clip_high));

@@ -20,9 +20,9 @@ section! {
         minibatch: usize => whole(1, 65_536);
         /// Tokens in one forward and backward pass, prompts included; gradients do not depend on it. 0: as many as keep 512 MiB of activations, 256 to 16384.
         micro_batch_tokens: usize => whole(0, 16_777_216);
-        /// In what matrix products are computed; master weights, sums, logits and losses are always f32. "auto": bf16 where the processor multiplies it in hardware (AMX, AVX512-BF16) and the model has 30 million parameters or more. It is almost twice as fast there, and further from what the engine computes: ppo.parity_gap_max bounds how far. The gate compares in f32.
+        /// In what matrix products are computed; master weights, sums, logits and losses are always f32. "auto": bf16 where the processor multiplies it in hardware (AMX, AVX512-BF16) and the model has 30 million parameters or more. It is almost twice as fast there, and further from what the engine computes: ppo.parity_gap_max bounds how far. On a GPU "auto" is f32, and bf16 what its matrix units round (cuBLAS). The gate compares in f32.
         dtype: String => one_of(&["auto", "f32", "bf16"]);
-        /// Keep one activation a block and compute the rest again in backward: a third more arithmetic for a tenth of the memory (arXiv 1604.06174).
+        /// Keep one activation a block and compute the rest again in backward: a third more arithmetic for a tenth of the memory (arXiv 1604.06174). Only on the processor.
         activation_checkpointing: bool => SWITCH;
         /// Rank of low-rank adapters that learn in place of the weights (LoRA, arXiv 2106.09685): policy, reference and value model then share the frozen weights of version 0, and a published version is a small file that is served beside them. The value model starts as the reward model where that is an adapter too (honed train reward --lora-rank), else at 0. A folder keeps the rank and alpha of its live version until version 0 is activated. 0: full fine-tuning.
         lora_rank: usize => whole(0, LORA_RANK_MAX as i64);

@@ -242,6 +242,8 @@ fn keys_that_contradict_each_other_are_refused() {
     for factor in ["0", "1.5"] {
         assert!(load(&[], &[&format!("ppo.watch_latency_factor={factor}")]).is_ok(), "{factor}");
     }
+    let on_gpu = load(&[], &["ppo.device=cuda:0", "ppo.activation_checkpointing=true"]);
+    check_refused(on_gpu, &["`ppo.activation_checkpointing`", "false", "`ppo.device` = \"cuda:0\""]);
     check_refused(load(&[], &["reward.source=remote"]), &["`reward.remote_url`", "`reward.source` = \"remote\""]);
     check_refused(load(&[], &["reward.source=mix", "reward.mix_remote=1"]), &["`reward.remote_url`", "mix_remote"]);
     let fallback = load(&[], &["reward.source=feedback", "reward.feedback_fallback=remote"]);

@@ -158,7 +158,7 @@ impl CausalLm {
     /// # Errors
     /// When the batch is empty, a temperature is missing or not positive, or the device fails.
     pub fn response_log_probs(&self, batch: &SequenceBatch, temperatures: &[f32]) -> Result<Tensor> {
-        let operations = Operations::of(self.trunk.device())?;
+        let operations = self.operations()?;
         Ok(self.log_probs_on_tape(batch, temperatures, Pass::Train, operations)?.0)
     }
 
@@ -180,10 +180,14 @@ impl CausalLm {
         temperatures: &[f32],
         pass: Pass,
     ) -> Result<(Tensor, Vec<u32>, Vec<f64>)> {
-        let operations = Operations::of(self.trunk.device())?;
+        let operations = self.operations()?;
         let (targets, temperatures) = self.targets(batch, temperatures)?;
         let hidden = self.response_hidden(batch, pass, operations)?;
         Ok((plain::linear(&hidden, self.head()?.get(pass))?, targets, temperatures))
+    }
+
+    fn operations(&self) -> Result<Operations> {
+        Ok(Operations::of(self.trunk.device(), self.precision)?)
     }
 
     /// Log-probs and entropies of all response tokens on candle's tape, `[n_response_tokens]` each.

@@ -36,7 +36,7 @@ pub(crate) use weights::{normal, variable as weights_of};
 use crate::{
     architecture::{Shape, llama},
     checkpoint::Checkpoint,
-    kernels::Operations,
+    kernels::{Operations, Precision},
     model_error::Result,
     sequence_batch::Packed,
     transformer::rope::Rope,
@@ -89,7 +89,7 @@ impl Transformer {
     /// # Errors
     /// When a token lies outside the vocabulary or the device fails.
     pub fn hidden(&self, packed: &Packed, pass: Pass) -> Result<Tensor> {
-        self.hidden_by(packed, pass, Operations::of(&self.device)?)
+        self.hidden_by(packed, pass, Operations::of(&self.device, Precision::F32)?)
     }
 
     /// The same by these operations.

@@ -233,7 +233,11 @@ pub fn frozen(reference: &Checkpoint, config: &config::Ppo, device: &Device) -> 
 /// # Errors
 /// When the precision is not to be had on this machine.
 pub(crate) fn precision(reference: &CausalLm, config: &config::Ppo) -> Result<Precision, ModelError> {
-    Precision::choose(&config.dtype, is_small_of(reference.trunk().shape().n_parameters()))
+    let trunk = reference.trunk();
+    match trunk.device().is_cpu() {
+        true => Precision::choose(&config.dtype, is_small_of(trunk.shape().n_parameters())),
+        false => Ok(Precision::on_gpu(&config.dtype)),
+    }
 }
 
 fn keep(config: &config::Ppo) -> Keep {

@@ -38,7 +38,11 @@ pub fn plan(
     let pass = WidestPass {
         tokens: tokens_of(micro_batch_tokens(config, policy), longest, config),
         keep: if config.activation_checkpointing { Keep::Inputs } else { Keep::All },
-        precision: Precision::choose(&config.dtype, is_small_of(policy.n_parameters()))?,
+        precision: match config.device == "cpu" {
+            true => Precision::choose(&config.dtype, is_small_of(policy.n_parameters()))?,
+            // What a GPU's products round they read as f32: there are no copies.
+            false => Precision::F32,
+        },
         has_logits: true,
         n_threads,
     };
@@ -141,6 +145,15 @@ mod tests {
         let wide = needed(|config| (config.ptx, config.ptx_tokens) = ("auto".to_owned(), 1 << 16));
         let narrow = needed(|config| config.ptx = "auto".to_owned());
         assert!(wide > narrow, "{wide} {narrow}");
+    }
+
+    /// Goal: on a GPU, whose products round what lies in f32, no copies are planned, and bf16 asks nothing of the processor. Method: the
+    /// same plan with either word.
+    #[test]
+    fn products_of_a_gpu_need_no_copies() {
+        let of = |dtype: &str| needed(|config| (config.device, config.dtype) = ("cuda:0".to_owned(), dtype.to_owned()));
+        assert_eq!(of("bf16"), of("f32"));
+        assert_eq!([Precision::on_gpu("bf16"), Precision::on_gpu("auto")], [Precision::Bf16, Precision::F32]);
     }
 
     /// Goal: the plan tells apart what the knobs tell apart. Method: a model of 135 M parameters.

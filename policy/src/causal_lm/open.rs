@@ -45,7 +45,7 @@ impl OpenLm<'_> {
     /// When the batch is empty, a temperature is missing or not positive, or a token lies outside the vocabulary.
     pub fn log_probs(&self, batch: &SequenceBatch, temperatures: &[f32]) -> Result<ResponseLogProbs> {
         let Some((trunk, linear)) = &self.open else {
-            let operations = Operations::of(self.lm.trunk.device())?;
+            let operations = self.lm.operations()?;
             let (log_probs, entropies) = self.lm.log_probs_on_tape(batch, temperatures, Pass::Frozen, operations)?;
             return Ok(ResponseLogProbs { log_probs: log_probs.to_vec1()?, entropies: entropies.to_vec1()? });
         };
@@ -74,7 +74,7 @@ impl OpenLm<'_> {
         mut loss: impl FnMut(HeadRows<'_>) -> Result<HeadSlopes>,
     ) -> Result<()> {
         let Some((trunk, linear)) = &self.open else {
-            let operations = Operations::of(self.lm.trunk.device())?;
+            let operations = self.lm.operations()?;
             return self.backward_on_tape(batch, temperatures, gradients, &mut loss, operations);
         };
         let (targets, temperatures) = self.lm.targets(batch, temperatures)?;

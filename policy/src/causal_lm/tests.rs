@@ -27,7 +27,8 @@ fn log_probs_and_entropies_are_read_one_position_before_their_token() {
     let expected = by_hand(&model, &batch(), &temperatures);
     let train = model.response_log_probs(&batch(), &temperatures).unwrap().to_vec1::<f32>().unwrap();
     let frozen = model.frozen_log_probs(&batch(), &temperatures).unwrap();
-    let emulated = model.log_probs_on_tape(&batch(), &temperatures, Pass::Frozen, Operations::emulated()).unwrap();
+    let emulated =
+        model.log_probs_on_tape(&batch(), &temperatures, Pass::Frozen, Operations::emulated(Precision::F32)).unwrap();
     let (emulated, emulated_entropies) = (emulated.0.to_vec1::<f32>().unwrap(), emulated.1.to_vec1::<f32>().unwrap());
     assert_eq!(train.len(), expected.len());
     for (i, (log_prob, entropy)) in expected.into_iter().enumerate() {

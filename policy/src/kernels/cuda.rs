@@ -6,7 +6,8 @@
 //! processor, so that all of it but the last step is tested on machines without a GPU. No kernel of these has run on a
 //! device yet: `make cuda-check` and the tests marked "needs a GPU" are what remains to be done there.
 //!
-//! candle's part is the tape, the trunk's matrix products (cuBLAS, sums in f32) and the memory pool. Each operation here is
+//! candle's part is the tape, the trunk's matrix products in f32 (cuBLAS) and the memory pool; in bf16 the products are ours too
+//! (cuBLAS rounds the factors, sums are f32). Each operation here is
 //! bitwise repeatable: nothing is summed by atomics, and how sums are cut follows from shapes.
 
 mod adam_w;
@@ -14,6 +15,7 @@ mod attention;
 mod batch;
 mod embedding;
 mod launch;
+mod linear;
 mod log_prob;
 mod machine;
 mod product;
@@ -29,6 +31,7 @@ mod gpu;
 pub(crate) use adam_w::{AdamNumbers, adam_w, sum_of_squares};
 pub(crate) use batch::Batch;
 pub(crate) use embedding::rows;
+pub(crate) use linear::linear;
 pub(crate) use log_prob::{CHUNK_BYTES, log_probs};
 pub(crate) use machine::Machine;
 pub(crate) use rms_norm::rms_norm;

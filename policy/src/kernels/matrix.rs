@@ -22,12 +22,12 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// What `dtype` means on this machine: "f32", "bf16", or "auto", which is bf16 where the processor multiplies it in
+    /// What `dtype` means on this processor: "f32", "bf16", or "auto", which is bf16 where the processor multiplies it in
     /// hardware and the model is large enough to gain from it. A small model's products cost little in f32, and its log-probs
     /// then agree with the engine's to five digits.
     ///
     /// # Errors
-    /// When bf16 is asked for and this machine does not multiply it.
+    /// When bf16 is asked for and this processor does not multiply it.
     pub fn choose(dtype: &str, is_small: bool) -> Result<Precision> {
         match (dtype, product::bf16_level() > 0) {
             ("bf16", false) => {
@@ -38,6 +38,13 @@ impl Precision {
             ("auto", true) if !is_small => Ok(Precision::Bf16),
             _ => Ok(Precision::F32),
         }
+    }
+
+    /// What `dtype` means on a GPU: bf16 where it is asked for. Every GPU that our kernels know multiplies it; "auto" is f32 there, since
+    /// none of them has run on one yet.
+    #[must_use]
+    pub fn on_gpu(dtype: &str) -> Precision {
+        if dtype == "bf16" { Precision::Bf16 } else { Precision::F32 }
     }
 
     /// Its name in configs, logs and reports.

@@ -4,7 +4,7 @@ use candle_core::{Device, Result, Tensor};
 
 #[cfg(any(test, feature = "cuda-trainer"))]
 use super::cuda;
-use super::{Rotation, plain};
+use super::{Precision, Rotation, plain};
 use crate::{sequence_batch::Packed, transformer::AttentionShape};
 
 /// The operations of a device.
@@ -12,9 +12,9 @@ use crate::{sequence_batch::Packed, transformer::AttentionShape};
 pub(crate) enum Operations {
     /// candle's: the oracle.
     Plain,
-    /// Ours.
+    /// Ours, with the factors of matrix products in this precision.
     #[cfg(any(test, feature = "cuda-trainer"))]
-    Fused(cuda::Machine),
+    Fused(cuda::Machine, Precision),
 }
 
 /// The same with what the operations of one pass share.
@@ -28,26 +28,26 @@ pub(crate) struct PassOperations<'a> {
 enum OnMachine {
     No,
     #[cfg(any(test, feature = "cuda-trainer"))]
-    Yes(cuda::Machine, cuda::Batch),
+    Yes(cuda::Machine, cuda::Batch, Precision),
 }
 
 impl Operations {
     /// Ours on the emulation of a GPU.
     #[cfg(test)]
-    pub(crate) fn emulated() -> Operations {
-        Operations::Fused(cuda::Machine::emulated(0))
+    pub(crate) fn emulated(precision: Precision) -> Operations {
+        Operations::Fused(cuda::Machine::emulated(0), precision)
     }
 
-    /// Ours where there are some.
+    /// Ours where there are some. `precision`: of the factors of matrix products; candle's are f32.
     ///
     /// # Errors
     /// When our kernels cannot be loaded.
-    pub(crate) fn of(device: &Device) -> Result<Operations> {
+    pub(crate) fn of(device: &Device, precision: Precision) -> Result<Operations> {
         #[cfg(any(test, feature = "cuda-trainer"))]
         if let Some(machine) = cuda::Machine::of(device)? {
-            return Ok(Operations::Fused(machine));
+            return Ok(Operations::Fused(machine, precision));
         }
-        let _ = device;
+        let _ = (device, precision);
         Ok(Operations::Plain)
     }
 
@@ -64,7 +64,9 @@ impl Operations {
         let batch = match self {
             Operations::Plain => OnMachine::No,
             #[cfg(any(test, feature = "cuda-trainer"))]
-            Operations::Fused(machine) => OnMachine::Yes(machine, cuda::Batch::new(machine, packed, &rotation, shape)?),
+            Operations::Fused(machine, precision) => {
+                OnMachine::Yes(machine, cuda::Batch::new(machine, packed, &rotation, shape)?, precision)
+            }
         };
         Ok(PassOperations { packed, rotation, shape, batch })
     }
@@ -77,7 +79,7 @@ impl Operations {
         match self {
             Operations::Plain => table.index_select(&Tensor::new(indices, table.device())?, 0),
             #[cfg(any(test, feature = "cuda-trainer"))]
-            Operations::Fused(machine) => cuda::rows(machine, table, indices),
+            Operations::Fused(machine, _) => cuda::rows(machine, table, indices),
         }
     }
 
@@ -100,8 +102,9 @@ impl Operations {
                 Ok((plain::log_prob_gather(&logits, targets, temperatures)?, plain::entropy(&logits, temperatures)?))
             }
             #[cfg(any(test, feature = "cuda-trainer"))]
-            Operations::Fused(machine) => {
-                let both = cuda::log_probs(machine, [hidden, unembedding], targets, temperatures, cuda::CHUNK_BYTES)?;
+            Operations::Fused(machine, precision) => {
+                let factors = [hidden, unembedding];
+                let both = cuda::log_probs(machine, factors, targets, temperatures, cuda::CHUNK_BYTES, precision)?;
                 Ok((both.get(0)?, both.get(1)?))
             }
         }
@@ -118,18 +121,27 @@ impl Operations {
                 tensors.iter().map(squares).sum()
             }
             #[cfg(any(test, feature = "cuda-trainer"))]
-            Operations::Fused(machine) => cuda::sum_of_squares(machine, tensors),
+            Operations::Fused(machine, _) => cuda::sum_of_squares(machine, tensors),
         }
     }
 }
 
 impl PassOperations<'_> {
+    /// As [`plain::linear`].
+    pub(crate) fn linear(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        match &self.batch {
+            #[cfg(any(test, feature = "cuda-trainer"))]
+            OnMachine::Yes(machine, _, Precision::Bf16) => cuda::linear(*machine, x, weight, Precision::Bf16),
+            _ => plain::linear(x, weight),
+        }
+    }
+
     /// As [`plain::rms_norm`].
     pub(crate) fn rms_norm(&self, x: &Tensor, gain: &Tensor, eps: f64) -> Result<Tensor> {
         match &self.batch {
             OnMachine::No => plain::rms_norm(x, gain, eps),
             #[cfg(any(test, feature = "cuda-trainer"))]
-            OnMachine::Yes(machine, _) => cuda::rms_norm(*machine, x, gain, eps),
+            OnMachine::Yes(machine, ..) => cuda::rms_norm(*machine, x, gain, eps),
         }
     }
 
@@ -138,7 +150,7 @@ impl PassOperations<'_> {
         match &self.batch {
             OnMachine::No => plain::rope(x, &self.rotation),
             #[cfg(any(test, feature = "cuda-trainer"))]
-            OnMachine::Yes(_, batch) => batch.rope(x),
+            OnMachine::Yes(_, batch, _) => batch.rope(x),
         }
     }
 
@@ -147,7 +159,7 @@ impl PassOperations<'_> {
         match &self.batch {
             OnMachine::No => plain::attention(q, k, v, self.packed, self.shape),
             #[cfg(any(test, feature = "cuda-trainer"))]
-            OnMachine::Yes(_, batch) => batch.attention(q, k, v),
+            OnMachine::Yes(_, batch, _) => batch.attention(q, k, v),
         }
     }
 
@@ -156,7 +168,31 @@ impl PassOperations<'_> {
         match &self.batch {
             OnMachine::No => plain::swiglu(gate, up),
             #[cfg(any(test, feature = "cuda-trainer"))]
-            OnMachine::Yes(machine, _) => cuda::swiglu(*machine, gate, up),
+            OnMachine::Yes(machine, ..) => cuda::swiglu(*machine, gate, up),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: what a pass rounds its readout rounds too. Method: log-probs of numbers that bf16 cannot hold, in both precisions.
+    #[test]
+    fn the_readout_is_in_the_precision_of_the_pass() {
+        let matrix = |n: usize| {
+            let numbers: Vec<f32> = (0..n * 3).map(|i| 1.0 + (i as f32 * 0.37).sin() / 300.0).collect();
+            Tensor::from_vec(numbers, (n, 3), &Device::Cpu).unwrap()
+        };
+        let (hidden, unembedding) = (matrix(2), matrix(5));
+        let read = |precision: Precision| {
+            let read = Operations::emulated(precision).log_probs(&hidden, &unembedding, &[4, 1], &[1.0, 1.0]).unwrap();
+            read.0.to_vec1::<f32>().unwrap()
+        };
+        let plain = Operations::Plain.log_probs(&hidden, &unembedding, &[4, 1], &[1.0, 1.0]).unwrap();
+        let plain = plain.0.to_vec1::<f32>().unwrap();
+        let apart = |a: &[f32]| a.iter().zip(&plain).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(apart(&read(Precision::F32)) < 1e-6);
+        assert!(apart(&read(Precision::Bf16)) > 1e-4);
     }
 }

@@ -6,7 +6,7 @@ use candle_core::{Tensor, Var, backprop::GradStore};
 use rayon::prelude::*;
 
 use crate::{
-    kernels::{Operations, values},
+    kernels::{Operations, Precision, values},
     model_error::Result,
 };
 
@@ -134,7 +134,7 @@ impl Gradients {
             }
         }
         if let Some(first) = on_device.first() {
-            squares += Operations::of(first.device())?.sum_of_squares(&on_device)?;
+            squares += Operations::of(first.device(), Precision::F32)?.sum_of_squares(&on_device)?;
         }
         Ok(squares.sqrt())
     }

@@ -27,6 +27,11 @@ struct OpenParts<'a> {
 }
 
 impl ScalarModel {
+    /// Who computes its passes on candle's tape.
+    fn operations(&self) -> Result<Operations> {
+        Ok(Operations::of(self.trunk.device(), self.precision)?)
+    }
+
     /// Opens the weights for the passes in `run`; nothing may change them meanwhile.
     ///
     /// # Errors
@@ -94,7 +99,7 @@ impl OpenScalar<'_> {
 
     fn read(&self, places: &Places) -> Result<Vec<f32>> {
         let Some(parts) = &self.open else {
-            let operations = Operations::of(self.model.trunk.device())?;
+            let operations = self.model.operations()?;
             return Ok(self.model.on_tape(places, Pass::Frozen, operations)?.flatten_all()?.to_vec1()?);
         };
         let batch = self.model.trunk.batch(&places.packed, self.model.precision);
@@ -109,7 +114,7 @@ impl OpenScalar<'_> {
         loss: impl FnOnce(&[f32]) -> Result<(Vec<f32>, R)>,
     ) -> Result<R> {
         let Some(parts) = &self.open else {
-            let operations = Operations::of(self.model.trunk.device())?;
+            let operations = self.model.operations()?;
             return self.backward_on_tape(places, gradients, loss, operations);
         };
         let batch = self.model.trunk.batch(&places.packed, self.model.precision);
@@ -183,6 +188,7 @@ mod tests {
     use super::*;
     use crate::{
         checkpoint::WeightType,
+        kernels::Precision,
         transformer::tests::{batch, check_scalar_differences, close, tiny, uneven_checkpoint},
     };
 
@@ -199,7 +205,7 @@ mod tests {
         let places = [Places::last(&batch()).unwrap(), Places::response(&batch()).unwrap()];
         for (model, places) in [(model(1), &places[0]), (model(1), &places[1]), (model(3), &places[0])] {
             let loss = |scalars: &[f32]| Ok((scalars.iter().map(|s| 0.3 + s.sin()).collect(), scalars.to_vec()));
-            for operations in [Operations::Plain, Operations::emulated()] {
+            for operations in [Operations::Plain, Operations::emulated(Precision::F32)] {
                 let (mut ours, mut tape) = (Gradients::new(), Gradients::new());
                 model
                     .open(|open| {

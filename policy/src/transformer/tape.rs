@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use super::{AttentionShape, Pass, Transformer, lora::factors_of};
 use crate::{
     architecture::llama,
-    kernels::{Operations, PassOperations, plain},
+    kernels::{Operations, PassOperations},
     model_error::Result,
     sequence_batch::Packed,
 };
@@ -43,7 +43,7 @@ struct Block<'a> {
 impl Block<'_> {
     fn linear(&self, what: &str, x: &Tensor) -> Result<Tensor> {
         let name = llama::block(self.layer, what);
-        let y = plain::linear(x, self.trunk.weights[&name].get(of_weights(self.trunk, self.pass)))?;
+        let y = self.operations.linear(x, self.trunk.weights[&name].get(of_weights(self.trunk, self.pass)))?;
         let Some(adapter) = &self.trunk.adapter else {
             return Ok(y);
         };
@@ -53,8 +53,8 @@ impl Block<'_> {
             Pass::Train => [a.as_tensor().clone(), b.as_tensor().clone()],
             Pass::Frozen => [a.as_detached_tensor(), b.as_detached_tensor()],
         };
-        let low = (plain::linear(x, &both[0])? * f64::from(adapter.shape().scale()))?; // [n_tokens, rank]
-        Ok((y + plain::linear(&low, &both[1])?)?)
+        let low = (self.operations.linear(x, &both[0])? * f64::from(adapter.shape().scale()))?; // [n_tokens, rank]
+        Ok((y + self.operations.linear(&low, &both[1])?)?)
     }
 
     fn norm(&self, what: &str, x: &Tensor) -> Result<Tensor> {

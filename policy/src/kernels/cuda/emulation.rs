@@ -3,11 +3,13 @@
 use std::ffi::{CStr, CString, c_char, c_int};
 
 use candle_core::{Result, bail};
+use half::bf16;
 
 use super::{
     launch::{Argument, Launch},
     product::Blas,
 };
+use crate::kernels::{Precision, matrix::Number};
 
 /// In which order threads and blocks run: 0 ascending, 1 descending, more: shuffled. A kernel that is right cannot tell.
 #[derive(Clone, Copy, Debug)]
@@ -82,9 +84,14 @@ impl Emulation {
         Ok(())
     }
 
-    /// The reference of BLAS's `gemm`: C = op(A)·op(B) + β·C, every matrix column by column; with β = 0 C is not read.
+    /// The reference of BLAS's `gemm`: C = op(A)·op(B) + β·C, every matrix column by column; with β = 0 C is not read. In bf16 the
+    /// numbers of A and B are rounded to it, and the sum is f32's.
     pub(super) fn product(self, blas: &Blas) {
-        let Blas { is_transposed, m, n, k, a, lda, b, ldb, beta, c, ldc } = *blas;
+        let Blas { is_transposed, m, n, k, a, lda, b, ldb, beta, c, ldc, precision } = *blas;
+        let near = |x: f32| match precision {
+            Precision::F32 => x,
+            Precision::Bf16 => bf16::near(x).to_f32(),
+        };
         let side = |x: i32| usize::try_from(x).expect("sides are not negative");
         let (m, n, k, lda, ldb, ldc) = (side(m), side(n), side(k), side(lda), side(ldb), side(ldc));
         let (a, b, c) = (a as *const f32, b as *const f32, c as *mut f32);
@@ -95,7 +102,7 @@ impl Emulation {
                     let at_a = if ta { i * lda + l } else { l * lda + i };
                     let at_b = if tb { l * ldb + j } else { j * ldb + l };
                     // SAFETY: `Product` has checked the room of each matrix, and these indices lie inside its sides.
-                    unsafe { *a.add(at_a) * *b.add(at_b) }
+                    unsafe { near(*a.add(at_a)) * near(*b.add(at_b)) }
                 };
                 let sum: f32 = (0..k).map(term).sum();
                 // SAFETY: as above.

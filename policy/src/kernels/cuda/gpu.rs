@@ -2,12 +2,18 @@
 //!
 //! Nothing here has run on a device yet.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    ffi::c_void,
+    sync::{Mutex, PoisonError},
+};
 
 use candle_core::{
     CudaDevice, CudaStorage, DType, Device, Error, Result,
     cuda_backend::cudarc::{
-        cublas::{result::sgemm, sys::cublasOperation_t},
+        cublas::{
+            result::gemm_ex,
+            sys::{cublasComputeType_t, cublasGemmAlgo_t, cublasOperation_t, cudaDataType},
+        },
         driver::{
             CudaFunction, CudaSlice, DevicePtr, LaunchConfig, PushKernelArg, result,
             sys::{CUfunction_attribute, CUmemPool_attribute},
@@ -21,6 +27,7 @@ use super::{
     machine::Room,
     product::Blas,
 };
+use crate::kernels::Precision;
 
 /// A fat binary: machine code for the GPU that the build named, and PTX for compute capability 8.0 and later.
 static MODULE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
@@ -130,27 +137,38 @@ impl Gpu {
             false => cublasOperation_t::CUBLAS_OP_N,
         };
         let [op_a, op_b] = blas.is_transposed.map(operation);
-        let Blas { m, n, k, a, lda, b, ldb, beta, c, ldc, .. } = *blas;
+        let Blas { m, n, k, a, lda, b, ldb, beta, c, ldc, precision, .. } = *blas;
+        // Numbers are f32 in memory either way; the second rounds them as they are read and keeps sums in f32.
+        let arithmetic = match precision {
+            Precision::F32 => cublasComputeType_t::CUBLAS_COMPUTE_32F,
+            Precision::Bf16 => cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_16BF,
+        };
+        let numbers = cudaDataType::CUDA_R_32F;
         let handle = *self.device.cublas_handle().handle();
         let alpha = 1.0f32;
         // SAFETY: the matrices lie on the device with the sides that `Product` has checked; the factors are host memory that
         // outlives the call.
         let done = unsafe {
-            sgemm(
+            gemm_ex(
                 handle,
                 op_a,
                 op_b,
                 m,
                 n,
                 k,
-                &alpha,
-                a as *const f32,
+                (&raw const alpha).cast(),
+                a as *const c_void,
+                numbers,
                 lda,
-                b as *const f32,
+                b as *const c_void,
+                numbers,
                 ldb,
-                &beta,
-                c as *mut f32,
+                (&raw const beta).cast(),
+                c as *mut c_void,
+                numbers,
                 ldc,
+                arithmetic,
+                cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )
         };
         done.map_err(Error::wrap)

@@ -11,6 +11,7 @@ use super::{
     product::{Factor, Product},
     taped::taped2,
 };
+use crate::kernels::Precision;
 
 /// Bytes that the logits of one chunk may take: enough rows to fill a GPU with the product, at any vocabulary.
 pub(crate) const CHUNK_BYTES: usize = 512 << 20;
@@ -26,11 +27,13 @@ struct Readout {
     width: usize,
     vocab: usize,
     rows_a_chunk: usize,
+    precision: Precision,
 }
 
 /// Log-prob of each row's target and entropy of each row's distribution: `[2, n]`, nats, differentiable.
 ///
-/// `hidden [n, width]`; `weight [vocab, width]`; logits are divided by the row's temperature. `chunk_bytes`: of logits.
+/// `hidden [n, width]`; `weight [vocab, width]`; logits are divided by the row's temperature. `chunk_bytes`: of logits; `precision`: of
+/// the products' factors.
 ///
 /// # Errors
 /// When the device fails.
@@ -40,6 +43,7 @@ pub(crate) fn log_probs(
     targets: &[u32],
     temperatures: &[f64],
     chunk_bytes: usize,
+    precision: Precision,
 ) -> Result<Tensor> {
     let ((n, width), (vocab, _)) = (hidden.dims2()?, weight.dims2()?);
     assert_eq!((targets.len(), temperatures.len()), (n, n), "a target and a temperature for each row");
@@ -52,6 +56,7 @@ pub(crate) fn log_probs(
         n,
         width,
         vocab,
+        precision,
         rows_a_chunk: (chunk_bytes / (4 * vocab)).clamp(1, n.max(1)),
     };
     let (hidden, weight) = (hidden.contiguous()?, weight.contiguous()?);
@@ -67,11 +72,15 @@ impl Readout {
         (0..n).step_by(step).map(move |start| start..(start + step).min(n))
     }
 
+    fn product(&self, left: Factor<'_>, right: Factor<'_>, out: Place<'_>, adds: bool) -> Result<()> {
+        self.machine.product(&Product { left, right, out, adds, precision: self.precision })
+    }
+
     /// Logits of some rows, into a room for the longest chunk.
     fn logits(&self, hidden: &Tensor, weight: &Tensor, chunk: &Range<usize>, out: Place<'_>) -> Result<()> {
         let left = Factor::new(Place::of(hidden)?.at(chunk.start * self.width), chunk.len(), self.width);
         let right = Factor::new(Place::of(weight)?, self.vocab, self.width).transposed();
-        self.machine.product(&Product { left, right, out, adds: false })
+        self.product(left, right, out, false)
     }
 
     fn forward(&self, hidden: &Tensor, weight: &Tensor) -> Result<(Room, Tensor)> {
@@ -123,11 +132,11 @@ impl Readout {
             let slopes = Factor::new(logits, chunk.len(), self.vocab);
             let right = Factor::new(Place::of(weight)?, self.vocab, self.width);
             let out = d_hidden.place().at(chunk.start * self.width);
-            self.machine.product(&Product { left: slopes, right, out, adds: false })?;
+            self.product(slopes, right, out, false)?;
             if let Some(d_weight) = &mut d_weight {
                 let right = Factor::new(Place::of(hidden)?.at(chunk.start * self.width), chunk.len(), self.width);
                 let out = d_weight.place();
-                self.machine.product(&Product { left: slopes.transposed(), right, out, adds: chunk.start > 0 })?;
+                self.product(slopes.transposed(), right, out, chunk.start > 0)?;
             }
         }
         let d_weight = d_weight.map(|room| room.into_tensor((self.vocab, self.width)));

@@ -1,6 +1,7 @@
 //! Matrix products in BLAS's words: matrices there lie column after column, ours row after row.
 
 use super::launch::Place;
+use crate::kernels::Precision;
 
 /// A factor, `[rows, cols]` row by row as it lies in memory, read as it is or transposed.
 #[derive(Clone, Copy)]
@@ -33,6 +34,8 @@ pub(super) struct Product<'a> {
     pub(super) out: Place<'a>,
     /// Whether the product is added to what is there.
     pub(super) adds: bool,
+    /// To what the numbers of both factors are rounded before they are multiplied; they lie there as f32, and sums are f32.
+    pub(super) precision: Precision,
 }
 
 /// The same as the call `gemm` of a BLAS takes it: C = op(A)·op(B) + β·C, column by column, with lengths of columns.
@@ -49,6 +52,7 @@ pub(super) struct Blas {
     pub(super) beta: f32,
     pub(super) c: u64,
     pub(super) ldc: i32,
+    pub(super) precision: Precision,
 }
 
 impl Product<'_> {
@@ -69,6 +73,7 @@ impl Product<'_> {
             beta: if self.adds { 1.0 } else { 0.0 },
             c: self.out.with_room(rows * cols).address(),
             ldc: side(cols),
+            precision: self.precision,
         }
     }
 }

@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{emulation::Emulation, launch::Kernel, *};
 use crate::{
-    kernels::{Rotation, plain},
+    kernels::{Precision, Rotation, matrix::Number, plain},
     sequence_batch::Packed,
     token::TokenId,
     transformer::AttentionShape,
@@ -58,10 +58,13 @@ twins! {
     rms_norm_equals_its_twin by check_rms_norm;
     rope_equals_its_twin by check_rope;
     swiglu_equals_its_twin by check_swiglu;
+    a_layer_equals_its_twin by check_linear;
+    a_layer_in_bf16_rounds_its_factors_alone by check_rounded_linear;
     rows_equal_their_twin by check_rows;
     attention_equals_its_twin by check_attention;
     attention_of_wide_heads_equals_its_twin by check_wide_attention;
     log_probs_equal_their_twins by check_log_probs;
+    log_probs_in_bf16_are_of_rounded_factors by check_rounded_log_probs;
     log_probs_survive_logits_that_overflow_an_exponential by check_large_logits;
     squares_are_summed by check_squares;
     not_a_number_is_passed_on_and_stays_in_its_sequence by check_not_a_number;
@@ -123,6 +126,36 @@ fn check_rms_norm(machine: Machine) -> Outputs {
 fn check_swiglu(machine: Machine) -> Outputs {
     let arguments = [random(3, &[6, 137]), random(4, &[6, 137])];
     compare(machine, &arguments, &|x| swiglu(machine, &x[0], &x[1]), &|x| plain::swiglu(&x[0], &x[1]))
+}
+
+fn check_linear(machine: Machine) -> Outputs {
+    let arguments = [random(16, &[5, 33]), random(17, &[9, 33])];
+    let ours = |x: &[Tensor]| linear(machine, &x[0], &x[1], Precision::F32);
+    let outputs = compare(machine, &arguments, &ours, &|x| plain::linear(&x[0], &x[1]));
+    let frozen = arguments[1].to_device(&machine.device()).unwrap();
+    let x = Var::from_tensor(&arguments[0].to_device(&machine.device()).unwrap()).unwrap();
+    let slopes = linear(machine, &x, &frozen, Precision::F32).unwrap().sum_all().unwrap().backward().unwrap();
+    assert!(slopes.get(&x).is_some() && slopes.get(&frozen).is_none(), "frozen weights have no gradient");
+    outputs
+}
+
+/// Rounded to bf16.
+fn near(x: &Tensor) -> Tensor {
+    let rounded: Vec<f32> = numbers(x).into_iter().map(|x| half::bf16::near(x).to_f32()).collect();
+    Tensor::from_vec(rounded, x.dims(), &Device::Cpu).unwrap()
+}
+
+/// Goal: in bf16 the factors of all three products are rounded, gradients that come in among them, and nothing else. Method: by
+/// candle's products of rounded numbers.
+fn check_rounded_linear(machine: Machine) -> Outputs {
+    let (x, weight, g) = (random(18, &[5, 33]), random(19, &[9, 33]), random(20, &[5, 9]));
+    let (value, slopes) =
+        tape(&machine.device(), &[x.clone(), weight.clone()], &g, &|x| linear(machine, &x[0], &x[1], Precision::Bf16));
+    let [x, weight, g] = [&x, &weight, &g].map(near);
+    close(&value, &plain::linear(&x, &weight).unwrap(), 5e-6, "value");
+    close(&slopes[0], &g.matmul(&weight).unwrap(), 5e-6, "gradient of the rows");
+    close(&slopes[1], &g.t().unwrap().matmul(&x).unwrap(), 5e-6, "gradient of the weights");
+    std::iter::once(&value).chain(&slopes).map(numbers).collect()
 }
 
 /// Sequences of these lengths.
@@ -187,20 +220,34 @@ fn check_wide_attention(machine: Machine) -> Outputs {
 const TARGETS: [u32; 5] = [3, 300, 0, 17, 44];
 const TEMPERATURES: [f64; 5] = [1.0, 0.5, 2.0, 1.0, 0.7];
 
+fn plain_log_probs(x: &[Tensor]) -> Result<Tensor> {
+    let logits = plain::linear(&x[0], &x[1])?;
+    let log_probs = plain::log_prob_gather(&logits, &TARGETS, &TEMPERATURES)?;
+    Tensor::stack(&[log_probs, plain::entropy(&logits, &TEMPERATURES)?], 0)
+}
+
 fn check_log_probs(machine: Machine) -> Outputs {
     // Rows a chunk: two, so that the last is short; and more than there are.
     let of = |chunk_bytes: usize| {
         let arguments = [random(10, &[5, 7]), random(11, &[301, 7])];
-        let twin = |x: &[Tensor]| {
-            let logits = plain::linear(&x[0], &x[1])?;
-            let log_probs = plain::log_prob_gather(&logits, &TARGETS, &TEMPERATURES)?;
-            Tensor::stack(&[log_probs, plain::entropy(&logits, &TEMPERATURES)?], 0)
-        };
-        let ours = |x: &[Tensor]| log_probs(machine, [&x[0], &x[1]], &TARGETS, &TEMPERATURES, chunk_bytes);
-        compare(machine, &arguments, &ours, &twin)
+        let ours =
+            |x: &[Tensor]| log_probs(machine, [&x[0], &x[1]], &TARGETS, &TEMPERATURES, chunk_bytes, Precision::F32);
+        compare(machine, &arguments, &ours, &plain_log_probs)
     };
     let (two, all) = (of(2 * 4 * 301), of(1 << 20));
     [two, all].concat()
+}
+
+/// Goal: in bf16 the factors of the readout's products are rounded, and logits are f32 still. Method: the plain twin of rounded numbers;
+/// its gradients leave out that the slopes of the logits are rounded too.
+fn check_rounded_log_probs(machine: Machine) -> Outputs {
+    let (arguments, weights) = ([random(21, &[5, 7]), random(22, &[301, 7])], random(23, &[2, 5]));
+    let ours = |x: &[Tensor]| log_probs(machine, [&x[0], &x[1]], &TARGETS, &TEMPERATURES, 1 << 20, Precision::Bf16);
+    let (value, slopes) = tape(&machine.device(), &arguments, &weights, &ours);
+    let (want, want_slopes) = tape(&Device::Cpu, &arguments.each_ref().map(near), &weights, &plain_log_probs);
+    close(&value, &want, 5e-6, "value");
+    slopes.iter().zip(&want_slopes).for_each(|(got, want)| close(got, want, 1e-2, "gradient"));
+    std::iter::once(&value).chain(&slopes).map(numbers).collect()
 }
 
 fn check_large_logits(machine: Machine) -> Outputs {
@@ -208,7 +255,7 @@ fn check_large_logits(machine: Machine) -> Outputs {
     // Logits 1000, 0, -1000 and minus infinity.
     let weight = Tensor::new(&[[1000.0f32], [0.0], [-1000.0], [f32::NEG_INFINITY]], &device).unwrap();
     let hidden = Tensor::new(&[[1.0f32]; 3], &device).unwrap();
-    let read = log_probs(machine, [&hidden, &weight], &[0, 1, 2], &[1.0; 3], 1 << 20).unwrap();
+    let read = log_probs(machine, [&hidden, &weight], &[0, 1, 2], &[1.0; 3], 1 << 20, Precision::F32).unwrap();
     let numbers = numbers(&read);
     assert_eq!(numbers, [0.0, -1000.0, -2000.0, 0.0, 0.0, 0.0]);
     vec![numbers]
@@ -234,7 +281,7 @@ fn check_not_a_number(machine: Machine) -> Outputs {
     let mixed = numbers(&batch.attention(&q, &k, &k).unwrap());
     let lost: Vec<usize> = (0..10).filter(|&i| mixed[i].is_nan()).collect();
     assert_eq!(lost, [2, 3], "one query's row");
-    let read = numbers(&log_probs(machine, [&q, &k], &[0; 5], &[1.0; 5], 1 << 20).unwrap());
+    let read = numbers(&log_probs(machine, [&q, &k], &[0; 5], &[1.0; 5], 1 << 20, Precision::F32).unwrap());
     assert!(read[1].is_nan() && read[6].is_nan() && read.iter().filter(|x| x.is_nan()).count() == 2, "{read:?}");
     // NaN has several bit patterns, which machines may choose from.
     vec![mixed.into_iter().chain(read).filter(|x| !x.is_nan()).collect()]

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     causal_lm::CausalLm,
-    kernels::Operations,
+    kernels::{Operations, Precision},
     scalar_model::ScalarModel,
     transformer::{
         Keep,
@@ -48,7 +48,7 @@ fn the_explicit_backward_equals_the_tape() {
     for tied in [true, false] {
         let model = policy(tied).with_adapter(learnt(2));
         let ours = gradients_of(&model);
-        for operations in [Operations::Plain, Operations::emulated()] {
+        for operations in [Operations::Plain, Operations::emulated(Precision::F32)] {
             close(&ours, &gradients_on_tape(&model, operations), model.parameters(), 2e-5);
         }
         assert!(ours.iter().all(|(name, _)| model.parameters().contains_key(name)), "the base is frozen");

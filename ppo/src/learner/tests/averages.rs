@@ -205,7 +205,7 @@ fn an_average_that_is_worse_is_refused_by_a_strict_gate_and_its_file_goes() {
 }
 
 /// Goal: each so many versions, counted from where the average began or was last judged. Method: four versions, every second judged;
-/// two more after the first one was activated; then the knobs that mean never.
+/// two more after somebody has gone back to the first, where the average begins anew; then the knobs that mean never.
 #[test]
 fn every_so_many_versions_one_average_is_judged() {
     let mut averaging = Averaging::new(|config| config.ema_judge_every = 2);
@@ -219,6 +219,13 @@ fn every_so_many_versions_one_average_is_judged() {
         judged.push(averaging.newest().0.averaged().map(|of| (of.first.0, of.last.0)));
     }
     assert_eq!(judged, [None, Some((0, 2)), None, Some((0, 5)), None, Some((1, 8))]);
+    let [from, first, second, average] =
+        [1, 7, 8, 9].map(|n| weights(&averaging.world.registry.path(PolicyVersion(n))));
+    let followed = |average: f32, weight: f32| DECAY as f32 * average + (1.0 - DECAY as f32) * weight;
+    let expected = (0..from.len()).map(|i| followed(followed(from[i], first[i]), second[i]));
+    let off: f32 = expected.zip(&average).map(|(x, a)| (x - a).abs()).sum();
+    let way: f32 = from.iter().zip(&second).map(|(a, b)| (a - b).abs()).sum();
+    assert!(way > 0.0 && off < 1e-3 * way, "{off} off, the way was {way}");
     for (decay, every) in [(0.0, 1), (0.5, 0)] {
         let mut setup = averaging.world.setup(None);
         (setup.config.ema_decay, setup.config.ema_judge_every) = (decay, every);

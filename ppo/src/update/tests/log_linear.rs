@@ -182,6 +182,22 @@ fn no_gradient_flows_through_the_guess() {
     }
 }
 
+/// Goal: what truncation cut from a draw is no way that the policy has gone. Method: a step from fresh rollouts of which every token
+/// is said to come from a draw that kept e^-0.05 of the mass: the ratio is 1, and the weight that mass.
+#[test]
+fn a_truncated_draw_is_centred_on_what_the_version_said() {
+    let mut world = world(89);
+    world.config.minibatch = 32;
+    let truncated = |rollout| {
+        World::redrawn(rollout, |token| (token.behavior.0, token.log_kept_mass) = (token.behavior.0 + 0.05, -0.05))
+    };
+    let rollouts: Vec<ScoredRollout> = world.rollouts(32, share_of(TokenId(3))).into_iter().map(truncated).collect();
+    let stats = run(&mut world, &rollouts, 0).stats;
+    assert_eq!(stats.n_policy_steps, 1, "{:?}", stats.trips);
+    assert_close(stats.ratio_mean, 1.0, "ratio");
+    assert_close(stats.importance_weight_mean.unwrap(), (-0.05_f64).exp(), "weight");
+}
+
 /// Goal: it learns, from data that are always a version old, whole weights and adapters, with the KL in the rewards and in the loss.
 /// Method: a planted reward and rollouts of the version before in every round.
 #[test]
