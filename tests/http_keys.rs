@@ -1,6 +1,6 @@
 //! Keys from files and from the environment, read again while the daemon runs; and host names that are not ours.
 
-use std::{net::SocketAddr, process::Command};
+use std::{io::Write, net::SocketAddr, process::Command};
 
 use serde_json::json;
 
@@ -128,4 +128,32 @@ fn foreign_host_names_reach_nothing_without_keys() {
     let keyed = TestDaemon::builder().set(keys).start();
     under(&keyed, "chat.example", "GET", "/v1/models", "").error(401);
     assert_eq!(under(&keyed, "chat.example", "GET", "/livez", "").status, 200);
+}
+
+/// Goal: a key of which nothing waits is let in although another has filled the queue, with a small request and with one at a time.
+/// Method: one slot and a queue that one choice fills; nine of one key's, and the other key's after them.
+#[test]
+fn one_keys_requests_never_shut_another_key_out() {
+    let daemon = TestDaemon::builder()
+        .keys("daemon.api_keys_file", "one\nother\n")
+        .set("policy.parallel=1")
+        .set("policy.max_queue_tokens=1")
+        .start();
+    let send = |key: &str, n: u32, max_tokens: u32| {
+        let authorization = format!("Bearer {key}");
+        let body = json!({"prompt": "a", "n": n, "max_tokens": max_tokens, "ignore_eos": true}).to_string();
+        let mut socket = client::connect(daemon.address());
+        let headers = [JSON, ("authorization", authorization.as_str())];
+        socket.write_all(&request("POST", "/v1/completions", &headers, body.as_bytes())).expect("sent");
+        socket
+    };
+    let heavy = send("one", 60, 250);
+    daemon.wait_for("choices wait", |d| d.metric("honed_num_requests_waiting") == 1.0);
+    daemon.wait_for("one is drawn", |d| d.metric("honed_num_requests_running") == 1.0);
+    for (key, n) in [("one", 1), ("other", 9)] {
+        let refused = client::ask(send(key, n, 1), b"");
+        assert_eq!(refused.error(429)["code"], "queue_full", "{n} of {key}");
+    }
+    client::ask(send("other", 1, 1), b"").ok();
+    drop(heavy);
 }

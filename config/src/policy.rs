@@ -29,7 +29,7 @@ section! {
         max_queue_sequences: usize => whole(1, 100_000_000);
         /// Tokens that those sequences may still have together before newcomers get 429, each as many as its prompt has and max_tokens asks for, or the whole window where that is not given; what is said of sequences above is true of tokens too. By default 4096 sequences of 1024.
         max_queue_tokens: usize => whole(1, 1_000_000_000_000);
-        /// Share of that queue, of its requests, their sequences and the tokens of these, which the requests of one API key may fill when several keys are configured, so that one client never shuts the others out.
+        /// Share of that queue, of its requests, their sequences and the tokens of these, which the requests of one API key may fill when several keys are configured, so that one client never shuts the others out. A key of which nothing waits has a small request more: up to 8 choices whose tokens fit into one window.
         max_queue_share: f64 => real(0.01, 1.0);
         /// Layers of the model on the GPU; 0: none. Needs the `cuda` feature.
         gpu_layers: u32 => whole(0, 1000);

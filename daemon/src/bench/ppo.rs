@@ -191,7 +191,9 @@ fn config_of(args: &Args) -> Result<config::Ppo, config::ConfigError> {
         "ppo.policy_learning_rate=1e-6".to_owned(),
         "ppo.value_learning_rate=1e-6".to_owned(),
         "ppo.stop_kl=1000".to_owned(),
-        "ppo.skip_kl=1000".to_owned(),
+        // The peer watches nothing: neither does this look where its last step has led.
+        "ppo.skip_kl=0".to_owned(),
+        "ppo.gate=off".to_owned(),
         "ppo.grad_spike=0".to_owned(),
         "ppo.ratio_spike=0".to_owned(),
         "ppo.is_geo_low=0".to_owned(),

@@ -22,7 +22,7 @@ use crate::{
         nursery::Nursery,
         stats::{Counters, ResidentCounters},
         stopwatch::TimeJob,
-        tenant::{Crowd, Place, Tenant, Waiting, WaitingMax},
+        tenant::{Crowd, FIRST_SEQUENCES, Place, Tenant, Waiting, WaitingMax},
         worker::{Setup, Worker},
     },
     log_prob::LogProb,
@@ -124,8 +124,9 @@ impl Resident {
         let id = ResidentId::next();
         let (version, path, parallel) = (setup.version, setup.path.clone(), setup.parallel);
         let cache_tokens_max = parallel * setup.context_tokens as usize;
+        let waiting_max = waiting_max.with_first(FIRST_SEQUENCES, setup.context_tokens as usize);
         // Admission counts requests before they are sent, so the channel itself is never the limit.
-        let (door, commands) = bounded(waiting_max.all.requests + parallel + SCORES_MAX);
+        let (door, commands) = bounded(waiting_max.requests() + parallel + SCORES_MAX);
         let (ready, started) = bounded(1);
         let (freeing, freed) = bounded::<()>(0);
         let load = Arc::new(Load::default());

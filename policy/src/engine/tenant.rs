@@ -36,6 +36,11 @@ impl Crowd {
         waiting.requests < self.requests && has_room
     }
 
+    /// Whether it is no more than that.
+    fn fits(self, max: Crowd) -> bool {
+        self.at_most(max) == self
+    }
+
     /// Both together.
     pub(super) fn and(self, other: Crowd) -> Crowd {
         self.each(other, usize::saturating_add)
@@ -114,17 +119,44 @@ impl Drop for Place {
 pub(super) struct WaitingMax {
     pub(super) all: Crowd,
     pub(super) of_one: Crowd,
+    /// What a tenant that is told apart and has nothing waiting may have though the others have filled the queue.
+    first: Crowd,
 }
+
+/// First requests that wait beyond a full queue at most, of as many tenants: what it is longer by.
+pub(super) const FIRST_REQUESTS_MAX: usize = 64;
+
+/// Sequences of such a request at most; their tokens fit into one window.
+pub(super) const FIRST_SEQUENCES: usize = 8;
 
 impl WaitingMax {
     /// A queue of which one tenant may fill a share, at least one place.
     pub(super) fn new(all: Crowd, share: f64) -> WaitingMax {
-        WaitingMax { all, of_one: all.share(share) }
+        WaitingMax { all, of_one: all.share(share), first: Crowd::default() }
+    }
+
+    /// The same with room beyond it for a first request of every tenant, with so many sequences and tokens: whose key is new must not
+    /// wait until others leave. None where nobody may wait.
+    pub(super) fn with_first(self, sequences: usize, tokens: usize) -> WaitingMax {
+        match self.all.requests {
+            0 => self,
+            _ => WaitingMax { first: Crowd { requests: 1, sequences, tokens }, ..self },
+        }
     }
 
     /// The same with what fits into the slots that are free.
     pub(super) fn and(self, free: Crowd) -> WaitingMax {
-        WaitingMax { all: self.all.and(free), of_one: self.of_one.and(free) }
+        WaitingMax { all: self.all.and(free), of_one: self.of_one.and(free), ..self }
+    }
+
+    /// Requests that wait at most.
+    pub(super) fn requests(&self) -> usize {
+        self.all.requests + self.first.requests * FIRST_REQUESTS_MAX
+    }
+
+    /// Whether a newcomer may join those who wait, `own` of them its tenant's.
+    fn admits_first(&self, waiting: Crowd, own: Crowd, newcomer: Crowd) -> bool {
+        own.requests == 0 && newcomer.fits(self.first) && waiting.requests < self.requests()
     }
 }
 
@@ -141,7 +173,10 @@ impl Waiting {
     pub(super) fn enter(self: &Arc<Waiting>, tenant: Tenant, asked: Crowd, max: WaitingMax) -> Result<Place, usize> {
         let counted = asked.at_most(max.of_one);
         let mut crowds = self.crowds.lock().expect(UNPOISONED);
-        if !max.all.admits(crowds.all, counted) {
+        let own = Some(tenant).filter(|tenant| *tenant != Tenant::ANYBODY);
+        let own = own.map(|tenant| crowds.of.get(&tenant).copied().unwrap_or_default());
+        let is_first = own.is_some_and(|own| max.admits_first(crowds.all, own, asked));
+        if !is_first && !max.all.admits(crowds.all, counted) {
             return Err(crowds.all.requests);
         }
         if tenant != Tenant::ANYBODY {
@@ -239,6 +274,32 @@ mod tests {
         drop((four, five, last));
         assert_eq!(waiting.crowds.lock().unwrap().all, Crowd::default());
         assert_eq!((waiting.count(), enter(1, 128).is_ok()), (0, true));
+    }
+
+    /// Goal: others never shut a newcomer out, and what is let in beyond the queue is little. Method: a queue that one tenant has filled
+    /// to the last place, and what another, who had nothing, gets then: one small request, and as many of those as are foreseen.
+    #[test]
+    fn who_has_nothing_waiting_gets_a_small_request_in() {
+        let full = Crowd { requests: 2, sequences: 10, tokens: 1000 };
+        let (waiting, max) = (Arc::<Waiting>::default(), WaitingMax::new(full, 1.0).with_first(3, 3));
+        let enter = |tenant, n_sequences| Waiting::enter(&waiting, Tenant(tenant), asks(n_sequences), max);
+        let of_heavy = [enter(1, 5).unwrap(), enter(1, 5).unwrap()];
+        assert_eq!(enter(1, 1).err(), Some(2), "its own fill the queue");
+        assert_eq!((enter(2, 4).err(), enter(0, 1).err()), (Some(2), Some(2)), "too much; and nobody in particular");
+        let first = enter(2, 3).expect("it has nothing waiting");
+        assert_eq!(enter(2, 1).err(), Some(3), "now it has");
+        let others: Vec<Place> = (3..100).filter_map(|tenant| enter(tenant, 1).ok()).collect();
+        assert_eq!((others.len() + 1, waiting.count()), (FIRST_REQUESTS_MAX, max.requests()));
+        drop(first);
+        assert!(enter(2, 1).is_ok());
+        drop((of_heavy, others));
+        assert_eq!(waiting.crowds.lock().unwrap().all, Crowd::default());
+        let nobody_waits = WaitingMax::new(queue(0), 1.0).with_first(3, 3);
+        assert_eq!((enter_of(&waiting, nobody_waits).err(), nobody_waits.requests()), (Some(0), 0));
+    }
+
+    fn enter_of(waiting: &Arc<Waiting>, max: WaitingMax) -> Result<Place, usize> {
+        waiting.enter(Tenant(1), asks(1), max)
     }
 
     /// Goal: room goes back as sequences start, never more than was taken. Method: the numbers, sequence by sequence.

@@ -23,15 +23,17 @@ pub(crate) struct RowLogProb {
 pub(crate) fn forward(logits: &[f32], target: usize, inverse: f32) -> RowLogProb {
     let max = max(logits) * inverse;
     let (mut sums, mut weighted) = ([0.0f32; 16], [0.0f32; 16]);
-    for chunk in logits.chunks(16) {
-        for (i, &x) in chunk.iter().enumerate() {
-            let shifted = x * inverse - max;
-            let e = exp(shifted);
-            sums[i] += e;
-            // A logit of minus infinity has no mass; its product would be NaN.
-            weighted[i] += if shifted < -80.0 { 0.0 } else { shifted * e };
-        }
-    }
+    let mut read = |i: usize, x: f32| {
+        let shifted = x * inverse - max;
+        let e = exp(shifted);
+        sums[i] += e;
+        // A logit of minus infinity has no mass; its product would be NaN.
+        weighted[i] += if shifted < -80.0 { 0.0 } else { shifted * e };
+    };
+    // Chunks of a length that the compiler knows become vector code.
+    let (chunks, rest) = logits.as_chunks::<16>();
+    chunks.iter().for_each(|chunk| (0..16).for_each(|i| read(i, chunk[i])));
+    rest.iter().enumerate().for_each(|(i, &x)| read(i, x));
     let (sum, weighted) = (sums.iter().sum::<f32>(), weighted.iter().sum::<f32>());
     let log_sum = max + sum.ln();
     // The maximum is taken off first: their difference is exact, log_sum is not.

@@ -5,14 +5,15 @@
 //! round is taken back (`ppo.skip_kl`), and is what the gate knows of the way from the live version, of the way from version 0
 //! and of what was learnt.
 //!
+//! Where no guard and no gate asks (`ppo.gate = "off"`, neither `ppo.skip_kl` nor `ppo.kl_budget`), that pass is spared.
+//!
 //! Where nobody ran the policy before the first step, its beginning is known of the first minibatch alone, and that is read.
 
 use super::first_minibatch::FirstMinibatch;
 use crate::{
     error::PpoError,
     experience::{Budget, Experience, MicroBatches, Pace, PolicyPass, batch_of, temperatures_of},
-    gate::{LESSONS_MIN, Lesson},
-    guard::EPISODES_MIN,
+    gate::{LESSONS_MIN, Lesson, Mode},
     loss::{bounded_k3, ratio},
     masked,
     models::Models,
@@ -25,6 +26,9 @@ const EPISODES_MAX: usize = 64;
 /// room for 64 episodes of 512 tokens: with half as many lessons the gate overlooks more (see [`gate`](crate::gate)).
 const TOKENS_MAX: usize = 32_768;
 
+/// Episodes that show the size of the way at least: every other step is judged by those of one minibatch, few as they may be.
+const WAY_EPISODES_MIN: usize = 4;
+
 /// What the policy says now of the first episodes that it learnt from.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Arrival {
@@ -36,8 +40,18 @@ pub(super) struct Arrival {
     pub(super) lessons: Vec<Lesson>,
 }
 
+/// Whether anybody asks: a guard of the round, or the gate.
+fn is_asked_for(config: &config::Ppo) -> bool {
+    config.skip_kl > 0.0 || config.kl_budget > 0.0 || Mode::of(config) != Mode::Off
+}
+
 impl Arrival {
-    /// Reads them. `first`: what is known of the start where `experience` does not know it.
+    /// Of a round whose last step nobody looks at: what nobody has measured is not a number.
+    fn unknown() -> Arrival {
+        Arrival { kl_k3: f64::NAN, kl_to_reference: f64::NAN, lessons: Vec::new() }
+    }
+
+    /// Reads them, where anybody asks. `first`: what is known of the start where `experience` does not know it.
     ///
     /// # Errors
     /// When a pass fails, or `pace` says stop.
@@ -48,6 +62,9 @@ impl Arrival {
         config: &config::Ppo,
         pace: Pace<'_>,
     ) -> Result<Arrival, PpoError> {
+        if !is_asked_for(config) {
+            return Ok(Arrival::unknown());
+        }
         let start = match (&experience.passes.policy, first) {
             (Some(pass), _) => Start::Round(pass),
             (None, Some(first)) => Start::First(first),
@@ -124,10 +141,10 @@ impl Start<'_> {
 }
 
 /// How many of the episodes that trained are read, of which these are the tokens. Where they are too few for the gate to judge what
-/// was learnt, only the size of the way is asked, which a minibatch of some size shows.
+/// was learnt, only the size of the way is asked, which a minibatch shows.
 fn n_read(n_tokens: &[usize], minibatch: usize) -> usize {
     if n_tokens.len() < LESSONS_MIN {
-        return n_tokens.len().min(minibatch.max(EPISODES_MIN));
+        return n_tokens.len().min(minibatch.max(WAY_EPISODES_MIN));
     }
     let mut sum = 0;
     let fits = |&(n, tokens): &(usize, &usize)| {
@@ -146,7 +163,7 @@ mod tests {
         assert_eq!(n_read(&[512; 128], 32), 64);
         assert_eq!(n_read(&[1024; 128], 32), 32);
         assert_eq!(n_read(&[5000; 128], 32), 16, "as many as it needs, however long they are");
-        assert_eq!((n_read(&[100; 16], 4), n_read(&[100; 15], 4)), (16, 8), "nobody can judge fifteen");
+        assert_eq!((n_read(&[100; 16], 4), n_read(&[100; 15], 4)), (16, 4), "nobody can judge fifteen");
         assert_eq!((n_read(&[100; 15], 32), n_read(&[], 32)), (15, 0));
     }
 }

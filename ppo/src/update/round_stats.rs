@@ -70,7 +70,8 @@ pub struct RoundStats {
     /// As k3: what `stop_kl` and `skip_kl` watch before each step, there for one minibatch.
     pub policy_approx_kl_k3: f64,
     /// KL(old ‖ new) as k3 after the last step, nats per token, over the first episodes that trained, or where old is a guess of all
-    /// others over those of the first minibatch: what `skip_kl` and the gate judge. 0 where the policy made no step, or ran away before the last.
+    /// others over those of the first minibatch: what `skip_kl` and the gate judge. 0 where the policy made no step, or ran away before the last; not a number
+    /// where nobody asks.
     pub policy_final_kl_k3: f64,
     /// KL to the reference after the last step, nats per episode, over the same episodes: what the gate judges, since
     /// [`RoundStats::objective_kl`] is of the policy that the round began with. In the gate's report, and not among the numbers

@@ -29,15 +29,17 @@ use crate::{
 const STEPS_ENOUGH: u64 = 20 * STEPS_MIN;
 /// Versions of which steps are kept.
 const KEPT_MAX: usize = ANCESTORS_MAX as usize + 2;
-/// Turns of each version when they are timed: in every one the live version has to be slower.
-const TURNS: usize = 3;
+/// Turns in which the live version has to be slower before it is found to be.
+const SLOW_TURNS: usize = 3;
+/// Turns in which it has to be as quick before that is believed: in one the other may have been disturbed.
+const QUICK_TURNS: usize = 2;
 /// Tokens of a turn.
 const TURN_TOKENS: usize = 12;
 /// Tokens that a turn must have had when its time is over, unless they took [`LONG`].
 const TURN_TOKENS_MIN: usize = 4;
 /// So long may the passes of a turn take that fewer will do.
 const LONG: Duration = Duration::from_secs(1);
-/// Longest turn: no other look is taken meanwhile, in [`TURNS`] of both versions at most.
+/// Longest turn: no other look is taken meanwhile, in four of both versions at most.
 const TURN_MAX: Duration = Duration::from_secs(4);
 /// What an adapter may cost beside bare weights, which were seen to take up to 2.2 times as long.
 const ADAPTER_FACTOR_MIN: f64 = 2.5;
@@ -103,6 +105,7 @@ fn bytes_of_a_weight(weights: &Header) -> f64 {
 }
 
 /// What was found side by side.
+#[derive(Debug, PartialEq)]
 enum Timed {
     Slower(Pace),
     AsQuick,
@@ -234,17 +237,25 @@ impl<'w> LatencyWatch<'w> {
             };
             timed.ok().filter(is_told)
         };
-        let mut last = None;
-        for _ in 0..TURNS {
-            let both = turn(live).and_then(|live| Some((live, turn(other)?)));
-            let pace = both.and_then(|(live, other)| latency::timed(&live, &other));
-            match pace {
-                None => return Timed::Unknown,
-                Some(pace) if !pace.is_slower(factor) => return Timed::AsQuick,
-                Some(pace) => last = Some(pace),
-            }
+        by_turns(factor, || latency::timed(&turn(live)?, &turn(other)?))
+    }
+}
+
+/// What turns of both say, as many as it takes.
+fn by_turns(factor: f64, mut turn: impl FnMut() -> Option<Pace>) -> Timed {
+    let (mut n_slow, mut n_quick) = (0, 0);
+    loop {
+        let Some(pace) = turn() else { return Timed::Unknown };
+        match pace.is_slower(factor) {
+            true => n_slow += 1,
+            false => n_quick += 1,
         }
-        last.map_or(Timed::Unknown, Timed::Slower)
+        if n_slow == SLOW_TURNS {
+            return Timed::Slower(pace);
+        }
+        if n_quick == QUICK_TURNS {
+            return Timed::AsQuick;
+        }
     }
 }
 
@@ -258,6 +269,23 @@ fn tokens(engine: &Engine) -> Option<Vec<TokenId>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Goal: one disturbed turn neither acquits nor convicts. Method: turns of a version that is as quick (1) or slower (4), in any order.
+    #[test]
+    fn no_single_turn_decides() {
+        let pace = |live: f64| Pace { live, before: 1.0 };
+        let found = |turns: &[f64]| {
+            let mut turns = turns.iter();
+            let timed = by_turns(3.0, || turns.next().map(|live| pace(*live)));
+            (timed, turns.len())
+        };
+        let slower = || Timed::Slower(pace(4.0));
+        assert_eq!(found(&[4.0, 4.0, 4.0]), (slower(), 0));
+        assert_eq!(found(&[1.0, 4.0, 4.0, 4.0]), (slower(), 0));
+        assert_eq!(found(&[4.0, 1.0, 4.0, 1.0, 4.0]), (Timed::AsQuick, 1));
+        assert_eq!(found(&[1.0, 1.0, 4.0]), (Timed::AsQuick, 1));
+        assert_eq!(found(&[4.0, 4.0]), (Timed::Unknown, 0), "the engine had no time for a third");
+    }
 
     /// Goal: what takes longer by right is not held against what is lighter. Method: the sizes of f16, f32 and 8 bits, and adapters.
     #[test]

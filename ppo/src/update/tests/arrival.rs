@@ -96,3 +96,20 @@ fn as_many_lessons_as_the_gate_needs_are_read_however_long_they_are() {
     assert_eq!(outcome.lessons.len(), LESSONS_MIN);
     assert!(alignment(&outcome.lessons).is_some());
 }
+
+/// Goal: what nobody asks for costs no pass, and is absent. Method: the number of a round with each of those who ask, and with none.
+#[test]
+fn a_last_step_that_nobody_watches_is_not_measured() {
+    let is_known = |gate: &str, skip_kl: f64, kl_budget: f64| {
+        let mut world = World::new(53);
+        (world.config.gate, world.config.skip_kl, world.config.kl_budget) = (gate.to_string(), skip_kl, kl_budget);
+        let rollouts = world.rollouts(32, share_of(TokenId(3)));
+        let outcome = run(&mut world, &rollouts, 0);
+        assert!(outcome.has_new_policy(), "{:?}", outcome.stats.trips);
+        assert_eq!(outcome.lessons.is_empty(), outcome.stats.policy_final_kl_k3.is_nan());
+        named(&outcome.stats).contains_key("policy/approxkl_k3_final")
+    };
+    let asked = [("strict", 0.0, 0.0), ("observe", 0.0, 0.0), ("off", 1.0, 0.0), ("off", 0.0, 100.0)];
+    assert!(asked.into_iter().all(|(gate, skip_kl, kl_budget)| is_known(gate, skip_kl, kl_budget)));
+    assert!(!is_known("off", 0.0, 0.0));
+}
