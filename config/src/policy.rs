@@ -23,13 +23,13 @@ section! {
         residents_max: usize => whole(2, 64);
         /// Compute every sequence in forward passes of its own, so that a seed gives the same bytes whatever else is running; nothing is batched or cached then, so all requests together decode at the speed of one.
         deterministic: bool => SWITCH;
-        /// Requests that may wait for a slot before newcomers get 429; fewer where max_queue_sequences or max_queue_tokens is reached first.
+        /// Requests that may wait for a slot before newcomers get 429, but for one of each further key (max_queue_share); fewer where max_queue_sequences or max_queue_tokens is reached first.
         max_queue: usize => whole(0, 100_000);
         /// Sequences that those requests may ask for together before newcomers get 429, each prompt counted once for each of its choices that has no slot yet, and of one request no more than one client's share (max_queue_share); where nobody waits, a request is admitted whatever it asks for.
         max_queue_sequences: usize => whole(1, 100_000_000);
         /// Tokens that those sequences may still have together before newcomers get 429, each as many as its prompt has and max_tokens asks for, or the whole window where that is not given; what is said of sequences above is true of tokens too. By default 4096 sequences of 1024.
         max_queue_tokens: usize => whole(1, 1_000_000_000_000);
-        /// Share of that queue, of its requests, their sequences and the tokens of these, which the requests of one API key may fill when several keys are configured, so that one client never shuts the others out. A key of which nothing waits has a small request more: up to 8 choices whose tokens fit into one window.
+        /// Share of that queue, of its requests, their sequences and the tokens of these, which the requests of one API key may fill when several keys are configured, so that one client never shuts the others out. Where several are configured, a key of which nothing waits gets a small request into a full queue: up to 8 choices whose tokens, max_tokens among them, fit into one window. Of 64 keys at most, and none where max_queue is 0.
         max_queue_share: f64 => real(0.01, 1.0);
         /// Layers of the model on the GPU; 0: none. Needs the `cuda` feature.
         gpu_layers: u32 => whole(0, 1000);

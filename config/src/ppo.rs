@@ -20,7 +20,7 @@ section! {
         minibatch: usize => whole(1, 65_536);
         /// Tokens in one forward and backward pass, prompts included; gradients do not depend on it. 0: as many as keep 512 MiB of activations, 256 to 16384.
         micro_batch_tokens: usize => whole(0, 16_777_216);
-        /// In what matrix products are computed; master weights, sums, logits and losses are always f32. "auto": bf16 where the processor multiplies it in hardware (AMX, AVX512-BF16) and the model has 30 million parameters or more. It is almost twice as fast there, and further from what the engine computes: ppo.parity_gap_max bounds how far. On a GPU "auto" is f32, and bf16 what its matrix units round (cuBLAS). The gate compares in f32.
+        /// In what matrix products are computed; master weights, sums, logits and losses are always f32. "auto": bf16 where the processor multiplies it in hardware (AMX, AVX512-BF16) and the model has 30 million parameters or more. It is almost twice as fast there, and further from what the engine computes: ppo.parity_gap_max bounds how far. On a GPU "auto" is f32, and bf16 lets cuBLAS round the factors. The gate compares in f32.
         dtype: String => one_of(&["auto", "f32", "bf16"]);
         /// Keep one activation a block and compute the rest again in backward: a third more arithmetic for a tenth of the memory (arXiv 1604.06174). Only on the processor.
         activation_checkpointing: bool => SWITCH;

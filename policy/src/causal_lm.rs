@@ -170,7 +170,8 @@ impl CausalLm {
         self.open(|lm| lm.log_probs(batch, temperatures))
     }
 
-    /// Logits that predict each response token, `[n_response_tokens, vocab]`, with each row's target and temperature.
+    /// Logits that predict each response token, `[n_response_tokens, vocab]`, with each row's target and temperature; by an f32
+    /// product, whatever the precision of the passes.
     ///
     /// # Errors
     /// As [`Self::response_log_probs`].

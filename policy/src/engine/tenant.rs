@@ -85,6 +85,8 @@ pub(super) struct Waiting {
 #[derive(Debug, Default)]
 struct Crowds {
     all: Crowd,
+    /// Requests among them that came into a full queue.
+    n_firsts: usize,
     of: HashMap<Tenant, Crowd>,
 }
 
@@ -93,6 +95,8 @@ struct Crowds {
 pub(super) struct Place {
     waiting: Arc<Waiting>,
     tenant: Tenant,
+    /// Whether it came into a full queue, as its tenant's first.
+    is_first: bool,
     /// What has no slot yet.
     unstarted: Cell<Crowd>,
     /// Of that, what is counted.
@@ -111,6 +115,9 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.waiting.leave(self.tenant, self.counted.get());
+        if self.is_first {
+            self.waiting.crowds.lock().expect(UNPOISONED).n_firsts -= 1;
+        }
     }
 }
 
@@ -123,7 +130,7 @@ pub(super) struct WaitingMax {
     first: Crowd,
 }
 
-/// First requests that wait beyond a full queue at most, of as many tenants: what it is longer by.
+/// First requests that a full queue took at most, of as many tenants: what it is longer by.
 pub(super) const FIRST_REQUESTS_MAX: usize = 64;
 
 /// Sequences of such a request at most; their tokens fit into one window.
@@ -154,9 +161,9 @@ impl WaitingMax {
         self.all.requests + self.first.requests * FIRST_REQUESTS_MAX
     }
 
-    /// Whether a newcomer may join those who wait, `own` of them its tenant's.
-    fn admits_first(&self, waiting: Crowd, own: Crowd, newcomer: Crowd) -> bool {
-        own.requests == 0 && newcomer.fits(self.first) && waiting.requests < self.requests()
+    /// Whether a full queue, which took so many first requests already, takes one of a tenant of which `own` wait.
+    fn admits_first(&self, n_firsts: usize, own: Crowd, newcomer: Crowd) -> bool {
+        own.requests == 0 && newcomer.fits(self.first) && n_firsts < FIRST_REQUESTS_MAX
     }
 }
 
@@ -173,13 +180,13 @@ impl Waiting {
     pub(super) fn enter(self: &Arc<Waiting>, tenant: Tenant, asked: Crowd, max: WaitingMax) -> Result<Place, usize> {
         let counted = asked.at_most(max.of_one);
         let mut crowds = self.crowds.lock().expect(UNPOISONED);
-        let own = Some(tenant).filter(|tenant| *tenant != Tenant::ANYBODY);
-        let own = own.map(|tenant| crowds.of.get(&tenant).copied().unwrap_or_default());
-        let is_first = own.is_some_and(|own| max.admits_first(crowds.all, own, asked));
-        if !is_first && !max.all.admits(crowds.all, counted) {
+        let is_told_apart = tenant != Tenant::ANYBODY;
+        let own = crowds.of.get(&tenant).copied().unwrap_or_default();
+        let is_first = !max.all.admits(crowds.all, counted);
+        if is_first && !(is_told_apart && max.admits_first(crowds.n_firsts, own, asked)) {
             return Err(crowds.all.requests);
         }
-        if tenant != Tenant::ANYBODY {
+        if is_told_apart {
             let own = crowds.of.entry(tenant).or_default();
             if !max.of_one.admits(*own, counted) {
                 return Err(own.requests);
@@ -187,9 +194,10 @@ impl Waiting {
             *own = own.and(counted);
         }
         crowds.all = crowds.all.and(counted);
+        crowds.n_firsts += usize::from(is_first);
         self.n_requests.store(crowds.all.requests, Ordering::Release);
         let (unstarted, counted) = (Cell::new(asked), Cell::new(counted));
-        Ok(Place { waiting: Arc::clone(self), tenant, unstarted, counted })
+        Ok(Place { waiting: Arc::clone(self), tenant, is_first, unstarted, counted })
     }
 
     fn leave(&self, tenant: Tenant, gone: Crowd) {
@@ -294,6 +302,14 @@ mod tests {
         assert!(enter(2, 1).is_ok());
         drop((of_heavy, others));
         assert_eq!(waiting.crowds.lock().unwrap().all, Crowd::default());
+        // The same of a queue that one request has filled with its tokens.
+        let of_tokens = WaitingMax::new(Crowd { tokens: 10, ..queue(1000) }, 1.0).with_first(3, 3);
+        let enter = |tenant, n| waiting.enter(Tenant(tenant), asks(n), of_tokens);
+        let huge = enter(1, 10).expect("nobody waits");
+        let firsts: Vec<Place> = (2..200).filter_map(|tenant| enter(tenant, 1).ok()).collect();
+        assert_eq!(firsts.len(), FIRST_REQUESTS_MAX);
+        drop((huge, firsts));
+        assert_eq!(waiting.crowds.lock().unwrap().n_firsts, 0);
         let nobody_waits = WaitingMax::new(queue(0), 1.0).with_first(3, 3);
         assert_eq!((enter_of(&waiting, nobody_waits).err(), nobody_waits.requests()), (Some(0), 0));
     }

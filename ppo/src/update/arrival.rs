@@ -14,6 +14,7 @@ use crate::{
     error::PpoError,
     experience::{Budget, Experience, MicroBatches, Pace, PolicyPass, batch_of, temperatures_of},
     gate::{LESSONS_MIN, Lesson, Mode},
+    guard::EPISODES_MIN,
     loss::{bounded_k3, ratio},
     masked,
     models::Models,
@@ -25,9 +26,6 @@ const EPISODES_MAX: usize = 64;
 /// over a round of long answers. Those are read however long they are, or the gate could not look at long answers at all. It is
 /// room for 64 episodes of 512 tokens: with half as many lessons the gate overlooks more (see [`gate`](crate::gate)).
 const TOKENS_MAX: usize = 32_768;
-
-/// Episodes that show the size of the way at least: every other step is judged by those of one minibatch, few as they may be.
-const WAY_EPISODES_MIN: usize = 4;
 
 /// What the policy says now of the first episodes that it learnt from.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -141,10 +139,10 @@ impl Start<'_> {
 }
 
 /// How many of the episodes that trained are read, of which these are the tokens. Where they are too few for the gate to judge what
-/// was learnt, only the size of the way is asked, which a minibatch shows.
+/// was learnt, only the size of the way is asked, which a minibatch of some size shows.
 fn n_read(n_tokens: &[usize], minibatch: usize) -> usize {
     if n_tokens.len() < LESSONS_MIN {
-        return n_tokens.len().min(minibatch.max(WAY_EPISODES_MIN));
+        return n_tokens.len().min(minibatch.max(EPISODES_MIN));
     }
     let mut sum = 0;
     let fits = |&(n, tokens): &(usize, &usize)| {
@@ -163,7 +161,7 @@ mod tests {
         assert_eq!(n_read(&[512; 128], 32), 64);
         assert_eq!(n_read(&[1024; 128], 32), 32);
         assert_eq!(n_read(&[5000; 128], 32), 16, "as many as it needs, however long they are");
-        assert_eq!((n_read(&[100; 16], 4), n_read(&[100; 15], 4)), (16, 4), "nobody can judge fifteen");
+        assert_eq!((n_read(&[100; 16], 4), n_read(&[100; 15], 4)), (16, 8), "nobody can judge fifteen");
         assert_eq!((n_read(&[100; 15], 32), n_read(&[], 32)), (15, 0));
     }
 }

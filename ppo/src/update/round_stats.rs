@@ -70,12 +70,12 @@ pub struct RoundStats {
     /// As k3: what `stop_kl` and `skip_kl` watch before each step, there for one minibatch.
     pub policy_approx_kl_k3: f64,
     /// KL(old ‖ new) as k3 after the last step, nats per token, over the first episodes that trained, or where old is a guess of all
-    /// others over those of the first minibatch: what `skip_kl` and the gate judge. 0 where the policy made no step, or ran away before the last; not a number
-    /// where nobody asks.
+    /// others over those of the first minibatch: what `skip_kl` and the gate judge. 0 where the policy made no step, or ran
+    /// away before the last; not a number where nobody asks, and no more is the next one.
     pub policy_final_kl_k3: f64,
     /// KL to the reference after the last step, nats per episode, over the same episodes: what the gate judges, since
-    /// [`RoundStats::objective_kl`] is of the policy that the round began with. In the gate's report, and not among the numbers
-    /// of the round, which older records would lack.
+    /// [`RoundStats::objective_kl`] is of the policy that the round began with. In the gate's report, where it was measured, and not
+    /// among the numbers of the round, which older records would lack.
     pub policy_final_kl_to_reference: f64,
     /// Share of tokens whose clipped objective was the worse one (TRL `policy/clipfrac_avg`, verl `actor/pg_clipfrac`).
     pub policy_clip_fraction: f64,

@@ -138,7 +138,8 @@ impl Gpu {
         };
         let [op_a, op_b] = blas.is_transposed.map(operation);
         let Blas { m, n, k, a, lda, b, ldb, beta, c, ldc, precision, .. } = *blas;
-        // Numbers are f32 in memory either way; the second rounds them as they are read and keeps sums in f32.
+        // Numbers are f32 in memory either way; the second lets cuBLAS round the factors, as it does where its matrix units take the
+        // shape, and keeps sums in f32.
         let arithmetic = match precision {
             Precision::F32 => cublasComputeType_t::CUBLAS_COMPUTE_32F,
             Precision::Bf16 => cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_16BF,

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::kernels::Precision;
 
-/// y = x·Wᵀ, as [`plain::linear`](crate::kernels::plain::linear), with the factors of all three products in this precision and
-/// everything else in f32. `x [rows, in]`, `weight [out, in]`; returns `[rows, out]`.
+/// y = x·Wᵀ, as [`plain::linear`](crate::kernels::plain::linear), with the factors of all three products rounded to this
+/// precision where cuBLAS has matrix units for their shape, and everything else in f32. `x [rows, in]`, `weight [out, in]`; returns `[rows, out]`.
 ///
 /// # Errors
 /// When the device fails.

@@ -34,7 +34,7 @@ pub(super) struct Product<'a> {
     pub(super) out: Place<'a>,
     /// Whether the product is added to what is there.
     pub(super) adds: bool,
-    /// To what the numbers of both factors are rounded before they are multiplied; they lie there as f32, and sums are f32.
+    /// To what the numbers of both factors may be rounded before they are multiplied; they lie there as f32, and sums are f32.
     pub(super) precision: Precision,
 }
 

@@ -139,6 +139,11 @@ fn check_linear(machine: Machine) -> Outputs {
     outputs
 }
 
+/// How far a product of rounded factors may be from what a machine makes of it: a GPU may leave them as they are.
+fn tolerance(machine: Machine) -> f32 {
+    if matches!(machine, Machine::Emulated(_)) { 5e-6 } else { 2e-2 }
+}
+
 /// Rounded to bf16.
 fn near(x: &Tensor) -> Tensor {
     let rounded: Vec<f32> = numbers(x).into_iter().map(|x| half::bf16::near(x).to_f32()).collect();
@@ -152,9 +157,10 @@ fn check_rounded_linear(machine: Machine) -> Outputs {
     let (value, slopes) =
         tape(&machine.device(), &[x.clone(), weight.clone()], &g, &|x| linear(machine, &x[0], &x[1], Precision::Bf16));
     let [x, weight, g] = [&x, &weight, &g].map(near);
-    close(&value, &plain::linear(&x, &weight).unwrap(), 5e-6, "value");
-    close(&slopes[0], &g.matmul(&weight).unwrap(), 5e-6, "gradient of the rows");
-    close(&slopes[1], &g.t().unwrap().matmul(&x).unwrap(), 5e-6, "gradient of the weights");
+    let tolerance = tolerance(machine);
+    close(&value, &plain::linear(&x, &weight).unwrap(), tolerance, "value");
+    close(&slopes[0], &g.matmul(&weight).unwrap(), tolerance, "gradient of the rows");
+    close(&slopes[1], &g.t().unwrap().matmul(&x).unwrap(), tolerance, "gradient of the weights");
     std::iter::once(&value).chain(&slopes).map(numbers).collect()
 }
 
@@ -245,8 +251,8 @@ fn check_rounded_log_probs(machine: Machine) -> Outputs {
     let ours = |x: &[Tensor]| log_probs(machine, [&x[0], &x[1]], &TARGETS, &TEMPERATURES, 1 << 20, Precision::Bf16);
     let (value, slopes) = tape(&machine.device(), &arguments, &weights, &ours);
     let (want, want_slopes) = tape(&Device::Cpu, &arguments.each_ref().map(near), &weights, &plain_log_probs);
-    close(&value, &want, 5e-6, "value");
-    slopes.iter().zip(&want_slopes).for_each(|(got, want)| close(got, want, 1e-2, "gradient"));
+    close(&value, &want, tolerance(machine), "value");
+    slopes.iter().zip(&want_slopes).for_each(|(got, want)| close(got, want, 2e-2, "gradient"));
     std::iter::once(&value).chain(&slopes).map(numbers).collect()
 }
 
