@@ -119,10 +119,12 @@ impl Averages {
     /// that learning is halted, for then a rollback may want the place in memory.
     fn obstacle(&self, live: PolicyVersion) -> Option<String> {
         // Either may be first: a row whose version does not serve yet, or a version that serves although its row failed.
-        let is_live = self.engine.live() == live && self.registry.live().is_ok_and(|row| row.version == live);
-        match is_live {
-            false => Some(format!("{live} is live no longer, beside which it was to be judged")),
-            true => is_halted(self.registry.data_dir()).then(|| "learning was halted, and it made way".to_owned()),
+        match self.registry.live() {
+            Err(error) => Some(error.to_string()),
+            Ok(row) if row.version != live || self.engine.live() != live => {
+                Some(format!("{live} is live no longer, beside which it was to be judged"))
+            }
+            Ok(_) => is_halted(self.registry.data_dir()).then(|| "learning was halted, and it made way".to_owned()),
         }
     }
 

@@ -108,16 +108,13 @@ impl Place {
     pub(super) fn give_back(&self, gone: Crowd) {
         self.unstarted.set(self.unstarted.get().without(gone));
         let counted = self.counted.get().at_most(self.unstarted.get());
-        self.waiting.leave(self.tenant, self.counted.replace(counted).without(counted));
+        self.waiting.leave(self.tenant, self.counted.replace(counted).without(counted), 0);
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.waiting.leave(self.tenant, self.counted.get());
-        if self.is_first {
-            self.waiting.crowds.lock().expect(UNPOISONED).n_firsts -= 1;
-        }
+        self.waiting.leave(self.tenant, self.counted.get(), usize::from(self.is_first));
     }
 }
 
@@ -200,12 +197,13 @@ impl Waiting {
         Ok(Place { waiting: Arc::clone(self), tenant, is_first, unstarted, counted })
     }
 
-    fn leave(&self, tenant: Tenant, gone: Crowd) {
+    fn leave(&self, tenant: Tenant, gone: Crowd, n_firsts: usize) {
         let mut crowds = self.crowds.lock().expect(UNPOISONED);
         if let Some(own) = crowds.of.get_mut(&tenant) {
             *own = own.without(gone);
         }
         crowds.all = crowds.all.without(gone);
+        crowds.n_firsts -= n_firsts;
         self.n_requests.store(crowds.all.requests, Ordering::Release);
     }
 }
@@ -311,11 +309,7 @@ mod tests {
         drop((huge, firsts));
         assert_eq!(waiting.crowds.lock().unwrap().n_firsts, 0);
         let nobody_waits = WaitingMax::new(queue(0), 1.0).with_first(3, 3);
-        assert_eq!((enter_of(&waiting, nobody_waits).err(), nobody_waits.requests()), (Some(0), 0));
-    }
-
-    fn enter_of(waiting: &Arc<Waiting>, max: WaitingMax) -> Result<Place, usize> {
-        waiting.enter(Tenant(1), asks(1), max)
+        assert_eq!((waiting.enter(Tenant(1), asks(1), nobody_waits).err(), nobody_waits.requests()), (Some(0), 0));
     }
 
     /// Goal: room goes back as sequences start, never more than was taken. Method: the numbers, sequence by sequence.

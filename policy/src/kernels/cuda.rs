@@ -7,8 +7,8 @@
 //! device yet: `make cuda-check` and the tests marked "needs a GPU" are what remains to be done there.
 //!
 //! candle's part is the tape, the trunk's matrix products in f32 (cuBLAS) and the memory pool; in bf16 the products are ours too
-//! (cuBLAS may round the factors, sums are f32). Each operation here is
-//! bitwise repeatable: nothing is summed by atomics, and how sums are cut follows from shapes.
+//! (cuBLAS may round the factors, sums are f32). Each operation here is bitwise repeatable: nothing is
+//! summed by atomics, and how sums are cut follows from shapes.
 
 mod adam_w;
 mod attention;

@@ -11,7 +11,9 @@ use super::{
 use crate::kernels::Precision;
 
 /// y = x·Wᵀ, as [`plain::linear`](crate::kernels::plain::linear), with the factors of all three products rounded to this
-/// precision where cuBLAS has matrix units for their shape, and everything else in f32. `x [rows, in]`, `weight [out, in]`; returns `[rows, out]`.
+/// precision where cuBLAS has matrix units for their shape, and everything else in f32.
+///
+/// `x [rows, in]`, `weight [out, in]`; returns `[rows, out]`.
 ///
 /// # Errors
 /// When the device fails.

@@ -8,6 +8,7 @@
 //! machine, or what is asked of it, that has changed.
 
 use std::{
+    cell::LazyCell,
     collections::BTreeMap,
     time::{Duration, Instant},
 };
@@ -188,8 +189,9 @@ impl<'w> LatencyWatch<'w> {
             return Ok(None);
         };
         let load = |version| Load::of(&self.watch.registry, version);
-        let fair = |version| load(version).factor_beside(load(live), factor);
-        // Files are looked at only where there is something to be asked.
+        // Files are looked at only where there is something to be asked, the live version's once.
+        let its = LazyCell::new(|| load(live));
+        let fair = |version| load(version).factor_beside(*its, factor);
         if !pace.is_slower(factor) || fair(good).is_none_or(|factor| !pace.is_slower(factor)) {
             return Ok((steps.n_steps_in_all() >= STEPS_ENOUGH).then_some(Finding::Good));
         }
