@@ -11,12 +11,14 @@
 //! what the version that drew a token said stands in its place, and that difference *is* paid, as in AReaL.
 
 mod advantages;
+mod ahead;
 mod episode;
 mod held_out;
 mod micro_batches;
 mod passes;
 
 pub use advantages::{AdvantageEstimator, groups};
+pub(crate) use ahead::{Ahead, Kept};
 use episode::bootstraps;
 pub use episode::{Admitted, Episode, Limits, admit};
 pub use held_out::is_held_out;
@@ -105,24 +107,28 @@ pub struct Experience {
 impl Experience {
     /// Computes the experience of these episodes: steps 2 to 5 of an update round.
     ///
-    /// `kl_coef` is β. Passes run without dropout and without a graph, at each episode's own temperature.
+    /// `kl_coef` is β, `first` the first minibatch, of which comes along what its step need not compute again. Passes run without
+    /// dropout and without a graph, at each episode's own temperature.
     ///
     /// # Errors
     /// When a pass fails, or `pace` says stop.
-    pub fn collect(
+    pub(crate) fn collect(
         episodes: Vec<Episode>,
+        first: &[usize],
         models: &Models,
         config: &config::Ppo,
         kl_coef: f64,
         pace: Pace<'_>,
-    ) -> Result<Experience, PpoError> {
-        let passes = Passes::run(&episodes, models, config, pace)?;
+    ) -> Result<(Experience, Ahead), PpoError> {
+        let (passes, ahead) = Passes::run(&episodes, first, models, config, pace)?;
         let (episodes, passes, broken) = passes.without_broken(episodes);
+        // Where some are taken out the rest have other numbers, and other minibatches.
+        let ahead = if broken.is_empty() { ahead } else { Ahead::default() };
         let experience = Experience::from_passes(episodes, passes, config, kl_coef);
-        Ok(Experience { broken, ..experience })
+        Ok((Experience { broken, ..experience }, ahead))
     }
 
-    /// The part of [`Experience::collect`] that needs no model: rewards, advantages, weights, whitening.
+    /// What follows from the passes without a model: rewards, advantages, weights, whitening.
     #[must_use]
     pub fn from_passes(episodes: Vec<Episode>, passes: Passes, config: &config::Ppo, kl_coef: f64) -> Experience {
         let lengths: Vec<usize> = episodes.iter().map(Episode::n_tokens).collect();

@@ -5,11 +5,11 @@ use policy::{
     kernels::Precision,
     memory::{Held, MemoryPlan, Role, WidestPass, weight_bytes},
     model_error::ModelError,
-    threads::is_small_of,
+    threads::{is_small_of, lanes_of},
     transformer::{Adapter, Keep},
 };
 
-use crate::experience::micro_batch_tokens;
+use crate::experience::{AdvantageEstimator, micro_batch_tokens};
 
 /// Numbers that a round keeps of every token: log-probs, values, rewards, advantages, weights.
 const NUMBERS_PER_TOKEN: usize = 12;
@@ -59,6 +59,12 @@ pub fn plan(
     if config.ema_decay > 0.0 {
         all.push(("the average of the policy's weights", learnt));
     }
+    if config.device == "cpu" && AdvantageEstimator::of(config).needs_values() {
+        // The policy's own is what the first step goes back through; the value model's waits beside it.
+        let lanes = lanes_of(value.n_parameters(), n_threads) as u64;
+        let tokens = tokens_of_episodes(micro_batch_tokens(config, policy), longest, config);
+        all.push(("the value model's first pass, kept", lanes * (tokens * pass.keep.bytes_per_token(value)) as u64));
+    }
     all.extend_from_slice(others);
     Ok(MemoryPlan::new(&roles, pass, &all))
 }
@@ -66,12 +72,16 @@ pub fn plan(
 /// Tokens of the widest pass with gradients. What is longer than the budget goes through alone, and no pass is wider than all
 /// that a step has: episodes, or texts.
 fn tokens_of(budget: usize, longest: usize, config: &config::Ppo) -> usize {
-    let episodes = budget.max(longest).min(config.minibatch.saturating_mul(longest));
+    let episodes = tokens_of_episodes(budget, longest, config);
     if config.ptx == "off" {
         return episodes;
     }
     let all = config.minibatch.saturating_mul(config.ptx_examples).saturating_mul(config.ptx_tokens);
     episodes.max(budget.max(config.ptx_tokens).min(all))
+}
+
+fn tokens_of_episodes(budget: usize, longest: usize, config: &config::Ppo) -> usize {
+    budget.max(longest).min(config.minibatch.saturating_mul(longest))
 }
 
 fn roles<'a>(policy: &'a Shape, value: &'a Shape, config: &config::Ppo) -> Vec<Role<'a>> {

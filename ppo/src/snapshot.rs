@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 use policy::optimizer::AdamState;
+use rayon::prelude::*;
 
 use crate::{averaging::WeightAverage, control::ControlState, error::PpoError, models::Models, state::Half};
 
@@ -71,7 +72,8 @@ impl Copied {
     /// Real copies: optimisers write into the storage that they hand out.
     fn of(models: &Models, half: Half, with_optimizer: bool) -> Result<Copied, PpoError> {
         let optimizer = with_optimizer.then(|| half.optimizer(models).state().copy()).transpose()?;
-        let weights = half.parameters(models).iter();
+        // New memory costs more than the numbers in it: several threads ask for it at once.
+        let weights = half.parameters(models).par_iter();
         let weights = weights.map(|(name, var)| Ok((name.clone(), var.as_detached_tensor().copy()?)));
         let average = if half == Half::Policy { models.average.clone() } else { None };
         Ok(Copied { weights: weights.collect::<Result<_, PpoError>>()?, optimizer, average })

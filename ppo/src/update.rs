@@ -10,6 +10,7 @@
 //! collect      old (unless `ppo.proximal` spares it), reference and value passes; token rewards; GAE; importance weights;
 //!              whitening
 //! for each epoch, for each minibatch:
+//!              (the first step goes back from the passes of `collect`, where they still are: `experience::ahead`)
 //!     policy   Σ micro-batches of the clipped loss over the *minibatch's* tokens, pretraining text, clip the norm, Adam
 //!     value    the same for the value loss, with its own norm and its own Adam
 //! arrive       how far the last step has brought it
@@ -31,6 +32,7 @@ mod outcome;
 mod permutation;
 mod pretraining;
 mod progress;
+mod rates;
 mod round_stats;
 mod sabotage;
 mod step;
@@ -52,21 +54,18 @@ pub use round_stats::RoundStats;
 use crate::{
     averaging::WeightAverage,
     error::PpoError,
-    experience::{AdvantageEstimator, Episode, Experience, Limits, Pace, admit},
+    experience::{AdvantageEstimator, Ahead, Episode, Experience, Limits, Pace, admit},
     guard::Guard,
     kl::{self, AdaptiveKl},
     loss::Aggregation,
     models::Models,
-    schedule::warmup_then_constant,
     snapshot::Snapshot,
 };
 use arrival::Arrival;
 use outcome::settle;
 use progress::Progress;
-use step::{LearningRates, Plan};
-
-/// Learning rates start at this share of their peak (InstructGPT C.4).
-const WARMUP_START: f64 = 0.1;
+use rates::LearningRates;
+use step::Plan;
 
 /// One update round.
 #[derive(Clone, Copy, Debug)]
@@ -144,8 +143,9 @@ impl Round<'_> {
         }
         let held_out = watch::held_out_score(rollouts, &fates);
         let kl_coef = models.kl_coef;
-        let (is_warming_up, rates) = (self.is_warming_up(models), self.learning_rates(models));
-        let experience = self.collect(admitted.episodes, models, pace)?;
+        let (is_warming_up, rates) =
+            (self.is_warming_up(models), LearningRates::of(self.config, &models.control, self.update));
+        let (experience, ahead) = self.collect(admitted.episodes, models, pace)?;
         let experience_s = started.elapsed().as_secs_f64();
         let mut progress = Progress::default();
         self.watch(models, &experience, held_out, &mut progress.trips);
@@ -155,7 +155,7 @@ impl Round<'_> {
         }
         let mut arrival = Arrival::default();
         if has_lessons(&experience) && !progress.trips.forbid_learning() {
-            self.update(models, &experience, &mut progress, pace)?;
+            self.update(models, &experience, ahead, &mut progress, pace)?;
             arrival = self.arrive(models, &experience, &mut progress, pace)?;
             sabotage::spoil_if_armed(models)?;
         }
@@ -187,12 +187,13 @@ impl Round<'_> {
         &self,
         models: &mut Models,
         experience: &Experience,
+        mut ahead: Ahead,
         progress: &mut Progress,
         pace: Pace<'_>,
     ) -> Result<(), PpoError> {
         let plan = Plan {
             config: self.config,
-            rates: self.learning_rates(models),
+            rates: LearningRates::of(self.config, &models.control, self.update),
             pretraining: self.pretraining,
             is_warming_up: self.is_warming_up(models),
         };
@@ -200,10 +201,10 @@ impl Round<'_> {
             models.average = Some(WeightAverage::of(models.policy.parameters())?);
         }
         for epoch in 0..self.config.epochs {
-            let order = permutation(self.config.seed, self.update, epoch, experience.episodes.len());
+            let order = self.order(epoch, experience.episodes.len());
             for members in minibatches(&order, self.config.minibatch) {
                 let minibatch = step::Minibatch::new(experience, members, Aggregation::of(self.config));
-                minibatch.step(models, plan, progress, pace)?;
+                minibatch.step(models, plan, std::mem::take(&mut ahead), progress, pace)?;
                 if progress.is_refused {
                     return Ok(());
                 }
@@ -232,6 +233,11 @@ impl Round<'_> {
         Ok(arrival)
     }
 
+    /// In which order an epoch goes through so many episodes.
+    fn order(&self, epoch: u32, n_episodes: usize) -> Vec<usize> {
+        permutation(self.config.seed, self.update, epoch, n_episodes)
+    }
+
     /// Rounds of a new value model in which the policy stands still.
     fn is_warming_up(&self, models: &Models) -> bool {
         let needs_values = AdvantageEstimator::of(self.config).needs_values();
@@ -240,7 +246,12 @@ impl Round<'_> {
 
     /// Steps 2 to 5. While the value model warms up its targets are whole returns (λ = 1, and scores also of what was cut off): what
     /// it says itself is not worth bootstrapping from yet.
-    fn collect(&self, episodes: Vec<Episode>, models: &Models, pace: Pace<'_>) -> Result<Experience, PpoError> {
+    fn collect(
+        &self,
+        episodes: Vec<Episode>,
+        models: &Models,
+        pace: Pace<'_>,
+    ) -> Result<(Experience, Ahead), PpoError> {
         let mut config = self.config.clone();
         if self.is_warming_up(models) {
             config.lambda = 1.0;
@@ -250,7 +261,9 @@ impl Round<'_> {
                 }
             }
         }
-        Experience::collect(episodes, models, &config, models.kl_coef, pace)
+        let order = self.order(0, episodes.len());
+        let first = minibatches(&order, config.minibatch).first().copied().unwrap_or_default();
+        Experience::collect(episodes, first, models, &config, models.kl_coef, pace)
     }
 
     /// The moving average of the policy's weights takes its step when the policy took one, and ends where nobody wants one any more.
@@ -262,20 +275,6 @@ impl Round<'_> {
             average.follow(models.policy.parameters(), self.config.ema_decay)?;
         }
         Ok(())
-    }
-
-    /// The policy's rate rises with its own rounds since its moments were fresh: neither the rounds in which the value model warms
-    /// up alone nor those before an activation tell Adam how large its gradients are. The value model learns in every round.
-    fn learning_rates(&self, models: &Models) -> LearningRates {
-        let config = self.config;
-        let rate = |peak, n_rounds| warmup_then_constant(peak, WARMUP_START, n_rounds, config.warmup_updates);
-        LearningRates {
-            policy: rate(config.policy_learning_rate, models.control.n_policy_rounds),
-            value: rate(config.value_learning_rate, self.update),
-            value_head: Some(config.value_head_learning_rate)
-                .filter(|peak| *peak > 0.0)
-                .map(|peak| rate(peak, self.update)),
-        }
     }
 
     fn adapt_kl_coef(&self, models: &mut Models, experience: &Experience, progress: &Progress) {

@@ -11,7 +11,7 @@ use crate::{
     model_error::Result,
     optimizer::Gradients,
     sequence_batch::SequenceBatch,
-    transformer::{Keep, Linear, OpenTrunk, Pass},
+    transformer::{Activations, Keep, Linear, OpenTrunk, Pass},
 };
 
 /// A language model whose weights are held open: any number of passes, from any number of threads.
@@ -44,21 +44,43 @@ impl OpenLm<'_> {
     /// # Errors
     /// When the batch is empty, a temperature is missing or not positive, or a token lies outside the vocabulary.
     pub fn log_probs(&self, batch: &SequenceBatch, temperatures: &[f32]) -> Result<ResponseLogProbs> {
+        Ok(self.read(batch, temperatures, Keep::Nothing)?.0)
+    }
+
+    /// The same, with what [`Self::backward_from`] needs to spare itself this pass; `None` on a GPU.
+    ///
+    /// # Errors
+    /// As [`Self::log_probs`].
+    pub fn log_probs_ahead(
+        &self,
+        batch: &SequenceBatch,
+        temperatures: &[f32],
+    ) -> Result<(ResponseLogProbs, Option<Activations>)> {
+        self.read(batch, temperatures, self.keep)
+    }
+
+    fn read(
+        &self,
+        batch: &SequenceBatch,
+        temperatures: &[f32],
+        keep: Keep,
+    ) -> Result<(ResponseLogProbs, Option<Activations>)> {
         let Some((trunk, linear)) = &self.open else {
             let operations = self.lm.operations()?;
             let (log_probs, entropies) = self.lm.log_probs_on_tape(batch, temperatures, Pass::Frozen, operations)?;
-            return Ok(ResponseLogProbs { log_probs: log_probs.to_vec1()?, entropies: entropies.to_vec1()? });
+            let said = ResponseLogProbs { log_probs: log_probs.to_vec1()?, entropies: entropies.to_vec1()? };
+            return Ok((said, None));
         };
         let mut out = ResponseLogProbs::default();
         let (targets, temperatures) = self.lm.targets(batch, temperatures)?;
         let packed = batch.packed_inputs();
-        let (hidden, _) = trunk.forward(self.lm.trunk.batch(&packed, self.lm.precision), Keep::Nothing)?;
-        let hidden = self.select(&hidden, &batch.prediction_rows());
+        let passed = self.lm.trunk.batch(&packed, self.lm.precision);
+        let (hidden, kept) = trunk.forward(&passed, &batch.prediction_rows(), keep)?;
         self.head(linear, &hidden, &targets, &temperatures).forward(|rows| {
             out.log_probs.extend_from_slice(rows.log_probs);
             out.entropies.extend_from_slice(rows.entropies);
         });
-        Ok(out)
+        Ok((out, Some(kept)))
     }
 
     /// Forward and backward in one: `loss` is told log-probs and entropies of the response tokens, some at a time and in
@@ -71,6 +93,21 @@ impl OpenLm<'_> {
         batch: &SequenceBatch,
         temperatures: &[f32],
         gradients: &mut Gradients,
+        loss: impl FnMut(HeadRows<'_>) -> Result<HeadSlopes>,
+    ) -> Result<()> {
+        self.backward_from(None, batch, temperatures, gradients, loss)
+    }
+
+    /// The same, without the forward pass where [`Self::log_probs_ahead`] has made it: of this very batch, by these very weights.
+    ///
+    /// # Errors
+    /// As [`Self::backward`].
+    pub fn backward_from(
+        &self,
+        ahead: Option<Activations>,
+        batch: &SequenceBatch,
+        temperatures: &[f32],
+        gradients: &mut Gradients,
         mut loss: impl FnMut(HeadRows<'_>) -> Result<HeadSlopes>,
     ) -> Result<()> {
         let Some((trunk, linear)) = &self.open else {
@@ -79,17 +116,11 @@ impl OpenLm<'_> {
         };
         let (targets, temperatures) = self.lm.targets(batch, temperatures)?;
         let (packed, rows) = (batch.packed_inputs(), batch.prediction_rows());
-        let (hidden, saved) = trunk.forward(self.lm.trunk.batch(&packed, self.lm.precision), self.keep)?;
-        let selected = self.select(&hidden, &rows);
-        let n = hidden.len();
+        let passed = self.lm.trunk.batch(&packed, self.lm.precision);
+        let (hidden, kept) = trunk.forward_from(ahead, &passed, &rows, self.keep)?;
+        let d_hidden = self.head(linear, &hidden, &targets, &temperatures).backward(&mut loss, gradients)?;
         drop(hidden);
-        let d_selected = self.head(linear, &selected, &targets, &temperatures).backward(&mut loss, gradients)?;
-        let mut d_hidden = vec![0.0; n];
-        let width = self.width();
-        for (&row, d) in rows.iter().zip(d_selected.chunks_exact(width)) {
-            d_hidden[row as usize * width..][..width].copy_from_slice(d);
-        }
-        trunk.backward(saved, &d_hidden, gradients);
+        trunk.backward(&passed, &rows, kept, &d_hidden, gradients);
         Ok(())
     }
 
@@ -123,16 +154,7 @@ impl OpenLm<'_> {
         targets: &'b [u32],
         temperatures: &'b [f64],
     ) -> Head<'b> {
-        Head { linear, hidden, width: self.width(), targets, temperatures, precision: self.lm.precision }
-    }
-
-    fn width(&self) -> usize {
-        self.lm.trunk.shape().hidden
-    }
-
-    /// Some rows, one after another.
-    fn select(&self, hidden: &[f32], rows: &[u32]) -> Vec<f32> {
-        let width = self.width();
-        rows.iter().flat_map(|&row| &hidden[row as usize * width..][..width]).copied().collect()
+        let width = self.lm.trunk.shape().hidden;
+        Head { linear, hidden, width, targets, temperatures, precision: self.lm.precision }
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     model_error::Result,
     optimizer::Gradients,
     sequence_batch::SequenceBatch,
-    transformer::{Keep, OpenTrunk, Pass},
+    transformer::{Activations, Keep, OpenTrunk, Pass},
 };
 
 /// A scalar model whose weights are held open: any number of passes, from any number of threads.
@@ -57,7 +57,7 @@ impl OpenScalar<'_> {
     /// # Errors
     /// When the batch is empty or a token lies outside the vocabulary.
     pub fn scores_at_last(&self, batch: &SequenceBatch) -> Result<Vec<f32>> {
-        self.read(&Places::last(batch)?)
+        Ok(self.read(&Places::last(batch)?, Keep::Nothing)?.0)
     }
 
     /// V before each response token: `[n_response_tokens]`, f32.
@@ -65,8 +65,20 @@ impl OpenScalar<'_> {
     /// # Errors
     /// When there are several heads, the batch is empty, has no prompts, or a token lies outside the vocabulary.
     pub fn values_at_response(&self, batch: &SequenceBatch) -> Result<Vec<f32>> {
+        Ok(self.read_values(batch, Keep::Nothing)?.0)
+    }
+
+    /// The same, with what [`Self::backward_at_response_from`] needs to spare itself this pass; `None` on a GPU.
+    ///
+    /// # Errors
+    /// As [`Self::values_at_response`].
+    pub fn values_at_response_ahead(&self, batch: &SequenceBatch) -> Result<(Vec<f32>, Option<Activations>)> {
+        self.read_values(batch, self.model.keep)
+    }
+
+    fn read_values(&self, batch: &SequenceBatch, keep: Keep) -> Result<(Vec<f32>, Option<Activations>)> {
         self.model.check_one_head()?;
-        self.read(&Places::response(batch)?)
+        self.read(&Places::response(batch)?, keep)
     }
 
     /// Forward and backward in one: `loss` is told the scores and says the slopes of the loss in them, both `[batch, heads]`
@@ -80,7 +92,7 @@ impl OpenScalar<'_> {
         gradients: &mut Gradients,
         loss: impl FnOnce(&[f32]) -> Result<(Vec<f32>, R)>,
     ) -> Result<R> {
-        self.backward(&Places::last(batch)?, gradients, loss)
+        self.backward(None, &Places::last(batch)?, gradients, loss)
     }
 
     /// The same for the values before the response tokens.
@@ -93,22 +105,38 @@ impl OpenScalar<'_> {
         gradients: &mut Gradients,
         loss: impl FnOnce(&[f32]) -> Result<(Vec<f32>, R)>,
     ) -> Result<R> {
-        self.model.check_one_head()?;
-        self.backward(&Places::response(batch)?, gradients, loss)
+        self.backward_at_response_from(None, batch, gradients, loss)
     }
 
-    fn read(&self, places: &Places) -> Result<Vec<f32>> {
+    /// The same, without the forward pass where [`Self::values_at_response_ahead`] has made it: of this very batch, by these
+    /// very weights.
+    ///
+    /// # Errors
+    /// As [`Self::backward_at_response`].
+    pub fn backward_at_response_from<R>(
+        &self,
+        ahead: Option<Activations>,
+        batch: &SequenceBatch,
+        gradients: &mut Gradients,
+        loss: impl FnOnce(&[f32]) -> Result<(Vec<f32>, R)>,
+    ) -> Result<R> {
+        self.model.check_one_head()?;
+        self.backward(ahead, &Places::response(batch)?, gradients, loss)
+    }
+
+    fn read(&self, places: &Places, keep: Keep) -> Result<(Vec<f32>, Option<Activations>)> {
         let Some(parts) = &self.open else {
             let operations = self.model.operations()?;
-            return Ok(self.model.on_tape(places, Pass::Frozen, operations)?.flatten_all()?.to_vec1()?);
+            return Ok((self.model.on_tape(places, Pass::Frozen, operations)?.flatten_all()?.to_vec1()?, None));
         };
         let batch = self.model.trunk.batch(&places.packed, self.model.precision);
-        let (hidden, _) = parts.trunk.forward(batch, Keep::Nothing)?;
-        Ok(parts.scalars(&hidden, &places.rows))
+        let (hidden, kept) = parts.trunk.forward(&batch, &places.rows, keep)?;
+        Ok((parts.scalars(&hidden), Some(kept)))
     }
 
     fn backward<R>(
         &self,
+        ahead: Option<Activations>,
         places: &Places,
         gradients: &mut Gradients,
         loss: impl FnOnce(&[f32]) -> Result<(Vec<f32>, R)>,
@@ -118,11 +146,11 @@ impl OpenScalar<'_> {
             return self.backward_on_tape(places, gradients, loss, operations);
         };
         let batch = self.model.trunk.batch(&places.packed, self.model.precision);
-        let (hidden, saved) = parts.trunk.forward(batch, self.model.keep)?;
-        let (slopes, report) = loss(&parts.scalars(&hidden, &places.rows))?;
-        let g = parts.backward(&hidden, &places.rows, &slopes, gradients);
+        let (hidden, kept) = parts.trunk.forward_from(ahead, &batch, &places.rows, self.model.keep)?;
+        let (slopes, report) = loss(&parts.scalars(&hidden))?;
+        let g = parts.backward(&hidden, &slopes, gradients);
         drop(hidden);
-        parts.trunk.backward(saved, &g, gradients);
+        parts.trunk.backward(&batch, &places.rows, kept, &g, gradients);
         Ok(report)
     }
 
@@ -146,12 +174,11 @@ impl OpenParts<'_> {
         self.weight.len() / self.bias.len()
     }
 
-    /// `[rows, heads]` row by row.
-    fn scalars(&self, hidden: &[f32], rows: &[u32]) -> Vec<f32> {
+    /// `[rows, heads]` row by row; `hidden [rows, width]`.
+    fn scalars(&self, hidden: &[f32]) -> Vec<f32> {
         let width = self.width();
-        let mut scalars = Vec::with_capacity(rows.len() * self.bias.len());
-        for &row in rows {
-            let hidden = &hidden[row as usize * width..][..width];
+        let mut scalars = Vec::with_capacity(hidden.len() / width * self.bias.len());
+        for hidden in hidden.chunks_exact(width) {
             let heads = self.weight.chunks(width).zip(self.bias);
             // The bias after the sum, as the product of any other layer would have it.
             scalars
@@ -160,17 +187,16 @@ impl OpenParts<'_> {
         scalars
     }
 
-    /// Gradients of the heads; `slopes`: `[rows, heads]` row by row. Returns d hidden, `[n_tokens, hidden]`.
-    fn backward(&self, hidden: &[f32], rows: &[u32], slopes: &[f32], gradients: &mut Gradients) -> Vec<f32> {
+    /// Gradients of the heads; `slopes`: `[rows, heads]` row by row. Returns d hidden, `[rows, width]`.
+    fn backward(&self, hidden: &[f32], slopes: &[f32], gradients: &mut Gradients) -> Vec<f32> {
         let (width, n_heads) = (self.width(), self.bias.len());
-        assert_eq!(slopes.len(), rows.len() * n_heads, "a loss gives one slope per scalar");
+        assert_eq!(slopes.len(), hidden.len() / width * n_heads, "a loss gives one slope per scalar");
         let d_bias = gradients.slot(HEAD_BIAS, n_heads);
         slopes.chunks(n_heads).for_each(|row| d_bias.iter_mut().zip(row).for_each(|(d, slope)| *d += slope));
         let d_weight = gradients.slot(HEAD_WEIGHT, self.weight.len());
         let mut g = vec![0.0; hidden.len()];
-        for (&row, slopes) in rows.iter().zip(slopes.chunks(n_heads)) {
-            let at = row as usize * width..(row as usize + 1) * width;
-            let (hidden, g) = (&hidden[at.clone()], &mut g[at]);
+        let rows = hidden.chunks_exact(width).zip(g.chunks_exact_mut(width));
+        for ((hidden, g), slopes) in rows.zip(slopes.chunks(n_heads)) {
             let heads = self.weight.chunks(width).zip(d_weight.chunks_mut(width)).zip(slopes);
             for ((weight, d_weight), slope) in heads {
                 d_weight.iter_mut().zip(hidden).for_each(|(d, h)| *d += slope * h);
@@ -209,7 +235,7 @@ mod tests {
                 let (mut ours, mut tape) = (Gradients::new(), Gradients::new());
                 model
                     .open(|open| {
-                        let a = open.backward(places, &mut ours, loss)?;
+                        let a = open.backward(None, places, &mut ours, loss)?;
                         let b = open.backward_on_tape(places, &mut tape, loss, operations)?;
                         assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5));
                         Ok(())

@@ -3,6 +3,9 @@
 //! Of a block forward keeps the residual stream before each half, q, k, v, what attention mixed, gate and up; norms and
 //! the gated product are computed again. With [`Keep::Inputs`] it keeps one stream a block and computes the block again
 //! when its turn comes (activation checkpointing): a third more arithmetic for a tenth of the memory.
+//!
+//! Of the last block's output only some rows are read, those before a response token or at the end of a sequence; the others are
+//! needed as its keys and values and no further, so that everything behind its attention is computed for these rows alone.
 
 use super::{
     attention::{self, AttentionLayer, AttentionShape},
@@ -73,9 +76,8 @@ enum SavedBlock {
     Both(attention::Saved, mlp::Saved),
 }
 
-/// What one forward pass kept.
-pub(crate) struct Saved<'a> {
-    batch: Batch<'a>,
+/// What a forward pass left for the backward of the same batch through the same weights.
+pub struct Activations {
     blocks: Vec<SavedBlock>,
     /// The stream before the last norm.
     last: Vec<f32>,
@@ -91,38 +93,66 @@ pub(crate) struct OpenTrunk<'a> {
 }
 
 impl<'a> OpenTrunk<'a> {
-    /// Hidden states after the last norm, `[n_tokens, hidden]`, f32, and what was kept.
-    pub(crate) fn forward<'b>(&self, batch: Batch<'b>, keep: Keep) -> Result<(Vec<f32>, Saved<'b>)> {
+    /// Hidden states of these rows after the last norm, `[rows, hidden]`, f32, and what was kept. No row comes twice.
+    pub(crate) fn forward(&self, batch: &Batch<'_>, rows: &[u32], keep: Keep) -> Result<(Vec<f32>, Activations)> {
         let mut x = self.embed(&batch.packed.ids)?;
         let mut blocks = Vec::with_capacity(if keep == Keep::Nothing { 0 } else { self.blocks.len() });
-        for block in &self.blocks {
+        for (i, block) in self.blocks.iter().enumerate() {
             if keep == Keep::Inputs {
                 blocks.push(SavedBlock::Input(x.clone()));
             }
-            if let Some((attention, mlp)) = block.forward(&mut x, &batch, keep == Keep::All) {
+            let kept = block.forward(&mut x, batch, self.read_of(i, rows), keep == Keep::All);
+            if let Some((attention, mlp)) = kept {
                 blocks.push(SavedBlock::Both(attention, mlp));
             }
         }
-        Ok((self.norm.forward_f32(&x), Saved { batch, blocks, last: x }))
+        Ok((self.norm.forward_f32(&x), Activations { blocks, last: x }))
     }
 
-    /// Adds the gradients of every parameter of the trunk that learns. `g`: of the hidden states, `[n_tokens, hidden]`.
-    pub(crate) fn backward(&self, saved: Saved<'_>, g: &[f32], gradients: &mut Gradients) {
-        let Saved { batch, blocks, last } = saved;
+    /// As [`Self::forward`], from what it kept, where that was done before.
+    pub(crate) fn forward_from(
+        &self,
+        done: Option<Activations>,
+        batch: &Batch<'_>,
+        rows: &[u32],
+        keep: Keep,
+    ) -> Result<(Vec<f32>, Activations)> {
+        match done {
+            Some(kept) => Ok((self.norm.forward_f32(&kept.last), kept)),
+            None => self.forward(batch, rows, keep),
+        }
+    }
+
+    /// Which rows behind a block's attention are read; `None`: all.
+    fn read_of<'b>(&self, block: usize, rows: &'b [u32]) -> Option<&'b [u32]> {
+        (block + 1 == self.blocks.len()).then_some(rows)
+    }
+
+    /// Adds the gradients of every parameter of the trunk that learns. `g`: of the hidden states of these rows, `[rows, hidden]`.
+    pub(crate) fn backward(
+        &self,
+        batch: &Batch<'_>,
+        rows: &[u32],
+        kept: Activations,
+        g: &[f32],
+        gradients: &mut Gradients,
+    ) {
+        let Activations { blocks, last } = kept;
         assert_eq!(blocks.len(), self.blocks.len(), "backward follows a forward that kept something");
         let mut dx = vec![0.0; last.len()];
         self.norm.backward(&last, g, &mut dx, gradients);
         drop(last);
-        for (block, saved) in self.blocks.iter().zip(blocks).rev() {
+        for (i, (block, saved)) in self.blocks.iter().zip(blocks).enumerate().rev() {
+            let read = self.read_of(i, rows);
             let (attention, mlp) = match saved {
                 SavedBlock::Both(attention, mlp) => (attention, mlp),
                 SavedBlock::Input(mut x) => {
-                    block.forward(&mut x, &batch, true).expect("a pass that keeps all keeps every block")
+                    block.forward(&mut x, batch, read, true).expect("a pass that keeps all keeps every block")
                 }
             };
-            block.mlp.backward(&mlp, &batch, &mut dx, gradients);
+            block.mlp.backward(&mlp, batch, &mut dx, gradients);
             drop(mlp);
-            block.attention.backward(&attention, &batch, &mut dx, gradients);
+            block.attention.backward(&attention, batch, read, &mut dx, gradients);
         }
         if !self.trains_embedding {
             return;
@@ -151,8 +181,15 @@ impl<'a> OpenTrunk<'a> {
 }
 
 impl Block<'_> {
-    fn forward(&self, x: &mut [f32], batch: &Batch<'_>, keeps: bool) -> Option<(attention::Saved, mlp::Saved)> {
-        let attention = self.attention.forward(x, batch, keeps);
+    /// Turns the stream before the block into that behind it, of the rows that are read.
+    fn forward(
+        &self,
+        x: &mut Vec<f32>,
+        batch: &Batch<'_>,
+        read: Option<&[u32]>,
+        keeps: bool,
+    ) -> Option<(attention::Saved, mlp::Saved)> {
+        let attention = self.attention.forward(x, batch, read, keeps);
         let mlp = self.mlp.forward(x, batch, keeps);
         attention.zip(mlp)
     }

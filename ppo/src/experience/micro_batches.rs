@@ -66,6 +66,19 @@ impl MicroBatches {
         MicroBatches { pieces: pieces.collect(), lanes: budget.lanes.max(1) }
     }
 
+    /// All episodes, beginning with the pieces of `first` as [`Self::of`] cuts that alone; returns these that run at once, too.
+    pub(crate) fn beginning_with(
+        episodes: &[Episode],
+        first: &[usize],
+        budget: Budget,
+    ) -> (MicroBatches, Vec<Vec<usize>>) {
+        let MicroBatches { mut pieces, lanes } = MicroBatches::of(episodes, first, budget);
+        let beginning = pieces.iter().take(lanes).cloned().collect();
+        let rest: Vec<usize> = (0..episodes.len()).filter(|i| !first.contains(i)).collect();
+        pieces.extend(MicroBatches::of(episodes, &rest, budget).pieces);
+        (MicroBatches { pieces, lanes }, beginning)
+    }
+
     /// The pieces that run at once, wave after wave.
     pub(crate) fn waves(&self) -> impl Iterator<Item = &[Vec<usize>]> {
         self.pieces.chunks(self.lanes)

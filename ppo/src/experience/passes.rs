@@ -1,7 +1,7 @@
 //! The passes over a round that record no gradient.
 
 use super::{
-    AdvantageEstimator, Episode,
+    AdvantageEstimator, Ahead, Episode,
     episode::bootstraps,
     micro_batches::{Budget, MicroBatches, Pace, batch_of, temperatures_of},
 };
@@ -33,51 +33,69 @@ pub struct Passes {
 impl Passes {
     /// Runs the policy where it is asked, the reference, and the value model where advantages need it, over all episodes, one
     /// model after the other: in bf16 only one rounded copy is alive. The value model is opened again where it is asked for the
-    /// rest of answers that were cut off.
+    /// rest of answers that were cut off. Of the models that learn comes along what the step on `first` need not compute again.
     ///
     /// # Errors
     /// When a pass fails, or `pace` says stop.
-    pub fn run(
+    pub(crate) fn run(
         episodes: &[Episode],
+        first: &[usize],
         models: &Models,
         config: &config::Ppo,
         pace: Pace<'_>,
-    ) -> Result<Passes, PpoError> {
+    ) -> Result<(Passes, Ahead), PpoError> {
         let order: Vec<usize> = (0..episodes.len()).collect();
-        let pieces = MicroBatches::of(episodes, &order, Budget::of(models, config));
+        let (budget, ahead) = (Budget::of(models, config), Ahead::default());
+        let (learning, beginning) = MicroBatches::beginning_with(episodes, first, budget);
+        let is_first = |members: &[usize]| beginning.iter().any(|piece| piece == members);
         let input = |members: &[usize]| (batch_of(episodes, members), temperatures_of(episodes, members));
-        let flat = Flat::new(episodes, &pieces);
+        let flat = Flat::new(episodes, &learning);
         let policy = match LogLinear::is_asked(config) {
             true => None,
             false => {
                 let said = models.policy.open(|lm| {
-                    Ok(pieces.map(pace, |members| {
+                    Ok(learning.map(pace, |members| {
                         let (batch, temperatures) = input(members);
-                        lm.log_probs(&batch, &temperatures)
+                        if !is_first(members) {
+                            return lm.log_probs(&batch, &temperatures);
+                        }
+                        let (said, kept) = lm.log_probs_ahead(&batch, &temperatures)?;
+                        ahead.policy.keep(members, kept);
+                        Ok(said)
                     }))
                 })??;
                 let (old, entropies) = said.into_iter().map(|out| (out.log_probs, out.entropies)).unzip();
                 Some(PolicyPass { old: flat.scatter(old), entropies: flat.scatter(entropies) })
             }
         };
+        let frozen = MicroBatches::of(episodes, &order, budget);
         let reference = models.reference.open(|lm| {
-            Ok(pieces.map(pace, |members| {
+            Ok(frozen.map(pace, |members| {
                 let (batch, temperatures) = input(members);
                 Ok(lm.log_probs(&batch, &temperatures)?.log_probs)
             }))
         })??;
         let values = match AdvantageEstimator::of(config).needs_values() {
             true => flat.scatter(models.value.open(|model| {
-                Ok(pieces.map(pace, |members| model.values_at_response(&batch_of(episodes, members))))
+                Ok(learning.map(pace, |members| {
+                    let batch = batch_of(episodes, members);
+                    if !is_first(members) {
+                        return model.values_at_response(&batch);
+                    }
+                    let (values, kept) = model.values_at_response_ahead(&batch)?;
+                    ahead.value.keep(members, kept);
+                    Ok(values)
+                }))
             })??),
             false => vec![0.0; flat.n_tokens()],
         };
-        Ok(Passes {
+        let passes = Passes {
             policy,
-            reference: flat.scatter(reference),
+            reference: Flat::new(episodes, &frozen).scatter(reference),
             values,
             last_values: last_values(episodes, models, config, pace)?,
-        })
+        };
+        Ok((passes, ahead))
     }
 }
 

@@ -4,7 +4,6 @@ use policy::{
     causal_lm::HeadSlopes,
     model_error::Result as ModelResult,
     optimizer::{Gradients, accumulate, clip_factor},
-    scalar_model::is_head,
     sequence_batch::Sequence,
 };
 
@@ -12,34 +11,20 @@ use super::{
     first_minibatch::{FirstMinibatch, Said},
     pretraining,
     progress::{Fault, Progress, fault_of},
+    rates::LearningRates,
     tally::{PolicyTally, ValueTally},
     tokens::Tokens,
 };
 use crate::{
     error::PpoError,
     experience::{
-        AdvantageEstimator, Budget, Experience, MicroBatches, Pace, Proximal, batch_of, go_on, temperatures_of,
+        AdvantageEstimator, Ahead, Budget, Experience, Kept, MicroBatches, Pace, Proximal, batch_of, go_on,
+        temperatures_of,
     },
     guard::{Guard, limit, spike},
     loss::{Aggregation, PolicyClip, value, value_loss},
     models::Models,
 };
-
-/// Adam step sizes of this round.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LearningRates {
-    pub(super) policy: f64,
-    pub(super) value: f64,
-    /// Of the value model's head; `None`: as of the rest of it.
-    pub(super) value_head: Option<f64>,
-}
-
-impl LearningRates {
-    /// Of a parameter of the value model.
-    fn of_value(self, name: &str) -> f64 {
-        self.value_head.filter(|_| is_head(name)).unwrap_or(self.value)
-    }
-}
 
 /// What all steps of a round have in common.
 #[derive(Clone, Copy)]
@@ -76,10 +61,13 @@ impl<'a> Minibatch<'a> {
     }
 
     /// Steps the policy, while its KL budget lasts, and the value model.
+    ///
+    /// `ahead`: passes over this minibatch that these very weights have made.
     pub(super) fn step(
         &self,
         models: &mut Models,
         plan: Plan<'_>,
+        ahead: Ahead,
         progress: &mut Progress,
         pace: Pace<'_>,
     ) -> Result<(), PpoError> {
@@ -87,13 +75,13 @@ impl<'a> Minibatch<'a> {
             return Ok(());
         }
         if !progress.stopped && !plan.is_warming_up {
-            self.step_policy(models, plan, progress, pace)?;
+            self.step_policy(models, plan, ahead.policy, progress, pace)?;
         }
         if progress.is_refused {
             return Ok(());
         }
         if AdvantageEstimator::of(plan.config).needs_values() {
-            self.step_value(models, plan, progress, pace)?;
+            self.step_value(models, plan, ahead.value, progress, pace)?;
         }
         Ok(())
     }
@@ -102,12 +90,13 @@ impl<'a> Minibatch<'a> {
         &self,
         models: &mut Models,
         plan: Plan<'_>,
+        ahead: Kept,
         progress: &mut Progress,
         pace: Pace<'_>,
     ) -> Result<(), PpoError> {
         let config = plan.config;
         let room = std::mem::take(&mut progress.gradients);
-        let (mut gradients, mut tally) = self.policy_gradients(models, config, room, pace)?;
+        let (mut gradients, mut tally) = self.policy_gradients(models, config, &ahead, room, pace)?;
         let said = std::mem::take(&mut tally.said);
         if self.is_log_linear() && progress.first.is_none() {
             let first = FirstMinibatch::of(self.experience, &said, config);
@@ -150,11 +139,12 @@ impl<'a> Minibatch<'a> {
         &self,
         models: &mut Models,
         plan: Plan<'_>,
+        ahead: Kept,
         progress: &mut Progress,
         pace: Pace<'_>,
     ) -> Result<(), PpoError> {
         let room = std::mem::take(&mut progress.gradients);
-        let (mut gradients, tally) = self.value_gradients(models, plan.config, room, pace)?;
+        let (mut gradients, tally) = self.value_gradients(models, plan.config, &ahead, room, pace)?;
         progress.value.merge(&tally);
         if plan.config.value_coef != 1.0 {
             gradients.scale(plan.config.value_coef)?;
@@ -180,6 +170,7 @@ impl<'a> Minibatch<'a> {
         &self,
         models: &Models,
         config: &config::Ppo,
+        ahead: &Kept,
         room: Gradients,
         pace: Pace<'_>,
     ) -> Result<(Gradients, PolicyTally), PpoError> {
@@ -190,7 +181,7 @@ impl<'a> Minibatch<'a> {
                 let (batch, temperatures) = (batch_of(episodes, members), temperatures_of(episodes, members));
                 let tokens = self.tokens(members);
                 let (mut tally, mut said) = (PolicyTally::default(), Said::default());
-                lm.backward(&batch, &temperatures, gradients, |rows| {
+                lm.backward_from(ahead.take(members), &batch, &temperatures, gradients, |rows| {
                     let log_probs = floats(rows.log_probs);
                     let reading = tokens.read(&rows.range, &log_probs, clip);
                     tally.add(&reading);
@@ -217,6 +208,7 @@ impl<'a> Minibatch<'a> {
         &self,
         models: &Models,
         config: &config::Ppo,
+        ahead: &Kept,
         room: Gradients,
         pace: Pace<'_>,
     ) -> Result<(Gradients, ValueTally), PpoError> {
@@ -225,7 +217,8 @@ impl<'a> Minibatch<'a> {
         let (gradients, losses) = models.value.open(|model| {
             Ok(self.sum(room, Budget::of(models, config), pace, |members, gradients| {
                 let tokens = self.tokens(members);
-                model.backward_at_response(&batch_of(episodes, members), gradients, |values| {
+                let batch = batch_of(episodes, members);
+                model.backward_at_response_from(ahead.take(members), &batch, gradients, |values| {
                     let loss = value_loss(tokens.value(&floats(values)), clip);
                     Ok((slopes(&loss.grad), (loss, tokens.mask.len())))
                 })

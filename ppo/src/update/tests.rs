@@ -1,3 +1,4 @@
+mod ahead;
 mod arrival;
 mod estimators;
 mod head;
@@ -20,7 +21,7 @@ use policy::{
 use super::{Fate, Round, RoundOutcome};
 use crate::{
     error::PpoError,
-    experience::{Experience, Limits, admit},
+    experience::{Experience, Kept, Limits, admit},
     loss::Aggregation,
     rollout_log::DropReason,
     test_world::{VOCAB, World, bytes_of, share_of},
@@ -40,7 +41,7 @@ fn experience(world: &World, rollouts: &[reward::ScoredRollout]) -> Experience {
         Limits { lineage: &LINEAGE, vocab_size: VOCAB, trains_client_limited: false, held_out_share: 0.0 },
     );
     let pace = &mut || ControlFlow::Continue(());
-    Experience::collect(admitted.episodes, &world.models, &world.config, 0.05, pace).unwrap()
+    Experience::collect(admitted.episodes, &[], &world.models, &world.config, 0.05, pace).unwrap().0
 }
 
 /// A world some way from its reference, so that ratios, clips and KL are not trivial, and its experience from before.
@@ -72,8 +73,14 @@ fn gradients_do_not_depend_on_the_micro_batch() {
     let gradients = |world: &World| {
         let minibatch = Minibatch::new(&experience, &members, Aggregation::TokenMean);
         let pace = &mut || ControlFlow::Continue(());
-        let policy = minibatch.policy_gradients(&world.models, &world.config, Gradients::new(), pace).unwrap().0;
-        let value = minibatch.value_gradients(&world.models, &world.config, Gradients::new(), pace).unwrap().0;
+        let policy = minibatch
+            .policy_gradients(&world.models, &world.config, &Kept::default(), Gradients::new(), pace)
+            .unwrap()
+            .0;
+        let value = minibatch
+            .value_gradients(&world.models, &world.config, &Kept::default(), Gradients::new(), pace)
+            .unwrap()
+            .0;
         [policy, value]
     };
     world.config.micro_batch_tokens = 1 << 20;
@@ -96,7 +103,7 @@ fn a_value_clip_of_zero_is_plain_regression() {
     let mut at = |value_clip: f64| {
         world.config.value_clip = value_clip;
         let pace = &mut || ControlFlow::Continue(());
-        minibatch.value_gradients(&world.models, &world.config, Gradients::new(), pace).unwrap()
+        minibatch.value_gradients(&world.models, &world.config, &Kept::default(), Gradients::new(), pace).unwrap()
     };
     let ((off, tally), (wide, _), (tight, clipped)) = (at(0.0), at(1000.0), at(1e-9));
     assert_eq!((largest_difference(&off, &wide), tally.clip_fraction()), (0.0, 0.0));
@@ -109,8 +116,10 @@ fn every_parameter_of_policy_and_value_model_has_a_gradient() {
     let members: Vec<usize> = (0..experience.episodes.len()).collect();
     let minibatch = Minibatch::new(&experience, &members, Aggregation::TokenMean);
     let pace = &mut || ControlFlow::Continue(());
-    let policy = minibatch.policy_gradients(&world.models, &world.config, Gradients::new(), pace).unwrap().0;
-    let value = minibatch.value_gradients(&world.models, &world.config, Gradients::new(), pace).unwrap().0;
+    let policy =
+        minibatch.policy_gradients(&world.models, &world.config, &Kept::default(), Gradients::new(), pace).unwrap().0;
+    let value =
+        minibatch.value_gradients(&world.models, &world.config, &Kept::default(), Gradients::new(), pace).unwrap().0;
     let parameters = [(world.models.policy.parameters(), policy), (world.models.value.parameters(), value)];
     for (parameters, gradients) in parameters {
         for name in parameters.keys() {

@@ -43,7 +43,7 @@ fn the_policy_is_not_run_before_the_steps() {
         let lineage = [policy::PolicyVersion(0)];
         let episodes = admit(&rollouts, super::Limits { lineage: &lineage, ..version }).episodes;
         assert!(!episodes.is_empty());
-        Passes::run(&episodes, &world.models, config, &mut || ControlFlow::Continue(())).unwrap()
+        Passes::run(&episodes, &[], &world.models, config, &mut || ControlFlow::Continue(())).unwrap().0
     };
     let (forward, spared) = (passes(&config::Config::default().ppo), passes(&log_linear(|_| ())));
     assert!(forward.policy.is_some());

@@ -11,7 +11,7 @@ use policy::{
 };
 use reward::ScoredRollout;
 
-use super::{Fate, Limits, Minibatch, Round, RoundOutcome, admit, largest_difference, run};
+use super::{Fate, Kept, Limits, Minibatch, Round, RoundOutcome, admit, largest_difference, run};
 use crate::{
     experience::{Experience, PolicyPass, Proximal},
     gate::alignment,
@@ -55,7 +55,7 @@ fn run_behind(world: &mut World, rollouts: &[ScoredRollout]) -> RoundOutcome {
 fn experience_behind(world: &World, rollouts: &[ScoredRollout]) -> Experience {
     let limits = Limits { lineage: &ONE_BEHIND, vocab_size: VOCAB, trains_client_limited: false, held_out_share: 0.0 };
     let pace = &mut || ControlFlow::Continue(());
-    Experience::collect(admit(rollouts, limits).episodes, &world.models, &world.config, 0.05, pace).unwrap()
+    Experience::collect(admit(rollouts, limits).episodes, &[], &world.models, &world.config, 0.05, pace).unwrap().0
 }
 
 /// What the trainer says of every token of these rollouts now, nats.
@@ -174,7 +174,7 @@ fn no_gradient_flows_through_the_guess() {
         let gradients = |experience: &Experience| {
             let minibatch = Minibatch::new(experience, &members, Aggregation::TokenMean);
             let pace = &mut || ControlFlow::Continue(());
-            minibatch.policy_gradients(&world.models, &world.config, Gradients::new(), pace).unwrap()
+            minibatch.policy_gradients(&world.models, &world.config, &Kept::default(), Gradients::new(), pace).unwrap()
         };
         let ((of_guess, tally), (of_known, _)) = (gradients(&guessed), gradients(&known));
         assert!(largest_difference(&of_guess, &of_known) < 1e-7);

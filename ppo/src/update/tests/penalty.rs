@@ -6,7 +6,7 @@ use policy::{
     sequence_batch::SequenceBatch,
 };
 
-use super::{LINEAGE, VOCAB, run};
+use super::{Kept, LINEAGE, VOCAB, run};
 use crate::{
     experience::{Experience, Limits, admit},
     loss::Aggregation,
@@ -32,7 +32,7 @@ fn penalised(estimator: &str) -> (World, Experience) {
     let limits = Limits { lineage: &LINEAGE, vocab_size: VOCAB, trains_client_limited: false, held_out_share: 0.0 };
     let episodes = admit(&rollouts, limits).episodes;
     let pace = &mut || ControlFlow::Continue(());
-    let experience = Experience::collect(episodes, &world.models, &world.config, BETA, pace).unwrap();
+    let experience = Experience::collect(episodes, &[], &world.models, &world.config, BETA, pace).unwrap().0;
     world.config.policy_learning_rate = 1e-3;
     run(&mut world, &rollouts, 4);
     (world, experience)
@@ -69,7 +69,7 @@ fn the_gradient_of_the_penalty_reaches_every_weight() {
         let minibatch = Minibatch::new(&experience, &members, Aggregation::TokenMean);
         let pace = &mut || ControlFlow::Continue(());
         let (gradients, tally) =
-            minibatch.policy_gradients(&world.models, &world.config, Gradients::new(), pace).unwrap();
+            minibatch.policy_gradients(&world.models, &world.config, &Kept::default(), Gradients::new(), pace).unwrap();
         let loss = naive(&world, &experience, estimator, BETA);
         assert!((tally.loss - loss).abs() < 1e-5, "{estimator}: {} instead of {loss}", tally.loss);
         for name in ["token_embd.weight", "blk.0.attn_q.weight", "blk.0.ffn_down.weight", "output_norm.weight"] {

@@ -2,7 +2,7 @@ use std::ops::ControlFlow;
 
 use policy::{TokenId, optimizer::Gradients, sequence_batch::Sequence, sft};
 
-use super::{LINEAGE, Round, experience, largest_difference, run};
+use super::{Kept, LINEAGE, Round, experience, largest_difference, run};
 use crate::{
     error::PpoError,
     loss::Aggregation,
@@ -113,7 +113,10 @@ fn both_gradients_are_added_whatever_the_pieces() {
         let experience = experience(&world, &rollouts);
         let minibatch = Minibatch::new(&experience, &[0, 1, 2, 3], Aggregation::TokenMean);
         let pace = &mut || ControlFlow::Continue(());
-        let mut mixed = minibatch.policy_gradients(&world.models, &world.config, Gradients::new(), pace).unwrap().0;
+        let mut mixed = minibatch
+            .policy_gradients(&world.models, &world.config, &Kept::default(), Gradients::new(), pace)
+            .unwrap()
+            .0;
         let mut expected: Gradients = mixed.clone();
         // One pass over the texts is every text once.
         let step = mix(&mut mixed, &mut world.models, &world.texts, &world.config, 1, pace).unwrap().unwrap();
