@@ -175,6 +175,9 @@ mod tests {
         assert!(needed(|config| config.lora_rank = 16) < full / 3);
         assert!(needed(|config| config.snapshot_mib = 1 << 20) - full == 5 * weights, "the rest of six copies");
         assert!(needed(|config| config.activation_checkpointing = true) < full);
+        let without_values = needed(|config| config.advantage_estimator = "rloo".to_owned());
+        let kept = 4 * 128 * Keep::All.bytes_per_token(&Shape::llama(49152, 576, 30, 9, 3, 1536));
+        assert_eq!(full - without_values, kept as u64, "the value model's first pass, a minibatch long");
         let short_texts = |config: &mut config::Ppo| {
             (config.ptx, config.ptx_examples, config.ptx_tokens) = ("fixed".to_owned(), 1, 128);
         };
