@@ -7,7 +7,7 @@
 use policy::kernels;
 
 /// Counts changes of what an update computes, or of what its numbers mean, within one version of honed.
-const REVISION: u32 = 3;
+const REVISION: u32 = 5;
 
 /// Device, matrix products, what bf16 the processor has (which decides what `dtype = "auto"` means), its vectors, and the
 /// honed that computes, to its revision. The type itself is part of the configuration, which is recorded beside this.

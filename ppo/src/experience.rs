@@ -122,10 +122,10 @@ impl Experience {
     ) -> Result<(Experience, Ahead), PpoError> {
         let (passes, ahead) = Passes::run(&episodes, first, models, config, pace)?;
         let (episodes, passes, broken) = passes.without_broken(episodes);
-        // Where some are taken out the rest have other numbers, and other minibatches.
-        let ahead = if broken.is_empty() { ahead } else { Ahead::default() };
-        let experience = Experience::from_passes(episodes, passes, config, kl_coef);
-        Ok((Experience { broken, ..experience }, ahead))
+        let experience = Experience { broken, ..Experience::from_passes(episodes, passes, config, kl_coef) };
+        // Where some were taken out the rest have other numbers, and where some of the minibatch do not train it is cut otherwise.
+        let is_good = experience.broken.is_empty() && first.iter().all(|&i| experience.is_kept(i));
+        Ok((experience, if is_good { ahead } else { Ahead::default() }))
     }
 
     /// What follows from the passes without a model: rewards, advantages, weights, whitening.

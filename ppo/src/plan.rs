@@ -60,8 +60,9 @@ pub fn plan(
         all.push(("the average of the policy's weights", learnt));
     }
     if config.device == "cpu" && AdvantageEstimator::of(config).needs_values() {
-        // The policy's own is what the first step goes back through; the value model's waits beside it.
-        let lanes = lanes_of(value.n_parameters(), n_threads) as u64;
+        // The policy's own is what the first step goes back through; the value model's waits beside it, and is cut like the policy's.
+        let lanes = lanes_of(policy.n_parameters(), n_threads) as u64;
+        let value = if config.lora_rank > 0 { policy } else { value };
         let tokens = tokens_of_episodes(micro_batch_tokens(config, policy), longest, config);
         all.push(("the value model's first pass, kept", lanes * (tokens * pass.keep.bytes_per_token(value)) as u64));
     }

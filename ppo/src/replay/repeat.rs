@@ -31,7 +31,6 @@ impl Replay<'_> {
         let rollouts = self.archive.rollouts(number)?;
         let mut reached = self.begin(before, row)?;
         let (config, models) = (&reached.config, &mut reached.models);
-        let snapshot = models.snapshot(config)?;
         let pretraining = self.beginning.pretraining();
         let round = Round { config, update: number, lineage: &row.lineage, pretraining };
         let interrupt = self.interrupt;
@@ -47,6 +46,7 @@ impl Replay<'_> {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             };
+            let snapshot = models.snapshot(config)?;
             let done = round.run_from(&snapshot, models, &rollouts, &mut pace)?;
             let kind = WeightType::parse(&config.weight_type).expect("config has checked the words");
             let digest = match done.has_new_policy() {

@@ -74,8 +74,9 @@ impl<'a> Minibatch<'a> {
         if self.members.is_empty() {
             return Ok(());
         }
-        if !progress.stopped && !plan.is_warming_up {
-            self.step_policy(models, plan, ahead.policy, progress, pace)?;
+        match progress.stopped || plan.is_warming_up {
+            true => drop(ahead.policy),
+            false => self.step_policy(models, plan, ahead.policy, progress, pace)?,
         }
         if progress.is_refused {
             return Ok(());

@@ -235,11 +235,12 @@ fn a_round_gives_the_same_bits_on_any_number_of_threads() {
 #[test]
 fn an_interrupted_round_leaves_the_models_as_they_were() {
     let mut world = World::new(7);
+    // One episode a piece, two a wave: 24 waves of experience, then 4 of either model's first step; the patience ends in the second.
+    world.config.micro_batch_tokens = 1;
     let rollouts = world.rollouts(16, share_of(TokenId(3)));
     let before = (bytes_of(world.models.policy.parameters()), bytes_of(world.models.value.parameters()));
     let round = Round { config: &world.config, update: 0, lineage: &LINEAGE, pretraining: &[] };
-    // Enough for the frozen passes and the first steps.
-    let mut patience = 10;
+    let mut patience = 34;
     let mut pace = || {
         patience -= 1;
         if patience == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
