@@ -13,8 +13,7 @@ use std::fmt;
 pub use room::{Room, machine, meminfo};
 
 use crate::{
-    architecture::Shape, causal_lm::LOGIT_BYTES, kernels::Precision, model_error::ModelError, threads::lanes_of,
-    transformer::Keep,
+    architecture::Shape, causal_lm::LOGIT_BYTES, kernels::Precision, model_error::ModelError, transformer::Keep,
 };
 
 /// Bytes of one number while training: weights, moments, activations are all f32.
@@ -77,8 +76,8 @@ pub struct WidestPass {
     pub precision: Precision,
     /// Whether tokens are predicted: a scalar head has no logits.
     pub has_logits: bool,
-    /// Threads of the learner.
-    pub n_threads: usize,
+    /// Passes that run side by side ([`lanes_of`](crate::threads::lanes_of)).
+    pub lanes: usize,
 }
 
 /// What training will take, item by item, and what there is.
@@ -100,26 +99,23 @@ impl MemoryPlan {
     pub fn new(roles: &[Role<'_>], pass: WidestPass, others: &[(&str, u64)]) -> MemoryPlan {
         let trained = || roles.iter().filter(|role| role.n_trained() > 0);
         let largest = |of: &dyn Fn(&Shape) -> u64| trained().map(|role| of(role.shape)).max().unwrap_or(0);
-        let lanes = |shape: &Shape| lanes_of(shape.n_parameters(), pass.n_threads) as u64;
+        let lanes = pass.lanes as u64;
         // Micro-batches that run side by side bring a sum each; one alone adds into the whole.
-        let sums = |shape: &Shape| if lanes(shape) == 1 { 1 } else { lanes(shape) + 1 };
+        let sums = if lanes == 1 { 1 } else { lanes + 1 };
         let names: Vec<&str> = roles.iter().map(|role| role.name).collect();
         let mut items = vec![
             (format!("weights ({})", names.join(", ")), roles.iter().map(|role| role.bytes(pass.precision)).sum()),
-            (
-                "gradients".to_owned(),
-                trained().map(|role| role.n_trained() as u64 * NUMBER * sums(role.shape)).max().unwrap_or(0),
-            ),
+            ("gradients".to_owned(), trained().map(|role| role.n_trained() as u64 * NUMBER * sums).max().unwrap_or(0)),
             ("Adam's moments".to_owned(), trained().map(|role| 2 * NUMBER * role.n_trained() as u64).sum()),
             (
                 format!("activations ({} tokens a pass)", pass.tokens),
-                largest(&|shape| lanes(shape) * pass.tokens as u64 * bytes_per_token(shape, pass.keep)),
+                largest(&|shape| lanes * pass.tokens as u64 * bytes_per_token(shape, pass.keep)),
             ),
         ];
         if pass.has_logits {
             // A piece of the logits, and the gradient in them.
             let logits = |shape: &Shape| (pass.tokens * shape.vocab_size) as u64 * NUMBER;
-            let piece = |shape: &Shape| 2 * lanes(shape) * logits(shape).min(LOGIT_BYTES as u64);
+            let piece = |shape: &Shape| 2 * lanes * logits(shape).min(LOGIT_BYTES as u64);
             items.push(("logits".to_owned(), largest(&piece)));
         }
         items.extend(others.iter().map(|(what, bytes)| ((*what).to_owned(), *bytes)));
@@ -187,7 +183,7 @@ mod tests {
     fn plan(tokens: usize, roles: usize) -> MemoryPlan {
         let shape = Shape::llama(1000, 64, 2, 2, 2, 128);
         let role = Role { name: "policy", shape: &shape, held: Held::Trained };
-        let pass = WidestPass { tokens, keep: Keep::All, precision: Precision::F32, has_logits: true, n_threads: 2 };
+        let pass = WidestPass { tokens, keep: Keep::All, precision: Precision::F32, has_logits: true, lanes: 2 };
         MemoryPlan::new(&vec![role; roles], pass, &[("the file", 1 << 20)])
     }
 
@@ -204,8 +200,7 @@ mod tests {
     #[test]
     fn adapters_cost_what_they_hold() {
         let shape = Shape::llama(1000, 64, 2, 2, 2, 128);
-        let pass =
-            WidestPass { tokens: 10, keep: Keep::All, precision: Precision::F32, has_logits: true, n_threads: 2 };
+        let pass = WidestPass { tokens: 10, keep: Keep::All, precision: Precision::F32, has_logits: true, lanes: 2 };
         let roles = |held: [Held; 2]| held.map(|held| Role { name: "x", shape: &shape, held });
         let needed = |held| MemoryPlan::new(&roles(held), pass, &[]).needed();
         let (frozen, beside) = (needed([Held::Frozen; 2]), needed([Held::Frozen, Held::Adapter(1000)]));

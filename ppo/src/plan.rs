@@ -44,7 +44,8 @@ pub fn plan(
             false => Precision::F32,
         },
         has_logits: true,
-        n_threads,
+        // The value model is cut like the policy, and as many pieces of it run at once.
+        lanes: lanes_of(policy.n_parameters(), n_threads),
     };
     let mut roles = roles(policy, value, config);
     roles.extend(reward.map(|shape| Role { name: "reward model", shape, held: Held::Frozen }));
@@ -60,11 +61,13 @@ pub fn plan(
         all.push(("the average of the policy's weights", learnt));
     }
     if config.device == "cpu" && AdvantageEstimator::of(config).needs_values() {
-        // The policy's own is what the first step goes back through; the value model's waits beside it, and is cut like the policy's.
-        let lanes = lanes_of(policy.n_parameters(), n_threads) as u64;
+        // The policy's own is what the first step goes back through; the value model's waits beside it.
         let value = if config.lora_rank > 0 { policy } else { value };
         let tokens = tokens_of_episodes(micro_batch_tokens(config, policy), longest, config);
-        all.push(("the value model's first pass, kept", lanes * (tokens * pass.keep.bytes_per_token(value)) as u64));
+        all.push((
+            "the value model's first pass, kept",
+            (pass.lanes * tokens * pass.keep.bytes_per_token(value)) as u64,
+        ));
     }
     all.extend_from_slice(others);
     Ok(MemoryPlan::new(&roles, pass, &all))

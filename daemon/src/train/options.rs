@@ -4,8 +4,14 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use policy::{
-    architecture::Shape, checkpoint::WeightType, kernels::Precision, memory::WidestPass, model_error::ModelError,
-    sampling::GREEDY_BELOW, threads::is_small_of, transformer::Keep,
+    architecture::Shape,
+    checkpoint::WeightType,
+    kernels::Precision,
+    memory::WidestPass,
+    model_error::ModelError,
+    sampling::GREEDY_BELOW,
+    threads::{is_small_of, lanes_of},
+    transformer::Keep,
 };
 
 /// How any model is fitted to a file.
@@ -125,7 +131,8 @@ impl FitOptions {
     /// The pass over so many tokens at once.
     pub(super) fn pass(&self, shape: &Shape, tokens: usize, has_logits: bool) -> Result<WidestPass, ModelError> {
         let precision = self.precision(shape)?;
-        Ok(WidestPass { tokens, keep: self.keep(), precision, has_logits, n_threads: self.n_threads() })
+        let lanes = lanes_of(shape.n_parameters(), self.n_threads());
+        Ok(WidestPass { tokens, keep: self.keep(), precision, has_logits, lanes })
     }
 
     /// The pool that they work in. Nobody is served meanwhile, so they need not give way as a learner's do.

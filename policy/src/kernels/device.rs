@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "cuda-trainer")]
+use candle_core::Error;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 /// Side of the square product of [`gflops_on`] on a GPU, and on the processor, which would take long for the first.
@@ -26,13 +28,15 @@ fn gpu(ordinal: usize) -> Result<Device> {
     tracing::warn!(
         "the trainer's CUDA kernels have been checked by emulation only, never on a GPU: watch the parity gauges"
     );
-    super::cuda::open(ordinal)
+    let opened = super::cuda::open(ordinal);
+    opened.map_err(|error| {
+        Error::msg(format!("cuda:{ordinal} cannot be opened ({error}); `nvidia-smi` lists the GPUs there are"))
+    })
 }
 
-/// candle says that it was built without.
 #[cfg(not(feature = "cuda-trainer"))]
 fn gpu(ordinal: usize) -> Result<Device> {
-    Device::new_cuda(ordinal)
+    bail!("cuda:{ordinal} needs a honed that was built with the feature `cuda`")
 }
 
 /// GFLOP/s of a square f32 product by candle on the device of this name: the best of as many as fit into half a second. For
@@ -72,5 +76,7 @@ mod tests {
         for name in ["gpu", "cuda", "cuda:", "cuda:x", "CPU", "cuda:255"] {
             assert!(device(name).is_err(), "{name}");
         }
+        let refused = device("cuda:255").unwrap_err().to_string();
+        assert!(refused.starts_with("cuda:255 "), "{refused}");
     }
 }
