@@ -143,8 +143,12 @@ impl Round<'_> {
         }
         let held_out = watch::held_out_score(rollouts, &fates);
         let kl_coef = models.kl_coef;
-        let (is_warming_up, rates) =
-            (self.is_warming_up(models), LearningRates::of(self.config, &models.control, self.update));
+        let plan = Plan {
+            config: self.config,
+            rates: LearningRates::of(self.config, &models.control, self.update),
+            pretraining: self.pretraining,
+            is_warming_up: self.is_warming_up(models),
+        };
         let (experience, ahead) = self.collect(admitted.episodes, models, pace)?;
         let experience_s = started.elapsed().as_secs_f64();
         let mut progress = Progress::default();
@@ -155,7 +159,7 @@ impl Round<'_> {
         }
         let mut arrival = Arrival::default();
         if has_lessons(&experience) && !progress.trips.forbid_learning() {
-            self.update(models, &experience, ahead, &mut progress, pace)?;
+            self.update(models, plan, &experience, ahead, &mut progress, pace)?;
             arrival = self.arrive(models, &experience, &mut progress, pace)?;
             sabotage::spoil_if_armed(models)?;
         }
@@ -163,19 +167,19 @@ impl Round<'_> {
             models.restore_policy(snapshot)?;
             progress.n_policy_steps = 0;
         }
-        models.control.n_value_rounds += u64::from(is_warming_up && progress.n_value_steps > 0);
+        models.control.n_value_rounds += u64::from(plan.is_warming_up && progress.n_value_steps > 0);
         models.control.n_policy_rounds += u64::from(progress.n_policy_steps > 0);
         self.average(models, &progress)?;
         self.adapt_kl_coef(models, &experience, &progress);
         settle(&mut fates, &experience, &progress);
         let mut stats = RoundStats::new(&experience, &progress);
         stats.n_dropped = fates.iter().filter(|fate| matches!(fate, Fate::Dropped(_))).count();
-        (stats.policy_learning_rate, stats.value_learning_rate) = (rates.policy, rates.value);
-        stats.value_head_learning_rate = rates.value_head;
+        (stats.policy_learning_rate, stats.value_learning_rate) = (plan.rates.policy, plan.rates.value);
+        stats.value_head_learning_rate = plan.rates.value_head;
         (stats.kl_coef, stats.kl_coef_next) = (kl_coef, models.kl_coef);
         stats.held_out_score = held_out;
         stats.n_reward_versions = watch::n_reward_versions(rollouts);
-        stats.is_value_warmup = is_warming_up;
+        stats.is_value_warmup = plan.is_warming_up;
         stats.policy_final_kl_k3 = arrival.kl_k3;
         stats.policy_final_kl_to_reference = arrival.kl_to_reference;
         stats.experience_s = experience_s;
@@ -186,17 +190,12 @@ impl Round<'_> {
     fn update(
         &self,
         models: &mut Models,
+        plan: Plan<'_>,
         experience: &Experience,
         mut ahead: Ahead,
         progress: &mut Progress,
         pace: Pace<'_>,
     ) -> Result<(), PpoError> {
-        let plan = Plan {
-            config: self.config,
-            rates: LearningRates::of(self.config, &models.control, self.update),
-            pretraining: self.pretraining,
-            is_warming_up: self.is_warming_up(models),
-        };
         if self.config.ema_decay > 0.0 && models.average.is_none() {
             models.average = Some(WeightAverage::of(models.policy.parameters())?);
         }

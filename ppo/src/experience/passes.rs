@@ -44,17 +44,16 @@ impl Passes {
         config: &config::Ppo,
         pace: Pace<'_>,
     ) -> Result<(Passes, Ahead), PpoError> {
-        let order: Vec<usize> = (0..episodes.len()).collect();
-        let (budget, ahead) = (Budget::of(models, config), Ahead::default());
-        let (learning, beginning) = MicroBatches::beginning_with(episodes, first, budget);
+        let ahead = Ahead::default();
+        let (pieces, beginning) = MicroBatches::beginning_with(episodes, first, Budget::of(models, config));
         let is_first = |members: &[usize]| beginning.iter().any(|piece| piece == members);
         let input = |members: &[usize]| (batch_of(episodes, members), temperatures_of(episodes, members));
-        let flat = Flat::new(episodes, &learning);
+        let flat = Flat::new(episodes, &pieces);
         let policy = match LogLinear::is_asked(config) {
             true => None,
             false => {
                 let said = models.policy.open(|lm| {
-                    Ok(learning.map(pace, |members| {
+                    Ok(pieces.map(pace, |members| {
                         let (batch, temperatures) = input(members);
                         if !is_first(members) {
                             return lm.log_probs(&batch, &temperatures);
@@ -68,16 +67,15 @@ impl Passes {
                 Some(PolicyPass { old: flat.scatter(old), entropies: flat.scatter(entropies) })
             }
         };
-        let frozen = MicroBatches::of(episodes, &order, budget);
         let reference = models.reference.open(|lm| {
-            Ok(frozen.map(pace, |members| {
+            Ok(pieces.map(pace, |members| {
                 let (batch, temperatures) = input(members);
                 Ok(lm.log_probs(&batch, &temperatures)?.log_probs)
             }))
         })??;
         let values = match AdvantageEstimator::of(config).needs_values() {
             true => flat.scatter(models.value.open(|model| {
-                Ok(learning.map(pace, |members| {
+                Ok(pieces.map(pace, |members| {
                     let batch = batch_of(episodes, members);
                     if !is_first(members) {
                         return model.values_at_response(&batch);
@@ -91,7 +89,7 @@ impl Passes {
         };
         let passes = Passes {
             policy,
-            reference: Flat::new(episodes, &frozen).scatter(reference),
+            reference: flat.scatter(reference),
             values,
             last_values: last_values(episodes, models, config, pace)?,
         };
