@@ -13,7 +13,9 @@ section! {
         parallel: usize => whole(1, 256);
         /// Tokens of prompt and response together, per sequence; 0: what the model was trained for, at most 4096.
         context_tokens: u32 => whole(0, 1_048_576);
-        /// Threads of llama.cpp; 0: one per processor core, but one in all for a model below 4 million parameters.
+        /// What computes on a processor. "auto": honed's own decoder for the Llama family in f32, f16, bf16 or Q8_0, llama.cpp for every other file and for GPUs. "honed": that decoder, or a refusal. "llama.cpp": nothing else.
+        backend: String => one_of(&["auto", "honed", "llama.cpp"]);
+        /// Threads of a forward pass; 0: one per processor core, but one in all for a model below 4 million parameters.
         threads: usize => whole(0, 512);
         /// Tokens in one forward pass; longer prompts are prefilled in chunks of this size between decode steps.
         batch_tokens: u32 => whole(32, 8192);

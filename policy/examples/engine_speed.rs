@@ -1,6 +1,6 @@
 //! What the engine does on a model file: prefill and decode rates at several batch sizes, as one line each.
 //!
-//! `cargo run --release -p policy --example engine_speed -- model.gguf [threads] [prompt tokens] [response tokens]`
+//! `cargo run --release -p policy --example engine_speed -- model.gguf [threads] [prompt tokens] [response tokens] [backend] [batch]`
 
 use std::{path::Path, sync::mpsc::channel, time::Instant};
 
@@ -14,9 +14,11 @@ fn main() {
     let number = |i: usize, default: usize| args.get(i).map_or(default, |text| text.parse().expect("a whole number"));
     let path = args.first().expect("a model file");
     let (threads, n_prompt, n_response) = (number(1, 0), number(2, 64), number(3, 200));
-    for parallel in [1, 2, 4, 8, 16, 32] {
+    let batches = args.get(5).map_or(vec![1, 2, 4, 8, 16, 32], |n| vec![n.parse().expect("a whole number")]);
+    for parallel in batches {
         let mut config = config::Config::default().policy;
         config.threads = threads;
+        config.backend = args.get(4).cloned().unwrap_or(config.backend);
         config.parallel = parallel;
         let engine = Engine::start(&config, Path::new(path)).expect("the model loads");
         run(&engine, parallel, n_prompt, n_response);

@@ -21,6 +21,7 @@ mod admission;
 pub(crate) mod backend;
 mod canary;
 mod cells;
+mod compute;
 mod constraint;
 mod ending;
 mod error;
@@ -32,6 +33,7 @@ pub(crate) mod gguf;
 mod hardware;
 mod history;
 mod loading;
+mod model;
 mod nursery;
 mod places;
 mod plan;
@@ -67,12 +69,12 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashMap;
-use llama_cpp_2::model::LlamaModel;
 
 use self::{
     canary::Canary,
     constraint::Compiler,
     gate::Gate,
+    model::Model,
     nursery::Nursery,
     resident::Resident,
     stats::Counters,
@@ -116,7 +118,7 @@ struct Shared {
     context_tokens: u32,
     gate: Arc<Gate>,
     /// Version 0's weights, which versions that are adapters share.
-    base: Arc<LlamaModel>,
+    base: Model,
     nursery: Nursery,
     compiler: Compiler,
     residents: Arc<DashMap<PolicyVersion, Arc<Resident>>>,
@@ -157,7 +159,7 @@ impl Engine {
         let compiler = Compiler::start(Arc::clone(&vocabulary))?;
         let setup = Setup::new(config, &vocabulary, &gate, context_tokens, PolicyVersion::SFT, sft);
         let weights = loading::weights(&setup, None)?;
-        let base = Arc::clone(&weights.model);
+        let base = weights.model.clone();
         let start = Resident::start(&nursery, (setup, weights), Arc::clone(&counters), waiting_max(config), |_| ());
         let first = Arc::new(start?);
         failpoint::passed("engine.started");
@@ -290,4 +292,10 @@ impl std::fmt::Debug for Engine {
 }
 
 #[cfg(test)]
+#[path = "engine/tests/suite.rs"]
 mod tests;
+
+#[cfg(test)]
+#[allow(clippy::duplicate_mod)] // Every test of the engine once with each of what computes.
+#[path = "engine/tests/suite.rs"]
+mod tests_on_llama_cpp;

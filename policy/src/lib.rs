@@ -5,6 +5,7 @@ pub mod byte_pair;
 pub mod causal_lm;
 pub mod chat_template;
 pub mod checkpoint;
+mod decoder;
 pub mod engine;
 pub mod failpoint;
 #[cfg(any(test, fuzzing))]

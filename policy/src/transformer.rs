@@ -29,6 +29,7 @@ pub use lora::{Adapter, LoraShape, is_adapter, merged};
 pub(crate) use open::Weights;
 pub(crate) use pass::OpenTrunk;
 pub use pass::{Activations, Keep};
+pub(crate) use rope::Rope;
 pub use rounded::Rounded;
 pub use weights::{Weight, random_checkpoint};
 pub(crate) use weights::{normal, variable as weights_of};
@@ -39,7 +40,6 @@ use crate::{
     kernels::{Operations, Precision},
     model_error::Result,
     sequence_batch::Packed,
-    transformer::rope::Rope,
 };
 
 /// Whether a pass on candle's tape records what backward needs.

@@ -6,16 +6,13 @@
 
 use std::sync::Arc;
 
-use llama_cpp_2::{
-    DecodeError,
-    context::{
-        LlamaContext,
-        session::{LlamaStateSeqFlags, SeqState},
+use crate::{
+    engine::{
+        compute::{Compute, Entry, State},
+        prefix_cache::PrefixCache,
     },
-    llama_batch::LlamaBatch,
+    token::TokenId,
 };
-
-use crate::{engine::prefix_cache::PrefixCache, token::TokenId};
 
 /// Each sequence has its own buffer. With one buffer for all, every token attends over everybody's cells, masked: slower
 /// from eight sequences on (2,500 against 5,700 tokens/s on a 1M model), and with llama.cpp's flash attention on a CPU less
@@ -60,10 +57,10 @@ struct Held {
 
 /// A context with a record of what its sequences hold.
 pub(super) struct Cells<'m> {
-    pub(super) context: LlamaContext<'m>,
+    pub(super) compute: Compute<'m>,
     held: Vec<Held>,
     /// What the sequences held before.
-    cache: PrefixCache<SeqState>,
+    cache: PrefixCache<State>,
     /// llama.cpp copies between sequences when it next computes; until then their memory is not what it will be, so nothing
     /// may be moved into or out of it.
     copy_is_pending: bool,
@@ -74,18 +71,18 @@ pub(super) struct Cells<'m> {
 impl<'m> Cells<'m> {
     /// `cache_tokens`: how many tokens are kept beside those of the sequences.
     pub(super) fn new(
-        context: LlamaContext<'m>,
+        compute: Compute<'m>,
         n_sequences: usize,
         copy_pays_from: usize,
         cache_tokens: usize,
     ) -> Cells<'m> {
         let (held, cache) = (vec![Held::default(); n_sequences], PrefixCache::new(cache_tokens));
-        Cells { context, held, cache, copy_is_pending: false, copy_pays_from }
+        Cells { compute, held, cache, copy_is_pending: false, copy_pays_from }
     }
 
-    /// Computes a batch.
-    pub(super) fn decode(&mut self, batch: &mut LlamaBatch<'_>) -> Result<(), DecodeError> {
-        self.context.decode(batch)?;
+    /// Computes a batch. `alone`: on the calling thread, where that can be asked for.
+    pub(super) fn decode(&mut self, batch: &[Entry], alone: bool) -> Result<(), String> {
+        self.compute.run(batch, alone)?;
         self.copy_is_pending = false;
         Ok(())
     }
@@ -121,11 +118,10 @@ impl<'m> Cells<'m> {
         }
         if into != from {
             self.clear(into);
-            let copied = self.context.copy_kv_cache_seq(seq(from), seq(into), None, None);
-            if copied.is_err() {
+            if !self.compute.copy(from, into, n) {
                 return 0;
             }
-            self.copy_is_pending = true;
+            self.copy_is_pending = self.compute.has_places();
             self.held[into] = self.held[from].clone();
         }
         self.cut(into, n)
@@ -144,9 +140,9 @@ impl<'m> Cells<'m> {
         if self.copy_is_pending || !is_wanted {
             return;
         }
-        match self.context.state_seq_get(seq(i), LlamaStateSeqFlags::empty()) {
+        match self.compute.state(i) {
             Ok(state) => self.cache.insert(tokens.clone(), audience.clone(), state),
-            Err(error) => tracing::warn!(sequence = i, %error, "a computed prompt could not be kept"),
+            Err(error) => tracing::warn!(sequence = i, error, "a computed prompt could not be kept"),
         }
     }
 
@@ -156,8 +152,8 @@ impl<'m> Cells<'m> {
         let Some(found) = self.cache.find(prompt, audience) else {
             return 0;
         };
-        if let Err(error) = self.context.state_seq_set(found.state, seq(into)) {
-            tracing::warn!(sequence = into, %error, "a kept prompt could not be taken back");
+        if let Err(error) = self.compute.set(into, found.state) {
+            tracing::warn!(sequence = into, error, "a kept prompt could not be taken back");
             self.clear(into);
             return 0;
         }
@@ -169,8 +165,7 @@ impl<'m> Cells<'m> {
     /// Leaves the first `n` tokens of a sequence; how many it holds then.
     fn cut(&mut self, i: usize, n: usize) -> usize {
         if n < self.held[i].tokens.len() {
-            let cut = self.context.clear_kv_cache_seq(id(i), u32::try_from(n).ok(), None);
-            if !matches!(cut, Ok(true)) {
+            if !self.compute.cut(i, n) {
                 self.clear(i);
                 return 0;
             }
@@ -181,7 +176,7 @@ impl<'m> Cells<'m> {
 
     /// Empties a sequence; this always succeeds.
     pub(super) fn clear(&mut self, i: usize) {
-        if !matches!(self.context.clear_kv_cache_seq(id(i), None, None), Ok(true)) {
+        if !self.compute.cut(i, 0) {
             tracing::error!(sequence = i, "llama.cpp did not clear a sequence");
         }
         self.held[i] = Held::default();
@@ -191,13 +186,4 @@ impl<'m> Cells<'m> {
 /// Tokens with which both begin.
 pub(super) fn common_prefix(a: &[TokenId], b: &[TokenId]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
-}
-
-/// A sequence's number as llama.cpp takes it; the configuration bounds it by 256.
-pub(super) fn seq(i: usize) -> i32 {
-    i32::try_from(i).expect("there are at most 256 sequences")
-}
-
-fn id(i: usize) -> Option<u32> {
-    Some(u32::try_from(i).expect("there are at most 256 sequences"))
 }

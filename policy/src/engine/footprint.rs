@@ -8,10 +8,8 @@
 
 use std::fmt;
 
-use llama_cpp_2::model::LlamaModel;
-
 use crate::{
-    engine::{EngineError, gguf::Inspected, loading, worker::Setup},
+    engine::{EngineError, gguf::Inspected, loading, model::Model, worker::Setup},
     memory::{Room, mib},
     version::PolicyVersion,
 };
@@ -38,11 +36,11 @@ impl Footprint {
     /// - `base`: version 0's weights, whose shape is that of all versions;
     /// - `found`: what the header of the file says;
     /// - `file_bytes`: how long it is.
-    pub(super) fn of(base: &LlamaModel, setup: &Setup, found: &Inspected, file_bytes: u64) -> Footprint {
+    pub(super) fn of(base: &Model, setup: &Setup, found: &Inspected, file_bytes: u64) -> Footprint {
         // An adapter is computed with version 0's weights, and as exactly.
-        let is_f32 = if found.is_adapter { loading::is_f32(base) } else { found.is_f32 };
+        let is_f32 = if found.is_adapter { base.is_f32() } else { found.is_f32 };
         let number = if is_f32 { 4 } else { 2 };
-        let cell = loading::cell_numbers(base) * number;
+        let cell = base.cell_numbers() * number;
         let window = u64::from(setup.context_tokens).next_multiple_of(WINDOW_STEP);
         let on_host = |bytes: u64| bytes - bytes / 1000 * share_on_gpu(base, setup);
         Footprint {
@@ -82,19 +80,18 @@ impl fmt::Display for Footprint {
 }
 
 /// Logits and the stream of a full batch; where attention is not computed in one pass, its matrix of scores too.
-fn pass(base: &LlamaModel, setup: &Setup, is_f32: bool, window: u64) -> u64 {
-    let width = |key: &str| loading::number_of(base, key).unwrap_or(0);
-    let (hidden, feed_forward) = (width("embedding_length"), width("feed_forward_length"));
+fn pass(base: &Model, setup: &Setup, is_f32: bool, window: u64) -> u64 {
+    let [hidden, feed_forward] = base.widths();
     let scores = match setup.flash_attention.is_off(is_f32, setup.gpu_layers) {
-        true => u64::from(base.n_head()) * window,
+        true => base.n_heads() * window,
         false => 0,
     };
-    let row = u64::try_from(base.n_vocab()).unwrap_or(0) + 8 * hidden + 4 * feed_forward + scores;
+    let row = base.n_vocab() as u64 + 8 * hidden + 4 * feed_forward + scores;
     (setup.batch_tokens + setup.parallel) as u64 * row * NUMBER
 }
 
 /// Thousandths of the layers, the last matrix among them, that are on the GPU.
-fn share_on_gpu(base: &LlamaModel, setup: &Setup) -> u64 {
-    let layers = u64::from(base.n_layer()) + 1;
+fn share_on_gpu(base: &Model, setup: &Setup) -> u64 {
+    let layers = base.n_layers() + 1;
     1000 * u64::from(setup.gpu_layers).min(layers) / layers
 }

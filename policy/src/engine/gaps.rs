@@ -51,8 +51,8 @@ impl Gaps {
 impl Worker<'_> {
     /// Before a pass: moves a sequence where gaps have cost as much as that.
     pub(super) fn close_gaps(&mut self) {
-        // Alone in its passes, no sequence has neighbours.
-        if self.setup.deterministic {
+        // Alone in its passes, no sequence has neighbours; and for the decoder a gap is none.
+        if self.isolates || !self.cells.compute.has_places() {
             return;
         }
         let is_busy: Vec<bool> = self.slots.iter().map(|slot| slot.work.is_some()).collect();

@@ -7,8 +7,7 @@ use llama_cpp_2::{
         LlamaContext,
         params::{KvCacheType, LlamaContextParams},
     },
-    llama_batch::LlamaBatch,
-    model::{LlamaModel, params::LlamaModelParams},
+    model::LlamaModel,
 };
 
 use llama_cpp_sys_2::{
@@ -16,13 +15,14 @@ use llama_cpp_sys_2::{
 };
 
 use crate::{
+    decoder,
     engine::{
-        EngineError,
-        adapter::Adapter,
+        EngineError, adapter,
         backend::backend,
-        cells::{Cells, UNIFIED, seq},
+        cells::{Cells, UNIFIED},
+        compute::{Compute, Entry},
         gguf,
-        plan::llama,
+        model::Model,
         softmax::largest_logit,
         worker::Setup,
     },
@@ -72,35 +72,64 @@ impl FlashAttention {
 /// What a resident computes with.
 pub(super) struct Weights {
     /// Its own, or version 0's.
-    pub(super) model: Arc<LlamaModel>,
+    pub(super) model: Model,
     /// File of the adapter beside version 0's.
     pub(super) adapter: Option<PathBuf>,
 }
 
+/// An adapter beside version 0's weights, by what computes with those.
+pub(super) enum Adapter<'m> {
+    LlamaCpp(adapter::Adapter<'m>),
+    Decoder(Arc<decoder::Adapter>),
+}
+
 /// Loads the weights, after a look at the header that llama.cpp would trust; of an adapter, nothing yet. `base`: version 0's.
-pub(super) fn weights(setup: &Setup, base: Option<&Arc<LlamaModel>>) -> Result<Weights, EngineError> {
+pub(super) fn weights(setup: &Setup, base: Option<&Model>) -> Result<Weights, EngineError> {
     match (gguf::inspect(&setup.path)?.is_adapter, base) {
-        (false, _) => Ok(Weights { model: Arc::new(model(setup)?), adapter: None }),
-        (true, Some(base)) => Ok(Weights { model: Arc::clone(base), adapter: Some(setup.path.clone()) }),
+        (false, _) => Ok(Weights { model: Model::load(setup)?, adapter: None }),
+        (true, Some(base)) => Ok(Weights { model: base.clone(), adapter: Some(setup.path.clone()) }),
         (true, None) => Err(refused(setup, "it is an adapter, and version 0 must be a whole model")),
     }
 }
 
 /// The adapter of these weights, if they have one.
 pub(super) fn adapter<'m>(weights: &'m Weights, setup: &Setup) -> Result<Option<Adapter<'m>>, EngineError> {
-    let load = |path: &PathBuf| Adapter::load(&weights.model, path).map_err(|reason| refused(setup, &reason));
-    weights.adapter.as_ref().map(load).transpose()
+    let load = |path: &PathBuf| match &weights.model {
+        Model::LlamaCpp(model) => adapter::Adapter::load(model, path).map(Adapter::LlamaCpp),
+        Model::Decoder(model) => {
+            let adapter = decoder::Adapter::load(path, model).map_err(|error| error.to_string())?;
+            Ok(Adapter::Decoder(Arc::new(adapter)))
+        }
+    };
+    weights.adapter.as_ref().map(load).transpose().map_err(|reason| refused(setup, &reason))
 }
 
-fn model(setup: &Setup) -> Result<LlamaModel, EngineError> {
-    let params = LlamaModelParams::default().with_n_gpu_layers(setup.gpu_layers);
-    let model = LlamaModel::load_from_file(backend()?, &setup.path, &params)
-        .map_err(|e| refused(setup, &format!("llama.cpp cannot load it: {e}")))?;
-    let (got, want) = (model.n_vocab(), setup.vocabulary.size());
-    if usize::try_from(got) != Ok(want) {
-        return Err(refused(setup, &format!("it has {got} tokens, expected {want}")));
+/// `parallel` sequences of `context_tokens` each, computed with `adapter` where there is one.
+pub(super) fn compute<'m>(
+    weights: &'m Weights,
+    adapter: Option<&Adapter<'m>>,
+    setup: &Setup,
+) -> Result<Compute<'m>, EngineError> {
+    let n_batch = setup.batch_tokens + setup.parallel;
+    match (&weights.model, adapter) {
+        (Model::LlamaCpp(model), adapter) => {
+            let adapter = adapter.and_then(|adapter| if let Adapter::LlamaCpp(it) = adapter { Some(it) } else { None });
+            Ok(Compute::llama_cpp(context(model, adapter, setup, weights)?, n_batch))
+        }
+        (Model::Decoder(model), adapter) => {
+            let adapter = adapter.and_then(|adapter| if let Adapter::Decoder(it) = adapter { Some(it) } else { None });
+            let limits = decoder::Limits {
+                n_sequences: setup.parallel,
+                n_positions: setup.context_tokens as usize,
+                n_rows: n_batch,
+                n_threads: threads_for(&weights.model, setup),
+                is_f32: weights.model.is_f32(),
+            };
+            let context = decoder::Context::new(Arc::clone(model), adapter.cloned(), limits);
+            let context = context.map_err(|error| refused(setup, &format!("its threads cannot start: {error}")))?;
+            Ok(Compute::Decoder(Box::new(context)))
+        }
     }
-    Ok(model)
 }
 
 /// A context for `parallel` sequences of `context_tokens` each.
@@ -110,24 +139,26 @@ fn model(setup: &Setup) -> Result<LlamaModel, EngineError> {
 ///
 /// Computes with `adapter` where there is one. The cache's memory, which may be larger than the weights, is cleared at a low
 /// priority where others serve: their streams would stand still meanwhile. Whoever loads is their [guest](super::rest::Guest).
-pub(super) fn context<'m>(
+fn context<'m>(
     model: &'m LlamaModel,
-    adapter: Option<&Adapter<'m>>,
+    adapter: Option<&adapter::Adapter<'m>>,
     setup: &Setup,
+    weights: &Weights,
 ) -> Result<LlamaContext<'m>, EngineError> {
     let parallel = u32::try_from(setup.parallel).map_err(|_| refused(setup, "too many sequences"))?;
     let n_ctx = setup.context_tokens.checked_mul(parallel).and_then(NonZeroU32::new);
     let n_ctx = n_ctx.ok_or_else(|| refused(setup, "the context windows together exceed 2^32 tokens"))?;
     let n_batch = u32::try_from(setup.batch_tokens + setup.parallel).map_err(|_| refused(setup, "batch too large"))?;
-    let is_f32 = is_f32(model);
+    let is_f32 = weights.model.is_f32();
+    let threads = i32::try_from(threads_for(&weights.model, setup)).unwrap_or(1);
     let cache_type = if is_f32 { KvCacheType::F32 } else { KvCacheType::F16 };
     let params = LlamaContextParams::default()
         .with_n_ctx(Some(n_ctx))
         .with_n_batch(n_batch)
         .with_n_ubatch(n_batch)
         .with_n_seq_max(parallel)
-        .with_n_threads(threads_for(model, setup))
-        .with_n_threads_batch(threads_for(model, setup))
+        .with_n_threads(threads)
+        .with_n_threads_batch(threads)
         .with_type_k(cache_type)
         .with_type_v(cache_type)
         .with_kv_unified(UNIFIED)
@@ -143,67 +174,49 @@ pub(super) fn context<'m>(
     Ok(context)
 }
 
-/// llama.cpp's threads: as configured, or one per core; but a very small model decodes single tokens faster on one thread
+/// Threads of a pass: as configured, or one per core; but a very small model decodes single tokens faster on one thread
 /// (tiny: 170 against 230 µs) than it meets at barriers, and leaves the other core to the rest of the daemon. Prefill too:
 /// it meets at some two hundred barriers whatever its length, and where another process wants the cores, each of them
 /// waits for a time slice (seen: 0.95 s for a prompt of two tokens).
-fn threads_for(model: &LlamaModel, setup: &Setup) -> i32 {
+fn threads_for(model: &Model, setup: &Setup) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = match setup.threads {
+    match setup.threads {
         0 if model.n_params() < ONE_THREAD_PARAMETERS_MAX => 1,
         0 => cores,
         configured => configured,
-    };
-    i32::try_from(threads).unwrap_or(1)
+    }
+}
+
+/// Whether every sequence has passes of its own: where its bits may depend on nothing else, and the shape of a pass shows in them.
+pub(super) fn isolates(model: &Model, setup: &Setup) -> bool {
+    setup.deterministic && !model.is_batch_invariant()
 }
 
 /// Tokens from which on copying a sequence's whole buffer is cheaper than computing them: buffer bytes at 8 GB/s against
-/// tokens at 6·10^10 parameters a second, both measured on two cores.
-pub(super) fn copy_pays_from(model: &LlamaModel, setup: &Setup) -> usize {
+/// tokens at 6·10^10 parameters a second, both measured on two cores. The decoder's sequences share what they hold.
+pub(super) fn copy_pays_from(model: &Model, setup: &Setup) -> usize {
+    if matches!(model, Model::Decoder(_)) {
+        return 1;
+    }
     let copy_s = buffer_bytes(model, setup) / 8e9;
     let token_s = model.n_params().max(1) as f64 / 6e10;
     (copy_s / token_s).ceil().clamp(1.0, f64::from(u32::MAX)) as usize
 }
 
 /// How often all weights are read while a sequence's whole buffer is copied.
-pub(super) fn reads_of_a_move(model: &LlamaModel, setup: &Setup) -> usize {
-    (buffer_bytes(model, setup) / model.size().max(1) as f64).ceil().clamp(1.0, f64::from(u32::MAX)) as usize
+pub(super) fn reads_of_a_move(model: &Model, setup: &Setup) -> usize {
+    (buffer_bytes(model, setup) / model.n_bytes().max(1) as f64).ceil().clamp(1.0, f64::from(u32::MAX)) as usize
 }
 
 /// Bytes of a sequence's keys and values, in f32.
-fn buffer_bytes(model: &LlamaModel, setup: &Setup) -> f64 {
-    4.0 * cell_numbers(model) as f64 * f64::from(setup.context_tokens)
+fn buffer_bytes(model: &Model, setup: &Setup) -> f64 {
+    4.0 * model.cell_numbers() as f64 * f64::from(setup.context_tokens)
 }
 
-/// Numbers that the keys and values of one token are.
-pub(super) fn cell_numbers(model: &LlamaModel) -> u64 {
-    let hidden = u64::try_from(model.n_embd()).unwrap_or(0);
-    let length = |key: &str| number_of(model, key).unwrap_or(hidden / u64::from(model.n_head().max(1)));
-    let head = length("attention.key_length") + length("attention.value_length");
-    u64::from(model.n_layer()) * u64::from(model.n_head_kv()) * head
-}
-
-/// A number of the model's architecture by the end of its key, if its file has it.
-pub(super) fn number_of(model: &LlamaModel, key: &str) -> Option<u64> {
-    let architecture = model.meta_val_str("general.architecture").ok()?;
-    model.meta_val_str(&format!("{architecture}.{key}")).ok()?.parse().ok()
-}
-
-/// Whether all matrices of the file are f32.
-pub(super) fn is_f32(model: &LlamaModel) -> bool {
-    let kind = model.meta_val_str("general.file_type").ok();
-    kind.and_then(|kind| kind.parse().ok()) == Some(gguf::ALL_F32)
-}
-
-/// Tokens of the prefix cache: as configured, but none where a part of what a sequence held cannot stand alone: a sliding
-/// window forgets, and a recurrent state has no beginning to cut to. Where a sequence's bits may depend on nothing else, nobody
-/// could use them.
-pub(super) fn cache_tokens(model: &LlamaModel, setup: &Setup) -> usize {
-    let architecture = model.meta_val_str("general.architecture").unwrap_or_default();
-    let window = model.meta_val_str(&format!("{architecture}.attention.sliding_window"));
-    let slides = window.is_ok_and(|window| window != "0");
-    let is_useless = slides || model.is_recurrent() || model.is_hybrid() || setup.deterministic;
-    if is_useless { 0 } else { setup.prefix_cache_tokens }
+/// Tokens of the prefix cache: as configured, but none where nobody could use them.
+pub(super) fn cache_tokens(model: &Model, setup: &Setup) -> usize {
+    let is_of_use = model.can_be_cut() && !isolates(model, setup);
+    if is_of_use { setup.prefix_cache_tokens } else { 0 }
 }
 
 /// A first forward pass before any client's: it must give finite logits everywhere, and it warms the allocations.
@@ -221,7 +234,7 @@ pub(super) fn canary(cells: &mut Cells<'_>, setup: &Setup) -> Result<(), EngineE
     for &id in &tokens {
         check_token("canary", id, vocabulary.size()).map_err(|e| forward(e.to_string()))?;
     }
-    let finite = quietly(setup, || is_finite(cells, &tokens)).map_err(forward)?;
+    let finite = quietly(setup, || is_finite(cells, &tokens, setup.beside_serving)).map_err(forward)?;
     if !finite {
         return Err(forward("the canary's logits are not finite".into()));
     }
@@ -229,13 +242,11 @@ pub(super) fn canary(cells: &mut Cells<'_>, setup: &Setup) -> Result<(), EngineE
 }
 
 /// Runs `tokens` through the empty first sequence and tells whether every row of logits is finite.
-fn is_finite(cells: &mut Cells<'_>, tokens: &[TokenId]) -> Result<bool, String> {
-    let mut batch = LlamaBatch::new(tokens.len(), 1);
-    for (token, position) in tokens.iter().zip(0..) {
-        batch.add(llama(*token), position, &[seq(0)], true).expect("the batch has room for each");
-    }
-    cells.decode(&mut batch).map_err(|e| e.to_string())?;
-    let finite = (0..batch.n_tokens()).all(|at| largest_logit(cells.context.get_logits_ith(at)).is_ok());
+fn is_finite(cells: &mut Cells<'_>, tokens: &[TokenId], alone: bool) -> Result<bool, String> {
+    let entry = |(position, token): (usize, &TokenId)| Entry { token: *token, sequence: 0, position, gives_logits: true };
+    let batch: Vec<Entry> = tokens.iter().enumerate().map(entry).collect();
+    cells.decode(&batch, alone)?;
+    let finite = (0..batch.len()).all(|at| largest_logit(cells.compute.logits(at)).is_ok());
     cells.clear(0);
     Ok(finite)
 }

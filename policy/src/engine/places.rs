@@ -54,9 +54,9 @@ impl Engine {
         let shared = &self.0;
         let Some(first) = self.resident(PolicyVersion::SFT) else { return 0 };
         let setup = self.setup(PolicyVersion::SFT.next(), &first.path);
-        let is_f32 = super::loading::is_f32(&shared.base);
+        let is_f32 = shared.base.is_f32();
         let found = Inspected { tokenizer: String::new(), is_adapter, is_f32 };
-        let weights = if is_adapter { 0 } else { shared.base.size() };
+        let weights = if is_adapter { 0 } else { shared.base.n_bytes() };
         Footprint::of(&shared.base, &setup, &found, weights).bytes()
     }
 

@@ -1,10 +1,8 @@
 //! What one forward pass computes.
 
-use llama_cpp_2::token::LlamaToken;
-
 use crate::{
     engine::{
-        cells::seq,
+        compute::Entry,
         worker::{Work, Worker},
     },
     token::TokenId,
@@ -23,7 +21,7 @@ const PREFILL_TOKENS_SHARED: usize = 16;
 
 /// A row of logits that a pass gives: where it lies in the batch, and whose it is.
 pub(super) struct Row {
-    pub(super) at: i32,
+    pub(super) at: usize,
     pub(super) slot: usize,
     /// Place in its sequence of the token that it follows.
     pub(super) position: usize,
@@ -77,7 +75,7 @@ impl Worker<'_> {
         if let Some(plan) = self.plan_timing() {
             return plan;
         }
-        if self.setup.deterministic { self.plan_one() } else { self.plan_all() }
+        if self.isolates { self.plan_one() } else { self.plan_all() }
     }
 
     /// Every sequence: a token for each that decodes, then chunks of prompts, the oldest first.
@@ -204,13 +202,10 @@ impl Worker<'_> {
         let start = self.cells.held(i).len();
         let first_row = tokens.len() - n_rows;
         for (k, &token) in tokens.iter().enumerate() {
-            let at = self.batch.n_tokens();
-            let position = i32::try_from(start + k).expect("the context window was checked to fit");
-            self.batch
-                .add(llama(token), position, &[seq(i)], k >= first_row)
-                .expect("a batch has room for batch_tokens and one token for each slot");
-            if k >= first_row {
-                plan.rows.push(Row { at, slot: i, position: start + k });
+            let (at, position, gives_logits) = (self.batch.len(), start + k, k >= first_row);
+            self.batch.push(Entry { token, sequence: i, position, gives_logits });
+            if gives_logits {
+                plan.rows.push(Row { at, slot: i, position });
             }
         }
         plan.gains.push((i, tokens));
@@ -241,10 +236,6 @@ fn divide(n_slots: usize, prompts: &[Prompt], decoding: &[usize], mut budget: Bu
 /// by one, the few that decode already would take a pass for themselves each time.
 fn enough_of(waiting: usize) -> usize {
     PREFILL_TOKENS_ENOUGH.max(waiting / 4)
-}
-
-pub(super) fn llama(token: TokenId) -> LlamaToken {
-    LlamaToken(i32::try_from(token.0).expect("token ids were checked against the vocabulary"))
 }
 
 #[cfg(test)]

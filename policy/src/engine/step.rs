@@ -5,8 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use llama_cpp_2::DecodeError;
-
 use crate::{
     engine::{
         Failure,
@@ -28,20 +26,20 @@ impl Worker<'_> {
         }
         match self.compute() {
             Ok(took) => self.apply(plan, took),
-            Err(error) => self.give_up(&plan, &error.to_string()),
+            Err(error) => self.give_up(&plan, &error),
         }
     }
 
     /// Runs the batch, once it is this resident's turn; how long it took from there on.
-    fn compute(&mut self) -> Result<Duration, DecodeError> {
+    fn compute(&mut self) -> Result<Duration, String> {
         let turn = self.setup.gate.enter();
         let began = Instant::now();
         failpoint::passed("engine.step");
-        self.cells.decode(&mut self.batch)?;
+        self.cells.decode(&self.batch, false)?;
         if self.setup.gpu_layers > 0 {
             // The device has only been told what to do. Others may tell it more meanwhile.
             drop(turn);
-            self.cells.context.synchronize();
+            self.cells.compute.synchronize();
         }
         Ok(began.elapsed())
     }
@@ -76,7 +74,7 @@ impl Worker<'_> {
     }
 
     fn count(&self, plan: &Plan, took: Duration) {
-        let n_tokens = usize::try_from(self.batch.n_tokens()).unwrap_or(0);
+        let n_tokens = self.batch.len();
         self.counters.engine.count_step(n_tokens);
         // Of users' answers alone.
         if plan.n_given == 0 && plan.timed.is_none() {
@@ -87,23 +85,23 @@ impl Worker<'_> {
     fn take_row(&mut self, row: &Row) {
         match &mut self.slots[row.slot].work {
             Some(Work::Answer(sequence)) if row.position + 1 < sequence.exchange.prompt().len() => {
-                let logits = self.cells.context.get_logits_ith(row.at);
+                let logits = self.cells.compute.logits(row.at);
                 if let Err(error) = sequence.score_prompt(row.position, logits, &mut self.sampler) {
                     let exchange = Rc::clone(&sequence.exchange);
                     self.fail(&exchange, Failure::Engine(error.to_string()));
                 }
             }
             Some(Work::Answer(_)) => {
-                // The row lives in llama.cpp's buffer until the next pass; drawing needs the worker whole.
+                // The row lives in the context's buffer until the next pass; drawing needs the worker whole.
                 let mut logits = std::mem::take(&mut self.row);
                 logits.clear();
-                logits.extend_from_slice(self.cells.context.get_logits_ith(row.at));
+                logits.extend_from_slice(self.cells.compute.logits(row.at));
                 self.keep_prompt_row(row.slot, &logits);
                 self.draw(row.slot, &logits);
                 self.row = logits;
             }
             Some(Work::Score { job, log_probs }) => {
-                let logits = self.cells.context.get_logits_ith(row.at);
+                let logits = self.cells.compute.logits(row.at);
                 match raw_log_prob(logits, job.tokens[row.position + 1], &mut self.sampler) {
                     Ok(log_prob) => log_probs.push(log_prob),
                     Err(error) => self.reply(row.slot, Err(error.to_string())),

@@ -21,17 +21,16 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
-use llama_cpp_2::{llama_batch::LlamaBatch, model::LlamaModel};
-
 use crate::{
     engine::{
         EngineError,
-        adapter::Adapter,
         cells::{Audience, Cells},
+        compute::Entry,
         exchange::Exchange,
         gaps::Gaps,
         gate::{AtWork, Gate},
-        loading::{self, FlashAttention, Weights},
+        loading::{self, Adapter, FlashAttention, Weights},
+        model::Backend,
         queue::Queue,
         resident::{Command, Job, Load, ScoreJob},
         reuse::Awaited,
@@ -64,8 +63,9 @@ pub(super) struct Setup {
     pub(super) flash_attention: FlashAttention,
     /// Tokens of the prefix cache, as configured.
     pub(super) prefix_cache_tokens: usize,
-    /// Whether every sequence has passes of its own.
+    /// Whether a sequence's bits may depend on nothing but itself.
     pub(super) deterministic: bool,
+    pub(super) backend: Backend,
     /// Shared by all residents.
     pub(super) gate: Arc<Gate>,
     /// Whether others serve while this one is loaded.
@@ -93,6 +93,7 @@ impl Setup {
             flash_attention: FlashAttention::of(&config.flash_attention),
             prefix_cache_tokens: config.prefix_cache_tokens,
             deterministic: config.deterministic,
+            backend: Backend::of(&config.backend),
             gate: Arc::clone(gate),
             beside_serving: version != PolicyVersion::SFT,
         }
@@ -117,7 +118,7 @@ pub(super) enum Work {
     Time(Timing),
 }
 
-/// One of the `parallel` places in the batch; its index is llama.cpp's sequence id.
+/// One of the `parallel` places in the batch; its index is its sequence's.
 #[derive(Default)]
 pub(super) struct Slot {
     pub(super) work: Option<Work>,
@@ -130,7 +131,9 @@ pub(super) struct Slot {
 pub(super) struct Worker<'m> {
     pub(super) setup: Setup,
     pub(super) cells: Cells<'m>,
-    pub(super) batch: LlamaBatch<'static>,
+    pub(super) batch: Vec<Entry>,
+    /// Whether every sequence has passes of its own.
+    pub(super) isolates: bool,
     pub(super) slots: Vec<Slot>,
     pub(super) sampler: Sampler,
     /// A row of logits while it is drawn from; kept for its allocation.
@@ -182,17 +185,18 @@ impl Worker<'_> {
         load: Arc<Load>,
         counters: Arc<ResidentCounters>,
     ) -> Result<Worker<'_>, EngineError> {
-        let model: &LlamaModel = &weights.model;
+        let model = &weights.model;
         let adapter = loading::adapter(weights, &setup)?;
-        let context = loading::context(model, adapter.as_ref(), &setup)?;
+        let compute = loading::compute(weights, adapter.as_ref(), &setup)?;
         let mut worker = Worker {
             cells: Cells::new(
-                context,
+                compute,
                 setup.parallel,
                 loading::copy_pays_from(model, &setup),
                 loading::cache_tokens(model, &setup),
             ),
-            batch: LlamaBatch::new(setup.batch_tokens + setup.parallel, 1),
+            batch: Vec::with_capacity(setup.batch_tokens + setup.parallel),
+            isolates: loading::isolates(model, &setup),
             slots: std::iter::repeat_with(Slot::default).take(setup.parallel).collect(),
             sampler: Sampler::default(),
             row: Vec::new(),
@@ -269,7 +273,7 @@ impl Worker<'_> {
 
     fn enqueue(&mut self, job: Job, place: Rc<Place>) {
         self.n_admitted += 1;
-        let audience = match self.setup.deterministic {
+        let audience = match self.isolates {
             true => Audience::Choices(self.n_admitted),
             false => Audience::of(job.request.cache_salt.as_ref()),
         };

@@ -23,7 +23,7 @@ pub(super) fn exp(x: f32) -> f32 {
 
 /// Replaces scores by softmax weights in place and returns the logarithm of their sum before normalisation.
 #[inline]
-pub(super) fn softmax(scores: &mut [f32]) -> f32 {
+pub(crate) fn softmax(scores: &mut [f32]) -> f32 {
     let max = max(scores);
     scores.iter_mut().for_each(|s| *s = exp(*s - max));
     let sum = sum(scores);

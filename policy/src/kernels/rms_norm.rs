@@ -16,6 +16,11 @@ pub(crate) fn forward(x: &[f32], gain: &[f32], eps: f32, precision: Precision) -
     Matrix::by_rows(x.len() / width, width, precision, Norm { x, gain, eps })
 }
 
+/// One row of it, in f32.
+pub(crate) fn row(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
+    Norm { x, gain, eps }.fill(0, out);
+}
+
 /// As [`forward`], in f32.
 pub(crate) fn forward_f32(x: &[f32], gain: &[f32], eps: f32) -> Vec<f32> {
     let mut out = vec![0.0; x.len()];

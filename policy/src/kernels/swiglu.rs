@@ -16,6 +16,13 @@ pub(crate) fn forward(gate: &[f32], up: &[f32], width: usize, precision: Precisi
     Matrix::by_rows(gate.len() / width, width, precision, SwiGlu { gate, up })
 }
 
+/// One row of it, in place of its gate, in f32.
+pub(crate) fn row(gate: &mut [f32], up: &[f32]) {
+    for (a, u) in gate.iter_mut().zip(up) {
+        *a = *a * sigmoid(*a) * u;
+    }
+}
+
 /// d gate and d up as factors of products. `gate`, `up`, `g`: `[rows, ffn]`.
 pub(crate) fn backward(
     gate: &[f32],

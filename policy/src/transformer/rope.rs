@@ -11,7 +11,7 @@ use crate::{
 
 /// The frequencies of a model, frozen.
 #[derive(Clone)]
-pub(super) struct Rope {
+pub(crate) struct Rope {
     frequencies: Vec<f32>,
     head_dim: usize,
 }
@@ -19,7 +19,7 @@ pub(super) struct Rope {
 impl Rope {
     /// frequency_i = scale · theta^(-2i / rope_dims) / factor_i, with the factors of the file's `rope_freqs` if it has any
     /// (Llama 3.1's long-context scaling).
-    pub(super) fn new(shape: &Shape, factors: Option<&Tensor>) -> Result<Rope> {
+    pub(crate) fn new(shape: &Shape, factors: Option<&Tensor>) -> Result<Rope> {
         let half = shape.rope_dims / 2;
         let factors = match factors {
             Some(t) => t.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?,
@@ -38,6 +38,11 @@ impl Rope {
             f64::from(shape.rope_scale) * f64::from(shape.rope_theta).powf(exponent) / f64::from(factors[i])
         };
         Ok(Rope { frequencies: (0..half).map(|i| frequency(i) as f32).collect(), head_dim: shape.head_dim })
+    }
+
+    /// Of each pair, in radians a position.
+    pub(crate) fn into_frequencies(self) -> Vec<f32> {
+        self.frequencies
     }
 
     /// The angles of one batch.

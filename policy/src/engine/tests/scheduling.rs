@@ -250,7 +250,7 @@ fn streams_move_into_the_gaps_that_others_leave() {
         assert_eq!(choice.streamed.len(), length(i) as usize);
         check_replay(&test.engine, &choice, 1e-3);
     }
-    assert!(test.engine.stats().moves >= 1);
+    assert_eq!(test.engine.stats().moves >= 1, !on_decoder(), "for the decoder a gap is none");
 }
 
 /// Goal: times are those at which tokens were drawn, however late somebody reads of them. Method: read once all is over.

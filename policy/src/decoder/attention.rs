@@ -1,0 +1,116 @@
+//! Attention of queries over a sequence's pages.
+//!
+//! The queries of all heads that share a key head are rows of one tile, so each key and value is read once for all of them. Scores
+//! are computed in full before their softmax, whose order depends on how many there are and on nothing else.
+
+use super::{
+    matrix::Shared,
+    pages::{Layout, POSITIONS},
+    panels::padded,
+    product::{PANEL, Rows, TILE_ROWS, multiply},
+};
+use crate::kernels::softmax;
+
+/// Queries of one key head that are computed at once.
+pub(super) struct Scratch {
+    queries: Vec<f32>,
+    scores: Vec<f32>,
+    sums: Vec<f32>,
+}
+
+/// Heads and their width.
+#[derive(Clone, Copy)]
+pub(super) struct Heads {
+    /// Query heads to a key head.
+    pub(super) group: usize,
+    pub(super) head_dim: usize,
+}
+
+impl Heads {
+    /// Tokens of a tile.
+    pub(super) fn tokens(&self) -> usize {
+        (TILE_ROWS / self.group).max(1)
+    }
+}
+
+/// Neighbouring tokens of a sequence, and what they attend over.
+pub(super) struct Block<'a> {
+    /// Row of the first in the pass.
+    pub(super) row: usize,
+    /// Its place in the sequence.
+    pub(super) position: usize,
+    pub(super) n: usize,
+    /// Of the sequence.
+    pub(super) pages: &'a [*mut u8],
+}
+
+impl Scratch {
+    /// For sequences of up to `n_positions`.
+    pub(super) fn new(heads: Heads, n_positions: usize) -> Scratch {
+        let rows = heads.tokens() * heads.group;
+        Scratch {
+            queries: vec![0.0; rows * heads.head_dim],
+            scores: vec![0.0; rows * n_positions.next_multiple_of(POSITIONS)],
+            sums: vec![0.0; rows * padded(heads.head_dim)],
+        }
+    }
+
+    /// Answers the queries of key head `head`: from `queries` into `out`, both `[rows, query heads · head_dim]`.
+    ///
+    /// # Safety
+    /// The pages of the sequence hold this layer's keys and values up to the block's last token, and nobody writes them, or these
+    /// queries and answers, meanwhile.
+    pub(super) unsafe fn attend(
+        &mut self,
+        layout: Layout,
+        heads: Heads,
+        [layer, head]: [usize; 2],
+        block: &Block<'_>,
+        queries: Shared<'_>,
+        out: Shared<'_>,
+    ) {
+        let (dim, wide) = (heads.head_dim, padded(heads.head_dim));
+        let (rows, seen) = (block.n * heads.group, block.position + block.n);
+        let width = seen.next_multiple_of(POSITIONS);
+        let columns = |i: usize| {
+            let first = (head * heads.group + i % heads.group) * dim;
+            (block.row + i / heads.group, first..first + dim)
+        };
+        // 1/sqrt(head_dim), vaswani et al. 2017.
+        let scale = 1.0 / (dim as f32).sqrt();
+        for (i, query) in self.queries.chunks_exact_mut(dim).take(rows).enumerate() {
+            let (row, columns) = columns(i);
+            // SAFETY: the caller's.
+            let from = unsafe { queries.read(row, columns) };
+            query.iter_mut().zip(from).for_each(|(q, x)| *q = x * scale);
+        }
+        let query = Rows { at: self.queries.as_ptr(), stride: dim };
+        for (p, page) in block.pages[..width / POSITIONS].iter().enumerate() {
+            let scores = &mut self.scores[p * POSITIONS..];
+            let scores = Rows { at: scores.as_mut_ptr(), stride: width };
+            let keys = layout.keys(page.cast_const(), layer, head);
+            // SAFETY: a page has a panel of keys for this head; the scratch holds as many rows and positions.
+            unsafe { multiply(rows, dim, query, keys, 1, scores, false) };
+        }
+        for (i, scores) in self.scores.chunks_exact_mut(width).take(rows).enumerate() {
+            let (own, later) = scores.split_at_mut(block.position + i / heads.group + 1);
+            softmax(own);
+            later.fill(0.0);
+        }
+        self.sums[..rows * wide].fill(0.0);
+        for (p, page) in block.pages[..width / POSITIONS].iter().enumerate() {
+            let weights = &self.scores[p * POSITIONS..];
+            let weights = Rows { at: weights.as_ptr(), stride: width };
+            let depth = (seen - p * POSITIONS).min(POSITIONS);
+            let values = layout.values(page.cast_const(), layer, head);
+            let sums = Rows { at: self.sums.as_mut_ptr(), stride: wide };
+            // SAFETY: as above; so many positions of the page are written.
+            unsafe { multiply(rows, depth, weights, values, wide / PANEL, sums, true) };
+        }
+        for (i, sums) in self.sums.chunks_exact(wide).take(rows).enumerate() {
+            let (row, columns) = columns(i);
+            // SAFETY: the caller's.
+            unsafe { out.write(row, columns) }.copy_from_slice(&sums[..dim]);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Sequences that a model computes side by side.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use super::{
+    adapter::Adapter,
+    attention::{self, Heads},
+    model::Model,
+    pages::{Layout, Pages, Pool, starts},
+    pass::{Buffers, Pass, Run},
+    team::Team,
+};
+use crate::token::TokenId;
+
+/// A token of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) token: TokenId,
+    pub(crate) sequence: usize,
+    /// Its place in the sequence.
+    pub(crate) position: usize,
+    /// Whether logits are asked for.
+    pub(crate) gives_logits: bool,
+}
+
+/// What a context has room for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) n_sequences: usize,
+    /// Tokens of a sequence.
+    pub(crate) n_positions: usize,
+    /// Tokens of a pass.
+    pub(crate) n_rows: usize,
+    pub(crate) n_threads: usize,
+    /// Whether keys and values are kept in f32 rather than f16.
+    pub(crate) is_f32: bool,
+}
+
+/// A model with sequences.
+pub(crate) struct Context {
+    model: Arc<Model>,
+    adapter: Option<Arc<Adapter>>,
+    limits: Limits,
+    layout: Layout,
+    team: Team,
+    sequences: Vec<Held>,
+    pool: Pool,
+    buffers: Buffers,
+    scratch: Vec<Mutex<attention::Scratch>>,
+    /// Row of logits of each token of the last batch.
+    rows: BTreeMap<usize, usize>,
+}
+
+#[derive(Default)]
+struct Held {
+    pages: Pages,
+    n: usize,
+}
+
+/// What a sequence held, kept for later.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    pages: Pages,
+    n: usize,
+}
+
+impl Context {
+    /// # Errors
+    /// When the system gives no threads.
+    pub(crate) fn new(model: Arc<Model>, adapter: Option<Arc<Adapter>>, limits: Limits) -> std::io::Result<Context> {
+        let shape = &model.shape;
+        let heads = Heads { group: shape.n_heads / shape.n_kv_heads, head_dim: shape.head_dim };
+        let layout = Layout::of(shape, limits.is_f32);
+        let scratch = || Mutex::new(attention::Scratch::new(heads, limits.n_positions));
+        Ok(Context {
+            limits,
+            layout,
+            team: Team::new(limits.n_threads)?,
+            sequences: std::iter::repeat_with(Held::default).take(limits.n_sequences).collect(),
+            pool: Pool::new(layout),
+            buffers: Buffers::new(&model, adapter.as_deref(), limits.n_rows, limits.n_rows),
+            scratch: std::iter::repeat_with(scratch).take(limits.n_threads.max(1)).collect(),
+            rows: BTreeMap::new(),
+            model,
+            adapter,
+        })
+    }
+
+    /// Computes a batch, in which the tokens of a sequence follow each other and what it holds. `alone`: on the calling thread.
+    ///
+    /// # Panics
+    /// When there are more tokens than the context has room for, or one is out of its turn: who plans batches sees to it.
+    pub(crate) fn compute(&mut self, batch: &[Entry], alone: bool) {
+        assert!(batch.len() <= self.limits.n_rows, "a batch of {} tokens", batch.len());
+        let mut runs: Vec<Run> = Vec::new();
+        for (row, same) in runs_of(batch) {
+            let (first, held) = (same[0], &mut self.sequences[same[0].sequence]);
+            assert!(first.position == held.n && held.n + same.len() <= self.limits.n_positions, "tokens in order");
+            self.pool.extend(&mut held.pages, held.n, held.n + same.len());
+            let pages = starts(&mut held.pages, held.n);
+            runs.push(Run { row, position: held.n, n: same.len(), pages });
+            held.n += same.len();
+        }
+        let rows: Vec<(usize, usize)> = batch.iter().map(|entry| (entry.token.0 as usize, entry.position)).collect();
+        assert!(rows.iter().all(|(token, _)| *token < self.model.shape.vocab_size), "a token that there is");
+        let wanted: Vec<usize> = (0..batch.len()).filter(|&at| batch[at].gives_logits).collect();
+        self.rows = wanted.iter().enumerate().map(|(row, at)| (*at, row)).collect();
+        let pass = Pass {
+            model: &self.model,
+            adapter: self.adapter.as_deref(),
+            layout: self.layout,
+            runs: &runs,
+            rows: &rows,
+            wanted: &wanted,
+            buffers: self.buffers.open(),
+            scratch: &self.scratch,
+        };
+        self.team.run(alone, &|member| pass.run(member));
+    }
+
+    /// Logits after token `at` of the last batch, one for each token of the vocabulary.
+    ///
+    /// # Panics
+    /// When they were not asked for.
+    pub(crate) fn logits(&self, at: usize) -> &[f32] {
+        self.buffers.logits.row(self.rows[&at], self.model.shape.vocab_size)
+    }
+
+    /// Makes a sequence hold the first `n` tokens of another one.
+    pub(crate) fn copy(&mut self, from: usize, into: usize, n: usize) {
+        let state = State { pages: self.sequences[from].pages.clone(), n: self.sequences[from].n };
+        self.set(into, &state);
+        self.cut(into, n);
+    }
+
+    /// Leaves a sequence its first `n` tokens.
+    pub(crate) fn cut(&mut self, i: usize, n: usize) {
+        let held = &mut self.sequences[i];
+        held.n = held.n.min(n);
+        let n_pages = held.n.div_ceil(super::pages::POSITIONS);
+        self.pool.give_back(held.pages.drain(n_pages..));
+    }
+
+    /// What a sequence holds.
+    pub(crate) fn state(&self, i: usize) -> State {
+        State { pages: self.sequences[i].pages.clone(), n: self.sequences[i].n }
+    }
+
+    /// Makes a sequence hold what another one did.
+    pub(crate) fn set(&mut self, i: usize, state: &State) {
+        self.cut(i, 0);
+        self.sequences[i] = Held { pages: state.pages.clone(), n: state.n };
+    }
+}
+
+/// A batch by sequences: first row and tokens.
+fn runs_of(batch: &[Entry]) -> impl Iterator<Item = (usize, &[Entry])> {
+    batch.chunk_by(|a, b| a.sequence == b.sequence).scan(0, |row, run| {
+        let first = *row;
+        *row += run.len();
+        Some((first, run))
+    })
+}

@@ -1,0 +1,322 @@
+//! One forward pass: tokens of some sequences in, rows of logits out.
+//!
+//! What is computed is the trainer's transformer: RMSNorm before each half of a block, rotary positions on neighbouring pairs,
+//! grouped queries, SwiGLU. Behind its attention the last block is computed for the rows alone that are asked for.
+
+use std::sync::Mutex;
+
+use super::{
+    adapter::Adapter,
+    attention::{self, Heads},
+    matrix::{Buffer, Shared},
+    model::{Block, DOWN, GATE, KEY, Model, OUTPUT, QUERY, UP, VALUE},
+    pages::{Layout, POSITIONS},
+    panels::Panels,
+    product::PANEL,
+    team::Member,
+};
+use crate::kernels::{rms_norm, swiglu};
+
+/// Neighbouring tokens of one sequence in a pass.
+pub(super) struct Run {
+    /// Row of the first in the pass.
+    pub(super) row: usize,
+    /// Its place in the sequence.
+    pub(super) position: usize,
+    pub(super) n: usize,
+    /// The sequence's pages, with room for these tokens.
+    pub(super) pages: Vec<*mut u8>,
+}
+
+/// What the threads of a pass share.
+pub(super) struct Pass<'a> {
+    pub(super) model: &'a Model,
+    pub(super) adapter: Option<&'a Adapter>,
+    pub(super) layout: Layout,
+    pub(super) runs: &'a [Run],
+    /// Token and place in its sequence of each row.
+    pub(super) rows: &'a [(usize, usize)],
+    /// Rows that give logits, in order.
+    pub(super) wanted: &'a [usize],
+    pub(super) buffers: Open<'a>,
+    /// One for each thread.
+    pub(super) scratch: &'a [Mutex<attention::Scratch>],
+}
+
+// SAFETY: the pages of the runs are this pass's while it runs, and its phases keep threads apart.
+unsafe impl Sync for Pass<'_> {}
+
+/// Everything between the layers, `[rows, ..]`.
+pub(super) struct Buffers {
+    stream: Buffer,
+    normed: Buffer,
+    query: Buffer,
+    key: Buffer,
+    value: Buffer,
+    attended: Buffer,
+    gate: Buffer,
+    up: Buffer,
+    /// Cosine and sine of each pair's angle.
+    angles: Buffer,
+    /// Behind the first factor of an adapter.
+    low: Buffer,
+    /// Rows that give logits, behind the last attention.
+    last_stream: Buffer,
+    last_attended: Buffer,
+    pub(super) logits: Buffer,
+}
+
+/// As [`Buffers`], while they are worked on.
+#[derive(Clone, Copy)]
+pub(super) struct Open<'a> {
+    stream: Shared<'a>,
+    normed: Shared<'a>,
+    query: Shared<'a>,
+    key: Shared<'a>,
+    value: Shared<'a>,
+    attended: Shared<'a>,
+    gate: Shared<'a>,
+    up: Shared<'a>,
+    angles: Shared<'a>,
+    low: Shared<'a>,
+    last_stream: Shared<'a>,
+    last_attended: Shared<'a>,
+    logits: Shared<'a>,
+}
+
+impl Buffers {
+    /// For passes of `rows` tokens, of which `wanted` give logits.
+    pub(super) fn new(model: &Model, adapter: Option<&Adapter>, rows: usize, wanted: usize) -> Buffers {
+        let shape = &model.shape;
+        let (q, kv) = (shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim);
+        let buffer = |width| Buffer::new(rows, width);
+        Buffers {
+            stream: buffer(shape.hidden),
+            normed: buffer(shape.hidden),
+            query: buffer(q),
+            key: buffer(kv),
+            value: buffer(kv),
+            attended: buffer(q),
+            gate: buffer(shape.ffn),
+            up: buffer(shape.ffn),
+            angles: buffer(shape.rope_dims),
+            low: buffer(adapter.map_or(1, Adapter::rank)),
+            last_stream: Buffer::new(wanted, shape.hidden),
+            last_attended: Buffer::new(wanted, q),
+            logits: Buffer::new(wanted, shape.vocab_size),
+        }
+    }
+
+    pub(super) fn open(&mut self) -> Open<'_> {
+        Open {
+            stream: self.stream.open(),
+            normed: self.normed.open(),
+            query: self.query.open(),
+            key: self.key.open(),
+            value: self.value.open(),
+            attended: self.attended.open(),
+            gate: self.gate.open(),
+            up: self.up.open(),
+            angles: self.angles.open(),
+            low: self.low.open(),
+            last_stream: self.last_stream.open(),
+            last_attended: self.last_attended.open(),
+            logits: self.logits.open(),
+        }
+    }
+}
+
+impl Pass<'_> {
+    /// All of it, on one of the threads.
+    pub(super) fn run(&self, member: &Member<'_>) {
+        let Open { stream, normed, attended, last_stream, last_attended, logits, .. } = self.buffers;
+        self.by_rows(member, self.rows.len(), |row| self.begin(row));
+        let n_blocks = self.model.blocks.len();
+        for (layer, block) in self.model.blocks.iter().enumerate() {
+            self.attend(member, layer, block);
+            if layer + 1 < n_blocks {
+                self.mlp(member, layer, block, self.rows.len(), stream, attended);
+                continue;
+            }
+            self.by_rows(member, self.wanted.len(), |i| {
+                for (from, to) in [(stream, last_stream), (attended, last_attended)] {
+                    // SAFETY: row `i` of what is kept is this piece's.
+                    unsafe { to.write(i, 0..to.width()).copy_from_slice(from.read(self.wanted[i], 0..to.width())) }
+                }
+            });
+            self.mlp(member, layer, block, self.wanted.len(), last_stream, last_attended);
+        }
+        self.norm(member, self.wanted.len(), last_stream, &self.model.norm);
+        self.product(member, &[(&self.model.output, logits)], self.wanted.len(), normed, false);
+    }
+
+    /// The stream of a row: its token's embedding; and its angles.
+    fn begin(&self, row: usize) {
+        let (token, position) = self.rows[row];
+        let shape = &self.model.shape;
+        // SAFETY: the row is this piece's.
+        let (stream, angles) = unsafe {
+            (self.buffers.stream.write(row, 0..shape.hidden), self.buffers.angles.write(row, 0..shape.rope_dims))
+        };
+        self.model.embedding.row(token, stream);
+        for (pair, frequency) in angles.chunks_exact_mut(2).zip(&self.model.frequencies) {
+            let (sin, cos) = (position as f32 * frequency).sin_cos();
+            pair.copy_from_slice(&[cos, sin]);
+        }
+    }
+
+    /// From the stream to what the heads answer, through the cache.
+    fn attend(&self, member: &Member<'_>, layer: usize, block: &Block) {
+        let Open { stream, normed, query, key, value, attended, .. } = self.buffers;
+        let n = self.rows.len();
+        self.norm(member, n, stream, &block.attention_norm);
+        let layers = [(QUERY, query), (KEY, key), (VALUE, value)];
+        self.linear(member, layer, block, &layers, n, normed, false);
+        let ends: Vec<usize> = self.runs.iter().map(|run| run.row + run.n).collect();
+        self.by_rows(member, n, |row| {
+            self.turn(row, query, self.model.shape.n_heads);
+            self.turn(row, key, self.model.shape.n_kv_heads);
+            self.keep(row, &self.runs[ends.partition_point(|end| *end <= row)], layer);
+        });
+        let heads = self.heads();
+        let pieces: Vec<(usize, usize)> = (0..self.runs.len())
+            .flat_map(|run| (0..self.runs[run].n.div_ceil(heads.tokens())).map(move |i| (run, i)))
+            .collect();
+        let n_heads = self.model.shape.n_kv_heads;
+        member.each(pieces.len() * n_heads, |piece| {
+            let ((run, i), head) = (pieces[piece / n_heads], piece % n_heads);
+            let (run, first) = (&self.runs[run], i * heads.tokens());
+            let n = heads.tokens().min(run.n - first);
+            let block = attention::Block { row: run.row + first, position: run.position + first, n, pages: &run.pages };
+            let mut scratch = self.scratch[member.index].lock().expect("each thread has its own");
+            // SAFETY: keys and values were written in the phase before; the queries and answers of these rows and this head are
+            // this piece's.
+            unsafe { scratch.attend(self.layout, heads, [layer, head], &block, query, attended) };
+        });
+    }
+
+    fn heads(&self) -> Heads {
+        let shape = &self.model.shape;
+        Heads { group: shape.n_heads / shape.n_kv_heads, head_dim: shape.head_dim }
+    }
+
+    /// Turns every head of a row by its angles.
+    fn turn(&self, row: usize, x: Shared<'_>, n_heads: usize) {
+        let (dim, rotated) = (self.model.shape.head_dim, self.model.shape.rope_dims);
+        // SAFETY: the row is this piece's, and nobody writes the angles.
+        let (x, angles) = unsafe { (x.write(row, 0..n_heads * dim), self.buffers.angles.read(row, 0..rotated)) };
+        for head in x.chunks_exact_mut(dim) {
+            for (pair, turn) in head.chunks_exact_mut(2).zip(angles.chunks_exact(2)) {
+                let (a, b, cos, sin) = (pair[0], pair[1], turn[0], turn[1]);
+                pair[0] = a * cos - b * sin;
+                pair[1] = a * sin + b * cos;
+            }
+        }
+    }
+
+    /// Writes a row's keys and values into its sequence's pages.
+    fn keep(&self, row: usize, run: &Run, layer: usize) {
+        let dim = self.model.shape.head_dim;
+        let position = run.position + row - run.row;
+        for head in 0..self.model.shape.n_kv_heads {
+            let columns = head * dim..(head + 1) * dim;
+            // SAFETY: the row is this piece's; its place in the page is nobody else's, and nobody reads it in this phase.
+            unsafe {
+                let (key, value) = (self.buffers.key.read(row, columns.clone()), self.buffers.value.read(row, columns));
+                let page = run.pages[position / POSITIONS];
+                self.layout.write(page, [layer, head, position % POSITIONS], key, value);
+            }
+        }
+    }
+
+    /// From what the heads answered to the stream of the next block.
+    fn mlp(
+        &self,
+        member: &Member<'_>,
+        layer: usize,
+        block: &Block,
+        n: usize,
+        stream: Shared<'_>,
+        attended: Shared<'_>,
+    ) {
+        let Open { normed, gate, up, .. } = self.buffers;
+        self.linear(member, layer, block, &[(OUTPUT, stream)], n, attended, true);
+        self.norm(member, n, stream, &block.mlp_norm);
+        self.linear(member, layer, block, &[(GATE, gate), (UP, up)], n, normed, false);
+        let width = self.model.shape.ffn;
+        self.by_rows(member, n, |row| {
+            // SAFETY: the row is this piece's.
+            unsafe { swiglu::row(gate.write(row, 0..width), up.read(row, 0..width)) }
+        });
+        self.linear(member, layer, block, &[(DOWN, stream)], n, gate, true);
+    }
+
+    /// RMSNorm of `n` rows.
+    fn norm(&self, member: &Member<'_>, n: usize, x: Shared<'_>, gain: &[f32]) {
+        self.by_rows(member, n, |row| {
+            // SAFETY: the row is this piece's, and nobody writes `x`.
+            unsafe {
+                let (x, out) = (x.read(row, 0..gain.len()), self.buffers.normed.write(row, 0..gain.len()));
+                rms_norm::row(x, gain, self.model.shape.norm_eps, out);
+            }
+        });
+    }
+
+    /// Layers of a block on the same rows, with their adapters.
+    fn linear(
+        &self,
+        member: &Member<'_>,
+        layer: usize,
+        block: &Block,
+        layers: &[(usize, Shared<'_>)],
+        n: usize,
+        x: Shared<'_>,
+        adds: bool,
+    ) {
+        let mut all: [(&Panels, Shared<'_>); 3] = [(&block.layers[QUERY], x); 3];
+        for (one, (which, out)) in all.iter_mut().zip(layers) {
+            *one = (&block.layers[*which], *out);
+        }
+        self.product(member, &all[..layers.len()], n, x, adds);
+        let Some(adapter) = self.adapter else {
+            return;
+        };
+        for (which, out) in layers {
+            if let Some(low_rank) = adapter.layer(layer, *which) {
+                self.product(member, &[(&low_rank.a, self.buffers.low)], n, x, false);
+                self.product(member, &[(&low_rank.b, *out)], n, self.buffers.low, true);
+            }
+        }
+    }
+
+    /// A phase: matrices times the same rows.
+    fn product(&self, member: &Member<'_>, matrices: &[(&Panels, Shared<'_>)], n: usize, x: Shared<'_>, adds: bool) {
+        if n == 0 {
+            return;
+        }
+        let n_panels: usize = matrices.iter().map(|(matrix, _)| matrix.n_panels()).sum();
+        // Large enough that taking one is nothing, small enough that all end together.
+        let most = if n == 1 { 8 } else { 4 };
+        let size = (n_panels / 16).clamp(1, most).next_multiple_of(if n == 1 { 2 } else { 1 });
+        let pieces = |matrix: &Panels| matrix.n_panels().div_ceil(size);
+        member.each(matrices.iter().map(|(matrix, _)| pieces(matrix)).sum(), |mut piece| {
+            for (matrix, out) in matrices {
+                if piece >= pieces(matrix) {
+                    piece -= pieces(matrix);
+                    continue;
+                }
+                let panels = piece * size..((piece + 1) * size).min(matrix.n_panels());
+                let out = out.at(0, panels.start * PANEL);
+                // SAFETY: these columns of the result are this piece's, and nobody writes `x`.
+                unsafe { matrix.multiply(panels, n, x.read_at(0, 0), out, adds) };
+                return;
+            }
+        });
+    }
+
+    /// A phase: `work` on each of `n` rows.
+    fn by_rows(&self, member: &Member<'_>, n: usize, work: impl Fn(usize)) {
+        let size = (n / 16).clamp(1, 8);
+        member.each(n.div_ceil(size), |piece| (piece * size..((piece + 1) * size).min(n)).for_each(&work));
+    }
+}
