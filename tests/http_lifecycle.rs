@@ -34,7 +34,7 @@ fn a_full_queue_is_a_429_with_retry_after() {
             let stream = Stream::open(
                 daemon.address(),
                 "/v1/completions",
-                &json!({"prompt": "a", "max_tokens": 250, "n": 1, "ignore_eos": true, "stream": true}),
+                &json!({"prompt": "a", "max_tokens": 250, "n": 60, "ignore_eos": true, "stream": true}),
             );
             daemon.wait_for("a request is inside", |d| running(d) >= 1.0);
             stream

@@ -135,7 +135,8 @@ fn sigterm_under_load_finishes_what_was_admitted() {
     let mut daemon = Process::serve(folder.path(), &["ppo.enabled=false", "policy.parallel=4", "daemon.drain_s=30"]);
     let address = daemon.address;
     client::until_ready(address);
-    let long = |i: u64| json!({"prompt": "the", "max_tokens": 200, "ignore_eos": true, "stream": true, "seed": i});
+    let long =
+        |i: u64| json!({"prompt": "the", "max_tokens": 200, "n": 40, "ignore_eos": true, "stream": true, "seed": i});
     let streams: Vec<Stream> = (0..12).map(|i| Stream::open(address, "/v1/completions", &long(i))).collect();
     daemon.signal(libc::SIGTERM);
     let asked = Instant::now();

@@ -13,11 +13,13 @@
 
 mod adapter;
 mod attention;
+mod buffers;
 mod context;
 mod lanes;
 mod lines;
 mod matrix;
 mod model;
+mod numbers;
 mod pages;
 mod panels;
 mod pass;

@@ -22,8 +22,8 @@ mod rows;
 pub(crate) mod swiglu;
 
 pub use device::{device, gflops_on};
-pub use matrix::Precision;
 pub(crate) use exp::softmax;
+pub use matrix::Precision;
 pub(crate) use operations::{Operations, PassOperations};
 pub use product::{backend, bf16_level, gflops};
 pub use rope::Rotation;

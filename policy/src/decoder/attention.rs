@@ -5,9 +5,10 @@
 
 use super::{
     matrix::Shared,
+    numbers::PANEL,
     pages::{Layout, POSITIONS},
     panels::padded,
-    product::{PANEL, Rows, TILE_ROWS, multiply},
+    product::{Rows, TILE_ROWS, multiply},
 };
 use crate::kernels::softmax;
 

@@ -8,9 +8,10 @@ use std::{
 use super::{
     adapter::Adapter,
     attention::{self, Heads},
+    buffers::Buffers,
     model::Model,
     pages::{Layout, Pages, Pool, starts},
-    pass::{Buffers, Pass, Run},
+    pass::{Pass, Run},
     team::Team,
 };
 use crate::token::TokenId;

@@ -3,12 +3,20 @@
 //! Every number of a product has a lane to itself and is summed in order, one fused multiply-add a term, so all give the same
 //! bits. Which of them there is, is settled when honed is compiled (`target-cpu=native`).
 
-#[cfg(any(test, not(all(target_arch = "x86_64", target_feature = "avx2", target_feature = "fma", target_feature = "f16c"))))]
+#[cfg(any(
+    test,
+    not(all(target_arch = "x86_64", target_feature = "avx2", target_feature = "fma", target_feature = "f16c"))
+))]
 pub(super) mod portable;
 #[cfg(all(target_arch = "x86_64", target_feature = "avx2", target_feature = "fma", target_feature = "f16c"))]
 mod x86;
 
-#[cfg(not(all(target_arch = "x86_64", target_feature = "avx2", target_feature = "fma", target_feature = "f16c")))]
+#[cfg(not(all(
+    target_arch = "x86_64",
+    target_feature = "avx2",
+    target_feature = "fma",
+    target_feature = "f16c"
+)))]
 pub(super) use self::portable::Eight;
 #[cfg(all(target_arch = "x86_64", target_feature = "avx2", target_feature = "fma", target_feature = "f16c"))]
 pub(super) use self::x86::*;
@@ -56,4 +64,3 @@ pub(super) trait Lanes: Copy {
     /// self · factor + sum, rounded once.
     fn mul_add(self, factor: Self, sum: Self) -> Self;
 }
-

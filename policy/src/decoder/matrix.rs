@@ -2,11 +2,7 @@
 
 use std::{marker::PhantomData, ops::Range};
 
-use super::{
-    lines::Lines,
-    panels::padded,
-    product::Rows,
-};
+use super::{lines::Lines, panels::padded, product::Rows};
 
 /// Rows of floats, each in whole panels.
 #[derive(Debug)]
@@ -23,7 +19,12 @@ impl Buffer {
     /// For one pass.
     pub(super) fn open(&mut self) -> Shared<'_> {
         let bytes = self.lines.bytes_mut();
-        Shared { start: bytes.as_mut_ptr().cast(), rows: bytes.len() / 4 / self.stride, stride: self.stride, life: PhantomData }
+        Shared {
+            start: bytes.as_mut_ptr().cast(),
+            rows: bytes.len() / 4 / self.stride,
+            stride: self.stride,
+            life: PhantomData,
+        }
     }
 
     /// Row `i`, its first `width` numbers.

@@ -10,8 +10,8 @@ use std::{
 use candle_core::{Device, Tensor};
 
 use super::{
+    numbers::Kind,
     panels::{Panels, padded},
-    product::Kind,
 };
 use crate::{
     architecture::{Shape, llama},
@@ -24,8 +24,7 @@ use crate::{
 };
 
 /// The matrices of a block, in the order of [`Block::layers`].
-pub(super) const LAYERS: [&str; 7] =
-    ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
+pub(super) const LAYERS: [&str; 7] = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
 pub(super) const QUERY: usize = 0;
 pub(super) const KEY: usize = 1;
 pub(super) const VALUE: usize = 2;

@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use super::{
     lines::Lines,
+    numbers::{Kind, PANEL},
     panels::padded,
-    product::{Columns, Kind, PANEL},
+    product::Columns,
 };
 use crate::architecture::Shape;
 
@@ -71,13 +72,7 @@ impl Layout {
     ///
     /// # Safety
     /// `page` is a page of this layout that nobody reads meanwhile at this layer, head and position, and nobody else writes there.
-    pub(super) unsafe fn write(
-        &self,
-        page: *mut u8,
-        [layer, head, position]: [usize; 3],
-        key: &[f32],
-        value: &[f32],
-    ) {
+    pub(super) unsafe fn write(&self, page: *mut u8, [layer, head, position]: [usize; 3], key: &[f32], value: &[f32]) {
         let keys = page.wrapping_add(self.head(layer, head));
         let values = keys.wrapping_add(self.key_bytes());
         for (d, (key, value)) in key.iter().zip(value).enumerate() {

@@ -2,7 +2,8 @@
 
 use super::{
     lines::Lines,
-    product::{Columns, Kind, PANEL, Rows, multiply},
+    numbers::{Kind, PANEL},
+    product::{Columns, Rows, multiply},
 };
 
 /// A matrix `[n_out, n_in]`, cut into panels of 32 outputs; the last one is filled up with zeros.
@@ -165,7 +166,6 @@ fn turn_numbers<const BYTES: usize>(n_in: usize, rows: &[u8], panel: &mut [u8]) 
         step.iter_mut().enumerate().for_each(|(column, number)| *number = rows[column * n_in + k]);
     }
 }
-
 
 #[cfg(test)]
 impl Panels {

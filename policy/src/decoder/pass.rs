@@ -3,16 +3,17 @@
 //! What is computed is the trainer's transformer: RMSNorm before each half of a block, rotary positions on neighbouring pairs,
 //! grouped queries, SwiGLU. Behind its attention the last block is computed for the rows alone that are asked for.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use super::{
     adapter::Adapter,
     attention::{self, Heads},
-    matrix::{Buffer, Shared},
+    buffers::Open,
+    matrix::Shared,
     model::{Block, DOWN, GATE, KEY, Model, OUTPUT, QUERY, UP, VALUE},
+    numbers::PANEL,
     pages::{Layout, POSITIONS},
     panels::Panels,
-    product::PANEL,
     team::Member,
 };
 use crate::kernels::{rms_norm, swiglu};
@@ -26,6 +27,13 @@ pub(super) struct Run {
     pub(super) n: usize,
     /// The sequence's pages, with room for these tokens.
     pub(super) pages: Vec<*mut u8>,
+}
+
+/// A block and its place.
+#[derive(Clone, Copy)]
+struct Layer<'a> {
+    index: usize,
+    block: &'a Block,
 }
 
 /// What the threads of a pass share.
@@ -46,96 +54,17 @@ pub(super) struct Pass<'a> {
 // SAFETY: the pages of the runs are this pass's while it runs, and its phases keep threads apart.
 unsafe impl Sync for Pass<'_> {}
 
-/// Everything between the layers, `[rows, ..]`.
-pub(super) struct Buffers {
-    stream: Buffer,
-    normed: Buffer,
-    query: Buffer,
-    key: Buffer,
-    value: Buffer,
-    attended: Buffer,
-    gate: Buffer,
-    up: Buffer,
-    /// Cosine and sine of each pair's angle.
-    angles: Buffer,
-    /// Behind the first factor of an adapter.
-    low: Buffer,
-    /// Rows that give logits, behind the last attention.
-    last_stream: Buffer,
-    last_attended: Buffer,
-    pub(super) logits: Buffer,
-}
-
-/// As [`Buffers`], while they are worked on.
-#[derive(Clone, Copy)]
-pub(super) struct Open<'a> {
-    stream: Shared<'a>,
-    normed: Shared<'a>,
-    query: Shared<'a>,
-    key: Shared<'a>,
-    value: Shared<'a>,
-    attended: Shared<'a>,
-    gate: Shared<'a>,
-    up: Shared<'a>,
-    angles: Shared<'a>,
-    low: Shared<'a>,
-    last_stream: Shared<'a>,
-    last_attended: Shared<'a>,
-    logits: Shared<'a>,
-}
-
-impl Buffers {
-    /// For passes of `rows` tokens, of which `wanted` give logits.
-    pub(super) fn new(model: &Model, adapter: Option<&Adapter>, rows: usize, wanted: usize) -> Buffers {
-        let shape = &model.shape;
-        let (q, kv) = (shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim);
-        let buffer = |width| Buffer::new(rows, width);
-        Buffers {
-            stream: buffer(shape.hidden),
-            normed: buffer(shape.hidden),
-            query: buffer(q),
-            key: buffer(kv),
-            value: buffer(kv),
-            attended: buffer(q),
-            gate: buffer(shape.ffn),
-            up: buffer(shape.ffn),
-            angles: buffer(shape.rope_dims),
-            low: buffer(adapter.map_or(1, Adapter::rank)),
-            last_stream: Buffer::new(wanted, shape.hidden),
-            last_attended: Buffer::new(wanted, q),
-            logits: Buffer::new(wanted, shape.vocab_size),
-        }
-    }
-
-    pub(super) fn open(&mut self) -> Open<'_> {
-        Open {
-            stream: self.stream.open(),
-            normed: self.normed.open(),
-            query: self.query.open(),
-            key: self.key.open(),
-            value: self.value.open(),
-            attended: self.attended.open(),
-            gate: self.gate.open(),
-            up: self.up.open(),
-            angles: self.angles.open(),
-            low: self.low.open(),
-            last_stream: self.last_stream.open(),
-            last_attended: self.last_attended.open(),
-            logits: self.logits.open(),
-        }
-    }
-}
-
 impl Pass<'_> {
     /// All of it, on one of the threads.
     pub(super) fn run(&self, member: &Member<'_>) {
         let Open { stream, normed, attended, last_stream, last_attended, logits, .. } = self.buffers;
         self.by_rows(member, self.rows.len(), |row| self.begin(row));
         let n_blocks = self.model.blocks.len();
-        for (layer, block) in self.model.blocks.iter().enumerate() {
-            self.attend(member, layer, block);
-            if layer + 1 < n_blocks {
-                self.mlp(member, layer, block, self.rows.len(), stream, attended);
+        for (index, block) in self.model.blocks.iter().enumerate() {
+            let layer = Layer { index, block };
+            self.attend(member, layer);
+            if index + 1 < n_blocks {
+                self.mlp(member, layer, self.rows.len(), stream, attended);
                 continue;
             }
             self.by_rows(member, self.wanted.len(), |i| {
@@ -144,7 +73,7 @@ impl Pass<'_> {
                     unsafe { to.write(i, 0..to.width()).copy_from_slice(from.read(self.wanted[i], 0..to.width())) }
                 }
             });
-            self.mlp(member, layer, block, self.wanted.len(), last_stream, last_attended);
+            self.mlp(member, layer, self.wanted.len(), last_stream, last_attended);
         }
         self.norm(member, self.wanted.len(), last_stream, &self.model.norm);
         self.product(member, &[(&self.model.output, logits)], self.wanted.len(), normed, false);
@@ -166,17 +95,17 @@ impl Pass<'_> {
     }
 
     /// From the stream to what the heads answer, through the cache.
-    fn attend(&self, member: &Member<'_>, layer: usize, block: &Block) {
+    fn attend(&self, member: &Member<'_>, layer: Layer<'_>) {
         let Open { stream, normed, query, key, value, attended, .. } = self.buffers;
         let n = self.rows.len();
-        self.norm(member, n, stream, &block.attention_norm);
+        self.norm(member, n, stream, &layer.block.attention_norm);
         let layers = [(QUERY, query), (KEY, key), (VALUE, value)];
-        self.linear(member, layer, block, &layers, n, normed, false);
+        self.linear(member, layer, &layers, n, normed, false);
         let ends: Vec<usize> = self.runs.iter().map(|run| run.row + run.n).collect();
         self.by_rows(member, n, |row| {
             self.turn(row, query, self.model.shape.n_heads);
             self.turn(row, key, self.model.shape.n_kv_heads);
-            self.keep(row, &self.runs[ends.partition_point(|end| *end <= row)], layer);
+            self.keep(row, &self.runs[ends.partition_point(|end| *end <= row)], layer.index);
         });
         let heads = self.heads();
         let pieces: Vec<(usize, usize)> = (0..self.runs.len())
@@ -188,10 +117,10 @@ impl Pass<'_> {
             let (run, first) = (&self.runs[run], i * heads.tokens());
             let n = heads.tokens().min(run.n - first);
             let block = attention::Block { row: run.row + first, position: run.position + first, n, pages: &run.pages };
-            let mut scratch = self.scratch[member.index].lock().expect("each thread has its own");
+            let mut scratch = self.scratch[member.index].lock().unwrap_or_else(PoisonError::into_inner);
             // SAFETY: keys and values were written in the phase before; the queries and answers of these rows and this head are
             // this piece's.
-            unsafe { scratch.attend(self.layout, heads, [layer, head], &block, query, attended) };
+            unsafe { scratch.attend(self.layout, heads, [layer.index, head], &block, query, attended) };
         });
     }
 
@@ -230,25 +159,17 @@ impl Pass<'_> {
     }
 
     /// From what the heads answered to the stream of the next block.
-    fn mlp(
-        &self,
-        member: &Member<'_>,
-        layer: usize,
-        block: &Block,
-        n: usize,
-        stream: Shared<'_>,
-        attended: Shared<'_>,
-    ) {
+    fn mlp(&self, member: &Member<'_>, layer: Layer<'_>, n: usize, stream: Shared<'_>, attended: Shared<'_>) {
         let Open { normed, gate, up, .. } = self.buffers;
-        self.linear(member, layer, block, &[(OUTPUT, stream)], n, attended, true);
-        self.norm(member, n, stream, &block.mlp_norm);
-        self.linear(member, layer, block, &[(GATE, gate), (UP, up)], n, normed, false);
+        self.linear(member, layer, &[(OUTPUT, stream)], n, attended, true);
+        self.norm(member, n, stream, &layer.block.mlp_norm);
+        self.linear(member, layer, &[(GATE, gate), (UP, up)], n, normed, false);
         let width = self.model.shape.ffn;
         self.by_rows(member, n, |row| {
             // SAFETY: the row is this piece's.
             unsafe { swiglu::row(gate.write(row, 0..width), up.read(row, 0..width)) }
         });
-        self.linear(member, layer, block, &[(DOWN, stream)], n, gate, true);
+        self.linear(member, layer, &[(DOWN, stream)], n, gate, true);
     }
 
     /// RMSNorm of `n` rows.
@@ -266,23 +187,22 @@ impl Pass<'_> {
     fn linear(
         &self,
         member: &Member<'_>,
-        layer: usize,
-        block: &Block,
+        layer: Layer<'_>,
         layers: &[(usize, Shared<'_>)],
         n: usize,
         x: Shared<'_>,
         adds: bool,
     ) {
-        let mut all: [(&Panels, Shared<'_>); 3] = [(&block.layers[QUERY], x); 3];
+        let mut all: [(&Panels, Shared<'_>); 3] = [(&layer.block.layers[QUERY], x); 3];
         for (one, (which, out)) in all.iter_mut().zip(layers) {
-            *one = (&block.layers[*which], *out);
+            *one = (&layer.block.layers[*which], *out);
         }
         self.product(member, &all[..layers.len()], n, x, adds);
         let Some(adapter) = self.adapter else {
             return;
         };
         for (which, out) in layers {
-            if let Some(low_rank) = adapter.layer(layer, *which) {
+            if let Some(low_rank) = adapter.layer(layer.index, *which) {
                 self.product(member, &[(&low_rank.a, self.buffers.low)], n, x, false);
                 self.product(member, &[(&low_rank.b, *out)], n, self.buffers.low, true);
             }

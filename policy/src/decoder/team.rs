@@ -5,9 +5,10 @@
 
 use std::{
     hint,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc, Condvar, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
 };
@@ -42,6 +43,9 @@ struct Shared {
     arrived: AtomicUsize,
     /// Phases that are over.
     phase: AtomicUsize,
+    /// Helpers that are through with the pass.
+    n_done: AtomicUsize,
+    is_broken: AtomicBool,
 }
 
 #[derive(Default)]
@@ -73,34 +77,31 @@ impl Team {
     }
 
     /// Runs a pass on all threads, or on the caller's alone; returns when it is over.
+    ///
+    /// # Panics
+    /// When the pass does on one of them; the team can run another one.
     pub(super) fn run(&mut self, alone: bool, pass: &(dyn Fn(&Member<'_>) + Sync)) {
+        let shared = &self.shared;
         if alone || self.helpers.is_empty() {
-            self.shared.next.store(0, Ordering::Relaxed);
-            pass(&Member { shared: &self.shared, index: 0, n_members: 1 });
+            pass(&Member { shared, index: 0, n_members: 1 });
             return;
         }
-        // SAFETY: helpers use it between this order and the last barrier below, which the owner waits for.
-        let forever = unsafe { std::mem::transmute::<&(dyn Fn(&Member<'_>) + Sync), &'static (dyn Fn(&Member<'_>) + Sync)>(pass) };
-        let mut order = self.shared.order.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.begin();
+        // SAFETY: helpers use it until they say that they are done, for which the owner waits below, whatever happens.
+        let forever = unsafe {
+            std::mem::transmute::<&(dyn Fn(&Member<'_>) + Sync), &'static (dyn Fn(&Member<'_>) + Sync)>(pass)
+        };
+        let mut order = shared.order.lock().unwrap_or_else(PoisonError::into_inner);
         order.n_passes += 1;
         order.pass = Some(Pass(forever));
         drop(order);
-        self.shared.woken.notify_all();
-        let owner = Member { shared: &self.shared, index: 0, n_members: self.n_threads() };
-        let whole = Whole;
-        pass(&owner);
-        owner.meet();
-        std::mem::forget(whole);
-    }
-}
-
-/// Ends the process where a pass panics: the others would wait for ever, or read what is gone.
-struct Whole;
-
-impl Drop for Whole {
-    fn drop(&mut self) {
-        tracing::error!("a forward pass panicked");
-        std::process::abort();
+        shared.woken.notify_all();
+        let ended = shared.take_part(Pass(forever), &Member { shared, index: 0, n_members: self.n_threads() });
+        wait_until(|| shared.n_done.load(Ordering::Acquire) == self.helpers.len());
+        if let Err(panic) = ended {
+            resume_unwind(panic);
+        }
+        assert!(!shared.is_broken.load(Ordering::Relaxed), "a thread of a forward pass panicked");
     }
 }
 
@@ -109,7 +110,7 @@ impl Drop for Team {
         self.shared.order.lock().unwrap_or_else(PoisonError::into_inner).is_over = true;
         self.shared.woken.notify_all();
         for helper in self.helpers.drain(..) {
-            // A helper that panicked has said so; and a pass does not panic.
+            // A helper catches what a pass panics with.
             drop(helper.join());
         }
     }
@@ -117,22 +118,49 @@ impl Drop for Team {
 
 fn help(shared: &Shared, index: usize, n_members: usize) {
     let member = Member { shared, index, n_members };
-    let mut n_done = 0;
+    let mut n_passes = 0;
     loop {
         let mut order = shared.order.lock().unwrap_or_else(PoisonError::into_inner);
-        while order.n_passes == n_done && !order.is_over {
+        while order.n_passes == n_passes && !order.is_over {
             order = shared.woken.wait(order).unwrap_or_else(PoisonError::into_inner);
         }
         let pass = order.pass.filter(|_| !order.is_over);
-        n_done = order.n_passes;
+        n_passes = order.n_passes;
         drop(order);
-        let Some(Pass(pass)) = pass else {
+        let Some(pass) = pass else {
             return;
         };
-        let whole = Whole;
-        pass(&member);
-        member.meet();
-        std::mem::forget(whole);
+        // The owner learns of a panic by the flag.
+        drop(shared.take_part(pass, &member));
+        shared.n_done.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// Looks, and from time to time offers the processor to others.
+fn wait_until(is_so: impl Fn() -> bool) {
+    let mut n_looks = 0;
+    while !is_so() {
+        n_looks += 1;
+        if n_looks % SPINS == 0 { thread::yield_now() } else { hint::spin_loop() }
+    }
+}
+
+impl Shared {
+    /// Before a pass, while no helper is in one.
+    fn begin(&self) {
+        for counter in [&self.next, &self.arrived, &self.n_done] {
+            counter.store(0, Ordering::Relaxed);
+        }
+        self.is_broken.store(false, Ordering::Relaxed);
+    }
+
+    /// Runs a pass. A panic in it breaks it for all, so that nobody waits at a barrier for who does not come.
+    fn take_part(&self, Pass(pass): Pass, member: &Member<'_>) -> thread::Result<()> {
+        let ended = catch_unwind(AssertUnwindSafe(|| pass(member)));
+        if ended.is_err() {
+            self.is_broken.store(true, Ordering::Release);
+        }
+        ended
     }
 }
 
@@ -163,10 +191,60 @@ impl Member<'_> {
             shared.phase.store(phase.wrapping_add(1), Ordering::Release);
             return;
         }
-        let mut n_looks = 0;
-        while shared.phase.load(Ordering::Acquire) == phase {
-            n_looks += 1;
-            if n_looks % SPINS == 0 { thread::yield_now() } else { hint::spin_loop() }
+        wait_until(|| {
+            assert!(!shared.is_broken.load(Ordering::Acquire), "another thread of this pass panicked");
+            shared.phase.load(Ordering::Acquire) != phase
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: every piece is done once, and what one phase writes the next can read. Method: many small phases, each looking at what
+    /// the one before left.
+    #[test]
+    fn phases_follow_each_other() {
+        for n_threads in [1, 2, 5] {
+            let mut team = Team::new(n_threads).unwrap();
+            for n_pieces in [0, 1, 3, 100] {
+                let counts: Vec<AtomicUsize> = (0..n_pieces).map(|_| AtomicUsize::new(0)).collect();
+                let has = |piece: usize, n: usize| assert_eq!(counts[piece].load(Ordering::Relaxed), n);
+                team.run(false, &|member| {
+                    for phase in 0..50 {
+                        member.each(n_pieces, |piece| {
+                            counts[piece].fetch_add(1, Ordering::Relaxed);
+                        });
+                        member.each(n_pieces, |piece| has(n_pieces - 1 - piece, phase + 1));
+                    }
+                });
+                (0..n_pieces).for_each(|piece| has(piece, 50));
+            }
+        }
+    }
+
+    /// Goal: a pass that panics, on whichever thread, ends with that panic, and the team goes on. Method: a panic in the middle of a
+    /// phase that others wait behind.
+    #[test]
+    fn a_panic_ends_the_pass_and_not_the_team() {
+        let mut team = Team::new(3).unwrap();
+        for culprit in 0..3 {
+            let broken = catch_unwind(AssertUnwindSafe(|| {
+                team.run(false, &|member| {
+                    member.each(3, |_| ());
+                    assert_ne!(member.index, culprit);
+                    member.each(3, |_| ());
+                });
+            }));
+            assert!(broken.is_err(), "thread {culprit}");
+            let done = AtomicUsize::new(0);
+            team.run(false, &|member| {
+                member.each(7, |_| {
+                    done.fetch_add(1, Ordering::Relaxed);
+                })
+            });
+            assert_eq!(done.into_inner(), 7);
         }
     }
 }

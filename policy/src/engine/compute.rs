@@ -72,9 +72,7 @@ impl<'m> Compute<'m> {
     /// Makes sequence `into`, which is empty, hold what `from` does; whether it does.
     pub(super) fn copy(&mut self, from: usize, into: usize, n: usize) -> bool {
         match self {
-            Compute::LlamaCpp(llama) => {
-                llama.context.copy_kv_cache_seq(number(from), number(into), None, None).is_ok()
-            }
+            Compute::LlamaCpp(llama) => llama.context.copy_kv_cache_seq(number(from), number(into), None, None).is_ok(),
             Compute::Decoder(context) => {
                 context.copy(from, into, n);
                 true

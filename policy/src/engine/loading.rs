@@ -243,7 +243,8 @@ pub(super) fn canary(cells: &mut Cells<'_>, setup: &Setup) -> Result<(), EngineE
 
 /// Runs `tokens` through the empty first sequence and tells whether every row of logits is finite.
 fn is_finite(cells: &mut Cells<'_>, tokens: &[TokenId], alone: bool) -> Result<bool, String> {
-    let entry = |(position, token): (usize, &TokenId)| Entry { token: *token, sequence: 0, position, gives_logits: true };
+    let entry =
+        |(position, token): (usize, &TokenId)| Entry { token: *token, sequence: 0, position, gives_logits: true };
     let batch: Vec<Entry> = tokens.iter().enumerate().map(entry).collect();
     cells.decode(&batch, alone)?;
     let finite = (0..batch.len()).all(|at| largest_logit(cells.compute.logits(at)).is_ok());

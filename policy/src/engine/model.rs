@@ -63,7 +63,9 @@ impl Model {
                 Model::Decoder(Arc::new(decoder::Model::load(path).map_err(|error| refused(error.to_string()))?))
             }
             Some(reason) if setup.backend == Backend::Honed => {
-                return Err(refused(format!("policy.backend is \"honed\", whose decoder does not compute it: {reason}")));
+                return Err(refused(format!(
+                    "policy.backend is \"honed\", whose decoder does not compute it: {reason}"
+                )));
             }
             Some(reason) => {
                 tracing::info!(%version, reason, "llama.cpp computes it");

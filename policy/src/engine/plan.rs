@@ -16,8 +16,9 @@ const PREFILL_TOKENS_MIN: usize = 32;
 /// cores: 430 tokens/s for one prompt of 80, 500 for eight at once).
 const PREFILL_TOKENS_ENOUGH: usize = 48;
 /// Prompt tokens in a pass of a CPU whose streams also wait for somebody else: for another resident's pass, or for the rest after
-/// their own while a version is loaded. What those cost, prompts give up, so that the gap between two tokens stays.
-const PREFILL_TOKENS_SHARED: usize = 16;
+/// their own while a version is loaded. What those cost, prompts give up, so that the gap between two tokens stays. By llama.cpp,
+/// and by the decoder, for which few tokens cost little more than one, and many as much as they are.
+const PREFILL_TOKENS_SHARED: [usize; 2] = [16, 8];
 
 /// A row of logits that a pass gives: where it lies in the batch, and whose it is.
 pub(super) struct Row {
@@ -108,7 +109,7 @@ impl Worker<'_> {
         prefilling.retain(|&i| !self.is_waiting(i));
         let prompts: Vec<Prompt> = prefilling.into_iter().map(|slot| self.prompt(slot)).collect();
         let tokens = match self.shares_time(!decoding.is_empty()) {
-            true => PREFILL_TOKENS_SHARED,
+            true => PREFILL_TOKENS_SHARED[usize::from(!self.cells.compute.has_places())],
             false => self.setup.batch_tokens.saturating_sub(decoding.len()).max(PREFILL_TOKENS_MIN),
         };
         let waiting = prompts.iter().map(|prompt| prompt.n_left).sum();

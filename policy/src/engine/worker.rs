@@ -20,7 +20,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use crate::{
     engine::{
         EngineError,
@@ -44,6 +43,7 @@ use crate::{
     version::PolicyVersion,
     vocabulary::Vocabulary,
 };
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
 
 /// Context window when the configuration leaves it to the model.
 const CONTEXT_TOKENS_MAX: u32 = 4096;

@@ -4,8 +4,9 @@ use half::{bf16, f16};
 
 use crate::decoder::{
     lanes::{Eight, portable},
+    numbers::{Kind, PANEL},
     panels::{Panels, padded},
-    product::{Columns, Kind, PANEL, Rows, multiply, multiply_by_eights},
+    product::{Columns, Rows, multiply, multiply_by_eights},
 };
 
 /// Numbers without a pattern, between -1 and 1.
@@ -35,7 +36,8 @@ fn encoded(kind: Kind, row: &[f32]) -> (Vec<u8>, Vec<f32>) {
             for block in row.chunks_exact(32) {
                 let scale = f16::from_f32(block.iter().fold(0.0f32, |m, x| m.max(x.abs())) / 127.0);
                 bytes.extend(scale.to_le_bytes());
-                let whole: Vec<i8> = block.iter().map(|x| (x / scale.to_f32()).round().clamp(-127.0, 127.0) as i8).collect();
+                let whole: Vec<i8> =
+                    block.iter().map(|x| (x / scale.to_f32()).round().clamp(-127.0, 127.0) as i8).collect();
                 bytes.extend(whole.iter().map(|x| x.cast_unsigned()));
                 said.extend(whole.iter().map(|x| f32::from(*x) * scale.to_f32()));
             }
@@ -80,7 +82,10 @@ fn products_are_sums_of_products() {
                         let terms = (0..n_in).map(|k| f64::from(a[m * n_in + k]) * f64::from(said[n][k]));
                         let before = if adds { f64::from(start[m * padded(n_out) + n]) } else { 0.0 };
                         let (want, got) = (before + terms.sum::<f64>(), f64::from(out[m * padded(n_out) + n]));
-                        assert!((want - got).abs() < 1e-5, "{kind:?} {n_out}x{n_in}, row {m}, column {n}: {want} {got}");
+                        assert!(
+                            (want - got).abs() < 1e-5,
+                            "{kind:?} {n_out}x{n_in}, row {m}, column {n}: {want} {got}"
+                        );
                     }
                 }
             }
@@ -132,6 +137,16 @@ fn steps_that_are_not_asked_for_are_not_read() {
     let columns = Columns { kind: Kind::F32, at: panel.as_ptr().cast(), stride: 0 };
     let (a, mut out) = ([2.0f32; 5], [1.0f32; PANEL]);
     // SAFETY: five steps of a panel of 32.
-    unsafe { multiply(1, 5, Rows { at: a.as_ptr(), stride: 5 }, columns, 1, Rows { at: out.as_mut_ptr(), stride: PANEL }, true) };
+    unsafe {
+        multiply(
+            1,
+            5,
+            Rows { at: a.as_ptr(), stride: 5 },
+            columns,
+            1,
+            Rows { at: out.as_mut_ptr(), stride: PANEL },
+            true,
+        )
+    };
     assert_eq!(out, [11.0; PANEL]);
 }

@@ -46,7 +46,8 @@ fn tokens(n: usize) -> Vec<TokenId> {
 }
 
 fn entries(sequence: usize, start: usize, tokens: &[TokenId]) -> Vec<Entry> {
-    let entry = |(i, token): (usize, &TokenId)| Entry { token: *token, sequence, position: start + i, gives_logits: true };
+    let entry =
+        |(i, token): (usize, &TokenId)| Entry { token: *token, sequence, position: start + i, gives_logits: true };
     tokens.iter().enumerate().map(entry).collect()
 }
 
@@ -103,7 +104,8 @@ fn logits_are_the_trainers() {
 fn a_cache_in_f16_is_close() {
     let folder = TempDir::new().unwrap();
     let path = write(&folder, &shape(), GgmlDType::F16);
-    let (tokens, mut contexts) = (tokens(50), [true, false].map(|is_f32| context(&path, Limits { is_f32, ..limits(1) })));
+    let (tokens, mut contexts) =
+        (tokens(50), [true, false].map(|is_f32| context(&path, Limits { is_f32, ..limits(1) })));
     let rows = contexts.each_mut().map(|context| one_by_one(context, 0, &tokens));
     let difference = largest_difference(&rows[0], &rows[1]);
     assert!(difference > 0.0 && difference < 1e-2, "{difference}");

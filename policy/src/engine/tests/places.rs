@@ -268,7 +268,8 @@ fn a_footprint_counts_weights_caches_and_passes() {
     exact.check(ONE, room(exact.bytes())).unwrap();
     let refused = exact.check(ONE, room(exact.bytes() - 1)).unwrap_err().to_string();
     assert!(
-        refused.contains("weights 9, key-value cache 1, kept prompts 1") == !on_decoder() && refused.contains("policy@1"),
+        refused.contains("weights 9, key-value cache 1, kept prompts 1") != on_decoder()
+            && refused.contains("policy@1"),
         "{refused}"
     );
 }
