@@ -25,23 +25,17 @@ fn running(daemon: &TestDaemon) -> f64 {
     daemon.metric("honed_num_requests_running") + daemon.metric("honed_num_requests_waiting")
 }
 
-/// Goal: a full queue says so at once, and when to come back. Method: one slot, one waiting place, three long streams.
+/// Goal: a full queue says so at once, and when to come back. Method: one slot, one waiting place, and long streams, another one
+/// before every try.
 #[test]
 fn a_full_queue_is_a_429_with_retry_after() {
     let daemon = TestDaemon::builder().set("policy.parallel=1").set("policy.max_queue=1").start();
-    let streams: Vec<_> = (0..2)
-        .map(|_| {
-            let stream = Stream::open(
-                daemon.address(),
-                "/v1/completions",
-                &json!({"prompt": "a", "max_tokens": 250, "n": 60, "ignore_eos": true, "stream": true}),
-            );
-            daemon.wait_for("a request is inside", |d| running(d) >= 1.0);
-            stream
-        })
-        .collect();
+    let body = json!({"prompt": "a", "max_tokens": 250, "n": 60, "ignore_eos": true, "stream": true});
+    let mut streams = Vec::new();
     let mut refused = None;
     for _ in 0..50 {
+        streams.push(Stream::open(daemon.address(), "/v1/completions", &body));
+        daemon.wait_for("a request is inside", |d| running(d) >= 1.0);
         let reply =
             daemon.post("/v1/completions", &json!({"prompt": ["a", "b", "c"], "max_tokens": 200, "ignore_eos": true}));
         if reply.status == 429 {

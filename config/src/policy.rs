@@ -23,7 +23,7 @@ section! {
         prefix_cache_tokens: usize => whole(0, 16_777_216);
         /// Versions in memory beside version 0: the live one, and one more, be it a candidate, a file that is judged, or the version before, which waits for its return. A version that is loaded to go live at once has one place more, so that an activation or a rollback waits for nobody's judging. Each has a cache of its own. One that leaves counts until its last answer has ended: who wants its place or its memory waits, the learner as long as that takes, an import that has been copied for ten minutes, others for 10 seconds, and is refused then; so is at once an import that begins while all places are taken, and what would not fit into memory though nobody leaves.
         residents_max: usize => whole(2, 64);
-        /// Compute every sequence in forward passes of its own, so that a seed gives the same bytes whatever else is running; nothing is batched or cached then, so all requests together decode at the speed of one.
+        /// Promise that a seed gives the same bytes whatever else is running. honed's decoder always does; llama.cpp then computes every sequence in forward passes of its own, and nothing is batched or cached, so all requests together decode at the speed of one.
         deterministic: bool => SWITCH;
         /// Requests that may wait for a slot before newcomers get 429, but for one of each further key (max_queue_share); fewer where max_queue_sequences or max_queue_tokens is reached first.
         max_queue: usize => whole(0, 100_000);
@@ -35,7 +35,7 @@ section! {
         max_queue_share: f64 => real(0.01, 1.0);
         /// Layers of the model on the GPU; 0: none. Needs the `cuda` feature.
         gpu_layers: u32 => whole(0, 1000);
-        /// Attention in one pass over the cache (Dao et al. 2022) rather than through a matrix of scores: a fifth to two thirds more tokens/s on a CPU. "auto": on, except for weights in f32, which are served for exactness. llama.cpp sums in f16 in it, so a log-prob differs by up to 0.005 from the trainer's, by 0.001 without.
+        /// Attention of llama.cpp in one pass over the cache (Dao et al. 2022) rather than through a matrix of scores: a fifth to two thirds more tokens/s on a CPU. "auto": on, except for weights in f32, which are served for exactness. llama.cpp sums in f16 in it, so a log-prob differs by up to 0.005 from the trainer's, by 0.001 without.
         flash_attention: String => one_of(&["auto", "on", "off"]);
         /// Seed of the stream from which requests without a seed draw theirs.
         seed: u64 => whole(0, i64::MAX);

@@ -32,5 +32,8 @@ pub(crate) use self::{
     model::{Model, unsupported},
 };
 
+/// What it is called where users look, with the vectors that it computes with.
+pub(crate) const NAME: &str = if lanes::ARE_WIDE { "honed's decoder (AVX-512)" } else { "honed's decoder" };
+
 #[cfg(test)]
 mod tests;

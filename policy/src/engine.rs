@@ -206,6 +206,12 @@ impl Engine {
         Arc::clone(&self.0.vocabulary)
     }
 
+    /// What computes version 0, and so every version of its types.
+    #[must_use]
+    pub fn computed_by(&self) -> &'static str {
+        self.0.base.computed_by()
+    }
+
     /// Tokens of prompt and response together that one sequence may hold.
     #[must_use]
     pub fn context_tokens(&self) -> u32 {

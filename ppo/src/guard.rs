@@ -146,7 +146,7 @@ impl Guard {
             Guard::Ess => "the rollouts are another policy's: lower ppo.max_staleness, and look at the parity numbers",
             Guard::Parity => {
                 "engine and trainer compute different log-probs for the same weights: restart with ppo.dtype=f32 and \
-                 policy.flash_attention=off, or begin a new folder with an f32 or f16 model file; then resume learning"
+                 policy.flash_attention=off (which is llama.cpp's), or begin a new folder with an f32 or f16 model file; then resume learning"
             }
             Guard::HeldOut => {
                 "the reward is being gamed: raise ppo.kl_coef, improve the reward model, or activate an earlier version; \

@@ -112,7 +112,7 @@ fn processor() -> String {
     format!("{n} threads, {}", instructions().join(" "))
 }
 
-/// What llama.cpp's kernels can use.
+/// What kernels can use.
 #[cfg(target_arch = "x86_64")]
 fn instructions() -> Vec<&'static str> {
     let all = [
@@ -184,9 +184,10 @@ fn measured(config: &Config, sft: &Path) -> Result<String, String> {
                 let rate = n.saturating_sub(1) as f64 / finished.timings.decode.as_secs_f64().max(1e-9);
                 let window = engine.context_tokens();
                 return Ok(format!(
-                    "{} tokens known, window of {window}, loaded in {:.2} s, decodes {rate:.0} tokens/s alone",
+                    "{} tokens known, window of {window}, loaded in {:.2} s, decodes {rate:.0} tokens/s alone by {}",
                     vocabulary.size(),
                     loaded.as_secs_f64(),
+                    engine.computed_by(),
                 ));
             }
         }

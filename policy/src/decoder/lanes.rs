@@ -27,6 +27,9 @@ pub(super) const ARE_FAST: bool = cfg!(any(
     target_arch = "aarch64"
 ));
 
+/// Whether they are AVX-512's.
+pub(super) const ARE_WIDE: bool = cfg!(all(target_arch = "x86_64", target_feature = "avx512f"));
+
 /// A vector of the processor.
 pub(super) trait Lanes: Copy {
     /// Floats in a vector.

@@ -86,6 +86,14 @@ impl Model {
         matches!(self, Model::Decoder(_))
     }
 
+    /// What computes it, in words.
+    pub(super) fn computed_by(&self) -> &'static str {
+        match self {
+            Model::LlamaCpp(_) => "llama.cpp",
+            Model::Decoder(_) => decoder::NAME,
+        }
+    }
+
     /// Tokens of its vocabulary.
     pub(super) fn n_vocab(&self) -> usize {
         match self {

@@ -1,6 +1,7 @@
 //! The engine on small random models: every test computes a real file, once by the decoder and once by llama.cpp.
 
 mod adapters;
+mod backends;
 mod constraints;
 mod deterministic;
 mod fairness;

@@ -58,9 +58,9 @@ pub(crate) struct SharedBody {
     repetition_penalty: Option<f64>,
     /// Token ids and what is added to their logits.
     logit_bias: Option<BiasBody>,
-    /// The same seed gives the same answer, and so does `temperature` 0, but for the last bits of logits, which depend on what
-    /// is computed beside it and can turn a draw. Only `policy.deterministic` promises the same bytes. -1 is no seed, as in vLLM
-    /// and llama-server: another answer each time.
+    /// The same seed gives the same answer of a version, and so does `temperature` 0, whatever else is running. Where llama.cpp
+    /// computes (`policy.backend`), the last bits of logits depend on that and can turn a draw, unless `policy.deterministic` is
+    /// set. -1 is no seed, as in vLLM and llama-server: another answer each time.
     seed: Option<SeedBody>,
     /// Tokens before which the end token is not drawn.
     #[schema(minimum = 0, maximum = 2147483647, default = 0)]
