@@ -56,9 +56,9 @@ fn a_full_queue_is_a_429_with_retry_after() {
 #[test]
 fn a_queue_full_of_tokens_is_a_429() {
     let daemon = TestDaemon::builder().set("policy.parallel=1").set("policy.max_queue_tokens=1").start();
-    let body = json!({"prompt": "a", "max_tokens": 250, "n": 9, "ignore_eos": true, "stream": true});
+    let body = json!({"prompt": "a", "max_tokens": 250, "n": 100, "ignore_eos": true, "stream": true});
     let stream = Stream::open(daemon.address(), "/v1/completions", &body);
-    daemon.wait_for("eight choices wait", |d| d.metric("honed_num_requests_waiting") == 1.0);
+    daemon.wait_for("its other choices wait", |d| d.metric("honed_num_requests_waiting") == 1.0);
     daemon.wait_for("one is drawn", |d| d.metric("honed_num_requests_running") == 1.0);
     let reply = daemon.post("/v1/completions", &json!({"prompt": "a", "max_tokens": 1}));
     assert_eq!((&reply.error(429)["code"], reply.header("retry-after")), (&json!("queue_full"), Some("1")));
