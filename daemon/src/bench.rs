@@ -1,5 +1,6 @@
 //! Measurements that anybody can repeat; each prints one line of JSON.
 
+mod child;
 mod load;
 mod ppo;
 mod serve;

@@ -47,16 +47,45 @@ struct Seen {
     reason: Option<String>,
 }
 
-/// Between two tokens of one stream.
-#[derive(Clone, Copy)]
+/// Between two tokens of one stream; there may be millions.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Gap {
-    pub(super) began: Instant,
-    pub(super) ended: Instant,
+    /// Since the traffic began.
+    began_us: u32,
+    ms: f32,
 }
 
 impl Gap {
+    fn new(traffic_began: Instant, began: Instant, ended: Instant) -> Gap {
+        let began_us = since(traffic_began, began);
+        Gap { began_us, ms: (ended.duration_since(began).as_secs_f64() * 1e3) as f32 }
+    }
+
     pub(super) fn ms(self) -> f64 {
-        self.ended.duration_since(self.began).as_secs_f64() * 1e3
+        f64::from(self.ms)
+    }
+}
+
+/// Microseconds from one moment to another, 0 to 71 minutes.
+fn since(began: Instant, now: Instant) -> u32 {
+    u32::try_from(now.saturating_duration_since(began).as_micros()).unwrap_or(u32::MAX)
+}
+
+/// All gaps that clients saw.
+pub(super) struct Gaps {
+    began: Instant,
+    all: Vec<Gap>,
+}
+
+impl Gaps {
+    /// Those that have a moment in common with one of these times.
+    pub(super) fn across(&self, times: &[(Instant, Instant)]) -> Vec<f64> {
+        let times: Vec<_> = times.iter().map(|(from, to)| (since(self.began, *from), since(self.began, *to))).collect();
+        let is_across = |gap: &&Gap| {
+            let ended_us = gap.began_us.saturating_add((gap.ms * 1e3).ceil() as u32);
+            times.iter().any(|(from, to)| gap.began_us <= *to && *from <= ended_us)
+        };
+        self.all.iter().filter(is_across).map(|gap| gap.ms()).collect()
     }
 }
 
@@ -71,29 +100,30 @@ impl Traffic<'_> {
     }
 
     /// The same with every gap that a client saw between two tokens.
-    pub(super) fn gaps_during<T>(&self, meanwhile: impl FnOnce() -> T) -> Result<(Load, Vec<Gap>, T), String> {
+    pub(super) fn gaps_during<T>(&self, meanwhile: impl FnOnce() -> T) -> Result<(Load, Gaps, T), String> {
         let over = AtomicBool::new(false);
         let next = AtomicU64::new(0);
         let started = Instant::now();
         std::thread::scope(|scope| {
-            let clients: Vec<_> = (0..self.concurrency).map(|_| scope.spawn(|| self.client(&over, &next))).collect();
+            let clients: Vec<_> =
+                (0..self.concurrency).map(|_| scope.spawn(|| self.client(started, &over, &next))).collect();
             let result = meanwhile();
             over.store(true, Ordering::Relaxed);
             let seen =
                 clients.into_iter().map(|client| client.join().expect("a client counts failures, it does not panic"));
-            let (load, gaps) = summary(seen.collect(), started.elapsed())?;
-            Ok((load, gaps, result))
+            let (load, all) = summary(seen.collect(), started.elapsed())?;
+            Ok((load, Gaps { began: started, all }, result))
         })
     }
 
-    fn client(&self, over: &AtomicBool, next: &AtomicU64) -> Seen {
+    fn client(&self, began: Instant, over: &AtomicBool, next: &AtomicU64) -> Seen {
         let agent = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).no_delay(true);
         // A refusal says why in its body.
         let agent = agent.http_status_as_error(false).build().new_agent();
         let mut seen = Seen::default();
         while !over.load(Ordering::Relaxed) {
             let n = next.fetch_add(1, Ordering::Relaxed);
-            match self.ask(&agent, n, &mut seen) {
+            match self.ask(&agent, (began, n), &mut seen) {
                 Ok(()) => seen.ok += 1,
                 Err(error) => {
                     seen.failed += 1;
@@ -113,7 +143,8 @@ impl Traffic<'_> {
         self.max_tokens - (spread % u64::from(spare + 1)) as u32
     }
 
-    fn ask(&self, agent: &ureq::Agent, n: u64, seen: &mut Seen) -> Result<(), String> {
+    /// Request `n` of traffic that began then.
+    fn ask(&self, agent: &ureq::Agent, (traffic_began, n): (Instant, u64), seen: &mut Seen) -> Result<(), String> {
         let prompt: Vec<_> = (0..self.prompt_words).map(|i| WORDS[(n as usize * 7 + i * i) % WORDS.len()]).collect();
         let body = client::stream_of(&prompt.join(" "), self.n_tokens(n), n, self.trains);
         let asked = Instant::now();
@@ -138,7 +169,7 @@ impl Traffic<'_> {
             }
             let now = Instant::now();
             match last.replace(now) {
-                Some(began) => seen.gaps.push(Gap { began, ended: now }),
+                Some(began) => seen.gaps.push(Gap::new(traffic_began, began, now)),
                 None => seen.first_ms.push(now.duration_since(asked).as_secs_f64() * 1e3),
             }
             seen.tokens += n_tokens;
@@ -218,6 +249,19 @@ mod tests {
         let why = measured.map(drop).expect_err("nobody was answered");
         assert!(why.contains("requests succeeded") && why.contains("401"), "{why}");
         assert!(why.ends_with("a valid API key is required"), "{why}");
+    }
+
+    /// Goal: a gap counts for a swap when it has a moment in common with it. Method: gaps before, into, inside, around and after one.
+    #[test]
+    fn gaps_across_a_time_touch_it() {
+        let began = Instant::now();
+        let at = |ms: u64| began + Duration::from_millis(ms);
+        let gap = |from, to| Gap::new(began, at(from), at(to));
+        let all = vec![gap(0, 9), gap(8, 12), gap(13, 14), gap(1, 40), gap(19, 30), gap(21, 30)];
+        let gaps = Gaps { began, all };
+        assert_eq!(gaps.across(&[(at(10), at(20))]), [4.0, 1.0, 39.0, 11.0]);
+        assert_eq!(gaps.across(&[]), [0.0; 0]);
+        assert_eq!(gaps.across(&[(at(0), at(1)), (at(29), at(50))]), [9.0, 39.0, 11.0, 9.0]);
     }
 
     #[test]

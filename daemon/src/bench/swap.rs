@@ -13,9 +13,9 @@ use ::ppo::{
 };
 use policy::{PolicyVersion, checkpoint};
 
-use super::load::{Gap, Traffic};
+use super::{child::Daemon, load::Traffic};
 use crate::{
-    app::{Running, sft_file},
+    app::sft_file,
     cli::{ConfigArgs, Outcome, progress, say},
     http::wire::{
         client, json,
@@ -50,8 +50,8 @@ pub(super) fn run(args: &Args) -> Outcome {
     telemetry::init_logging(&config.daemon.log_format, "error");
     let model = config.policy.model.clone();
     publish_versions(scratch.path(), &sft_file(&config)?)?;
-    let running = Running::start(config)?;
-    let url = running.url();
+    let daemon = Daemon::start(&config, scratch.path())?;
+    let url = daemon.url().to_owned();
     let traffic = Traffic {
         url: &url,
         concurrency: args.concurrency,
@@ -71,19 +71,19 @@ pub(super) fn run(args: &Args) -> Outcome {
             bar.inc(1);
             let swap = activate(&url, VERSIONS[i as usize % VERSIONS.len()]);
             if i == args.swaps / 10 {
-                rss_mib[0] = rss();
+                rss_mib[0] = daemon.rss_mib();
             }
             swap
         };
         (0..args.swaps).map(swap).collect::<Vec<_>>()
     })?;
-    rss_mib[1] = rss();
+    rss_mib[1] = daemon.rss_mib();
     bar.finish_and_clear();
     let (swaps, failed_swaps) = succeeded(swaps, "swaps")?;
     let rollbacks = between_the_last_two(args, &url, &traffic)?;
     let (rollbacks, failed_rollbacks) = succeeded(rollbacks, "rollbacks")?;
-    let is_across = |gap: &&Gap| swaps.iter().any(|swap| gap.began <= swap.answered && swap.asked <= gap.ended);
-    let across = Quantiles::of(gaps.iter().filter(is_across).map(|gap| gap.ms()).collect());
+    let times: Vec<_> = swaps.iter().map(|swap| (swap.asked, swap.answered)).collect();
+    let across = Quantiles::of(gaps.across(&times));
     let without = calm.itl_ms;
     let ratio = |ms: f64| (ms / without.p99.max(1e-9) * 1000.0).round() / 1000.0;
     let report = Swap {
@@ -106,7 +106,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         traffic: load,
     };
     say::answer(json(&report))?;
-    running.stop()?;
+    daemon.stop()?;
     Ok(())
 }
 
@@ -192,12 +192,4 @@ fn swap(url: &str, version: u64) -> Swapped {
 
 fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
-}
-
-/// Resident memory of this process, clients and daemon together, MiB.
-fn rss() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) / 1024
 }

@@ -99,7 +99,7 @@ pub(crate) struct Swap {
     pub(crate) gap_ratio_without_swaps: f64,
     /// The p99 gap across a swap by the same.
     pub(crate) gap_ratio_p99: f64,
-    /// Resident memory after the first tenth of the swaps and after the last, MiB.
+    /// Resident memory of the daemon after the first tenth of the swaps and after the last, MiB.
     pub(crate) rss_mib: [u64; 2],
     pub(crate) traffic: Load,
 }

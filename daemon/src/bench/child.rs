@@ -1,0 +1,70 @@
+//! A daemon as a process of its own, as it is for clients elsewhere: what its memory is, is its alone, and no lock, allocator or
+//! thread of the bench is in its way.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use config::Config;
+
+/// `honed serve`; dropped, it is ended.
+pub(super) struct Daemon {
+    child: Child,
+    url: String,
+}
+
+impl Daemon {
+    /// Starts this very program with this configuration, which is written into `folder`, and waits until it serves.
+    ///
+    /// # Errors
+    /// When it cannot be started, or ends before it serves; why, it has said on the bench's standard error.
+    pub(super) fn start(config: &Config, folder: &Path) -> Result<Daemon, String> {
+        let text = |error: std::io::Error| format!("the daemon does not start: {error}");
+        let file = folder.join("bench.toml");
+        std::fs::write(&file, config.print()).map_err(text)?;
+        let mut command = Command::new(std::env::current_exe().map_err(text)?);
+        // The file says everything; what the environment says of keys or knobs is in it, or left out on purpose.
+        command.env_clear().env("RUST_LOG", "error").args(["serve", "--config"]).arg(&file);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(text)?;
+        let mut line = String::new();
+        let said = child.stdout.take().ok_or("its output is not ours")?;
+        BufReader::new(said).read_line(&mut line).map_err(text)?;
+        let daemon = Daemon { url: line.trim().strip_prefix("listening on ").unwrap_or_default().to_owned(), child };
+        if daemon.url.is_empty() { Err("the daemon ended before it served".to_owned()) } else { Ok(daemon) }
+    }
+
+    /// `http://ADDR`.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Its resident memory, MiB; 0 where the system does not say.
+    pub(super) fn rss_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kib.unwrap_or(0) / 1024
+    }
+
+    /// Has it finish what it runs, and waits for its end.
+    ///
+    /// # Errors
+    /// When it did not end well.
+    pub(super) fn stop(mut self) -> Result<(), String> {
+        let pid = libc::pid_t::try_from(self.child.id()).map_err(|error| error.to_string())?;
+        // SAFETY: kill has no memory effects here; the child is ours and not yet reaped, so its number is its own.
+        unsafe { libc::kill(pid, libc::SIGTERM) };
+        let status = self.child.wait().map_err(|error| error.to_string())?;
+        if status.success() { Ok(()) } else { Err(format!("the daemon ended with {status}")) }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
