@@ -7,6 +7,8 @@ use std::fmt;
 
 use crate::ConfigError;
 
+/// Both variables of the environment.
+pub const KEY_VARIABLES: [&str; 2] = [API, ADMIN];
 const API: &str = "HONED_API_KEYS";
 const ADMIN: &str = "HONED_ADMIN_KEYS";
 

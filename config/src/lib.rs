@@ -28,7 +28,7 @@ use std::path::PathBuf;
 
 pub use daemon::Daemon;
 pub use error::ConfigError;
-pub use keys::{KeyList, Keys};
+pub use keys::{KEY_VARIABLES, KeyList, Keys};
 pub use origin::{Origin, Origins};
 pub use policy::Policy;
 pub use ppo::{LORA_ALPHA, LORA_RANK_MAX, Ppo, PpoLog};

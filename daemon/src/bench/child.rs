@@ -7,7 +7,9 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use config::Config;
+use config::KEY_VARIABLES;
+
+use crate::cli::ConfigArgs;
 
 /// `honed serve`; dropped, it is ended.
 pub(super) struct Daemon {
@@ -16,17 +18,18 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts this very program with this configuration, which is written into `folder`, and waits until it serves.
+    /// Starts this very program for a bench, with a data directory, and waits until it serves.
     ///
     /// # Errors
     /// When it cannot be started, or ends before it serves; why, it has said on the bench's standard error.
-    pub(super) fn start(config: &Config, folder: &Path) -> Result<Daemon, String> {
+    pub(super) fn start(args: &ConfigArgs, data_dir: &Path) -> Result<Daemon, String> {
         let text = |error: std::io::Error| format!("the daemon does not start: {error}");
-        let file = folder.join("bench.toml");
-        std::fs::write(&file, config.print()).map_err(text)?;
         let mut command = Command::new(std::env::current_exe().map_err(text)?);
-        // The file says everything; what the environment says of keys or knobs is in it, or left out on purpose.
-        command.env_clear().env("RUST_LOG", "error").args(["serve", "--config"]).arg(&file);
+        // The keys of the environment are the real daemons'.
+        for keys in KEY_VARIABLES {
+            command.env_remove(keys);
+        }
+        command.env("RUST_LOG", "error").arg("serve").args(args.bench_arguments(data_dir));
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(text)?;
         let mut line = String::new();
         let said = child.stdout.take().ok_or("its output is not ours")?;

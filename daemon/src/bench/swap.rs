@@ -50,7 +50,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     telemetry::init_logging(&config.daemon.log_format, "error");
     let model = config.policy.model.clone();
     publish_versions(scratch.path(), &sft_file(&config)?)?;
-    let daemon = Daemon::start(&config, scratch.path())?;
+    let daemon = Daemon::start(&args.config, scratch.path())?;
     let url = daemon.url().to_owned();
     let traffic = Traffic {
         url: &url,

@@ -1,6 +1,9 @@
 //! The arguments that make a configuration.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use config::{Config, ConfigError, Keys, Sources};
@@ -73,11 +76,22 @@ impl ConfigArgs {
 
     /// The same with other settings than the defaults, which the user's own override.
     pub(crate) fn for_bench_with(&self, data_dir: &Path, settings: &[&str]) -> Result<Config, ConfigError> {
+        own_daemon(Sources::of_process(self.config.clone(), self.bench_sets(data_dir, settings)))
+    }
+
+    /// The arguments of `honed serve` for what [`Self::for_bench`] describes.
+    pub(crate) fn bench_arguments(&self, data_dir: &Path) -> Vec<OsString> {
+        let file = self.config.iter().flat_map(|file| [OsString::from("--config"), file.into()]);
+        let sets = self.bench_sets(data_dir, &["ppo.enabled=false"]).into_iter();
+        file.chain(sets.flat_map(|set| ["--set".into(), set.into()])).collect()
+    }
+
+    fn bench_sets(&self, data_dir: &Path, settings: &[&str]) -> Vec<String> {
         let mut sets = vec!["daemon.listen=127.0.0.1:0".to_owned()];
         sets.extend(ALONE.iter().chain(settings).map(|set| (*set).to_owned()));
         sets.extend(self.assignments());
         sets.push(format!("daemon.data_dir={}", data_dir.display()));
-        own_daemon(Sources::of_process(self.config.clone(), sets))
+        sets
     }
 
     /// `--set` comes last, so that it also wins over the named arguments.
