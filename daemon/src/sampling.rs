@@ -1,4 +1,4 @@
-//! Draws many answers from a version in memory, by the engine itself: llama.cpp batches them as it does for clients.
+//! Draws many answers from a version in memory, by the engine itself: it batches them as it does for clients.
 //!
 //! For work that has no clients: building the default model, scaling a reward model, PPO over a file of prompts.
 

@@ -6,7 +6,7 @@
 //!
 //! Sums are in f32, and their order depends on nothing but the numbers that are summed: a token's logits are the same bits alone and
 //! in a batch, in one chunk and in many, computed and copied, on one thread and on all. So a log-prob that was drawn with is the
-//! log-prob that scoring gives, and the trainer's up to the last digits.
+//! log-prob that scoring gives; and with a cache in f32 the trainer's up to the last digits.
 //!
 //! Types: f32, f16, bf16 and Q8_0, the last as f32 too: activations are not rounded. Keys and values are kept in f16, beside weights in
 //! f32 in f32.
@@ -28,8 +28,9 @@ mod team;
 
 pub(crate) use self::{
     adapter::Adapter,
-    context::{Context, Entry, Limits, State},
-    model::{Model, unsupported},
+    context::{Context, Entry, Footprint, Limits, State},
+    model::{Model, shape_of},
+    pages::POSITIONS,
 };
 
 /// What it is called where users look, with the vectors that it computes with.

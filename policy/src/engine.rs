@@ -1,6 +1,6 @@
 //! The engine: versions of the policy as residents behind owner threads.
 //!
-//! A *resident* is one version in memory: a llama.cpp model, one context, and the one thread that touches them. Requests go
+//! A *resident* is one version in memory: a model, of the decoder or of llama.cpp, one context, and the one thread that touches them. Requests go
 //! to a resident and stay there, so a response comes from exactly one version, its key-value cache can never be stale, and
 //! a swap never changes weights under a stream. The handle maps versions to residents and holds the live one behind one
 //! atomic pointer:
@@ -206,7 +206,7 @@ impl Engine {
         Arc::clone(&self.0.vocabulary)
     }
 
-    /// What computes version 0, and so every version of its types.
+    /// What computes version 0, and every version whose file is of the same types.
     #[must_use]
     pub fn computed_by(&self) -> &'static str {
         self.0.base.computed_by()

@@ -1,6 +1,6 @@
 //! Learning from what another policy drew.
 //!
-//! Three policies take part (Hilton et al., arXiv 2110.00641). *behavior* drew the tokens, inside llama.cpp, maybe a
+//! Three policies take part (Hilton et al., arXiv 2110.00641). *behavior* drew the tokens, inside the engine, maybe a
 //! version ago; *old* is the trainer at the start of the update, the centre of the trust region; the third is under
 //! gradient. The loss uses the ratio to *old* and is weighed with w = f(π_old/π_behavior), a constant. When old is taken to
 //! be behavior the weight is 1 and PPO's own clip does the work: never both, that would count the ratio twice.

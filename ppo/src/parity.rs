@@ -1,6 +1,6 @@
 //! Do the two engines agree about the candidate?
 //!
-//! The trainer computed its gradients with its own arithmetic; llama.cpp will serve the file that came out. Wrong rope
+//! The trainer computed its gradients with its own arithmetic; the engine will serve the file that came out. Wrong rope
 //! layout, a norm's epsilon, a tied embedding, a rounding that was not meant: each would show as a difference between the
 //! log-probs that the two give the same tokens, and would turn every importance weight of the next round into noise. So
 //! before a candidate may serve, recorded sequences are replayed through both.

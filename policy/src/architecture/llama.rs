@@ -95,6 +95,10 @@ pub fn shape(metadata: &Metadata, vocab_size: usize, tied: bool) -> Result<Shape
         return Err(ModelError::Unsupported(format!("{n_heads} query heads over {n_kv_heads} key heads")));
     }
     let head_dim = metadata.usize_or("llama.attention.key_length", hidden / n_heads)?;
+    // What comes later multiplies these again, and compares with tensors that a file can hold.
+    if n_heads.checked_mul(head_dim).is_none() {
+        return Err(ModelError::Unsupported(format!("{n_heads} heads of {head_dim}")));
+    }
     if metadata.usize_or("llama.attention.value_length", head_dim)? != head_dim {
         return Err(ModelError::Unsupported("keys and values of different width".to_owned()));
     }
@@ -124,8 +128,13 @@ fn refuse_variants(metadata: &Metadata) -> Result<()> {
     if metadata.usize_or("llama.expert_count", 0)? > 0 {
         return Err(ModelError::Unsupported("mixture of experts".to_owned()));
     }
-    for key in ["llama.attention.sliding_window", "llama.attention.scale", "llama.logit_scale", "llama.residual_scale"]
-    {
+    for key in [
+        "llama.attention.sliding_window",
+        "llama.attention.scale",
+        "llama.logit_scale",
+        "llama.residual_scale",
+        "llama.rope.scaling.attn_factor",
+    ] {
         if metadata.get(key).is_some() {
             return Err(ModelError::Unsupported(format!("metadata key {key}")));
         }
@@ -136,13 +145,17 @@ fn refuse_variants(metadata: &Metadata) -> Result<()> {
     Ok(())
 }
 
+/// As llama.cpp reads it: linear where nothing is said, by the newer key or else the older one, and 0 is none.
 fn rope_scale(metadata: &Metadata) -> Result<f32> {
     match metadata.get("llama.rope.scaling.type") {
-        None => Ok(1.0 / metadata.f32_or("llama.rope.scale_linear", 1.0)?),
-        Some(Value::String(kind)) if kind == "none" => Ok(1.0),
-        Some(Value::String(kind)) if kind == "linear" => Ok(1.0 / metadata.f32_or("llama.rope.scaling.factor", 1.0)?),
-        Some(other) => Err(ModelError::Unsupported(format!("rope scaling {other:?}"))),
+        Some(Value::String(kind)) if kind == "none" => return Ok(1.0),
+        Some(Value::String(kind)) if kind == "linear" => {}
+        None => {}
+        Some(other) => return Err(ModelError::Unsupported(format!("rope scaling {other:?}"))),
     }
+    let older = metadata.f32_or("llama.rope.scale_linear", 0.0)?;
+    let factor = metadata.f32_or("llama.rope.scaling.factor", older)?;
+    Ok(if factor == 0.0 { 1.0 } else { 1.0 / factor })
 }
 
 /// The metadata that llama.cpp needs to load a model of this shape (without its vocabulary).

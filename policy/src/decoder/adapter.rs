@@ -59,8 +59,8 @@ impl Adapter {
             }
             blocks.push(adapted);
         }
-        if n_factors != header.tensors.len() {
-            return Err(ModelError::Unsupported("an adapter of more than a Llama's layers".to_owned()));
+        if n_factors == 0 || n_factors != header.tensors.len() {
+            return Err(ModelError::Unsupported("an adapter of nothing, or of more than a Llama's layers".to_owned()));
         }
         Ok(Adapter { blocks, rank })
     }

@@ -10,7 +10,7 @@ use super::{
     panels::padded,
     product::{Rows, TILE_ROWS, multiply},
 };
-use crate::kernels::softmax;
+use crate::{architecture::Shape, kernels::softmax};
 
 /// Queries of one key head that are computed at once.
 pub(super) struct Scratch {
@@ -28,6 +28,10 @@ pub(super) struct Heads {
 }
 
 impl Heads {
+    pub(super) fn of(shape: &Shape) -> Heads {
+        Heads { group: shape.n_heads / shape.n_kv_heads, head_dim: shape.head_dim }
+    }
+
     /// Tokens of a tile.
     pub(super) fn tokens(&self) -> usize {
         (TILE_ROWS / self.group).max(1)
@@ -46,14 +50,21 @@ pub(super) struct Block<'a> {
 }
 
 impl Scratch {
+    /// Numbers of queries, scores and sums, for sequences of up to `n_positions`.
+    fn sizes(heads: Heads, n_positions: usize) -> [usize; 3] {
+        let rows = heads.tokens() * heads.group;
+        [heads.head_dim, n_positions.next_multiple_of(POSITIONS), padded(heads.head_dim)].map(|width| rows * width)
+    }
+
     /// For sequences of up to `n_positions`.
     pub(super) fn new(heads: Heads, n_positions: usize) -> Scratch {
-        let rows = heads.tokens() * heads.group;
-        Scratch {
-            queries: vec![0.0; rows * heads.head_dim],
-            scores: vec![0.0; rows * n_positions.next_multiple_of(POSITIONS)],
-            sums: vec![0.0; rows * padded(heads.head_dim)],
-        }
+        let [queries, scores, sums] = Scratch::sizes(heads, n_positions).map(|n| vec![0.0; n]);
+        Scratch { queries, scores, sums }
+    }
+
+    /// Bytes of one.
+    pub(super) fn n_bytes(heads: Heads, n_positions: usize) -> usize {
+        Scratch::sizes(heads, n_positions).iter().sum::<usize>() * size_of::<f32>()
     }
 
     /// Answers the queries of key head `head`: from `queries` into `out`, both `[rows, query heads · head_dim]`.
@@ -94,19 +105,22 @@ impl Scratch {
             unsafe { multiply(rows, dim, query, keys, 1, scores, false) };
         }
         for (i, scores) in self.scores.chunks_exact_mut(width).take(rows).enumerate() {
-            let (own, later) = scores.split_at_mut(block.position + i / heads.group + 1);
-            softmax(own);
-            later.fill(0.0);
+            softmax(&mut scores[..=block.position + i / heads.group]);
         }
         self.sums[..rows * wide].fill(0.0);
         for (p, page) in block.pages[..width / POSITIONS].iter().enumerate() {
-            let weights = &self.scores[p * POSITIONS..];
-            let weights = Rows { at: weights.as_ptr(), stride: width };
-            let depth = (seen - p * POSITIONS).min(POSITIONS);
             let values = layout.values(page.cast_const(), layer, head);
-            let sums = Rows { at: self.sums.as_mut_ptr(), stride: wide };
-            // SAFETY: as above; so many positions of the page are written.
-            unsafe { multiply(rows, depth, weights, values, wide / PANEL, sums, true) };
+            // Pages before the block are whole for all its tokens; from there on each token reads what is its own past.
+            let is_past = (p + 1) * POSITIONS <= block.position;
+            let pieces = if is_past { 1 } else { block.n };
+            for piece in 0..pieces {
+                let (first, n) = if is_past { (0, rows) } else { (piece * heads.group, heads.group) };
+                let depth = (block.position + piece + 1).saturating_sub(p * POSITIONS).min(POSITIONS);
+                let weights = Rows { at: self.scores[first * width + p * POSITIONS..].as_ptr(), stride: width };
+                let sums = Rows { at: self.sums[first * wide..].as_mut_ptr(), stride: wide };
+                // SAFETY: as above; so many positions of the page are written.
+                unsafe { multiply(n, depth, weights, values, wide / PANEL, sums, true) };
+            }
         }
         for (i, sums) in self.sums.chunks_exact(wide).take(rows).enumerate() {
             let (row, columns) = columns(i);

@@ -3,8 +3,9 @@
 use super::{
     adapter::Adapter,
     matrix::{Buffer, Shared},
-    model::Model,
+    panels::padded,
 };
+use crate::architecture::Shape;
 
 /// Everything between the layers, `[rows, ..]`.
 pub(super) struct Buffers {
@@ -46,8 +47,7 @@ pub(super) struct Open<'a> {
 
 impl Buffers {
     /// For passes of `rows` tokens, of which `wanted` give logits.
-    pub(super) fn new(model: &Model, adapter: Option<&Adapter>, rows: usize, wanted: usize) -> Buffers {
-        let shape = &model.shape;
+    pub(super) fn new(shape: &Shape, adapter: Option<&Adapter>, rows: usize, wanted: usize) -> Buffers {
         let (q, kv) = (shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim);
         let buffer = |width| Buffer::new(rows, width);
         Buffers {
@@ -65,6 +65,14 @@ impl Buffers {
             last_attended: Buffer::new(wanted, q),
             logits: Buffer::new(wanted, shape.vocab_size),
         }
+    }
+
+    /// Bytes of all of them, but an adapter's.
+    pub(super) fn n_bytes(shape: &Shape, rows: usize, wanted: usize) -> usize {
+        let [q, kv] = [shape.n_heads, shape.n_kv_heads].map(|n| padded(n * shape.head_dim));
+        let (hidden, ffn) = (padded(shape.hidden), padded(shape.ffn));
+        let row = 2 * hidden + 2 * q + 2 * kv + 2 * ffn + padded(shape.rope_dims);
+        (rows * row + wanted * (hidden + q + padded(shape.vocab_size))) * size_of::<f32>()
     }
 
     pub(super) fn open(&mut self) -> Open<'_> {

@@ -10,11 +10,11 @@ use super::{
     attention::{self, Heads},
     buffers::Buffers,
     model::Model,
-    pages::{Layout, Pages, Pool, starts},
+    pages::{Layout, POSITIONS, Pages, Pool, starts},
     pass::{Pass, Run},
     team::Team,
 };
-use crate::token::TokenId;
+use crate::{architecture::Shape, token::TokenId};
 
 /// A token of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,9 +35,41 @@ pub(crate) struct Limits {
     pub(crate) n_positions: usize,
     /// Tokens of a pass.
     pub(crate) n_rows: usize,
+    /// Rows of logits of a pass.
+    pub(crate) n_wanted: usize,
+    /// Tokens that are kept beside the sequences, in whole pages.
+    pub(crate) n_kept: usize,
     pub(crate) n_threads: usize,
     /// Whether keys and values are kept in f32 rather than f16.
     pub(crate) is_f32: bool,
+}
+
+/// Bytes that a context takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Footprint {
+    /// Keys and values of its sequences.
+    pub(crate) cache: usize,
+    /// Those that are kept beside them.
+    pub(crate) kept: usize,
+    /// What a pass works with.
+    pub(crate) pass: usize,
+}
+
+impl Limits {
+    /// What a context of a model of this shape will take.
+    pub(crate) fn footprint(&self, shape: &Shape) -> Footprint {
+        let page = Layout::of(shape, self.is_f32).page_bytes();
+        let scratch = attention::Scratch::n_bytes(Heads::of(shape), self.n_positions);
+        Footprint {
+            cache: page.saturating_mul(self.n_sequences * self.n_positions.div_ceil(POSITIONS)),
+            kept: page.saturating_mul(self.n_kept.div_ceil(POSITIONS)),
+            pass: Buffers::n_bytes(shape, self.n_rows, self.n_wanted).saturating_add(scratch * self.n_threads.max(1)),
+        }
+    }
+
+    fn n_pages(&self) -> usize {
+        self.n_sequences * self.n_positions.div_ceil(POSITIONS) + self.n_kept.div_ceil(POSITIONS)
+    }
 }
 
 /// A model with sequences.
@@ -70,10 +102,10 @@ pub(crate) struct State {
 
 impl Context {
     /// # Errors
-    /// When the system gives no threads.
+    /// When the system gives no threads, or no memory for keys and values.
     pub(crate) fn new(model: Arc<Model>, adapter: Option<Arc<Adapter>>, limits: Limits) -> std::io::Result<Context> {
         let shape = &model.shape;
-        let heads = Heads { group: shape.n_heads / shape.n_kv_heads, head_dim: shape.head_dim };
+        let heads = Heads::of(shape);
         let layout = Layout::of(shape, limits.is_f32);
         let scratch = || Mutex::new(attention::Scratch::new(heads, limits.n_positions));
         Ok(Context {
@@ -81,8 +113,8 @@ impl Context {
             layout,
             team: Team::new(limits.n_threads)?,
             sequences: std::iter::repeat_with(Held::default).take(limits.n_sequences).collect(),
-            pool: Pool::new(layout),
-            buffers: Buffers::new(&model, adapter.as_deref(), limits.n_rows, limits.n_rows),
+            pool: Pool::new(layout, limits.n_pages())?,
+            buffers: Buffers::new(shape, adapter.as_deref(), limits.n_rows, limits.n_wanted),
             scratch: std::iter::repeat_with(scratch).take(limits.n_threads.max(1)).collect(),
             rows: BTreeMap::new(),
             model,
@@ -108,6 +140,7 @@ impl Context {
         let rows: Vec<(usize, usize)> = batch.iter().map(|entry| (entry.token.0 as usize, entry.position)).collect();
         assert!(rows.iter().all(|(token, _)| *token < self.model.shape.vocab_size), "a token that there is");
         let wanted: Vec<usize> = (0..batch.len()).filter(|&at| batch[at].gives_logits).collect();
+        assert!(wanted.len() <= self.limits.n_wanted, "{} rows of logits", wanted.len());
         self.rows = wanted.iter().enumerate().map(|(row, at)| (*at, row)).collect();
         let pass = Pass {
             model: &self.model,
@@ -141,8 +174,13 @@ impl Context {
     pub(crate) fn cut(&mut self, i: usize, n: usize) {
         let held = &mut self.sequences[i];
         held.n = held.n.min(n);
-        let n_pages = held.n.div_ceil(super::pages::POSITIONS);
-        self.pool.give_back(held.pages.drain(n_pages..));
+        held.pages.truncate(held.n.div_ceil(POSITIONS));
+    }
+
+    /// Bytes that were planned for it and that it has not taken yet: pages that nobody has held, and all that passes work with,
+    /// which is touched as far as they go.
+    pub(crate) fn untaken_bytes(&self) -> usize {
+        self.pool.untaken_bytes() + self.limits.footprint(&self.model.shape).pass
     }
 
     /// What a sequence holds.

@@ -22,10 +22,8 @@ pub(super) use self::portable::Eight;
 pub(super) use self::x86::*;
 
 /// Whether there are vectors that multiply and add at once; without, the decoder would be slower than llama.cpp.
-pub(super) const ARE_FAST: bool = cfg!(any(
-    all(target_arch = "x86_64", target_feature = "avx2", target_feature = "fma", target_feature = "f16c"),
-    target_arch = "aarch64"
-));
+pub(super) const ARE_FAST: bool =
+    cfg!(all(target_arch = "x86_64", target_feature = "avx2", target_feature = "fma", target_feature = "f16c"));
 
 /// Whether they are AVX-512's.
 pub(super) const ARE_WIDE: bool = cfg!(all(target_arch = "x86_64", target_feature = "avx512f"));

@@ -57,13 +57,33 @@ pub(crate) struct Model {
     pub(super) frequencies: Vec<f32>,
 }
 
-/// Why a file is not computed by the decoder, if so.
-pub(crate) fn unsupported(header: &Header) -> Option<String> {
-    shape(header).err()
-}
+/// Keys of the architecture that the decoder knows, those that change nothing among them. Whatever else a file asks for, llama.cpp
+/// may compute.
+const KEYS: [&str; 17] = [
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.layer_norm_rms_epsilon",
+    "attention.value_length",
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "expert_count",
+    "feed_forward_length",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.scale_linear",
+    "rope.scaling.factor",
+    "rope.scaling.original_context_length",
+    "rope.scaling.type",
+    "vocab_size",
+];
 
 /// The shape of a model that the decoder computes, or why it does not.
-fn shape(header: &Header) -> std::result::Result<Shape, String> {
+///
+/// # Errors
+/// With the reason, for whoever wonders.
+pub(crate) fn shape_of(header: &Header) -> std::result::Result<Shape, String> {
     if !super::lanes::ARE_FAST {
         return Err("this honed was compiled for a processor without AVX2 and FMA".to_owned());
     }
@@ -71,6 +91,10 @@ fn shape(header: &Header) -> std::result::Result<Shape, String> {
     let n_vocab = embedding.dims.first().and_then(|n| usize::try_from(*n).ok()).unwrap_or(0);
     let is_tied = !header.tensors.contains_key(llama::OUTPUT);
     let shape = Shape::from_metadata(&header.metadata, n_vocab, is_tied).map_err(|error| error.to_string())?;
+    let is_stranger = |key: &&str| key.strip_prefix("llama.").is_some_and(|key| !KEYS.contains(&key));
+    if let Some(stranger) = header.metadata.iter().map(|(key, _)| key).find(is_stranger) {
+        return Err(format!("key {stranger} is not one that it knows"));
+    }
     let expected = llama::parameters(&shape);
     for parameter in &expected {
         let missing = || format!("tensor {} is missing", parameter.name);
@@ -83,6 +107,11 @@ fn shape(header: &Header) -> std::result::Result<Shape, String> {
         if kind_of(place).is_none() || is_vector && kind_of(place) != Some(Kind::F32) {
             return Err(format!("tensor {} has type {}", parameter.name, place.kind.name));
         }
+    }
+    if let Some(factors) = header.tensors.get(llama::ROPE_FREQS)
+        && (kind_of(factors) != Some(Kind::F32) || factors.dims != [shape.rope_dims as u64 / 2])
+    {
+        return Err(format!("tensor {} is not {} numbers in F32", llama::ROPE_FREQS, shape.rope_dims / 2));
     }
     let is_known = |name: &String| name == llama::ROPE_FREQS || expected.iter().any(|p| p.name == *name);
     match header.tensors.keys().find(|name| !is_known(name)) {
@@ -109,7 +138,7 @@ impl Model {
     /// When the file cannot be read, or the decoder does not compute it.
     pub(crate) fn load(path: &Path) -> Result<Model> {
         let header = header_of_file(path)?;
-        let shape = shape(&header).map_err(ModelError::Unsupported)?;
+        let shape = shape_of(&header).map_err(ModelError::Unsupported)?;
         let mut file = Tensors::open(path, &header)?;
         let embedding = Arc::new(file.matrix(llama::TOKEN_EMBEDDING)?);
         let output = match shape.tied {
@@ -179,10 +208,12 @@ impl<'a> Tensors<'a> {
     /// A matrix as panels.
     pub(super) fn matrix(&mut self, name: &str) -> Result<Panels> {
         let place = self.seek(name)?;
-        let size = |i: usize| place.dims.get(i).and_then(|n| usize::try_from(*n).ok()).unwrap_or(0);
-        let kind = kind_of(place).ok_or_else(|| ModelError::Unsupported(format!("tensor {name}")))?;
+        let dims: Vec<usize> = place.dims.iter().filter_map(|n| usize::try_from(*n).ok()).collect();
+        let (Some(kind), &[n_out, n_in]) = (kind_of(place), dims.as_slice()) else {
+            return Err(ModelError::Unsupported(format!("tensor {name} of type {}, {dims:?}", place.kind.name)));
+        };
         let (file, path) = (&mut self.file, self.path);
-        Panels::pack(kind, [size(0), size(1)], |row| {
+        Panels::pack(kind, [n_out, n_in], |row| {
             file.read_exact(row).map_err(|source| ModelError::Io { path: path.to_owned(), source })
         })
     }

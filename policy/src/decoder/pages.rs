@@ -6,7 +6,7 @@
 //! A sequence that begins as another one does holds the same pages. Only the last page of a sequence is written; where others hold
 //! it too, it is copied first.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
     lines::Lines,
@@ -17,7 +17,7 @@ use super::{
 use crate::architecture::Shape;
 
 /// Positions of a page.
-pub(super) const POSITIONS: usize = PANEL;
+pub(crate) const POSITIONS: usize = PANEL;
 
 /// How a page is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,58 +103,107 @@ impl Layout {
 /// What a sequence, or the cache of prefixes, holds.
 pub(crate) type Pages = Vec<Arc<Page>>;
 
-/// One page.
+/// Memory for all pages that there may be; taken page by page, and freed as one.
 #[derive(Debug)]
-pub(crate) struct Page(Lines);
-
-/// Pages that nobody holds, kept for whoever needs one next.
-pub(super) struct Pool {
-    layout: Layout,
-    free: Vec<Arc<Page>>,
+struct Arena {
+    lines: Lines,
+    page_bytes: usize,
+    n_pages: usize,
+    places: Mutex<Places>,
 }
 
+#[derive(Debug, Default)]
+struct Places {
+    /// Pages that have ever been given out: the first so many.
+    n_taken: usize,
+    /// Those of them that nobody holds any more.
+    free: Vec<usize>,
+}
+
+/// One page of an arena, which has it back when nobody holds it.
+#[derive(Debug)]
+pub(crate) struct Page {
+    arena: Arc<Arena>,
+    place: usize,
+}
+
+impl Arena {
+    fn places(&self) -> MutexGuard<'_, Places> {
+        // A number and a list of numbers are whole whoever panics.
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        self.arena.places().free.push(self.place);
+    }
+}
+
+impl Page {
+    /// Where it begins. Who writes there has the page to itself.
+    fn at(&self) -> *mut u8 {
+        self.arena.lines.start().wrapping_add(self.place * self.arena.page_bytes)
+    }
+}
+
+/// Gives out pages.
+pub(super) struct Pool(Arc<Arena>);
+
 impl Pool {
-    pub(super) fn new(layout: Layout) -> Pool {
-        Pool { layout, free: Vec::new() }
+    /// For at most so many pages.
+    ///
+    /// # Errors
+    /// When the system does not give so much.
+    pub(super) fn new(layout: Layout, n_pages: usize) -> std::io::Result<Pool> {
+        let page_bytes = layout.page_bytes();
+        let n_bytes = page_bytes.checked_mul(n_pages).ok_or(std::io::ErrorKind::OutOfMemory)?;
+        let (lines, places) = (Lines::try_zeros(n_bytes)?, Mutex::default());
+        Ok(Pool(Arc::new(Arena { lines, page_bytes, n_pages, places })))
     }
 
-    /// Takes back what a sequence has given up. What others still hold stays theirs.
-    pub(super) fn give_back(&mut self, pages: impl IntoIterator<Item = Arc<Page>>) {
-        self.free.extend(pages.into_iter().filter(|page| Arc::strong_count(page) == 1));
+    /// Bytes that are spoken for, and not taken yet.
+    pub(super) fn untaken_bytes(&self) -> usize {
+        (self.0.n_pages - self.0.places().n_taken) * self.0.page_bytes
     }
 
     /// Makes room for `n` positions in all, of which `held` are written: whatever page takes the next ones is the sequence's alone.
-    pub(super) fn extend(&mut self, pages: &mut Pages, held: usize, n: usize) {
+    pub(super) fn extend(&self, pages: &mut Pages, held: usize, n: usize) {
         if !held.is_multiple_of(POSITIONS) {
-            let last = held / POSITIONS;
-            if Arc::get_mut(&mut pages[last]).is_none() {
-                let mut copy = self.page();
-                let fresh = Arc::get_mut(&mut copy).expect("a page of the pool is nobody's");
-                fresh.0.bytes_mut().copy_from_slice(pages[last].0.bytes());
-                pages[last] = copy;
+            let last = &mut pages[held / POSITIONS];
+            if Arc::get_mut(last).is_none() {
+                let copy = self.page();
+                // SAFETY: two pages of the arena, the new one nobody else's; the old one is only read while others hold it.
+                unsafe { copy.at().copy_from_nonoverlapping(last.at(), self.0.page_bytes) };
+                *last = copy;
             }
         }
         while pages.len() < n.div_ceil(POSITIONS) {
-            let page = self.page();
-            pages.push(page);
+            pages.push(self.page());
         }
     }
 
-    /// A page that is nobody's. What an earlier sequence has left in it is never read: no position is before it is written.
-    fn page(&mut self) -> Arc<Page> {
-        self.free.pop().unwrap_or_else(|| Arc::new(Page(Lines::zeros(self.layout.page_bytes()))))
+    /// A page that is nobody's. What an earlier sequence has left in it is never used: no position is before it is written.
+    fn page(&self) -> Arc<Page> {
+        let mut places = self.0.places();
+        let place = match places.free.pop() {
+            Some(place) => place,
+            None => {
+                assert!(places.n_taken < self.0.n_pages, "sequences and the cache hold more pages than they may");
+                places.n_taken += 1;
+                places.n_taken - 1
+            }
+        };
+        Arc::new(Page { arena: Arc::clone(&self.0), place })
     }
 }
 
 /// Where a pass reads and writes a sequence.
 pub(super) fn starts(pages: &mut Pages, held: usize) -> Vec<*mut u8> {
     let first_written = held / POSITIONS;
-    let start = |(i, page): (usize, &mut Arc<Page>)| match Arc::get_mut(page) {
-        Some(own) => own.0.bytes_mut().as_mut_ptr(),
-        None => {
-            assert!(i < first_written, "what is written is the sequence's alone");
-            page.0.bytes().as_ptr().cast_mut()
-        }
+    let start = |(i, page): (usize, &mut Arc<Page>)| {
+        assert!(i < first_written || Arc::get_mut(page).is_some(), "what is written is the sequence's alone");
+        page.at()
     };
     pages.iter_mut().enumerate().map(start).collect()
 }

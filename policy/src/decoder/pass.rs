@@ -107,7 +107,7 @@ impl Pass<'_> {
             self.turn(row, key, self.model.shape.n_kv_heads);
             self.keep(row, &self.runs[ends.partition_point(|end| *end <= row)], layer.index);
         });
-        let heads = self.heads();
+        let heads = Heads::of(&self.model.shape);
         let pieces: Vec<(usize, usize)> = (0..self.runs.len())
             .flat_map(|run| (0..self.runs[run].n.div_ceil(heads.tokens())).map(move |i| (run, i)))
             .collect();
@@ -122,11 +122,6 @@ impl Pass<'_> {
             // this piece's.
             unsafe { scratch.attend(self.layout, heads, [layer.index, head], &block, query, attended) };
         });
-    }
-
-    fn heads(&self) -> Heads {
-        let shape = &self.model.shape;
-        Heads { group: shape.n_heads / shape.n_kv_heads, head_dim: shape.head_dim }
     }
 
     /// Turns every head of a row by its angles.

@@ -98,6 +98,7 @@ impl Team {
         shared.woken.notify_all();
         let ended = shared.take_part(Pass(forever), &Member { shared, index: 0, n_members: self.n_threads() });
         wait_until(|| shared.n_done.load(Ordering::Acquire) == self.helpers.len());
+        shared.order.lock().unwrap_or_else(PoisonError::into_inner).pass = None;
         if let Err(panic) = ended {
             resume_unwind(panic);
         }

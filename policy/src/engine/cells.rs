@@ -76,7 +76,7 @@ impl<'m> Cells<'m> {
         copy_pays_from: usize,
         cache_tokens: usize,
     ) -> Cells<'m> {
-        let (held, cache) = (vec![Held::default(); n_sequences], PrefixCache::new(cache_tokens));
+        let (held, cache) = (vec![Held::default(); n_sequences], PrefixCache::new(cache_tokens, compute.page_tokens()));
         Cells { compute, held, cache, copy_is_pending: false, copy_pays_from }
     }
 

@@ -42,6 +42,19 @@ impl<'m> Compute<'m> {
         matches!(self, Compute::LlamaCpp(_))
     }
 
+    /// Tokens that are kept together in memory.
+    pub(super) fn page_tokens(&self) -> usize {
+        if self.has_places() { 1 } else { decoder::POSITIONS }
+    }
+
+    /// Bytes that were promised to it, and that it has not taken yet.
+    pub(super) fn untaken_bytes(&self) -> usize {
+        match self {
+            Compute::LlamaCpp(_) => 0,
+            Compute::Decoder(context) => context.untaken_bytes(),
+        }
+    }
+
     /// Computes a batch. `alone`: on the calling thread, where that can be asked for.
     pub(super) fn run(&mut self, batch: &[Entry], alone: bool) -> Result<(), String> {
         match self {

@@ -9,6 +9,7 @@
 use std::fmt;
 
 use crate::{
+    decoder,
     engine::{EngineError, gguf::Inspected, loading, model::Model, worker::Setup},
     memory::{Room, mib},
     version::PolicyVersion,
@@ -37,6 +38,17 @@ impl Footprint {
     /// - `found`: what the header of the file says;
     /// - `file_bytes`: how long it is.
     pub(super) fn of(base: &Model, setup: &Setup, found: &Inspected, file_bytes: u64) -> Footprint {
+        let shape = match (base, found.is_adapter) {
+            (Model::Decoder(base), true) => Some(base.shape()),
+            (Model::LlamaCpp(_), true) => None,
+            (_, false) => setup.backend.decoder(found, setup.gpu_layers).ok(),
+        };
+        if let Some(shape) = shape {
+            let is_f32 = if found.is_adapter { base.is_f32() } else { found.is_f32 };
+            let decoder::Footprint { cache, kept, pass } = loading::limits(setup, shape, is_f32).footprint(shape);
+            let [cache, kept, pass] = [cache, kept, pass].map(|bytes| bytes as u64);
+            return Footprint { weights: file_bytes, cache, kept, pass };
+        }
         // An adapter is computed with version 0's weights, and as exactly.
         let is_f32 = if found.is_adapter { base.is_f32() } else { found.is_f32 };
         let number = if is_f32 { 4 } else { 2 };

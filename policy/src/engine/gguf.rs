@@ -3,7 +3,10 @@
 
 use std::path::Path;
 
-use crate::{checkpoint::header_of_file, engine::EngineError, model_error::ModelError, transformer::is_adapter};
+use crate::{
+    architecture::Shape, checkpoint::header_of_file, decoder, engine::EngineError, model_error::ModelError,
+    transformer::is_adapter,
+};
 
 /// Numbers of an architecture that llama.cpp asserts instead of refusing, by the end of their key.
 const ASSERTED: [(&str, std::ops::RangeInclusive<u32>); 2] = [(".block_count", 1..=512), (".expert_count", 0..=1024)];
@@ -12,7 +15,7 @@ const ASSERTED: [(&str, std::ops::RangeInclusive<u32>); 2] = [(".block_count", 1
 pub(super) const ALL_F32: u32 = 0;
 
 /// What a header says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Inspected {
     /// Digest of the tokenizer, in hex.
     pub(crate) tokenizer: String,
@@ -20,6 +23,8 @@ pub(crate) struct Inspected {
     pub(crate) is_adapter: bool,
     /// Whether all its matrices are f32.
     pub(crate) is_f32: bool,
+    /// The shape of a model that the decoder computes, or why it does not.
+    pub(crate) decoder: Result<Shape, String>,
 }
 
 /// Checks the header of a GGUF file.
@@ -51,10 +56,12 @@ pub(crate) fn inspect(path: &Path) -> Result<Inspected, EngineError> {
             }
         }
     }
+    let decoder = decoder::shape_of(&header);
+    // llama.cpp goes by what the file says of itself, the decoder by its tensors.
     let file_type = header.metadata.get("general.file_type").and_then(|value| value.to_u32().ok());
-    Ok(Inspected {
-        is_adapter: is_adapter(&header.metadata),
-        is_f32: file_type == Some(ALL_F32),
-        tokenizer: header.vocabulary_digest,
-    })
+    let is_f32 = match &decoder {
+        Ok(_) => header.tensors.values().filter(|place| place.dims.len() > 1).all(|place| place.kind.name == "F32"),
+        Err(_) => file_type == Some(ALL_F32),
+    };
+    Ok(Inspected { is_adapter: is_adapter(&header.metadata), is_f32, tokenizer: header.vocabulary_digest, decoder })
 }

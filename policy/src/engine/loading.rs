@@ -15,6 +15,7 @@ use llama_cpp_sys_2::{
 };
 
 use crate::{
+    architecture::Shape,
     decoder,
     engine::{
         EngineError, adapter,
@@ -23,6 +24,7 @@ use crate::{
         compute::{Compute, Entry},
         gguf,
         model::Model,
+        plan::score_rows_max,
         softmax::largest_logit,
         worker::Setup,
     },
@@ -85,8 +87,9 @@ pub(super) enum Adapter<'m> {
 
 /// Loads the weights, after a look at the header that llama.cpp would trust; of an adapter, nothing yet. `base`: version 0's.
 pub(super) fn weights(setup: &Setup, base: Option<&Model>) -> Result<Weights, EngineError> {
-    match (gguf::inspect(&setup.path)?.is_adapter, base) {
-        (false, _) => Ok(Weights { model: Model::load(setup)?, adapter: None }),
+    let found = gguf::inspect(&setup.path)?;
+    match (found.is_adapter, base) {
+        (false, _) => Ok(Weights { model: Model::load(setup, &found)?, adapter: None }),
         (true, Some(base)) => Ok(Weights { model: base.clone(), adapter: Some(setup.path.clone()) }),
         (true, None) => Err(refused(setup, "it is an adapter, and version 0 must be a whole model")),
     }
@@ -118,17 +121,26 @@ pub(super) fn compute<'m>(
         }
         (Model::Decoder(model), adapter) => {
             let adapter = adapter.and_then(|adapter| if let Adapter::Decoder(it) = adapter { Some(it) } else { None });
-            let limits = decoder::Limits {
-                n_sequences: setup.parallel,
-                n_positions: setup.context_tokens as usize,
-                n_rows: n_batch,
-                n_threads: threads_for(&weights.model, setup),
-                is_f32: weights.model.is_f32(),
-            };
+            let limits = limits(setup, model.shape(), model.is_f32());
             let context = decoder::Context::new(Arc::clone(model), adapter.cloned(), limits);
-            let context = context.map_err(|error| refused(setup, &format!("its threads cannot start: {error}")))?;
+            let context =
+                context.map_err(|error| refused(setup, &format!("no threads or no memory for it: {error}")))?;
             Ok(Compute::Decoder(Box::new(context)))
         }
+    }
+}
+
+/// What the decoder has room for.
+pub(super) fn limits(setup: &Setup, shape: &Shape, is_f32: bool) -> decoder::Limits {
+    let n_wanted = setup.parallel + score_rows_max(shape.vocab_size);
+    decoder::Limits {
+        n_sequences: setup.parallel,
+        n_positions: setup.context_tokens as usize,
+        n_rows: setup.batch_tokens + setup.parallel,
+        n_wanted: n_wanted.max(CANARY_TOKENS).min(setup.batch_tokens + setup.parallel),
+        n_kept: setup.prefix_cache_tokens,
+        n_threads: threads_of(shape.n_parameters() as u64, setup),
+        is_f32,
     }
 }
 
@@ -150,7 +162,7 @@ fn context<'m>(
     let n_ctx = n_ctx.ok_or_else(|| refused(setup, "the context windows together exceed 2^32 tokens"))?;
     let n_batch = u32::try_from(setup.batch_tokens + setup.parallel).map_err(|_| refused(setup, "batch too large"))?;
     let is_f32 = weights.model.is_f32();
-    let threads = i32::try_from(threads_for(&weights.model, setup)).unwrap_or(1);
+    let threads = i32::try_from(threads_of(model.n_params(), setup)).unwrap_or(1);
     let cache_type = if is_f32 { KvCacheType::F32 } else { KvCacheType::F16 };
     let params = LlamaContextParams::default()
         .with_n_ctx(Some(n_ctx))
@@ -178,10 +190,10 @@ fn context<'m>(
 /// (tiny: 170 against 230 µs) than it meets at barriers, and leaves the other core to the rest of the daemon. Prefill too:
 /// it meets at some two hundred barriers whatever its length, and where another process wants the cores, each of them
 /// waits for a time slice (seen: 0.95 s for a prompt of two tokens).
-fn threads_for(model: &Model, setup: &Setup) -> usize {
+fn threads_of(n_params: u64, setup: &Setup) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     match setup.threads {
-        0 if model.n_params() < ONE_THREAD_PARAMETERS_MAX => 1,
+        0 if n_params < ONE_THREAD_PARAMETERS_MAX => 1,
         0 => cores,
         configured => configured,
     }

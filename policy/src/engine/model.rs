@@ -2,14 +2,19 @@
 //!
 //! On a processor, files that the decoder computes go to it; all others, and every file where layers are on a GPU, to llama.cpp.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use llama_cpp_2::model::{LlamaModel, params::LlamaModelParams};
 
 use crate::{
-    checkpoint::header_of_file,
+    architecture::Shape,
     decoder,
-    engine::{EngineError, backend::backend, gguf, worker::Setup},
+    engine::{
+        EngineError,
+        backend::backend,
+        gguf::{self, Inspected},
+        worker::Setup,
+    },
 };
 
 /// `policy.backend`.
@@ -31,17 +36,15 @@ impl Backend {
         }
     }
 
-    /// Why a file is not for the decoder, if so.
-    fn refuses(self, path: &Path, gpu_layers: u32) -> Result<Option<String>, EngineError> {
+    /// The shape of a file that is for the decoder, or why it is not.
+    pub(super) fn decoder(self, found: &Inspected, gpu_layers: u32) -> Result<&Shape, String> {
         if self == Backend::LlamaCpp {
-            return Ok(Some("policy.backend is \"llama.cpp\"".to_owned()));
+            return Err("policy.backend is \"llama.cpp\"".to_owned());
         }
         if gpu_layers > 0 {
-            return Ok(Some("policy.gpu_layers is not 0".to_owned()));
+            return Err("policy.gpu_layers is not 0".to_owned());
         }
-        let header = header_of_file(path);
-        let header = header.map_err(|e| EngineError::Load { path: path.to_owned(), reason: e.to_string() })?;
-        Ok(decoder::unsupported(&header))
+        found.decoder.as_ref().map_err(Clone::clone)
     }
 }
 
@@ -53,21 +56,21 @@ pub(super) enum Model {
 }
 
 impl Model {
-    /// Reads a file.
-    pub(super) fn load(setup: &Setup) -> Result<Model, EngineError> {
+    /// Reads a file of which this was found.
+    pub(super) fn load(setup: &Setup, found: &Inspected) -> Result<Model, EngineError> {
         let (path, version) = (&setup.path, setup.version);
         let refused = |reason: String| EngineError::Load { path: path.clone(), reason };
-        let model = match setup.backend.refuses(path, setup.gpu_layers)? {
-            None => {
+        let model = match setup.backend.decoder(found, setup.gpu_layers) {
+            Ok(_) => {
                 tracing::debug!(%version, "honed's decoder computes it");
                 Model::Decoder(Arc::new(decoder::Model::load(path).map_err(|error| refused(error.to_string()))?))
             }
-            Some(reason) if setup.backend == Backend::Honed => {
+            Err(reason) if setup.backend == Backend::Honed => {
                 return Err(refused(format!(
                     "policy.backend is \"honed\", whose decoder does not compute it: {reason}"
                 )));
             }
-            Some(reason) => {
+            Err(reason) => {
                 tracing::info!(%version, reason, "llama.cpp computes it");
                 let params = LlamaModelParams::default().with_n_gpu_layers(setup.gpu_layers);
                 let model = LlamaModel::load_from_file(backend()?, path, &params);
@@ -84,6 +87,14 @@ impl Model {
     /// Whether a sequence's bits are the same whatever is computed beside it, in whatever chunks.
     pub(super) fn is_batch_invariant(&self) -> bool {
         matches!(self, Model::Decoder(_))
+    }
+
+    /// Its shape, if the decoder computes it.
+    pub(super) fn decoder_shape(&self) -> Option<Shape> {
+        match self {
+            Model::LlamaCpp(_) => None,
+            Model::Decoder(model) => Some(model.shape().clone()),
+        }
     }
 
     /// What computes it, in words.

@@ -8,7 +8,7 @@
 //! wait for whoever is judged either.
 
 use std::{
-    sync::{Arc, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -55,9 +55,17 @@ impl Engine {
         let Some(first) = self.resident(PolicyVersion::SFT) else { return 0 };
         let setup = self.setup(PolicyVersion::SFT.next(), &first.path);
         let is_f32 = shared.base.is_f32();
-        let found = Inspected { tokenizer: String::new(), is_adapter, is_f32 };
+        let decoder = shared.base.decoder_shape().ok_or_else(String::new);
+        let found = Inspected { tokenizer: String::new(), is_adapter, is_f32, decoder };
         let weights = if is_adapter { 0 } else { shared.base.n_bytes() };
         Footprint::of(&shared.base, &setup, &found, weights).bytes()
+    }
+
+    /// Bytes that were promised to the versions in memory, and that they have not taken yet.
+    #[must_use]
+    pub fn untaken_bytes(&self) -> u64 {
+        let untaken = |resident: Arc<Resident>| resident.load.untaken_bytes.load(Ordering::Relaxed);
+        self.not_freed().into_iter().map(untaken).sum()
     }
 
     /// Waits until there is one of so many places for a version, and memory for it; with what is given back, nobody else loads.
@@ -109,7 +117,8 @@ impl Engine {
         }
         // Asked first: whoever has left by the time that memory is looked at has left it free.
         let leaving = self.leaving();
-        footprint.check(version, machine()).err().map(|error| (error, leaving))
+        let room = machine().map(|room| room.without(self.untaken_bytes()));
+        footprint.check(version, room).err().map(|error| (error, leaving))
     }
 
     /// Whoever has stepped down leaves memory before another version comes into it.

@@ -115,7 +115,9 @@ impl Worker<'_> {
         let waiting = prompts.iter().map(|prompt| prompt.n_left).sum();
         let enough = if self.setup.gpu_layers > 0 { usize::MAX } else { enough_of(waiting) };
         let budget = Budget { tokens, score_rows: self.score_rows_max(), enough };
-        divide(self.slots.len(), &prompts, decoding, budget)
+        // Gaps between those that decode cost llama.cpp alone.
+        let neighbours = if self.cells.compute.has_places() { decoding } else { &[] };
+        divide(self.slots.len(), &prompts, neighbours, budget)
     }
 
     fn prompt(&self, slot: usize) -> Prompt {
@@ -150,9 +152,8 @@ impl Worker<'_> {
             && (self.setup.gate.is_shared() || has_streams && self.counters.engine.rest.has_guest())
     }
 
-    /// Rows of logits that one pass may give to scorings.
     fn score_rows_max(&self) -> usize {
-        (SCORE_LOGITS_MAX / self.setup.vocabulary.size()).max(1)
+        score_rows_max(self.setup.vocabulary.size())
     }
 
     /// The drawn token that slot `i` is to decode, if it is past its prompt.
@@ -231,6 +232,11 @@ fn divide(n_slots: usize, prompts: &[Prompt], decoding: &[usize], mut budget: Bu
         }
     }
     chunks
+}
+
+/// Rows of logits that one pass may give to scorings.
+pub(super) fn score_rows_max(n_vocab: usize) -> usize {
+    (SCORE_LOGITS_MAX / n_vocab.max(1)).max(1)
 }
 
 /// Prompt tokens after which a pass takes no other prompt, of so many that wait. All at once makes everybody wait for all; one

@@ -1,9 +1,9 @@
 //! Computed beginnings that no slot holds any more.
 //!
 //! A slot's cache is overwritten by the next prompt that has nothing in common with it. What it held may be wanted again
-//! (the system prompt of another application, the next turn of a conversation), so it is moved here, out of llama.cpp, and
-//! copied back when a prompt begins with it: memory is copied some hundred times faster than tokens are computed. Bounded
-//! in tokens, which is cells of the key-value cache; the least recently used goes first.
+//! (the system prompt of another application, the next turn of a conversation), so it is moved here, and back
+//! when a prompt begins with it: out of llama.cpp as a copy, which is some hundred times faster than computing, and of the decoder
+//! as the pages themselves. Bounded in tokens, which is cells of the key-value cache; the least recently used goes first.
 
 use crate::{
     engine::cells::{Audience, common_prefix},
@@ -16,6 +16,8 @@ pub(super) struct PrefixCache<S> {
     entries: Vec<Entry<S>>,
     n_tokens: usize,
     n_tokens_max: usize,
+    /// Tokens that are kept together: each entry takes whole pages of so many.
+    page: usize,
     clock: u64,
 }
 
@@ -37,9 +39,13 @@ pub(super) struct Found<'a, S> {
 }
 
 impl<S> PrefixCache<S> {
-    /// Holds at most `n_tokens_max` tokens; 0 holds nothing.
-    pub(super) fn new(n_tokens_max: usize) -> PrefixCache<S> {
-        PrefixCache { entries: Vec::new(), n_tokens: 0, n_tokens_max, clock: 0 }
+    /// Holds at most `n_tokens_max` tokens, each entry in whole pages of `page`; 0 holds nothing.
+    pub(super) fn new(n_tokens_max: usize, page: usize) -> PrefixCache<S> {
+        PrefixCache { entries: Vec::new(), n_tokens: 0, n_tokens_max, page, clock: 0 }
+    }
+
+    fn in_pages(&self, tokens: &[TokenId]) -> usize {
+        tokens.len().next_multiple_of(self.page)
     }
 
     /// Tokens that the best entry for a prompt shares with it.
@@ -58,7 +64,7 @@ impl<S> PrefixCache<S> {
 
     /// Whether these tokens would be worth their place: there is room for them, and no entry begins with them.
     pub(super) fn wants(&self, tokens: &[TokenId], audience: &Audience) -> bool {
-        let has_room = tokens.len() <= self.n_tokens_max;
+        let has_room = self.in_pages(tokens) <= self.n_tokens_max;
         has_room && self.shared(tokens, audience) < tokens.len()
     }
 
@@ -66,13 +72,13 @@ impl<S> PrefixCache<S> {
     pub(super) fn insert(&mut self, tokens: Vec<TokenId>, audience: Audience, state: S) {
         self.clock += 1;
         self.remove_where(|entry| entry.audience == audience && tokens.starts_with(&entry.tokens));
-        while self.n_tokens + tokens.len() > self.n_tokens_max {
+        while self.n_tokens + self.in_pages(&tokens) > self.n_tokens_max {
             let Some(oldest) = self.entries.iter().map(|entry| entry.used).min() else {
                 return;
             };
             self.remove_where(|entry| entry.used == oldest);
         }
-        self.n_tokens += tokens.len();
+        self.n_tokens += self.in_pages(&tokens);
         self.entries.push(Entry { tokens, audience, state, used: self.clock });
     }
 
@@ -83,7 +89,7 @@ impl<S> PrefixCache<S> {
 
     fn remove_where(&mut self, gone: impl Fn(&Entry<S>) -> bool) {
         self.entries.retain(|entry| !gone(entry));
-        self.n_tokens = self.entries.iter().map(|entry| entry.tokens.len()).sum();
+        self.n_tokens = self.entries.iter().map(|entry| self.in_pages(&entry.tokens)).sum();
     }
 }
 
@@ -96,7 +102,7 @@ mod tests {
     }
 
     fn cache(n_tokens_max: usize, texts: &[&str]) -> PrefixCache<String> {
-        let mut cache = PrefixCache::new(n_tokens_max);
+        let mut cache = PrefixCache::new(n_tokens_max, 1);
         for text in texts {
             cache.insert(ids(text), Audience::Everybody, (*text).to_owned());
         }
@@ -125,6 +131,19 @@ mod tests {
         assert!(find(&mut cache, "bbbb").is_none() && find(&mut cache, "cccc").is_none());
     }
 
+    /// Goal: what is kept in pages is counted in pages, so that a plan of the memory holds. Method: pages of four tokens.
+    #[test]
+    fn entries_take_whole_pages() {
+        let mut cache = PrefixCache::new(12, 4);
+        for text in ["a", "bbbbb"] {
+            cache.insert(ids(text), Audience::Everybody, text.to_owned());
+        }
+        assert_eq!(cache.n_tokens, 4 + 8);
+        cache.insert(ids("cc"), Audience::Everybody, "cc".to_owned());
+        assert_eq!((cache.n_tokens, find(&mut cache, "a")), (8 + 4, None), "the oldest went, for its page");
+        assert!(!cache.wants(&ids("ddddddddddddd"), &Audience::Everybody), "thirteen tokens take sixteen");
+    }
+
     #[test]
     fn a_beginning_lives_in_its_longest_continuation_only() {
         let mut cache = cache(100, &["turn one", "turn one, turn two"]);
@@ -133,7 +152,7 @@ mod tests {
         assert!(cache.wants(&ids("turn one, turn two, three"), &Audience::Everybody));
         assert!(!cache.wants(&ids(&"x".repeat(101)), &Audience::Everybody));
         assert!(find(&mut cache, "turn one").is_some());
-        assert!(!PrefixCache::<()>::new(0).wants(&ids("a"), &Audience::Everybody));
+        assert!(!PrefixCache::<()>::new(0, 1).wants(&ids("a"), &Audience::Everybody));
     }
 
     #[test]

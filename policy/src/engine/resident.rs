@@ -77,6 +77,8 @@ pub(super) struct Load {
     pub(super) running: AtomicUsize,
     /// Tokens that the sequences in those slots hold.
     pub(super) cache_tokens: AtomicUsize,
+    /// Bytes that were promised to it, and that it has not taken yet.
+    pub(super) untaken_bytes: AtomicU64,
     /// Scorings and measurements not yet over.
     pub(super) scoring: AtomicUsize,
     /// End everything now.

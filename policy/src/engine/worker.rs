@@ -8,9 +8,9 @@
 //! While a version is loaded or another one drains, streams wait for more than their own pass, and chunks are smaller.
 //!
 //! Choices of one request share their prompt: the first computes it, the others copy its cache and start from the same row
-//! of logits, at once or as slots become free. They draw what separate requests with the same seeds would have drawn, up to
-//! the last bits of logits, which depend on the shape of a pass; in the deterministic mode, where every sequence has passes
-//! of its own, to the bit.
+//! of logits, at once or as slots become free. They draw what separate requests with the same seeds would have drawn, by
+//! the decoder to the bit. By llama.cpp the last bits of logits depend on the shape of a pass, but in the deterministic mode, where
+//! every sequence has passes of its own.
 
 use std::{
     collections::VecDeque,
@@ -215,6 +215,8 @@ impl Worker<'_> {
             _adapter: adapter,
         };
         loading::canary(&mut worker.cells, &worker.setup)?;
+        // Before anybody else is loaded.
+        worker.publish_load();
         Ok(worker)
     }
 
@@ -288,6 +290,7 @@ impl Worker<'_> {
     pub(super) fn publish_load(&self) {
         let running = (0..self.slots.len()).filter(|&i| self.slots[i].work.is_some());
         self.load.running.store(running.clone().count(), Ordering::Relaxed);
+        self.load.untaken_bytes.store(self.cells.compute.untaken_bytes() as u64, Ordering::Relaxed);
         self.load.cache_tokens.store(running.map(|i| self.cells.held(i).len()).sum(), Ordering::Relaxed);
     }
 }

@@ -14,6 +14,14 @@ pub struct Room {
     pub limit: &'static str,
 }
 
+impl Room {
+    /// What is left of it for whoever comes after those to whom so many bytes are promised.
+    #[must_use]
+    pub fn without(self, promised: u64) -> Room {
+        Room { available: self.available.saturating_sub(promised), ..self }
+    }
+}
+
 /// What the machine and the control group leave; `None` where neither can be read.
 #[must_use]
 pub fn machine() -> Option<Room> {

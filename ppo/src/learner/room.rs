@@ -24,7 +24,12 @@ pub(super) fn check(setup: &LearnerSetup) -> Result<(), BuildError> {
     // What will be trained, which is not always what is configured.
     let config = form::configured(&setup.config, form_of(setup, &setup.registry.live()?)?);
     let candidate = setup.engine.bytes_of_another(config.lora_rank > 0);
-    let others = [("version 0 as a file", file), ("a candidate in the engine", candidate)];
+    let caches = setup.engine.untaken_bytes();
+    let others = [
+        ("version 0 as a file", file),
+        ("a candidate in the engine", candidate),
+        ("caches of the engine that will fill", caches),
+    ];
     let plan = plan(&shape, &value, None, &config, longest, &others)?;
     tracing::info!("{plan}");
     Ok(plan.check()?)

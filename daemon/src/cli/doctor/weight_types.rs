@@ -60,6 +60,8 @@ pub(super) fn measure(policy: &config::Policy) -> Result<Rates, String> {
         prefix_cache_tokens: 0,
         deterministic: false,
         gpu_layers: 0,
+        // Not all types are the decoder's.
+        backend: if policy.backend == "honed" { "auto".to_owned() } else { policy.backend.clone() },
         ..policy.clone()
     };
     let mut rates = Vec::new();

@@ -2,14 +2,17 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use candle_core::{Device, quantized::GgmlDType};
+use candle_core::{
+    Device,
+    quantized::{GgmlDType, gguf_file::Value},
+};
 use tempfile::TempDir;
 
 use crate::{
     architecture::Shape,
     causal_lm::CausalLm,
-    checkpoint::Checkpoint,
-    decoder::{Adapter, Context, Entry, Limits, Model},
+    checkpoint::{Checkpoint, header_of_file},
+    decoder::{Adapter, Context, Entry, Limits, Model, shape_of},
     token::TokenId,
     transformer::{self, LoraShape, random_checkpoint},
 };
@@ -34,7 +37,7 @@ fn write(folder: &TempDir, shape: &Shape, kind: GgmlDType) -> PathBuf {
 }
 
 fn limits(n_threads: usize) -> Limits {
-    Limits { n_sequences: 4, n_positions: 128, n_rows: 64, n_threads, is_f32: true }
+    Limits { n_sequences: 4, n_positions: 128, n_rows: 64, n_wanted: 64, n_kept: 128, n_threads, is_f32: true }
 }
 
 fn context(path: &std::path::Path, limits: Limits) -> Context {
@@ -76,12 +79,17 @@ fn largest_difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
 fn logits_are_the_trainers() {
     let folder = TempDir::new().unwrap();
     let wide = Shape { tied: true, rope_scale: 0.5, ..Shape::llama(75, 128, 2, 4, 1, 96) };
+    let wider = Shape { head_dim: 64, rope_dims: 64, ..shape() };
+    // More heads to a key head than rows in a tile, heads and a stream that fill no panel.
+    let odd = Shape { hidden: 84, head_dim: 40, rope_dims: 40, ..Shape::llama(75, 84, 2, 14, 1, 96) };
     for (shape, kind) in [
         (shape(), GgmlDType::F32),
         (shape(), GgmlDType::F16),
         (shape(), GgmlDType::BF16),
         (shape(), GgmlDType::Q8_0),
         (wide, GgmlDType::F32),
+        (wider, GgmlDType::Q8_0),
+        (odd, GgmlDType::F16),
     ] {
         let path = write(&folder, &shape, kind);
         let lm = CausalLm::from_checkpoint(&Checkpoint::read(&path).unwrap(), &Device::Cpu).unwrap();
@@ -171,6 +179,92 @@ fn rows_that_nobody_asks_for_change_nothing() {
     assert_eq!(context.logits(0), want[0]);
 }
 
+/// Goal: no token reaches one before it, not even one that is no number. Method: a token whose embedding is none, in one tile with
+/// those before it.
+#[test]
+fn a_token_that_is_no_number_spoils_none_before_it() {
+    let folder = TempDir::new().unwrap();
+    let path = write(&folder, &shape(), GgmlDType::F32);
+    let mut file = Checkpoint::read(&path).unwrap();
+    let table = file.tensors.get_mut("token_embd.weight").unwrap();
+    let mut rows: Vec<Vec<f32>> = table.to_vec2().unwrap();
+    // Not among the first seventy.
+    rows[5].fill(f32::NAN);
+    *table = candle_core::Tensor::new(rows, &Device::Cpu).unwrap();
+    file.write(&path).unwrap();
+    let mut all = tokens(38);
+    let want = one_by_one(&mut context(&path, limits(1)), 0, &all);
+    for at in [30, 33, 37] {
+        all[at] = TokenId(5);
+        let mut context = context(&path, limits(2));
+        context.compute(&entries(0, 0, &all), false);
+        assert!((0..at).all(|i| context.logits(i) == want[i]), "spoilt at {at}");
+        assert!((at..38).all(|i| context.logits(i).iter().all(|logit| logit.is_nan())));
+        // Nor does it stay in the memory that others are given next.
+        context.cut(0, 0);
+        all[at] = tokens(38)[at];
+        context.compute(&entries(1, 0, &all), false);
+        assert!((0..38).all(|i| context.logits(i) == want[i]), "spoilt by what was there before");
+    }
+}
+
+/// Goal: pages come back, whoever held them last. Method: a context that has no page to spare, through many copies, cuts and states.
+#[test]
+fn pages_are_never_lost() {
+    let folder = TempDir::new().unwrap();
+    let path = write(&folder, &shape(), GgmlDType::F16);
+    let mut context = context(&path, Limits { n_kept: 64, n_wanted: 1, ..limits(1) });
+    let last = |mut batch: Vec<Entry>| {
+        let n = batch.len();
+        batch.iter_mut().enumerate().for_each(|(i, entry)| entry.gives_logits = i + 1 == n);
+        batch
+    };
+    let before = context.untaken_bytes();
+    for _ in 0..5 {
+        context.compute(&last(entries(0, 0, &tokens(50))), true);
+        let kept = context.state(0);
+        for i in 1..4 {
+            context.copy(0, i, 40);
+            context.compute(&last(entries(i, 40, &tokens(64))), true);
+            context.compute(&last(entries(i, 104, &tokens(24))), true);
+        }
+        context.compute(&last(entries(0, 50, &tokens(64))), true);
+        context.set(2, &kept);
+        context.compute(&last(entries(2, 50, &tokens(64))), true);
+        (0..4).for_each(|i| context.cut(i, 0));
+        drop(kept);
+    }
+    // Four sequences of four pages, and two that are kept, beside what passes work with.
+    let pass = Limits { n_kept: 64, n_wanted: 1, ..limits(1) }.footprint(&shape()).pass;
+    assert!(before > context.untaken_bytes() && context.untaken_bytes() >= pass);
+}
+
+/// Goal: a file that promises more heads than numbers are, or what llama.cpp would compute otherwise, is not the decoder's. Method:
+/// the products of the first are those of an honest file but for what does not fit into 64 bits.
+#[test]
+fn files_that_the_decoder_leaves_alone() {
+    let folder = TempDir::new().unwrap();
+    let path = write(&folder, &Shape::llama(75, 64, 1, 1, 1, 64), GgmlDType::F32);
+    let why = |key: &str, value: Value| {
+        let mut file = Checkpoint::read(&path).unwrap();
+        file.metadata.set(key, value);
+        let path = folder.path().join("other.gguf");
+        file.write(&path).unwrap();
+        shape_of(&header_of_file(&path).unwrap()).map(drop)
+    };
+    why("llama.rope.freq_base", Value::F32(500.0)).unwrap();
+    let heads = why("llama.attention.head_count", Value::U64((1 << 58) + 1)).unwrap_err();
+    assert!(heads.contains("288230376151711745 heads of 64"), "{heads}");
+    for (key, value) in [
+        ("llama.rope.scaling.attn_factor", Value::F32(2.0)),
+        ("llama.attention.causal", Value::Bool(false)),
+        ("llama.anything.new", Value::U32(1)),
+    ] {
+        let reason = why(key, value).unwrap_err();
+        assert!(reason.contains(key), "{reason}");
+    }
+}
+
 /// Goal: an adapter computes what the trainer's does. Method: factors that change the logits much.
 #[test]
 fn adapters_are_the_trainers() {
@@ -185,8 +279,14 @@ fn adapters_are_the_trainers() {
             factor.set(&(filled * (1.0 + i as f64 / 50.0)).unwrap()).unwrap();
         }
     }
+    // One layer has none in the file, and in the trainer one that does nothing.
+    let absent = "blk.1.ffn_up.weight";
+    let factor = &adapter.parameters()[&format!("{absent}.lora_b")];
+    factor.set(&factor.zeros_like().unwrap()).unwrap();
     let file = folder.path().join("adapter.gguf");
-    adapter.to_checkpoint(&base.metadata).unwrap().write(&file).unwrap();
+    let mut partial = adapter.to_checkpoint(&base.metadata).unwrap();
+    partial.tensors.retain(|name, _| !name.starts_with(absent));
+    partial.write(&file).unwrap();
     let plain = CausalLm::from_checkpoint(&base, &Device::Cpu).unwrap();
     let (tokens, without) = (tokens(12), trainer(&plain, &tokens(12)));
     let want = trainer(&plain.with_adapter(adapter), &tokens);

@@ -22,8 +22,8 @@ fn learnt(test: &TestEngine, seed: u64) -> (Checkpoint, Checkpoint) {
     (base, file)
 }
 
-/// Goal: an adapter is served beside version 0's weights and says what the trainer says. Method: log-probs of llama.cpp with
-/// the adapter, of llama.cpp with the merged model, and of the trainer with the adapter.
+/// Goal: an adapter is served beside version 0's weights and says what the trainer says. Method: log-probs of the engine with
+/// the adapter, of the engine with the merged model, and of the trainer with the adapter.
 #[test]
 fn an_adapter_serves_what_the_trainer_computes() {
     let test = TestEngine::new();

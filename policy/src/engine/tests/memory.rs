@@ -12,7 +12,9 @@ fn is_alone(name: &str, allocator: &[(&str, &str)]) -> bool {
     if std::env::var_os(ALONE).is_some() {
         return true;
     }
-    let name = format!("engine::tests::memory::{name}");
+    // Of this copy of the suite: without the name of the crate.
+    let module = module_path!().split_once("::").expect("a module of a crate").1;
+    let name = format!("{module}::{name}");
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", &name, "--nocapture"]).env(ALONE, "1").envs(allocator.iter().copied());
     let output = command.output().unwrap();
