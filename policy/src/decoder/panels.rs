@@ -28,7 +28,7 @@ impl Panels {
         mut read: impl FnMut(&mut [u8]) -> Result<(), E>,
     ) -> Result<Panels, E> {
         let stride = kind.panel_bytes(n_in);
-        let mut lines = Lines::zeros(stride * n_out.div_ceil(PANEL));
+        let mut lines = Lines::read_often(stride * n_out.div_ceil(PANEL));
         let row_bytes = kind.row_bytes(n_in);
         let mut rows = vec![0; row_bytes * PANEL];
         for (first, panel) in (0..n_out).step_by(PANEL).zip(lines.bytes_mut().chunks_exact_mut(stride)) {
