@@ -292,6 +292,11 @@ fn memory_that_is_promised_is_spoken_for() {
     assert_eq!(test.engine.untaken_bytes(), after, "nothing new was needed");
     test.load(1);
     assert_eq!(test.engine.untaken_bytes(), after + before);
+    // Promised all that there is, who is in memory leaves none for another.
+    let first = test.engine.resident(PolicyVersion::SFT).unwrap();
+    first.load.untaken_bytes.store(1 << 50, Ordering::Relaxed);
+    let error = test.engine.load(TWO, &file(&test, 2)).unwrap_err();
+    assert!(error.lacks_room() && error.to_string().contains("of 0 MiB"), "{error}");
 }
 
 /// What a file of version 0's shape says.
