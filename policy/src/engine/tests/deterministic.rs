@@ -52,3 +52,14 @@ fn check_determinism(weights: GgmlDType) {
         }
     }
 }
+
+/// Goal: the decoder's bits need no passes of their own, so that nothing is computed twice for them; llama.cpp's do. Method: the same
+/// prompt twice, of which the second time all but the last token is known, or nothing.
+#[test]
+fn only_llama_cpp_pays_for_determinism() {
+    let test = TestEngine::with(Model::default(), |config| config.deterministic = true);
+    let prompt = test.tokens("the user said that the thing is a thing of the user");
+    let known = |n: u32| test.ask(Ask::exactly(prompt.clone(), n)).remove(0).finished.cached_tokens as usize;
+    assert_eq!(known(3), 0);
+    assert_eq!(known(4), if on_decoder() { prompt.len() - 1 } else { 0 });
+}

@@ -147,3 +147,17 @@ fn a_kept_prompt_is_not_fetched_under_a_pending_copy() {
     }
     assert!(n_ended_at_once > 2, "{n_ended_at_once}");
 }
+
+/// Goal: what is kept beside the slots is never more than was planned for it, however it is cut into pages. Method: many short
+/// beginnings, of which more would fit by their tokens than by their pages, and then a request that needs all of its slot.
+#[test]
+fn short_beginnings_leave_a_long_request_its_pages() {
+    let test = one_slot(64);
+    for i in 0..6 {
+        let prompt: Vec<TokenId> = (0..20).map(|k| TokenId(10 + i * 30 + k)).collect();
+        test.ask(Ask::exactly(prompt, 1));
+    }
+    let window = test.engine.context_tokens();
+    let choice = test.ask(Ask::exactly(vec![TokenId(7); 20], window - 20)).remove(0);
+    assert_eq!(choice.streamed.len() as u32, window - 20);
+}

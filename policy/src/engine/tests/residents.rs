@@ -63,7 +63,9 @@ fn a_version_that_has_stepped_down_stays_until_its_place_is_wanted() {
     let ask = Ask::exactly(test.tokens("the"), 3);
     let named = test.submit(Target::Version(one), ask).unwrap().wait().remove(0);
     assert_eq!(named.finished.rollout.version, one, "it still answers those who name it");
+    let leaving = test.engine.resident(one).unwrap();
     test.load(3);
+    assert!(leaving.wait_freed(Duration::from_secs(30)));
     assert_eq!(in_memory(), [0, 2, 3], "its place was wanted");
     test.engine.promote(three).unwrap();
     test.engine.step_down(two).unwrap();
