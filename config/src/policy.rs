@@ -19,7 +19,7 @@ section! {
         threads: usize => whole(0, 512);
         /// Tokens in one forward pass; longer prompts are prefilled in chunks of this size between decode steps.
         batch_tokens: u32 => whole(32, 8192);
-        /// Tokens of computed prompts kept beside the slots, per version in memory, for prompts that begin alike; 0: none. Memory in f16: 4 bytes times layers times key-value width each (8192 tokens of a 135M Llama: 190 MB).
+        /// Tokens of computed prompts kept beside the slots, per version in memory, for prompts that begin alike; 0: none. honed's decoder keeps them in pages of 32. Memory in f16: 4 bytes times layers times key-value width each (8192 tokens of a 135M Llama: 190 MB).
         prefix_cache_tokens: usize => whole(0, 16_777_216);
         /// Versions in memory beside version 0: the live one, and one more, be it a candidate, a file that is judged, or the version before, which waits for its return. A version that is loaded to go live at once has one place more, so that an activation or a rollback waits for nobody's judging. Each has a cache of its own. One that leaves counts until its last answer has ended: who wants its place or its memory waits, the learner as long as that takes, an import that has been copied for ten minutes, others for 10 seconds, and is refused then; so is at once an import that begins while all places are taken, and what would not fit into memory though nobody leaves.
         residents_max: usize => whole(2, 64);

@@ -27,7 +27,7 @@ mod product;
 mod team;
 
 pub(crate) use self::{
-    adapter::Adapter,
+    adapter::{Adapter, adapter_bytes},
     context::{Context, Entry, Footprint, Limits, State},
     model::{Model, shape_of},
     pages::POSITIONS,

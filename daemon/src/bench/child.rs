@@ -30,11 +30,13 @@ impl Daemon {
             command.env_remove(keys);
         }
         command.env("RUST_LOG", "error").arg("serve").args(args.bench_arguments(data_dir));
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(text)?;
+        end_with_us(&mut command);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(text)?;
+        let mut daemon = Daemon { child, url: String::new() };
         let mut line = String::new();
-        let said = child.stdout.take().ok_or("its output is not ours")?;
+        let said = daemon.child.stdout.take().ok_or("its output is not ours")?;
         BufReader::new(said).read_line(&mut line).map_err(text)?;
-        let daemon = Daemon { url: line.trim().strip_prefix("listening on ").unwrap_or_default().to_owned(), child };
+        daemon.url = line.trim().strip_prefix("listening on ").unwrap_or_default().to_owned();
         if daemon.url.is_empty() { Err("the daemon ended before it served".to_owned()) } else { Ok(daemon) }
     }
 
@@ -62,6 +64,20 @@ impl Daemon {
         let status = self.child.wait().map_err(|error| error.to_string())?;
         if status.success() { Ok(()) } else { Err(format!("the daemon ended with {status}")) }
     }
+}
+
+/// Has the system end the daemon where the bench is killed: nobody would know of it.
+fn end_with_us(command: &mut Command) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: one call of the system between fork and exec, which allocates nothing.
+    unsafe {
+        std::os::unix::process::CommandExt::pre_exec(command, || {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+            Ok(())
+        });
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = command;
 }
 
 impl Drop for Daemon {

@@ -4,11 +4,15 @@ use std::path::Path;
 
 use super::{
     model::{LAYERS, Model, Tensors},
+    numbers::PANEL,
     panels::Panels,
 };
 use crate::{
     architecture::llama,
-    checkpoint::header_of_file,
+    checkpoint::{
+        gguf::{Header, Place},
+        header_of_file,
+    },
     model_error::{ModelError, Result},
     transformer::factors_of,
 };
@@ -31,6 +35,15 @@ pub(crate) struct Adapter {
     /// Those of each block, in the order of [`LAYERS`].
     blocks: Vec<[Option<LowRank>; LAYERS.len()]>,
     rank: usize,
+}
+
+/// Bytes of the matrices of an adapter's file in memory: panels of f32, whatever they are there.
+pub(crate) fn adapter_bytes(header: &Header) -> u64 {
+    let bytes = |place: &Place| match place.dims[..] {
+        [n_out, n_in] => n_out.next_multiple_of(PANEL as u64).saturating_mul(n_in).saturating_mul(4),
+        _ => 0,
+    };
+    header.tensors.values().map(bytes).fold(0, u64::saturating_add)
 }
 
 impl Adapter {

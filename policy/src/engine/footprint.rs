@@ -44,10 +44,13 @@ impl Footprint {
             (_, false) => setup.backend.decoder(found, setup.gpu_layers).ok(),
         };
         if let Some(shape) = shape {
-            let is_f32 = if found.is_adapter { base.is_f32() } else { found.is_f32 };
+            let (is_f32, weights) = match found.is_adapter {
+                true => (base.is_f32(), found.adapter_bytes),
+                false => (found.has_f32_matrices, file_bytes),
+            };
             let decoder::Footprint { cache, kept, pass } = loading::limits(setup, shape, is_f32).footprint(shape);
             let [cache, kept, pass] = [cache, kept, pass].map(|bytes| bytes as u64);
-            return Footprint { weights: file_bytes, cache, kept, pass };
+            return Footprint { weights, cache, kept, pass };
         }
         // An adapter is computed with version 0's weights, and as exactly.
         let is_f32 = if found.is_adapter { base.is_f32() } else { found.is_f32 };

@@ -21,8 +21,12 @@ pub(crate) struct Inspected {
     pub(crate) tokenizer: String,
     /// Whether it is an adapter, to be served beside version 0's weights.
     pub(crate) is_adapter: bool,
-    /// Whether all its matrices are f32.
+    /// Whether it says that all its matrices are f32, by which llama.cpp's cache is chosen.
     pub(crate) is_f32: bool,
+    /// Whether they are, by which the decoder's is.
+    pub(crate) has_f32_matrices: bool,
+    /// Bytes of its matrices as the decoder holds an adapter's.
+    pub(crate) adapter_bytes: u64,
     /// The shape of a model that the decoder computes, or why it does not.
     pub(crate) decoder: Result<Shape, String>,
 }
@@ -57,11 +61,14 @@ pub(crate) fn inspect(path: &Path) -> Result<Inspected, EngineError> {
         }
     }
     let decoder = decoder::shape_of(&header);
-    // llama.cpp goes by what the file says of itself, the decoder by its tensors.
     let file_type = header.metadata.get("general.file_type").and_then(|value| value.to_u32().ok());
-    let is_f32 = match &decoder {
-        Ok(_) => header.tensors.values().filter(|place| place.dims.len() > 1).all(|place| place.kind.name == "F32"),
-        Err(_) => file_type == Some(ALL_F32),
-    };
-    Ok(Inspected { is_adapter: is_adapter(&header.metadata), is_f32, tokenizer: header.vocabulary_digest, decoder })
+    let mut matrices = header.tensors.values().filter(|place| place.dims.len() > 1);
+    Ok(Inspected {
+        is_adapter: is_adapter(&header.metadata),
+        is_f32: file_type == Some(ALL_F32),
+        has_f32_matrices: matrices.all(|place| place.kind.name == "F32"),
+        adapter_bytes: decoder::adapter_bytes(&header),
+        tokenizer: header.vocabulary_digest,
+        decoder,
+    })
 }

@@ -56,7 +56,14 @@ impl Engine {
         let setup = self.setup(PolicyVersion::SFT.next(), &first.path);
         let is_f32 = shared.base.is_f32();
         let decoder = shared.base.decoder_shape().ok_or_else(String::new);
-        let found = Inspected { tokenizer: String::new(), is_adapter, is_f32, decoder };
+        let found = Inspected {
+            tokenizer: String::new(),
+            is_adapter,
+            is_f32,
+            has_f32_matrices: is_f32,
+            adapter_bytes: 0,
+            decoder,
+        };
         let weights = if is_adapter { 0 } else { shared.base.n_bytes() };
         Footprint::of(&shared.base, &setup, &found, weights).bytes()
     }

@@ -302,7 +302,8 @@ fn memory_that_is_promised_is_spoken_for() {
 /// What a file of version 0's shape says.
 fn inspected(test: &TestEngine, is_adapter: bool, is_f32: bool) -> Inspected {
     let decoder = test.engine.0.base.decoder_shape().ok_or_else(String::new);
-    Inspected { tokenizer: String::new(), is_adapter, is_f32, decoder }
+    let (tokenizer, adapter_bytes) = (String::new(), 1000);
+    Inspected { tokenizer, is_adapter, is_f32, has_f32_matrices: is_f32, adapter_bytes, decoder }
 }
 
 /// Goal: nobody is blamed for another version's failures, and they are counted in what finishes are counted in. Method: requests
