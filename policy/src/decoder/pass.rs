@@ -210,9 +210,8 @@ impl Pass<'_> {
             return;
         }
         let n_panels: usize = matrices.iter().map(|(matrix, _)| matrix.n_panels()).sum();
-        // Large enough that taking one is nothing, small enough that all end together.
-        let most = if n == 1 { 8 } else { 4 };
-        let size = (n_panels / 16).clamp(1, most).next_multiple_of(if n == 1 { 2 } else { 1 });
+        // Large enough that a thread reads on and on where the next panel has been fetched already, small enough that all end together.
+        let size = (n_panels / (4 * member.n_members())).clamp(1, 8).next_multiple_of(if n == 1 { 2 } else { 1 });
         let pieces = |matrix: &Panels| matrix.n_panels().div_ceil(size);
         member.each(matrices.iter().map(|(matrix, _)| pieces(matrix)).sum(), |mut piece| {
             for (matrix, out) in matrices {

@@ -166,6 +166,11 @@ impl Shared {
 }
 
 impl Member<'_> {
+    /// Threads that compute the pass.
+    pub(super) fn n_members(&self) -> usize {
+        self.n_members
+    }
+
     /// A phase: `work` on each of `n` pieces, by whoever comes first; returns when all are done.
     pub(super) fn each(&self, n: usize, work: impl Fn(usize)) {
         if self.n_members == 1 {
