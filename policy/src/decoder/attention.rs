@@ -8,7 +8,7 @@ use super::{
     numbers::PANEL,
     pages::{Layout, POSITIONS},
     panels::padded,
-    product::{Rows, TILE_ROWS, multiply},
+    product::{Product, Rows, TILE_ROWS},
 };
 use crate::{architecture::Shape, kernels::softmax};
 
@@ -102,7 +102,10 @@ impl Scratch {
             let scores = Rows { at: scores.as_mut_ptr(), stride: width };
             let keys = layout.keys(page.cast_const(), layer, head);
             // SAFETY: a page has a panel of keys for this head; the scratch holds as many rows and positions.
-            unsafe { multiply(rows, dim, query, keys, 1, scores, false) };
+            unsafe {
+                Product { n_rows: rows, depth: dim, a: query, columns: keys, n_panels: 1, out: scores, adds: false }
+                    .compute();
+            }
         }
         for (i, scores) in self.scores.chunks_exact_mut(width).take(rows).enumerate() {
             softmax(&mut scores[..=block.position + i / heads.group]);
@@ -119,7 +122,11 @@ impl Scratch {
                 let weights = Rows { at: self.scores[first * width + p * POSITIONS..].as_ptr(), stride: width };
                 let sums = Rows { at: self.sums[first * wide..].as_mut_ptr(), stride: wide };
                 // SAFETY: as above; so many positions of the page are written.
-                unsafe { multiply(n, depth, weights, values, wide / PANEL, sums, true) };
+                unsafe {
+                    let n_panels = wide / PANEL;
+                    Product { n_rows: n, depth, a: weights, columns: values, n_panels, out: sums, adds: true }
+                        .compute();
+                }
             }
         }
         for (i, sums) in self.sums.chunks_exact(wide).take(rows).enumerate() {

@@ -7,47 +7,30 @@ use super::{
 };
 use crate::architecture::Shape;
 
-/// Everything between the layers, `[rows, ..]`.
-pub(super) struct Buffers {
-    stream: Buffer,
-    normed: Buffer,
-    query: Buffer,
-    key: Buffer,
-    value: Buffer,
-    attended: Buffer,
-    gate: Buffer,
-    up: Buffer,
-    /// Cosine and sine of each pair's angle.
-    angles: Buffer,
-    /// Behind the first factor of an adapter.
-    low: Buffer,
-    /// Rows that give logits, behind the last attention.
-    last_stream: Buffer,
-    last_attended: Buffer,
-    pub(super) logits: Buffer,
-}
-
-/// As [`Buffers`], while they are worked on.
+/// Everything between the layers, `[rows, ..]`: as [`Buffer`], and as [`Shared`] while it is worked on.
 #[derive(Clone, Copy)]
-pub(super) struct Open<'a> {
-    pub(super) stream: Shared<'a>,
-    pub(super) normed: Shared<'a>,
-    pub(super) query: Shared<'a>,
-    pub(super) key: Shared<'a>,
-    pub(super) value: Shared<'a>,
-    pub(super) attended: Shared<'a>,
-    pub(super) gate: Shared<'a>,
-    pub(super) up: Shared<'a>,
-    pub(super) angles: Shared<'a>,
-    pub(super) low: Shared<'a>,
-    pub(super) last_stream: Shared<'a>,
-    pub(super) last_attended: Shared<'a>,
-    pub(super) logits: Shared<'a>,
+pub(super) struct Buffers<B> {
+    pub(super) stream: B,
+    pub(super) normed: B,
+    pub(super) query: B,
+    pub(super) key: B,
+    pub(super) value: B,
+    pub(super) attended: B,
+    pub(super) gate: B,
+    pub(super) up: B,
+    /// Cosine and sine of each pair's angle.
+    pub(super) angles: B,
+    /// Behind the first factor of an adapter.
+    pub(super) low: B,
+    /// Rows that give logits, behind the last attention.
+    pub(super) last_stream: B,
+    pub(super) last_attended: B,
+    pub(super) logits: B,
 }
 
-impl Buffers {
+impl Buffers<Buffer> {
     /// For passes of `rows` tokens, of which `wanted` give logits.
-    pub(super) fn new(shape: &Shape, adapter: Option<&Adapter>, rows: usize, wanted: usize) -> Buffers {
+    pub(super) fn new(shape: &Shape, adapter: Option<&Adapter>, rows: usize, wanted: usize) -> Self {
         let (q, kv) = (shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim);
         let buffer = |width| Buffer::new(rows, width);
         Buffers {
@@ -75,8 +58,8 @@ impl Buffers {
         (rows * row + wanted * (hidden + q + padded(shape.vocab_size))) * size_of::<f32>()
     }
 
-    pub(super) fn open(&mut self) -> Open<'_> {
-        Open {
+    pub(super) fn open(&mut self) -> Buffers<Shared<'_>> {
+        Buffers {
             stream: self.stream.open(),
             normed: self.normed.open(),
             query: self.query.open(),

@@ -9,9 +9,10 @@ use super::{
     adapter::Adapter,
     attention::{self, Heads},
     buffers::Buffers,
+    matrix::Buffer,
     model::Model,
     pages::{Layout, POSITIONS, Pages, Pool, starts},
-    pass::{Pass, Run},
+    pass::{Pass, Row, Run},
     team::Team,
 };
 use crate::{architecture::Shape, token::TokenId};
@@ -79,22 +80,18 @@ pub(crate) struct Context {
     limits: Limits,
     layout: Layout,
     team: Team,
-    sequences: Vec<Held>,
+    sequences: Vec<State>,
     pool: Pool,
-    buffers: Buffers,
+    buffers: Buffers<Buffer>,
+    /// Bytes that they and the scratch were planned with.
+    pass_bytes: usize,
     scratch: Vec<Mutex<attention::Scratch>>,
     /// Row of logits of each token of the last batch.
     rows: BTreeMap<usize, usize>,
 }
 
-#[derive(Default)]
-struct Held {
-    pages: Pages,
-    n: usize,
-}
-
-/// What a sequence held, kept for later.
-#[derive(Clone, Debug)]
+/// What a sequence holds, or held.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct State {
     pages: Pages,
     n: usize,
@@ -112,10 +109,11 @@ impl Context {
             limits,
             layout,
             team: Team::new(limits.n_threads)?,
-            sequences: std::iter::repeat_with(Held::default).take(limits.n_sequences).collect(),
+            sequences: std::iter::repeat_with(State::default).take(limits.n_sequences).collect(),
             pool: Pool::new(layout, limits.n_pages())?,
             buffers: Buffers::new(shape, adapter.as_deref(), limits.n_rows, limits.n_wanted),
             scratch: std::iter::repeat_with(scratch).take(limits.n_threads.max(1)).collect(),
+            pass_bytes: limits.footprint(shape).pass,
             rows: BTreeMap::new(),
             model,
             adapter,
@@ -128,17 +126,20 @@ impl Context {
     /// When there are more tokens than the context has room for, or one is out of its turn: who plans batches sees to it.
     pub(crate) fn compute(&mut self, batch: &[Entry], alone: bool) {
         assert!(batch.len() <= self.limits.n_rows, "a batch of {} tokens", batch.len());
-        let mut runs: Vec<Run> = Vec::new();
-        for (row, same) in runs_of(batch) {
-            let (first, held) = (same[0], &mut self.sequences[same[0].sequence]);
-            assert!(first.position == held.n && held.n + same.len() <= self.limits.n_positions, "tokens in order");
-            self.pool.extend(&mut held.pages, held.n, held.n + same.len());
+        let (mut runs, mut rows, mut pieces) = (Vec::new(), Vec::new(), Vec::new());
+        let tile = Heads::of(&self.model.shape).tokens();
+        for same in batch.chunk_by(|a, b| a.sequence == b.sequence) {
+            let (run, n) = (runs.len(), same.len());
+            let held = &mut self.sequences[same[0].sequence];
+            assert!(same[0].position == held.n && held.n + n <= self.limits.n_positions, "tokens in order");
+            self.pool.extend(&mut held.pages, held.n, held.n + n);
             let pages = starts(&mut held.pages, held.n);
-            runs.push(Run { row, position: held.n, n: same.len(), pages });
-            held.n += same.len();
+            runs.push(Run { row: rows.len(), position: held.n, n, pages });
+            rows.extend(same.iter().map(|entry| Row { token: entry.token.0 as usize, position: entry.position, run }));
+            pieces.extend((0..n).step_by(tile).map(|first| (run, first)));
+            held.n += n;
         }
-        let rows: Vec<(usize, usize)> = batch.iter().map(|entry| (entry.token.0 as usize, entry.position)).collect();
-        assert!(rows.iter().all(|(token, _)| *token < self.model.shape.vocab_size), "a token that there is");
+        assert!(rows.iter().all(|row| row.token < self.model.shape.vocab_size), "a token that there is");
         let wanted: Vec<usize> = (0..batch.len()).filter(|&at| batch[at].gives_logits).collect();
         assert!(wanted.len() <= self.limits.n_wanted, "{} rows of logits", wanted.len());
         self.rows = wanted.iter().enumerate().map(|(row, at)| (*at, row)).collect();
@@ -148,6 +149,7 @@ impl Context {
             layout: self.layout,
             runs: &runs,
             rows: &rows,
+            pieces: &pieces,
             wanted: &wanted,
             buffers: self.buffers.open(),
             scratch: &self.scratch,
@@ -165,8 +167,7 @@ impl Context {
 
     /// Makes a sequence hold the first `n` tokens of another one.
     pub(crate) fn copy(&mut self, from: usize, into: usize, n: usize) {
-        let state = State { pages: self.sequences[from].pages.clone(), n: self.sequences[from].n };
-        self.set(into, &state);
+        self.sequences[into] = self.state(from);
         self.cut(into, n);
     }
 
@@ -180,26 +181,16 @@ impl Context {
     /// Bytes that were planned for it and that it has not taken yet: pages that nobody has held, and all that passes work with,
     /// which is touched as far as they go.
     pub(crate) fn untaken_bytes(&self) -> usize {
-        self.pool.untaken_bytes() + self.limits.footprint(&self.model.shape).pass
+        self.pool.untaken_bytes() + self.pass_bytes
     }
 
     /// What a sequence holds.
     pub(crate) fn state(&self, i: usize) -> State {
-        State { pages: self.sequences[i].pages.clone(), n: self.sequences[i].n }
+        self.sequences[i].clone()
     }
 
     /// Makes a sequence hold what another one did.
     pub(crate) fn set(&mut self, i: usize, state: &State) {
-        self.cut(i, 0);
-        self.sequences[i] = Held { pages: state.pages.clone(), n: state.n };
+        self.sequences[i] = state.clone();
     }
-}
-
-/// A batch by sequences: first row and tokens.
-fn runs_of(batch: &[Entry]) -> impl Iterator<Item = (usize, &[Entry])> {
-    batch.chunk_by(|a, b| a.sequence == b.sequence).scan(0, |row, run| {
-        let first = *row;
-        *row += run.len();
-        Some((first, run))
-    })
 }

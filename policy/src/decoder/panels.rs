@@ -3,7 +3,7 @@
 use super::{
     lines::Lines,
     numbers::{Kind, PANEL},
-    product::{Columns, Rows, multiply},
+    product::{Columns, Product, Rows},
 };
 
 /// A matrix `[n_out, n_in]`, cut into panels of 32 outputs; the last one is filled up with zeros.
@@ -97,7 +97,7 @@ impl Panels {
         let at = self.lines.bytes()[panels.start * stride..panels.end * stride].as_ptr();
         let columns = Columns { kind: self.kind, at, stride };
         // SAFETY: the caller's; the panels are in the slice above.
-        unsafe { multiply(n_rows, self.n_in, a, columns, panels.len(), out, adds) }
+        unsafe { Product { n_rows, depth: self.n_in, a, columns, n_panels: panels.len(), out, adds }.compute() }
     }
 
     /// Row `i` of the matrix as floats, for the table of embeddings.

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use super::{
     adapter::Adapter,
     attention::{self, Heads},
-    buffers::Open,
+    buffers::Buffers,
     matrix::Shared,
     model::{Block, DOWN, GATE, KEY, Model, OUTPUT, QUERY, UP, VALUE},
     numbers::PANEL,
@@ -29,6 +29,15 @@ pub(super) struct Run {
     pub(super) pages: Vec<*mut u8>,
 }
 
+/// A token of a pass.
+#[derive(Clone, Copy)]
+pub(super) struct Row {
+    pub(super) token: usize,
+    /// Its place in its sequence.
+    pub(super) position: usize,
+    pub(super) run: usize,
+}
+
 /// A block and its place.
 #[derive(Clone, Copy)]
 struct Layer<'a> {
@@ -42,11 +51,12 @@ pub(super) struct Pass<'a> {
     pub(super) adapter: Option<&'a Adapter>,
     pub(super) layout: Layout,
     pub(super) runs: &'a [Run],
-    /// Token and place in its sequence of each row.
-    pub(super) rows: &'a [(usize, usize)],
+    pub(super) rows: &'a [Row],
+    /// Runs cut into what attends at once: which, and from which of its tokens on.
+    pub(super) pieces: &'a [(usize, usize)],
     /// Rows that give logits, in order.
     pub(super) wanted: &'a [usize],
-    pub(super) buffers: Open<'a>,
+    pub(super) buffers: Buffers<Shared<'a>>,
     /// One for each thread.
     pub(super) scratch: &'a [Mutex<attention::Scratch>],
 }
@@ -57,7 +67,7 @@ unsafe impl Sync for Pass<'_> {}
 impl Pass<'_> {
     /// All of it, on one of the threads.
     pub(super) fn run(&self, member: &Member<'_>) {
-        let Open { stream, normed, attended, last_stream, last_attended, logits, .. } = self.buffers;
+        let Buffers { stream, normed, attended, last_stream, last_attended, logits, .. } = self.buffers;
         self.by_rows(member, self.rows.len(), |row| self.begin(row));
         let n_blocks = self.model.blocks.len();
         for (index, block) in self.model.blocks.iter().enumerate() {
@@ -81,7 +91,7 @@ impl Pass<'_> {
 
     /// The stream of a row: its token's embedding; and its angles.
     fn begin(&self, row: usize) {
-        let (token, position) = self.rows[row];
+        let Row { token, position, .. } = self.rows[row];
         let shape = &self.model.shape;
         // SAFETY: the row is this piece's.
         let (stream, angles) = unsafe {
@@ -96,25 +106,21 @@ impl Pass<'_> {
 
     /// From the stream to what the heads answer, through the cache.
     fn attend(&self, member: &Member<'_>, layer: Layer<'_>) {
-        let Open { stream, normed, query, key, value, attended, .. } = self.buffers;
+        let Buffers { stream, normed, query, key, value, attended, .. } = self.buffers;
         let n = self.rows.len();
         self.norm(member, n, stream, &layer.block.attention_norm);
         let layers = [(QUERY, query), (KEY, key), (VALUE, value)];
         self.linear(member, layer, &layers, n, normed, false);
-        let ends: Vec<usize> = self.runs.iter().map(|run| run.row + run.n).collect();
         self.by_rows(member, n, |row| {
             self.turn(row, query, self.model.shape.n_heads);
             self.turn(row, key, self.model.shape.n_kv_heads);
-            self.keep(row, &self.runs[ends.partition_point(|end| *end <= row)], layer.index);
+            self.keep(row, layer.index);
         });
         let heads = Heads::of(&self.model.shape);
-        let pieces: Vec<(usize, usize)> = (0..self.runs.len())
-            .flat_map(|run| (0..self.runs[run].n.div_ceil(heads.tokens())).map(move |i| (run, i)))
-            .collect();
         let n_heads = self.model.shape.n_kv_heads;
-        member.each(pieces.len() * n_heads, |piece| {
-            let ((run, i), head) = (pieces[piece / n_heads], piece % n_heads);
-            let (run, first) = (&self.runs[run], i * heads.tokens());
+        member.each(self.pieces.len() * n_heads, |piece| {
+            let ((run, first), head) = (self.pieces[piece / n_heads], piece % n_heads);
+            let run = &self.runs[run];
             let n = heads.tokens().min(run.n - first);
             let block = attention::Block { row: run.row + first, position: run.position + first, n, pages: &run.pages };
             let mut scratch = self.scratch[member.index].lock().unwrap_or_else(PoisonError::into_inner);
@@ -139,15 +145,15 @@ impl Pass<'_> {
     }
 
     /// Writes a row's keys and values into its sequence's pages.
-    fn keep(&self, row: usize, run: &Run, layer: usize) {
+    fn keep(&self, row: usize, layer: usize) {
         let dim = self.model.shape.head_dim;
-        let position = run.position + row - run.row;
+        let Row { position, run, .. } = self.rows[row];
         for head in 0..self.model.shape.n_kv_heads {
             let columns = head * dim..(head + 1) * dim;
             // SAFETY: the row is this piece's; its place in the page is nobody else's, and nobody reads it in this phase.
             unsafe {
                 let (key, value) = (self.buffers.key.read(row, columns.clone()), self.buffers.value.read(row, columns));
-                let page = run.pages[position / POSITIONS];
+                let page = self.runs[run].pages[position / POSITIONS];
                 self.layout.write(page, [layer, head, position % POSITIONS], key, value);
             }
         }
@@ -155,7 +161,7 @@ impl Pass<'_> {
 
     /// From what the heads answered to the stream of the next block.
     fn mlp(&self, member: &Member<'_>, layer: Layer<'_>, n: usize, stream: Shared<'_>, attended: Shared<'_>) {
-        let Open { normed, gate, up, .. } = self.buffers;
+        let Buffers { normed, gate, up, .. } = self.buffers;
         self.linear(member, layer, &[(OUTPUT, stream)], n, attended, true);
         self.norm(member, n, stream, &layer.block.mlp_norm);
         self.linear(member, layer, &[(GATE, gate), (UP, up)], n, normed, false);

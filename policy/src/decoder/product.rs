@@ -37,78 +37,57 @@ pub(super) struct Columns {
     pub(super) stride: usize,
 }
 
-/// `out[rows, n_panels · 32] = a[rows, depth] · panels`, or += where it adds.
-///
-/// # Safety
-/// `a` has `n_rows` rows of `depth` numbers, `out` as many of `n_panels · 32` that nobody else uses meanwhile, and `columns`
-/// `n_panels` panels of `depth` steps.
-pub(super) unsafe fn multiply(
-    n_rows: usize,
-    depth: usize,
-    a: Rows<*const f32>,
-    columns: Columns,
-    n_panels: usize,
-    out: Rows<*mut f32>,
-    adds: bool,
-) {
-    let work = Work { depth, a, columns, n_panels, out, adds };
-    // SAFETY: the caller's.
-    #[cfg(target_feature = "avx512f")]
-    unsafe {
-        work.with_lanes::<Sixteen, 2>(n_rows);
+/// `out[n_rows, n_panels · 32] = a[n_rows, depth] · columns`, or += where it adds.
+pub(super) struct Product {
+    pub(super) n_rows: usize,
+    pub(super) depth: usize,
+    pub(super) a: Rows<*const f32>,
+    pub(super) columns: Columns,
+    pub(super) n_panels: usize,
+    pub(super) out: Rows<*mut f32>,
+    pub(super) adds: bool,
+}
+
+impl Product {
+    /// By the widest vectors that there are.
+    ///
+    /// # Safety
+    /// `a` has so many rows of `depth` numbers, `out` as many of `n_panels · 32` that nobody else uses meanwhile, and `columns` so
+    /// many panels of `depth` steps.
+    pub(super) unsafe fn compute(&self) {
+        // SAFETY: the caller's.
+        #[cfg(target_feature = "avx512f")]
+        unsafe {
+            self.by::<Sixteen, 2>();
+        }
+        // SAFETY: the caller's.
+        #[cfg(not(target_feature = "avx512f"))]
+        unsafe {
+            self.by::<Eight, 4>();
+        }
     }
-    // SAFETY: the caller's.
-    #[cfg(not(target_feature = "avx512f"))]
-    unsafe {
-        work.with_lanes::<Eight, 4>(n_rows);
-    }
-}
 
-/// As [`multiply`], by vectors of eight.
-///
-/// # Safety
-/// As [`multiply`].
-#[cfg(test)]
-pub(super) unsafe fn multiply_by_eights<L: Lanes>(
-    n_rows: usize,
-    depth: usize,
-    a: Rows<*const f32>,
-    columns: Columns,
-    n_panels: usize,
-    out: Rows<*mut f32>,
-    adds: bool,
-) {
-    // SAFETY: the caller's.
-    unsafe { Work { depth, a, columns, n_panels, out, adds }.with_lanes::<L, 4>(n_rows) }
-}
-
-struct Work {
-    depth: usize,
-    a: Rows<*const f32>,
-    columns: Columns,
-    n_panels: usize,
-    out: Rows<*mut f32>,
-    adds: bool,
-}
-
-impl Work {
-    /// `V`: vectors of a panel's row.
+    /// By these vectors, of which `V` are a panel's row.
+    ///
+    /// # Safety
+    /// As [`Self::compute`].
     #[inline(always)]
-    unsafe fn with_lanes<L: Lanes, const V: usize>(&self, n_rows: usize) {
+    pub(super) unsafe fn by<L: Lanes, const V: usize>(&self) {
         // SAFETY: the caller's; so below.
         unsafe {
             match self.columns.kind {
-                Kind::F32 => self.rows::<L, F32, V>(n_rows),
-                Kind::F16 => self.rows::<L, F16, V>(n_rows),
-                Kind::Bf16 => self.rows::<L, Bf16, V>(n_rows),
-                Kind::Q8 => self.rows::<L, Q8, V>(n_rows),
+                Kind::F32 => self.rows::<L, F32, V>(),
+                Kind::F16 => self.rows::<L, F16, V>(),
+                Kind::Bf16 => self.rows::<L, Bf16, V>(),
+                Kind::Q8 => self.rows::<L, Q8, V>(),
             }
         }
     }
 
     /// Panel by panel, the rows in tiles of about the same size. A single row has no other to wait beside, so two panels are read
     /// at once.
-    unsafe fn rows<L: Lanes, N: Numbers, const V: usize>(&self, n_rows: usize) {
+    unsafe fn rows<L: Lanes, N: Numbers, const V: usize>(&self) {
+        let n_rows = self.n_rows;
         // What the registers hold beside a panel's row.
         let most = if V == 2 { TILE_ROWS } else { 3 };
         let n_tiles = n_rows.div_ceil(most).max(1);

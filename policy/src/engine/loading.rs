@@ -117,7 +117,7 @@ pub(super) fn compute<'m>(
     match (&weights.model, adapter) {
         (Model::LlamaCpp(model), adapter) => {
             let adapter = adapter.and_then(|adapter| if let Adapter::LlamaCpp(it) = adapter { Some(it) } else { None });
-            Ok(Compute::llama_cpp(context(model, adapter, setup, weights)?, n_batch))
+            Ok(Compute::llama_cpp(context(model, adapter, setup, weights.model.is_f32())?, n_batch))
         }
         (Model::Decoder(model), adapter) => {
             let adapter = adapter.and_then(|adapter| if let Adapter::Decoder(it) = adapter { Some(it) } else { None });
@@ -155,13 +155,12 @@ fn context<'m>(
     model: &'m LlamaModel,
     adapter: Option<&adapter::Adapter<'m>>,
     setup: &Setup,
-    weights: &Weights,
+    is_f32: bool,
 ) -> Result<LlamaContext<'m>, EngineError> {
     let parallel = u32::try_from(setup.parallel).map_err(|_| refused(setup, "too many sequences"))?;
     let n_ctx = setup.context_tokens.checked_mul(parallel).and_then(NonZeroU32::new);
     let n_ctx = n_ctx.ok_or_else(|| refused(setup, "the context windows together exceed 2^32 tokens"))?;
     let n_batch = u32::try_from(setup.batch_tokens + setup.parallel).map_err(|_| refused(setup, "batch too large"))?;
-    let is_f32 = weights.model.is_f32();
     let threads = i32::try_from(threads_of(model.n_params(), setup)).unwrap_or(1);
     let cache_type = if is_f32 { KvCacheType::F32 } else { KvCacheType::F16 };
     let params = LlamaContextParams::default()

@@ -6,7 +6,7 @@ use crate::decoder::{
     lanes::{Eight, portable},
     numbers::{Kind, PANEL},
     panels::{Panels, padded},
-    product::{Columns, Rows, multiply, multiply_by_eights},
+    product::{Columns, Product, Rows},
 };
 
 /// Numbers without a pattern, between -1 and 1.
@@ -119,11 +119,14 @@ fn no_row_depends_on_its_neighbours_or_on_the_vectors() {
         let mut alone = vec![0.0f32; 64];
         for (row, want) in a.chunks(n_in).zip(all.chunks(64)) {
             let (rows, out) = (Rows { at: row.as_ptr(), stride: n_in }, Rows { at: alone.as_mut_ptr(), stride: 64 });
+            let product =
+                Product { n_rows: 1, depth: n_in, a: rows, columns: panels.columns(), n_panels: 2, out, adds: false };
             // SAFETY: one row of whole panels.
-            unsafe { multiply_by_eights::<Eight>(1, n_in, rows, panels.columns(), 2, out, false) };
+            unsafe { product.by::<Eight, 4>() };
             assert_eq!(alone, want, "{kind:?}");
+            alone.fill(0.0);
             // SAFETY: as above.
-            unsafe { multiply_by_eights::<portable::Eight>(1, n_in, rows, panels.columns(), 2, out, false) };
+            unsafe { product.by::<portable::Eight, 4>() };
             assert_eq!(alone, want, "{kind:?}, without instructions of our own");
         }
     }
@@ -136,17 +139,8 @@ fn steps_that_are_not_asked_for_are_not_read() {
     let panel: Vec<f32> = (0..32 * PANEL).map(|i| if i < 5 * PANEL { 1.0 } else { f32::NAN }).collect();
     let columns = Columns { kind: Kind::F32, at: panel.as_ptr().cast(), stride: 0 };
     let (a, mut out) = ([2.0f32; 5], [1.0f32; PANEL]);
+    let (a, to) = (Rows { at: a.as_ptr(), stride: 5 }, Rows { at: out.as_mut_ptr(), stride: PANEL });
     // SAFETY: five steps of a panel of 32.
-    unsafe {
-        multiply(
-            1,
-            5,
-            Rows { at: a.as_ptr(), stride: 5 },
-            columns,
-            1,
-            Rows { at: out.as_mut_ptr(), stride: PANEL },
-            true,
-        )
-    };
+    unsafe { Product { n_rows: 1, depth: 5, a, columns, n_panels: 1, out: to, adds: true }.compute() };
     assert_eq!(out, [11.0; PANEL]);
 }

@@ -196,8 +196,7 @@ fn prompts_take_smaller_chunks_while_a_version_is_loaded() {
     let test = TestEngine::new();
     let stream = test.submit(Target::Live, long(&test)).unwrap();
     stream.events.recv().unwrap();
-    let narrow = if on_decoder() { 16 } else { 32 };
-    assert_eq!(test.engine.beside_serving(|| widest_pass_of(&test, 0)), narrow);
+    assert_eq!(test.engine.beside_serving(|| widest_pass_of(&test, 0)), if on_decoder() { 16 } else { 32 });
     stream.cancel.cancel();
     let other = test.submit(Target::Live, long(&test)).unwrap();
     other.events.recv().unwrap();

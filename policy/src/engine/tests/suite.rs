@@ -5,6 +5,7 @@ mod backends;
 mod constraints;
 mod deterministic;
 mod fairness;
+mod footprints;
 mod generation;
 mod memory;
 mod model;
