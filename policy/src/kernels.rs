@@ -17,7 +17,7 @@ mod operations;
 pub mod plain;
 pub(crate) mod product;
 pub(crate) mod rms_norm;
-mod rope;
+pub(crate) mod rope;
 mod rows;
 pub(crate) mod swiglu;
 

@@ -18,7 +18,7 @@ pub(super) struct Buffers<B> {
     pub(super) attended: B,
     pub(super) gate: B,
     pub(super) up: B,
-    /// Cosine and sine of each pair's angle.
+    /// Cosines of all pairs' angles, then their sines.
     pub(super) angles: B,
     /// Behind the first factor of an adapter.
     pub(super) low: B,

@@ -16,7 +16,7 @@ use super::{
     panels::Panels,
     team::Member,
 };
-use crate::kernels::{rms_norm, swiglu};
+use crate::kernels::{rms_norm, rope, swiglu};
 
 /// Neighbouring tokens of one sequence in a pass.
 pub(super) struct Run {
@@ -98,9 +98,9 @@ impl Pass<'_> {
             (self.buffers.stream.write(row, 0..shape.hidden), self.buffers.angles.write(row, 0..shape.rope_dims))
         };
         self.model.embedding.row(token, stream);
-        for (pair, frequency) in angles.chunks_exact_mut(2).zip(&self.model.frequencies) {
-            let (sin, cos) = (position as f32 * frequency).sin_cos();
-            pair.copy_from_slice(&[cos, sin]);
+        let (cos, sin) = angles.split_at_mut(shape.rope_dims / 2);
+        for ((cos, sin), frequency) in cos.iter_mut().zip(sin).zip(&self.model.frequencies) {
+            (*sin, *cos) = (position as f32 * frequency).sin_cos();
         }
     }
 
@@ -135,12 +135,9 @@ impl Pass<'_> {
         let (dim, rotated) = (self.model.shape.head_dim, self.model.shape.rope_dims);
         // SAFETY: the row is this piece's, and nobody writes the angles.
         let (x, angles) = unsafe { (x.write(row, 0..n_heads * dim), self.buffers.angles.read(row, 0..rotated)) };
+        let (cos, sin) = angles.split_at(rotated / 2);
         for head in x.chunks_exact_mut(dim) {
-            for (pair, turn) in head.chunks_exact_mut(2).zip(angles.chunks_exact(2)) {
-                let (a, b, cos, sin) = (pair[0], pair[1], turn[0], turn[1]);
-                pair[0] = a * cos - b * sin;
-                pair[1] = a * sin + b * cos;
-            }
+            rope::turn(head, cos, sin, 1.0);
         }
     }
 

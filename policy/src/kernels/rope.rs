@@ -44,12 +44,18 @@ impl Rotation {
             let start = self.positions[row] as usize * self.half;
             let (cos, sin) = (&self.cos[start..][..self.half], &self.sin[start..][..self.half]);
             for head in x.chunks_exact_mut(self.head_dim) {
-                for ((pair, cos), sin) in head.chunks_exact_mut(2).zip(cos).zip(sin) {
-                    let (a, b, s) = (pair[0], pair[1], direction * sin);
-                    pair[0] = a * cos - b * s;
-                    pair[1] = a * s + b * cos;
-                }
+                turn(head, cos, sin, direction);
             }
         });
+    }
+}
+
+/// Turns the pairs of one head by their angles, forward (1) or back (-1).
+#[inline]
+pub(crate) fn turn(head: &mut [f32], cos: &[f32], sin: &[f32], direction: f32) {
+    for ((pair, cos), sin) in head.chunks_exact_mut(2).zip(cos).zip(sin) {
+        let (a, b, s) = (pair[0], pair[1], direction * sin);
+        pair[0] = a * cos - b * s;
+        pair[1] = a * s + b * cos;
     }
 }
