@@ -148,18 +148,18 @@ impl Story {
             (
                 "first token",
                 format!(
-                    "{:.1} ms median, {:.1} ms p99",
-                    Self::quantile(&seen.first_ms, 0.5),
-                    Self::quantile(&seen.first_ms, 0.99)
+                    "{} median, {} p99",
+                    in_ms(Self::quantile(&seen.first_ms, 0.5)),
+                    in_ms(Self::quantile(&seen.first_ms, 0.99))
                 ),
             ),
             (
                 "between tokens",
                 format!(
-                    "{:.1} ms median, {:.1} ms p99, {:.1} ms longest",
-                    Self::quantile(&seen.gap_ms, 0.5),
-                    Self::quantile(&seen.gap_ms, 0.99),
-                    Self::quantile(&seen.gap_ms, 1.0)
+                    "{} median, {} p99, {} longest",
+                    in_ms(Self::quantile(&seen.gap_ms, 0.5)),
+                    in_ms(Self::quantile(&seen.gap_ms, 0.99)),
+                    in_ms(Self::quantile(&seen.gap_ms, 1.0))
                 ),
             ),
             ("time", format!("{:.0} s", self.seconds)),
@@ -175,5 +175,20 @@ fn version(station: &Station) -> DemoVersion<'_> {
         gold: station.gold.map(|level| level.mean),
         gold_error: station.gold.map(|level| level.error),
         numbers: &station.numbers,
+    }
+}
+
+/// Milliseconds; below one in hundredths, so that what is fast is not shown as nothing.
+fn in_ms(ms: f64) -> String {
+    if ms < 1.0 { format!("{ms:.2} ms") } else { format!("{ms:.1} ms") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_ms;
+
+    #[test]
+    fn what_is_fast_is_not_nothing() {
+        assert_eq!([0.044, 0.96, 1.0, 14.03].map(in_ms), ["0.04 ms", "0.96 ms", "1.0 ms", "14.0 ms"]);
     }
 }
